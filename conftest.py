@@ -1,0 +1,19 @@
+"""Wires the harness to what this repository offers: its paths, models, workloads and local kernels."""
+
+from __future__ import annotations
+
+import os
+
+from fixtures.kernels import LOCAL_KERNELS
+from fixtures.models import MODELS
+from fixtures.workloads import RECALL, WORKLOADS
+from harness.paths import PATHS
+from harness.plan import Catalogue
+
+pytest_plugins = ("harness.plugin", "pytester")
+
+os.environ.setdefault("LOCAL_KERNELS", LOCAL_KERNELS)
+
+
+def pytest_harness_catalogue() -> Catalogue:
+    return Catalogue(paths=PATHS, models=MODELS, workloads=WORKLOADS, recall=RECALL)

@@ -1,0 +1,1 @@
+"""How one output is compared with another: numbers from tensors, and rules over numbers."""

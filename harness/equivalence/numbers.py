@@ -1,0 +1,179 @@
+"""Tensors to numbers: one run against eager in the same dtype and against the float64 reference.
+
+All statistics are computed in float64 on logits minus their mean per position, which softmax ignores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import ReferenceInvalid
+from harness.records import Comparison, Dtype, FreeRun, GreedyAgreement, StratumError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one pair of runs of `generate` produced: teacher-forced logits, and free-running tokens.
+
+    Shapes: B rows, N generated tokens, P prompt positions (the last ones of the padded prompt), V vocabulary.
+    """
+
+    prompt_logits: Tensor
+    """(B, P, V): raw logits of the prefill, in the dtype in which the model gave them."""
+    step_logits: Tensor
+    """(B, N, V): raw logits from which token 0..N-1 is chosen while the reference's tokens are forced."""
+    tokens: Tensor
+    """(B, N) int64: what the model generates by itself, greedily."""
+    valid: Tensor
+    """(B, P) bool: prompt positions that are no padding."""
+
+    def __post_init__(self) -> None:
+        rows, prompt, vocabulary = self.prompt_logits.shape
+        if self.step_logits.shape[::2] != (rows, vocabulary) or self.valid.shape != (rows, prompt):
+            raise ValueError(
+                f"prompt logits {tuple(self.prompt_logits.shape)}, step logits {tuple(self.step_logits.shape)} and "
+                f"valid {tuple(self.valid.shape)} should agree in rows, prompt positions and vocabulary"
+            )
+        if self.tokens.shape != self.step_logits.shape[:2]:
+            raise ValueError(f"tokens {tuple(self.tokens.shape)} should be rows by steps of {tuple(self.step_logits.shape)}")
+
+
+def compare(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:
+    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference.
+
+    Raises ReferenceInvalid if the runs do not have the same shape: then they did not do the same work.
+    """
+    if not candidate.step_logits.shape == eager.step_logits.shape == reference.step_logits.shape:
+        raise ReferenceInvalid(
+            f"logits are {tuple(candidate.step_logits.shape)}, but should be {tuple(eager.step_logits.shape)} as eager's "
+            f"and {tuple(reference.step_logits.shape)} as the reference's"
+        )
+    strata = tuple(
+        _errors(name, candidate=select(candidate), eager=select(eager), reference=select(reference), dtype=dtype)
+        for name, select in _strata(rows=candidate.tokens.shape[0])
+    )
+    greedy, slack, limit = _greedy(candidate, eager=eager, reference=reference, strata=strata, dtype=dtype)
+    return Comparison(
+        dtype=dtype,
+        finite=all(bool(select(candidate).isfinite().all()) for _, select in _strata(rows=candidate.tokens.shape[0])),
+        identical=_identical(candidate, eager),
+        strata=strata,
+        greedy=greedy,
+        free=_free(candidate, reference=reference, near_tie=slack <= limit),
+    )
+
+
+def relative_error(run: Generation, reference: Generation) -> float:
+    """RMS(run - reference) / RMS(reference) over all valid positions of both phases."""
+    both = [torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)]
+    ours, exact = (_centered(part) for part in both)
+    return _rms(ours - exact) / _rms(exact)
+
+
+class _Stratum:
+    """Selects logits of one phase, or of one row in all phases, as (positions, V)."""
+
+    def __init__(self, phase: str | None = None, row: int | None = None) -> None:
+        self.phase, self.row = phase, row
+
+    def __call__(self, generation: Generation) -> Tensor:
+        rows = slice(None) if self.row is None else slice(self.row, self.row + 1)
+        steps = generation.step_logits[rows]
+        prompt = generation.prompt_logits[rows][generation.valid[rows]]
+        parts = {"prefill": prompt, "first decode": steps[:, 1], "later decode": steps[:, 2:].flatten(0, 1)}
+        return torch.cat(list(parts.values())) if self.phase is None else parts[self.phase]
+
+
+def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
+    """Phases over all rows, and rows over all phases: an error confined to one of them is not diluted by the rest."""
+    for phase in ("prefill", "first decode", "later decode"):
+        yield phase, _Stratum(phase=phase)
+    for row in range(rows):
+        yield f"row {row}", _Stratum(row=row)
+
+
+def _errors(name: str, *, candidate: Tensor, eager: Tensor, reference: Tensor, dtype: Dtype) -> StratumError:
+    exact = _centered(reference)
+    ours, theirs = _centered(candidate) - exact, _centered(eager) - exact
+    stored = reference.to(getattr(torch, dtype.torch_name))
+    rounding = 2 * ((stored + 0.3 - 0.3) - stored).double().abs().max().item()
+    return StratumError(
+        stratum=name,
+        candidate_rms=_rms(ours),
+        candidate_max=ours.abs().max().item(),
+        eager_rms=_rms(theirs),
+        eager_max=theirs.abs().max().item(),
+        reference_rms=_rms(exact),
+        rounding=rounding,
+    )
+
+
+def _greedy(
+    candidate: Generation, *, eager: Generation, reference: Generation, strata: tuple[StratumError, ...], dtype: Dtype
+) -> tuple[GreedyAgreement, Tensor, Tensor]:
+    """Agreement of first choices, with (B, N) slack and its limit.
+
+    With c eager's choice and m the candidate's: slack = (z[m] - z[c]) of the candidate minus the same of eager, at
+    least 0. Limit: max(9 eps, 3 ULP(|z[c]|)), eps eager's own RMS error in that phase: four independent errors enter
+    a slack, so 9 eps are 4.5 sigma.
+    """
+    ours, theirs = candidate.step_logits.double(), eager.step_logits.double()
+    chosen, preferred = theirs.argmax(-1, keepdim=True), ours.argmax(-1, keepdim=True)
+    slack = (ours.gather(-1, preferred) - ours.gather(-1, chosen)) - (theirs.gather(-1, preferred) - theirs.gather(-1, chosen))
+    eps = {s.stratum: max(s.eager_rms, dtype.unit_roundoff * s.reference_rms) for s in strata}
+    per_step = torch.tensor([eps["prefill"], eps["first decode"], *[eps["later decode"]] * (ours.shape[1] - 2)])
+    ulp = 2.0 ** (theirs.gather(-1, chosen).abs().log2().floor() - dtype.mantissa_bits)
+    limit = torch.maximum(9 * per_step.to(ulp)[None], 3 * ulp.squeeze(-1))
+    slack = slack.squeeze(-1)
+    worst = int((slack / limit).nan_to_num(math.inf).argmax())
+    exact = reference.step_logits.argmax(-1)
+    agreement = GreedyAgreement(
+        positions=slack.numel(),
+        candidate_flips=int((preferred.squeeze(-1) != exact).sum()),
+        eager_flips=int((chosen.squeeze(-1) != exact).sum()),
+        worst_slack=slack.flatten()[worst].item(),
+        worst_slack_limit=limit.flatten()[worst].item(),
+        worst_position=worst % ours.shape[1] if slack.flatten()[worst] else -1,
+    )
+    return agreement, slack, limit
+
+
+def _free(candidate: Generation, *, reference: Generation, near_tie: Tensor) -> FreeRun:
+    """Up to the first differing token a free run sees the same past as the forced one, so it must make the choice that
+    the forced logits make there; that choice may differ from the reference's only in a near tie."""
+    differs = candidate.tokens != reference.tokens
+    forced_choice = candidate.step_logits.argmax(-1)
+    tied, diverged, first = 0, 0, []
+    for row in differs.any(1).nonzero().flatten().tolist():
+        position = int(differs[row].int().argmax())
+        agrees = bool(candidate.tokens[row, position] == forced_choice[row, position])
+        tie = agrees and bool(near_tie[row, position])
+        tied, diverged = tied + tie, diverged + (not tie)
+        first.append(position)
+    return FreeRun(diverged=diverged, tied=tied, first_divergence=min(first, default=-1))
+
+
+def _identical(one: Generation, other: Generation) -> bool:
+    """Bit for bit, NaN equal to NaN."""
+    return all(
+        torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
+        for a, b in (
+            (one.prompt_logits[one.valid], other.prompt_logits[other.valid]),
+            (one.step_logits, other.step_logits),
+            (one.tokens, other.tokens),
+        )
+    )
+
+
+def _centered(logits: Tensor) -> Tensor:
+    logits = logits.double()
+    return logits - logits.mean(-1, keepdim=True)
+
+
+def _rms(values: Tensor) -> float:
+    return values.square().mean().sqrt().item()

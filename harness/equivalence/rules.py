@@ -1,0 +1,122 @@
+"""Numbers to within-tolerance or not. The one table of limits, with the reason of each; no torch.
+
+Names R0, R1, R4, R5 and E are those of the rules in README. `rho` is the candidate's RMS error over eager's own, both
+against the float64 reference; `rho_max` the same for the largest error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.records import Comparison, Dtype, StratumError, Tolerance, Trust, worst
+
+R0_RHO, R0_RHO_MAX = 3.0, 5.0
+"""In float32. Correct paths reached 1.24 and 1.2, the weakest planted error (attention scale off by 0.01 %) 34."""
+R1_RHO, R1_RHO_MAX = 1.5, 2.0
+"""In half precision, whose own error hides more: correct paths reached 1.02 and 1.2. The 2 is flash-attention's rule."""
+R4_SLACK = 1.0
+"""Share of the rounding allowance that a flipped choice may use; the allowance itself is in `numbers._greedy`."""
+R4_FLIP_SIGMAS = 3.0
+"""Standard deviations of a binomial count by which flips against the reference may exceed eager's own."""
+
+ULPS_OF_EAGER = 128.0
+"""Relative RMS error that eager may have, in unit roundoffs of its dtype: trained tiny models show 8 to 33."""
+RECALL = 0.99
+"""Share of determined tokens that eager must generate."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number held against its limit."""
+
+    rule: str
+    key: str
+    """Short name of the number, for records: `fp32.rho`."""
+    what: str
+    got: float
+    limit: float
+    at_most: bool = True
+    """Whether `got` should be at most `limit`, or at least."""
+
+    @property
+    def excess(self) -> float:
+        """By what factor the limit is exceeded: above 1 is a violation. Not-a-number counts as infinite."""
+        if math.isnan(self.got):
+            return math.inf
+        over, under = (self.got, self.limit) if self.at_most else (self.limit, self.got)
+        if under == 0.0:
+            return math.inf if over > 0.0 else 0.0
+        return over / under
+
+    @property
+    def violated(self) -> bool:
+        return self.excess > 1.0
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.got:.4g}, but should be at {'most' if self.at_most else 'least'} {self.limit:.4g} [{self.rule}]"
+
+
+def rho(error: StratumError, dtype: Dtype) -> float:
+    """RMS error of the candidate over eager's, the latter at least one unit roundoff of the logits."""
+    return error.candidate_rms / max(error.eager_rms, dtype.unit_roundoff * error.reference_rms)
+
+
+def rho_max(error: StratumError) -> float:
+    """Largest error of the candidate over eager's, plus what storing a logit in the dtype may cost."""
+    return error.candidate_max / (error.eager_max + error.rounding)
+
+
+def findings(comparison: Comparison, tolerance: Tolerance) -> list[Finding]:
+    """Every rule that applies to this comparison, violated or not."""
+    dtype = comparison.dtype
+    found = [Finding("finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0)]
+    if tolerance is Tolerance.EXACT:
+        return [*found, Finding("E", f"{dtype}.differs", f"{dtype} bits that differ from eager's", float(not comparison.identical), 0.0)]
+    return [*found, *_same_precision(comparison), *_greedy(comparison)]
+
+
+def _same_precision(comparison: Comparison) -> Iterator[Finding]:
+    dtype = comparison.dtype
+    name, rms_limit, max_limit = ("R0", R0_RHO, R0_RHO_MAX) if dtype is Dtype.FP32 else ("R1", R1_RHO, R1_RHO_MAX)
+    ratios = {error.stratum: rho(error, dtype) for error in comparison.strata}
+    peaks = {error.stratum: rho_max(error) for error in comparison.strata}
+    yield Finding(name, f"{dtype}.rho", f"{dtype} error over eager's ({_where(ratios)})", worst(list(ratios.values())), rms_limit)
+    yield Finding(
+        name, f"{dtype}.rho_max", f"{dtype} largest error over eager's ({_where(peaks)})", worst(list(peaks.values())), max_limit
+    )
+
+
+def _greedy(comparison: Comparison) -> Iterator[Finding]:
+    dtype, greedy = comparison.dtype, comparison.greedy
+    used = greedy.worst_slack / greedy.worst_slack_limit
+    place = f"token {greedy.worst_position}" if greedy.worst_position >= 0 else "none flipped"
+    yield Finding("R4", f"{dtype}.slack", f"{dtype} margin of a flipped choice over its rounding allowance ({place})", used, R4_SLACK)
+    eager_rate = greedy.eager_flips / greedy.positions
+    spread = math.sqrt(max(eager_rate, 1 / greedy.positions) / greedy.positions)
+    allowed = eager_rate + R4_FLIP_SIGMAS * spread
+    flips = greedy.candidate_flips / greedy.positions
+    yield Finding("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
+    yield Finding("R5", f"{dtype}.diverged", f"{dtype} rows whose free run diverges by more than a tie", float(comparison.free.diverged), 0.0)
+
+
+def trust_findings(trust: Trust) -> list[Finding]:
+    """What eager must satisfy in one dtype before anything is compared with it."""
+    found = [
+        Finding("repeat", f"{trust.dtype}.unrepeatable", f"{trust.dtype} eager runs that differ from their repetition", float(not trust.repeats), 0.0),
+        Finding(
+            "error",
+            f"{trust.dtype}.eager_ulps",
+            f"{trust.dtype} eager's relative error in unit roundoffs",
+            trust.relative_error / trust.dtype.unit_roundoff,
+            ULPS_OF_EAGER,
+        ),
+    ]
+    if trust.asked:
+        found.append(Finding("recall", f"{trust.dtype}.recall", f"{trust.dtype} eager's recall", trust.recall, RECALL, at_most=False))
+    return found
+
+
+def _where(ratios: dict[str, float]) -> str:
+    return max(ratios, key=lambda stratum: math.inf if math.isnan(ratios[stratum]) else ratios[stratum])

@@ -1,0 +1,46 @@
+"""The exception tree. Every message is one line that says what, where, and what to do."""
+
+from __future__ import annotations
+
+
+class HarnessError(Exception):
+    """Something a person can set right; shown without a traceback."""
+
+
+class UnknownName(HarnessError):
+    """A name that is in no registry."""
+
+    def __init__(self, what: str, name: str, known: list[str]) -> None:
+        super().__init__(f"{what} {name!r} is unknown, but should be one of: {', '.join(sorted(known))}")
+
+
+class CorruptRecord(HarnessError):
+    """A file that does not hold the record it should."""
+
+
+class ModelUnavailable(HarnessError):
+    """A model that cannot be had here: folder incomplete, hub out of reach."""
+
+
+class ReferenceInvalid(HarnessError):
+    """The reference computation did not do what it promises, for example not run in float64."""
+
+
+class WorkerFailed(HarnessError):
+    """A worker did not deliver. `log` is the path of its output, or empty."""
+
+    def __init__(self, message: str, *, log: str = "") -> None:
+        super().__init__(message)
+        self.log = log
+
+
+class WorkerDied(WorkerFailed):
+    """The process ended without an answer, for example by a signal."""
+
+
+class WorkerTimedOut(WorkerFailed):
+    """The answer did not come in time; the process was killed."""
+
+
+class WorkerRaised(WorkerFailed):
+    """The request raised inside the worker."""

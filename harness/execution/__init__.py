@@ -1,0 +1,1 @@
+"""Run cases: worker processes, what they do, and evidence from what they answer."""

@@ -1,0 +1,77 @@
+"""Run the real `generate`, with the reference's tokens forced on it or free. Runs in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor
+
+from harness.equivalence.numbers import Generation
+
+PROMPT_LOGITS = 64
+"""Last prompt positions whose logits are compared: enough to measure an error, few enough for a large vocabulary."""
+
+
+class ForcedTokens(LogitsProcessor):
+    """Leaves one choice at every step, the given token, whatever the logits say; `generate` records them before."""
+
+    def __init__(self, tokens: Tensor, *, prompt_length: int) -> None:
+        self.tokens = tokens
+        """(rows, steps) int64."""
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]  # its own hints are FloatTensor
+        step = input_ids.shape[1] - self.prompt_length
+        return torch.full_like(scores, -torch.inf).scatter_(1, self.tokens[:, step : step + 1], 0.0)
+
+
+def set_plain_greedy(model: Any, *, pad: int) -> None:
+    """Replace the model's own generation defaults (penalties, sampling, end of sequence): every run does equal work."""
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad)
+
+
+@torch.no_grad()
+def generate_forced(
+    model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]
+) -> tuple[Any, Tensor, Tensor]:
+    """(output of `generate`, prompt logits (B, P, V), step logits (B, N, V)) while `tokens` (B, N) are forced.
+
+    Prompt logits are recorded by a hook that removes itself after the prefill, so that no hook is left when the decode
+    step is compiled.
+    """
+    prefill: list[Tensor] = []
+
+    def record(module: Any, arguments: Any, output: Any) -> None:
+        del module, arguments
+        hook.remove()
+        prefill.append(output.logits[:, -PROMPT_LOGITS:])
+
+    hook = model.register_forward_hook(record)
+    output = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=tokens.shape[1],
+        logits_processor=[ForcedTokens(tokens, prompt_length=ids.shape[1])],
+        logits_to_keep=PROMPT_LOGITS,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    return output, prefill[0], torch.stack(output.logits, dim=1)
+
+
+@torch.no_grad()
+def generate_free(model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, options: Mapping[str, Any]) -> Tensor:
+    """(B, new_tokens) int64: greedy tokens."""
+    output = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, return_dict_in_generate=True, **options)
+    tokens: Tensor = output.sequences[:, ids.shape[1] :]
+    return tokens
+
+
+def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask: Tensor) -> Generation:
+    """The tensors of one pair of runs, on the CPU."""
+    valid = mask[:, -prompt_logits.shape[1] :].bool()
+    return Generation(prompt_logits.cpu(), step_logits.cpu(), tokens.cpu(), valid.cpu())

@@ -1,0 +1,85 @@
+"""Evidence for cases: references once per session, each precision of each case in a worker of its own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import WorkerDied, WorkerFailed, WorkerTimedOut
+from harness.execution import tasks
+from harness.execution.workers import Worker
+from harness.paths.base import Optimization
+from harness.records import Case, Dtype, Evidence, Failure, Outcome, Rung, Trust, Workload
+
+
+@dataclass
+class Runner:
+    """Runs cases and remembers references. `close` removes the tensors it kept."""
+
+    recall: Workload
+    """The probe that eager must solve if its model was trained on recall."""
+    logs: Path
+    """Folder for the output of workers."""
+    seconds: float = 300.0
+    """Deadline of one request."""
+    reference_fault: str = ""
+    """A fault to plant into eager, as `tasks.Setup.fault`."""
+    _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="harness-"))
+    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+
+    def evidence(self, case: Case, optimization: Optimization, *, fault: str = "", rungs: tuple[Dtype, ...] = ()) -> Evidence:
+        """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`."""
+        setup = tasks.Setup(case.recipe, case.workload, case.device, Path(self._scratch.name))
+        evidence = Evidence(case.id, optimization.tolerance, failure=_NOTHING_YET)
+        for dtype in rungs or case.rungs:
+            try:
+                floor, trust = self._eager(setup, dtype)
+            except WorkerFailed as error:
+                return replace(evidence, failure=None, reference_failure=_failure(error, "eager"))
+            evidence = replace(evidence, floor=floor, trusts=(*evidence.trusts, trust))
+            try:
+                planted = replace(setup, fault=fault)
+                rung: Rung = self._ask(f"{case.id}-{dtype}", tasks.run_candidate, planted, dtype, optimization)
+            except WorkerFailed as error:
+                return replace(evidence, failure=_failure(error, f"{dtype} run"))
+            evidence = replace(evidence, rungs=(*evidence.rungs, rung))
+        return replace(evidence, failure=None)
+
+    def close(self) -> None:
+        self._scratch.cleanup()
+
+    def _eager(self, setup: tasks.Setup, dtype: Dtype) -> tuple[float, Trust]:
+        """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""
+        about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
+        # The reference in float64 stays sound: the fault is in eager as users run it.
+        floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup)
+        broken = replace(setup, fault=self.reference_fault)
+        trust: Trust = self._once((about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, broken, dtype, self.recall)
+        return floor, trust
+
+    def _once(self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        if key not in self._known:
+            try:
+                self._known[key] = self._ask(name, function, *arguments)
+            except WorkerFailed as error:
+                self._known[key] = error
+        known = self._known[key]
+        if isinstance(known, WorkerFailed):
+            raise known
+        return known
+
+    def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        with Worker(log=self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log") as worker:
+            return worker.call(function, *arguments, seconds=self.seconds)
+
+
+_NOTHING_YET = Failure(Outcome.ERROR, "nothing was run")
+
+
+def _failure(error: WorkerFailed, what: str) -> Failure:
+    outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
+    return Failure(outcomes.get(type(error), Outcome.ERROR), f"{what}: {error}", log=error.log)

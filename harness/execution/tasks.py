@@ -1,0 +1,156 @@
+"""What a worker can be asked to do. Functions of one picklable request; tensors pass through files in scratch."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.equivalence.exact import PromoteToFloat64
+from harness.equivalence.numbers import Generation, compare, relative_error
+from harness.errors import ReferenceInvalid, UnknownName
+from harness.execution.generation import generate_forced, generate_free, generation, set_plain_greedy
+from harness.models.loading import encode, load_model, load_tokenizer
+from harness.paths.base import Optimization, engagement
+from harness.paths.eager import Eager
+from harness.paths.observation import Watch
+from harness.records import Dtype, ModelRecipe, Rung, Trust, Workload
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all tasks need to know."""
+
+    recipe: ModelRecipe
+    workload: Workload
+    device: str
+    scratch: Path
+    fault: str = ""
+    """`module:function` of a context manager to hold open meanwhile: a fault to plant. Empty for none."""
+
+    def file(self, dtype: Dtype) -> Path:
+        """Where eager's tensors in that dtype are kept; float64 is the reference."""
+        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
+
+
+def make_reference(setup: Setup) -> float:
+    """Run eager in float64, keep its tensors, and return its floor: the relative RMS difference between logits that
+    came through the cache and those of one uncached forward pass over the same tokens.
+
+    Raises ReferenceInvalid if anything ran below float64.
+    """
+    with _planted(setup.fault):
+        model, ids, mask = _load(setup, Dtype.FP64, Eager())
+        with PromoteToFloat64() as mode:
+            tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
+            _, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
+            uncached = _uncached_steps(model, ids, mask, tokens)
+    if step_logits.dtype is not torch.float64 or not mode.rewrites:
+        raise ReferenceInvalid(
+            f"{setup.recipe.name}: reference logits are {step_logits.dtype} after {mode.rewrites} promotions, but should be torch.float64"
+        )
+    reference = generation(prompt_logits, step_logits, tokens, mask)
+    _save(reference, setup.file(Dtype.FP64))
+    return relative_error(replace(reference, step_logits=uncached.cpu()), reference)
+
+
+def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
+    """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
+    reference = _read(setup.file(Dtype.FP64))
+    with _planted(setup.fault):
+        model, ids, mask = _load(setup, dtype, Eager())
+        runs = [_run_eager(model, ids, mask, reference.tokens.to(setup.device)) for _ in range(2)]
+        recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
+    _save(runs[0], setup.file(dtype))
+    return Trust(
+        dtype=dtype,
+        repeats=compare(runs[1], eager=runs[0], reference=reference, dtype=dtype).identical,
+        relative_error=relative_error(runs[0], reference),
+        recalled=recalled,
+        asked=asked,
+    )
+
+
+def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
+    """Run the optimization in `dtype`: watch it, and compare what it gives with eager and the reference."""
+    started = time.monotonic()
+    reference, eager = _read(setup.file(Dtype.FP64)), _read(setup.file(dtype))
+    with _planted(setup.fault):
+        model, ids, mask = _load(setup, dtype, optimization)
+        with optimization.applied():
+            options, tokens = optimization.generate_options(), reference.tokens.to(setup.device)
+            with Watch() as watch:
+                output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options)
+            seen = watch.seen(model, output, decode_steps=setup.workload.new_tokens - 1)
+            free = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options=options)
+    forced = generation(prompt_logits, step_logits, free, mask)
+    return Rung(
+        dtype=dtype,
+        engagement=engagement(optimization, seen),
+        comparison=compare(forced, eager=eager, reference=reference, dtype=dtype),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _load(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, Tensor, Tensor]:
+    torch.set_float32_matmul_precision("highest")
+    torch.manual_seed(0)
+    model = load_model(setup.recipe, dtype=dtype, device=setup.device, options=optimization.load_options())
+    tokenizer = load_tokenizer(setup.recipe)
+    set_plain_greedy(model, pad=tokenizer.pad_token_id or 0)
+    return model, *encode(setup.workload, tokenizer, device=setup.device)
+
+
+def _run_eager(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Generation:
+    _, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
+    free = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options={})
+    return generation(prompt_logits, step_logits, free, mask)
+
+
+@torch.no_grad()
+def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+    """(B, N, V): the logits that choose each of `tokens` (B, N), from one forward pass without a cache. Positions count
+    from each row's first real token, as `generate` counts them."""
+    ids, mask = torch.cat([ids, tokens], 1), torch.cat([mask, torch.ones_like(tokens)], 1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    steps = tokens.shape[1] + 1
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=steps)
+    logits: Tensor = output.logits[:, -steps:-1]
+    return logits
+
+
+def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
+    """(tokens generated as determined, tokens determined) over the rows of the recall probe."""
+    ids, mask = encode(recall, load_tokenizer(setup.recipe), device=setup.device)
+    tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={}).tolist()
+    pairs = [
+        (given, right)
+        for row, prompt in zip(tokens, recall.prompts, strict=True)
+        for given, right in zip(row, prompt.answer, strict=False)
+    ]
+    return sum(given == right for given, right in pairs), len(pairs)
+
+
+def _planted(fault: str) -> AbstractContextManager[Any]:
+    if not fault:
+        return nullcontext()
+    module, _, function = fault.partition(":")
+    try:
+        planted: AbstractContextManager[Any] = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise UnknownName("fault", fault, ["module:function of a context manager"]) from error
+    return planted
+
+
+def _save(generation: Generation, path: Path) -> None:
+    torch.save(vars(generation), path)
+
+
+def _read(path: Path) -> Generation:
+    return Generation(**torch.load(path, weights_only=True))

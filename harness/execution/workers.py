@@ -1,0 +1,190 @@
+"""Worker processes: forked from a server that has imported torch and transformers and touched no device.
+
+A worker serves one request after another until it is closed, so that a crash or a hang costs one answer and a model
+can be kept for many. A worker leads a process group of its own and ends with the process that asked for it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from harness.errors import HarnessError, WorkerDied, WorkerRaised, WorkerTimedOut
+
+Answer = TypeVar("Answer")
+
+PRELOADED = (
+    "torch",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "transformers",
+    "transformers.generation.utils",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "harness.execution.tasks",
+)
+"""Imported once by the server; optional packages are imported by the workers that need them, after the fork."""
+
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a busy machine turn 0.1 s into 8 s
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compiler processes in a worker that may be killed
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA must not initialise it before the fork
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "warning",
+}
+"""Set for the server where the user has not set them."""
+
+START_SECONDS = 120.0
+"""Added to the first request's deadline: the server imports torch and transformers before it forks."""
+GRACE_SECONDS = 10
+"""After its deadline, the kernel kills a worker that its parent could not."""
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """How a request that raised comes back: exceptions themselves do not always survive pickling."""
+
+    error: str
+    trace: str
+    expected: bool
+
+
+class Worker:
+    """One worker process. Use as a context manager; leaving it ends the process and all its children."""
+
+    _server_ready = False
+
+    def __init__(self, *, log: Path) -> None:
+        """Start a worker whose standard output and error go to the file `log`."""
+        self.log = log
+        context = _server()
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, str(log), list(sys.path)), daemon=True)
+        self._process.start()
+        theirs.close()  # otherwise the death of the worker would not read as the end of the pipe
+
+    def call(self, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
+        """What `function(*arguments)` returns in the worker; all of it must survive pickling.
+
+        Raises WorkerDied, WorkerTimedOut (after killing the worker) or WorkerRaised.
+        """
+        deadline = seconds if Worker._server_ready else seconds + START_SECONDS
+        try:
+            self._pipe.send((function, arguments, deadline))
+            if not self._pipe.poll(deadline):
+                self.kill()
+                raise WorkerTimedOut(f"no answer within {seconds:g} s, worker killed", log=str(self.log))
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(GRACE_SECONDS)
+            raise WorkerDied(f"worker ended {_ending(self._process.exitcode)}", log=str(self.log)) from error
+        Worker._server_ready = True
+        if isinstance(answer, _Raised):
+            raise WorkerRaised(answer.error, log="" if answer.expected else str(self.log))
+        result: Answer = answer
+        return result
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid or 0
+
+    def kill(self) -> None:
+        """End the worker and every process it started."""
+        for end in (os.killpg, os.kill):  # the group does not exist before the worker's first instruction
+            with suppress(ProcessLookupError, PermissionError):
+                end(self.pid, signal.SIGKILL)
+        self._process.join(GRACE_SECONDS)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pipe.close()
+        self.kill()
+
+
+def _server() -> Any:
+    """The multiprocessing context whose server preloads PRELOADED; its environment is that of its start."""
+    context = multiprocessing.get_context("forkserver")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    root = str(Path(__file__).parents[2])
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if root not in paths:  # the server does not inherit sys.path, and ignores a preload it cannot import
+        os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
+
+
+def _serve(pipe: Connection, log: str, path: list[str]) -> None:
+    """The life of a worker: answer requests until the pipe closes."""
+    os.setsid()
+    _redirect_output(log)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends us at the alarm, whatever code holds the lock
+    sys.path[:] = path
+    _refuse_initialized_device()
+    while True:
+        try:
+            function, arguments, deadline = pipe.recv()
+        except EOFError:
+            return
+        signal.alarm(int(deadline) + GRACE_SECONDS)
+        pipe.send(_answer(function, arguments))
+        signal.alarm(0)
+
+
+def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:  # whatever it is, the parent learns of it and turns it into a verdict
+        traceback.print_exc()
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        expected = isinstance(error, HarnessError)
+        return _Raised(
+            error=first_line if expected else f"{type(error).__name__}: {first_line}",
+            trace=traceback.format_exc(),
+            expected=expected,
+        )
+
+
+def _redirect_output(log: str) -> None:
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(target, stream)
+    os.close(target)
+    # Python's own streams would buffer for as long as a file is written, and lose it when the worker is killed.
+    sys.stdout, sys.stderr = (os.fdopen(os.dup(n), "w", buffering=1) for n in (1, 2))
+
+
+def _end_with_parent() -> None:
+    """A forked worker's parent is the server, which outlives the session while workers live; so watch the session."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(0, signal.SIGKILL)
+
+
+def _refuse_initialized_device() -> None:
+    import torch
+
+    if torch.cuda.is_initialized():
+        raise RuntimeError("CUDA was initialised before the fork, so no worker can use it: a preloaded module touched the device")
+
+
+def _ending(code: int | None) -> str:
+    if code is None:
+        return "and did not say how"
+    return f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"

@@ -1,0 +1,113 @@
+"""Evidence to verdicts. A pure function of records: a finished run can be judged again, on a machine without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.equivalence.rules import Finding, findings, trust_findings
+from harness.records import Case, Evidence, Failure, Outcome, Property, Rung, Verdict
+
+
+def judge(case: Case, asked: Property, evidence: Evidence) -> Verdict:
+    """The verdict on one property. Earlier properties are judged first, and fail it with their outcome."""
+    return (
+        _no_result(case, asked, evidence)
+        or _engagement(case, asked, evidence)
+        or (_equivalence(case, asked, evidence) if asked is not Property.ENGAGEMENT else None)
+        or _passed(case, asked, evidence)
+    )
+
+
+def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
+    """The verdict on a case that cannot run here, with the need that is unmet."""
+    return _verdict(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
+
+
+def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
+    failure = evidence.reference_failure or evidence.failure
+    if failure is None:
+        return None
+    return _verdict(case, asked, failure.outcome, f"{case.id}: {failure.message} ({_look(failure)})")
+
+
+def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
+    broken = [(rung.dtype, claim) for rung in evidence.rungs for claim in rung.engagement.claims if not claim.holds]
+    if not broken:
+        return None
+    dtype, claim = broken[0]
+    more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
+    message = (
+        f"{case.id}: {claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more} "
+        "(something else served the request: every claim is in the evidence file)"
+    )
+    return _verdict(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
+
+
+def _equivalence(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
+    trust = [finding for trust in evidence.trusts for finding in trust_findings(trust)]
+    if untrusted := _worst_violation(trust):
+        return _compared(case, asked, Outcome.BASELINE_UNTRUSTED, untrusted, trust, "repair eager first: nothing can be compared with it")
+    found = [finding for rung in _counted(case, evidence) for finding in findings(rung.comparison, evidence.tolerance)]
+    if mismatch := _worst_violation(found):
+        return _compared(case, asked, Outcome.MISMATCH, mismatch, found, f"run again: pytest -k '{case.id}'")
+    return None
+
+
+def _compared(
+    case: Case, asked: Property, outcome: Outcome, worst: Finding, found: list[Finding], next_step: str
+) -> Verdict:
+    more = sum(finding.violated for finding in found) - 1
+    also = f", and {more} more" if more else ""
+    return _verdict(case, asked, outcome, f"{case.id}: {worst}{also} ({next_step})", _numbers(found))
+
+
+def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
+    claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
+    if asked is Property.ENGAGEMENT:
+        kernels = evidence.rungs[-1].engagement.kernels
+        return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {', '.join(kernels) or 'no kernel seen'}", {"claims": claims})
+    counted = _counted(case, evidence)
+    found = [finding for rung in counted for finding in findings(rung.comparison, evidence.tolerance)]
+    tightest = max(found, key=lambda finding: finding.excess)
+    ladder = "" if len(counted) == len(evidence.rungs) else "native dtype only, fp32 ran another kernel; "
+    message = f"{ladder}closest to its limit: {tightest.what} is {tightest.got:.3g} of {tightest.limit:.3g}"
+    return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
+
+
+def _counted(case: Case, evidence: Evidence) -> list[Rung]:
+    """The rungs that prove something about the native run: those in which the same kernels ran."""
+    native = next(rung for rung in evidence.rungs if rung.dtype is case.dtype)
+    return [rung for rung in evidence.rungs if rung.engagement.kernels == native.engagement.kernels]
+
+
+def _worst_violation(found: list[Finding]) -> Finding | None:
+    violations = [finding for finding in found if finding.violated]
+    return max(violations, key=lambda finding: finding.excess) if violations else None
+
+
+def _numbers(found: list[Finding]) -> dict[str, float]:
+    return {
+        name: value
+        for finding in found
+        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
+    }
+
+
+def _look(failure: Failure) -> str:
+    return f"read {failure.log}" if failure.log else "set it right and run again"
+
+
+def _verdict(case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None) -> Verdict:
+    return Verdict(
+        case=case.id,
+        property=asked,
+        outcome=outcome,
+        message=message,
+        numbers=numbers or {},
+        technique=case.technique,
+        path=case.path,
+        recipe=case.recipe.name,
+        workload=case.workload.name,
+        device=case.device,
+        dtype=case.dtype,
+    )

@@ -1,0 +1,102 @@
+"""Needs: what a case requires of a machine, in a form that can say why it is unmet."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+from packaging.specifiers import SpecifierSet
+
+from harness.machine.inventory import Inventory, window
+
+
+class Need(ABC):
+    """One requirement. Subclasses are frozen dataclasses, so that needs compare by value."""
+
+    marker: ClassVar[str | None] = None
+    """The pytest marker that a case with this need carries."""
+
+    @abstractmethod
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        """Why this need is unmet for a case on `device`, in one clause; None if it is met."""
+
+
+@dataclass(frozen=True)
+class Device(Need):
+    """The case's own device must exist here."""
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device in inventory.devices:
+            return None
+        return f"needs {device}: {inventory.why_no_cuda or 'torch finds no such device'}"
+
+
+@dataclass(frozen=True)
+class Compiler(Need):
+    """torch.compile needs a C++ compiler on the CPU; on CUDA it brings Triton."""
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device != "cpu" or inventory.compiler:
+            return None
+        return "needs a C++ compiler: neither $CXX nor g++ nor clang++ is on the PATH"
+
+
+@dataclass(frozen=True)
+class Kernels(Need):
+    """The kernels package, in the version window that the installed transformers accepts."""
+
+    marker: ClassVar[str | None] = "kernels"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del device
+        accepted = window("transformers", "kernels")
+        version = inventory.packages.get("kernels")
+        if version and SpecifierSet(accepted).contains(version, prereleases=True):
+            return None
+        found = f"kernels {version} is installed" if version else "kernels is not installed"
+        return f"needs kernels {accepted} for transformers {inventory.packages['transformers']}: {found}"
+
+
+@dataclass(frozen=True)
+class HubModel(Need):
+    """A model repository, downloaded before or within reach."""
+
+    repository: str
+    revision: str
+    marker: ClassVar[str | None] = "hub"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del inventory, device
+        if _is_downloaded(self.repository, self.revision):
+            return None
+        if problem := _hub_problem():
+            return f"needs {self.repository}@{self.revision}: not downloaded yet, and {problem}"
+        return None
+
+
+def _is_downloaded(repository: str, revision: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str)
+
+
+@cache
+def _hub_problem() -> str:
+    """Why the hub is out of reach; empty if it answers. One request per session, five seconds at most."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return ""  # it answered
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return f"the hub is out of reach ({os.environ.get('HF_ENDPOINT', 'default endpoint')}: {reason})"
+    return ""

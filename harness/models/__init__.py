@@ -1,0 +1,1 @@
+"""Recipes to loaded models and tokenizers, and workloads to token ids."""

@@ -1,0 +1,72 @@
+"""Load what a recipe names, and encode a workload for it. Runs in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import ModelUnavailable
+from harness.records import Dtype, Folder, ModelRecipe, Prompt, Workload
+
+
+def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
+    """The causal language model of `recipe`, in evaluation mode on `device`; attention is eager unless `options`, the
+    keyword arguments of `from_pretrained`, say otherwise. Raises ModelUnavailable."""
+    from transformers import AutoModelForCausalLM
+
+    arguments = {"attn_implementation": "eager", "dtype": getattr(torch, dtype.torch_name), **options}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)
+    except OSError as error:
+        raise ModelUnavailable(f"{recipe.name}: {_first_line(error)}") from error
+    return model.eval().to(device)
+
+
+def load_tokenizer(recipe: ModelRecipe) -> Any:
+    """The tokenizer of `recipe`. Raises ModelUnavailable."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(*_place(recipe), **_revision(recipe))
+    except OSError as error:
+        raise ModelUnavailable(f"{recipe.name}: {_first_line(error)}") from error
+
+
+def encode(workload: Workload, tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
+    """(input ids, attention mask), int64 of shape (batch, longest prompt), padded on the left."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    rows = [_tokens(prompt, tokenizer) for prompt in workload.prompts]
+    width = workload.longest
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
+    if prompt.tokens:
+        if max(prompt.tokens) >= len(tokenizer):
+            raise ModelUnavailable(
+                f"a prompt holds token id {max(prompt.tokens)}, but the tokenizer knows only {len(tokenizer)} (choose another workload)"
+            )
+        return list(prompt.tokens)
+    once = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+    return list((once * (prompt.length // len(once) + 1))[: prompt.length])
+
+
+def _place(recipe: ModelRecipe) -> tuple[str]:
+    source = recipe.source
+    if isinstance(source, Folder) and not (Path(source.path) / "config.json").is_file():
+        raise ModelUnavailable(f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)")
+    return (source.path if isinstance(source, Folder) else source.repository,)
+
+
+def _revision(recipe: ModelRecipe) -> dict[str, str]:
+    return {} if isinstance(recipe.source, Folder) else {"revision": recipe.source.revision}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,18 @@
+"""The baseline: eager attention, a growing cache, nothing compiled. As a case, it must repeat itself bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.paths.base import Observation, Optimization, equal
+from harness.records import Claim, Technique, Tolerance
+
+
+@dataclass(frozen=True)
+class Eager(Optimization):
+    name: str = "eager"
+    technique = Technique.EAGER
+    tolerance = Tolerance.EXACT
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [equal("attention implementation", "eager", seen.attention_implementation)]

@@ -1,0 +1,93 @@
+"""From a catalogue and a machine to the cases of a session. Pure: nothing is loaded, nothing runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UnknownName
+from harness.machine.inventory import Inventory
+from harness.machine.needs import Device, HubModel, Need
+from harness.paths.base import Optimization
+from harness.records import Case, Dtype, Folder, Hub, ModelRecipe, Workload
+
+AUTO_DTYPE = Dtype.BF16
+"""The native dtype when none is asked for: what checkpoints are published in."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What there is to run."""
+
+    paths: tuple[Optimization, ...]
+    models: tuple[ModelRecipe, ...]
+    workloads: tuple[Workload, ...]
+    recall: Workload
+    """The probe whose answers eager must give if its model was trained on recall."""
+
+    def __post_init__(self) -> None:
+        for what in (self.paths, self.models, self.workloads):
+            names = [entry.name for entry in what]
+            if doubled := {name for name in names if names.count(name) > 1}:
+                raise ValueError(f"{', '.join(sorted(doubled))} stands twice in the catalogue, but names should be unique")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A case with what is needed to run it, or why it cannot run here."""
+
+    case: Case
+    optimization: Optimization
+    markers: tuple[str, ...]
+    unmet: str | None
+    """The first need that this machine does not meet."""
+
+
+def plan(
+    catalogue: Catalogue, inventory: Inventory, *, models: tuple[ModelRecipe, ...], device: str, dtypes: tuple[Dtype, ...]
+) -> list[Planned]:
+    """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together."""
+    return [
+        _planned(optimization, Case(optimization.name, optimization.technique, model, workload, device, dtype), inventory)
+        for model in models
+        for dtype in dtypes
+        for optimization in catalogue.paths
+        for workload in catalogue.workloads
+    ]
+
+
+def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
+    """The recipe that `--model` names: one of the catalogue, a folder, or a hub id `owner/name[@revision]`.
+
+    Raises UnknownName.
+    """
+    for recipe in catalogue.models:
+        if recipe.name == asked:
+            return recipe
+    folder = Path(asked).expanduser().resolve()
+    if (folder / "config.json").is_file():
+        return ModelRecipe(_plain(folder.name), Folder(str(folder)))
+    repository, _, revision = asked.partition("@")
+    if repository.count("/") == 1 and not folder.exists() and not asked.startswith((".", "/", "~")):
+        return ModelRecipe(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
+    known = [recipe.name for recipe in catalogue.models]
+    raise UnknownName("model", asked, [*known, "a folder with config.json", "a hub id owner/name"])
+
+
+def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
+    """All that a case needs: its device, its model, and what its optimization needs."""
+    source = case.recipe.source
+    model = (HubModel(source.repository, source.revision),) if isinstance(source, Hub) else ()
+    return (Device(), *model, *optimization.needs())
+
+
+def _planned(optimization: Optimization, case: Case, inventory: Inventory) -> Planned:
+    wanted = needs(optimization, case)
+    unmet = [reason for need in wanted if (reason := need.unmet(inventory, device=case.device))]
+    marks = [case.technique, *(["cuda"] if case.device == "cuda" else []), *(need.marker for need in wanted if need.marker)]
+    return Planned(case, optimization, tuple(dict.fromkeys(str(mark) for mark in marks)), unmet[0] if unmet else None)
+
+
+def _plain(name: str) -> str:
+    """A name fit for case ids."""
+    return "".join(char if char.isalnum() or char in "._" else "_" for char in name)

@@ -1,0 +1,235 @@
+"""The pytest plugin: options, markers, cases as parameters, verdicts as test results, and the run's folder.
+
+`conftest.py` tells what there is to run by implementing `pytest_harness_catalogue`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.execution.runner import Runner
+from harness.judge import judge, unsupported
+from harness.machine.inventory import Inventory, describe, take_inventory
+from harness.plan import AUTO_DTYPE, Catalogue, Planned, find_model, plan
+from harness.records import Dtype, Evidence, Property, Technique, Verdict
+from harness.report.folder import RunFolder
+from harness.report.tables import aligned, case_table, tally_outcomes
+
+MARKERS = {
+    "cuda": "runs on a CUDA device",
+    "multi_gpu": "runs on several devices",
+    "kernels": "needs the kernels package",
+    "hub": "needs a model from the Hugging Face Hub, downloaded or within reach",
+    "slow": "left out of the main job",
+    **{str(technique): f"cases of the technique {technique}" for technique in Technique if technique != "kernels"},
+    **{str(asked): f"judges the {asked} of cases" for asked in Property},
+}
+
+
+class Hooks:
+    """What a conftest.py can tell the plugin."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_harness_catalogue(self, config: pytest.Config) -> Catalogue | None:
+        """The paths, models and workloads to run."""
+
+
+@dataclass
+class Session:
+    """What one pytest session knows. Made when cases are first asked for, so that other tests cost nothing."""
+
+    catalogue: Catalogue
+    inventory: Inventory
+    planned: list[Planned]
+    seconds: float
+    parent: Path
+    selected: int = 0
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    folder: RunFolder | None = None
+    runner: Runner | None = None
+
+    def verdict(self, planned: Planned, asked: Property) -> Verdict:
+        """Judge one property of a case, running it if it has not run."""
+        folder, runner = self._open()
+        if planned.unmet:
+            verdict = unsupported(planned.case, asked, planned.unmet)
+        else:
+            if planned.case.id not in self.evidence:
+                self.evidence[planned.case.id] = runner.evidence(planned.case, planned.optimization)
+                folder.add_evidence(self.evidence[planned.case.id])
+            verdict = judge(planned.case, asked, self.evidence[planned.case.id])
+        folder.add(verdict)
+        return verdict
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.folder.run.verdicts if self.folder else ()
+
+    @property
+    def judged(self) -> int:
+        return sum(not verdict.outcome.skips for verdict in self.verdicts)
+
+    def close(self, exit_code: int) -> None:
+        if self.runner:
+            self.runner.close()
+        if self.folder:
+            self.folder.finish(exit_code)
+
+    def _open(self) -> tuple[RunFolder, Runner]:
+        if self.folder is None or self.runner is None:
+            self.folder = RunFolder(self.parent, environment=describe(self.inventory))
+            self.runner = Runner(self.catalogue.recall, logs=self.folder.logs, seconds=self.seconds)
+        return self.folder, self.runner
+
+
+SESSION = pytest.StashKey[Session]()
+VERDICT = pytest.StashKey[Verdict]()
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(Hooks)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("harness", "conformance of inference optimizations")
+    group.addoption("--device", metavar="TYPE", help="torch device type to run on (default: cuda if there is one, else cpu)")
+    group.addoption(
+        "--dtype", action="append", choices=["fp32", "fp16", "bf16"], default=[],
+        help="native dtype, may be repeated (default: bf16); float32 is always run beside a half precision",
+    )  # fmt: skip
+    group.addoption(
+        "--model", action="append", metavar="NAME|HUB_ID|FOLDER", default=[],
+        help="model to run, may be repeated: a recipe's name, a hub id owner/name[@revision], or a folder (default: all recipes)",
+    )  # fmt: skip
+    group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
+    group.addoption(
+        "--case-timeout", metavar="SECONDS", type=float, default=300.0, help="deadline of one run of a case (default: 300)"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "planned" in metafunc.fixturenames:
+        cases = [
+            pytest.param(planned, id=planned.case.id, marks=[getattr(pytest.mark, name) for name in planned.markers])
+            for planned in _session(metafunc.config).planned
+        ]
+        metafunc.parametrize("planned", cases)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All properties of a case stand together, so that its evidence is judged when it is fresh; other tests first."""
+    order: dict[str, int] = {}
+    for item in items:
+        order.setdefault(_case_of(item), len(order))
+    items.sort(key=lambda item: (bool(_case_of(item)), order[_case_of(item)]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if SESSION in session.config.stash:
+        session.config.stash[SESSION].selected = sum(bool(_case_of(item)) for item in session.items)
+
+
+@pytest.fixture
+def judged(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Property], Verdict]:
+    """Judges one property of the case; skips the test when nothing could be judged."""
+
+    def verdict_on(asked: Property) -> Verdict:
+        try:
+            verdict = _session(request.config).verdict(planned, asked)
+        except HarnessError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+        request.node.stash[VERDICT] = verdict
+        request.node.user_properties.append(("outcome", str(verdict.outcome)))
+        request.node.user_properties.extend(verdict.numbers.items())
+        if verdict.outcome.skips:
+            pytest.skip(f"{verdict.outcome}: {verdict.message}")
+        return verdict
+
+    return verdict_on
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    """Show the outcome's name instead of PASSED, FAILED or SKIPPED."""
+    outcome = dict(report.user_properties).get("outcome") if isinstance(report, pytest.TestReport) else None
+    if outcome is None or report.when != "call":
+        return None
+    return report.outcome, {"passed": ".", "failed": "F", "skipped": "s"}[report.outcome], str(outcome)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    known = session.config.stash.get(SESSION, None)
+    if known is None or session.config.option.collectonly:
+        return
+    if known.selected and not known.judged and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    try:
+        known.close(int(session.exitstatus))
+    except HarnessError as error:
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+        pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    known = config.stash.get(SESSION, None)
+    if known is None or config.option.collectonly:
+        return
+    for line in _summary(known, shlex.quote(config.option.markexpr or "")):
+        terminalreporter.write_line(line)
+
+
+def _summary(known: Session, markers: str) -> Iterator[str]:
+    if known.folder:
+        yield ""
+        yield from aligned(case_table(known.verdicts))
+        yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
+    if known.selected and not known.judged:
+        reasons = {verdict.message.partition(": ")[2] for verdict in known.verdicts} or {"the session ended before a verdict"}
+        yield f"nothing was judged: {'; '.join(sorted(reasons))}"
+    if known.planned and not known.selected:
+        why = f"; there is no CUDA here: {known.inventory.why_no_cuda}" if known.inventory.why_no_cuda else ""
+        yield f"nothing was judged: -m {markers} selects none of the {len(known.planned)} cases planned on this machine{why}"
+
+
+def _case_of(item: pytest.Item) -> str:
+    """The id of the case that a test judges; empty for every other test."""
+    callspec = getattr(item, "callspec", None)
+    planned = callspec.params.get("planned") if callspec else None
+    return planned.case.id if isinstance(planned, Planned) else ""
+
+
+def _session(config: pytest.Config) -> Session:
+    if SESSION not in config.stash:
+        try:
+            config.stash[SESSION] = _new_session(config)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
+    return config.stash[SESSION]
+
+
+def _new_session(config: pytest.Config) -> Session:
+    catalogue = config.hook.pytest_harness_catalogue(config=config)
+    if catalogue is None:
+        raise HarnessError("no catalogue: a conftest.py should implement pytest_harness_catalogue")
+    inventory = take_inventory()
+    asked = config.option
+    planned = plan(
+        catalogue,
+        inventory,
+        models=tuple(find_model(name, catalogue) for name in asked.model) or catalogue.models,
+        device=asked.device or inventory.default_device,
+        dtypes=tuple(Dtype(name) for name in asked.dtype) or (AUTO_DTYPE,),
+    )
+    parent = Path(config.rootpath, asked.run_dir).expanduser()
+    return Session(catalogue, inventory, planned, seconds=asked.case_timeout, parent=parent)

@@ -1,0 +1,399 @@
+"""The nouns: frozen records without I/O, environment or torch.
+
+Illegal states cannot be built: each record checks its invariants when it is made and raises ValueError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """A floating-point format, named as in case ids."""
+
+    FP64 = "fp64"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def torch_name(self) -> str:
+        return {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self]
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Stored bits of the significand: neighbours around x lie 2**(floor(log2|x|) - mantissa_bits) apart."""
+        return {"fp64": 52, "fp32": 23, "fp16": 10, "bf16": 7}[self]
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Largest relative error of rounding to nearest: half a unit in the last place of 1."""
+        return 2.0 ** -(self.mantissa_bits + 1)
+
+
+class Technique(StrEnum):
+    """The techniques of the optimization overview; `eager` is the baseline that the others are compared with."""
+
+    EAGER = "eager"
+    ATTENTION = "attention"
+    CACHING = "caching"
+    COMPILATION = "compilation"
+    KERNELS = "kernels"
+
+
+class Property(StrEnum):
+    """A question asked of every case. In order: a later property is worthless without the earlier ones."""
+
+    ENGAGEMENT = "engagement"
+    EQUIVALENCE = "equivalence"
+
+
+class Tolerance(StrEnum):
+    """By which rules a path's output is compared. Declared by the path, never chosen after a failure."""
+
+    EXACT = "exact"
+    """Bit for bit: re-runs, and paths that only move data."""
+    REORDERED = "reordered"
+    """Same precision, other order of operations: bounded by eager's own rounding error."""
+
+
+class Outcome(StrEnum):
+    """What a verdict says."""
+
+    PASS = "PASS"
+    NOT_ENGAGED = "NOT_ENGAGED"
+    MISMATCH = "MISMATCH"
+    BASELINE_UNTRUSTED = "BASELINE_UNTRUSTED"
+    SLOW = "SLOW"
+    OVER_MEMORY = "OVER_MEMORY"
+    REGRESSED = "REGRESSED"
+    IMPROVED = "IMPROVED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NO_BASELINE = "NO_BASELINE"
+    UNSUPPORTED = "UNSUPPORTED"
+    KNOWN_FAILURE = "KNOWN_FAILURE"
+    CRASHED = "CRASHED"
+    TIMED_OUT = "TIMED_OUT"
+    ERROR = "ERROR"
+
+    @property
+    def skips(self) -> bool:
+        """Whether nothing was judged: reported, and no failure for a person at a desk."""
+        return self in (Outcome.UNSUPPORTED, Outcome.NO_BASELINE, Outcome.KNOWN_FAILURE, Outcome.INCONCLUSIVE)
+
+    @property
+    def fails(self) -> bool:
+        return not self.skips and self not in (Outcome.PASS, Outcome.IMPROVED)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Weights, config and tokenizer in a local folder, as `save_pretrained` writes them."""
+
+    path: str
+    """Absolute."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A model repository on the Hugging Face Hub."""
+
+    repository: str
+    """`owner/name`."""
+    revision: str = "main"
+    """Branch, tag or commit; anything but a commit moves."""
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """How to get a model and its tokenizer."""
+
+    name: str
+    """Part of case ids."""
+    source: Folder | Hub
+    solves_recall: bool = False
+    """Whether the model was trained to continue `Prompt.answer`: its eager output is then held to it."""
+
+    def __post_init__(self) -> None:
+        _need_plain_name("model recipe", self.name)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of a workload: a text, or token ids."""
+
+    length: int
+    """Tokens. A text is encoded, repeated as often as needed, and cut to this length under any tokenizer."""
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    """Token ids, `length` of them, used as they are; empty if the prompt is a text."""
+    answer: tuple[int, ...] = ()
+    """The tokens that a model with `solves_recall` continues with, as far as they are determined."""
+
+    def __post_init__(self) -> None:
+        if bool(self.text) == bool(self.tokens):
+            raise ValueError("a prompt is either a text or token ids, and not both")
+        if self.length < 2 or (self.tokens and len(self.tokens) != self.length):
+            raise ValueError(f"prompt length is {self.length} with {len(self.tokens)} token ids, but should agree and be at least 2")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Prompts run as one batch, and how many tokens are generated for each."""
+
+    name: str
+    """Part of case ids; says padding and batch size."""
+    prompts: tuple[Prompt, ...]
+    new_tokens: int
+    """Generated for every row; end-of-sequence is switched off so that all rows and all runs do equal work."""
+
+    def __post_init__(self) -> None:
+        _need_plain_name("workload", self.name)
+        if not self.prompts:
+            raise ValueError(f"workload {self.name} has no prompts, but should have at least one")
+        if self.new_tokens < 3:
+            raise ValueError(
+                f"workload {self.name}: new_tokens is {self.new_tokens}, but should be at least 3: prefill, first and later decode steps are judged apart"
+            )
+
+    @property
+    def batch(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, to which the others are padded on the left."""
+        return max(prompt.length for prompt in self.prompts)
+
+    @property
+    def padded(self) -> bool:
+        return any(prompt.length < self.longest for prompt in self.prompts)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One optimization on one model, workload, device and native dtype."""
+
+    path: str
+    """Name of the optimization, `technique.variant`."""
+    technique: Technique
+    recipe: ModelRecipe
+    workload: Workload
+    device: str
+    """A torch device type: `cpu`, `cuda`, ..."""
+    dtype: Dtype
+
+    @property
+    def id(self) -> str:
+        return f"{self.device}-{self.dtype}-{self.recipe.name}-{self.path}-{self.workload.name}"
+
+    @property
+    def rungs(self) -> tuple[Dtype, ...]:
+        """The precision ladder, most precise first: float32, in which subtle errors show, and the native dtype."""
+        return (Dtype.FP32,) if self.dtype is Dtype.FP32 else (Dtype.FP32, self.dtype)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that must be seen for an optimization to count as engaged."""
+
+    what: str
+    requested: str
+    observed: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Engagement:
+    """Requested against observed, for one run."""
+
+    claims: tuple[Claim, ...]
+    kernels: tuple[str, ...] = ()
+    """Kernels seen, as `phase name`; two precisions prove the same thing only if these are equal."""
+
+    def __post_init__(self) -> None:
+        if not self.claims:
+            raise ValueError("an engagement without claims proves nothing")
+
+    @property
+    def engaged(self) -> bool:
+        return all(claim.holds for claim in self.claims)
+
+
+@dataclass(frozen=True)
+class StratumError:
+    """Errors of one part of the output against the reference, in logit units, computed in float64 on logits minus
+    their mean per position (which softmax ignores)."""
+
+    stratum: str
+    """`prefill`, `first decode`, `later decode`, or `row N`."""
+    candidate_rms: float
+    candidate_max: float
+    eager_rms: float
+    """Of eager in the same dtype: the yardstick."""
+    eager_max: float
+    reference_rms: float
+    """Of the reference logits themselves."""
+    rounding: float
+    """2 max|(z + 0.3 - 0.3) - z| in the dtype, z the reference cast to it: what storing a logit may cost."""
+
+
+@dataclass(frozen=True)
+class GreedyAgreement:
+    """Choices under teacher forcing: every position sees the same past in both runs."""
+
+    positions: int
+    candidate_flips: int
+    """Positions where the candidate's first choice is not the reference's."""
+    eager_flips: int
+    """The same of eager in the same dtype: what the dtype costs by itself."""
+    worst_slack: float
+    """Largest logit margin by which the candidate prefers its choice beyond eager's view of it; 0 without flips."""
+    worst_slack_limit: float
+    """What rounding allows at the position where slack over limit is largest; logit units."""
+    worst_position: int = -1
+    """Index of that generated token; -1 without flips."""
+
+
+@dataclass(frozen=True)
+class FreeRun:
+    """Free-running greedy tokens against the reference's, the first divergence of each row."""
+
+    diverged: int
+    """Rows whose first divergence is no near tie, or is not what the same logits chose under forcing."""
+    tied: int
+    """Rows whose first divergence is a near tie."""
+    first_divergence: int
+    """Smallest index of a differing token; -1 if all tokens are equal. Reported, never judged."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One run against the references, in numbers."""
+
+    dtype: Dtype
+    finite: bool
+    identical: bool
+    """Logits and tokens are bit for bit those of eager in the same dtype."""
+    strata: tuple[StratumError, ...]
+    greedy: GreedyAgreement
+    free: FreeRun
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What one run of a case in one precision produced."""
+
+    dtype: Dtype
+    engagement: Engagement
+    comparison: Comparison
+    seconds: float
+    """Wall time of the worker's request."""
+
+    def __post_init__(self) -> None:
+        if self.comparison.dtype is not self.dtype:
+            raise ValueError(f"a {self.dtype} run holds a comparison in {self.comparison.dtype}")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why there is no result: a worker that died, hung or raised."""
+
+    outcome: Outcome
+    """CRASHED, TIMED_OUT, ERROR or UNSUPPORTED."""
+    message: str
+    log: str = ""
+    """Path of the worker's output, if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.outcome not in (Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR, Outcome.UNSUPPORTED):
+            raise ValueError(f"a failure's outcome is {self.outcome}, but should say why there is no result")
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What is known of eager in one dtype, before anything is compared with it."""
+
+    dtype: Dtype
+    repeats: bool
+    """A second run gave the same bits."""
+    relative_error: float
+    """RMS(eager - reference) / RMS(reference) over all logits."""
+    recalled: int = 0
+    """Tokens of the recall probe that eager generated as determined."""
+    asked: int = 0
+    """Tokens of the recall probe; 0 if the model was not trained on recall."""
+
+    @property
+    def recall(self) -> float:
+        """Share of the recall probe answered; 1 if nothing was asked."""
+        return self.recalled / self.asked if self.asked else 1.0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that one run of a case produced. Serialisable; a finished run can be judged again from it."""
+
+    case: str
+    """`Case.id`."""
+    tolerance: Tolerance
+    rungs: tuple[Rung, ...] = ()
+    trusts: tuple[Trust, ...] = ()
+    floor: float = 0.0
+    """Relative RMS disagreement of the float64 reference with itself, cached against uncached."""
+    failure: Failure | None = None
+    """Why the case has no complete result; what was gathered before stays in `rungs`."""
+    reference_failure: Failure | None = None
+    """Why there is no reference to compare with."""
+
+    def __post_init__(self) -> None:
+        if not self.rungs and self.failure is None and self.reference_failure is None:
+            raise ValueError(f"{self.case}: evidence without runs must say why there are none")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One property of one case, judged."""
+
+    case: str
+    property: Property
+    outcome: Outcome
+    message: str
+    """`<case>: <what> is <got>, but should be <limit> (<next step>)` when it fails; what was found when it passes."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """The figures that decided, by name, with their limits."""
+    technique: Technique = Technique.EAGER
+    path: str = ""
+    recipe: str = ""
+    workload: str = ""
+    device: str = ""
+    dtype: Dtype = Dtype.FP32
+
+
+@dataclass(frozen=True)
+class Run:
+    """One session, as written to `run.json`: the interface for every other tool."""
+
+    schema: int
+    profile: str | None
+    """Name of the matching hardware profile in `baselines/`; null if there is none."""
+    environment: Mapping[str, str]
+    started: str
+    """UTC, ISO 8601."""
+    finished: str | None
+    """Null while the session runs, and for ever if it was killed."""
+    exit: int | None
+    verdicts: tuple[Verdict, ...]
+
+
+def worst(values: list[float]) -> float:
+    """The largest value; not-a-number beats every number, so that it cannot hide."""
+    return math.nan if any(math.isnan(value) for value in values) else max(values)
+
+
+def _need_plain_name(what: str, name: str) -> None:
+    if not name or any(char in name for char in "-[]/ \t\n"):
+        raise ValueError(f"{what} is named {name!r}, but a name should have no '-', '/', brackets or spaces: ids are joined by '-'")

@@ -1,0 +1,77 @@
+"""The folder of a run: `run.json`, `report.md`, `junit.xml`, `evidence/` and `logs/`, and the link `latest` beside it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from harness.codec import SCHEMA, write_record, write_text
+from harness.errors import HarnessError
+from harness.records import Evidence, Run, Verdict
+from harness.report.junit import junit
+from harness.report.markdown import markdown
+
+
+class RunFolder:
+    """Writes a run as it goes: every verdict is on disk when the next case starts."""
+
+    def __init__(self, parent: Path, *, environment: dict[str, str]) -> None:
+        """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
+        now = datetime.now(UTC)
+        self.path = _fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
+        self.run = Run(
+            schema=SCHEMA,
+            profile=None,
+            environment=environment,
+            started=now.isoformat(timespec="seconds"),
+            finished=None,
+            exit=None,
+            verdicts=(),
+        )
+        write_record(self.path / "run.json", self.run)
+        _link(parent / "latest", self.path.name)
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def add_evidence(self, evidence: Evidence) -> None:
+        write_record(self.path / "evidence" / f"{evidence.case}.json", evidence)
+
+    def add(self, verdict: Verdict) -> None:
+        self.run = replace(self.run, verdicts=(*self.run.verdicts, verdict))
+        write_record(self.path / "run.json", self.run)
+
+    def finish(self, exit_code: int) -> None:
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        self.run = replace(self.run, finished=finished, exit=exit_code)
+        write_record(self.path / "run.json", self.run)
+        write_text(self.path / "report.md", markdown(self.run))
+        write_text(self.path / "junit.xml", junit(self.run))
+
+
+def _fresh_folder(parent: Path, name: str) -> Path:
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):  # two sessions may start in the same second
+            folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
+            try:
+                (folder / "logs").mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                continue
+        raise HarnessError(f"{parent / name}: stands there 999 times already (remove old runs)")
+    except OSError as error:
+        raise HarnessError(f"{parent}: cannot hold a run: {error.strerror} (choose another folder with --run-dir)") from error
+
+
+def _link(link: Path, target: str) -> None:
+    """Point `link` at `target` in one step. Where links are not to be had, the newest folder's name says the same."""
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        temporary.symlink_to(target)
+        os.replace(temporary, link)
+    except OSError:
+        temporary.unlink(missing_ok=True)

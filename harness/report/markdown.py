@@ -1,0 +1,26 @@
+"""`report.md`: a run as a CI summary shows it, failures first."""
+
+from __future__ import annotations
+
+from harness.records import Run
+from harness.report.tables import case_table, markdown_table, tally_outcomes
+
+
+def markdown(run: Run) -> str:
+    """The report of a run."""
+    failures = [verdict for verdict in run.verdicts if verdict.outcome.fails]
+    skipped = [verdict for verdict in run.verdicts if verdict.outcome.skips]
+    lines = [f"# {tally_outcomes(run.verdicts)}", ""]
+    for title, verdicts in (("Failed", failures), ("Not judged", skipped)):
+        if verdicts:
+            lines += [f"## {title}", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in verdicts), ""]
+    if run.verdicts:
+        lines += ["## Cases", "", *markdown_table(case_table(run.verdicts)), ""]
+        lines += [
+            "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
+            "the worst of all phases and rows.",
+            "",
+        ]
+    lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
+    lines += ["", f"Started {run.started}, finished {run.finished or 'never'}, exit {'none' if run.exit is None else run.exit}."]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,48 @@
+"""The table of a run, one row per case, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from harness.records import Outcome, Property, Verdict
+
+RATIO = ".rho"
+"""Numbers shown in the table: error over eager's own, by dtype."""
+
+
+def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
+    """Header and one row per case: its id, the outcome of each property judged, the error ratio in each dtype."""
+    cases: dict[str, dict[Property, Verdict]] = {}
+    for verdict in verdicts:
+        cases.setdefault(verdict.case, {})[verdict.property] = verdict
+    asked = [p for p in Property if any(p in judged for judged in cases.values())]
+    ratios = sorted({key for judged in cases.values() for v in judged.values() for key in v.numbers if key.endswith(RATIO)}, reverse=True)
+    rows = [["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios)]]
+    for case, judged in cases.items():
+        numbers = {key: value for verdict in judged.values() for key, value in verdict.numbers.items()}
+        outcomes = [str(judged[p].outcome) if p in judged else "" for p in asked]
+        rows.append([case, *outcomes, *(_ratio(numbers, key) for key in ratios)])
+    return rows
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows as lines of equal columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """Rows as a Markdown table."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+
+
+def tally_outcomes(verdicts: Iterable[Verdict]) -> str:
+    """`10 PASS, 2 UNSUPPORTED`, in the order of the outcomes."""
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "no verdict"
+
+
+def _ratio(numbers: dict[str, float], key: str) -> str:
+    return f"{numbers[key]:.2f} of {numbers[f'{key}.limit']:g}" if key in numbers else ""

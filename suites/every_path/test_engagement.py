@@ -1,0 +1,14 @@
+"""Did the requested optimization really run?"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.records import Property
+
+
+@pytest.mark.engagement
+def test_engagement(judged):
+    """Everything that the path claims was seen, and nothing else was exchanged."""
+    verdict = judged(Property.ENGAGEMENT)
+    assert not verdict.outcome.fails, f"{verdict.outcome}: {verdict.message}"

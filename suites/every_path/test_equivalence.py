@@ -1,0 +1,14 @@
+"""Does the output still agree with eager?"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.records import Property
+
+
+@pytest.mark.equivalence
+def test_equivalence(judged):
+    """An engaged path errs no more than its tolerance class allows, in float32 and in the native dtype."""
+    verdict = judged(Property.EQUIVALENCE)
+    assert not verdict.outcome.fails, f"{verdict.outcome}: {verdict.message}"
