@@ -50,7 +50,7 @@ def from_plain(kind: type[Record], plain: Any, *, where: str = "record") -> Reco
 
 def write_record(path: Path, record: Any) -> None:
     """Write `record` to `path` as a whole or not at all. Raises HarnessError if the disk refuses."""
-    write_text(path, json.dumps(to_plain(record), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(to_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ import torch._dynamo
 from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
+from harness.errors import HarnessError
 from harness.paths.base import EAGER_ATTENTION, AttentionCall, Observation, Phase
 
 SDPA = "aten::_scaled_dot_product_"
@@ -26,7 +27,7 @@ class Watch:
     """Watches one call of `generate` made inside `with`; counts of earlier calls in this process are cleared first."""
 
     def __init__(self) -> None:
-        self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True, acc_events=True)
+        self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
     def __enter__(self) -> Watch:
         torch._dynamo.reset()
@@ -42,7 +43,7 @@ class Watch:
 
     def seen(self, model: Any, output: Any, *, decode_steps: int) -> Observation:
         """What was seen; `output` is what `generate` returned, with its cache. To be asked after the block."""
-        events = list(self._profiler.events() or [])
+        events = _events(self._profiler)
         cache = output.past_key_values
         metrics = dynamo.get_compilation_metrics()
         limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]
@@ -54,7 +55,7 @@ class Watch:
             decode_steps=decode_steps,
             cache=type(cache).__name__,
             cache_layers=tuple(type(layer).__name__ for layer in getattr(cache, "layers", ())),
-            compiled_calls=sum(event.name.startswith(COMPILED_REGION) for event in events),
+            compiled_calls=sum(event.name().startswith(COMPILED_REGION) for event in events),
             graphs=dynamo.counters["stats"]["unique_graphs"],
             graph_breaks=tuple(_graph_breaks()),
             recompiles=tuple(m.recompile_reason for m in metrics if m.recompile_reason),
@@ -62,26 +63,31 @@ class Watch:
         )
 
 
+def _events(profiler: profile) -> list[Any]:
+    """What the profiler recorded on the host, by start. Its own list of them holds the same, and takes torch seconds
+    to build where this takes none."""
+    results = profiler.profiler.kineto_results if profiler.profiler else None
+    if results is None:
+        raise HarnessError("torch's profiler kept no record, so nothing can be said to have run (is it built with Kineto?)")
+    return sorted(results.events(), key=lambda event: event.start_ns())
+
+
 def _attention_calls(events: list[Any]) -> Iterator[AttentionCall]:
     """Attention operators in the profiler's events. The first input of each is the query, or for eager the scores:
     its last dimension but one counts the query's positions, of which a decode step has one."""
+    inside_sdpa_until = 0
     for event in events:
-        shapes = event.input_shapes or []
-        if event.name.startswith(SDPA) and shapes and len(shapes[0]) == 4:
-            yield AttentionCall(_phase(shapes[0]), event.name, masked=any(len(shape) == 4 for shape in shapes[3:]))
-        elif event.name == EAGER_ATTENTION and len(shapes[0]) == 4 and not _inside(event, SDPA_ENTRY):
-            yield AttentionCall(_phase(shapes[0]), event.name)
+        name = event.name()
+        if name == SDPA_ENTRY:
+            inside_sdpa_until = event.start_ns() + event.duration_ns()
+        elif name.startswith(SDPA) and len(event.shapes()[0]) == 4:
+            yield AttentionCall(_phase(event.shapes()[0]), name, masked=any(len(shape) == 4 for shape in event.shapes()[3:]))
+        elif name == EAGER_ATTENTION and len(event.shapes()[0]) == 4 and event.start_ns() > inside_sdpa_until:
+            yield AttentionCall(_phase(event.shapes()[0]), name)
 
 
 def _phase(query: list[int]) -> Phase:
     return Phase.DECODE if query[-2] == 1 else Phase.PREFILL
-
-
-def _inside(event: Any, name: str) -> bool:
-    parent = event.cpu_parent
-    while parent is not None and parent.name != name:
-        parent = parent.cpu_parent
-    return parent is not None
 
 
 def _kernel_logs() -> dict[str, list[tuple[str, int]]]:
