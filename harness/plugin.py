@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class Session:
     seconds: float
     parent: Path
     selected: int = 0
+    problem: str = ""
+    """What went wrong when the record was closed."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
     folder: RunFolder | None = None
     runner: Runner | None = None
@@ -89,7 +92,6 @@ class Session:
 
 
 SESSION = pytest.StashKey[Session]()
-VERDICT = pytest.StashKey[Verdict]()
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -147,9 +149,8 @@ def judged(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Proper
     def verdict_on(asked: Property) -> Verdict:
         try:
             verdict = _session(request.config).verdict(planned, asked)
-        except HarnessError as error:
+        except HarnessError as error:  # not the case's fault: a full disk, a folder that is gone
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
-        request.node.stash[VERDICT] = verdict
         request.node.user_properties.append(("outcome", str(verdict.outcome)))
         request.node.user_properties.extend(verdict.numbers.items())
         if verdict.outcome.skips:
@@ -169,6 +170,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Close the run's record. Cases that were selected, none of them judged, are a failure: green must mean proved."""
     known = session.config.stash.get(SESSION, None)
     if known is None or session.config.option.collectonly:
         return
@@ -177,29 +179,33 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     try:
         known.close(int(session.exitstatus))
     except HarnessError as error:
+        known.problem = str(error)
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     known = config.stash.get(SESSION, None)
     if known is None or config.option.collectonly:
         return
-    for line in _summary(known, shlex.quote(config.option.markexpr or "")):
+    for line in _summary(known, shlex.quote(config.option.markexpr)):
         terminalreporter.write_line(line)
 
 
 def _summary(known: Session, markers: str) -> Iterator[str]:
+    """The end of a session: what was not judged and why, the table, where the record is."""
+    skipped = Counter(f"{v.outcome}: {v.message.partition(': ')[2]}" for v in known.verdicts if v.outcome.skips)
     if known.folder:
         yield ""
         yield from aligned(case_table(known.verdicts))
+        yield from (f"{reason} ({count} verdicts)" for reason, count in skipped.items())
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
     if known.selected and not known.judged:
-        reasons = {verdict.message.partition(": ")[2] for verdict in known.verdicts} or {"the session ended before a verdict"}
-        yield f"nothing was judged: {'; '.join(sorted(reasons))}"
+        yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.planned and not known.selected:
         why = f"; there is no CUDA here: {known.inventory.why_no_cuda}" if known.inventory.why_no_cuda else ""
         yield f"nothing was judged: -m {markers} selects none of the {len(known.planned)} cases planned on this machine{why}"
+    if known.problem:
+        yield known.problem
 
 
 def _case_of(item: pytest.Item) -> str:
@@ -214,7 +220,7 @@ def _session(config: pytest.Config) -> Session:
         try:
             config.stash[SESSION] = _new_session(config)
         except HarnessError as error:
-            raise pytest.UsageError(str(error)) from error
+            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
     return config.stash[SESSION]
 
 

@@ -27,7 +27,7 @@ class Runner:
     seconds: float = 300.0
     """Deadline of one request."""
     reference_fault: str = ""
-    """A fault to plant into eager, as `tasks.Setup.fault`."""
+    """A fault to plant into all eager runs, the reference included, as `tasks.Setup.fault`."""
     _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="harness-"))
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
@@ -55,10 +55,9 @@ class Runner:
     def _eager(self, setup: tasks.Setup, dtype: Dtype) -> tuple[float, Trust]:
         """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
-        # The reference in float64 stays sound: the fault is in eager as users run it.
+        setup = replace(setup, fault=self.reference_fault)
         floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup)
-        broken = replace(setup, fault=self.reference_fault)
-        trust: Trust = self._once((about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, broken, dtype, self.recall)
+        trust: Trust = self._once((about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, setup, dtype, self.recall)
         return floor, trust
 
     def _once(self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any) -> Any:

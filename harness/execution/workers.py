@@ -32,6 +32,7 @@ PRELOADED = (
     "transformers.generation.utils",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
+    "transformers.models.qwen3.modeling_qwen3",  # brings in what every architecture imports
     "harness.execution.tasks",
 )
 """Imported once by the server; optional packages are imported by the workers that need them, after the fork."""
@@ -102,9 +103,9 @@ class Worker:
 
     def kill(self) -> None:
         """End the worker and every process it started."""
-        for end in (os.killpg, os.kill):  # the group does not exist before the worker's first instruction
-            with suppress(ProcessLookupError, PermissionError):
-                end(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # the group does not exist before the worker's first instruction
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.join(GRACE_SECONDS)
 
     def __enter__(self) -> Worker:

@@ -11,4 +11,5 @@ from harness.records import Property
 def test_engagement(judged):
     """Everything that the path claims was seen, and nothing else was exchanged."""
     verdict = judged(Property.ENGAGEMENT)
-    assert not verdict.outcome.fails, f"{verdict.outcome}: {verdict.message}"
+    if verdict.outcome.fails:
+        pytest.fail(f"{verdict.outcome}: {verdict.message}", pytrace=False)

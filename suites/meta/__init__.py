@@ -1,0 +1,1 @@
+"""Tests of the harness itself, on the CPU. Every checker has one in which it fails."""

@@ -1,0 +1,35 @@
+"""What tests of the harness share: one runner with its references, and the cases of the catalogue by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.models import MODELS
+from fixtures.workloads import RECALL, WORKLOADS
+from harness.execution.runner import Runner
+from harness.paths import PATHS
+from harness.records import Case, Dtype
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def runner(tmp_path_factory):
+    """Runs cases as the plugin does; references are computed once for all tests."""
+    made = Runner(RECALL, logs=tmp_path_factory.mktemp("logs"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def planned_case():
+    """(case, optimization) of a path on the tiny model."""
+
+    def make(path, *, workload="ragged_b4", dtype=Dtype.BF16):
+        optimization = next(entry for entry in PATHS if entry.name == path)
+        chosen = next(entry for entry in WORKLOADS if entry.name == workload)
+        return Case(path, optimization.technique, MODELS[0], chosen, "cpu", dtype), optimization
+
+    return make

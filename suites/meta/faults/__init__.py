@@ -1,0 +1,35 @@
+"""Faults to plant into workers, in the library under test and never in the judge.
+
+Each is a context manager without arguments, named in a request as `module:function`; `lies` serve something else than
+was asked for, `arithmetic` compute something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def patched(owner: Any, name: str, replacement: Any) -> Iterator[Any]:
+    """`owner.name` is `replacement` meanwhile; yields what it was."""
+    original = getattr(owner, name)
+    setattr(owner, name, replacement)
+    try:
+        yield original
+    finally:
+        setattr(owner, name, original)
+
+
+@contextmanager
+def attention(implementation: str, function: Any) -> Iterator[Any]:
+    """transformers' attention `implementation` is `function` meanwhile; yields what it was."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    original = ALL_ATTENTION_FUNCTIONS[implementation]
+    ALL_ATTENTION_FUNCTIONS.register(implementation, function)
+    try:
+        yield original
+    finally:
+        ALL_ATTENTION_FUNCTIONS.register(implementation, original)

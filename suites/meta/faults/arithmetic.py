@@ -1,0 +1,143 @@
+"""The right thing runs and computes something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from suites.meta.faults import attention, patched
+
+SLOT = 70
+"""Cache position that is corrupted: a real token in every row."""
+
+
+@contextmanager
+def attention_scale() -> Iterator[None]:
+    """Scores are scaled by 1.005 too much."""
+
+    def scaled(module, query, key, value, mask, *, scaling, **rest):
+        return original(module, query, key, value, mask, scaling=scaling * 1.005, **rest)
+
+    with attention("sdpa", scaled) as original:
+        yield
+
+
+@contextmanager
+def zeroed_slot() -> Iterator[None]:
+    """After the prefill, one position of one layer's cache is zero."""
+    from transformers.cache_utils import DynamicLayer
+
+    layers = []
+
+    def update(layer, keys, values, *rest, **options):
+        result = original(layer, keys, values, *rest, **options)
+        if keys.shape[-2] > 1:
+            layers.append(layer)
+        elif len(layers) > 1 and layer is layers[-3]:
+            layer.keys[:, :, SLOT] = 0
+            layer.values[:, :, SLOT] = 0
+        return result
+
+    with patched(DynamicLayer, "update", update) as original:
+        yield
+
+
+@contextmanager
+def decode_mask_off_by_one() -> Iterator[None]:
+    """Decode steps do not see the newest position."""
+
+    def blind(module, query, key, value, mask, **rest):
+        if query.shape[-2] == 1:
+            key, value = key[:, :, :-1], value[:, :, :-1]
+            mask = None if mask is None else mask[..., :-1]
+        return original(module, query, key, value, mask, **rest)
+
+    with attention("sdpa", blind) as original:
+        yield
+
+
+@contextmanager
+def decode_rope_offset() -> Iterator[None]:
+    """Decode steps are rotated as if they stood one position later."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
+
+    def forward(module, x, position_ids):
+        return original(module, x, position_ids + (position_ids.shape[-1] == 1))
+
+    with patched(Qwen3RotaryEmbedding, "forward", forward) as original:
+        yield
+
+
+@contextmanager
+def norm_epsilon() -> Iterator[None]:
+    """Norms use an epsilon of 1e-5 instead of 1e-6."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    def init(module, size, eps=0.0):
+        del eps
+        original(module, size, eps=1e-5)
+
+    with patched(Qwen3RMSNorm, "__init__", init) as original:
+        yield
+
+
+@contextmanager
+def stale_static_write() -> Iterator[None]:
+    """One decode step of one layer does not reach the static cache."""
+    from transformers.cache_utils import StaticLayer
+
+    decodes = {}
+
+    def update(layer, keys, values, *rest, **options):
+        decodes[id(layer)] = decodes.get(id(layer), -1) + 1
+        if decodes[id(layer)] == 5 and list(decodes).index(id(layer)) == 1:
+            keys, values = torch.zeros_like(keys), torch.zeros_like(values)
+        return original(layer, keys, values, *rest, **options)
+
+    with patched(StaticLayer, "update", update) as original:
+        yield
+
+
+@contextmanager
+def swapped_rows() -> Iterator[None]:
+    """In decode, the first two rows of the batch receive each other's attention output."""
+
+    def swap(module, query, *rest, **options):
+        output, weights = original(module, query, *rest, **options)
+        if query.shape[-2] == 1 and len(output) > 1:
+            output = output[[1, 0, *range(2, len(output))]]
+        return output, weights
+
+    with attention("sdpa", swap) as original:
+        yield
+
+
+@contextmanager
+def noisy_eager() -> Iterator[None]:
+    """Eager attention adds noise of one part in a thousand, new at every call."""
+    from transformers.models.qwen3 import modeling_qwen3
+
+    def noisy(*arguments, **options):
+        output, weights = original(*arguments, **options)
+        return output * (1 + 1e-3 * torch.randn_like(output)), weights
+
+    with patched(modeling_qwen3, "eager_attention_forward", noisy) as original:
+        yield
+
+
+@contextmanager
+def wrong_eager() -> Iterator[None]:
+    """Eager attention never sees the newest position but one: repeatable, precise, and wrong."""
+    from transformers.models.qwen3 import modeling_qwen3
+
+    def blind(module, query, key, value, mask, **rest):
+        hidden = torch.zeros(query.shape[-2], key.shape[-2], dtype=query.dtype, device=query.device)
+        newest = torch.arange(query.shape[-2], device=query.device) + key.shape[-2] - query.shape[-2]
+        rows = (newest > 0).nonzero().flatten()
+        hidden[rows, newest[rows] - 1] = torch.finfo(query.dtype).min
+        return original(module, query, key, value, hidden if mask is None else mask + hidden, **rest)
+
+    with patched(modeling_qwen3, "eager_attention_forward", blind) as original:
+        yield

@@ -1,0 +1,78 @@
+"""Planted faults: the right thing runs, computes something slightly else, and is caught.
+
+`pytest suites/meta/test_faults.py` prints by what factor each fault exceeded the closest limit in each precision.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from fixtures.workloads import RECALL
+from harness.equivalence.rules import findings, trust_findings
+from harness.execution.runner import Runner
+from harness.judge import judge
+from harness.records import Dtype, Outcome, Property, worst
+
+LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+
+FAULTS = {
+    "attention_scale": "attention.sdpa",
+    "zeroed_slot": "attention.sdpa",
+    "decode_mask_off_by_one": "attention.sdpa",
+    "decode_rope_offset": "attention.sdpa",
+    "norm_epsilon": "attention.sdpa",
+    "stale_static_write": "caching.static",
+    "swapped_rows": "attention.sdpa",
+}
+
+
+@pytest.fixture(scope="module")
+def table(request):
+    """Collects (fault, dtype, factor), and prints them when the module is done."""
+    rows = defaultdict(dict)
+    yield rows
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        reporter.ensure_newline()
+        for fault, factors in rows.items():
+            reporter.write_line(f"{fault:24}" + "".join(f"  {dtype} ×{factor:<9.3g}" for dtype, factor in factors.items()))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_a_mismatch(runner, planned_case, table, fault):
+    """The candidate engages, and its error exceeds a limit; in float32 by a wide margin."""
+    case, optimization = planned_case(FAULTS[fault])
+    evidence = runner.evidence(case, optimization, fault=f"suites.meta.faults.arithmetic:{fault}", rungs=LADDER)
+    verdict = judge(case, Property.EQUIVALENCE, evidence)
+    for rung in evidence.rungs:
+        table[fault][rung.dtype] = worst([finding.excess for finding in findings(rung.comparison, evidence.tolerance)])
+    assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
+    assert verdict.outcome is Outcome.MISMATCH, verdict.message
+    assert "but should be at most" in verdict.message
+    assert table[fault][Dtype.FP32] > 3
+
+
+@pytest.mark.parametrize(("fault", "broken"), [("noisy_eager", "unrepeatable"), ("wrong_eager", "recall")])
+def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken):
+    """Nothing is compared with an eager that does not repeat itself, or that cannot recall."""
+    case, optimization = planned_case("attention.sdpa")
+    runner = Runner(RECALL, logs=tmp_path, reference_fault=f"suites.meta.faults.arithmetic:{fault}")
+    evidence = runner.evidence(case, optimization, rungs=LADDER)
+    runner.close()
+    for trust in evidence.trusts:
+        table[fault][trust.dtype] = worst([finding.excess for finding in trust_findings(trust)])
+    verdict = judge(case, Property.EQUIVALENCE, evidence)
+    assert verdict.outcome is Outcome.BASELINE_UNTRUSTED, verdict.message
+    assert any(finding.violated for trust in evidence.trusts for finding in trust_findings(trust) if broken in finding.key)
+
+
+def test_correct_paths_stay_within(runner, planned_case, table):
+    """The same ladder without a fault passes, float16 included."""
+    case, optimization = planned_case("attention.sdpa")
+    evidence = runner.evidence(case, optimization, rungs=LADDER)
+    for rung in evidence.rungs:
+        table["none"][rung.dtype] = worst([finding.excess for finding in findings(rung.comparison, evidence.tolerance)])
+    verdict = judge(case, Property.EQUIVALENCE, evidence)
+    assert verdict.outcome is Outcome.PASS, verdict.message
