@@ -61,9 +61,9 @@ def write_text(path: Path, text: str) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink()
             raise
     except OSError as error:
         raise HarnessError(
@@ -87,7 +87,10 @@ def _read(kind: Any, plain: Any, where: str) -> Any:
     if origin is typing.Union or origin is types.UnionType:
         return _read_union(typing.get_args(kind), plain, where)
     if origin is tuple:
-        return tuple(_read(typing.get_args(kind)[0], entry, f"{where}[{i}]") for i, entry in enumerate(_expect(plain, list, where)))
+        return tuple(
+            _read(typing.get_args(kind)[0], entry, f"{where}[{i}]")
+            for i, entry in enumerate(_expect(plain, list, where))
+        )
     if origin is not None and issubclass(origin, Mapping):
         entries = _expect(plain, dict, where).items()
         return {key: _read(typing.get_args(kind)[1], entry, f"{where}.{key}") for key, entry in entries}
@@ -123,7 +126,9 @@ def _read_record(kind: Any, plain: dict[str, Any], where: str) -> Any:
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     }
     if unknown := plain.keys() - hints.keys():
-        raise CorruptRecord(f"{where}: has unknown {', '.join(sorted(unknown))}, but {kind.__name__} knows {', '.join(hints)}")
+        raise CorruptRecord(
+            f"{where}: has unknown {', '.join(sorted(unknown))}, but {kind.__name__} knows {', '.join(hints)}"
+        )
     if missing := required - plain.keys():
         raise CorruptRecord(f"{where}: lacks {', '.join(sorted(missing))}, which {kind.__name__} needs")
     try:

@@ -7,6 +7,13 @@ from collections.abc import Mapping
 from harness.equivalence.rules import Finding, findings, trust_findings
 from harness.records import Case, Evidence, Failure, Outcome, Property, Rung, Verdict
 
+NEXT_STEP = {
+    Outcome.NOT_ENGAGED: "something else served the request: its evidence file lists every claim",
+    Outcome.BASELINE_UNTRUSTED: "repair eager first: nothing can be compared with it",
+    Outcome.MISMATCH: "its evidence file has the errors of every phase and row",
+}
+"""What a person does about an outcome."""
+
 
 def judge(case: Case, asked: Property, evidence: Evidence) -> Verdict:
     """The verdict on one property. Earlier properties are judged first, and fail it with their outcome."""
@@ -36,53 +43,50 @@ def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | No
         return None
     dtype, claim = broken[0]
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
-    message = (
-        f"{case.id}: {claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more} "
-        "(something else served the request: every claim is in the evidence file)"
-    )
+    told = f"{claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more}"
+    message = f"{case.id}: {told} ({NEXT_STEP[Outcome.NOT_ENGAGED]})"
     return _verdict(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
 
 
 def _equivalence(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
     trust = [finding for trust in evidence.trusts for finding in trust_findings(trust)]
-    if untrusted := _worst_violation(trust):
-        return _compared(case, asked, Outcome.BASELINE_UNTRUSTED, untrusted, trust, "repair eager first: nothing can be compared with it")
-    found = [finding for rung in _counted(case, evidence) for finding in findings(rung.comparison, evidence.tolerance)]
-    if mismatch := _worst_violation(found):
-        return _compared(case, asked, Outcome.MISMATCH, mismatch, found, f"run again: pytest -k '{case.id}'")
+    if any(finding.violated for finding in trust):
+        return _violation(case, asked, Outcome.BASELINE_UNTRUSTED, trust)
+    found = _findings(case, evidence)
+    if any(finding.violated for finding in found):
+        return _violation(case, asked, Outcome.MISMATCH, found)
     return None
 
 
-def _compared(
-    case: Case, asked: Property, outcome: Outcome, worst: Finding, found: list[Finding], next_step: str
-) -> Verdict:
+def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Finding]) -> Verdict:
+    most = max(found, key=lambda finding: finding.excess)
     more = sum(finding.violated for finding in found) - 1
     also = f", and {more} more" if more else ""
-    return _verdict(case, asked, outcome, f"{case.id}: {worst}{also} ({next_step})", _numbers(found))
+    return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({NEXT_STEP[outcome]})", _numbers(found))
 
 
 def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
-    claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
     if asked is Property.ENGAGEMENT:
-        kernels = evidence.rungs[-1].engagement.kernels
-        return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {', '.join(kernels) or 'no kernel seen'}", {"claims": claims})
-    counted = _counted(case, evidence)
-    found = [finding for rung in counted for finding in findings(rung.comparison, evidence.tolerance)]
-    tightest = max(found, key=lambda finding: finding.excess)
-    ladder = "" if len(counted) == len(evidence.rungs) else "native dtype only, fp32 ran another kernel; "
-    message = f"{ladder}closest to its limit: {tightest.what} is {tightest.got:.3g} of {tightest.limit:.3g}"
+        claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
+        kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
+        return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
+    found = _findings(case, evidence)
+    ladder = (
+        "" if len(_counted(case, evidence)) == len(evidence.rungs) else "native dtype only, fp32 ran another kernel; "
+    )
+    closest = max(found, key=lambda finding: finding.excess)
+    message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
     return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
+
+
+def _findings(case: Case, evidence: Evidence) -> list[Finding]:
+    return [finding for rung in _counted(case, evidence) for finding in findings(rung.comparison, evidence.tolerance)]
 
 
 def _counted(case: Case, evidence: Evidence) -> list[Rung]:
     """The rungs that prove something about the native run: those in which the same kernels ran."""
     native = next(rung for rung in evidence.rungs if rung.dtype is case.dtype)
     return [rung for rung in evidence.rungs if rung.engagement.kernels == native.engagement.kernels]
-
-
-def _worst_violation(found: list[Finding]) -> Finding | None:
-    violations = [finding for finding in found if finding.violated]
-    return max(violations, key=lambda finding: finding.excess) if violations else None
 
 
 def _numbers(found: list[Finding]) -> dict[str, float]:
@@ -97,7 +101,9 @@ def _look(failure: Failure) -> str:
     return f"read {failure.log}" if failure.log else "set it right and run again"
 
 
-def _verdict(case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None) -> Verdict:
+def _verdict(
+    case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
+) -> Verdict:
     return Verdict(
         case=case.id,
         property=asked,

@@ -29,7 +29,9 @@ class Catalogue:
         for what in (self.paths, self.models, self.workloads):
             names = [entry.name for entry in what]
             if doubled := {name for name in names if names.count(name) > 1}:
-                raise ValueError(f"{', '.join(sorted(doubled))} stands twice in the catalogue, but names should be unique")
+                raise ValueError(
+                    f"{', '.join(sorted(doubled))} stands twice in the catalogue, but names should be unique"
+                )
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,18 @@ class Planned:
 
 
 def plan(
-    catalogue: Catalogue, inventory: Inventory, *, models: tuple[ModelRecipe, ...], device: str, dtypes: tuple[Dtype, ...]
+    catalogue: Catalogue,
+    inventory: Inventory,
+    *,
+    models: tuple[ModelRecipe, ...],
+    device: str,
+    dtypes: tuple[Dtype, ...],
 ) -> list[Planned]:
     """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together."""
     return [
-        _planned(optimization, Case(optimization.name, optimization.technique, model, workload, device, dtype), inventory)
+        _planned(
+            optimization, Case(optimization.name, optimization.technique, model, workload, device, dtype), inventory
+        )
         for model in models
         for dtype in dtypes
         for optimization in catalogue.paths
@@ -84,7 +93,11 @@ def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
 def _planned(optimization: Optimization, case: Case, inventory: Inventory) -> Planned:
     wanted = needs(optimization, case)
     unmet = [reason for need in wanted if (reason := need.unmet(inventory, device=case.device))]
-    marks = [case.technique, *(["cuda"] if case.device == "cuda" else []), *(need.marker for need in wanted if need.marker)]
+    marks = [
+        case.technique,
+        *(["cuda"] if case.device == "cuda" else []),
+        *(need.marker for need in wanted if need.marker),
+    ]
     return Planned(case, optimization, tuple(dict.fromkeys(str(mark) for mark in marks)), unmet[0] if unmet else None)
 
 

@@ -10,17 +10,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.errors import HarnessError
-from harness.execution.runner import Runner
 from harness.judge import judge, unsupported
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.plan import AUTO_DTYPE, Catalogue, Planned, find_model, plan
 from harness.records import Dtype, Evidence, Property, Technique, Verdict
 from harness.report.folder import RunFolder
 from harness.report.tables import aligned, case_table, tally_outcomes
+
+if TYPE_CHECKING:
+    from harness.execution.runner import Runner
 
 MARKERS = {
     "cuda": "runs on a CUDA device",
@@ -86,6 +89,8 @@ class Session:
 
     def _open(self) -> tuple[RunFolder, Runner]:
         if self.folder is None or self.runner is None:
+            from harness.execution.runner import Runner  # imports torch, which listing cases does not need
+
             self.folder = RunFolder(self.parent, environment=describe(self.inventory))
             self.runner = Runner(self.catalogue.recall, logs=self.folder.logs, seconds=self.seconds)
         return self.folder, self.runner
@@ -100,18 +105,24 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("harness", "conformance of inference optimizations")
-    group.addoption("--device", metavar="TYPE", help="torch device type to run on (default: cuda if there is one, else cpu)")
+    group.addoption(
+        "--device", metavar="TYPE", help="torch device type to run on (default: cuda if there is one, else cpu)"
+    )
     group.addoption(
         "--dtype", action="append", choices=["fp32", "fp16", "bf16"], default=[],
         help="native dtype, may be repeated (default: bf16); float32 is always run beside a half precision",
     )  # fmt: skip
     group.addoption(
         "--model", action="append", metavar="NAME|HUB_ID|FOLDER", default=[],
-        help="model to run, may be repeated: a recipe's name, a hub id owner/name[@revision], or a folder (default: all recipes)",
+        help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: all)",
     )  # fmt: skip
     group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
     group.addoption(
-        "--case-timeout", metavar="SECONDS", type=float, default=300.0, help="deadline of one run of a case (default: 300)"
+        "--case-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=300.0,
+        help="deadline of one run of a case (default: 300)",
     )
 
 
@@ -203,7 +214,7 @@ def _summary(known: Session, markers: str) -> Iterator[str]:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.planned and not known.selected:
         why = f"; there is no CUDA here: {known.inventory.why_no_cuda}" if known.inventory.why_no_cuda else ""
-        yield f"nothing was judged: -m {markers} selects none of the {len(known.planned)} cases planned on this machine{why}"
+        yield f"nothing was judged: -m {markers} selects none of the {len(known.planned)} cases planned here{why}"
     if known.problem:
         yield known.problem
 

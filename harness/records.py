@@ -137,7 +137,9 @@ class Prompt:
         if bool(self.text) == bool(self.tokens):
             raise ValueError("a prompt is either a text or token ids, and not both")
         if self.length < 2 or (self.tokens and len(self.tokens) != self.length):
-            raise ValueError(f"prompt length is {self.length} with {len(self.tokens)} token ids, but should agree and be at least 2")
+            raise ValueError(
+                f"prompt length is {self.length} with {len(self.tokens)} token ids, but should agree and be at least 2"
+            )
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,8 @@ class Workload:
             raise ValueError(f"workload {self.name} has no prompts, but should have at least one")
         if self.new_tokens < 3:
             raise ValueError(
-                f"workload {self.name}: new_tokens is {self.new_tokens}, but should be at least 3: prefill, first and later decode steps are judged apart"
+                f"workload {self.name}: new_tokens is {self.new_tokens}, but should be at least 3: "
+                "prefill, first and later decode steps are judged apart"
             )
 
     @property
@@ -396,4 +399,6 @@ def worst(values: list[float]) -> float:
 
 def _need_plain_name(what: str, name: str) -> None:
     if not name or any(char in name for char in "-[]/ \t\n"):
-        raise ValueError(f"{what} is named {name!r}, but a name should have no '-', '/', brackets or spaces: ids are joined by '-'")
+        raise ValueError(
+            f"{what} is named {name!r}, but a name should have no '-', '/', brackets or spaces: ids are joined by '-'"
+        )

@@ -40,7 +40,9 @@ class Generation:
                 f"valid {tuple(self.valid.shape)} should agree in rows, prompt positions and vocabulary"
             )
         if self.tokens.shape != self.step_logits.shape[:2]:
-            raise ValueError(f"tokens {tuple(self.tokens.shape)} should be rows by steps of {tuple(self.step_logits.shape)}")
+            raise ValueError(
+                f"tokens {tuple(self.tokens.shape)} should be rows by steps of {tuple(self.step_logits.shape)}"
+            )
 
 
 def compare(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:
@@ -50,8 +52,8 @@ def compare(candidate: Generation, *, eager: Generation, reference: Generation, 
     """
     if not candidate.step_logits.shape == eager.step_logits.shape == reference.step_logits.shape:
         raise ReferenceInvalid(
-            f"logits are {tuple(candidate.step_logits.shape)}, but should be {tuple(eager.step_logits.shape)} as eager's "
-            f"and {tuple(reference.step_logits.shape)} as the reference's"
+            f"logits are {tuple(candidate.step_logits.shape)}, but should be {tuple(eager.step_logits.shape)} as "
+            f"eager's and {tuple(reference.step_logits.shape)} as the reference's"
         )
     strata = tuple(
         _errors(name, candidate=select(candidate), eager=select(eager), reference=select(reference), dtype=dtype)
@@ -70,7 +72,9 @@ def compare(candidate: Generation, *, eager: Generation, reference: Generation, 
 
 def relative_error(run: Generation, reference: Generation) -> float:
     """RMS(run - reference) / RMS(reference) over all valid positions of both phases."""
-    both = [torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)]
+    both = [
+        torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)
+    ]
     ours, exact = (_centered(part) for part in both)
     return _rms(ours - exact) / _rms(exact)
 
@@ -84,7 +88,8 @@ class _Stratum:
     def __call__(self, generation: Generation) -> Tensor:
         rows = slice(None) if self.row is None else slice(self.row, self.row + 1)
         steps = generation.step_logits[rows]
-        prompt = generation.prompt_logits[rows][generation.valid[rows]]
+        # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
+        prompt = torch.cat([generation.prompt_logits[rows][generation.valid[rows]].to(steps.dtype), steps[:, 0]])
         parts = {"prefill": prompt, "first decode": steps[:, 1], "later decode": steps[:, 2:].flatten(0, 1)}
         return torch.cat(list(parts.values())) if self.phase is None else parts[self.phase]
 
@@ -124,7 +129,9 @@ def _greedy(
     """
     ours, theirs = candidate.step_logits.double(), eager.step_logits.double()
     chosen, preferred = theirs.argmax(-1, keepdim=True), ours.argmax(-1, keepdim=True)
-    slack = (ours.gather(-1, preferred) - ours.gather(-1, chosen)) - (theirs.gather(-1, preferred) - theirs.gather(-1, chosen))
+    slack = (ours.gather(-1, preferred) - ours.gather(-1, chosen)) - (
+        theirs.gather(-1, preferred) - theirs.gather(-1, chosen)
+    )
     eps = {s.stratum: max(s.eager_rms, dtype.unit_roundoff * s.reference_rms) for s in strata}
     per_step = torch.tensor([eps["prefill"], eps["first decode"], *[eps["later decode"]] * (ours.shape[1] - 2)])
     ulp = 2.0 ** (theirs.gather(-1, chosen).abs().log2().floor() - dtype.mantissa_bits)

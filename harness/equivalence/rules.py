@@ -15,7 +15,8 @@ from harness.records import Comparison, Dtype, StratumError, Tolerance, Trust, w
 R0_RHO, R0_RHO_MAX = 3.0, 5.0
 """In float32. Correct paths reached 1.24 and 1.2, the weakest planted error (attention scale off by 0.01 %) 34."""
 R1_RHO, R1_RHO_MAX = 1.5, 2.0
-"""In half precision, whose own error hides more: correct paths reached 1.02 and 1.2. The 2 is flash-attention's rule."""
+"""In half precision, whose own error hides more: correct paths reached 1.02 and 1.2.
+The 2 is flash-attention's rule."""
 R4_SLACK = 1.0
 """Share of the rounding allowance that a flipped choice may use; the allowance itself is in `numbers._greedy`."""
 R4_FLIP_SIGMAS = 3.0
@@ -55,7 +56,8 @@ class Finding:
         return self.excess > 1.0
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.got:.4g}, but should be at {'most' if self.at_most else 'least'} {self.limit:.4g} [{self.rule}]"
+        bound = "at most" if self.at_most else "at least"
+        return f"{self.what} is {self.got:.4g}, but should be {bound} {self.limit:.4g} [{self.rule}]"
 
 
 def rho(error: StratumError, dtype: Dtype) -> float:
@@ -71,9 +73,18 @@ def rho_max(error: StratumError) -> float:
 def findings(comparison: Comparison, tolerance: Tolerance) -> list[Finding]:
     """Every rule that applies to this comparison, violated or not."""
     dtype = comparison.dtype
-    found = [Finding("finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0)]
+    found = [
+        Finding(
+            "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
+        )
+    ]
     if tolerance is Tolerance.EXACT:
-        return [*found, Finding("E", f"{dtype}.differs", f"{dtype} bits that differ from eager's", float(not comparison.identical), 0.0)]
+        return [
+            *found,
+            Finding(
+                "E", f"{dtype}.differs", f"{dtype} bits that differ from eager's", float(not comparison.identical), 0.0
+            ),
+        ]
     return [*found, *_same_precision(comparison), *_greedy(comparison)]
 
 
@@ -82,9 +93,15 @@ def _same_precision(comparison: Comparison) -> Iterator[Finding]:
     name, rms_limit, max_limit = ("R0", R0_RHO, R0_RHO_MAX) if dtype is Dtype.FP32 else ("R1", R1_RHO, R1_RHO_MAX)
     ratios = {error.stratum: rho(error, dtype) for error in comparison.strata}
     peaks = {error.stratum: rho_max(error) for error in comparison.strata}
-    yield Finding(name, f"{dtype}.rho", f"{dtype} error over eager's ({_where(ratios)})", worst(list(ratios.values())), rms_limit)
     yield Finding(
-        name, f"{dtype}.rho_max", f"{dtype} largest error over eager's ({_where(peaks)})", worst(list(peaks.values())), max_limit
+        name, f"{dtype}.rho", f"{dtype} error over eager's ({_where(ratios)})", worst(list(ratios.values())), rms_limit
+    )
+    yield Finding(
+        name,
+        f"{dtype}.rho_max",
+        f"{dtype} largest error over eager's ({_where(peaks)})",
+        worst(list(peaks.values())),
+        max_limit,
     )
 
 
@@ -92,19 +109,37 @@ def _greedy(comparison: Comparison) -> Iterator[Finding]:
     dtype, greedy = comparison.dtype, comparison.greedy
     used = greedy.worst_slack / greedy.worst_slack_limit
     place = f"token {greedy.worst_position}" if greedy.worst_position >= 0 else "none flipped"
-    yield Finding("R4", f"{dtype}.slack", f"{dtype} margin of a flipped choice over its rounding allowance ({place})", used, R4_SLACK)
+    yield Finding(
+        "R4",
+        f"{dtype}.slack",
+        f"{dtype} margin of a flipped choice over its rounding allowance ({place})",
+        used,
+        R4_SLACK,
+    )
     eager_rate = greedy.eager_flips / greedy.positions
     spread = math.sqrt(max(eager_rate, 1 / greedy.positions) / greedy.positions)
     allowed = eager_rate + R4_FLIP_SIGMAS * spread
     flips = greedy.candidate_flips / greedy.positions
     yield Finding("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
-    yield Finding("R5", f"{dtype}.diverged", f"{dtype} rows whose free run diverges by more than a tie", float(comparison.free.diverged), 0.0)
+    yield Finding(
+        "R5",
+        f"{dtype}.diverged",
+        f"{dtype} rows whose free run diverges by more than a tie",
+        float(comparison.free.diverged),
+        0.0,
+    )
 
 
 def trust_findings(trust: Trust) -> list[Finding]:
     """What eager must satisfy in one dtype before anything is compared with it."""
     found = [
-        Finding("repeat", f"{trust.dtype}.unrepeatable", f"{trust.dtype} eager runs that differ from their repetition", float(not trust.repeats), 0.0),
+        Finding(
+            "repeat",
+            f"{trust.dtype}.unrepeatable",
+            f"{trust.dtype} eager runs that differ from their repetition",
+            float(not trust.repeats),
+            0.0,
+        ),
         Finding(
             "error",
             f"{trust.dtype}.eager_ulps",
@@ -114,7 +149,11 @@ def trust_findings(trust: Trust) -> list[Finding]:
         ),
     ]
     if trust.asked:
-        found.append(Finding("recall", f"{trust.dtype}.recall", f"{trust.dtype} eager's recall", trust.recall, RECALL, at_most=False))
+        found.append(
+            Finding(
+                "recall", f"{trust.dtype}.recall", f"{trust.dtype} eager's recall", trust.recall, RECALL, at_most=False
+            )
+        )
     return found
 
 

@@ -23,7 +23,7 @@ class ForcedTokens(LogitsProcessor):
         """(rows, steps) int64."""
         self.prompt_length = prompt_length
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]  # its own hints are FloatTensor
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.prompt_length
         return torch.full_like(scores, -torch.inf).scatter_(1, self.tokens[:, step : step + 1], 0.0)
 
@@ -66,7 +66,9 @@ def generate_forced(
 @torch.no_grad()
 def generate_free(model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, options: Mapping[str, Any]) -> Tensor:
     """(B, new_tokens) int64: greedy tokens."""
-    output = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, return_dict_in_generate=True, **options)
+    output = model.generate(
+        ids, attention_mask=mask, max_new_tokens=new_tokens, return_dict_in_generate=True, **options
+    )
     tokens: Tensor = output.sequences[:, ids.shape[1] :]
     return tokens
 

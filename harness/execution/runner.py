@@ -28,10 +28,14 @@ class Runner:
     """Deadline of one request."""
     reference_fault: str = ""
     """A fault to plant into all eager runs, the reference included, as `tasks.Setup.fault`."""
-    _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=lambda: tempfile.TemporaryDirectory(prefix="harness-"))
+    _scratch: tempfile.TemporaryDirectory[str] = field(
+        default_factory=lambda: tempfile.TemporaryDirectory(prefix="harness-")
+    )
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
-    def evidence(self, case: Case, optimization: Optimization, *, fault: str = "", rungs: tuple[Dtype, ...] = ()) -> Evidence:
+    def evidence(
+        self, case: Case, optimization: Optimization, *, fault: str = "", rungs: tuple[Dtype, ...] = ()
+    ) -> Evidence:
         """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`."""
         setup = tasks.Setup(case.recipe, case.workload, case.device, Path(self._scratch.name))
         evidence = Evidence(case.id, optimization.tolerance, failure=_NOTHING_YET)
@@ -57,7 +61,9 @@ class Runner:
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup)
-        trust: Trust = self._once((about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, setup, dtype, self.recall)
+        trust: Trust = self._once(
+            (about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, setup, dtype, self.recall
+        )
         return floor, trust
 
     def _once(self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any) -> Any:

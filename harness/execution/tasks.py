@@ -53,7 +53,8 @@ def make_reference(setup: Setup) -> float:
             uncached = _uncached_steps(model, ids, mask, tokens)
     if step_logits.dtype is not torch.float64 or not mode.rewrites:
         raise ReferenceInvalid(
-            f"{setup.recipe.name}: reference logits are {step_logits.dtype} after {mode.rewrites} promotions, but should be torch.float64"
+            f"{setup.recipe.name}: reference logits are {step_logits.dtype} after {mode.rewrites} promotions, "
+            "but should be torch.float64"
         )
     reference = generation(prompt_logits, step_logits, tokens, mask)
     _save(reference, setup.file(Dtype.FP64))

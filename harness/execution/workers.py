@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from harness.errors import HarnessError, WorkerDied, WorkerRaised, WorkerTimedOut
 
@@ -108,10 +108,12 @@ class Worker:
         self._process.kill()
         self._process.join(GRACE_SECONDS)
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pipe.close()
         self.kill()
 
@@ -150,7 +152,7 @@ def _serve(pipe: Connection, log: str, path: list[str]) -> None:
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
-    except Exception as error:  # whatever it is, the parent learns of it and turns it into a verdict
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent learns of it and makes it a verdict
         traceback.print_exc()
         first_line = (str(error).strip() or "no message").splitlines()[0]
         expected = isinstance(error, HarnessError)
@@ -182,7 +184,9 @@ def _refuse_initialized_device() -> None:
     import torch
 
     if torch.cuda.is_initialized():
-        raise RuntimeError("CUDA was initialised before the fork, so no worker can use it: a preloaded module touched the device")
+        raise RuntimeError(
+            "CUDA was initialised before the fork, so no worker can use it: a preloaded module touched the device"
+        )
 
 
 def _ending(code: int | None) -> str:

@@ -15,6 +15,9 @@ from packaging.requirements import Requirement
 
 from harness.errors import HarnessError
 
+PROJECT = "transformers-conformance"
+"""This project's distribution, whose metadata says which versions are too old."""
+
 PACKAGES = (
     "torch", "transformers", "accelerate", "tokenizers", "kernels", "bitsandbytes", "flash-attn", "triton",
     "numpy", "pytest", "pytest-benchmark", "hypothesis",
@@ -42,10 +45,10 @@ class Inventory:
 
 @cache
 def take_inventory() -> Inventory:
-    """Read this machine. Imports torch; raises HarnessError if torch or transformers cannot be imported or are too old."""
+    """Read this machine. Imports torch. Raises HarnessError if torch or transformers is missing or too old."""
     packages = {name: version for name in PACKAGES if (version := installed(name))}
     _refuse_unsupported(packages)
-    # Without it, asking whether there is a GPU initialises CUDA, and a process that did cannot fork workers that use it.
+    # Without it, asking for a GPU initialises CUDA, and a process that did so cannot fork workers that use it.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     try:
         import torch
@@ -94,7 +97,7 @@ def describe(inventory: Inventory) -> dict[str, str]:
 
 
 def _refuse_unsupported(packages: Mapping[str, str]) -> None:
-    for line in metadata.requires("transformers-conformance") if installed("transformers-conformance") else []:
+    for line in (metadata.requires(PROJECT) or []) if installed(PROJECT) else []:
         requirement = Requirement(line)
         version = packages.get(requirement.name)
         if requirement.marker is None and version and not requirement.specifier.contains(version, prereleases=True):

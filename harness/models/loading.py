@@ -50,7 +50,8 @@ def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
     if prompt.tokens:
         if max(prompt.tokens) >= len(tokenizer):
             raise ModelUnavailable(
-                f"a prompt holds token id {max(prompt.tokens)}, but the tokenizer knows only {len(tokenizer)} (choose another workload)"
+                f"a prompt holds token id {max(prompt.tokens)}, but the tokenizer knows only {len(tokenizer)} "
+                "(choose another workload)"
             )
         return list(prompt.tokens)
     once = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
@@ -60,7 +61,9 @@ def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
 def _place(recipe: ModelRecipe) -> tuple[str]:
     source = recipe.source
     if isinstance(source, Folder) and not (Path(source.path) / "config.json").is_file():
-        raise ModelUnavailable(f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)")
+        raise ModelUnavailable(
+            f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)"
+        )
     return (source.path if isinstance(source, Folder) else source.repository,)
 
 

@@ -16,7 +16,9 @@ def static_cache(seen: Observation) -> list[Claim]:
     fixed = [name for name in seen.cache_layers if name in ("StaticLayer", "StaticSlidingWindowLayer")]
     return [
         equal("cache", "StaticCache", seen.cache),
-        Claim("cache layers", "only static layers", tally(layers), bool(layers) and len(fixed) == len(seen.cache_layers)),
+        Claim(
+            "cache layers", "only static layers", tally(layers), bool(layers) and len(fixed) == len(seen.cache_layers)
+        ),
     ]
 
 

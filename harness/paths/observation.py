@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch._dynamo
@@ -29,7 +29,7 @@ class Watch:
     def __init__(self) -> None:
         self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         torch._dynamo.reset()
         dynamo.counters.clear()
         dynamo.clear_compilation_metrics()
@@ -68,7 +68,9 @@ def _events(profiler: profile) -> list[Any]:
     to build where this takes none."""
     results = profiler.profiler.kineto_results if profiler.profiler else None
     if results is None:
-        raise HarnessError("torch's profiler kept no record, so nothing can be said to have run (is it built with Kineto?)")
+        raise HarnessError(
+            "torch's profiler kept no record, so nothing can be said to have run (is it built with Kineto?)"
+        )
     return sorted(results.events(), key=lambda event: event.start_ns())
 
 
@@ -81,7 +83,9 @@ def _attention_calls(events: list[Any]) -> Iterator[AttentionCall]:
         if name == SDPA_ENTRY:
             inside_sdpa_until = event.start_ns() + event.duration_ns()
         elif name.startswith(SDPA) and len(event.shapes()[0]) == 4:
-            yield AttentionCall(_phase(event.shapes()[0]), name, masked=any(len(shape) == 4 for shape in event.shapes()[3:]))
+            yield AttentionCall(
+                _phase(event.shapes()[0]), name, masked=any(len(shape) == 4 for shape in event.shapes()[3:])
+            )
         elif name == EAGER_ATTENTION and len(event.shapes()[0]) == 4 and event.start_ns() > inside_sdpa_until:
             yield AttentionCall(_phase(event.shapes()[0]), name)
 

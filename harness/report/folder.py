@@ -1,8 +1,9 @@
-"""The folder of a run: `run.json`, `report.md`, `junit.xml`, `evidence/` and `logs/`, and the link `latest` beside it."""
+"""The folder of a run: `run.json`, `report.md`, `junit.xml`, `evidence/` and `logs/`, and `latest` beside it."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,14 +58,14 @@ def _fresh_folder(parent: Path, name: str) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):  # two sessions may start in the same second
             folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
-            try:
+            with suppress(FileExistsError):
                 (folder / "logs").mkdir(parents=True)
                 return folder
-            except FileExistsError:
-                continue
         raise HarnessError(f"{parent / name}: stands there 999 times already (remove old runs)")
     except OSError as error:
-        raise HarnessError(f"{parent}: cannot hold a run: {error.strerror} (choose another folder with --run-dir)") from error
+        raise HarnessError(
+            f"{parent}: cannot hold a run: {error.strerror} (choose another folder with --run-dir)"
+        ) from error
 
 
 def _link(link: Path, target: str) -> None:
@@ -72,6 +73,6 @@ def _link(link: Path, target: str) -> None:
     temporary = link.with_name(f".{link.name}.{os.getpid()}")
     try:
         temporary.symlink_to(target)
-        os.replace(temporary, link)
+        temporary.replace(link)
     except OSError:
         temporary.unlink(missing_ok=True)

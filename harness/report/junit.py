@@ -3,7 +3,7 @@ so that a run judged again can be rendered again."""
 
 from __future__ import annotations
 
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from harness.records import Run
 
@@ -12,21 +12,21 @@ def junit(run: Run) -> str:
     """The run in the JUnit format that CI servers read."""
     failed = sum(verdict.outcome.fails for verdict in run.verdicts)
     skipped = sum(verdict.outcome.skips for verdict in run.verdicts)
-    suite = ElementTree.Element(
+    suite = ET.Element(
         "testsuite", name="harness", timestamp=run.started, tests=str(len(run.verdicts)), failures=str(failed),
         skipped=str(skipped), errors="0",
     )  # fmt: skip
     for verdict in run.verdicts:
-        case = ElementTree.SubElement(suite, "testcase", classname=str(verdict.property), name=verdict.case)
-        properties = ElementTree.SubElement(case, "properties")
-        ElementTree.SubElement(properties, "property", name="outcome", value=str(verdict.outcome))
+        case = ET.SubElement(suite, "testcase", classname=str(verdict.property), name=verdict.case)
+        properties = ET.SubElement(case, "properties")
+        ET.SubElement(properties, "property", name="outcome", value=str(verdict.outcome))
         for name, value in verdict.numbers.items():
-            ElementTree.SubElement(properties, "property", name=name, value=repr(value))
+            ET.SubElement(properties, "property", name=name, value=repr(value))
         if verdict.outcome.fails:
-            ElementTree.SubElement(case, "failure", type=str(verdict.outcome), message=verdict.message)
+            ET.SubElement(case, "failure", type=str(verdict.outcome), message=verdict.message)
         elif verdict.outcome.skips:
-            ElementTree.SubElement(case, "skipped", type=str(verdict.outcome), message=verdict.message)
-    suites = ElementTree.Element("testsuites")
+            ET.SubElement(case, "skipped", type=str(verdict.outcome), message=verdict.message)
+    suites = ET.Element("testsuites")
     suites.append(suite)
-    ElementTree.indent(suites)
-    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    ET.indent(suites)
+    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"

@@ -5,6 +5,11 @@ from __future__ import annotations
 from harness.records import Run
 from harness.report.tables import case_table, markdown_table, tally_outcomes
 
+ERROR_RATIO = (
+    "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
+    "the worst of all phases and rows."
+)
+
 
 def markdown(run: Run) -> str:
     """The report of a run."""
@@ -16,11 +21,10 @@ def markdown(run: Run) -> str:
             lines += [f"## {title}", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in verdicts), ""]
     if run.verdicts:
         lines += ["## Cases", "", *markdown_table(case_table(run.verdicts)), ""]
-        lines += [
-            "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
-            "the worst of all phases and rows.",
-            "",
-        ]
+        lines += [ERROR_RATIO, ""]
     lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
-    lines += ["", f"Started {run.started}, finished {run.finished or 'never'}, exit {'none' if run.exit is None else run.exit}."]
+    lines += [
+        "",
+        f"Started {run.started}, finished {run.finished or 'never'}, exit {'none' if run.exit is None else run.exit}.",
+    ]
     return "\n".join(lines) + "\n"

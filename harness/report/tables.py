@@ -17,7 +17,10 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     for verdict in verdicts:
         cases.setdefault(verdict.case, {})[verdict.property] = verdict
     asked = [p for p in Property if any(p in judged for judged in cases.values())]
-    ratios = sorted({key for judged in cases.values() for v in judged.values() for key in v.numbers if key.endswith(RATIO)}, reverse=True)
+    ratios = sorted(
+        {key for judged in cases.values() for v in judged.values() for key in v.numbers if key.endswith(RATIO)},
+        reverse=True,
+    )
     rows = [["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios)]]
     for case, judged in cases.items():
         numbers = {key: value for verdict in judged.values() for key, value in verdict.numbers.items()}

@@ -12,7 +12,10 @@ LIES = {
     "pin_is_ignored": ("attention.sdpa_math", "_scaled_dot_product_flash_attention_for_cpu"),
     "static_cache_is_dynamic": ("caching.static", "cache in fp32 is DynamicCache, but should be StaticCache"),
     "static_cache_does_not_compile": ("compilation.static_cache", "compiled calls in fp32 is 0, but should be 23"),
-    "kernel_is_never_called": ("kernels.flash_attn2_local", "attention in prefill in fp32 is none, but should be 4 × flash"),
+    "kernel_is_never_called": (
+        "kernels.flash_attn2_local",
+        "attention in prefill in fp32 is none, but should be 4 × flash",
+    ),
 }
 
 

@@ -1,0 +1,145 @@
+"""Numbers from tensors: each figure moves when, and only when, what it measures moves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from harness.equivalence.numbers import Generation, compare, relative_error
+from harness.equivalence.rules import findings
+from harness.errors import ReferenceInvalid
+from harness.records import Dtype, Tolerance
+
+ROWS, PROMPT, STEPS, VOCABULARY = 2, 6, 5, 32
+
+
+@pytest.fixture
+def reference():
+    torch.manual_seed(0)
+    logits = torch.randn(ROWS, PROMPT + STEPS, VOCABULARY, dtype=torch.float64)
+    logits[..., 3] += 8  # one clear choice everywhere
+    valid = torch.ones(ROWS, PROMPT, dtype=torch.bool)
+    valid[0, :2] = False
+    steps = logits[:, PROMPT:]
+    return Generation(logits[:, :PROMPT], steps, steps.argmax(-1), valid)
+
+
+def noisy(run, *, scale, seed):
+    """The run with independent errors of the given size."""
+    generator = torch.Generator().manual_seed(seed)
+    prompt, steps = (
+        logits + scale * torch.randn(logits.shape, generator=generator, dtype=logits.dtype)
+        for logits in (run.prompt_logits, run.step_logits)
+    )
+    return dataclasses.replace(run, prompt_logits=prompt, step_logits=steps, tokens=steps.argmax(-1))
+
+
+def violated(candidate, eager, reference, tolerance=Tolerance.REORDERED):
+    comparison = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32)
+    return {finding.key for finding in findings(comparison, tolerance) if finding.violated}
+
+
+@pytest.fixture
+def eager(reference):
+    return noisy(reference, scale=1e-6, seed=1)
+
+
+def test_independent_error_of_eagers_size_is_within(reference, eager):
+    assert violated(noisy(reference, scale=1e-6, seed=2), eager, reference) == set()
+
+
+def test_fourfold_error_is_out(reference, eager):
+    assert "fp32.rho" in violated(noisy(reference, scale=4e-6, seed=2), eager, reference)
+
+
+@pytest.mark.parametrize(
+    ("where", "stratum"),
+    [
+        ((1, 4), "row 1"),
+        ((slice(None), 0), "prefill"),
+        ((slice(None), 1), "first decode"),
+        ((slice(None), 3), "later decode"),
+    ],
+)
+def test_error_in_one_phase_or_row_is_not_diluted(reference, eager, where, stratum):
+    """The stratum that holds the error names it."""
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.step_logits[where] += 2e-5 * torch.randn(VOCABULARY, dtype=torch.float64)
+    comparison = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32)
+    ratio = {error.stratum: error.candidate_rms / error.eager_rms for error in comparison.strata}
+    assert ratio[stratum] > 3
+    assert "fp32.rho" in violated(candidate, eager, reference)
+
+
+def test_one_wild_logit_breaks_the_largest_error_only(reference, eager):
+    """A single outlier moves the maximum, not the mean."""
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.prompt_logits[1, 2, 7] += 2.5e-5
+    assert violated(candidate, eager, reference) == {"fp32.rho_max"}
+
+
+def test_padding_and_common_shift_do_not_count(reference, eager):
+    """Logits of padded positions, and a shift of all logits of a position, are invisible to softmax."""
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.prompt_logits[0, :2] += 5
+    candidate.step_logits[:, 1] += 0.25
+    assert violated(candidate, eager, reference) == set()
+
+
+def test_not_a_number_breaks_every_ratio(reference, eager):
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.step_logits[0, 2, 5] = torch.nan
+    assert {"fp32.not_finite", "fp32.rho", "fp32.rho_max", "fp32.slack"} <= violated(candidate, eager, reference)
+
+
+def test_flipped_choice_beyond_rounding_breaks_the_slack(reference, eager):
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.step_logits[1, 4, 9] = candidate.step_logits[1, 4, 3] + 1e-3
+    comparison = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32)
+    assert comparison.greedy.worst_position == 4
+    assert comparison.greedy.candidate_flips == 1
+    assert "fp32.slack" in violated(candidate, eager, reference)
+
+
+def test_free_run_in_a_near_tie_is_a_tie(reference, eager):
+    """Two logits closer than rounding: either choice is right, and only the count of ties tells."""
+    reference.step_logits[0, 2, 9] = reference.step_logits[0, 2, 3] - 1e-8
+    eager.step_logits[0, 2, 9] = eager.step_logits[0, 2, 3] - 1e-8
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.step_logits[0, 2, 9] = candidate.step_logits[0, 2, 3] + 1e-8
+    candidate = dataclasses.replace(candidate, tokens=candidate.step_logits.argmax(-1))
+    free = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32).free
+    assert (free.tied, free.diverged, free.first_divergence) == (1, 0, 2)
+    assert violated(candidate, eager, reference) == set()
+
+
+def test_free_run_that_leaves_its_own_logits_diverges(reference, eager):
+    """The forced logits are right, but the free run chose something else: state leaks between runs."""
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.tokens[1, 3] = 11
+    assert violated(candidate, eager, reference) == {"fp32.diverged"}
+
+
+def test_exact_means_every_bit(reference, eager):
+    copy = dataclasses.replace(eager, step_logits=eager.step_logits.clone())
+    assert violated(copy, eager, reference, Tolerance.EXACT) == set()
+    copy.step_logits[0, 0, 0] = torch.nextafter(copy.step_logits[0, 0, 0], torch.tensor(9.0, dtype=torch.float64))
+    assert violated(copy, eager, reference, Tolerance.EXACT) == {"fp32.differs"}
+
+
+def test_relative_error_is_of_both_phases(reference):
+    wrong = dataclasses.replace(reference, prompt_logits=reference.prompt_logits * 1.01)
+    assert 0.005 < relative_error(wrong, reference) < 0.01
+
+
+def test_other_shape_is_refused(reference, eager):
+    short = Generation(reference.prompt_logits, reference.step_logits[:, :4], reference.tokens[:, :4], reference.valid)
+    with pytest.raises(ReferenceInvalid, match=r"logits are \(2, 4, 32\), but should be \(2, 5, 32\)"):
+        compare(short, eager=eager, reference=reference, dtype=Dtype.FP32)
+
+
+def test_inconsistent_generation_is_refused(reference):
+    with pytest.raises(ValueError, match="should be rows by steps"):
+        dataclasses.replace(reference, tokens=reference.tokens[:, :2])

@@ -1,0 +1,171 @@
+"""Judging: the order of outcomes, and what each message says. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from harness.equivalence.rules import Finding, trust_findings
+from harness.judge import judge, unsupported
+from harness.records import (
+    Case,
+    Claim,
+    Comparison,
+    Dtype,
+    Engagement,
+    Evidence,
+    Failure,
+    Folder,
+    FreeRun,
+    GreedyAgreement,
+    ModelRecipe,
+    Outcome,
+    Prompt,
+    Property,
+    Rung,
+    StratumError,
+    Technique,
+    Tolerance,
+    Trust,
+    Workload,
+)
+
+CASE = Case(
+    path="attention.some",
+    technique=Technique.ATTENTION,
+    recipe=ModelRecipe("model", Folder("/model")),
+    workload=Workload("work", (Prompt(4, text="text"),), 3),
+    device="cpu",
+    dtype=Dtype.BF16,
+)
+TRUST = Trust(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked=100)
+LIE = Claim("attention", "4 × fast", "4 × slow", holds=False)
+
+
+def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(Claim("a", "1", "1", holds=True),), kernels=("k",), **changes):
+    errors = StratumError("prefill", ratio, ratio, 1.0, 1.0, 1.0, 0.0)
+    greedy = GreedyAgreement(100, 0, 0, 0.0, 1.0)
+    comparison = Comparison(
+        dtype, finite=True, identical=False, strata=(errors,), greedy=greedy, free=FreeRun(0, 0, -1)
+    )
+    return Rung(dtype, Engagement(claims, kernels), replace(comparison, **changes), 1.0)
+
+
+def evidence(*rungs, trusts=(TRUST,), **options):
+    return Evidence(CASE.id, Tolerance.REORDERED, rungs, trusts, **options)
+
+
+GOOD = (rung(Dtype.FP32), rung())
+
+
+@pytest.mark.parametrize("asked", Property)
+def test_good_evidence_passes(asked):
+    assert judge(CASE, asked, evidence(*GOOD)).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize("asked", Property)
+@pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR])
+def test_no_result_is_its_own_outcome_for_every_property(asked, outcome):
+    """Also when the native run failed after a good float32 run."""
+    failed = evidence(GOOD[0], failure=Failure(outcome, "bf16 run: worker ended", log="/x.log"))
+    verdict = judge(CASE, asked, failed)
+    assert verdict.outcome is outcome
+    assert verdict.message == f"{CASE.id}: bf16 run: worker ended (read /x.log)"
+
+
+def test_engagement_comes_before_trust_and_comparison():
+    """An unengaged path is NOT_ENGAGED whatever else is wrong, and the message holds what, got and should."""
+    untrusted = replace(TRUST, repeats=False)
+    verdict = judge(
+        CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32, claims=(LIE,)), rung(ratio=99), trusts=(untrusted,))
+    )
+    assert verdict.outcome is Outcome.NOT_ENGAGED
+    assert verdict.message.startswith(f"{CASE.id}: attention in fp32 is 4 × slow, but should be 4 × fast (")
+
+
+def test_trust_comes_before_comparison():
+    untrusted = replace(TRUST, recalled=98)
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), rung(ratio=99), trusts=(untrusted,)))
+    assert verdict.outcome is Outcome.BASELINE_UNTRUSTED
+    assert "fp32 eager's recall is 0.98, but should be at least 0.99 [recall]" in verdict.message
+
+
+def test_engagement_does_not_need_a_trusted_baseline():
+    untrusted = replace(TRUST, repeats=False)
+    assert judge(CASE, Property.ENGAGEMENT, evidence(*GOOD, trusts=(untrusted,))).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        (rung(ratio=1.6), "bf16 error over eager's (prefill) is 1.6, but should be at most 1.5 [R1], and 0 more"),
+        (rung(finite=False), "bf16 logits that are not finite is 1, but should be at most 0 [finite]"),
+        (rung(greedy=GreedyAgreement(100, 0, 0, 2.5, 1.0, 7)), "(token 7) is 2.5, but should be at most 1 [R4]"),
+        (
+            rung(greedy=GreedyAgreement(100, 9, 1, 0.0, 1.0)),
+            "share of flipped choices is 0.09, but should be at most 0.04 [R4]",
+        ),
+        (
+            rung(free=FreeRun(1, 0, 3)),
+            "rows whose free run diverges by more than a tie is 1, but should be at most 0 [R5]",
+        ),
+    ],
+)
+def test_each_rule_can_fail(broken, told):
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), broken))
+    assert verdict.outcome is Outcome.MISMATCH
+    assert told.removesuffix(", and 0 more") in verdict.message
+
+
+def test_float32_has_its_own_limits():
+    """Three times eager's error is the limit in float32, one and a half in half precision."""
+    assert judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32, ratio=2.9), rung())).outcome is Outcome.PASS
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32, ratio=3.1), rung()))
+    assert "fp32 error over eager's (prefill) is 3.1, but should be at most 3 [R0]" in verdict.message
+
+
+def test_float32_counts_only_if_the_same_kernel_ran():
+    """What another kernel did in float32 proves nothing, and the verdict says so."""
+    other = evidence(rung(Dtype.FP32, ratio=99, kernels=("other",)), rung())
+    verdict = judge(CASE, Property.EQUIVALENCE, other)
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.message.startswith("native dtype only, fp32 ran another kernel; ")
+    assert not any(key.startswith("fp32") for key in verdict.numbers)
+
+
+def test_exact_path_must_be_identical():
+    exact = replace(evidence(*GOOD), tolerance=Tolerance.EXACT)
+    assert judge(CASE, Property.EQUIVALENCE, exact).outcome is Outcome.MISMATCH
+
+
+def test_unsupported_quotes_the_need():
+    verdict = unsupported(CASE, Property.ENGAGEMENT, "needs cuda: torch is built without CUDA")
+    assert verdict.outcome is Outcome.UNSUPPORTED
+    assert verdict.message == f"{CASE.id}: needs cuda: torch is built without CUDA"
+
+
+@pytest.mark.parametrize(
+    ("trust", "broken"),
+    [
+        (replace(TRUST, repeats=False), "fp32.unrepeatable"),
+        (replace(TRUST, relative_error=1e-5), "fp32.eager_ulps"),
+        (replace(TRUST, relative_error=math.nan), "fp32.eager_ulps"),
+        (replace(TRUST, recalled=98), "fp32.recall"),
+    ],
+)
+def test_each_doubt_about_eager_can_be_raised(trust, broken):
+    assert {finding.key for finding in trust_findings(trust) if finding.violated} == {broken}
+
+
+def test_recall_is_asked_only_of_models_trained_on_it():
+    assert not any("recall" in finding.key for finding in trust_findings(replace(TRUST, recalled=0, asked=0)))
+
+
+@pytest.mark.parametrize(
+    ("got", "limit", "at_most", "excess"),
+    [(3, 2, True, 1.5), (0.5, 1, False, 2), (1, 0, True, math.inf), (0, 0, True, 0), (math.nan, 1, True, math.inf)],
+)
+def test_excess_is_the_factor_beyond_the_limit(got, limit, at_most, excess):
+    assert Finding("rule", "key", "what", got, limit, at_most).excess == excess

@@ -1,0 +1,173 @@
+"""Whole sessions, run as a user runs them: exit codes, one verdict per accident, one line per new thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from harness.records import Outcome
+from suites.meta.conftest import REPOSITORY
+from suites.meta.test_workers import left_behind
+
+CONFTEST = """
+from dummies import *
+from fixtures.kernels import LOCAL_KERNELS
+from fixtures.models import MODELS
+from fixtures.workloads import RECALL, WORKLOADS
+from harness.paths.eager import Eager
+from harness.plan import Catalogue
+pytest_plugins = ("harness.plugin",)
+def pytest_harness_catalogue():
+    return Catalogue(paths={paths}, models=MODELS, workloads={workloads}, recall=RECALL)
+"""
+
+DUMMIES = """
+import os, signal, time
+from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from harness.paths.attention import Sdpa
+from harness.paths.base import Aspect, Optimization, equal
+from harness.records import Claim, Prompt, Technique, Workload
+
+@dataclass(frozen=True)
+class Killed(Sdpa):
+    name: str = "attention.killed"
+    def applied(self): os.kill(os.getpid(), signal.SIGKILL)
+
+@dataclass(frozen=True)
+class Hanging(Sdpa):
+    name: str = "attention.hanging"
+    def applied(self): time.sleep(3600)
+
+@dataclass(frozen=True)
+class Dummy(Sdpa):
+    name: str = "attention.dummy"
+    def claims(self, seen): return [equal("dummy", "here", "here"), *super().claims(seen)]
+"""
+
+
+@pytest.fixture
+def session(pytester, monkeypatch):
+    """Runs pytest on the suites in a folder of its own; returns (result, run record or None)."""
+    shutil.copytree(REPOSITORY / "suites" / "every_path", pytester.path / "every_path")
+    shutil.copy(REPOSITORY / "pyproject.toml", pytester.path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(REPOSITORY)]))
+    monkeypatch.setenv("HARNESS_TEST", str(pytester.path))
+
+    def run(*arguments, paths="(Eager(),)", workloads="WORKLOADS[1:]", dummies=DUMMIES):
+        pytester.makepyfile(conftest=CONFTEST.format(paths=paths, workloads=workloads), dummies=dummies)
+        result = pytester.runpytest_subprocess("every_path", "-p", "no:cacheprovider", *arguments)
+        record = pytester.path / "runs" / "latest" / "run.json"
+        return result, json.loads(record.read_text()) if record.exists() else None
+
+    return run
+
+
+def outcomes(record):
+    return {(verdict["path"], verdict["property"]): verdict["outcome"] for verdict in record["verdicts"]}
+
+
+def test_killed_and_hanging_workers_cost_one_case_each(session, pytester):
+    """Each is a verdict, the others are unharmed, the session fails, and no process is left."""
+    result, record = session("--case-timeout", "5", "--dtype", "fp32", paths="(Killed(), Hanging(), Dummy())")
+    assert result.ret == 1
+    assert record["exit"] == 1
+    assert outcomes(record) == {
+        ("attention.killed", "engagement"): Outcome.CRASHED,
+        ("attention.killed", "equivalence"): Outcome.CRASHED,
+        ("attention.hanging", "engagement"): Outcome.TIMED_OUT,
+        ("attention.hanging", "equivalence"): Outcome.TIMED_OUT,
+        ("attention.dummy", "engagement"): Outcome.PASS,
+        ("attention.dummy", "equivalence"): Outcome.PASS,
+    }
+    messages = [verdict["message"] for verdict in record["verdicts"]]
+    assert "fp32 run: worker ended by SIGKILL (read " in messages[0]
+    assert "fp32 run: no answer within 5 s, worker killed (read " in messages[2]
+    assert left_behind(pytester.path) == []
+
+
+def test_new_path_workload_and_model_cost_one_line_each(session, pytester):
+    """A path is one entry of the tuple, a workload one entry, a model folder one option; nothing else is edited."""
+    shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "my-model")
+    result, record = session(
+        "--dtype", "fp32", "--model", "my-model",
+        paths="(Eager(), Dummy())",
+        workloads="(Workload('mine', (Prompt(9, text='hello world'), Prompt(5, text='good')), 4),)",
+    )  # fmt: skip
+    assert result.ret == 0, result.stdout.str()
+    cases = {verdict["case"] for verdict in record["verdicts"]}
+    assert cases == {"cpu-fp32-my_model-eager-mine", "cpu-fp32-my_model-attention.dummy-mine"}
+    assert set(outcomes(record).values()) == {Outcome.PASS}
+
+
+def test_later_property_alone_fails_on_an_unengaged_path(session):
+    """Selecting `-m equivalence` does not step around engagement."""
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self): return {}\n"
+    result, record = session("-m", "equivalence", "--dtype", "fp32", paths="(Lazy(),)", dummies=lazy)
+    assert result.ret == 1
+    assert outcomes(record) == {("attention.dummy", "equivalence"): Outcome.NOT_ENGAGED}
+    result.stdout.fnmatch_lines(["NOT_ENGAGED: *: attention implementation in fp32 is eager, but should be sdpa*"])
+
+
+def test_cuda_marker_without_cuda_fails_with_one_line(session):
+    """`pytest -m cuda` on a machine without CUDA selects nothing, says why, and is not green."""
+    result, record = session("-m", "cuda")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert record is None
+    result.stdout.fnmatch_lines(["nothing was judged: -m cuda selects none of the 1 cases planned on this machine; *"])
+
+
+def test_only_unsupported_cases_fail_the_session(session):
+    """Skips alone are not green: something was asked for and nothing was judged."""
+    result, record = session("--device", "cuda")
+    assert result.ret == 1
+    assert set(outcomes(record).values()) == {Outcome.UNSUPPORTED}
+    result.stdout.fnmatch_lines(["nothing was judged: UNSUPPORTED: needs cuda: *"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nosuch"], "*model 'nosuch' is unknown, but should be one of: *tiny_qwen3*"),
+        (["--run-dir", "/proc/nowhere"], "*/proc/nowhere: cannot hold a run: *(choose another folder with --run-dir)*"),
+        (["--dtype", "fp8"], "*argument --dtype: invalid choice: 'fp8'*"),
+    ],
+)
+def test_bad_input_is_one_line(session, arguments, message):
+    """No traceback, no verdict, and an exit code that is neither green nor a failed test."""
+    result, _ = session(*arguments)
+    assert result.ret not in (0, 1)
+    (result.stdout if "choice" not in message else result.stderr).fnmatch_lines([message])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_broken_model_folder_is_an_error_verdict(session, pytester):
+    """A folder whose weights are cut short fails its cases with one line, and the log has the rest."""
+    shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "cut")
+    (pytester.path / "cut" / "model.safetensors").write_bytes(b"short")
+    result, record = session("--model", "cut", "--dtype", "fp32")
+    assert result.ret == 1
+    assert set(outcomes(record).values()) == {Outcome.ERROR}
+    assert "eager: " in record["verdicts"][0]["message"]
+
+
+def test_collect_only_runs_nothing(session):
+    """Ids are listed as `test_<property>[<case>]`; no run folder is made."""
+    result, record = session("--collect-only", "-q")
+    assert result.ret == 0
+    assert record is None
+    result.stdout.fnmatch_lines(["*::test_engagement[[]cpu-bf16-tiny_qwen3-eager-single[]]"])
+
+
+def test_run_folder_holds_record_report_and_junit(session, pytester):
+    """One folder per session, `latest` points at it, and all three files tell the same."""
+    result, record = session("--dtype", "fp32")
+    assert result.ret == record["exit"] == 0
+    folder = (pytester.path / "runs" / "latest").resolve()
+    assert folder.parent == pytester.path / "runs"
+    assert "# 2 PASS" in (folder / "report.md").read_text()
+    assert '<property name="outcome" value="PASS" />' in (folder / "junit.xml").read_text()
+    assert (folder / "evidence" / "cpu-fp32-tiny_qwen3-eager-single.json").exists()

@@ -1,0 +1,145 @@
+"""Workers: every way of not answering is told apart, costs one answer, and leaves no process behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.errors import ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
+from harness.execution.workers import Worker
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    print("about to hang", flush=True)
+    time.sleep(3600)
+
+
+def hang_with_child():
+    """Hangs with a child process, as a compiler would be; the child's pid goes to standard output."""
+    with subprocess.Popen(["sleep", "3600"]) as child:
+        print(child.pid, flush=True)
+        time.sleep(3600)
+
+
+def fail(error):
+    raise error
+
+
+def is_alive(pid):
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def worker(tmp_path):
+    with Worker(log=tmp_path / "worker.log") as made:
+        yield made
+
+
+def test_answers_one_request_after_another(worker):
+    """A worker keeps its state from one call to the next: it is the same process."""
+    assert worker.call(os.getpid, seconds=60) == worker.call(os.getpid, seconds=60) == worker.pid
+
+
+def test_killed_worker_is_told_by_its_signal(worker):
+    with pytest.raises(WorkerDied, match="worker ended by SIGKILL"):
+        worker.call(be_killed, seconds=60)
+
+
+def test_exited_worker_is_told_by_its_code(worker):
+    with pytest.raises(WorkerDied, match="worker ended with exit code 3"):
+        worker.call(os._exit, 3, seconds=60)
+
+
+def test_hanging_worker_is_killed_at_its_deadline(worker):
+    """Its output up to then is kept."""
+    worker.call(os.getpid, seconds=60)
+    with pytest.raises(WorkerTimedOut, match=r"no answer within 0\.5 s"):
+        worker.call(hang, seconds=0.5)
+    assert not is_alive(worker.pid)
+    assert worker.log.read_text() == "about to hang\n"
+
+
+def test_children_of_a_worker_end_with_it(worker):
+    worker.call(os.getpid, seconds=60)
+    with pytest.raises(WorkerTimedOut):
+        worker.call(hang_with_child, seconds=0.5)
+    child = int(worker.log.read_text())
+    deadline = time.monotonic() + 5
+    while is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(child)
+
+
+def test_raised_error_names_its_type_and_keeps_the_worker(worker):
+    with pytest.raises(WorkerRaised, match="ZeroDivisionError: oh") as raised:
+        worker.call(fail, ZeroDivisionError("oh\nno"), seconds=60)
+    assert Path(raised.value.log).read_text().endswith("ZeroDivisionError: oh\nno\n")
+    assert worker.call(os.getpid, seconds=60) == worker.pid
+
+
+def test_expected_error_is_shown_without_its_type(worker):
+    """Errors that a person can set right are complete by themselves; there is no trace to read."""
+    with pytest.raises(WorkerRaised, match=r"^no such model$") as raised:
+        worker.call(fail, ModelUnavailable("no such model"), seconds=60)
+    assert raised.value.log == ""
+
+
+SESSION_THAT_WAITS = """
+import sys, time
+from pathlib import Path
+from harness.execution.workers import Worker
+from suites.meta.test_workers import hang
+worker = Worker(log=Path(sys.argv[1]))
+print(worker.pid, flush=True)
+worker.call(hang, seconds=600)
+"""
+
+
+def test_workers_end_when_their_session_is_killed(tmp_path):
+    """SIGKILL of the session leaves neither workers nor the server that forked them."""
+    script = tmp_path / "session.py"
+    script.write_text(f"if __name__ == '__main__':\n{SESSION_THAT_WAITS.replace(chr(10), chr(10) + '    ')}")
+    log = tmp_path / "worker.log"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "HARNESS_TEST": str(tmp_path)}
+    with subprocess.Popen([sys.executable, script, log], stdout=subprocess.PIPE, text=True, env=environment) as session:
+        pid = int(session.stdout.readline())
+        deadline = time.monotonic() + 120
+        while not (log.exists() and "about to hang" in log.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert is_alive(pid)
+        session.kill()
+    assert left_behind(tmp_path) == []
+
+
+def left_behind(folder):
+    """Processes started with HARNESS_TEST naming `folder` that still run after ten seconds, normally at once none."""
+    deadline = time.monotonic() + 10
+    while (found := _processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _processes_of(folder):
+    mark = f"HARNESS_TEST={folder}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (entry / "environ").read_bytes() and is_alive(entry.name):
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
