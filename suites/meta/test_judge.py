@@ -44,7 +44,10 @@ TRUST = Trust(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked
 LIE = Claim("attention", "4 × fast", "4 × slow", holds=False)
 
 
-def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(Claim("a", "1", "1", holds=True),), kernels=("k",), **changes):
+TRUE = Claim("a", "1", "1", holds=True)
+
+
+def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(TRUE,), kernels=("k",), **changes):
     errors = StratumError("prefill", ratio, ratio, 1.0, 1.0, 1.0, 0.0)
     greedy = GreedyAgreement(100, 0, 0, 0.0, 1.0)
     comparison = Comparison(

@@ -1,0 +1,166 @@
+"""Records survive JSON, and what is no record is refused with its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.codec import SCHEMA, from_plain, read_record, to_plain, write_record, write_text
+from harness.errors import CorruptRecord, HarnessError
+from harness.records import (
+    Claim,
+    Comparison,
+    Dtype,
+    Engagement,
+    Evidence,
+    Failure,
+    Folder,
+    ModelRecipe,
+    Outcome,
+    Prompt,
+    Run,
+    Rung,
+    Verdict,
+    Workload,
+)
+
+NUMBERS = st.floats(allow_nan=False)
+"""Infinity included; not-a-number has its own test, since it is not equal to itself."""
+
+
+@given(st.builds(Verdict, numbers=st.dictionaries(st.text(), NUMBERS)))
+def test_verdicts_survive(verdict):
+    assert from_plain(Verdict, json.loads(json.dumps(to_plain(verdict)))) == verdict
+
+
+RUNGS = st.builds(
+    lambda comparison, claims, seconds: Rung(comparison.dtype, Engagement(claims), comparison, seconds),
+    st.from_type(Comparison),
+    st.lists(st.from_type(Claim), min_size=1, max_size=3).map(tuple),
+    NUMBERS,
+).filter(lambda rung: "nan" not in repr(rung))
+FAILURES = st.builds(Failure, outcome=st.sampled_from([Outcome.CRASHED, Outcome.ERROR]))
+
+
+@given(
+    st.builds(
+        Evidence, rungs=st.lists(RUNGS, max_size=2).map(tuple), trusts=st.just(()), floor=NUMBERS, failure=FAILURES
+    )
+)
+def test_evidence_survives(evidence):
+    assert from_plain(Evidence, json.loads(json.dumps(to_plain(evidence)))) == evidence
+
+
+def test_not_a_number_and_infinity_are_strings_in_strict_json(tmp_path):
+    """`run.json` is read by other tools: it holds no token that JSON does not have."""
+    verdict = Verdict("case", "engagement", Outcome.PASS, "", {"a": math.nan, "b": math.inf, "c": -math.inf})
+    write_record(tmp_path / "v.json", verdict)
+    plain = json.loads((tmp_path / "v.json").read_text(), parse_constant=pytest.fail)
+    assert plain["numbers"] == {"a": "NaN", "b": "Infinity", "c": "-Infinity"}
+    read = read_record(Verdict, tmp_path / "v.json").numbers
+    assert math.isnan(read["a"])
+    assert (read["b"], read["c"]) == (math.inf, -math.inf)
+
+
+GOOD = to_plain(Run(SCHEMA, None, {}, "now", None, None, (Verdict("case", "engagement", Outcome.PASS, ""),)))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"surprise": 1}, "run.json: has unknown surprise"),
+        ({"schema": "one"}, "run.json.schema: is 'one', but should be a int"),
+        ({"exit": True}, "run.json.exit: is True, but should be a int"),
+        ({"verdicts": {}}, "run.json.verdicts: is {}, but should be a list"),
+        ({"verdicts": [{}]}, r"run.json.verdicts\[0\]: lacks case, message, outcome, property, which Verdict needs"),
+        ({"verdicts": [{**GOOD["verdicts"][0], "outcome": "FINE"}]}, "outcome: is 'FINE', but should be one of PASS, "),
+        ({"verdicts": [{**GOOD["verdicts"][0], "numbers": {"a": "b"}}]}, "numbers.a: is 'b', but should be a number"),
+    ],
+)
+def test_what_is_no_record_is_refused_with_its_place(change, told):
+    with pytest.raises(CorruptRecord, match=told):
+        from_plain(Run, {**GOOD, **change}, where="run.json")
+
+
+def test_broken_invariant_is_corruption():
+    """A file cannot hold what could not be built."""
+    with pytest.raises(CorruptRecord, match="an engagement without claims proves nothing"):
+        from_plain(Engagement, {"claims": []})
+
+
+def test_unreadable_files_are_told_apart(tmp_path):
+    with pytest.raises(CorruptRecord, match="could not be read: No such file"):
+        read_record(Run, tmp_path / "absent.json")
+    (tmp_path / "cut.json").write_text('{"schema": 1,')
+    with pytest.raises(CorruptRecord, match="is no JSON"):
+        read_record(Run, tmp_path / "cut.json")
+
+
+def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
+    """A full disk is one line, the old file is whole, and no temporary file stays."""
+    path = tmp_path / "run.json"
+    write_text(path, "old")
+
+    def full(*_, **__):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr("os.fdopen", full)
+    with pytest.raises(HarnessError, match=r"run.json: could not be written: No space left on device \(free the disk"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: ModelRecipe("a-b", Folder("/")), "model recipe is named 'a-b'"),
+        (lambda: Prompt(3), "either a text or token ids"),
+        (lambda: Prompt(3, text="a", tokens=(1, 2, 3)), "either a text or token ids"),
+        (lambda: Prompt(3, tokens=(1, 2)), "prompt length is 3 with 2 token ids"),
+        (lambda: Prompt(1, text="a"), "should agree and be at least 2"),
+        (lambda: Workload("w", (), 3), "has no prompts"),
+        (lambda: Workload("w", (Prompt(2, text="a"),), 2), "new_tokens is 2, but should be at least 3"),
+        (lambda: Engagement(()), "without claims"),
+        (lambda: Failure(Outcome.PASS, "m"), "should say why there is no result"),
+        (lambda: Evidence("case", "exact"), "must say why there are none"),
+    ],
+)
+def test_illegal_states_cannot_be_built(build, told):
+    with pytest.raises(ValueError, match=told):
+        build()
+
+
+def test_a_rung_holds_its_own_comparison():
+    comparison = from_plain(
+        Comparison,
+        {
+            "dtype": "fp32",
+            "finite": True,
+            "identical": True,
+            "strata": [],
+            "greedy": {
+                "positions": 1,
+                "candidate_flips": 0,
+                "eager_flips": 0,
+                "worst_slack": 0,
+                "worst_slack_limit": 1,
+            },
+            "free": {"diverged": 0, "tied": 0, "first_divergence": -1},
+        },
+    )
+    with pytest.raises(ValueError, match="a bf16 run holds a comparison in fp32"):
+        Rung(Dtype.BF16, Engagement((Claim("a", "", "", holds=True),)), comparison, 1.0)
+
+
+def test_every_field_is_documented_or_plain():
+    """`Run` is an interface: its fields are those of the design, no more and no less."""
+    assert [field.name for field in dataclasses.fields(Run)] == [
+        "schema", "profile", "environment", "started", "finished", "exit", "verdicts",
+    ]  # fmt: skip

@@ -1,0 +1,144 @@
+"""What is watched is what ran: compilation read back from dynamo, and the claims over it, each of which can break."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from harness.execution.workers import Worker
+from harness.paths.base import AttentionCall, Observation, Phase, engagement
+from harness.paths.compilation import CompiledStaticCache
+from harness.paths.eager import Eager
+
+LAYERS, STEPS = 4, 7
+
+
+def softmax(phase, count):
+    return (AttentionCall(phase, "aten::_softmax"),) * count
+
+
+COMPILED = Observation(
+    attention_implementation="eager",
+    attention=softmax(Phase.PREFILL, LAYERS),
+    kernel_calls=(),
+    attention_layers=LAYERS,
+    decode_steps=STEPS,
+    cache="StaticCache",
+    cache_layers=("StaticLayer",) * LAYERS,
+    compiled_calls=STEPS,
+    graphs=1,
+    graph_breaks=(),
+    recompiles=(),
+)
+
+
+def test_clean_compilation_engages():
+    assert engagement(CompiledStaticCache(), COMPILED).engaged
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"compiled_calls": 0}, ("compiled calls", "7", "0")),
+        ({"graphs": 2}, ("graphs", "1", "2")),
+        ({"graph_breaks": ("print",)}, ("graph breaks", "none", "print")),
+        ({"recompiles": ("size mismatch",)}, ("recompilations", "none", "size mismatch")),
+        ({"recompile_limit": "limit (8) reached"}, ("recompile limit", "not hit", "limit (8) reached")),
+        ({"cache": "DynamicCache"}, ("cache", "StaticCache", "DynamicCache")),
+        ({"cache_layers": ()}, ("cache layers", "only static layers", "none")),
+        (
+            {"cache_layers": ("StaticLayer", "DynamicLayer")},
+            ("cache layers", "only static layers", "1 × DynamicLayer, 1 × StaticLayer"),
+        ),
+        ({"attention": ()}, ("attention in prefill", "4 × aten::_softmax", "none")),
+    ],
+)
+def test_each_claim_can_break(change, told):
+    """And it is the claim that is told, with requested and observed."""
+    broken = [
+        claim for claim in engagement(CompiledStaticCache(), replace(COMPILED, **change)).claims if not claim.holds
+    ]
+    assert told in [(claim.what, claim.requested, claim.observed) for claim in broken]
+
+
+EAGER = replace(
+    COMPILED,
+    attention=softmax(Phase.PREFILL, LAYERS) + softmax(Phase.DECODE, LAYERS * STEPS),
+    cache="DynamicCache",
+    cache_layers=("DynamicLayer",) * LAYERS,
+    compiled_calls=0,
+    graphs=0,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"cache": "StaticCache"}, "cache"),
+        ({"compiled_calls": 1}, "compiled calls"),
+        ({"attention": EAGER.attention[1:]}, "attention in prefill"),
+        ({"attention": (*EAGER.attention, AttentionCall(Phase.DECODE, "aten::_scaled"))}, "attention in decode"),
+        ({"attention_implementation": "sdpa"}, "attention implementation"),
+    ],
+)
+def test_what_was_not_asked_for_must_not_run(change, what):
+    """Another optimization's work on the side breaks engagement: a gain could be its own."""
+    assert engagement(Eager(), EAGER).engaged
+    broken = [claim.what for claim in engagement(Eager(), replace(EAGER, **change)).claims if not claim.holds]
+    assert what in broken
+
+
+def watch_compiled(kind):
+    """Compile a function that breaks in the given way, call it, and return what the watch saw. Runs in a worker."""
+    import torch
+
+    from harness.paths.observation import Watch
+
+    def function(x):
+        if kind == "break":
+            torch._dynamo.graph_break()  # noqa: SLF001 - the break that any unsupported call makes
+        return x + 1
+
+    compiled = torch.compile(function, backend="eager", dynamic=False)
+    sizes = {"clean": [2, 2], "break": [2], "recompile": [2, 3], "limit": range(2, 9)}[kind]
+    config = SimpleNamespace(_attn_implementation="eager", num_hidden_layers=1)
+    config.get_text_config = lambda: config
+    with torch._dynamo.config.patch(recompile_limit=3), Watch() as watch:  # noqa: SLF001 - its only place
+        for size in sizes:
+            compiled(torch.zeros(size))
+    return watch.seen(SimpleNamespace(config=config), SimpleNamespace(past_key_values=None), decode_steps=1)
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory):
+    with Worker(log=tmp_path_factory.mktemp("observation") / "log") as made:
+        yield made
+
+
+def test_clean_compilation_is_seen(worker):
+    seen = worker.call(watch_compiled, "clean", seconds=60)
+    assert (seen.graphs, seen.compiled_calls, seen.graph_breaks, seen.recompiles, seen.recompile_limit) == (
+        1,
+        2,
+        (),
+        (),
+        "",
+    )
+
+
+def test_graph_break_is_seen(worker):
+    assert worker.call(watch_compiled, "break", seconds=60).graph_breaks
+
+
+def test_recompilation_is_seen_with_its_reason(worker):
+    (reason,) = worker.call(watch_compiled, "recompile", seconds=60).recompiles
+    assert "size mismatch" in reason
+
+
+def test_recompile_limit_is_seen(worker):
+    """After it, torch silently runs eager: fewer compiled calls than calls."""
+    seen = worker.call(watch_compiled, "limit", seconds=60)
+    assert "recompile limit" in seen.recompile_limit.lower()
+    assert seen.compiled_calls < 7

@@ -1,0 +1,139 @@
+"""Planning: which cases there are, what they need, and what is said when a need is unmet."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.models import MODELS
+from fixtures.workloads import RECALL, WORKLOADS
+from harness.errors import HarnessError, UnknownName
+from harness.machine import inventory as inventories
+from harness.machine import needs as all_needs
+from harness.machine.inventory import Inventory
+from harness.machine.needs import Compiler, Device, HubModel, Kernels
+from harness.paths import PATHS
+from harness.paths.hub_kernels import LocalKernel
+from harness.plan import Catalogue, find_model, plan
+from harness.records import Dtype, Folder, Hub
+
+CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL)
+CPU = Inventory(
+    {"cpu": 1}, "torch is built without CUDA", {"transformers": "5.22.2", "kernels": "0.17.2"}, "/usr/bin/g++"
+)
+GPU = Inventory({"cuda": 1, "cpu": 1}, "", CPU.packages, "")
+
+
+def planned(inventory, device):
+    return plan(CATALOGUE, inventory, models=MODELS, device=device, dtypes=(Dtype.BF16,))
+
+
+def test_every_path_meets_every_model_and_workload_once():
+    ids = [entry.case.id for entry in planned(CPU, "cpu")]
+    assert len(set(ids)) == len(ids) == len(PATHS) * len(MODELS) * len(WORKLOADS)
+    assert "cpu-bf16-tiny_qwen3-attention.sdpa-ragged_b4" in ids
+
+
+def test_markers_come_from_technique_device_and_needs():
+    marks = {entry.case.path: set(entry.markers) for entry in planned(GPU, "cuda")}
+    assert marks["attention.sdpa"] == {"attention", "cuda"}
+    assert marks["kernels.flash_attn2_local"] == {"kernels", "cuda"}
+    assert {mark for entry in planned(CPU, "cpu") for mark in entry.markers}.isdisjoint({"cuda"})
+
+
+def test_default_device_is_the_accelerator():
+    assert (GPU.default_device, CPU.default_device) == ("cuda", "cpu")
+
+
+def test_doubled_name_is_refused():
+    with pytest.raises(ValueError, match="eager stands twice in the catalogue"):
+        Catalogue((*PATHS, PATHS[0]), MODELS, WORKLOADS, RECALL)
+
+
+def test_missing_device_is_named():
+    assert {entry.unmet for entry in planned(CPU, "cuda")} == {"needs cuda: torch is built without CUDA"}
+    assert Device().unmet(CPU, device="mps") == "needs mps: torch is built without CUDA"
+
+
+def test_compiler_is_needed_on_the_cpu_only():
+    assert Compiler().unmet(CPU, device="cpu") is None
+    assert Compiler().unmet(GPU, device="cuda") is None
+    assert Compiler().unmet(GPU, device="cpu").startswith("needs a C++ compiler: ")
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        ({"kernels": "0.17.2"}, None),
+        ({"kernels": "0.18.2"}, "needs kernels <0.18,>=0.17.2 for transformers 5.22.2: kernels 0.18.2 is installed"),
+        ({}, "needs kernels <0.18,>=0.17.2 for transformers 5.22.2: kernels is not installed"),
+    ],
+)
+def test_kernels_are_gated_on_the_version_window(monkeypatch, installed, reason):
+    """A kernels package outside of what transformers accepts imports well and is ignored by transformers."""
+    monkeypatch.setattr(all_needs, "window", lambda *_: "<0.18,>=0.17.2")
+    machine = Inventory({"cpu": 1}, "", {"transformers": "5.22.2", **installed}, "")
+    assert Kernels().unmet(machine, device="cpu") == reason
+
+
+def test_window_is_read_from_the_installed_transformers():
+    assert "0." in inventories.window("transformers", "kernels")
+    assert inventories.window("transformers", "no-such-package") == ""
+
+
+def test_unreachable_model_is_named(monkeypatch):
+    monkeypatch.setattr(all_needs, "_hub_problem", lambda: "the hub is out of reach (timed out)")
+    reason = HubModel("owner/model", "main").unmet(CPU, device="cpu")
+    assert reason == "needs owner/model@main: not downloaded yet, and the hub is out of reach (timed out)"
+
+
+def test_offline_hub_is_not_asked(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert all_needs._hub_problem.__wrapped__() == "HF_HUB_OFFLINE is set"  # noqa: SLF001 - past its cache
+
+
+@pytest.mark.parametrize(
+    ("announced", "reason"),
+    [
+        ("", "needs a local folder for owner/kernel: LOCAL_KERNELS does not name one"),
+        ("owner/kernel=/nowhere", "LOCAL_KERNELS names /nowhere, which holds no build/"),
+    ],
+)
+def test_local_kernel_must_be_announced_and_there(monkeypatch, announced, reason):
+    monkeypatch.setenv("LOCAL_KERNELS", announced)
+    assert reason in LocalKernel("owner/kernel").unmet(CPU, device="cpu")
+
+
+def test_local_kernel_is_found(monkeypatch, tmp_path):
+    (tmp_path / "build").mkdir()
+    monkeypatch.setenv("LOCAL_KERNELS", f"other/kernel=/x:owner/kernel={tmp_path}")
+    assert LocalKernel("owner/kernel").unmet(CPU, device="cpu") is None
+
+
+def test_model_is_found_by_name_folder_or_hub_id(tmp_path):
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "config.json").touch()
+    assert find_model("tiny_qwen3", CATALOGUE) is MODELS[0]
+    folder = find_model(str(tmp_path / "my-model"), CATALOGUE)
+    assert (folder.name, folder.source) == ("my_model", Folder(str(tmp_path / "my-model")))
+    hub = find_model("owner/some-model@v1", CATALOGUE)
+    assert (hub.name, hub.source) == ("some_model", Hub("owner/some-model", "v1"))
+
+
+@pytest.mark.parametrize("asked", ["nosuch", "/no/such/folder", "./no/folder", "a/b/c"])
+def test_unknown_model_lists_what_there_is(asked):
+    with pytest.raises(UnknownName, match=r"is unknown, but should be one of: .*tiny_qwen3"):
+        find_model(asked, CATALOGUE)
+
+
+def test_unsupported_version_is_refused(monkeypatch):
+    """The project's own metadata says what is too old; a wrong torch is one line, not a failing suite."""
+    monkeypatch.setattr(inventories, "installed", lambda name: "2.1.0" if name == "torch" else "99")
+    monkeypatch.setattr(inventories.metadata, "requires", lambda _: ["torch>=2.9", 'hqq; extra == "quantization"'])
+    with pytest.raises(HarnessError, match=r"torch is 2\.1\.0, but should be >=2.9"):
+        inventories.take_inventory.__wrapped__()
+
+
+def test_missing_package_is_refused(monkeypatch):
+    monkeypatch.setattr(inventories, "installed", lambda name: "" if name in {"torch", inventories.PROJECT} else "99")
+    with pytest.raises(HarnessError, match="torch is not installed"):
+        inventories.take_inventory.__wrapped__()

@@ -1,0 +1,93 @@
+"""The float64 reference is float64: checked against an independent forward pass in extended precision."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from fixtures.models import TINY
+from fixtures.recall import repeated_segment
+from harness.equivalence.exact import PromoteToFloat64
+
+FOLDER = TINY / "qwen3"
+TOKENS = repeated_segment(random.Random(5), length=80, period=50).tokens
+
+
+def exact_logits():
+    """Qwen3's forward pass in numpy's longdouble, from its published equations; no torch, no transformers."""
+    config = json.loads((FOLDER / "config.json").read_text())
+    weights = {name: w.astype(np.longdouble) for name, w in load_file_as_float(FOLDER / "model.safetensors").items()}
+    size, heads = config["head_dim"], config["num_attention_heads"]
+    shared = heads // config["num_key_value_heads"]
+    # The model's rotary frequencies are float32 constants that every implementation shares.
+    steps = np.arange(0, size, 2, dtype=np.int64).astype(np.float32) / np.float32(size)
+    frequencies = (1 / np.float32(config["rope_parameters"]["rope_theta"]) ** steps).astype(np.float32)
+    angles = np.outer(np.arange(len(TOKENS)), frequencies.astype(np.longdouble))
+    cos, sin = (np.concatenate([f(angles)] * 2, -1)[:, None] for f in (np.cos, np.sin))
+
+    def norm(x, weight):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True) + np.longdouble(config["rms_norm_eps"])) * weight
+
+    def rotate(x):
+        half = size // 2
+        return x * cos + np.concatenate([-x[..., half:], x[..., :half]], -1) * sin
+
+    x = weights["model.embed_tokens.weight"][list(TOKENS)]
+    for layer in range(config["num_hidden_layers"]):
+        w = {
+            name.split(".", 3)[3]: value for name, value in weights.items() if name.startswith(f"model.layers.{layer}.")
+        }
+        h = norm(x, w["input_layernorm.weight"])
+        q, k, v = ((h @ w[f"self_attn.{p}_proj.weight"].T).reshape(len(h), -1, size) for p in "qkv")
+        q = rotate(norm(q, w["self_attn.q_norm.weight"]))
+        k = rotate(norm(k, w["self_attn.k_norm.weight"])).repeat(shared, 1)
+        scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(np.longdouble(size))
+        scores[:, np.triu(np.ones(scores.shape[1:], dtype=bool), 1)] = -np.inf
+        p = np.exp(scores - scores.max(-1, keepdims=True))
+        attended = np.einsum("hqk,khd->qhd", p / p.sum(-1, keepdims=True), v.repeat(shared, 1))
+        x = x + attended.reshape(len(h), -1) @ w["self_attn.o_proj.weight"].T
+        h = norm(x, w["post_attention_layernorm.weight"])
+        gate = h @ w["mlp.gate_proj.weight"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w["mlp.up_proj.weight"].T)) @ w["mlp.down_proj.weight"].T
+    return norm(x, weights["model.norm.weight"]) @ weights["lm_head.weight"].T
+
+
+def load_file_as_float(path):
+    """bfloat16 weights as float32, which holds them exactly."""
+    from safetensors.torch import load_file as load_tensors
+
+    return {name: tensor.float().numpy() for name, tensor in load_tensors(path).items()}
+
+
+@pytest.fixture(scope="module")
+def errors():
+    """Relative RMS error of the logits against the exact ones: float32, plain double, promoted double."""
+    exact = exact_logits()
+    ids = torch.tensor([TOKENS])
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32, attn_implementation="eager").eval()
+    runs = {}
+    with torch.no_grad():
+        runs["fp32"] = model(ids).logits
+        model.double()
+        runs["double"] = model(ids).logits
+        with PromoteToFloat64() as mode:
+            runs["promoted"] = model(ids).logits
+    assert mode.rewrites > 0
+    assert runs["promoted"].dtype is torch.float64
+    scale = np.sqrt((exact * exact).mean())
+    return {name: float(np.sqrt(((run[0].numpy() - exact) ** 2).mean()) / scale) for name, run in runs.items()}
+
+
+def test_promoted_double_is_exact_to_double(errors):
+    """The floor under every comparison: parts in 1e15, a billion times below float32's own error."""
+    assert errors["promoted"] < 1e-14
+
+
+def test_plain_double_would_not_do(errors):
+    """`model.double()` keeps a good part of float32's error: this is what the promotion is for."""
+    assert errors["double"] > 0.05 * errors["fp32"] > 1e6 * errors["promoted"]
