@@ -160,14 +160,3 @@ def test_collect_only_runs_nothing(session):
     assert result.ret == 0
     assert record is None
     result.stdout.fnmatch_lines(["*::test_engagement[[]cpu-bf16-tiny_qwen3-eager-single[]]"])
-
-
-def test_run_folder_holds_record_report_and_junit(session, pytester):
-    """One folder per session, `latest` points at it, and all three files tell the same."""
-    result, record = session("--dtype", "fp32")
-    assert result.ret == record["exit"] == 0
-    folder = (pytester.path / "runs" / "latest").resolve()
-    assert folder.parent == pytester.path / "runs"
-    assert "# 2 PASS" in (folder / "report.md").read_text()
-    assert '<property name="outcome" value="PASS" />' in (folder / "junit.xml").read_text()
-    assert (folder / "evidence" / "cpu-fp32-tiny_qwen3-eager-single.json").exists()

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from fixtures.models import TINY
 from fixtures.recall import RecallSequence, key_values, repeated_segment
+from fixtures.tiny.train import within_goals
 from fixtures.workloads import RECALL, WORKLOADS
 from suites.meta.conftest import REPOSITORY
 
@@ -26,6 +27,11 @@ def test_checkpoint_recalls_and_predicts_text():
     assert told.returncode == 0, told.stdout
     assert "should be at least 99%" in told.stdout
     assert "should be at most 2.3" in told.stdout
+
+
+@pytest.mark.parametrize(("accuracy", "bits", "good"), [(0.99, 2.3, True), (0.98, 1.0, False), (1.0, 2.4, False)])
+def test_either_goal_missed_fails_the_check(accuracy, bits, good):
+    assert within_goals(accuracy, bits) is good
 
 
 def test_checkpoint_is_small():

@@ -1,0 +1,115 @@
+"""README, tox.ini and pyproject.toml tell the truth about options, markers, paths, environments and requirements."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from packaging.requirements import Requirement
+
+from harness.equivalence import rules
+from harness.paths import PATHS
+from harness.plugin import MARKERS, pytest_addoption
+from harness.records import Outcome
+from suites.meta.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text()
+TOX = configparser.ConfigParser()
+TOX.read(REPOSITORY / "tox.ini")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+
+
+def options():
+    """Names of the options that the plugin adds."""
+    names = []
+
+    class Group:
+        def addoption(self, name, **_):
+            names.append(name)
+
+    class Parser:
+        def getgroup(self, *_):
+            return Group()
+
+    pytest_addoption(Parser())
+    return names
+
+
+@pytest.mark.parametrize("option", options())
+def test_every_option_is_documented(option):
+    assert f"| `{option} " in README
+
+
+def test_documented_options_exist():
+    assert set(re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE)) == set(options())
+
+
+def test_documented_paths_are_the_registered_ones():
+    table = README.partition("## On a fresh machine")[0]
+    assert re.findall(r"^\| `([a-z0-9_.]+)` \|", table, re.MULTILINE) == [path.name for path in PATHS]
+
+
+def test_documented_markers_are_the_registered_ones():
+    sentence = README.partition("Markers: ")[2].partition("Selecting")[0]
+    assert set(re.findall(r"`([a-z_]+)`", sentence)) == set(MARKERS)
+
+
+def test_every_outcome_that_can_occur_is_documented():
+    """The others belong to properties that are not judged yet."""
+    source = "".join(path.read_text() for path in (REPOSITORY / "harness").rglob("*.py") if path.name != "records.py")
+    occurring = {outcome for outcome in Outcome if f"Outcome.{outcome}" in source}
+    assert {outcome for outcome in Outcome if f"`{outcome}`" in README} == occurring
+
+
+def test_documented_limits_are_those_in_force():
+    assert f"| ≤ {rules.R0_RHO:g} | ≤ {rules.R1_RHO:g} |" in README
+    assert f"| ≤ {rules.R0_RHO_MAX:g} | ≤ {rules.R1_RHO_MAX:g} |" in README
+    assert f"at most {rules.ULPS_OF_EAGER:g} unit roundoffs" in README
+    assert f"recalls at least {rules.RECALL:.0%}".replace("%", " %") in README
+
+
+def test_tox_environments_in_readme_exist():
+    assert {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z]+)", README)} <= set(TOX.sections())
+
+
+def test_ci_runs_the_second_command_of_readme():
+    command = next(line for line in README.splitlines() if line.endswith("tox run -e tests"))
+    assert command in (REPOSITORY / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("requirement", PROJECT["dependencies"])
+def test_installing_replaces_nothing(requirement):
+    """Lower bounds only: an environment that brings its own torch keeps it."""
+    assert {specifier.operator for specifier in Requirement(requirement).specifier} == {">="}
+
+
+def test_tox_pins_the_main_requirements():
+    """What is tested is one exact set of versions."""
+    pinned = {Requirement(line).name for line in TOX["testenv"]["deps"].split() if "==" in line}
+    assert {Requirement(line).name for line in PROJECT["dependencies"]} - pinned <= {"packaging"}
+
+
+CHOOSING = README.partition("## Choosing")[2].partition("```\n")[2].partition("```")[0].splitlines()
+
+
+@pytest.mark.parametrize("command", CHOOSING)
+def test_commands_that_choose_succeed(command, tmp_path):
+    """As README shows them; those that run something leave a folder whose three files tell the same."""
+    program, *arguments = shlex.split(command)
+    assert program == "pytest"
+    run = [sys.executable, "-m", "pytest", *arguments, "--run-dir", tmp_path]
+    told = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout
+    latest = tmp_path / "latest"
+    assert latest.exists() is ("--collect-only" not in command)
+    if latest.exists():
+        verdicts = json.loads((latest / "run.json").read_text())["verdicts"]
+        assert (latest / "report.md").read_text().startswith(f"# {len(verdicts)} PASS\n")
+        assert (latest / "junit.xml").read_text().count('name="outcome" value="PASS"') == len(verdicts) > 0
+        assert {path.stem for path in (latest / "evidence").iterdir()} == {verdict["case"] for verdict in verdicts}
