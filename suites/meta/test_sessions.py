@@ -117,7 +117,7 @@ def test_cuda_marker_without_cuda_fails_with_one_line(session):
     result, record = session("-m", "cuda")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     assert record is None
-    result.stdout.fnmatch_lines(["nothing was judged: -m cuda selects none of the 1 cases planned on this machine; *"])
+    result.stdout.fnmatch_lines(["nothing was judged: -m cuda selects none of the 1 cases planned here; *"])
 
 
 def test_only_unsupported_cases_fail_the_session(session):
