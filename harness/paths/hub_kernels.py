@@ -56,6 +56,6 @@ class FlashAttention2Local(Optimization):
         others = {call.operator: 1 for call in seen.attention}
         return [
             equal("attention implementation", FLASH_ATTENTION_2, seen.attention_implementation),
-            *(attention_claim(seen, phase, "flash-attn2:*", calls=seen.kernel_calls) for phase in Phase),
+            *(attention_claim(seen, phase, f"{FLASH_ATTENTION_2}:*", calls=seen.kernel_calls) for phase in Phase),
             equal("attention outside the kernel", "none", tally(others)),
         ]

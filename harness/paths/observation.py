@@ -6,6 +6,7 @@ classes from the cache that `generate` returned, kernel calls from the kernel it
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any, Self
@@ -17,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import HarnessError
 from harness.paths.base import EAGER_ATTENTION, AttentionCall, Observation, Phase
+from harness.paths.hub_kernels import local_kernels
 
 SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
@@ -95,20 +97,22 @@ def _phase(query: list[int]) -> Phase:
 
 
 def _kernel_logs() -> dict[str, list[tuple[str, int]]]:
-    """The call log of every loaded kernel that keeps one, by the kernel's name: `CALLS`, a list of (function, longest
-    query) that its functions append to when their body runs."""
-    if "kernels" not in sys.modules:
-        return {}
-    from kernels import get_loaded_kernels
-
-    loaded = {str(kernel.metadata.name): kernel.module for kernel in get_loaded_kernels()}
-    return {name: module.CALLS for name, module in loaded.items() if hasattr(module, "CALLS")}
+    """The call log of every loaded kernel that keeps one, by repository: `CALLS`, a list of (function, longest query)
+    that its functions append to when their body runs. Loaded is what Python imported from the announced folder."""
+    folders = {str(folder.resolve()): repository for repository, folder in local_kernels().items()}
+    return {
+        repository: vars(module)["CALLS"]
+        for module in list(sys.modules.values())
+        for folder, repository in folders.items()
+        # Through vars, since asking a lazy module for an attribute may import what it stands for.
+        if str(vars(module).get("__file__")).startswith(folder + os.sep) and "CALLS" in vars(module)
+    }
 
 
 def _kernel_calls() -> Iterator[AttentionCall]:
-    for kernel, log in _kernel_logs().items():
+    for repository, log in _kernel_logs().items():
         for function, query_length in log:
-            yield AttentionCall(_phase([query_length, 0]), f"{kernel}:{function}", masked="varlen" in function)
+            yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
 
 
 def _attention_layers(config: Any) -> int:

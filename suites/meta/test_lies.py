@@ -14,7 +14,7 @@ LIES = {
     "static_cache_does_not_compile": ("compilation.static_cache", "compiled calls in fp32 is 0, but should be 23"),
     "kernel_is_never_called": (
         "kernels.flash_attn2_local",
-        "attention in prefill in fp32 is none, but should be 4 × flash",
+        "attention in prefill in fp32 is none, but should be 4 × kernels-community",
     ),
 }
 
