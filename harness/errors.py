@@ -22,6 +22,10 @@ class ModelUnavailable(HarnessError):
     """A model that cannot be had here: folder incomplete, hub out of reach."""
 
 
+class Incompatible(HarnessError):
+    """Things that do not go together, as the library or this project declares: no fault of the machine."""
+
+
 class ReferenceInvalid(HarnessError):
     """The reference computation did not do what it promises, for example not run in float64."""
 
@@ -43,4 +47,9 @@ class WorkerTimedOut(WorkerFailed):
 
 
 class WorkerRaised(WorkerFailed):
-    """The request raised inside the worker."""
+    """The request raised inside the worker, or could not be sent there."""
+
+    def __init__(self, message: str, *, log: str = "", incompatible: bool = False) -> None:
+        super().__init__(message, log=log)
+        self.incompatible = incompatible
+        """Whether what was raised is Incompatible."""

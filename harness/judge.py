@@ -16,7 +16,12 @@ NEXT_STEP = {
 
 
 def judge(case: Case, asked: Property, evidence: Evidence) -> Verdict:
-    """The verdict on one property. Earlier properties are judged first, and fail it with their outcome."""
+    """The verdict on one property. Earlier properties are judged first, and fail it with their outcome.
+
+    Raises ValueError if the evidence is another case's.
+    """
+    if evidence.case != case.id:
+        raise ValueError(f"{case.id}: evidence is of {evidence.case}, but should be of the case itself")
     return (
         _no_result(case, asked, evidence)
         or _engagement(case, asked, evidence)
@@ -34,7 +39,7 @@ def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | Non
     failure = evidence.reference_failure or evidence.failure
     if failure is None:
         return None
-    return _verdict(case, asked, failure.outcome, f"{case.id}: {failure.message} ({_look(failure)})")
+    return _verdict(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
 
 
 def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
@@ -49,7 +54,7 @@ def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | No
 
 
 def _equivalence(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    trust = [finding for trust in evidence.trusts for finding in trust_findings(trust)]
+    trust = [finding for trust in evidence.trusts for finding in trust_findings(trust, floor=evidence.floor)]
     if any(finding.violated for finding in trust):
         return _violation(case, asked, Outcome.BASELINE_UNTRUSTED, trust)
     found = _findings(case, evidence)
@@ -71,9 +76,8 @@ def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
         kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
         return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     found = _findings(case, evidence)
-    ladder = (
-        "" if len(_counted(case, evidence)) == len(evidence.rungs) else "native dtype only, fp32 ran another kernel; "
-    )
+    counted = {rung.dtype for rung in _counted(case, evidence)}
+    ladder = "" if counted >= set(case.rungs) else "native dtype only, no fp32 run of the same kernels; "
     closest = max(found, key=lambda finding: finding.excess)
     message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
     return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
@@ -98,7 +102,9 @@ def _numbers(found: list[Finding]) -> dict[str, float]:
 
 
 def _look(failure: Failure) -> str:
-    return f"read {failure.log}" if failure.log else "set it right and run again"
+    if failure.outcome is Outcome.UNSUPPORTED:
+        return ""
+    return f" (read {failure.log})" if failure.log else " (set it right and run again)"
 
 
 def _verdict(

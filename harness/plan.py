@@ -1,11 +1,13 @@
-"""From a catalogue and a machine to the cases of a session. Pure: nothing is loaded, nothing runs."""
+"""From a catalogue and a machine to the cases of a session. Nothing is loaded, nothing runs."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UnknownName
+from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
 from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
@@ -53,7 +55,15 @@ def plan(
     device: str,
     dtypes: tuple[Dtype, ...],
 ) -> list[Planned]:
-    """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together."""
+    """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together.
+
+    Raises HarnessError if two models have one name: ids would no longer tell their cases apart.
+    """
+    models = tuple(dict.fromkeys(models))
+    for name, count in Counter(model.name for model in models).items():
+        if count > 1:
+            sources = ", ".join(str(model.source) for model in models if model.name == name)
+            raise HarnessError(f"{count} models are named {name}: {sources} (run them apart, or rename a folder)")
     return [
         _planned(
             optimization, Case(optimization.name, optimization.technique, model, workload, device, dtype), inventory
@@ -77,7 +87,7 @@ def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
     if (folder / "config.json").is_file():
         return ModelRecipe(_plain(folder.name), Folder(str(folder)))
     repository, _, revision = asked.partition("@")
-    if repository.count("/") == 1 and not folder.exists() and not asked.startswith((".", "/", "~")):
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and not folder.exists():
         return ModelRecipe(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
     known = [recipe.name for recipe in catalogue.models]
     raise UnknownName("model", asked, [*known, "a folder with config.json", "a hub id owner/name"])

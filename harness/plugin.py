@@ -91,8 +91,11 @@ class Session:
         if self.folder is None or self.runner is None:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
-            self.folder = RunFolder(self.parent, environment=describe(self.inventory))
+            self.folder = RunFolder(self.parent)
             self.runner = Runner(self.catalogue.recall, logs=self.folder.logs, seconds=self.seconds)
+            device = self.inventory.default_device
+            accelerators = "" if device == "cpu" else self.runner.device_names(device)
+            self.folder.describe(describe(self.inventory, accelerators=accelerators))
         return self.folder, self.runner
 
 
@@ -122,7 +125,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SECONDS",
         type=float,
         default=300.0,
-        help="deadline of one run of a case (default: 300)",
+        help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
     )
 
 
@@ -133,9 +136,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "planned" in metafunc.fixturenames:
+        # Workers have deadlines of their own, which cost a verdict; pytest-timeout would cost the session its record.
+        unlimited = pytest.mark.timeout(0)
         cases = [
-            pytest.param(planned, id=planned.case.id, marks=[getattr(pytest.mark, name) for name in planned.markers])
-            for planned in _session(metafunc.config).planned
+            pytest.param(entry, id=entry.case.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
+            for entry in _session(metafunc.config).planned
         ]
         metafunc.parametrize("planned", cases)
 
@@ -198,11 +203,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     known = config.stash.get(SESSION, None)
     if known is None or config.option.collectonly:
         return
-    for line in _summary(known, shlex.quote(config.option.markexpr)):
+    for line in _summary(known):
         terminalreporter.write_line(line)
+    if known.planned and not known.selected:
+        terminalreporter.write_line(_why_nothing_is_selected(known, config.option.markexpr, config.option.keyword))
 
 
-def _summary(known: Session, markers: str) -> Iterator[str]:
+def _summary(known: Session) -> Iterator[str]:
     """The end of a session: what was not judged and why, the table, where the record is."""
     skipped = Counter(f"{v.outcome}: {v.message.partition(': ')[2]}" for v in known.verdicts if v.outcome.skips)
     if known.folder:
@@ -212,11 +219,14 @@ def _summary(known: Session, markers: str) -> Iterator[str]:
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
-    if known.planned and not known.selected:
-        why = f"; there is no CUDA here: {known.inventory.why_no_cuda}" if known.inventory.why_no_cuda else ""
-        yield f"nothing was judged: -m {markers} selects none of the {len(known.planned)} cases planned here{why}"
     if known.problem:
         yield known.problem
+
+
+def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str:
+    chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
+    why = f"; there is no CUDA here: {known.inventory.why_no_cuda}" if "cuda" in markers else ""
+    return f"nothing was judged: {chosen} selects none of the {len(known.planned)} cases planned here{why}"
 
 
 def _case_of(item: pytest.Item) -> str:

@@ -353,8 +353,12 @@ class Evidence:
     """Why there is no reference to compare with."""
 
     def __post_init__(self) -> None:
-        if not self.rungs and self.failure is None and self.reference_failure is None:
+        if self.failure or self.reference_failure:
+            return
+        if not self.rungs:
             raise ValueError(f"{self.case}: evidence without runs must say why there are none")
+        if {rung.dtype for rung in self.rungs} != {trust.dtype for trust in self.trusts}:
+            raise ValueError(f"{self.case}: every run needs what is known of eager in its dtype, and nothing else")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class PromoteToFloat64(TorchFunctionMode):
@@ -19,12 +21,8 @@ class PromoteToFloat64(TorchFunctionMode):
 
     Not seen: casts inside C++ and inside torch.compile, other threads, and constants built before. Rotary inverse
     frequencies are such constants: they keep their float32 values, as part of the model that all implementations
-    share. `rewrites` counts what was changed; a reference that changed nothing did not run under it.
+    share. `PrecisionAudit` tells whether anything else stayed below.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rewrites = 0
 
     def __torch_function__(
         self,
@@ -33,14 +31,44 @@ class PromoteToFloat64(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        del types
         if func is torch.Tensor.float:
-            self.rewrites += 1
             func = torch.Tensor.double
-        args = tuple(self._promote(arg) for arg in args)
-        return func(*args, **{name: self._promote(arg) for name, arg in (kwargs or {}).items()})
+        args = tuple(_promote(arg) for arg in args)
+        return func(*args, **{name: _promote(arg) for name, arg in (kwargs or {}).items()})
 
-    def _promote(self, argument: Any) -> Any:
-        if argument is torch.float32:
-            self.rewrites += 1
-            return torch.float64
-        return argument
+
+class PrecisionAudit(TorchDispatchMode):
+    """Notes every operator that computed a floating-point tensor of more than one element below float64.
+
+    Views and copies of what is already there compute nothing. Seen below the level of Python functions, where casts
+    inside C++ operators show as operators of their own; what a custom kernel does inside stays out of sight.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
+        self.lower: dict[str, str] = {}
+        """Dtype by name of the operator."""
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and func.overloadpacket not in COPIES:
+            for tensor in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(tensor, Tensor) and tensor.numel() > 1 and tensor.dtype in BELOW_FLOAT64:
+                    self.lower[str(func)] = str(tensor.dtype)
+        return result
+
+
+BELOW_FLOAT64 = (torch.float32, torch.float16, torch.bfloat16)
+COPIES = (torch.ops.aten.clone, torch.ops.aten.detach)
+
+
+def _promote(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument

@@ -64,13 +64,19 @@ def generate_forced(
 
 
 @torch.no_grad()
-def generate_free(model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, options: Mapping[str, Any]) -> Tensor:
-    """(B, new_tokens) int64: greedy tokens."""
+def generate_free(
+    model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, options: Mapping[str, Any]
+) -> tuple[Any, Tensor]:
+    """(output of `generate`, greedy tokens (B, new_tokens) int64)."""
     output = model.generate(
-        ids, attention_mask=mask, max_new_tokens=new_tokens, return_dict_in_generate=True, **options
+        ids,
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        logits_to_keep=PROMPT_LOGITS,  # as in the forced run, so that one compiled graph serves both
+        return_dict_in_generate=True,
+        **options,
     )
-    tokens: Tensor = output.sequences[:, ids.shape[1] :]
-    return tokens
+    return output, output.sequences[:, ids.shape[1] :]
 
 
 def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask: Tensor) -> Generation:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import WorkerDied, WorkerFailed, WorkerTimedOut
+from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
 from harness.execution import tasks
 from harness.execution.workers import Worker
 from harness.paths.base import Optimization
@@ -53,6 +53,11 @@ class Runner:
             evidence = replace(evidence, rungs=(*evidence.rungs, rung))
         return replace(evidence, failure=None)
 
+    def device_names(self, device: str) -> str:
+        """Names of the devices of a type. Asked of a worker, so that this process never holds a device."""
+        names: str = self._ask("devices", tasks.device_names, device)
+        return names
+
     def close(self) -> None:
         self._scratch.cleanup()
 
@@ -87,4 +92,6 @@ _NOTHING_YET = Failure(Outcome.ERROR, "nothing was run")
 
 def _failure(error: WorkerFailed, what: str) -> Failure:
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
-    return Failure(outcomes.get(type(error), Outcome.ERROR), f"{what}: {error}", log=error.log)
+    declared = isinstance(error, WorkerRaised) and error.incompatible
+    outcome = Outcome.UNSUPPORTED if declared else outcomes.get(type(error), Outcome.ERROR)
+    return Failure(outcome, f"{what}: {error}", log=error.log)

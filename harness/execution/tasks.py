@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.equivalence.exact import PromoteToFloat64
+from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
 from harness.equivalence.numbers import Generation, compare, relative_error
 from harness.errors import ReferenceInvalid, UnknownName
 from harness.execution.generation import generate_forced, generate_free, generation, set_plain_greedy
-from harness.models.loading import encode, load_model, load_tokenizer
+from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.paths.base import Optimization, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch
@@ -43,18 +44,18 @@ def make_reference(setup: Setup) -> float:
     """Run eager in float64, keep its tensors, and return its floor: the relative RMS difference between logits that
     came through the cache and those of one uncached forward pass over the same tokens.
 
-    Raises ReferenceInvalid if anything ran below float64.
+    Raises ReferenceInvalid if any operator computed below float64.
     """
     with _planted(setup.fault):
         model, ids, mask = _load(setup, Dtype.FP64, Eager())
-        with PromoteToFloat64() as mode:
-            tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
+        with PromoteToFloat64(), PrecisionAudit() as audit:
+            _, tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
             _, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
             uncached = _uncached_steps(model, ids, mask, tokens)
-    if step_logits.dtype is not torch.float64 or not mode.rewrites:
+    if audit.lower:
+        operators = ", ".join(f"{name} in {dtype}" for name, dtype in sorted(audit.lower.items()))
         raise ReferenceInvalid(
-            f"{setup.recipe.name}: reference logits are {step_logits.dtype} after {mode.rewrites} promotions, "
-            "but should be torch.float64"
+            f"{setup.recipe.name}: the float64 reference computed {operators}, but should compute nothing below float64"
         )
     reference = generation(prompt_logits, step_logits, tokens, mask)
     _save(reference, setup.file(Dtype.FP64))
@@ -66,7 +67,7 @@ def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
     reference = _read(setup.file(Dtype.FP64))
     with _planted(setup.fault):
         model, ids, mask = _load(setup, dtype, Eager())
-        runs = [_run_eager(model, ids, mask, reference.tokens.to(setup.device)) for _ in range(2)]
+        runs = [_run(model, ids, mask, reference, options={})[1] for _ in range(2)]
         recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
     _save(runs[0], setup.file(dtype))
     return Trust(
@@ -84,34 +85,41 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization) -> Run
     reference, eager = _read(setup.file(Dtype.FP64)), _read(setup.file(dtype))
     with _planted(setup.fault):
         model, ids, mask = _load(setup, dtype, optimization)
-        with optimization.applied():
-            options, tokens = optimization.generate_options(), reference.tokens.to(setup.device)
-            with Watch() as watch:
-                output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options)
-            seen = watch.seen(model, output, decode_steps=setup.workload.new_tokens - 1)
-            free = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options=options)
-    forced = generation(prompt_logits, step_logits, free, mask)
+        with optimization.applied(), Watch() as watch:
+            outputs, candidate = _run(model, ids, mask, reference, options=optimization.generate_options())
+    seen = watch.seen(model, outputs, padded=setup.workload.padded, decode_steps=setup.workload.new_tokens - 1)
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, seen),
-        comparison=compare(forced, eager=eager, reference=reference, dtype=dtype),
+        comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype),
         seconds=time.monotonic() - started,
     )
 
 
+def device_names(device: str) -> str:
+    """Names of the devices of a type, as torch tells them; initialises the device, so ask it of a worker."""
+    module = torch.get_device_module(device)
+    return ", ".join(str(module.get_device_name(i)) for i in range(module.device_count()))
+
+
 def _load(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, Tensor, Tensor]:
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     model = load_model(setup.recipe, dtype=dtype, device=setup.device, options=optimization.load_options())
     tokenizer = load_tokenizer(setup.recipe)
-    set_plain_greedy(model, pad=tokenizer.pad_token_id or 0)
+    set_plain_greedy(model, pad=pad_token(tokenizer))
     return model, *encode(setup.workload, tokenizer, device=setup.device)
 
 
-def _run_eager(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Generation:
-    _, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
-    free = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options={})
-    return generation(prompt_logits, step_logits, free, mask)
+def _run(
+    model: Any, ids: Tensor, mask: Tensor, reference: Generation, *, options: Mapping[str, Any]
+) -> tuple[list[Any], Generation]:
+    """(outputs of both runs, their tensors): once with the reference's tokens forced, once free."""
+    tokens = reference.tokens.to(ids.device)
+    forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options)
+    free, chosen = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options)
+    return [forced, free], generation(prompt_logits, step_logits, chosen, mask)
 
 
 @torch.no_grad()
@@ -129,10 +137,10 @@ def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Te
 def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
     """(tokens generated as determined, tokens determined) over the rows of the recall probe."""
     ids, mask = encode(recall, load_tokenizer(setup.recipe), device=setup.device)
-    tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={}).tolist()
+    _, tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={})
     pairs = [
         (given, right)
-        for row, prompt in zip(tokens, recall.prompts, strict=True)
+        for row, prompt in zip(tokens.tolist(), recall.prompts, strict=True)
         for given, right in zip(row, prompt.answer, strict=False)
     ]
     return sum(given == right for given, right in pairs), len(pairs)

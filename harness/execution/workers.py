@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from harness.errors import HarnessError, WorkerDied, WorkerRaised, WorkerTimedOut
+from harness.errors import HarnessError, Incompatible, WorkerDied, WorkerRaised, WorkerTimedOut
 
 Answer = TypeVar("Answer")
 
@@ -47,8 +48,6 @@ ENVIRONMENT = {
 }
 """Set for the server where the user has not set them."""
 
-START_SECONDS = 120.0
-"""Added to the first request's deadline: the server imports torch and transformers before it forks."""
 GRACE_SECONDS = 10
 """After its deadline, the kernel kills a worker that its parent could not."""
 
@@ -58,22 +57,28 @@ class _Raised:
     """How a request that raised comes back: exceptions themselves do not always survive pickling."""
 
     error: str
-    trace: str
     expected: bool
+    """Whether the error is complete without its trace."""
+    incompatible: bool
 
 
 class Worker:
-    """One worker process. Use as a context manager; leaving it ends the process and all its children."""
+    """One worker process. Use as a context manager; leaving it ends the process and all its children.
 
-    _server_ready = False
+    Workers are forked from one server per session. The server takes the environment variables of the moment it is first
+    needed, and starting it takes some seconds, which belong to no request's deadline.
+    """
 
     def __init__(self, *, log: Path) -> None:
-        """Start a worker whose standard output and error go to the file `log`."""
+        """Start a worker whose standard output and error go to the file `log`. Raises WorkerDied if it cannot start."""
         self.log = log
         context = _server()
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, str(log), list(sys.path)), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=_serve, args=(theirs, str(log)), daemon=True)
+        try:
+            self._process.start()
+        except (EOFError, OSError) as error:
+            raise WorkerDied(f"the server that forks workers does not answer: {error!r}") from error
         theirs.close()  # otherwise the death of the worker would not read as the end of the pipe
 
     def call(self, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
@@ -81,25 +86,27 @@ class Worker:
 
         Raises WorkerDied, WorkerTimedOut (after killing the worker) or WorkerRaised.
         """
-        deadline = seconds if Worker._server_ready else seconds + START_SECONDS
         try:
-            self._pipe.send((function, arguments, deadline))
-            if not self._pipe.poll(deadline):
+            self._pipe.send((function, arguments, seconds))
+            if not self._pipe.poll(seconds):
                 self.kill()
                 raise WorkerTimedOut(f"no answer within {seconds:g} s, worker killed", log=str(self.log))
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(GRACE_SECONDS)
             raise WorkerDied(f"worker ended {_ending(self._process.exitcode)}", log=str(self.log)) from error
-        Worker._server_ready = True
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise WorkerRaised(f"the request cannot be sent to a worker: {error}") from error
         if isinstance(answer, _Raised):
-            raise WorkerRaised(answer.error, log="" if answer.expected else str(self.log))
+            log = "" if answer.expected else str(self.log)
+            raise WorkerRaised(answer.error, log=log, incompatible=answer.incompatible)
         result: Answer = answer
         return result
 
     @property
     def pid(self) -> int:
-        return self._process.pid or 0
+        pid: int = self._process.pid  # set by start(); never the 0 that would mean our own group
+        return pid
 
     def kill(self) -> None:
         """End the worker and every process it started."""
@@ -131,14 +138,13 @@ def _server() -> Any:
     return context
 
 
-def _serve(pipe: Connection, log: str, path: list[str]) -> None:
+def _serve(pipe: Connection, log: str) -> None:
     """The life of a worker: answer requests until the pipe closes."""
     os.setsid()
     _redirect_output(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends us at the alarm, whatever code holds the lock
-    sys.path[:] = path
-    _refuse_initialized_device()
+    refuse_device_before_fork()
     while True:
         try:
             function, arguments, deadline = pipe.recv()
@@ -156,11 +162,8 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         traceback.print_exc()
         first_line = (str(error).strip() or "no message").splitlines()[0]
         expected = isinstance(error, HarnessError)
-        return _Raised(
-            error=first_line if expected else f"{type(error).__name__}: {first_line}",
-            trace=traceback.format_exc(),
-            expected=expected,
-        )
+        told = first_line if expected else f"{type(error).__name__}: {first_line}"
+        return _Raised(told, expected, incompatible=isinstance(error, Incompatible))
 
 
 def _redirect_output(log: str) -> None:
@@ -180,13 +183,13 @@ def _end_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _refuse_initialized_device() -> None:
+def refuse_device_before_fork() -> None:
+    """Raises RuntimeError in a worker whose server had initialised CUDA: it could not use it. Such a process reads as
+    not initialised, and as a bad fork."""
     import torch
 
-    if torch.cuda.is_initialized():
-        raise RuntimeError(
-            "CUDA was initialised before the fork, so no worker can use it: a preloaded module touched the device"
-        )
+    if torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork():
+        raise RuntimeError("CUDA was initialised before the fork: a preloaded module touched the device")
 
 
 def _ending(code: int | None) -> str:

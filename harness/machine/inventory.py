@@ -81,17 +81,14 @@ def window(distribution: str, wanted: str) -> str:
     return ""
 
 
-def describe(inventory: Inventory) -> dict[str, str]:
-    """The environment of a run, for its record: versions, processor, accelerators."""
-    import torch
-
-    accelerators = [torch.cuda.get_device_name(i) for i in range(inventory.devices.get("cuda", 0))]
+def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
+    """The environment of a run, for its record: versions, processor, and the names of the accelerators."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "accelerators": ", ".join(accelerators) or "none",
+        "accelerators": accelerators or "none",
         **inventory.packages,
     }
 

@@ -33,7 +33,8 @@ class Device(Need):
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         if device in inventory.devices:
             return None
-        return f"needs {device}: {inventory.why_no_cuda or 'torch finds no such device'}"
+        reason = inventory.why_no_cuda if device == "cuda" else "torch finds no such device"
+        return f"needs {device}: {reason}"
 
 
 @dataclass(frozen=True)

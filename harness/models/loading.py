@@ -9,20 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import ModelUnavailable
+from harness.errors import Incompatible, ModelUnavailable
 from harness.records import Dtype, Folder, ModelRecipe, Prompt, Workload
 
 
 def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
-    """The causal language model of `recipe`, in evaluation mode on `device`; attention is eager unless `options`, the
-    keyword arguments of `from_pretrained`, say otherwise. Raises ModelUnavailable."""
+    """The causal language model of `recipe`, in evaluation mode on `device`. Attention and experts are eager unless
+    `options`, the keyword arguments of `from_pretrained`, say otherwise.
+
+    Raises ModelUnavailable, or Incompatible if the architecture does not support what was asked for.
+    """
     from transformers import AutoModelForCausalLM
 
-    arguments = {"attn_implementation": "eager", "dtype": getattr(torch, dtype.torch_name), **options}
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
     try:
         model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)
     except OSError as error:
         raise ModelUnavailable(f"{recipe.name}: {_first_line(error)}") from error
+    except ValueError as error:
+        if "does not support" not in str(error):  # transformers' words for what an architecture declares
+            raise
+        raise Incompatible(_first_line(error)) from error
     return model.eval().to(device)
 
 
@@ -38,12 +46,17 @@ def load_tokenizer(recipe: ModelRecipe) -> Any:
 
 def encode(workload: Workload, tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
     """(input ids, attention mask), int64 of shape (batch, longest prompt), padded on the left."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
+    pad = pad_token(tokenizer)
     rows = [_tokens(prompt, tokenizer) for prompt in workload.prompts]
     width = workload.longest
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def pad_token(tokenizer: Any) -> int:
+    """The id that fills rows up; any will do where there is none, since the attention mask hides it."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
 def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:

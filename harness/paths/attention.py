@@ -13,7 +13,7 @@ from harness.records import Claim, Technique
 BACKENDS = {
     "MATH": "aten::_scaled_dot_product_attention_math",
 }
-"""Operators by the name of torch.nn.attention.SDPBackend that pins them; the same on every device."""
+"""Operators by the name of torch.nn.attention.SDPBackend that pins them."""
 
 DISPATCHED = "aten::_scaled_dot_product_*"
 """Pattern of the operators that scaled_dot_product_attention dispatches to, whichever torch chooses."""

@@ -39,38 +39,48 @@ class AttentionCall:
     operator: str
     """The operator's name as torch dispatched it, or `repository:function` of a kernel."""
     masked: bool = False
-    """Whether a mask, or lengths of unpadded sequences, came with it."""
+    """Whether a mask, or lengths of unpadded sequences, came with it. Eager adds its mask before the softmax, where
+    it cannot be seen."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen while `generate` ran, as plain data: no tensors, no modules."""
+    """What was seen while `generate` ran, forced and free, as plain data: no tensors, no modules."""
 
+    device: str
     attention_implementation: str
     """Of the model's config, after loading."""
+    padded: bool
+    """Whether rows were padded, so that attention needs a mask."""
     attention: tuple[AttentionCall, ...]
     kernel_calls: tuple[AttentionCall, ...]
     """Calls that a loaded kernel itself counted."""
     attention_layers: int
+    prefills: int
+    """Forward passes over prompts: one per run of `generate`."""
     decode_steps: int
-    """Forward passes after the prefill."""
-    cache: str
-    """Class of the cache that `generate` returned."""
+    """Forward passes after the prefills."""
+    caches: tuple[str, ...]
+    """Class of the cache that each run returned."""
     cache_layers: tuple[str, ...]
-    """Class of each of its layers."""
+    """Class of each of their layers."""
     compiled_calls: int
-    """Times that a compiled region was entered."""
+    """Times that a region compiled by dynamo was entered."""
+    inductor_calls: int
+    """Times that a graph compiled by inductor ran: dynamo may also hand its graphs to a backend that does nothing."""
     graphs: int
     """Graphs that torch.compile captured."""
     graph_breaks: tuple[str, ...]
     recompiles: tuple[str, ...]
     """Reasons, one per recompilation."""
+    cudagraph_skips: int = 0
+    """Graphs that inductor did not record as CUDA graphs though asked to; every graph, where there is no CUDA."""
     recompile_limit: str = ""
     """What torch said when it stopped compiling and fell back to eager; empty if it did not."""
 
     def calls(self, phase: Phase) -> int:
         """How many attention calls a phase must make: one per attention layer and forward pass."""
-        return self.attention_layers * (1 if phase is Phase.PREFILL else self.decode_steps)
+        return self.attention_layers * (self.prefills if phase is Phase.PREFILL else self.decode_steps)
 
 
 class Optimization(ABC):
@@ -121,12 +131,19 @@ def equal(what: str, requested: object, observed: object) -> Claim:
 def attention_claim(
     seen: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> Claim:
-    """The claim that a phase made all its attention calls through operators that match the pattern `operators`."""
+    """The claim that a phase made all its attention calls through operators that match the pattern `operators`, each
+    with a mask if rows are padded. Eager's mask cannot be seen at its operator."""
     made = [call for call in (seen.attention if calls is None else calls) if call.phase is phase]
-    holds = len(made) == seen.calls(phase) and all(fnmatchcase(call.operator, operators) for call in made)
+    must_mask = seen.padded and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
+    holds = (
+        len(made) == seen.calls(phase) > 0
+        and all(fnmatchcase(call.operator, operators) for call in made)
+        and (masked == len(made) or not must_mask)
+    )
     observed = tally(Counter(call.operator for call in made)) + (f" ({masked} masked)" if masked else "")
-    return Claim(f"attention in {phase}", f"{seen.calls(phase)} × {operators}", observed, holds)
+    requested = f"{seen.calls(phase)} × {operators}" + (" (all masked)" if must_mask else "")
+    return Claim(f"attention in {phase}", requested, observed, holds)
 
 
 def tally(counts: Mapping[str, int]) -> str:
@@ -142,7 +159,7 @@ def eager_attention(seen: Observation) -> list[Claim]:
 
 def dynamic_cache(seen: Observation) -> list[Claim]:
     """The cache grows, as `generate` does it when nothing is asked for."""
-    return [equal("cache", "DynamicCache", seen.cache)]
+    return [equal("cache", "DynamicCache", ", ".join(sorted(set(seen.caches))))]
 
 
 def not_compiled(seen: Observation) -> list[Claim]:

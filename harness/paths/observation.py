@@ -16,17 +16,21 @@ import torch._dynamo
 from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Incompatible
 from harness.paths.base import EAGER_ATTENTION, AttentionCall, Observation, Phase
 from harness.paths.hub_kernels import local_kernels
 
 SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
 COMPILED_REGION = "Torch-Compiled Region"
+INDUCTOR_GRAPH = "## Call CompiledFxGraph"
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"}
+OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba"}
+"""Kinds of layers as configs name them, by whether they attend over a cache of keys and values."""
 
 
 class Watch:
-    """Watches one call of `generate` made inside `with`; counts of earlier calls in this process are cleared first."""
+    """Watches the calls of `generate` made inside `with`; counts of earlier work in this process are cleared first."""
 
     def __init__(self) -> None:
         self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
@@ -35,7 +39,7 @@ class Watch:
         torch._dynamo.reset()
         dynamo.counters.clear()
         dynamo.clear_compilation_metrics()
-        for log in _kernel_logs().values():
+        for _, log in _kernel_logs():
             log.clear()
         self._profiler.__enter__()
         return self
@@ -43,25 +47,31 @@ class Watch:
     def __exit__(self, *raised: object) -> None:
         self._profiler.__exit__(*raised)
 
-    def seen(self, model: Any, output: Any, *, decode_steps: int) -> Observation:
-        """What was seen; `output` is what `generate` returned, with its cache. To be asked after the block."""
+    def seen(self, model: Any, outputs: list[Any], *, padded: bool, decode_steps: int) -> Observation:
+        """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache;
+        `decode_steps` is the number of forward passes that each made after its prefill."""
         events = _events(self._profiler)
-        cache = output.past_key_values
+        caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
         limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]
         return Observation(
+            device=model.device.type,
             attention_implementation=model.config._attn_implementation,
+            padded=padded,
             attention=tuple(_attention_calls(events)),
             kernel_calls=tuple(_kernel_calls()),
             attention_layers=_attention_layers(model.config.get_text_config()),
-            decode_steps=decode_steps,
-            cache=type(cache).__name__,
-            cache_layers=tuple(type(layer).__name__ for layer in getattr(cache, "layers", ())),
+            prefills=len(outputs),
+            decode_steps=decode_steps * len(outputs),
+            caches=tuple(type(cache).__name__ for cache in caches),
+            cache_layers=tuple(type(layer).__name__ for cache in caches for layer in getattr(cache, "layers", ())),
             compiled_calls=sum(event.name().startswith(COMPILED_REGION) for event in events),
+            inductor_calls=sum(event.name().startswith(INDUCTOR_GRAPH) for event in events),
             graphs=dynamo.counters["stats"]["unique_graphs"],
             graph_breaks=tuple(_graph_breaks()),
-            recompiles=tuple(m.recompile_reason for m in metrics if m.recompile_reason),
-            recompile_limit=" ".join(limits[0].split()) if limits else "",
+            recompiles=tuple(_first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
+            cudagraph_skips=dynamo.counters["inductor"]["cudagraph_skips"],
+            recompile_limit=_first_line(limits[0]) if limits else "",
         )
 
 
@@ -96,33 +106,38 @@ def _phase(query: list[int]) -> Phase:
     return Phase.DECODE if query[-2] == 1 else Phase.PREFILL
 
 
-def _kernel_logs() -> dict[str, list[tuple[str, int]]]:
-    """The call log of every loaded kernel that keeps one, by repository: `CALLS`, a list of (function, longest query)
-    that its functions append to when their body runs. Loaded is what Python imported from the announced folder."""
-    folders = {str(folder.resolve()): repository for repository, folder in local_kernels().items()}
-    return {
-        repository: vars(module)["CALLS"]
-        for module in list(sys.modules.values())
-        for folder, repository in folders.items()
-        # Through vars, since asking a lazy module for an attribute may import what it stands for.
-        if str(vars(module).get("__file__")).startswith(folder + os.sep) and "CALLS" in vars(module)
-    }
+def _kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """Repository and call log of every loaded kernel that keeps one: `CALLS`, a list of (function, longest query) that
+    its functions append to when their body runs. Loaded is what Python imported from an announced folder."""
+    folders = {repository: str(folder.resolve()) + os.sep for repository, folder in local_kernels().items()}
+    for module in list(sys.modules.values()):
+        # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
+        contents = getattr(module, "__dict__", {})
+        for repository, folder in folders.items():
+            if str(contents.get("__file__")).startswith(folder) and "CALLS" in contents:
+                yield repository, contents["CALLS"]
 
 
 def _kernel_calls() -> Iterator[AttentionCall]:
-    for repository, log in _kernel_logs().items():
+    for repository, log in _kernel_logs():
         for function, query_length in log:
             yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
 
 
 def _attention_layers(config: Any) -> int:
-    """Layers that attend over a cache; hybrid models name the kind of each layer, and linear attention does not."""
+    """Layers that attend over keys and values. Raises Incompatible for a kind of layer that is not known here."""
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    return sum("attention" in kind and "linear" not in kind for kind in kinds)
+    if unknown := set(kinds) - ATTENTION_LAYERS - OTHER_LAYERS:
+        raise Incompatible(f"the model has layers of kind {', '.join(sorted(unknown))}, which cannot be counted yet")
+    return sum(kind in ATTENTION_LAYERS for kind in kinds)
 
 
 def _graph_breaks() -> Iterator[str]:
     """Reasons from both places where dynamo keeps them."""
     for counter in ("graph_break", "unimplemented"):
         for reason in dynamo.counters[counter]:
-            yield " ".join(str(reason).split())[:200]
+            yield _first_line(str(reason))
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else "no reason given"

@@ -18,14 +18,14 @@ from harness.report.markdown import markdown
 class RunFolder:
     """Writes a run as it goes: every verdict is on disk when the next case starts."""
 
-    def __init__(self, parent: Path, *, environment: dict[str, str]) -> None:
+    def __init__(self, parent: Path) -> None:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
         self.path = _fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
         self.run = Run(
             schema=SCHEMA,
             profile=None,
-            environment=environment,
+            environment={},
             started=now.isoformat(timespec="seconds"),
             finished=None,
             exit=None,
@@ -37,6 +37,11 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         return self.path / "logs"
+
+    def describe(self, environment: dict[str, str]) -> None:
+        """Tell on what the run runs."""
+        self.run = replace(self.run, environment=environment)
+        write_record(self.path / "run.json", self.run)
 
     def add_evidence(self, evidence: Evidence) -> None:
         write_record(self.path / "evidence" / f"{evidence.case}.json", evidence)

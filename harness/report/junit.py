@@ -3,9 +3,13 @@ so that a run judged again can be rendered again."""
 
 from __future__ import annotations
 
+import re
 from xml.etree import ElementTree as ET
 
 from harness.records import Run
+
+NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 cannot hold; messages of foreign exceptions may, for example colours."""
 
 
 def junit(run: Run) -> str:
@@ -29,4 +33,5 @@ def junit(run: Run) -> str:
     suites = ET.Element("testsuites")
     suites.append(suite)
     ET.indent(suites)
-    return ET.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+    text = ET.tostring(suites, encoding="unicode", xml_declaration=True)
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text) + "\n"

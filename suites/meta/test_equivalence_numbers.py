@@ -12,7 +12,7 @@ from harness.equivalence.rules import findings
 from harness.errors import ReferenceInvalid
 from harness.records import Dtype, Tolerance
 
-ROWS, PROMPT, STEPS, VOCABULARY = 2, 6, 5, 32
+ROWS, PROMPT, STEPS, VOCABULARY = 4, 6, 5, 32
 
 
 @pytest.fixture
@@ -122,6 +122,28 @@ def test_free_run_that_leaves_its_own_logits_diverges(reference, eager):
     assert violated(candidate, eager, reference) == {"fp32.diverged"}
 
 
+def test_free_run_may_take_the_other_side_of_a_near_tie(reference, eager):
+    """Another row's tie may change this row's bits in between; what counts is what the choice cost."""
+    candidate = noisy(reference, scale=1e-6, seed=2)
+    candidate.step_logits[1, 3, 11] = candidate.step_logits[1, 3, 3] - 1e-7
+    candidate.tokens[1, 3] = 11
+    eager.step_logits[1, 3, 11] = eager.step_logits[1, 3, 3] - 1e-7
+    reference.step_logits[1, 3, 11] = reference.step_logits[1, 3, 3] - 1e-7
+    assert compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32).free.tied == 1
+    assert violated(candidate, eager, reference) == set()
+
+
+def test_few_rows_pool_their_decode_steps(reference, eager):
+    """The first decode step of one row is one position: too little for a ratio of its own."""
+    one = [replace_rows(run, slice(0, 1)) for run in (noisy(reference, scale=1e-6, seed=2), eager, reference)]
+    comparison = compare(one[0], eager=one[1], reference=one[2], dtype=Dtype.FP32)
+    assert [error.stratum for error in comparison.strata] == ["prefill", "decode", "row 0"]
+
+
+def replace_rows(run, rows):
+    return Generation(run.prompt_logits[rows], run.step_logits[rows], run.tokens[rows], run.valid[rows])
+
+
 def test_exact_means_every_bit(reference, eager):
     copy = dataclasses.replace(eager, step_logits=eager.step_logits.clone())
     assert violated(copy, eager, reference, Tolerance.EXACT) == set()
@@ -136,7 +158,7 @@ def test_relative_error_is_of_both_phases(reference):
 
 def test_other_shape_is_refused(reference, eager):
     short = Generation(reference.prompt_logits, reference.step_logits[:, :4], reference.tokens[:, :4], reference.valid)
-    with pytest.raises(ReferenceInvalid, match=r"logits are \(2, 4, 32\), but should be \(2, 5, 32\)"):
+    with pytest.raises(ReferenceInvalid, match=r"logits are \(4, 4, 32\), but should be \(4, 5, 32\)"):
         compare(short, eager=eager, reference=reference, dtype=Dtype.FP32)
 
 

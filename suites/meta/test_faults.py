@@ -69,11 +69,22 @@ def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken)
     evidence = runner.evidence(case, optimization, rungs=LADDER)
     runner.close()
     for trust in evidence.trusts:
-        table[fault][trust.dtype] = factor(trust_findings(trust))
+        table[fault][trust.dtype] = factor(trust_findings(trust, floor=evidence.floor))
     verdict = judge(case, Property.EQUIVALENCE, evidence)
     assert verdict.outcome is Outcome.BASELINE_UNTRUSTED, verdict.message
-    assert any(
-        finding.violated for trust in evidence.trusts for finding in trust_findings(trust) if broken in finding.key
+    found = [finding for trust in evidence.trusts for finding in trust_findings(trust, floor=evidence.floor)]
+    assert any(finding.violated for finding in found if broken in finding.key)
+
+
+def test_reference_below_float64_is_refused(planned_case, tmp_path):
+    """A cast that the promotion does not reach is found by the audit, and named."""
+    case, optimization = planned_case("attention.sdpa", workload="single", dtype=Dtype.FP32)
+    runner = Runner(RECALL, logs=tmp_path, reference_fault="suites.meta.faults.arithmetic:half_precision_eager")
+    verdict = judge(case, Property.EQUIVALENCE, runner.evidence(case, optimization))
+    runner.close()
+    assert verdict.outcome is Outcome.ERROR
+    assert (
+        "the float64 reference computed aten._to_copy.default in torch.float16, but should compute" in verdict.message
     )
 
 

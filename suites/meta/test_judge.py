@@ -41,6 +41,8 @@ CASE = Case(
     dtype=Dtype.BF16,
 )
 TRUST = Trust(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked=100)
+NATIVE = Trust(Dtype.BF16, repeats=True, relative_error=1e-2, recalled=100, asked=100)
+FLOOR = 1e-15
 LIE = Claim("attention", "4 × fast", "4 × slow", holds=False)
 
 
@@ -56,8 +58,8 @@ def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(TRUE,), kernels=("k",), **chang
     return Rung(dtype, Engagement(claims, kernels), replace(comparison, **changes), 1.0)
 
 
-def evidence(*rungs, trusts=(TRUST,), **options):
-    return Evidence(CASE.id, Tolerance.REORDERED, rungs, trusts, **options)
+def evidence(*rungs, trusts=(TRUST, NATIVE), **options):
+    return Evidence(CASE.id, Tolerance.REORDERED, rungs, trusts, **{"floor": FLOOR, **options})
 
 
 GOOD = (rung(Dtype.FP32), rung())
@@ -82,7 +84,9 @@ def test_engagement_comes_before_trust_and_comparison():
     """An unengaged path is NOT_ENGAGED whatever else is wrong, and the message holds what, got and should."""
     untrusted = replace(TRUST, repeats=False)
     verdict = judge(
-        CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32, claims=(LIE,)), rung(ratio=99), trusts=(untrusted,))
+        CASE,
+        Property.EQUIVALENCE,
+        evidence(rung(Dtype.FP32, claims=(LIE,)), rung(ratio=99), trusts=(untrusted, NATIVE)),
     )
     assert verdict.outcome is Outcome.NOT_ENGAGED
     assert verdict.message.startswith(f"{CASE.id}: attention in fp32 is 4 × slow, but should be 4 × fast (")
@@ -90,14 +94,14 @@ def test_engagement_comes_before_trust_and_comparison():
 
 def test_trust_comes_before_comparison():
     untrusted = replace(TRUST, recalled=98)
-    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), rung(ratio=99), trusts=(untrusted,)))
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), rung(ratio=99), trusts=(untrusted, NATIVE)))
     assert verdict.outcome is Outcome.BASELINE_UNTRUSTED
     assert "fp32 eager's recall is 0.98, but should be at least 0.99 [recall]" in verdict.message
 
 
 def test_engagement_does_not_need_a_trusted_baseline():
     untrusted = replace(TRUST, repeats=False)
-    assert judge(CASE, Property.ENGAGEMENT, evidence(*GOOD, trusts=(untrusted,))).outcome is Outcome.PASS
+    assert judge(CASE, Property.ENGAGEMENT, evidence(*GOOD, trusts=(untrusted, NATIVE))).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(
@@ -134,7 +138,7 @@ def test_float32_counts_only_if_the_same_kernel_ran():
     other = evidence(rung(Dtype.FP32, ratio=99, kernels=("other",)), rung())
     verdict = judge(CASE, Property.EQUIVALENCE, other)
     assert verdict.outcome is Outcome.PASS
-    assert verdict.message.startswith("native dtype only, fp32 ran another kernel; ")
+    assert verdict.message.startswith("native dtype only, no fp32 run of the same kernels; ")
     assert not any(key.startswith("fp32") for key in verdict.numbers)
 
 
@@ -154,16 +158,46 @@ def test_unsupported_quotes_the_need():
     [
         (replace(TRUST, repeats=False), "fp32.unrepeatable"),
         (replace(TRUST, relative_error=1e-5), "fp32.eager_ulps"),
-        (replace(TRUST, relative_error=math.nan), "fp32.eager_ulps"),
         (replace(TRUST, recalled=98), "fp32.recall"),
     ],
 )
 def test_each_doubt_about_eager_can_be_raised(trust, broken):
-    assert {finding.key for finding in trust_findings(trust) if finding.violated} == {broken}
+    assert {finding.key for finding in trust_findings(trust, floor=FLOOR) if finding.violated} == {broken}
+
+
+@pytest.mark.parametrize("floor", [1e-8, math.nan])
+def test_reference_with_an_error_of_its_own_is_untrusted(floor):
+    """Errors of the reference enter both sides of every ratio and pull it to one."""
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, floor=floor))
+    assert verdict.outcome is Outcome.BASELINE_UNTRUSTED
+    assert "the reference's own error over fp32 eager's" in verdict.message
+
+
+def test_evidence_of_another_case_is_refused():
+    with pytest.raises(ValueError, match="but should be of the case itself"):
+        judge(CASE, Property.ENGAGEMENT, replace(evidence(*GOOD), case="other"))
+
+
+def test_evidence_without_trust_cannot_be_built():
+    with pytest.raises(ValueError, match="every run needs what is known of eager in its dtype"):
+        evidence(*GOOD, trusts=(TRUST,))
+
+
+def test_missing_float32_run_is_told():
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(), trusts=(NATIVE,)))
+    assert verdict.message.startswith("native dtype only")
+
+
+def test_declared_incompatibility_is_unsupported():
+    failed = evidence(failure=Failure(Outcome.UNSUPPORTED, "fp32 run: X does not support sdpa"))
+    verdict = judge(CASE, Property.ENGAGEMENT, failed)
+    assert (verdict.outcome, verdict.message) == (Outcome.UNSUPPORTED, f"{CASE.id}: fp32 run: X does not support sdpa")
 
 
 def test_recall_is_asked_only_of_models_trained_on_it():
-    assert not any("recall" in finding.key for finding in trust_findings(replace(TRUST, recalled=0, asked=0)))
+    assert not any(
+        "recall" in finding.key for finding in trust_findings(replace(TRUST, recalled=0, asked=0), floor=FLOOR)
+    )
 
 
 @pytest.mark.parametrize(

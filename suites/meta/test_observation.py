@@ -7,10 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness.errors import Incompatible
 from harness.execution.workers import Worker
 from harness.paths.base import AttentionCall, Observation, Phase, engagement
 from harness.paths.compilation import CompiledStaticCache
 from harness.paths.eager import Eager
+from harness.paths.observation import _attention_layers
 
 LAYERS, STEPS = 4, 7
 
@@ -20,14 +22,18 @@ def softmax(phase, count):
 
 
 COMPILED = Observation(
+    device="cpu",
     attention_implementation="eager",
+    padded=True,
     attention=softmax(Phase.PREFILL, LAYERS),
     kernel_calls=(),
     attention_layers=LAYERS,
+    prefills=1,
     decode_steps=STEPS,
-    cache="StaticCache",
+    caches=("StaticCache",),
     cache_layers=("StaticLayer",) * LAYERS,
     compiled_calls=STEPS,
+    inductor_calls=STEPS,
     graphs=1,
     graph_breaks=(),
     recompiles=(),
@@ -42,11 +48,13 @@ def test_clean_compilation_engages():
     ("change", "told"),
     [
         ({"compiled_calls": 0}, ("compiled calls", "7", "0")),
+        ({"inductor_calls": 6}, ("calls of inductor's graphs", "7", "6")),
         ({"graphs": 2}, ("graphs", "1", "2")),
+        ({"device": "cuda", "cudagraph_skips": 1}, ("graphs without CUDA graph", "0", "1")),
         ({"graph_breaks": ("print",)}, ("graph breaks", "none", "print")),
         ({"recompiles": ("size mismatch",)}, ("recompilations", "none", "size mismatch")),
         ({"recompile_limit": "limit (8) reached"}, ("recompile limit", "not hit", "limit (8) reached")),
-        ({"cache": "DynamicCache"}, ("cache", "StaticCache", "DynamicCache")),
+        ({"caches": ("DynamicCache",)}, ("cache", "StaticCache", "DynamicCache")),
         ({"cache_layers": ()}, ("cache layers", "only static layers", "none")),
         (
             {"cache_layers": ("StaticLayer", "DynamicLayer")},
@@ -66,9 +74,10 @@ def test_each_claim_can_break(change, told):
 EAGER = replace(
     COMPILED,
     attention=softmax(Phase.PREFILL, LAYERS) + softmax(Phase.DECODE, LAYERS * STEPS),
-    cache="DynamicCache",
+    caches=("DynamicCache",),
     cache_layers=("DynamicLayer",) * LAYERS,
     compiled_calls=0,
+    inductor_calls=0,
     graphs=0,
 )
 
@@ -76,7 +85,8 @@ EAGER = replace(
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"cache": "StaticCache"}, "cache"),
+        ({"caches": ("DynamicCache", "StaticCache")}, "cache"),
+        ({"attention": (), "attention_layers": 0}, "attention in prefill"),
         ({"compiled_calls": 1}, "compiled calls"),
         ({"attention": EAGER.attention[1:]}, "attention in prefill"),
         ({"attention": (*EAGER.attention, AttentionCall(Phase.DECODE, "aten::_scaled"))}, "attention in decode"),
@@ -88,6 +98,36 @@ def test_what_was_not_asked_for_must_not_run(change, what):
     assert engagement(Eager(), EAGER).engaged
     broken = [claim.what for claim in engagement(Eager(), replace(EAGER, **change)).claims if not claim.holds]
     assert what in broken
+
+
+@pytest.mark.parametrize(
+    ("recompiles", "engaged"), [(("length",), True), (("length", "full"), True), (("a", "b", "c"), False)]
+)
+def test_sliding_windows_may_recompile_twice(recompiles, engaged):
+    """Once when the length turns symbolic, once when the window fills; full attention never."""
+    layers = ("StaticSlidingWindowLayer",) * LAYERS
+    seen = replace(COMPILED, cache_layers=layers, recompiles=recompiles, graphs=1 + len(recompiles))
+    assert engagement(CompiledStaticCache(), seen).engaged is engaged
+    assert not engagement(CompiledStaticCache(), replace(seen, cache_layers=COMPILED.cache_layers)).engaged
+
+
+def test_linear_attention_may_sit_in_a_static_cache():
+    assert engagement(
+        CompiledStaticCache(), replace(COMPILED, cache_layers=("StaticLayer", "LinearAttentionLayer"))
+    ).engaged
+
+
+@pytest.mark.parametrize(
+    ("kinds", "layers"), [(None, 3), (["full_attention", "linear_attention"], 1), (["hybrid", "sliding_attention"], 2)]
+)
+def test_attention_layers_are_counted_by_kind(kinds, layers):
+    assert _attention_layers(SimpleNamespace(layer_types=kinds, num_hidden_layers=3)) == layers
+
+
+def test_unknown_kind_of_layer_is_incompatible():
+    """A layer that may or may not attend cannot be counted, and is not guessed."""
+    with pytest.raises(Incompatible, match="layers of kind novel_attention, which cannot be counted"):
+        _attention_layers(SimpleNamespace(layer_types=["novel_attention"]))
 
 
 def watch_compiled(kind):
@@ -108,7 +148,8 @@ def watch_compiled(kind):
     with torch._dynamo.config.patch(recompile_limit=3), Watch() as watch:  # noqa: SLF001 - its only place
         for size in sizes:
             compiled(torch.zeros(size))
-    return watch.seen(SimpleNamespace(config=config), SimpleNamespace(past_key_values=None), decode_steps=1)
+    model = SimpleNamespace(config=config, device=torch.device("cpu"))
+    return watch.seen(model, [SimpleNamespace(past_key_values=None)], padded=False, decode_steps=1)
 
 
 @pytest.fixture(scope="module")

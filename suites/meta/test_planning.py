@@ -49,9 +49,22 @@ def test_doubled_name_is_refused():
         Catalogue((*PATHS, PATHS[0]), MODELS, WORKLOADS, RECALL)
 
 
+def test_two_models_of_one_name_are_refused(tmp_path):
+    """Otherwise the second would be given the first one's verdicts."""
+    for parent in ("a", "b"):
+        (tmp_path / parent / "m").mkdir(parents=True)
+        (tmp_path / parent / "m" / "config.json").touch()
+    models = tuple(find_model(str(tmp_path / parent / "m"), CATALOGUE) for parent in "ab")
+    with pytest.raises(
+        HarnessError, match=r"2 models are named m: .*/a/m.*/b/m.* \(run them apart, or rename a folder\)"
+    ):
+        plan(CATALOGUE, CPU, models=models, device="cpu", dtypes=(Dtype.FP32,))
+    assert plan(CATALOGUE, CPU, models=(models[0], models[0]), device="cpu", dtypes=(Dtype.FP32,))
+
+
 def test_missing_device_is_named():
     assert {entry.unmet for entry in planned(CPU, "cuda")} == {"needs cuda: torch is built without CUDA"}
-    assert Device().unmet(CPU, device="mps") == "needs mps: torch is built without CUDA"
+    assert Device().unmet(CPU, device="mps") == "needs mps: torch finds no such device"
 
 
 def test_compiler_is_needed_on_the_cpu_only():
@@ -119,7 +132,7 @@ def test_model_is_found_by_name_folder_or_hub_id(tmp_path):
     assert (hub.name, hub.source) == ("some_model", Hub("owner/some-model", "v1"))
 
 
-@pytest.mark.parametrize("asked", ["nosuch", "/no/such/folder", "./no/folder", "a/b/c"])
+@pytest.mark.parametrize("asked", ["nosuch", "/no/such/folder", "./no/folder", "a/b/c", "owner/", "/name", "owner/@v1"])
 def test_unknown_model_lists_what_there_is(asked):
     with pytest.raises(UnknownName, match=r"is unknown, but should be one of: .*tiny_qwen3"):
         find_model(asked, CATALOGUE)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from fixtures.models import TINY
 from fixtures.recall import repeated_segment
-from harness.equivalence.exact import PromoteToFloat64
+from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
 
 FOLDER = TINY / "qwen3"
 TOKENS = repeated_segment(random.Random(5), length=80, period=50).tokens
@@ -75,9 +75,9 @@ def errors():
         runs["fp32"] = model(ids).logits
         model.double()
         runs["double"] = model(ids).logits
-        with PromoteToFloat64() as mode:
+        with PromoteToFloat64(), PrecisionAudit() as audit:
             runs["promoted"] = model(ids).logits
-    assert mode.rewrites > 0
+    assert audit.lower == {}
     assert runs["promoted"].dtype is torch.float64
     scale = np.sqrt((exact * exact).mean())
     return {name: float(np.sqrt(((run[0].numpy() - exact) ** 2).mean()) / scale) for name, run in runs.items()}
@@ -91,3 +91,11 @@ def test_promoted_double_is_exact_to_double(errors):
 def test_plain_double_would_not_do(errors):
     """`model.double()` keeps a good part of float32's error: this is what the promotion is for."""
     assert errors["double"] > 0.05 * errors["fp32"] > 1e6 * errors["promoted"]
+
+
+def test_audit_finds_what_plain_double_leaves_in_float32():
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float64, attn_implementation="eager").eval()
+    with torch.no_grad(), PrecisionAudit() as audit:
+        model(torch.tensor([TOKENS]))
+    assert {"aten.rsqrt.default", "aten._softmax.default", "aten.cos.default"} <= audit.lower.keys()
+    assert set(audit.lower.values()) == {"torch.float32"}

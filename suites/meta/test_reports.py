@@ -49,7 +49,7 @@ def test_markdown_puts_failures_first():
 
 
 def test_junit_carries_outcomes_numbers_and_messages():
-    suite = ET.fromstring(junit(RUN)).find("testsuite")  # noqa: S314 - our own text
+    suite = ET.fromstring(junit(RUN)).find("testsuite")
     assert {name: suite.get(name) for name in ("tests", "failures", "skipped")} == {
         "tests": "3",
         "failures": "1",
@@ -65,16 +65,17 @@ def test_junit_carries_outcomes_numbers_and_messages():
 
 def test_run_is_on_disk_after_every_verdict(tmp_path):
     """A session that is killed leaves what it judged, with no end and no exit code."""
-    folder = RunFolder(tmp_path, environment={"torch": "2.13.0"})
+    folder = RunFolder(tmp_path)
+    folder.describe({"torch": "2.13.0"})
     folder.add(GOOD)
     run = read_record(Run, tmp_path / "latest" / "run.json")
-    assert (run.verdicts, run.finished, run.exit) == ((GOOD,), None, None)
+    assert (run.verdicts, run.environment, run.finished, run.exit) == ((GOOD,), {"torch": "2.13.0"}, None, None)
     folder.finish(1)
     assert read_record(Run, tmp_path / "latest" / "run.json").exit == 1
 
 
 def test_two_sessions_in_one_second_get_two_folders(tmp_path):
-    first, second = (RunFolder(tmp_path, environment={}) for _ in range(2))
+    first, second = (RunFolder(tmp_path) for _ in range(2))
     assert first.path != second.path
     assert (tmp_path / "latest").resolve() == second.path
 
@@ -82,4 +83,14 @@ def test_two_sessions_in_one_second_get_two_folders(tmp_path):
 def test_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match=r"file: cannot hold a run: .* \(choose another folder with --run-dir\)"):
-        RunFolder(tmp_path / "file", environment={})
+        RunFolder(tmp_path / "file")
+
+
+def test_reports_survive_characters_that_their_formats_cannot_hold(tmp_path):
+    """Messages of foreign exceptions may hold colours and broken characters."""
+    folder = RunFolder(tmp_path)
+    folder.add(replace(BAD, message="\x1b[31mred\x00 \udcff"))
+    folder.finish(1)
+    suite = ET.fromstring((folder.path / "junit.xml").read_text())
+    assert suite.find("testsuite/testcase/failure").get("message") == "\ufffd[31mred\ufffd \ufffd"
+    assert "red" in (folder.path / "report.md").read_text()

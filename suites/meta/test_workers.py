@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
-from harness.execution.workers import Worker
+from harness.execution.workers import Worker, refuse_device_before_fork
 
 
 def be_killed():
@@ -96,6 +96,20 @@ def test_expected_error_is_shown_without_its_type(worker):
     with pytest.raises(WorkerRaised, match=r"^no such model$") as raised:
         worker.call(fail, ModelUnavailable("no such model"), seconds=60)
     assert raised.value.log == ""
+
+
+def test_request_that_cannot_be_sent_is_told(worker):
+    with pytest.raises(WorkerRaised, match="the request cannot be sent to a worker: "):
+        worker.call(fail, lambda: None, seconds=60)
+    assert worker.call(os.getpid, seconds=60) == worker.pid
+
+
+def test_device_touched_before_the_fork_is_refused(monkeypatch):
+    """In a forked child, CUDA initialised by its parent reads as a bad fork."""
+    refuse_device_before_fork()
+    monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
+    with pytest.raises(RuntimeError, match="CUDA was initialised before the fork"):
+        refuse_device_before_fork()
 
 
 SESSION_THAT_WAITS = """

@@ -141,3 +141,16 @@ def wrong_eager() -> Iterator[None]:
 
     with patched(modeling_qwen3, "eager_attention_forward", blind) as original:
         yield
+
+
+@contextmanager
+def half_precision_eager() -> Iterator[None]:
+    """Eager attention passes through float16 on its way, by a method that names no dtype."""
+    from transformers.models.qwen3 import modeling_qwen3
+
+    def halved(*arguments, **options):
+        output, weights = original(*arguments, **options)
+        return output.half().to(output.dtype), weights
+
+    with patched(modeling_qwen3, "eager_attention_forward", halved) as original:
+        yield

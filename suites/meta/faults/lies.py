@@ -46,6 +46,29 @@ def static_cache_does_not_compile() -> Iterator[None]:
 
 
 @contextmanager
+def backend_is_eager() -> Iterator[None]:
+    """torch.compile captures graphs, and its backend runs them as they are."""
+    import torch
+
+    def compile_without_inductor(function, **_):
+        return original(function, backend="eager")
+
+    with patched(torch, "compile", compile_without_inductor) as original:
+        yield
+
+
+@contextmanager
+def mask_is_dropped() -> Iterator[None]:
+    """sdpa is called without the mask that hides padding."""
+
+    def maskless(module, query, key, value, mask, **rest):
+        return original(module, query, key, value, None, **rest)
+
+    with attention("sdpa", maskless) as original:
+        yield
+
+
+@contextmanager
 def kernel_is_never_called() -> Iterator[None]:
     """The kernel is loaded, and a twin of it does the work."""
     from transformers.integrations import hub_kernels
