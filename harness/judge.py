@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.equivalence.rules import Finding, findings, trust_findings
-from harness.records import Case, Evidence, Failure, Outcome, Property, Rung, Verdict
+from harness.records import Case, Evidence, Failure, Rung, Verdict
+from harness.vocabulary import Outcome, Property
 
 NEXT_STEP = {
     Outcome.NOT_ENGAGED: "something else served the request: its evidence file lists every claim",

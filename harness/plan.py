@@ -11,7 +11,8 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
 from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
-from harness.records import Case, Dtype, Folder, Hub, ModelRecipe, Workload
+from harness.records import Case, Folder, Hub, ModelRecipe, Workload
+from harness.vocabulary import Dtype
 
 AUTO_DTYPE = Dtype.BF16
 """The native dtype when none is asked for: what checkpoints are published in."""

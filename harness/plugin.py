@@ -18,9 +18,10 @@ from harness.errors import HarnessError
 from harness.judge import judge, unsupported
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.plan import AUTO_DTYPE, Catalogue, Planned, find_model, plan
-from harness.records import Dtype, Evidence, Property, Technique, Verdict
+from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
 from harness.report.tables import aligned, case_table, tally_outcomes
+from harness.vocabulary import Dtype, Property, Technique
 
 if TYPE_CHECKING:
     from harness.execution.runner import Runner

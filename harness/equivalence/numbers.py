@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import ReferenceInvalid
-from harness.records import Comparison, Dtype, FreeRun, GreedyAgreement, StratumError
+from harness.records import Comparison, FreeRun, GreedyAgreement, StratumError
+from harness.vocabulary import Dtype
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOu
 from harness.execution import tasks
 from harness.execution.workers import Worker
 from harness.paths.base import Optimization
-from harness.records import Case, Dtype, Evidence, Failure, Outcome, Rung, Trust, Workload
+from harness.records import Case, Evidence, Failure, Rung, Trust, Workload
+from harness.vocabulary import Dtype, Outcome
 
 
 @dataclass

@@ -21,7 +21,8 @@ from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.paths.base import Optimization, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch
-from harness.records import Dtype, ModelRecipe, Rung, Trust, Workload
+from harness.records import ModelRecipe, Rung, Trust, Workload
+from harness.vocabulary import Dtype
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from harness.errors import Incompatible, ModelUnavailable
-from harness.records import Dtype, Folder, ModelRecipe, Prompt, Workload
+from harness.records import Folder, ModelRecipe, Prompt, Workload
+from harness.vocabulary import Dtype
 
 
 def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
-    """The causal language model of `recipe`, in evaluation mode on `device`. Attention and experts are eager unless
-    `options`, the keyword arguments of `from_pretrained`, say otherwise.
+    """The causal language model of `recipe`, in evaluation mode on `device`. Attention is eager unless `options`, the
+    keyword arguments of `from_pretrained`, say otherwise; experts are in float64, which the grouped product lacks.
 
     Raises ModelUnavailable, or Incompatible if the architecture does not support what was asked for.
     """
     from transformers import AutoModelForCausalLM
 
-    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    eager = {"attn_implementation": "eager"}
+    if dtype is Dtype.FP64:
+        eager["experts_implementation"] = "eager"
     arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
     try:
         model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal
-from harness.records import Claim, Technique
+from harness.records import Claim
+from harness.vocabulary import Technique
 
 BACKENDS = {
     "MATH": "aten::_scaled_dot_product_attention_math",

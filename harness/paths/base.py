@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from harness.machine.needs import Need
-from harness.records import Claim, Engagement, Technique, Tolerance
+from harness.records import Claim, Engagement
+from harness.vocabulary import Technique, Tolerance
 
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
@@ -131,10 +132,13 @@ def equal(what: str, requested: object, observed: object) -> Claim:
 def attention_claim(
     seen: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> Claim:
-    """The claim that a phase made all its attention calls through operators that match the pattern `operators`, each
-    with a mask if rows are padded. Eager's mask cannot be seen at its operator."""
+    """The claim that a phase made all its attention calls through operators that match the pattern `operators`.
+
+    In the prefill of padded rows each must come with a mask. Later, padding may have left a sliding window; and eager's
+    mask cannot be seen at its operator.
+    """
     made = [call for call in (seen.attention if calls is None else calls) if call.phase is phase]
-    must_mask = seen.padded and operators != EAGER_ATTENTION
+    must_mask = seen.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
     holds = (
         len(made) == seen.calls(phase) > 0

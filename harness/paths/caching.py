@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.paths.base import Aspect, Observation, Optimization, equal, tally
-from harness.records import Claim, Technique
+from harness.records import Claim
+from harness.vocabulary import Technique
 
 
 def static_cache(seen: Observation) -> list[Claim]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.paths.base import Observation, Optimization, equal
-from harness.records import Claim, Technique, Tolerance
+from harness.records import Claim
+from harness.vocabulary import Technique, Tolerance
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any
 from harness.machine.inventory import Inventory
 from harness.machine.needs import Kernels, Need
 from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal, tally
-from harness.records import Claim, Technique
+from harness.records import Claim
+from harness.vocabulary import Technique
 
 FLASH_ATTENTION_2 = "kernels-community/flash-attn2"
 

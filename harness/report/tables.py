@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from harness.records import Outcome, Property, Verdict
+from harness.records import Verdict
+from harness.vocabulary import Outcome, Property
 
 RATIO = ".rho"
 """Numbers shown in the table: error over eager's own, by dtype."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.records import Property
+from harness.vocabulary import Property
 
 
 @pytest.mark.equivalence

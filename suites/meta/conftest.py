@@ -10,7 +10,8 @@ from fixtures.models import MODELS
 from fixtures.workloads import RECALL, WORKLOADS
 from harness.execution.runner import Runner
 from harness.paths import PATHS
-from harness.records import Case, Dtype
+from harness.records import Case
+from harness.vocabulary import Dtype
 
 REPOSITORY = Path(__file__).parents[2]
 

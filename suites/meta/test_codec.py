@@ -16,19 +16,18 @@ from harness.errors import CorruptRecord, HarnessError
 from harness.records import (
     Claim,
     Comparison,
-    Dtype,
     Engagement,
     Evidence,
     Failure,
     Folder,
     ModelRecipe,
-    Outcome,
     Prompt,
     Run,
     Rung,
     Verdict,
     Workload,
 )
+from harness.vocabulary import Dtype, Outcome
 
 NUMBERS = st.floats(allow_nan=False)
 """Infinity included; not-a-number has its own test, since it is not equal to itself."""

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from harness.equivalence import rules
 from harness.paths import PATHS
 from harness.plugin import MARKERS, pytest_addoption
-from harness.records import Outcome
+from harness.vocabulary import Outcome
 from suites.meta.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -62,7 +62,8 @@ def test_documented_markers_are_the_registered_ones():
 
 def test_every_outcome_that_can_occur_is_documented():
     """The others belong to properties that are not judged yet."""
-    source = "".join(path.read_text() for path in (REPOSITORY / "harness").rglob("*.py") if path.name != "records.py")
+    files = [path for path in (REPOSITORY / "harness").rglob("*.py") if path.name != "vocabulary.py"]
+    source = "".join(path.read_text() for path in files)
     occurring = {outcome for outcome in Outcome if f"Outcome.{outcome}" in source}
     assert {outcome for outcome in Outcome if f"`{outcome}`" in README} == occurring
 

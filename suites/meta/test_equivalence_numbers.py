@@ -10,7 +10,7 @@ import torch
 from harness.equivalence.numbers import Generation, compare, relative_error
 from harness.equivalence.rules import findings
 from harness.errors import ReferenceInvalid
-from harness.records import Dtype, Tolerance
+from harness.vocabulary import Dtype, Tolerance
 
 ROWS, PROMPT, STEPS, VOCABULARY = 4, 6, 5, 32
 

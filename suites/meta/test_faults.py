@@ -13,7 +13,8 @@ from fixtures.workloads import RECALL
 from harness.equivalence.rules import findings, trust_findings
 from harness.execution.runner import Runner
 from harness.judge import judge
-from harness.records import Dtype, Outcome, Property, worst
+from harness.records import worst
+from harness.vocabulary import Dtype, Outcome, Property
 
 LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 

@@ -13,7 +13,6 @@ from harness.records import (
     Case,
     Claim,
     Comparison,
-    Dtype,
     Engagement,
     Evidence,
     Failure,
@@ -21,16 +20,13 @@ from harness.records import (
     FreeRun,
     GreedyAgreement,
     ModelRecipe,
-    Outcome,
     Prompt,
-    Property,
     Rung,
     StratumError,
-    Technique,
-    Tolerance,
     Trust,
     Workload,
 )
+from harness.vocabulary import Dtype, Outcome, Property, Technique, Tolerance
 
 CASE = Case(
     path="attention.some",

@@ -11,13 +11,14 @@ import pytest
 from suites.meta.conftest import REPOSITORY
 
 LAYERS = (
-    ("records", "errors", "codec"),
+    ("vocabulary", "records", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "paths.base"),
     ("paths", "models"),
     ("plan", "execution", "judge"),
     ("report", "plugin", "cli"),
 )
-ALLOWED_TO_JUDGE = {"harness.records", "harness.equivalence.rules", "harness.measurement.statistics"}
+NOUNS = ("harness.vocabulary", "harness.records")
+ALLOWED_TO_JUDGE = (*NOUNS, "harness.equivalence.rules", "harness.measurement.statistics")
 
 
 def modules(package):
@@ -53,13 +54,13 @@ def violations(name, tree):
         package = target.partition(".")[0]
         if package == "harness" and name.startswith("harness.") and layer(target) > layer(name):
             yield f"{name} imports {target} from a layer below"
-        if name == "harness.judge" and package == "harness" and not target.startswith(tuple(ALLOWED_TO_JUDGE)):
+        if name == "harness.judge" and package == "harness" and not target.startswith(ALLOWED_TO_JUDGE):
             yield f"{name} imports {target}"
         if name.startswith("harness.") and package in {"fixtures", "suites", "conftest"}:
             yield f"{name} imports {target}"
         if name.startswith("harness.") and package == "pytest" and name not in {"harness.plugin", "harness.cli"}:
             yield f"{name} imports pytest"
-        if name.startswith("fixtures") and package == "harness" and not target.startswith("harness.records"):
+        if name.startswith("fixtures") and package == "harness" and not target.startswith(NOUNS):
             yield f"{name} imports {target}, which is no noun"
 
 

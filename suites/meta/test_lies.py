@@ -6,7 +6,7 @@ import pytest
 
 from harness.judge import judge
 from harness.paths import PATHS
-from harness.records import Dtype, Outcome, Property
+from harness.vocabulary import Dtype, Outcome, Property
 
 LIES = {
     "sdpa_is_eager": ("attention.sdpa", "attention in prefill in fp32 is 8 × aten::_softmax, but"),

@@ -12,7 +12,8 @@ from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution.tasks import Setup, make_reference
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
-from harness.records import Dtype, Folder, ModelRecipe, Prompt, Workload
+from harness.records import Folder, ModelRecipe, Prompt, Workload
+from harness.vocabulary import Dtype
 
 
 def test_rows_are_padded_on_the_left_and_masked():

@@ -14,7 +14,8 @@ from harness.machine.needs import Compiler, Device, HubModel, Kernels
 from harness.paths import PATHS
 from harness.paths.hub_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
-from harness.records import Dtype, Folder, Hub
+from harness.records import Folder, Hub
+from harness.vocabulary import Dtype
 
 CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL)
 CPU = Inventory(

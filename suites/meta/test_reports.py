@@ -9,11 +9,12 @@ import pytest
 
 from harness.codec import read_record
 from harness.errors import HarnessError
-from harness.records import Outcome, Property, Run, Verdict
+from harness.records import Run, Verdict
 from harness.report.folder import RunFolder
 from harness.report.junit import junit
 from harness.report.markdown import markdown
 from harness.report.tables import aligned, case_table, tally_outcomes
+from harness.vocabulary import Outcome, Property
 
 GOOD = Verdict("a", Property.EQUIVALENCE, Outcome.PASS, "fine", {"fp32.rho": 1.25, "fp32.rho.limit": 3.0})
 BAD = Verdict("b", Property.ENGAGEMENT, Outcome.NOT_ENGAGED, "b: x is <1>, but should be 2 (look)")

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from harness.records import Outcome
+from harness.vocabulary import Outcome
 from suites.meta.conftest import REPOSITORY
 from suites.meta.test_workers import left_behind
 
@@ -30,7 +30,8 @@ from dataclasses import dataclass, replace
 from contextlib import contextmanager
 from harness.paths.attention import Sdpa
 from harness.paths.base import Aspect, Optimization, equal
-from harness.records import Claim, Prompt, Technique, Workload
+from harness.records import Claim, Prompt, Workload
+from harness.vocabulary import Technique
 
 @dataclass(frozen=True)
 class Killed(Sdpa):

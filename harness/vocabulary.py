@@ -1,0 +1,83 @@
+"""The words of the project: formats, techniques, properties, tolerances, outcomes. No torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """A floating-point format, named as in case ids."""
+
+    FP64 = "fp64"
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def torch_name(self) -> str:
+        return {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self]
+
+    @property
+    def mantissa_bits(self) -> int:
+        """Stored bits of the significand: neighbours around x lie 2**(floor(log2|x|) - mantissa_bits) apart."""
+        return {"fp64": 52, "fp32": 23, "fp16": 10, "bf16": 7}[self]
+
+    @property
+    def unit_roundoff(self) -> float:
+        """Largest relative error of rounding to nearest: half a unit in the last place of 1."""
+        return 2.0 ** -(self.mantissa_bits + 1)
+
+
+class Technique(StrEnum):
+    """The techniques of the optimization overview; `eager` is the baseline that the others are compared with."""
+
+    EAGER = "eager"
+    ATTENTION = "attention"
+    CACHING = "caching"
+    COMPILATION = "compilation"
+    KERNELS = "kernels"
+
+
+class Property(StrEnum):
+    """A question asked of every case. In order: a later property is worthless without the earlier ones."""
+
+    ENGAGEMENT = "engagement"
+    EQUIVALENCE = "equivalence"
+
+
+class Tolerance(StrEnum):
+    """By which rules a path's output is compared. Declared by the path, never chosen after a failure."""
+
+    EXACT = "exact"
+    """Bit for bit: re-runs, and paths that only move data."""
+    REORDERED = "reordered"
+    """Same precision, other order of operations: bounded by eager's own rounding error."""
+
+
+class Outcome(StrEnum):
+    """What a verdict says."""
+
+    PASS = "PASS"
+    NOT_ENGAGED = "NOT_ENGAGED"
+    MISMATCH = "MISMATCH"
+    BASELINE_UNTRUSTED = "BASELINE_UNTRUSTED"
+    SLOW = "SLOW"
+    OVER_MEMORY = "OVER_MEMORY"
+    REGRESSED = "REGRESSED"
+    IMPROVED = "IMPROVED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NO_BASELINE = "NO_BASELINE"
+    UNSUPPORTED = "UNSUPPORTED"
+    KNOWN_FAILURE = "KNOWN_FAILURE"
+    CRASHED = "CRASHED"
+    TIMED_OUT = "TIMED_OUT"
+    ERROR = "ERROR"
+
+    @property
+    def skips(self) -> bool:
+        """Whether nothing was judged: reported, and no failure for a person at a desk."""
+        return self in (Outcome.UNSUPPORTED, Outcome.NO_BASELINE, Outcome.KNOWN_FAILURE, Outcome.INCONCLUSIVE)
+
+    @property
+    def fails(self) -> bool:
+        return not self.skips and self not in (Outcome.PASS, Outcome.IMPROVED)
