@@ -106,10 +106,11 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
     write_text(path, "old")
 
-    def full(*_, **__):
+    def full(written, text, **_):
+        written.touch()  # the name still fits, the text does not
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("os.fdopen", full)
+    monkeypatch.setattr("pathlib.Path.write_text", full)
     with pytest.raises(HarnessError, match=r"run.json: could not be written: No space left on device \(free the disk"):
         write_text(path, "new")
     assert path.read_text() == "old"
