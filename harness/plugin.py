@@ -94,8 +94,8 @@ class Session:
 
             self.folder = RunFolder(self.parent)
             self.runner = Runner(self.catalogue.recall, logs=self.folder.logs, seconds=self.seconds)
-            device = self.inventory.default_device
-            accelerators = "" if device == "cpu" else self.runner.device_names(device)
+            devices = {entry.case.device for entry in self.planned if entry.unmet is None} - {"cpu"}
+            accelerators = ", ".join(self.runner.device_names(device) for device in sorted(devices))
             self.folder.describe(describe(self.inventory, accelerators=accelerators))
         return self.folder, self.runner
 
@@ -226,7 +226,9 @@ def _summary(known: Session) -> Iterator[str]:
 
 def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str:
     chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
-    why = f"; there is no CUDA here: {known.inventory.why_no_cuda}" if "cuda" in markers else ""
+    no_cuda = known.inventory.why_no_cuda if "cuda" in markers else ""
+    why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
+    chosen = chosen or "the selection"
     return f"nothing was judged: {chosen} selects none of the {len(known.planned)} cases planned here{why}"
 
 

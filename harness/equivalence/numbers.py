@@ -94,9 +94,12 @@ class _Stratum:
         # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
         prompt = torch.cat([generation.prompt_logits[rows][generation.valid[rows]].to(steps.dtype), steps[:, 0]])
         parts = {"prefill": prompt, "first decode": steps[:, 1], "later decode": steps[:, 2:].flatten(0, 1)}
-        wanted = {None: list(parts), "decode": ["first decode", "later decode"]}.get(self.phase, [self.phase])
-        return torch.cat([parts[name] for name in wanted if name])
+        wanted = tuple(parts) if self.phase is None else POOLED.get(self.phase, (self.phase,))
+        return torch.cat([parts[name] for name in wanted])
 
+
+POOLED = {"decode": ("first decode", "later decode")}
+"""Phases that are one stratum where there are few rows."""
 
 FEWEST_ROWS = 4
 """Rows from which on the first decode step is a stratum of its own: over fewer positions the ratio of two correct

@@ -136,7 +136,7 @@ def _greedy(comparison: Comparison) -> Iterator[Finding]:
 
 def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
     """What eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
-    share = floor / trust.relative_error if trust.relative_error else math.nan
+    share = floor / trust.relative_error if trust.relative_error else math.inf  # no error: it is the reference itself
     found = [
         Finding("floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR),
         Finding(

@@ -55,9 +55,12 @@ class Runner:
         return replace(evidence, failure=None)
 
     def device_names(self, device: str) -> str:
-        """Names of the devices of a type. Asked of a worker, so that this process never holds a device."""
-        names: str = self._ask("devices", tasks.device_names, device)
-        return names
+        """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
+        holds a device."""
+        try:
+            return str(self._ask("devices", tasks.device_names, device))
+        except WorkerFailed as error:
+            return f"{device}: unknown, {error}"
 
     def close(self) -> None:
         self._scratch.cleanup()

@@ -87,7 +87,7 @@ class Worker:
         Raises WorkerDied, WorkerTimedOut (after killing the worker) or WorkerRaised.
         """
         try:
-            self._pipe.send((function, arguments, seconds))
+            self._send((function, arguments, seconds))
             if not self._pipe.poll(seconds):
                 self.kill()
                 raise WorkerTimedOut(f"no answer within {seconds:g} s, worker killed", log=str(self.log))
@@ -95,13 +95,17 @@ class Worker:
         except (EOFError, OSError) as error:
             self._process.join(GRACE_SECONDS)
             raise WorkerDied(f"worker ended {_ending(self._process.exitcode)}", log=str(self.log)) from error
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise WorkerRaised(f"the request cannot be sent to a worker: {error}") from error
         if isinstance(answer, _Raised):
             log = "" if answer.expected else str(self.log)
             raise WorkerRaised(answer.error, log=log, incompatible=answer.incompatible)
         result: Answer = answer
         return result
+
+    def _send(self, request: tuple[Any, ...]) -> None:
+        try:
+            self._pipe.send(request)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise WorkerRaised(f"the request cannot be sent to a worker: {error}") from error
 
     @property
     def pid(self) -> int:

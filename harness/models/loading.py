@@ -16,7 +16,8 @@ from harness.vocabulary import Dtype
 
 def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
     """The causal language model of `recipe`, in evaluation mode on `device`. Attention is eager unless `options`, the
-    keyword arguments of `from_pretrained`, say otherwise; experts are in float64, which the grouped product lacks.
+    keyword arguments of `from_pretrained`, say otherwise. In float64 experts run one by one too: their grouped product
+    does not exist for it.
 
     Raises ModelUnavailable, or Incompatible if the architecture does not support what was asked for.
     """

@@ -74,6 +74,8 @@ class Observation:
     graph_breaks: tuple[str, ...]
     recompiles: tuple[str, ...]
     """Reasons, one per recompilation."""
+    cudagraph_inputs: int = 0
+    """Inputs that change between replays, over all CUDA graphs that inductor recorded: a decode step has its tokens."""
     cudagraph_skips: int = 0
     """Graphs that inductor did not record as CUDA graphs though asked to; every graph, where there is no CUDA."""
     recompile_limit: str = ""

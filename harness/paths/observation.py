@@ -6,9 +6,9 @@ classes from the cache that `generate` returned, kernel calls from the kernel it
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -70,6 +70,7 @@ class Watch:
             graphs=dynamo.counters["stats"]["unique_graphs"],
             graph_breaks=tuple(_graph_breaks()),
             recompiles=tuple(_first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
+            cudagraph_inputs=dynamo.counters["inductor"]["cudagraph_recorded_non_static_inputs"],
             cudagraph_skips=dynamo.counters["inductor"]["cudagraph_skips"],
             recompile_limit=_first_line(limits[0]) if limits else "",
         )
@@ -109,12 +110,14 @@ def _phase(query: list[int]) -> Phase:
 def _kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
     """Repository and call log of every loaded kernel that keeps one: `CALLS`, a list of (function, longest query) that
     its functions append to when their body runs. Loaded is what Python imported from an announced folder."""
-    folders = {repository: str(folder.resolve()) + os.sep for repository, folder in local_kernels().items()}
+    folders = {repository: folder.resolve() for repository, folder in local_kernels().items()}
     for module in list(sys.modules.values()):
         # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
         contents = getattr(module, "__dict__", {})
+        if "CALLS" not in contents or not contents.get("__file__"):
+            continue
         for repository, folder in folders.items():
-            if str(contents.get("__file__")).startswith(folder) and "CALLS" in contents:
+            if Path(contents["__file__"]).resolve().is_relative_to(folder):
                 yield repository, contents["CALLS"]
 
 

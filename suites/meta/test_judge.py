@@ -153,12 +153,18 @@ def test_unsupported_quotes_the_need():
     ("trust", "broken"),
     [
         (replace(TRUST, repeats=False), "fp32.unrepeatable"),
+        (replace(TRUST, relative_error=0.0), "fp32.floor"),
         (replace(TRUST, relative_error=1e-5), "fp32.eager_ulps"),
         (replace(TRUST, recalled=98), "fp32.recall"),
     ],
 )
 def test_each_doubt_about_eager_can_be_raised(trust, broken):
     assert {finding.key for finding in trust_findings(trust, floor=FLOOR) if finding.violated} == {broken}
+
+
+def test_error_that_is_not_a_number_breaks_both_of_its_limits():
+    found = trust_findings(replace(TRUST, relative_error=math.nan), floor=FLOOR)
+    assert {finding.key for finding in found if finding.violated} == {"fp32.floor", "fp32.eager_ulps"}
 
 
 @pytest.mark.parametrize("floor", [1e-8, math.nan])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -12,7 +13,7 @@ from harness.execution.workers import Worker
 from harness.paths.base import AttentionCall, Observation, Phase, engagement
 from harness.paths.compilation import CompiledStaticCache
 from harness.paths.eager import Eager
-from harness.paths.observation import _attention_layers
+from harness.paths.observation import _attention_layers, _kernel_logs
 
 LAYERS, STEPS = 4, 7
 
@@ -51,6 +52,7 @@ def test_clean_compilation_engages():
         ({"inductor_calls": 6}, ("calls of inductor's graphs", "7", "6")),
         ({"graphs": 2}, ("graphs", "1", "2")),
         ({"device": "cuda", "cudagraph_skips": 1}, ("graphs without CUDA graph", "0", "1")),
+        ({"device": "cuda"}, ("inputs of CUDA graphs", "at least 1", "0")),
         ({"graph_breaks": ("print",)}, ("graph breaks", "none", "print")),
         ({"recompiles": ("size mismatch",)}, ("recompilations", "none", "size mismatch")),
         ({"recompile_limit": "limit (8) reached"}, ("recompile limit", "not hit", "limit (8) reached")),
@@ -100,15 +102,34 @@ def test_what_was_not_asked_for_must_not_run(change, what):
     assert what in broken
 
 
+LENGTH = "0/0: kwargs['past_key_values'].layers[0].cumulative_length_int == 93"
+
+
 @pytest.mark.parametrize(
-    ("recompiles", "engaged"), [(("length",), True), (("length", "full"), True), (("a", "b", "c"), False)]
+    ("recompiles", "engaged"),
+    [((LENGTH,), True), ((LENGTH,) * 2, True), ((LENGTH,) * 3, False), (("0/0: tensor 'input' size mismatch",), False)],
 )
-def test_sliding_windows_may_recompile_twice(recompiles, engaged):
-    """Once when the length turns symbolic, once when the window fills; full attention never."""
+def test_sliding_windows_may_recompile_twice_for_their_length(recompiles, engaged):
+    """Once when it turns symbolic, once when the window fills. For another reason, or with full attention, never."""
     layers = ("StaticSlidingWindowLayer",) * LAYERS
     seen = replace(COMPILED, cache_layers=layers, recompiles=recompiles, graphs=1 + len(recompiles))
     assert engagement(CompiledStaticCache(), seen).engaged is engaged
     assert not engagement(CompiledStaticCache(), replace(seen, cache_layers=COMPILED.cache_layers)).engaged
+
+
+def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
+    """The announced folder may be a link to where the kernel was imported from, or the other way round."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    module = ModuleType("kernel_behind_a_link")
+    module.CALLS = [("f", 1)]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for announced, imported in (("link", "real"), ("real", "link")):
+        module.__file__ = str(tmp_path / imported / "__init__.py")
+        monkeypatch.setenv("LOCAL_KERNELS", f"owner/kernel={tmp_path / announced}")
+        assert list(_kernel_logs()) == [("owner/kernel", [("f", 1)])]
+    monkeypatch.setenv("LOCAL_KERNELS", f"owner/kernel={tmp_path / 'other'}")
+    assert list(_kernel_logs()) == []
 
 
 def test_linear_attention_may_sit_in_a_static_cache():

@@ -118,7 +118,9 @@ def test_cuda_marker_without_cuda_fails_with_one_line(session):
     result, record = session("-m", "cuda")
     assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
     assert record is None
-    result.stdout.fnmatch_lines(["nothing was judged: -m cuda selects none of the 1 cases planned here; *"])
+    result.stdout.fnmatch_lines(
+        ["nothing was judged: -m cuda selects none of the 1 cases planned here; there is no CUDA here: *"]
+    )
 
 
 def test_only_unsupported_cases_fail_the_session(session):
