@@ -155,11 +155,3 @@ def test_broken_model_folder_is_an_error_verdict(session, pytester):
     assert result.ret == 1
     assert set(outcomes(record).values()) == {Outcome.ERROR}
     assert "eager: " in record["verdicts"][0]["message"]
-
-
-def test_collect_only_runs_nothing(session):
-    """Ids are listed as `test_<property>[<case>]`; no run folder is made."""
-    result, record = session("--collect-only", "-q")
-    assert result.ret == 0
-    assert record is None
-    result.stdout.fnmatch_lines(["*::test_engagement[[]cpu-bf16-tiny_qwen3-eager-single[]]"])
