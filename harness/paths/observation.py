@@ -24,6 +24,7 @@ SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
 COMPILED_REGION = "Torch-Compiled Region"
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
+WATCHED = (SDPA, SDPA_ENTRY, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH)
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"}
 OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba"}
 """Kinds of layers as configs name them, by whether they attend over a cache of keys and values."""
@@ -65,8 +66,8 @@ class Watch:
             decode_steps=decode_steps * len(outputs),
             caches=tuple(type(cache).__name__ for cache in caches),
             cache_layers=tuple(type(layer).__name__ for cache in caches for layer in getattr(cache, "layers", ())),
-            compiled_calls=sum(event.name().startswith(COMPILED_REGION) for event in events),
-            inductor_calls=sum(event.name().startswith(INDUCTOR_GRAPH) for event in events),
+            compiled_calls=sum(name.startswith(COMPILED_REGION) for name, _ in events),
+            inductor_calls=sum(name.startswith(INDUCTOR_GRAPH) for name, _ in events),
             graphs=dynamo.counters["stats"]["unique_graphs"],
             graph_breaks=tuple(_graph_breaks()),
             recompiles=tuple(_first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
@@ -76,31 +77,35 @@ class Watch:
         )
 
 
-def _events(profiler: profile) -> list[Any]:
-    """What the profiler recorded on the host, by start. Its own list of them holds the same, and takes torch seconds
-    to build where this takes none."""
+def _events(profiler: profile) -> list[tuple[str, Any]]:
+    """Name and record of what the profiler saw of attention and compilation, by start. Its own list of all events
+    holds the same, and takes torch seconds to build where this takes none."""
     results = profiler.profiler.kineto_results if profiler.profiler else None
     if results is None:
         raise HarnessError(
             "torch's profiler kept no record, so nothing can be said to have run (is it built with Kineto?)"
         )
-    return sorted(results.events(), key=lambda event: event.start_ns())
+    named = ((event.name(), event) for event in results.events())
+    return sorted(
+        ((name, event) for name, event in named if name.startswith(WATCHED)), key=lambda pair: pair[1].start_ns()
+    )
 
 
-def _attention_calls(events: list[Any]) -> Iterator[AttentionCall]:
+def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
     """Attention operators in the profiler's events. The first input of each is the query, or for eager the scores:
     its last dimension but one counts the query's positions, of which a decode step has one."""
     inside_sdpa_until = 0
-    for event in events:
-        name = event.name()
+    for name, event in events:
         if name == SDPA_ENTRY:
             inside_sdpa_until = event.start_ns() + event.duration_ns()
-        elif name.startswith(SDPA) and len(event.shapes()[0]) == 4:
-            yield AttentionCall(
-                _phase(event.shapes()[0]), name, masked=any(len(shape) == 4 for shape in event.shapes()[3:])
-            )
-        elif name == EAGER_ATTENTION and len(event.shapes()[0]) == 4 and event.start_ns() > inside_sdpa_until:
-            yield AttentionCall(_phase(event.shapes()[0]), name)
+            continue
+        shapes = event.shapes()
+        if not shapes or len(shapes[0]) != 4:
+            continue
+        if name.startswith(SDPA):
+            yield AttentionCall(_phase(shapes[0]), name, masked=any(len(shape) == 4 for shape in shapes[3:]))
+        elif name == EAGER_ATTENTION and event.start_ns() > inside_sdpa_until:
+            yield AttentionCall(_phase(shapes[0]), name)
 
 
 def _phase(query: list[int]) -> Phase:
