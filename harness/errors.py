@@ -53,3 +53,8 @@ class WorkerRaised(WorkerFailed):
         super().__init__(message, log=log)
         self.incompatible = incompatible
         """Whether what was raised is Incompatible."""
+
+
+def first_line(text: object) -> str:
+    """The first line of what a library said, for messages of one line."""
+    return (str(text).strip() or "no message").splitlines()[0]

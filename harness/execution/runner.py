@@ -39,20 +39,23 @@ class Runner:
     ) -> Evidence:
         """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`."""
         setup = tasks.Setup(case.recipe, case.workload, case.device, Path(self._scratch.name))
-        evidence = Evidence(case.id, optimization.tolerance, failure=_NOTHING_YET)
+        rungs_run: list[Rung] = []
+        trusts: list[Trust] = []
+        floor, why_none = 0.0, {}
         for dtype in rungs or case.rungs:
             try:
                 floor, trust = self._eager(setup, dtype)
             except WorkerFailed as error:
-                return replace(evidence, failure=None, reference_failure=_failure(error, "eager"))
-            evidence = replace(evidence, floor=floor, trusts=(*evidence.trusts, trust))
+                why_none = {"reference_failure": _failure(error, "eager")}
+                break
+            trusts.append(trust)
             try:
                 planted = replace(setup, fault=fault)
-                rung: Rung = self._ask(f"{case.id}-{dtype}", tasks.run_candidate, planted, dtype, optimization)
+                rungs_run.append(self._ask(f"{case.id}-{dtype}", tasks.run_candidate, planted, dtype, optimization))
             except WorkerFailed as error:
-                return replace(evidence, failure=_failure(error, f"{dtype} run"))
-            evidence = replace(evidence, rungs=(*evidence.rungs, rung))
-        return replace(evidence, failure=None)
+                why_none = {"failure": _failure(error, f"{dtype} run")}
+                break
+        return Evidence(case.id, optimization.tolerance, tuple(rungs_run), tuple(trusts), floor, **why_none)
 
     def device_names(self, device: str) -> str:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
@@ -89,9 +92,6 @@ class Runner:
     def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         with Worker(log=self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log") as worker:
             return worker.call(function, *arguments, seconds=self.seconds)
-
-
-_NOTHING_YET = Failure(Outcome.ERROR, "nothing was run")
 
 
 def _failure(error: WorkerFailed, what: str) -> Failure:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from harness.errors import HarnessError, Incompatible, WorkerDied, WorkerRaised, WorkerTimedOut
+from harness.errors import HarnessError, Incompatible, WorkerDied, WorkerRaised, WorkerTimedOut, first_line
 
 Answer = TypeVar("Answer")
 
@@ -164,9 +164,8 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         return function(*arguments)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent learns of it and makes it a verdict
         traceback.print_exc()
-        first_line = (str(error).strip() or "no message").splitlines()[0]
         expected = isinstance(error, HarnessError)
-        told = first_line if expected else f"{type(error).__name__}: {first_line}"
+        told = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
         return _Raised(told, expected, incompatible=isinstance(error, Incompatible))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import Incompatible, ModelUnavailable
+from harness.errors import Incompatible, ModelUnavailable, first_line
 from harness.records import Folder, ModelRecipe, Prompt, Workload
 from harness.vocabulary import Dtype
 
@@ -30,11 +30,11 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     try:
         model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)
     except OSError as error:
-        raise ModelUnavailable(f"{recipe.name}: {_first_line(error)}") from error
+        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
     except ValueError as error:
         if "does not support" not in str(error):  # transformers' words for what an architecture declares
             raise
-        raise Incompatible(_first_line(error)) from error
+        raise Incompatible(first_line(error)) from error
     return model.eval().to(device)
 
 
@@ -45,7 +45,7 @@ def load_tokenizer(recipe: ModelRecipe) -> Any:
     try:
         return AutoTokenizer.from_pretrained(*_place(recipe), **_revision(recipe))
     except OSError as error:
-        raise ModelUnavailable(f"{recipe.name}: {_first_line(error)}") from error
+        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
 
 
 def encode(workload: Workload, tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
@@ -86,7 +86,3 @@ def _place(recipe: ModelRecipe) -> tuple[str]:
 
 def _revision(recipe: ModelRecipe) -> dict[str, str]:
     return {} if isinstance(recipe.source, Folder) else {"revision": recipe.source.revision}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

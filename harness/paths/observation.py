@@ -16,7 +16,7 @@ import torch._dynamo
 from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
-from harness.errors import HarnessError, Incompatible
+from harness.errors import HarnessError, Incompatible, first_line
 from harness.paths.base import EAGER_ATTENTION, AttentionCall, Observation, Phase
 from harness.paths.hub_kernels import local_kernels
 
@@ -70,10 +70,10 @@ class Watch:
             inductor_calls=sum(name.startswith(INDUCTOR_GRAPH) for name, _ in events),
             graphs=dynamo.counters["stats"]["unique_graphs"],
             graph_breaks=tuple(_graph_breaks()),
-            recompiles=tuple(_first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
+            recompiles=tuple(first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
             cudagraph_inputs=dynamo.counters["inductor"]["cudagraph_recorded_non_static_inputs"],
             cudagraph_skips=dynamo.counters["inductor"]["cudagraph_skips"],
-            recompile_limit=_first_line(limits[0]) if limits else "",
+            recompile_limit=first_line(limits[0]) if limits else "",
         )
 
 
@@ -144,8 +144,4 @@ def _graph_breaks() -> Iterator[str]:
     """Reasons from both places where dynamo keeps them."""
     for counter in ("graph_break", "unimplemented"):
         for reason in dynamo.counters[counter]:
-            yield _first_line(str(reason))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "no reason given"
+            yield first_line(reason)
