@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 
 from fixtures.kernels import LOCAL_KERNELS
-from fixtures.models import MODELS
+from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import RECALL, WORKLOADS
 from harness.paths import PATHS
 from harness.plan import Catalogue
 
 pytest_plugins = ("harness.plugin", "pytester")
 
-os.environ.setdefault("LOCAL_KERNELS", LOCAL_KERNELS)
+# Beside what the user announced; the kernels package takes the last of two folders for one name.
+os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNELS"), LOCAL_KERNELS]))
 
 
 def pytest_harness_catalogue() -> Catalogue:
-    return Catalogue(paths=PATHS, models=MODELS, workloads=WORKLOADS, recall=RECALL)
+    return Catalogue(paths=PATHS, models=MODELS, workloads=WORKLOADS, recall=RECALL, more_models=MORE_MODELS)

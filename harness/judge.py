@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from harness.equivalence.rules import Finding, findings, trust_findings
 from harness.records import Case, Evidence, Failure, Rung, Verdict
-from harness.vocabulary import Outcome, Property
+from harness.vocabulary import Dtype, Outcome, Property
 
 NEXT_STEP = {
     Outcome.NOT_ENGAGED: "something else served the request: its evidence file lists every claim",
@@ -78,14 +78,18 @@ def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
         return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     found = _findings(case, evidence)
     counted = {rung.dtype for rung in _counted(case, evidence)}
-    ladder = "" if counted >= set(case.rungs) else "native dtype only, no fp32 run of the same kernels; "
+    ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, no fp32 run of the same kernels; "
     closest = max(found, key=lambda finding: finding.excess)
     message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
     return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
 
 
 def _findings(case: Case, evidence: Evidence) -> list[Finding]:
-    return [finding for rung in _counted(case, evidence) for finding in findings(rung.comparison, evidence.tolerance)]
+    return [
+        finding
+        for rung in _counted(case, evidence)
+        for finding in findings(rung.comparison, evidence.tolerance, budget=evidence.budget)
+    ]
 
 
 def _counted(case: Case, evidence: Evidence) -> list[Rung]:

@@ -14,8 +14,9 @@ from harness.paths.base import Optimization
 from harness.records import Case, Folder, Hub, ModelRecipe, Workload
 from harness.vocabulary import Dtype
 
-AUTO_DTYPE = Dtype.BF16
-"""The native dtype when none is asked for: what checkpoints are published in."""
+ACCELERATOR_DTYPE = Dtype.BF16
+"""The native dtype of accelerators when none is asked for: what checkpoints are published in."""
+HALF_PRECISIONS = (Dtype.BF16, Dtype.FP16)
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,15 @@ class Catalogue:
 
     paths: tuple[Optimization, ...]
     models: tuple[ModelRecipe, ...]
+    """Run when none is asked for."""
     workloads: tuple[Workload, ...]
     recall: Workload
     """The probe whose answers eager must give if its model was trained on recall."""
+    more_models: tuple[ModelRecipe, ...] = ()
+    """Run when asked for by name: they are large, or far away."""
 
     def __post_init__(self) -> None:
-        for what in (self.paths, self.models, self.workloads):
+        for what in (self.paths, (*self.models, *self.more_models), self.workloads):
             names = [entry.name for entry in what]
             if doubled := {name for name in names if names.count(name) > 1}:
                 raise ValueError(
@@ -46,6 +50,8 @@ class Planned:
     markers: tuple[str, ...]
     unmet: str | None
     """The first need that this machine does not meet."""
+    slow: bool = False
+    """Whether it runs only when slow cases are asked for."""
 
 
 def plan(
@@ -54,9 +60,10 @@ def plan(
     *,
     models: tuple[ModelRecipe, ...],
     device: str,
-    dtypes: tuple[Dtype, ...],
+    dtypes: tuple[Dtype, ...] = (),
 ) -> list[Planned]:
     """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together.
+    Without `dtypes` each model runs in its daily one, and the other half precisions are slow cases.
 
     Raises HarnessError if two models have one name: ids would no longer tell their cases apart.
     """
@@ -67,13 +74,20 @@ def plan(
             raise HarnessError(f"{count} models are named {name}: {sources} (run them apart, or rename a folder)")
     return [
         _planned(
-            optimization, Case(optimization.name, optimization.technique, model, workload, device, dtype), inventory
+            optimization,
+            Case(optimization.name, optimization.technique, model, workload, device, dtype),
+            inventory,
+            daily=dtype in (dtypes or _daily(model, device)),
         )
         for model in models
-        for dtype in dtypes
+        for dtype in dtypes or dict.fromkeys((*_daily(model, device), *HALF_PRECISIONS))
         for optimization in catalogue.paths
         for workload in catalogue.workloads
     ]
+
+
+def _daily(model: ModelRecipe, device: str) -> tuple[Dtype]:
+    return (model.cpu_dtype if device == "cpu" else ACCELERATOR_DTYPE,)
 
 
 def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
@@ -81,7 +95,8 @@ def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
 
     Raises UnknownName.
     """
-    for recipe in catalogue.models:
+    known = (*catalogue.models, *catalogue.more_models)
+    for recipe in known:
         if recipe.name == asked:
             return recipe
     folder = Path(asked).expanduser().resolve()
@@ -90,8 +105,8 @@ def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
     repository, _, revision = asked.partition("@")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and not folder.exists():
         return ModelRecipe(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
-    known = [recipe.name for recipe in catalogue.models]
-    raise UnknownName("model", asked, [*known, "a folder with config.json", "a hub id owner/name"])
+    names = [recipe.name for recipe in known]
+    raise UnknownName("model", asked, [*names, "a folder with config.json", "a hub id owner/name"])
 
 
 def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
@@ -101,15 +116,21 @@ def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
     return (Device(), *model, *optimization.needs())
 
 
-def _planned(optimization: Optimization, case: Case, inventory: Inventory) -> Planned:
+def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, daily: bool) -> Planned:
     wanted = needs(optimization, case)
     unmet = [reason for need in wanted if (reason := need.unmet(inventory, device=case.device))]
+    taken = optimization.dtypes(case.device)
+    if not unmet and case.dtype not in taken:
+        unmet.append(f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}")
+    slow = not daily or case.workload.slow or (case.device == "cpu" and optimization.slow_on_cpu(case.workload))
     marks = [
         case.technique,
         *(["cuda"] if case.device == "cuda" else []),
+        *(["slow"] if slow else []),
         *(need.marker for need in wanted if need.marker),
     ]
-    return Planned(case, optimization, tuple(dict.fromkeys(str(mark) for mark in marks)), unmet[0] if unmet else None)
+    markers = tuple(dict.fromkeys(str(mark) for mark in marks))
+    return Planned(case, optimization, markers, unmet[0] if unmet else None, slow)
 
 
 def _plain(name: str) -> str:

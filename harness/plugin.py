@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,10 @@ import pytest
 from harness.errors import HarnessError
 from harness.judge import judge, unsupported
 from harness.machine.inventory import Inventory, describe, take_inventory
-from harness.plan import AUTO_DTYPE, Catalogue, Planned, find_model, plan
+from harness.plan import Catalogue, Planned, find_model, plan
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
-from harness.report.tables import aligned, case_table, tally_outcomes
+from harness.report.tables import aligned, case_table, skipped_paths, tally_outcomes
 from harness.vocabulary import Dtype, Property, Technique
 
 if TYPE_CHECKING:
@@ -31,7 +30,8 @@ MARKERS = {
     "multi_gpu": "runs on several devices",
     "kernels": "needs the kernels package",
     "hub": "needs a model from the Hugging Face Hub, downloaded or within reach",
-    "slow": "left out of the main job",
+    "flash_attn": "needs a package of flash-attention",
+    "slow": "runs only with --run-slow",
     **{str(technique): f"cases of the technique {technique}" for technique in Technique if technique != "kernels"},
     **{str(asked): f"judges the {asked} of cases" for asked in Property},
 }
@@ -52,6 +52,8 @@ class Session:
     catalogue: Catalogue
     inventory: Inventory
     planned: list[Planned]
+    left_out: int
+    """Slow cases that were not asked for."""
     seconds: float
     parent: Path
     selected: int = 0
@@ -114,12 +116,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--dtype", action="append", choices=["fp32", "fp16", "bf16"], default=[],
-        help="native dtype, may be repeated (default: bf16); float32 is always run beside a half precision",
+        help="native dtype, may be repeated (default: what the model's recipe says, bf16 on accelerators); "
+        "the most precise one that the kernels take is always run beside it",
     )  # fmt: skip
     group.addoption(
         "--model", action="append", metavar="NAME|HUB_ID|FOLDER", default=[],
-        help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: all)",
+        help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: the "
+        "trained tiny ones)",
     )  # fmt: skip
+    group.addoption("--run-slow", action="store_true", help="also run slow cases: further dtypes, workloads and paths")
     group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
     group.addoption(
         "--case-timeout",
@@ -212,12 +217,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 def _summary(known: Session) -> Iterator[str]:
     """The end of a session: what was not judged and why, the table, where the record is."""
-    skipped = Counter(f"{v.outcome}: {v.message.partition(': ')[2]}" for v in known.verdicts if v.outcome.skips)
+    skipped = skipped_paths(known.verdicts)
     if known.folder:
         yield ""
-        yield from aligned(case_table(known.verdicts))
-        yield from (f"{reason} ({count} verdicts)" for reason, count in skipped.items())
+        yield from aligned(case_table([verdict for verdict in known.verdicts if not verdict.outcome.skips]))
+        yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
+    if known.folder and known.left_out:
+        yield f"{known.left_out} slow cases were left out (--run-slow runs them)"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.problem:
@@ -228,6 +235,7 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
     chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
     no_cuda = known.inventory.why_no_cuda if "cuda" in markers else ""
     why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
+    why += f"; {known.left_out} slow ones need --run-slow" if known.left_out and "slow" in markers else ""
     chosen = chosen or "the selection"
     return f"nothing was judged: {chosen} selects none of the {len(known.planned)} cases planned here{why}"
 
@@ -259,7 +267,9 @@ def _new_session(config: pytest.Config) -> Session:
         inventory,
         models=tuple(find_model(name, catalogue) for name in asked.model) or catalogue.models,
         device=asked.device or inventory.default_device,
-        dtypes=tuple(Dtype(name) for name in asked.dtype) or (AUTO_DTYPE,),
+        dtypes=tuple(Dtype(name) for name in asked.dtype),
     )
+    left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)
+    planned = [entry for entry in planned if asked.run_slow or not entry.slow]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
-    return Session(catalogue, inventory, planned, seconds=asked.case_timeout, parent=parent)
+    return Session(catalogue, inventory, planned, left_out, seconds=asked.case_timeout, parent=parent)

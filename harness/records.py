@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.vocabulary import Dtype, Outcome, Property, Technique, Tolerance
 
@@ -31,12 +32,27 @@ class Hub:
 
 
 @dataclass(frozen=True)
+class Seeded:
+    """Random weights in a published shape: what arithmetic and speed depend on, without a download."""
+
+    model_type: str
+    """As in a config.json: `llama`, `qwen3`, ..."""
+    shape: Mapping[str, Any] = field(hash=False)
+    """Further entries of the config."""
+    tokenizer: str
+    """A folder with a tokenizer whose ids the vocabulary holds; absolute."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ModelRecipe:
     """How to get a model and its tokenizer."""
 
     name: str
     """Part of case ids."""
-    source: Folder | Hub
+    source: Folder | Hub | Seeded
+    cpu_dtype: Dtype = Dtype.FP32
+    """Native dtype on the CPU when none is asked for; accelerators take bfloat16."""
     solves_recall: bool = False
     """Whether the model was trained to continue `Prompt.answer`: its eager output is then held to it."""
 
@@ -67,13 +83,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts run as one batch, and how many tokens are generated for each."""
+    """Prompts run as one batch or one by one, and how many tokens are generated for each."""
 
     name: str
     """Part of case ids; says padding and batch size."""
     prompts: tuple[Prompt, ...]
     new_tokens: int
     """Generated for every row; end-of-sequence is switched off so that all rows and all runs do equal work."""
+    separate: bool = False
+    """Every prompt is a run of its own, in one process: other lengths one after another, and no padding."""
+    slow: bool = False
+    """Left out unless slow cases are asked for."""
 
     def __post_init__(self) -> None:
         _need_plain_name("workload", self.name)
@@ -95,8 +115,13 @@ class Workload:
         return max(prompt.length for prompt in self.prompts)
 
     @property
+    def batches(self) -> tuple[tuple[Prompt, ...], ...]:
+        """The prompts of each run."""
+        return tuple((prompt,) for prompt in self.prompts) if self.separate else (self.prompts,)
+
+    @property
     def padded(self) -> bool:
-        return any(prompt.length < self.longest for prompt in self.prompts)
+        return not self.separate and any(prompt.length < self.longest for prompt in self.prompts)
 
 
 @dataclass(frozen=True)
@@ -115,11 +140,6 @@ class Case:
     @property
     def id(self) -> str:
         return f"{self.device}-{self.dtype}-{self.recipe.name}-{self.path}-{self.workload.name}"
-
-    @property
-    def rungs(self) -> tuple[Dtype, ...]:
-        """The precision ladder, most precise first: float32, in which subtle errors show, and the native dtype."""
-        return (Dtype.FP32,) if self.dtype is Dtype.FP32 else (Dtype.FP32, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -197,16 +217,45 @@ class FreeRun:
 
 
 @dataclass(frozen=True)
+class Divergence:
+    """KL(softmax(reference) || softmax(run)) in nats per position."""
+
+    candidate_mean: float
+    candidate_p99: float
+    eager_mean: float
+    """Of eager in the same dtype: what the dtype costs by itself."""
+    eager_p99: float
+    decode_mean: float
+    """Of the candidate over decode steps alone: a quantized cache serves its prefill what it was given."""
+    decode_steps: int
+    """Positions of that."""
+    decode_flips: int
+    """Those whose first choice is not the reference's."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Keys and values left in the cache by the forced run, against those of eager and of the reference."""
+
+    strata: tuple[StratumError, ...]
+    """`layer N keys head M`, over positions that are no padding; empty for a path without a cache."""
+    wrong_lengths: int = 0
+    """Layers, over all runs, that say they have seen another number of positions than were fed to them."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One run against the references, in numbers."""
 
     dtype: Dtype
     finite: bool
     identical: bool
-    """Logits and tokens are bit for bit those of eager in the same dtype."""
+    """Logits and tokens are bit for bit those of eager in the same dtype; for a lossy path, those of its twin."""
     strata: tuple[StratumError, ...]
     greedy: GreedyAgreement
     free: FreeRun
+    divergence: Divergence
+    state: State
 
 
 @dataclass(frozen=True)
@@ -274,6 +323,8 @@ class Evidence:
     """Why the case has no complete result; what was gathered before stays in `rungs`."""
     reference_failure: Failure | None = None
     """Why there is no reference to compare with."""
+    budget: str = ""
+    """Name of a lossy scheme's budget in the table of limits; empty if the scheme has none."""
 
     def __post_init__(self) -> None:
         if self.failure or self.reference_failure:

@@ -52,6 +52,8 @@ class Tolerance(StrEnum):
     """Bit for bit: re-runs, and paths that only move data."""
     REORDERED = "reordered"
     """Same precision, other order of operations: bounded by eager's own rounding error."""
+    LOSSY = "lossy"
+    """Keeps less than it was given. Bit for bit its dense twin, and within the scheme's budget of eager."""
 
 
 class Outcome(StrEnum):

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.equivalence.errors import Triple, centered, rms, stratum_error
+from harness.equivalence.state import CacheState, compare_states, same_states
 from harness.errors import ReferenceInvalid
-from harness.records import Comparison, FreeRun, GreedyAgreement, StratumError
+from harness.records import Comparison, Divergence, FreeRun, GreedyAgreement, StratumError
 from harness.vocabulary import Dtype
 
 
@@ -32,6 +34,8 @@ class Generation:
     """(B, N) int64: what the model generates by itself, greedily."""
     valid: Tensor
     """(B, P) bool: prompt positions that are no padding."""
+    states: tuple[CacheState, ...] = ()
+    """What the forced run left in its cache, one for each batch that was run; empty without a cache."""
 
     def __post_init__(self) -> None:
         rows, prompt, vocabulary = self.prompt_logits.shape
@@ -46,8 +50,11 @@ class Generation:
             )
 
 
-def compare(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:
-    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference.
+def compare(
+    candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype, twin: Generation | None = None
+) -> Comparison:
+    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference, and, if it is lossy, with
+    its dense twin, which it must equal.
 
     Raises ReferenceInvalid if the runs do not have the same shape: then they did not do the same work.
     """
@@ -57,7 +64,7 @@ def compare(candidate: Generation, *, eager: Generation, reference: Generation, 
             f"eager's and {tuple(reference.step_logits.shape)} as the reference's"
         )
     strata = tuple(
-        _errors(name, candidate=select(candidate), eager=select(eager), reference=select(reference), dtype=dtype)
+        stratum_error(name, Triple(select(candidate), select(eager), select(reference)), dtype=dtype, without_mean=True)
         for name, select in _strata(rows=candidate.tokens.shape[0])
     )
     greedy, slack, limit = _greedy(candidate, eager=eager, reference=reference, strata=strata, dtype=dtype)
@@ -66,10 +73,12 @@ def compare(candidate: Generation, *, eager: Generation, reference: Generation, 
         finite=bool(
             candidate.prompt_logits[candidate.valid].isfinite().all() and candidate.step_logits.isfinite().all()
         ),
-        identical=_identical(candidate, eager),
+        identical=_identical(candidate, twin or eager),
         strata=strata,
         greedy=greedy,
         free=_free(candidate, reference=reference, slack=slack, limit=limit),
+        divergence=_divergence(candidate, eager=eager, reference=reference),
+        state=compare_states(candidate.states, eager=eager.states, reference=reference.states, dtype=dtype),
     )
 
 
@@ -78,8 +87,8 @@ def relative_error(run: Generation, reference: Generation) -> float:
     both = [
         torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)
     ]
-    ours, exact = (_centered(part) for part in both)
-    return _rms(ours - exact) / _rms(exact)
+    ours, exact = (centered(part) for part in both)
+    return rms(ours - exact) / rms(exact)
 
 
 class _Stratum:
@@ -112,22 +121,6 @@ def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
         yield phase, _Stratum(phase=phase)
     for row in range(rows):
         yield f"row {row}", _Stratum(row=row)
-
-
-def _errors(name: str, *, candidate: Tensor, eager: Tensor, reference: Tensor, dtype: Dtype) -> StratumError:
-    exact = _centered(reference)
-    ours, theirs = _centered(candidate) - exact, _centered(eager) - exact
-    stored = reference.to(getattr(torch, dtype.torch_name))
-    rounding = 2 * ((stored + 0.3 - 0.3) - stored).double().abs().max().item()
-    return StratumError(
-        stratum=name,
-        candidate_rms=_rms(ours),
-        candidate_max=ours.abs().max().item(),
-        eager_rms=_rms(theirs),
-        eager_max=theirs.abs().max().item(),
-        reference_rms=_rms(exact),
-        rounding=rounding,
-    )
 
 
 def _greedy(
@@ -184,13 +177,32 @@ def _identical(one: Generation, other: Generation) -> bool:
             (one.step_logits, other.step_logits),
             (one.tokens, other.tokens),
         )
+    ) and same_states(one.states, other.states)
+
+
+def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:
+    """Kullback-Leibler divergence from the reference at every position, prefill and decode."""
+    ours, theirs = (_divergences(run, reference) for run in (candidate, eager))
+    steps = candidate.step_logits[:, 1:]
+    decode = _kl(steps, reference.step_logits[:, 1:])
+    return Divergence(
+        candidate_mean=ours.mean().item(),
+        candidate_p99=ours.quantile(0.99).item(),
+        eager_mean=theirs.mean().item(),
+        eager_p99=theirs.quantile(0.99).item(),
+        decode_mean=decode.mean().item(),
+        decode_steps=decode.numel(),
+        decode_flips=int((steps.argmax(-1) != reference.step_logits[:, 1:].argmax(-1)).sum()),
     )
 
 
-def _centered(logits: Tensor) -> Tensor:
-    logits = logits.double()
-    return logits - logits.mean(-1, keepdim=True)
+def _divergences(run: Generation, reference: Generation) -> Tensor:
+    """(positions,) nats."""
+    prompt = _kl(run.prompt_logits[run.valid], reference.prompt_logits[reference.valid])
+    return torch.cat([prompt, _kl(run.step_logits, reference.step_logits).flatten()])
 
 
-def _rms(values: Tensor) -> float:
-    return values.square().mean().sqrt().item()
+def _kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(softmax(reference) || softmax(logits)) over the last dimension, in float64."""
+    exact, ours = (part.double().log_softmax(-1) for part in (reference, logits))
+    return (exact.exp() * (exact - ours)).sum(-1)

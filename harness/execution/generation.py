@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor
 
 from harness.equivalence.numbers import Generation
+from harness.paths.cache_reading import read_state
 
 PROMPT_LOGITS = 64
 """Last prompt positions whose logits are compared: enough to measure an error, few enough for a large vocabulary."""
@@ -79,7 +81,22 @@ def generate_free(
     return output, output.sequences[:, ids.shape[1] :]
 
 
-def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask: Tensor) -> Generation:
-    """The tensors of one pair of runs, on the CPU."""
+def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask: Tensor, *, cache: Any) -> Generation:
+    """The tensors of one pair of runs, on the CPU; `cache` is what the forced one returned."""
     valid = mask[:, -prompt_logits.shape[1] :].bool()
-    return Generation(prompt_logits.cpu(), step_logits.cpu(), tokens.cpu(), valid.cpu())
+    seen = torch.cat([mask, torch.ones_like(tokens[:, 1:])], dim=1).bool()
+    states = () if cache is None else (read_state(cache, seen),)
+    return Generation(prompt_logits.cpu(), step_logits.cpu(), tokens.cpu(), valid.cpu(), states)
+
+
+def joined(parts: list[Generation]) -> Generation:
+    """Runs one after another as the rows of one; shorter prompts are padded on the left with nothing valid."""
+    widest = max(part.valid.shape[1] for part in parts)
+    gaps = [widest - part.valid.shape[1] for part in parts]
+    return Generation(
+        torch.cat([pad(part.prompt_logits, (0, 0, gap, 0)) for part, gap in zip(parts, gaps, strict=True)]),
+        torch.cat([part.step_logits for part in parts]),
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([pad(part.valid, (gap, 0)) for part, gap in zip(parts, gaps, strict=True)]),
+        tuple(state for part in parts for state in part.states),
+    )

@@ -13,7 +13,7 @@ from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOu
 from harness.execution import tasks
 from harness.execution.workers import Worker
 from harness.paths.base import Optimization
-from harness.records import Case, Evidence, Failure, Rung, Trust, Workload
+from harness.records import Case, Evidence, Failure, Folder, ModelRecipe, Rung, Seeded, Trust, Workload
 from harness.vocabulary import Dtype, Outcome
 
 
@@ -38,12 +38,12 @@ class Runner:
         self, case: Case, optimization: Optimization, *, fault: str = "", rungs: tuple[Dtype, ...] = ()
     ) -> Evidence:
         """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`."""
-        setup = tasks.Setup(case.recipe, case.workload, case.device, Path(self._scratch.name))
         rungs_run: list[Rung] = []
         trusts: list[Trust] = []
         floor, why_none = 0.0, {}
-        for dtype in rungs or case.rungs:
+        for dtype in rungs or optimization.rungs(case):
             try:
+                setup = tasks.Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
                 floor, trust = self._eager(setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": _failure(error, "eager")}
@@ -55,7 +55,15 @@ class Runner:
             except WorkerFailed as error:
                 why_none = {"failure": _failure(error, f"{dtype} run")}
                 break
-        return Evidence(case.id, optimization.tolerance, tuple(rungs_run), tuple(trusts), floor, **why_none)
+        return Evidence(
+            case=case.id,
+            tolerance=optimization.tolerance,
+            budget=optimization.budget,
+            rungs=tuple(rungs_run),
+            trusts=tuple(trusts),
+            floor=floor,
+            **why_none,
+        )
 
     def device_names(self, device: str) -> str:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
@@ -67,6 +75,14 @@ class Runner:
 
     def close(self) -> None:
         self._scratch.cleanup()
+
+    def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
+        """The recipe itself, or for seeded weights one of the folder into which they are written, once."""
+        if not isinstance(recipe.source, Seeded):
+            return recipe
+        folder = Path(self._scratch.name) / "models" / recipe.name
+        self._once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", tasks.make_checkpoint, recipe, folder)
+        return replace(recipe, source=Folder(str(folder)))
 
     def _eager(self, setup: tasks.Setup, dtype: Dtype) -> tuple[float, Trust]:
         """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""

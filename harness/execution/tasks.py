@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,19 @@ from torch import Tensor
 
 from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
 from harness.equivalence.numbers import Generation, compare, relative_error
-from harness.errors import ReferenceInvalid, UnknownName
-from harness.execution.generation import generate_forced, generate_free, generation, set_plain_greedy
+from harness.equivalence.state import CacheState
+from harness.errors import Incompatible, ReferenceInvalid, UnknownName
+from harness.execution.generation import generate_forced, generate_free, generation, joined, set_plain_greedy
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
-from harness.paths.base import Optimization, engagement
+from harness.models.seeding import save_seeded
+from harness.paths.base import Aspect, Optimization, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch
 from harness.records import ModelRecipe, Rung, Trust, Workload
-from harness.vocabulary import Dtype
+from harness.vocabulary import Dtype, Tolerance
+
+Batch = tuple[Tensor, Tensor]
+"""Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
 
 
 @dataclass(frozen=True)
@@ -41,34 +46,43 @@ class Setup:
         return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
 
 
+def make_checkpoint(recipe: ModelRecipe, folder: Path) -> None:
+    """Write the checkpoint of a recipe of seeded weights into `folder`, so that every path loads it as any other."""
+    save_seeded(recipe, folder)
+
+
 def make_reference(setup: Setup) -> float:
     """Run eager in float64, keep its tensors, and return its floor: the relative RMS difference between logits that
     came through the cache and those of one uncached forward pass over the same tokens.
 
     Raises ReferenceInvalid if any operator computed below float64.
     """
+    cached, uncached = [], []
     with _planted(setup.fault):
-        model, ids, mask = _load(setup, Dtype.FP64, Eager())
+        model, batches = _load(setup, Dtype.FP64, Eager())
         with PromoteToFloat64(), PrecisionAudit() as audit:
-            _, tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
-            _, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
-            uncached = _uncached_steps(model, ids, mask, tokens)
+            for ids, mask in batches:
+                _, tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
+                output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
+                run = generation(prompt_logits, step_logits, tokens, mask, cache=output.past_key_values)
+                cached.append(run)
+                steps = _uncached_steps(model, ids, mask, tokens).cpu()
+                uncached.append(Generation(run.prompt_logits, steps, run.tokens, run.valid))
     if audit.lower:
         operators = ", ".join(f"{name} in {dtype}" for name, dtype in sorted(audit.lower.items()))
         raise ReferenceInvalid(
             f"{setup.recipe.name}: the float64 reference computed {operators}, but should compute nothing below float64"
         )
-    reference = generation(prompt_logits, step_logits, tokens, mask)
-    _save(reference, setup.file(Dtype.FP64))
-    return relative_error(replace(reference, step_logits=uncached.cpu()), reference)
+    _save(joined(cached), setup.file(Dtype.FP64))
+    return relative_error(joined(uncached), joined(cached))
 
 
 def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
     """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
     reference = _read(setup.file(Dtype.FP64))
     with _planted(setup.fault):
-        model, ids, mask = _load(setup, dtype, Eager())
-        runs = [_run(model, ids, mask, reference, options={})[1] for _ in range(2)]
+        model, batches = _load(setup, dtype, Eager())
+        runs = [_run(model, batches, reference, options=dict)[1] for _ in range(2)]
         recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
     _save(runs[0], setup.file(dtype))
     return Trust(
@@ -81,18 +95,28 @@ def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
 
 
 def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
-    """Run the optimization in `dtype`: watch it, and compare what it gives with eager and the reference."""
+    """Run the optimization in `dtype`: watch it, and compare what it gives with eager and the reference; if it is
+    lossy, also with its dense twin, which runs afterwards, out of reach of a planted fault.
+
+    Raises Incompatible if the library refuses by words that the optimization declares.
+    """
     started = time.monotonic()
     reference, eager = _read(setup.file(Dtype.FP64)), _read(setup.file(dtype))
-    with _planted(setup.fault):
-        model, ids, mask = _load(setup, dtype, optimization)
-        with optimization.applied(), Watch() as watch:
-            outputs, candidate = _run(model, ids, mask, reference, options=optimization.generate_options())
-    seen = watch.seen(model, outputs, padded=setup.workload.padded, decode_steps=setup.workload.new_tokens - 1)
+    with _planted(setup.fault), _refusals(optimization):
+        model, batches = _load(setup, dtype, optimization)
+        watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+        with optimization.applied(), watch:
+            outputs, candidate = _run(model, batches, reference, options=optimization.generate_options)
+    steps = setup.workload.new_tokens - 1
+    lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+    seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    twin = None
+    if optimization.tolerance is Tolerance.LOSSY:
+        _, twin = _run(model, batches, reference, options=lambda: optimization.twin_options(model))
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, seen),
-        comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype),
+        comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype, twin=twin),
         seconds=time.monotonic() - started,
     )
 
@@ -103,24 +127,31 @@ def device_names(device: str) -> str:
     return ", ".join(str(module.get_device_name(i)) for i in range(module.device_count()))
 
 
-def _load(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, Tensor, Tensor]:
+def _load(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
     model = load_model(setup.recipe, dtype=dtype, device=setup.device, options=optimization.load_options())
     tokenizer = load_tokenizer(setup.recipe)
     set_plain_greedy(model, pad=pad_token(tokenizer))
-    return model, *encode(setup.workload, tokenizer, device=setup.device)
+    batches = [encode(prompts, tokenizer, device=setup.device) for prompts in setup.workload.batches]
+    return optimization.prepared(model), batches
 
 
 def _run(
-    model: Any, ids: Tensor, mask: Tensor, reference: Generation, *, options: Mapping[str, Any]
+    model: Any, batches: list[Batch], reference: Generation, *, options: Callable[[], Mapping[str, Any]]
 ) -> tuple[list[Any], Generation]:
-    """(outputs of both runs, their tensors): once with the reference's tokens forced, once free."""
-    tokens = reference.tokens.to(ids.device)
-    forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options)
-    free, chosen = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options)
-    return [forced, free], generation(prompt_logits, step_logits, chosen, mask)
+    """(outputs of all runs, their tensors): each batch once with the reference's tokens forced on it, once free.
+    `options` gives the arguments of `generate`, anew for each run."""
+    outputs, parts = [], []
+    rows = [len(ids) for ids, _ in batches]
+    for (ids, mask), chosen in zip(batches, reference.tokens.split(rows), strict=True):
+        tokens = chosen.to(ids.device)
+        forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options())
+        free, own = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options())
+        outputs += [forced, free]
+        parts.append(generation(prompt_logits, step_logits, own, mask, cache=forced.past_key_values))
+    return outputs, joined(parts)
 
 
 @torch.no_grad()
@@ -137,7 +168,7 @@ def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Te
 
 def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
     """(tokens generated as determined, tokens determined) over the rows of the recall probe."""
-    ids, mask = encode(recall, load_tokenizer(setup.recipe), device=setup.device)
+    ids, mask = encode(recall.prompts, load_tokenizer(setup.recipe), device=setup.device)
     _, tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={})
     pairs = [
         (given, right)
@@ -145,6 +176,19 @@ def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
         for given, right in zip(row, prompt.answer, strict=False)
     ]
     return sum(given == right for given, right in pairs), len(pairs)
+
+
+@contextmanager
+def _refusals(optimization: Optimization) -> Iterator[None]:
+    """An error by which the library declares that things do not go together becomes Incompatible, in its words."""
+    try:
+        yield
+    except Exception as error:
+        for line in str(error).splitlines():
+            if any(word in line for word in optimization.refusals):
+                # A compiler's line begins with the path of a file that no one keeps.
+                raise Incompatible(f"{type(error).__name__}: {line.rpartition(' error: ')[2].strip()}") from error
+        raise
 
 
 def _planted(fault: str) -> AbstractContextManager[Any]:
@@ -159,8 +203,10 @@ def _planted(fault: str) -> AbstractContextManager[Any]:
 
 
 def _save(generation: Generation, path: Path) -> None:
-    torch.save(vars(generation), path)
+    torch.save({**vars(generation), "states": [vars(state) for state in generation.states]}, path)
 
 
 def _read(path: Path) -> Generation:
-    return Generation(**torch.load(path, weights_only=True))
+    held = torch.load(path, weights_only=True)
+    states = tuple(CacheState(**state) for state in held.pop("states"))
+    return Generation(**held, states=states)

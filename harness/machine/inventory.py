@@ -19,8 +19,8 @@ PROJECT = "transformers-conformance"
 """This project's distribution, whose metadata says which versions are too old."""
 
 PACKAGES = (
-    "torch", "transformers", "accelerate", "tokenizers", "kernels", "bitsandbytes", "flash-attn", "triton",
-    "numpy", "pytest", "pytest-benchmark", "hypothesis",
+    "torch", "transformers", "accelerate", "tokenizers", "kernels", "bitsandbytes", "optimum-quanto", "hqq",
+    "flash-attn", "flash-attn-3", "flash-attn-4", "triton", "numpy", "pytest", "pytest-benchmark", "hypothesis",
 )  # fmt: skip
 """Distributions whose versions can change a result; recorded with every run."""
 

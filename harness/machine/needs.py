@@ -38,6 +38,36 @@ class Device(Need):
 
 
 @dataclass(frozen=True)
+class Cuda(Need):
+    """The optimization exists on CUDA alone."""
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device == "cuda":
+            return None
+        return f"needs cuda: {inventory.why_no_cuda or f'this case runs on {device}'}"
+
+
+@dataclass(frozen=True)
+class Package(Need):
+    """A distribution that the library under test calls."""
+
+    distribution: str
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del device
+        if self.distribution in inventory.packages:
+            return None
+        return f"needs {self.distribution}: it is not installed"
+
+
+@dataclass(frozen=True)
+class FlashAttention(Package):
+    """A distribution of flash-attention: they take hours to build, so tests that want one can be left out."""
+
+    marker: ClassVar[str | None] = "flash_attn"
+
+
+@dataclass(frozen=True)
 class Compiler(Need):
     """torch.compile needs a C++ compiler on the CPU; on CUDA it brings Triton."""
 
@@ -78,6 +108,19 @@ class HubModel(Need):
         if problem := _hub_problem():
             return f"needs {self.repository}@{self.revision}: not downloaded yet, and {problem}"
         return None
+
+
+@dataclass(frozen=True)
+class HubKernel(Need):
+    """A kernel repository within reach. That some of it was downloaded before says little: each holds many builds."""
+
+    repository: str
+    marker: ClassVar[str | None] = "hub"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del inventory, device
+        problem = _hub_problem()
+        return f"needs {self.repository}: {problem}" if problem else None
 
 
 def _is_downloaded(repository: str, revision: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Incompatible, ModelUnavailable, first_line
-from harness.records import Folder, ModelRecipe, Prompt, Workload
+from harness.records import Folder, Hub, ModelRecipe, Prompt
 from harness.vocabulary import Dtype
 
 
@@ -48,11 +48,11 @@ def load_tokenizer(recipe: ModelRecipe) -> Any:
         raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
 
 
-def encode(workload: Workload, tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
-    """(input ids, attention mask), int64 of shape (batch, longest prompt), padded on the left."""
+def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
+    """(input ids, attention mask), int64 of shape (prompts, longest of them), padded on the left."""
     pad = pad_token(tokenizer)
-    rows = [_tokens(prompt, tokenizer) for prompt in workload.prompts]
-    width = workload.longest
+    rows = [_tokens(prompt, tokenizer) for prompt in prompts]
+    width = max(len(row) for row in rows)
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
@@ -77,12 +77,16 @@ def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
 
 def _place(recipe: ModelRecipe) -> tuple[str]:
     source = recipe.source
-    if isinstance(source, Folder) and not (Path(source.path) / "config.json").is_file():
+    if isinstance(source, Hub):
+        return (source.repository,)
+    if not isinstance(source, Folder):
+        raise TypeError(f"{recipe.name}: the checkpoint of seeded weights is written before it is loaded")
+    if not (Path(source.path) / "config.json").is_file():
         raise ModelUnavailable(
             f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)"
         )
-    return (source.path if isinstance(source, Folder) else source.repository,)
+    return (source.path,)
 
 
 def _revision(recipe: ModelRecipe) -> dict[str, str]:
-    return {} if isinstance(recipe.source, Folder) else {"revision": recipe.source.revision}
+    return {"revision": recipe.source.revision} if isinstance(recipe.source, Hub) else {}

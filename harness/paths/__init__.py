@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
-from harness.paths.attention import Sdpa
+from harness.paths import attention
 from harness.paths.base import Optimization
-from harness.paths.caching import StaticCache
-from harness.paths.compilation import CompiledStaticCache
+from harness.paths.caching import (
+    DynamicCache,
+    NoCache,
+    OffloadedCache,
+    OffloadedStaticCache,
+    QuantizedCache,
+    StaticCache,
+)
+from harness.paths.compilation import CompiledForward, CompiledStaticCache
 from harness.paths.eager import Eager
-from harness.paths.hub_kernels import FlashAttention2Local
+from harness.paths.hub_kernels import FlashAttention2Hub, FlashAttention2Local, LayersHub, LayersLocal
 
 PATHS: tuple[Optimization, ...] = (
     Eager(),
-    Sdpa(),
-    Sdpa("attention.sdpa_math", backend="MATH"),
+    attention.Sdpa(),
+    attention.SDPA_MATH,
+    attention.SDPA_FLASH,
+    attention.SDPA_EFFICIENT,
+    attention.SDPA_CUDNN,
+    attention.Flex(),
+    attention.FLASH_ATTENTION_2,
+    attention.FLASH_ATTENTION_3,
+    attention.FLASH_ATTENTION_4,
+    DynamicCache(),
+    NoCache(),
     StaticCache(),
+    OffloadedCache(),
+    OffloadedStaticCache(),
+    QuantizedCache("caching.quantized_quanto4", "quanto", "optimum-quanto", bits=4, axis=0, budget="kv_4bit"),
+    QuantizedCache("caching.quantized_quanto2", "quanto", "optimum-quanto", bits=2, axis=0, extra=True),
+    QuantizedCache("caching.quantized_hqq8", "hqq", "hqq", bits=8, axis=1, extra=True, budget="kv_8bit"),
+    QuantizedCache("caching.quantized_hqq4", "hqq", "hqq", bits=4, axis=1, budget="kv_4bit"),
+    QuantizedCache("caching.quantized_hqq2", "hqq", "hqq", bits=2, axis=1, extra=True),
     CompiledStaticCache(),
+    CompiledStaticCache("compilation.static_cache_default", mode="default", extra=True),
+    CompiledStaticCache("compilation.static_cache_max_autotune", mode="max-autotune", extra=True),
+    CompiledForward(),
     FlashAttention2Local(),
+    FlashAttention2Hub(),
+    LayersLocal(),
+    LayersHub(),
 )

@@ -1,20 +1,19 @@
-"""Attention through torch's scaled_dot_product_attention: as dispatched, and pinned to one backend."""
+"""Attention: torch's scaled_dot_product_attention, as dispatched and pinned; flex attention; flash-attention."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal
-from harness.records import Claim
-from harness.vocabulary import Technique
+from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
+from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal, tally
+from harness.records import Claim, Workload
+from harness.vocabulary import Dtype, Technique
 
-BACKENDS = {
-    "MATH": "aten::_scaled_dot_product_attention_math",
-}
-"""Operators by the name of torch.nn.attention.SDPBackend that pins them."""
+HALF = (Dtype.FP16, Dtype.BF16)
 
 DISPATCHED = "aten::_scaled_dot_product_*"
 """Pattern of the operators that scaled_dot_product_attention dispatches to, whichever torch chooses."""
@@ -25,23 +24,129 @@ class Sdpa(Optimization):
     """`attn_implementation="sdpa"`; with a backend, restricted to that one."""
 
     name: str = "attention.sdpa"
-    backend: str | None = None
+    backend: str = ""
+    """Name of the torch.nn.attention.SDPBackend that is pinned; empty for torch's own choice."""
+    operators: str = DISPATCHED
+    """Pattern of the operators that then must run."""
+    only_cuda: bool = False
+    half_on_cuda: bool = False
+    """Whether its CUDA kernels take half precisions alone."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
+    refusals = ("No available kernel", "No viable backend")
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(),) if self.only_cuda else ()
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        return HALF if self.half_on_cuda and device == "cuda" else super().dtypes(device)
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": "sdpa"}
 
     def applied(self) -> AbstractContextManager[Any]:
-        if self.backend is None:
+        if not self.backend:
             return nullcontext()
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         return sdpa_kernel(getattr(SDPBackend, self.backend))
 
     def claims(self, seen: Observation) -> list[Claim]:
-        operators = BACKENDS[self.backend] if self.backend else DISPATCHED
         return [
             equal("attention implementation", "sdpa", seen.attention_implementation),
-            *(attention_claim(seen, phase, operators) for phase in Phase),
+            *(attention_claim(seen, phase, self.operators) for phase in Phase),
         ]
+
+
+SDPA_MATH = Sdpa("attention.sdpa_math", "MATH", "aten::_scaled_dot_product_attention_math")
+SDPA_FLASH = Sdpa(
+    "attention.sdpa_flash", "FLASH_ATTENTION", "aten::_scaled_dot_product_flash_attention*", half_on_cuda=True
+)
+SDPA_EFFICIENT = Sdpa(
+    "attention.sdpa_efficient", "EFFICIENT_ATTENTION", "aten::_scaled_dot_product_efficient_attention", only_cuda=True
+)
+SDPA_CUDNN = Sdpa(
+    "attention.sdpa_cudnn",
+    "CUDNN_ATTENTION",
+    "aten::_scaled_dot_product_cudnn_attention",
+    only_cuda=True,
+    half_on_cuda=True,
+)
+
+
+@dataclass(frozen=True)
+class Flex(Optimization):
+    """`attn_implementation="flex_attention"`, which transformers compiles by itself, kernel and mask."""
+
+    name: str = "attention.flex"
+    technique = Technique.ATTENTION
+    changes = frozenset({Aspect.ATTENTION, Aspect.COMPILATION})
+    refusals = ("cur_kvSplitSize0",)
+    """torch 2.13's template of flex attention for CPUs names this variable, which does not exist, where a mask function
+    holds a length that changes, as it does in decode with padding: the compiler's word is the sign of that defect."""
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Compiler(),)
+
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        # Four graphs for one prompt, more for several, and for padded rows the time to find out that there are none.
+        return workload.padded or workload.separate
+
+    def load_options(self) -> Mapping[str, Any]:
+        return {"attn_implementation": "flex_attention"}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        calls = seen.calls(Phase.PREFILL) + seen.calls(Phase.DECODE)
+        others = {name: count for name, count in seen.regions.items() if name not in {FLEX, MASK}}
+        return [
+            equal("attention implementation", "flex_attention", seen.attention_implementation),
+            equal("calls of compiled flex attention", calls, seen.regions.get(FLEX, 0)),
+            equal("other attention", "none", tally(Counter(call.operator for call in seen.attention))),
+            equal("calls of inductor's graphs", seen.compiled_calls, seen.inductor_calls),
+            equal("other compiled code", "none", tally(others)),
+            equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
+        ]
+
+
+FLEX, MASK = "flex_attention", "create_block_mask"
+"""Names of the two functions as dynamo reports them."""
+
+
+@dataclass(frozen=True)
+class FlashAttentionPackage(Optimization):
+    """`attn_implementation="flash_attention_N"` served by the package that people install for it."""
+
+    name: str
+    implementation: str
+    package: str
+    operators: str
+    """Pattern of what its calls are named in torch's profiler."""
+    technique = Technique.ATTENTION
+    changes = frozenset({Aspect.ATTENTION})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(), FlashAttention(self.package))
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        del device
+        return HALF
+
+    def load_options(self) -> Mapping[str, Any]:
+        return {"attn_implementation": self.implementation}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [
+            equal("attention implementation", self.implementation, seen.attention_implementation),
+            *(attention_claim(seen, phase, self.operators) for phase in Phase),
+        ]
+
+
+FLASH_ATTENTION_2 = FlashAttentionPackage(
+    "attention.flash_attention_2", "flash_attention_2", "flash-attn", "flash_attn::_flash_attn_*forward"
+)
+FLASH_ATTENTION_3 = FlashAttentionPackage(
+    "attention.flash_attention_3", "flash_attention_3", "flash-attn-3", "flash_attn_3::*fwd"
+)
+FLASH_ATTENTION_4 = FlashAttentionPackage(
+    "attention.flash_attention_4", "flash_attention_4", "flash-attn-4", "FlashAttn*Func"
+)

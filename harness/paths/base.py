@@ -12,11 +12,13 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from harness.machine.needs import Need
-from harness.records import Claim, Engagement
-from harness.vocabulary import Technique, Tolerance
+from harness.records import Case, Claim, Engagement, Workload
+from harness.vocabulary import Dtype, Technique, Tolerance
 
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
+NO_CACHE = "none"
+"""What stands for the class of a cache where there is none."""
 
 
 class Phase(StrEnum):
@@ -30,6 +32,8 @@ class Aspect(StrEnum):
     ATTENTION = "attention"
     CACHE = "cache"
     COMPILATION = "compilation"
+    LAYERS = "layers"
+    """Layers that the `kernels` package may exchange: norms, activations, rotary embeddings."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,39 @@ class AttentionCall:
 
 
 @dataclass(frozen=True)
+class CacheLayer:
+    """One attention layer of the cache that a run returned."""
+
+    kind: str
+    """Name of its class."""
+    dtype: str
+    """Of the keys and values that it stores as they are."""
+    device: str
+    """Where they lie after the run."""
+    kept: int
+    """Positions that it stores, in whatever form."""
+    packed: int = 0
+    """Positions of these that it stores quantized."""
+    bits: float = 0.0
+    """Bits that one value of those takes, without scales and zero points."""
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """The modules of one kind that the `kernels` package may exchange, over the whole model."""
+
+    name: str
+    """As the model registered them: `RMSNorm`, ..."""
+    modules: int
+    kernelized: int
+    """Modules whose forward is not their class's any more."""
+    calls: int = 0
+    """Calls of these modules; counted only for a path that changes layers."""
+    kernel_calls: int = 0
+    """Calls that a local kernel itself counted."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """What was seen while `generate` ran, forced and free, as plain data: no tensors, no modules."""
 
@@ -55,18 +92,22 @@ class Observation:
     """Whether rows were padded, so that attention needs a mask."""
     attention: tuple[AttentionCall, ...]
     kernel_calls: tuple[AttentionCall, ...]
-    """Calls that a loaded kernel itself counted."""
-    attention_layers: int
+    """Calls that a loaded attention kernel itself counted."""
     prefills: int
     """Forward passes over prompts: one per run of `generate`."""
     decode_steps: int
     """Forward passes after the prefills."""
     caches: tuple[str, ...]
     """Class of the cache that each run returned."""
-    cache_layers: tuple[str, ...]
-    """Class of each of their layers."""
-    compiled_calls: int
-    """Times that a region compiled by dynamo was entered."""
+    cache_layers: tuple[CacheLayer, ...]
+    """Their attention layers, run by run."""
+    lengths: tuple[int, ...]
+    """Positions that were fed to the cache of each run."""
+    windows: tuple[int, ...]
+    """Sliding window of each attention layer; 0 for a layer that attends to everything."""
+    layers: tuple[LayerKind, ...]
+    regions: Mapping[str, int]
+    """Times that code compiled by dynamo was entered, by the name of the function that was compiled."""
     inductor_calls: int
     """Times that a graph compiled by inductor ran: dynamo may also hand its graphs to a backend that does nothing."""
     graphs: int
@@ -74,6 +115,8 @@ class Observation:
     graph_breaks: tuple[str, ...]
     recompiles: tuple[str, ...]
     """Reasons, one per recompilation."""
+    compile_modes: tuple[str, ...] = ()
+    """The `mode` of each call of torch.compile."""
     cudagraph_inputs: int = 0
     """Inputs that change between replays, over all CUDA graphs that inductor recorded: a decode step has its tokens."""
     cudagraph_skips: int = 0
@@ -81,9 +124,21 @@ class Observation:
     recompile_limit: str = ""
     """What torch said when it stopped compiling and fell back to eager; empty if it did not."""
 
+    @property
+    def compiled_calls(self) -> int:
+        return sum(self.regions.values())
+
+    @property
+    def cached(self) -> bool:
+        return any(cache != NO_CACHE for cache in self.caches)
+
     def calls(self, phase: Phase) -> int:
-        """How many attention calls a phase must make: one per attention layer and forward pass."""
-        return self.attention_layers * (self.prefills if phase is Phase.PREFILL else self.decode_steps)
+        """How many attention calls a phase must make: one per attention layer and forward pass. Without a cache, every
+        pass is over the whole sequence, as a prefill is."""
+        passes = {Phase.PREFILL: self.prefills, Phase.DECODE: self.decode_steps}
+        if not self.cached:
+            passes = {Phase.PREFILL: self.prefills + self.decode_steps, Phase.DECODE: 0}
+        return len(self.windows) * passes[phase]
 
 
 class Optimization(ABC):
@@ -94,6 +149,13 @@ class Optimization(ABC):
     technique: ClassVar[Technique]
     tolerance: ClassVar[Tolerance] = Tolerance.REORDERED
     changes: ClassVar[frozenset[Aspect]] = frozenset()
+    refusals: ClassVar[tuple[str, ...]] = ()
+    """Words by which the library itself declares that this optimization and a model or workload do not go together: an
+    error that holds one of them is UNSUPPORTED, quoting it. Any other error is an ERROR."""
+    extra: bool = False
+    """Whether it varies another path, so that a CPU runs it only when slow cases are asked for."""
+    budget: str = ""
+    """Of a lossy scheme, in the table of limits."""
 
     @abstractmethod
     def claims(self, seen: Observation) -> list[Claim]:
@@ -101,6 +163,21 @@ class Optimization(ABC):
 
     def needs(self) -> tuple[Need, ...]:
         return ()
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        """The formats that its kernels take on a device, most precise first."""
+        del device
+        return (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        """Whether a CPU runs it on a workload only when slow cases are asked for."""
+        del workload
+        return self.extra
+
+    def rungs(self, case: Case) -> tuple[Dtype, ...]:
+        """The precision ladder of a case: the most precise format that the kernels take, in which subtle errors show,
+        and the native one."""
+        return tuple(dict.fromkeys((self.dtypes(case.device)[0], case.dtype)))
 
     def load_options(self) -> Mapping[str, Any]:
         """Keyword arguments of `from_pretrained`, beyond those of eager. Runs in the worker."""
@@ -110,9 +187,18 @@ class Optimization(ABC):
         """Keyword arguments of `generate`. Runs in the worker."""
         return {}
 
+    def prepared(self, model: Any) -> Any:
+        """The model after what must be done to it once it is loaded. Runs in the worker."""
+        return model
+
     def applied(self) -> AbstractContextManager[Any]:
         """What must surround `generate`. Runs in the worker."""
         return nullcontext()
+
+    def twin_options(self, model: Any) -> Mapping[str, Any]:
+        """Keyword arguments of `generate` for the dense twin of a lossy path: the same values, nothing packed. Asked
+        for anew before each run. Runs in the worker."""
+        raise TypeError(f"{self.name} is {self.tolerance}, and has no twin for {type(model).__name__}")
 
 
 def engagement(optimization: Optimization, seen: Observation) -> Engagement:
@@ -123,6 +209,7 @@ def engagement(optimization: Optimization, seen: Observation) -> Engagement:
         if aspect not in optimization.changes:
             claims += unchanged(seen)
     kernels = {f"{call.phase} {call.operator}" for call in (*seen.attention, *seen.kernel_calls)}
+    kernels |= {f"layer {kind.name}" for kind in seen.layers if kind.kernelized}
     return Engagement(tuple(claims), tuple(sorted(kernels)))
 
 
@@ -143,7 +230,8 @@ def attention_claim(
     must_mask = seen.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
     holds = (
-        len(made) == seen.calls(phase) > 0
+        len(made) == seen.calls(phase)
+        and seen.calls(Phase.PREFILL) > 0
         and all(fnmatchcase(call.operator, operators) for call in made)
         and (masked == len(made) or not must_mask)
     )
@@ -158,14 +246,42 @@ def tally(counts: Mapping[str, int]) -> str:
 
 
 def eager_attention(seen: Observation) -> list[Claim]:
-    """Attention is transformers' eager code. A compiled decode hides its operators; its prefill does not."""
-    phases = list(Phase) if seen.compiled_calls == 0 else [Phase.PREFILL]
-    return [attention_claim(seen, phase, EAGER_ATTENTION) for phase in phases]
+    """Attention is transformers' eager code. Compiled code hides its operators: `generate` compiles the decode steps,
+    and who compiles from outside the prefill too."""
+    visible = list(Phase) if seen.compiled_calls == 0 else [Phase.PREFILL] * (seen.compiled_calls <= seen.decode_steps)
+    return [attention_claim(seen, phase, EAGER_ATTENTION) for phase in visible]
 
 
 def dynamic_cache(seen: Observation) -> list[Claim]:
     """The cache grows, as `generate` does it when nothing is asked for."""
-    return [equal("cache", "DynamicCache", ", ".join(sorted(set(seen.caches))))]
+    return cache_claims(seen, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer")
+
+
+def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str) -> list[Claim]:
+    """Class of the cache, classes of its layers by whether they have a window, and how many positions these keep: all
+    of them, or the last ones of the window (a growing layer drops the oldest of them at once). Classes are patterns;
+    hybrid layers, which carry more than keys and values, end with the same words."""
+    wanted = [sliding if window else full for _ in seen.caches for window in seen.windows]
+    kinds = tally(Counter(layer.kind for layer in seen.cache_layers))
+    fits = len(wanted) == len(seen.cache_layers) > 0 and all(
+        fnmatchcase(layer.kind, f"*{kind}") for layer, kind in zip(seen.cache_layers, wanted, strict=True)
+    )
+    limits = [(length, window) for length in seen.lengths for window in seen.windows]
+    kept = [layer.kept for layer in seen.cache_layers]
+    right = [
+        held == length if not window else held in {min(length, window), min(length, window - 1)}
+        for held, (length, window) in zip(kept, limits, strict=False)
+    ]
+    return [
+        equal("cache", cache, ", ".join(sorted(set(seen.caches)))),
+        Claim("cache layers", tally(Counter(wanted)), kinds, fits),
+        Claim(
+            "positions kept by cache layers",
+            tally(Counter(f"{min(length, window or length)} positions" for length, window in limits)),
+            tally(Counter(f"{held} positions" for held in kept)),
+            len(kept) == len(limits) and all(right),
+        ),
+    ]
 
 
 def not_compiled(seen: Observation) -> list[Claim]:
@@ -173,8 +289,14 @@ def not_compiled(seen: Observation) -> list[Claim]:
     return [equal("compiled calls", 0, seen.compiled_calls)]
 
 
+def original_layers(seen: Observation) -> list[Claim]:
+    """No layer was exchanged for a kernel."""
+    return [equal("layers exchanged for kernels", 0, sum(kind.kernelized for kind in seen.layers))]
+
+
 UNCHANGED = {
     Aspect.ATTENTION: eager_attention,
     Aspect.CACHE: dynamic_cache,
     Aspect.COMPILATION: not_compiled,
+    Aspect.LAYERS: original_layers,
 }

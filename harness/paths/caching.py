@@ -1,4 +1,4 @@
-"""Key-value caches other than the growing one."""
+"""Key-value caches: growing, of fixed size, offloaded, quantized, and none."""
 
 from __future__ import annotations
 
@@ -7,21 +7,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.paths.base import Aspect, Observation, Optimization, equal, tally
+from harness.machine.needs import Cuda, Need, Package
+from harness.paths.base import NO_CACHE, Aspect, Observation, Optimization, cache_claims, dynamic_cache, equal, tally
 from harness.records import Claim
-from harness.vocabulary import Technique
+from harness.vocabulary import Technique, Tolerance
 
 
 def static_cache(seen: Observation) -> list[Claim]:
     """Every layer's keys and values live in a buffer of fixed size."""
-    layers = Counter(seen.cache_layers)
-    static = {name for name in layers if "Static" in name}
-    # Linear attention keeps a state of fixed size in any cache.
-    others = layers.keys() - static - {"LinearAttentionLayer"}
-    return [
-        equal("cache", "StaticCache", ", ".join(sorted(set(seen.caches)))),
-        Claim("cache layers", "only static layers", tally(layers), bool(static) and not others),
-    ]
+    return cache_claims(seen, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer")
+
+
+@dataclass(frozen=True)
+class DynamicCache(Optimization):
+    """`cache_implementation="dynamic"`, by name what `generate` does by default: it must change nothing at all."""
+
+    name: str = "caching.dynamic"
+    technique = Technique.CACHING
+    tolerance = Tolerance.EXACT
+
+    def generate_options(self) -> Mapping[str, Any]:
+        return {"cache_implementation": "dynamic"}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return dynamic_cache(seen)
+
+
+@dataclass(frozen=True)
+class NoCache(Optimization):
+    """`use_cache=False`, the control: every step computes the whole sequence anew."""
+
+    name: str = "caching.none"
+    technique = Technique.CACHING
+    changes = frozenset({Aspect.CACHE})
+
+    def generate_options(self) -> Mapping[str, Any]:
+        return {"use_cache": False}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [equal("cache", NO_CACHE, ", ".join(sorted(set(seen.caches))))]
 
 
 @dataclass(frozen=True)
@@ -37,3 +61,121 @@ class StaticCache(Optimization):
 
     def claims(self, seen: Observation) -> list[Claim]:
         return static_cache(seen)
+
+
+@dataclass(frozen=True)
+class OffloadedCache(Optimization):
+    """`cache_implementation="offloaded"`: a growing cache that lies in the host's memory, but for the layer at work
+    and the next. It only moves data."""
+
+    name: str = "caching.offloaded"
+    technique = Technique.CACHING
+    tolerance = Tolerance.EXACT
+    changes = frozenset({Aspect.CACHE})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(),)
+
+    def generate_options(self) -> Mapping[str, Any]:
+        return {"cache_implementation": "offloaded"}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [*dynamic_cache(seen), offloaded(seen)]
+
+
+@dataclass(frozen=True)
+class OffloadedStaticCache(Optimization):
+    """`cache_implementation="offloaded_static"`."""
+
+    name: str = "caching.offloaded_static"
+    technique = Technique.CACHING
+    changes = frozenset({Aspect.CACHE})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(),)
+
+    def generate_options(self) -> Mapping[str, Any]:
+        return {"cache_implementation": "offloaded_static", "disable_compile": True}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [*static_cache(seen), offloaded(seen)]
+
+
+def offloaded(seen: Observation) -> Claim:
+    """After a run all layers without a window lie in the host's memory, but for the one that was fetched for the next
+    step. Layers with a window are small, and stay."""
+    movable = [
+        layer for layer, window in zip(seen.cache_layers, seen.windows * len(seen.caches), strict=False) if not window
+    ]
+    home = sum(layer.device == "cpu" for layer in movable)
+    runs = len(seen.caches)
+    return Claim(
+        "layers of the cache in the host's memory",
+        f"at least {len(movable) - runs} of {len(movable)}",
+        f"{home} ({tally(Counter(layer.device for layer in movable))})",
+        seen.device != "cpu" and len(movable) > runs and home >= len(movable) - runs,
+    )
+
+
+GROUP = 32
+"""Values that share a scale: a head of the smallest model. At the default of 64 a group of such a head would straddle
+two tokens, and 4 bits cost 1 to 2 nats instead of 0.003 (tiny Qwen3, `ragged_b4`)."""
+
+
+@dataclass(frozen=True)
+class QuantizedCache(Optimization):
+    """`cache_implementation="quantized"`: older positions are kept in few bits, recent ones as they are."""
+
+    name: str
+    backend: str
+    """`quanto` or `hqq`."""
+    package: str
+    """Its distribution."""
+    bits: int
+    axis: int
+    """0 for quanto, 1 for hqq: either way a group is a run of values of one token."""
+    residual: int = 128
+    """Positions that gather before they are quantized too; 128 is the default."""
+    extra: bool = False
+    budget: str = ""
+    technique = Technique.CACHING
+    tolerance = Tolerance.LOSSY
+    changes = frozenset({Aspect.CACHE})
+    refusals = ("`QuantizedCache` is only supported for models with only full attention layers",)
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Package(self.package),)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {
+            "nbits": self.bits,
+            "axis_key": self.axis,
+            "axis_value": self.axis,
+            "q_group_size": GROUP,
+            "residual_length": self.residual,
+        }
+
+    def generate_options(self) -> Mapping[str, Any]:
+        return {"cache_implementation": "quantized", "cache_config": {"backend": self.backend, **self.options}}
+
+    def twin_options(self, model: Any) -> Mapping[str, Any]:
+        from harness.paths.dense_twin import dense_twin
+
+        layers = model.config.get_text_config().num_hidden_layers
+        return {"past_key_values": dense_twin(self.backend, self.options, layers=layers)}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        layer = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}[self.backend]
+        widths = Counter(f"{held.bits:g} bits" for held in seen.cache_layers)
+        dense = [held.kept - held.packed for held in seen.cache_layers]
+        return [
+            *cache_claims(seen, "QuantizedCache", full=layer, sliding=layer),
+            equal("width of packed values", f"{len(seen.cache_layers)} × {self.bits} bits", tally(widths)),
+            Claim(
+                "positions kept as they are",
+                f"fewer than {self.residual} in every layer",
+                tally(Counter(f"{count} positions" for count in dense)),
+                bool(dense) and max(dense) < self.residual,
+            ),
+        ]

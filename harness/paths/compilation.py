@@ -1,4 +1,4 @@
-"""torch.compile as `generate` does it: a cache of fixed size lets the decode step be compiled once."""
+"""torch.compile: as `generate` does it for a cache of fixed size, in each mode, and applied from outside."""
 
 from __future__ import annotations
 
@@ -9,8 +9,13 @@ from typing import Any
 from harness.machine.needs import Compiler, Need
 from harness.paths.base import Aspect, Observation, Optimization, equal
 from harness.paths.caching import static_cache
-from harness.records import Claim
+from harness.records import Claim, Workload
 from harness.vocabulary import Technique
+
+LENGTH_OF_WINDOW = "cumulative_length_int"
+"""What a static sliding-window layer calls its length, as dynamo's reasons quote it."""
+SIZE = "size mismatch"
+"""How dynamo's reasons tell that a tensor has another size than the one compiled for."""
 
 
 @dataclass(frozen=True)
@@ -18,47 +23,105 @@ class CompiledStaticCache(Optimization):
     """`cache_implementation="static"` with `generate`'s own compilation of the decode step."""
 
     name: str = "compilation.static_cache"
+    mode: str = "reduce-overhead"
+    """As torch.compile knows it; `generate`'s default, which asks for CUDA graphs."""
+    extra: bool = False
     technique = Technique.COMPILATION
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
 
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
 
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        # Each graph costs a C++ compiler a quarter of a minute; a padded batch asks the most of one.
+        return self.extra or not workload.padded
+
     def generate_options(self) -> Mapping[str, Any]:
         from transformers import CompileConfig
 
-        config = CompileConfig()
+        config = CompileConfig(mode=self.mode)
         # On accelerators `generate` compiles by itself; on the CPU it does so only when this is set.
         config._compile_all_devices = True
         return {"cache_implementation": "static", "compile_config": config}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        claims = [
+        return [
             *static_cache(seen),
+            equal("mode given to torch.compile", self.mode, ", ".join(sorted(set(seen.compile_modes))) or "none"),
             equal("compiled calls", seen.decode_steps, seen.compiled_calls),
-            equal("calls of inductor's graphs", seen.decode_steps, seen.inductor_calls),
-            equal("graphs", 1 + len(seen.recompiles), seen.graphs),
-            equal("graph breaks", "none", "; ".join(seen.graph_breaks) or "none"),
-            _recompilations(seen),
-            equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
+            *clean_graphs(seen),
+            _recompilations(seen, _allowed_for_lengths(seen)),
+            *_cuda_graphs(seen, asked=self.mode in GRAPHED),
         ]
-        return claims + (_cuda_graphs(seen) if seen.device == "cuda" else [])
 
 
-LENGTH_OF_WINDOW = "cumulative_length_int"
-"""What a static sliding-window layer calls its length, as dynamo's reasons quote it."""
+@dataclass(frozen=True)
+class CompiledForward(Optimization):
+    """`model.forward = torch.compile(model.forward)`, which transformers advises against: prefill and decode share one
+    compiled function, and the growing cache makes it compile anew. (`torch.compile(model)` does even less: `generate`
+    is then that of the model inside, and nothing compiled runs at all.)"""
+
+    name: str = "compilation.outside"
+    extra: bool = True
+    technique = Technique.COMPILATION
+    changes = frozenset({Aspect.COMPILATION})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Compiler(),)
+
+    def prepared(self, model: Any) -> Any:
+        import torch
+
+        model.forward = torch.compile(model.forward)
+        return model
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [
+            equal("attention implementation", "eager", seen.attention_implementation),
+            equal("compiled calls", seen.prefills + seen.decode_steps, seen.compiled_calls),
+            *clean_graphs(seen),
+            _recompilations(seen, GROWING),
+        ]
 
 
-def _recompilations(seen: Observation) -> Claim:
-    """Equal lengths compile once. Static layers with a sliding window hold their length as a Python int, which dynamo
-    takes as constant at first, and take another branch when the window fills: up to two recompilations, for that."""
-    allowed = 2 if any("Sliding" in name for name in seen.cache_layers) else 0
-    requested = f"at most {allowed}, for the length of sliding windows" if allowed else "none"
-    holds = len(seen.recompiles) <= allowed and all(LENGTH_OF_WINDOW in reason for reason in seen.recompiles)
+GRAPHED = ("reduce-overhead", "max-autotune")
+"""Modes that ask for CUDA graphs."""
+GROWING = 8
+"""Recompilations that a growing cache may cost: one for the first step, which is shorter than the prompt, one or two
+each for the number of positions, of rows and of kept prompt logits, before the graph is general."""
+
+
+def clean_graphs(seen: Observation) -> list[Claim]:
+    """Whatever was compiled was compiled whole, by inductor, and used."""
+    return [
+        equal("calls of inductor's graphs", seen.compiled_calls, seen.inductor_calls),
+        equal("graphs", 1 + len(seen.recompiles), seen.graphs),
+        equal("graph breaks", "none", "; ".join(seen.graph_breaks) or "none"),
+        equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
+    ]
+
+
+def _allowed_for_lengths(seen: Observation) -> int:
+    """Equal lengths compile once. The second of several makes dynamo compile anew, for lengths that change; a third is
+    served by that. Static layers with a sliding window hold their length as a Python int, which dynamo takes as
+    constant at first, and take another branch when the window fills: up to two more, in each of the two."""
+    general = 1 if len(set(seen.lengths)) > 1 else 0
+    return general + (2 * (1 + general) if any(seen.windows) else 0)
+
+
+def _recompilations(seen: Observation, allowed: int) -> Claim:
+    reasons = (LENGTH_OF_WINDOW, SIZE)
+    holds = len(seen.recompiles) <= allowed and all(
+        any(known in reason for known in reasons) for reason in seen.recompiles
+    )
+    requested = f"at most {allowed}, for lengths that change" if allowed else "none"
     return Claim("recompilations", requested, "; ".join(seen.recompiles) or "none", holds)
 
 
-def _cuda_graphs(seen: Observation) -> list[Claim]:
-    """`generate` asks for reduce-overhead: graphs were recorded, and none given up, which inductor does silently."""
+def _cuda_graphs(seen: Observation, *, asked: bool) -> list[Claim]:
+    """A mode that asks for CUDA graphs has them recorded, and none given up, which inductor does silently; without CUDA
+    it gives up every one, which at least shows that it was asked. Other modes record none."""
+    if seen.device != "cuda" or not asked:
+        return [equal("graphs without CUDA graph though asked for", seen.graphs if asked else 0, seen.cudagraph_skips)]
     recorded = Claim("inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0)
-    return [recorded, equal("graphs without CUDA graph", 0, seen.cudagraph_skips)]
+    return [recorded, equal("graphs without CUDA graph though asked for", 0, seen.cudagraph_skips)]

@@ -1,62 +1,154 @@
-"""Kernels that the `kernels` package loads: from the hub, or from a local folder that stands in for a repository."""
+"""Kernels that the `kernels` package loads: from the hub, or from local folders that need no network."""
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from harness.machine.inventory import Inventory
-from harness.machine.needs import Kernels, Need
+from harness.machine.needs import Cuda, HubKernel, Kernels, Need
 from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal, tally
+from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
 from harness.records import Claim
-from harness.vocabulary import Technique
+from harness.vocabulary import Dtype, Technique
 
-FLASH_ATTENTION_2 = "kernels-community/flash-attn2"
-
-
-@dataclass(frozen=True)
-class LocalKernel(Need):
-    """A kernel repository in a local folder, announced the way the kernels package reads it: LOCAL_KERNELS."""
-
-    repository: str
-
-    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del inventory, device
-        folder = local_kernels().get(self.repository)
-        if folder is None:
-            return f"needs a local folder for {self.repository}: LOCAL_KERNELS does not name one"
-        if not (folder / "build").is_dir():
-            return f"needs a local folder for {self.repository}: LOCAL_KERNELS names {folder}, which holds no build/"
-        return None
-
-
-def local_kernels() -> dict[str, Path]:
-    """Folders by repository from LOCAL_KERNELS, `repository=folder` joined by colons."""
-    entries = (entry.partition("=") for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if entry)
-    return {repository: Path(folder) for repository, _, folder in entries}
+HUB_FLASH_ATTENTION = "kernels-community/flash-attn2"
 
 
 @dataclass(frozen=True)
 class FlashAttention2Local(Optimization):
-    """The hub's flash-attn2 served from a local folder, so that the loading path is proved without a network."""
+    """Flash attention from a local repository, by the way that the hub's is loaded: in plain torch, and on CUDA by
+    torch's own operator for sequences of various lengths."""
 
     name: str = "kernels.flash_attn2_local"
     technique = Technique.KERNELS
     changes = frozenset({Aspect.ATTENTION})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Kernels(), LocalKernel(FLASH_ATTENTION_2))
+        return (Kernels(), LocalKernel(FLASH_ATTENTION))
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        return (Dtype.FP16, Dtype.BF16) if device == "cuda" else super().dtypes(device)
 
     def load_options(self) -> Mapping[str, Any]:
-        return {"attn_implementation": FLASH_ATTENTION_2}
+        return {"attn_implementation": FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        others = {call.operator: 1 for call in seen.attention}
+        others = Counter(call.operator for call in seen.attention)
         return [
-            equal("attention implementation", FLASH_ATTENTION_2, seen.attention_implementation),
-            *(attention_claim(seen, phase, f"{FLASH_ATTENTION_2}:*", calls=seen.kernel_calls) for phase in Phase),
+            equal("attention implementation", FLASH_ATTENTION, seen.attention_implementation),
+            *(attention_claim(seen, phase, f"{FLASH_ATTENTION}:*", calls=seen.kernel_calls) for phase in Phase),
             equal("attention outside the kernel", "none", tally(others)),
         ]
+
+
+@dataclass(frozen=True)
+class FlashAttention2Hub(Optimization):
+    """`attn_implementation="kernels-community/flash-attn2"`, which needs no installed flash-attn."""
+
+    name: str = "kernels.flash_attn2_hub"
+    technique = Technique.KERNELS
+    changes = frozenset({Aspect.ATTENTION})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(), Kernels(), HubKernel(HUB_FLASH_ATTENTION))
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        del device
+        return (Dtype.FP16, Dtype.BF16)
+
+    def load_options(self) -> Mapping[str, Any]:
+        return {"attn_implementation": HUB_FLASH_ATTENTION}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        # Each call shows twice: as the repository's operator, and as the function of its library that wraps it.
+        inner = tuple(call for call in seen.attention if call.operator.endswith("fwd"))
+        others = Counter(call.operator for call in seen.attention if "flash_attn" not in call.operator)
+        return [
+            equal("attention implementation", HUB_FLASH_ATTENTION, seen.attention_implementation),
+            *(attention_claim(seen, phase, "_flash_attn*::*fwd", calls=inner) for phase in Phase),
+            equal("attention outside the kernel", "none", tally(others)),
+        ]
+
+
+@dataclass(frozen=True)
+class LayersLocal(Optimization):
+    """Norms, activations and rotary embeddings from a local repository: plain torch, and Triton on CUDA. transformers
+    itself kernelizes on accelerators alone, so on the CPU the `kernels` package is asked directly."""
+
+    name: str = "kernels.layers_local"
+    technique = Technique.KERNELS
+    changes = frozenset({Aspect.LAYERS})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Kernels(), LocalKernel(LAYER_KERNELS))
+
+    def prepared(self, model: Any) -> Any:
+        from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_mapping
+        from transformers import KernelConfig
+
+        folder = local_kernels()[LAYER_KERNELS]
+        if model.device.type != "cpu":
+            layers = {name: f"{folder}:{LAYERS[name]}" for name in _registered(model)}
+            model.set_use_kernels(
+                use_kernels=True, kernel_config=KernelConfig(layers, use_local_kernel=True, inherit_mapping=False)
+            )
+            return model
+        mapping: dict[str, Any] = {
+            name: {"cpu": {Mode.INFERENCE: LocalLayerRepository(repo_path=folder, layer_name=LAYERS[name])}}
+            for name in _registered(model)
+        }
+        with use_kernel_mapping(mapping, inherit_mapping=False):
+            return kernelize(model, mode=Mode.INFERENCE, device="cpu")
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        claims = [
+            claim
+            for kind in seen.layers
+            if kind.name in LAYERS
+            for claim in (
+                equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized),
+                Claim(
+                    f"calls of the {kind.name} kernel",
+                    f"{kind.calls}, once per call of the layer",
+                    str(kind.kernel_calls),
+                    kind.kernel_calls == kind.calls > 0,
+                ),
+            )
+        ]
+        names = ", ".join(kind.name for kind in seen.layers) or "none"
+        return [*claims, Claim("layers that can be exchanged", f"any of {', '.join(LAYERS)}", names, bool(claims))]
+
+
+@dataclass(frozen=True)
+class LayersHub(Optimization):
+    """`use_kernels=True`: the kernels that transformers maps to these layers on CUDA, from the hub."""
+
+    name: str = "kernels.layers_hub"
+    technique = Technique.KERNELS
+    changes = frozenset({Aspect.LAYERS})
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(), Kernels(), HubKernel("kernels-community/liger-kernels"))
+
+    def load_options(self) -> Mapping[str, Any]:
+        return {"use_kernels": True}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        mapped = [kind for kind in seen.layers if kind.name in LAYERS]
+        return [equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized) for kind in mapped] + [
+            Claim(
+                "calls of exchanged layers",
+                "at least 1",
+                tally({kind.name: kind.calls for kind in mapped}),
+                any(kind.calls for kind in mapped),
+            )
+        ]
+
+
+def _registered(model: Any) -> list[str]:
+    """Layers that the model registered and the local repository has."""
+    from harness.paths.layer_census import LayerCensus
+
+    return [kind.name for kind in LayerCensus(model, counting=False).counted() if kind.name in LAYERS]

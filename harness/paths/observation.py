@@ -6,9 +6,9 @@ classes from the cache that `generate` returned, kernel calls from the kernel it
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
@@ -17,56 +17,83 @@ from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import HarnessError, Incompatible, first_line
-from harness.paths.base import EAGER_ATTENTION, AttentionCall, Observation, Phase
-from harness.paths.hub_kernels import local_kernels
+from harness.paths.base import EAGER_ATTENTION, NO_CACHE, AttentionCall, Observation, Phase
+from harness.paths.cache_reading import read_layers
+from harness.paths.layer_census import LayerCensus
+from harness.paths.local_kernels import LAYERS, kernel_logs
 
 SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
-COMPILED_REGION = "Torch-Compiled Region"
+FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
+"""How operators and functions of flash-attention's packages, and of its kernels from the hub, begin."""
+FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
+COMPILED_REGION = "Torch-Compiled Region: "
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
-WATCHED = (SDPA, SDPA_ENTRY, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH)
-ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"}
+WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH)
+ATTENTION_LAYERS = {
+    "full_attention": "",
+    "sliding_attention": "sliding_window",
+    "chunked_attention": "attention_chunk_size",
+    "hybrid": "",
+    "hybrid_sliding": "sliding_window",
+}
+"""Kinds of layers that attend over a cache of keys and values, as configs name them, and the entry of the config that
+says how many positions they see."""
 OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba"}
-"""Kinds of layers as configs name them, by whether they attend over a cache of keys and values."""
+"""Kinds that do not."""
 
 
 class Watch:
     """Watches the calls of `generate` made inside `with`; counts of earlier work in this process are cleared first."""
 
-    def __init__(self) -> None:
+    def __init__(self, model: Any, *, layers: bool) -> None:
+        """With `layers`, calls of the layers that `kernels` may exchange are counted too. Dynamo would see the hooks
+        that do so, therefore only where they matter."""
+        self._model = model
+        self._layers = LayerCensus(model, counting=layers)
         self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+        self._modes: list[str] = []
+        self._open = ExitStack()
 
     def __enter__(self) -> Self:
         torch._dynamo.reset()
         dynamo.counters.clear()
         dynamo.clear_compilation_metrics()
-        for _, log in _kernel_logs():
+        for _, log in kernel_logs():
             log.clear()
-        self._profiler.__enter__()
+        self._open.enter_context(self._layers)
+        self._open.enter_context(_modes_noted(self._modes))
+        self._open.enter_context(self._profiler)
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._profiler.__exit__(*raised)
+        self._open.close()
 
-    def seen(self, model: Any, outputs: list[Any], *, padded: bool, decode_steps: int) -> Observation:
-        """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache;
-        `decode_steps` is the number of forward passes that each made after its prefill."""
+    def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
+        """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache, and
+        `lengths` how many positions it was fed; `decode_steps` is the number of forward passes that each made after its
+        prefill."""
+        model = self._model
         events = _events(self._profiler)
         caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
+        windows = _windows(model.config.get_text_config())
         limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]
         return Observation(
             device=model.device.type,
             attention_implementation=model.config._attn_implementation,
             padded=padded,
-            attention=tuple(_attention_calls(events)),
+            attention=tuple(_without_wrappers(list(_attention_calls(events)))),
             kernel_calls=tuple(_kernel_calls()),
-            attention_layers=_attention_layers(model.config.get_text_config()),
             prefills=len(outputs),
             decode_steps=decode_steps * len(outputs),
-            caches=tuple(type(cache).__name__ for cache in caches),
-            cache_layers=tuple(type(layer).__name__ for cache in caches for layer in getattr(cache, "layers", ())),
-            compiled_calls=sum(name.startswith(COMPILED_REGION) for name, _ in events),
+            caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),
+            cache_layers=tuple(layer for cache in caches for layer in read_layers(cache)),
+            lengths=tuple(lengths),
+            windows=windows,
+            layers=self._layers.counted(),
+            regions=_regions(events, metrics),
+            compile_modes=tuple(self._modes),
             inductor_calls=sum(name.startswith(INDUCTOR_GRAPH) for name, _ in events),
             graphs=dynamo.counters["stats"]["unique_graphs"],
             graph_breaks=tuple(_graph_breaks()),
@@ -100,6 +127,8 @@ def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
             inside_sdpa_until = event.start_ns() + event.duration_ns()
             continue
         shapes = event.shapes()
+        if name.startswith(FLASH) and shapes and len(shapes[0]) in {3, 4}:
+            yield _flash_call(name, shapes)
         if not shapes or len(shapes[0]) != 4:
             continue
         if name.startswith(SDPA):
@@ -108,36 +137,70 @@ def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
             yield AttentionCall(_phase(shapes[0]), name)
 
 
+def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
+    """flash-attention 2 and 3 wrap their operators in functions that the profiler sees too; 4 has only these."""
+    if any(call.operator.startswith(FLASH_OPERATORS) for call in calls):
+        return [call for call in calls if not call.operator.startswith(FLASH_FUNCTIONS)]
+    return calls
+
+
+def _flash_call(name: str, shapes: list[list[int]]) -> AttentionCall:
+    """Queries of a batch are (rows, positions, heads, size); those of sequences end to end (positions, heads, size),
+    and come with the places where each of them begins."""
+    if len(shapes[0]) == 4:
+        return AttentionCall(Phase.DECODE if shapes[0][1] == 1 else Phase.PREFILL, name)
+    rows = next((shape[0] - 1 for shape in shapes if len(shape) == 1 and shape[0] > 1), 1)
+    return AttentionCall(Phase.DECODE if shapes[0][0] == rows else Phase.PREFILL, name, masked=True)
+
+
 def _phase(query: list[int]) -> Phase:
     return Phase.DECODE if query[-2] == 1 else Phase.PREFILL
 
 
-def _kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Repository and call log of every loaded kernel that keeps one: `CALLS`, a list of (function, longest query) that
-    its functions append to when their body runs. Loaded is what Python imported from an announced folder."""
-    folders = {repository: folder.resolve() for repository, folder in local_kernels().items()}
-    for module in list(sys.modules.values()):
-        # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
-        contents = getattr(module, "__dict__", {})
-        if "CALLS" not in contents or not contents.get("__file__"):
-            continue
-        for repository, folder in folders.items():
-            if Path(contents["__file__"]).resolve().is_relative_to(folder):
-                yield repository, contents["CALLS"]
-
-
 def _kernel_calls() -> Iterator[AttentionCall]:
-    for repository, log in _kernel_logs():
+    for repository, log in kernel_logs():
         for function, query_length in log:
-            yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
+            if function not in LAYERS.values():
+                yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
 
 
-def _attention_layers(config: Any) -> int:
-    """Layers that attend over keys and values. Raises Incompatible for a kind of layer that is not known here."""
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
-    if unknown := set(kinds) - ATTENTION_LAYERS - OTHER_LAYERS:
+def _windows(config: Any) -> tuple[int, ...]:
+    """The sliding window of every layer that attends over keys and values, 0 for none; a chunk counts as one. Raises
+    Incompatible for a kind of layer that is not known here."""
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
+        kinds = [kind] * config.num_hidden_layers
+    if unknown := set(kinds) - ATTENTION_LAYERS.keys() - OTHER_LAYERS:
         raise Incompatible(f"the model has layers of kind {', '.join(sorted(unknown))}, which cannot be counted yet")
-    return sum(kind in ATTENTION_LAYERS for kind in kinds)
+    sizes = (ATTENTION_LAYERS[kind] for kind in kinds if kind in ATTENTION_LAYERS)
+    return tuple(int(getattr(config, size, None) or 0) if size else 0 for size in sizes)
+
+
+def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int]:
+    """Entries into compiled code by the name of the function. The profiler numbers regions as dynamo numbers what it
+    compiles: frame and, after a slash, attempt."""
+    names = {str(metric.compile_id).partition("/")[0]: str(metric.co_name) for metric in metrics}
+    frames = [
+        name.removeprefix(COMPILED_REGION).partition("/")[0] for name, _ in events if name.startswith(COMPILED_REGION)
+    ]
+    return dict(Counter(names.get(frame, f"frame {frame}") for frame in frames))
+
+
+@contextmanager
+def _modes_noted(modes: list[str]) -> Iterator[None]:
+    """Every call of torch.compile adds its mode."""
+    original = torch.compile
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        modes.append(str(options.get("mode") or "default"))
+        return original(*arguments, **options)
+
+    torch.compile = noting
+    try:
+        yield
+    finally:
+        torch.compile = original
 
 
 def _graph_breaks() -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.records import Run
-from harness.report.tables import case_table, markdown_table, tally_outcomes
+from harness.report.tables import case_table, markdown_table, skipped_paths, tally_outcomes
 
 ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
@@ -14,13 +14,14 @@ ERROR_RATIO = (
 def markdown(run: Run) -> str:
     """The report of a run."""
     failures = [verdict for verdict in run.verdicts if verdict.outcome.fails]
-    skipped = [verdict for verdict in run.verdicts if verdict.outcome.skips]
+    judged = [verdict for verdict in run.verdicts if not verdict.outcome.skips]
     lines = [f"# {tally_outcomes(run.verdicts)}", ""]
-    for title, verdicts in (("Failed", failures), ("Not judged", skipped)):
-        if verdicts:
-            lines += [f"## {title}", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in verdicts), ""]
-    if run.verdicts:
-        lines += ["## Cases", "", *markdown_table(case_table(run.verdicts)), ""]
+    if failures:
+        lines += ["## Failed", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in failures), ""]
+    if skipped := skipped_paths(run.verdicts):
+        lines += ["## Not judged", "", *(f"- {reason}: {', '.join(paths)}" for reason, paths in skipped.items()), ""]
+    if judged:
+        lines += ["## Cases", "", *markdown_table(case_table(judged)), ""]
         lines += [ERROR_RATIO, ""]
     lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
     lines += [

@@ -30,6 +30,16 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     return rows
 
 
+def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
+    """Why cases were not judged, each reason with the paths that it holds for."""
+    found: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.outcome.skips:
+            paths = found.setdefault(f"{verdict.outcome}: {verdict.message.partition(': ')[2]}", [])
+            paths += [verdict.path] if verdict.path not in paths else []
+    return found
+
+
 def aligned(rows: list[list[str]]) -> list[str]:
     """Rows as lines of equal columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -153,6 +153,16 @@ def test_a_rung_holds_its_own_comparison():
                 "worst_slack_limit": 1,
             },
             "free": {"diverged": 0, "tied": 0, "first_divergence": -1},
+            "divergence": {
+                "candidate_mean": 0,
+                "candidate_p99": 0,
+                "eager_mean": 0,
+                "eager_p99": 0,
+                "decode_mean": 0,
+                "decode_steps": 1,
+                "decode_flips": 0,
+            },
+            "state": {"strata": []},
         },
     )
     with pytest.raises(ValueError, match="a bf16 run holds a comparison in fp32"):

@@ -80,6 +80,38 @@ def test_one_wild_logit_breaks_the_largest_error_only(reference, eager):
     assert violated(candidate, eager, reference) == {"fp32.rho_max"}
 
 
+def test_divergence_is_taken_from_the_reference_and_tells_decode_apart(reference, eager):
+    """KL of two known distributions; an error in one decode step enters the decode's mean in full."""
+    candidate = dataclasses.replace(reference, step_logits=reference.step_logits.clone())
+    candidate.step_logits[0, 2, 3] -= 1.0
+    p, q = (run.step_logits[0, 2].softmax(-1) for run in (reference, candidate))
+    nats = (p * (p / q).log()).sum().item()
+    found = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32).divergence
+    positions = int(reference.valid.sum()) + ROWS * STEPS
+    assert found.candidate_mean == pytest.approx(nats / positions)
+    assert found.decode_mean == pytest.approx(nats / (ROWS * (STEPS - 1)))
+    assert (found.decode_steps, found.decode_flips) == (ROWS * (STEPS - 1), 0)
+    assert found.eager_mean < 1e-9
+
+
+def test_choice_that_changed_in_decode_is_counted(reference, eager):
+    """The first generated token is the prefill's and does not count."""
+    candidate = dataclasses.replace(reference, step_logits=reference.step_logits.clone())
+    candidate.step_logits[0, 0, 9] += 99
+    candidate.step_logits[1, 3, 9] += 99
+    found = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32).divergence
+    assert found.decode_flips == 1
+
+
+def test_lossy_path_is_identical_to_its_twin_not_to_eager(reference, eager):
+    candidate = noisy(reference, scale=1e-3, seed=2)
+    twin = dataclasses.replace(candidate)
+    given = {"eager": eager, "reference": reference, "dtype": Dtype.FP32}
+    assert compare(candidate, twin=twin, **given).identical
+    assert not compare(candidate, twin=eager, **given).identical
+    assert not compare(candidate, **given).identical
+
+
 def test_padding_and_common_shift_do_not_count(reference, eager):
     """Logits of padded positions, and a shift of all logits of a position, are invisible to softmax."""
     candidate = noisy(reference, scale=1e-6, seed=2)

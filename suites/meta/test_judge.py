@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.equivalence.rules import Finding, trust_findings
+from harness.equivalence.rules import Finding, most_by_chance, trust_findings
 from harness.judge import judge, unsupported
 from harness.records import (
     Case,
     Claim,
     Comparison,
+    Divergence,
     Engagement,
     Evidence,
     Failure,
@@ -22,6 +23,7 @@ from harness.records import (
     ModelRecipe,
     Prompt,
     Rung,
+    State,
     StratumError,
     Trust,
     Workload,
@@ -42,6 +44,7 @@ FLOOR = 1e-15
 LIE = Claim("attention", "4 × fast", "4 × slow", holds=False)
 
 
+CLOSE = Divergence(1e-6, 1e-5, 1e-6, 1e-5, 1e-6, 20, 0)
 TRUE = Claim("a", "1", "1", holds=True)
 
 
@@ -49,7 +52,14 @@ def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(TRUE,), kernels=("k",), **chang
     errors = StratumError("prefill", ratio, ratio, 1.0, 1.0, 1.0, 0.0)
     greedy = GreedyAgreement(100, 0, 0, 0.0, 1.0)
     comparison = Comparison(
-        dtype, finite=True, identical=False, strata=(errors,), greedy=greedy, free=FreeRun(0, 0, -1)
+        dtype,
+        finite=True,
+        identical=False,
+        strata=(errors,),
+        greedy=greedy,
+        free=FreeRun(0, 0, -1),
+        divergence=CLOSE,
+        state=State((replace(errors, stratum="layer 0 keys head 0"),)),
     )
     return Rung(dtype, Engagement(claims, kernels), replace(comparison, **changes), 1.0)
 
@@ -114,6 +124,23 @@ def test_engagement_does_not_need_a_trusted_baseline():
             rung(free=FreeRun(1, 0, 3)),
             "rows whose free run diverges by more than a tie is 1, but should be at most 0 [R5]",
         ),
+        (
+            rung(divergence=replace(CLOSE, candidate_mean=4e-6)),
+            "bf16 mean divergence in nats is 4e-06, but should be at most 3.1e-06 [R3]",
+        ),
+        (
+            rung(divergence=replace(CLOSE, candidate_p99=6e-5)),
+            "bf16 99th percentile of divergence in nats is 6e-05, but should be at most 5.1e-05 [R3]",
+        ),
+        (
+            rung(state=State((StratumError("layer 2 keys head 1", 1.6, 1.6, 1.0, 1.0, 1.0, 0.0),))),
+            "bf16 cache error over eager's (layer 2 keys head 1) is 1.6, but should be at most 1.5 [R6]",
+        ),
+        (
+            rung(state=State((StratumError("layer 2 keys head 1", 1.0, 2.1, 1.0, 1.0, 1.0, 0.0),))),
+            "bf16 largest cache error over eager's (layer 2 keys head 1) is 2.1, but should be at most 2 [R6]",
+        ),
+        (rung(state=State((), 1)), "bf16 cache layers of wrong length is 1, but should be at most 0 [R6]"),
     ],
 )
 def test_each_rule_can_fail(broken, told):
@@ -134,13 +161,65 @@ def test_float32_counts_only_if_the_same_kernel_ran():
     other = evidence(rung(Dtype.FP32, ratio=99, kernels=("other",)), rung())
     verdict = judge(CASE, Property.EQUIVALENCE, other)
     assert verdict.outcome is Outcome.PASS
-    assert verdict.message.startswith("native dtype only, no fp32 run of the same kernels; ")
+    assert verdict.message.startswith("bf16 only, no fp32 run of the same kernels; ")
     assert not any(key.startswith("fp32") for key in verdict.numbers)
 
 
 def test_exact_path_must_be_identical():
     exact = replace(evidence(*GOOD), tolerance=Tolerance.EXACT)
     assert judge(CASE, Property.EQUIVALENCE, exact).outcome is Outcome.MISMATCH
+
+
+def lossy(**changes):
+    """Evidence of a scheme of 4 bits that equals its twin, and errs as such a scheme may."""
+    state = State((StratumError("layer 0 keys head 0", 0.1, 0.3, 1e-3, 1e-3, 1.0, 0.0),))
+    parts = [rung(dtype, **{"identical": True, "state": state, **changes}) for dtype in (Dtype.FP32, Dtype.BF16)]
+    return replace(evidence(*parts), tolerance=Tolerance.LOSSY, budget="kv_4bit")
+
+
+def test_lossy_path_is_judged_twice():
+    """By its dense twin and by its budget, not by eager's rounding error."""
+    assert judge(CASE, Property.EQUIVALENCE, lossy()).outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"identical": False}, "fp32 bits that differ from its dense twin's is 1, but should be at most 0 [L1]"),
+        (
+            {"divergence": replace(CLOSE, decode_mean=0.06)},
+            "fp32 divergence of decode in nats is 0.06, but should be at most 0.05 [L2]",
+        ),
+        (
+            {"divergence": replace(CLOSE, decode_flips=7)},
+            "fp32 first choices that changed is 7, but should be at most 6 [L2]",
+        ),
+        (
+            {"state": State((StratumError("layer 1 values head 0", 0.21, 0.3, 1e-3, 1e-3, 1.0, 0.0),))},
+            "fp32 relative cache error (layer 1 values head 0) is 0.21, but should be at most 0.2 [R6]",
+        ),
+        ({"state": State((), 2)}, "fp32 cache layers of wrong length is 2, but should be at most 0 [R6]"),
+        ({"finite": False}, "fp32 logits that are not finite is 1, but should be at most 0 [finite]"),
+    ],
+)
+def test_each_rule_of_lossy_paths_can_fail(changes, told):
+    verdict = judge(CASE, Property.EQUIVALENCE, lossy(**changes))
+    assert verdict.outcome is Outcome.MISMATCH
+    assert told in verdict.message
+
+
+def test_scheme_without_a_budget_is_held_to_its_twin_alone():
+    """What it costs is in the evidence; that it computes what it should still is judged."""
+    costly = {"divergence": replace(CLOSE, decode_mean=3.0, decode_flips=20)}
+    assert judge(CASE, Property.EQUIVALENCE, replace(lossy(**costly), budget="")).outcome is Outcome.PASS
+    wrong = replace(lossy(**costly, identical=False), budget="")
+    assert judge(CASE, Property.EQUIVALENCE, wrong).outcome is Outcome.MISMATCH
+
+
+@pytest.mark.parametrize(("trials", "share", "most"), [(7, 0.1, 3), (20, 0.1, 6), (28, 0.02, 3), (1000, 0.1, 123)])
+def test_few_positions_allow_what_chance_brings(trials, share, most):
+    """The 99th percentile of the binomial distribution; these four are scipy's."""
+    assert most_by_chance(trials, share) == most
 
 
 def test_unsupported_quotes_the_need():
@@ -187,7 +266,7 @@ def test_evidence_without_trust_cannot_be_built():
 
 def test_missing_float32_run_is_told():
     verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(), trusts=(NATIVE,)))
-    assert verdict.message.startswith("native dtype only")
+    assert verdict.message.startswith("bf16 only, no fp32 run")
 
 
 def test_declared_incompatibility_is_unsupported():

@@ -18,7 +18,7 @@ from harness.vocabulary import Dtype
 
 def test_rows_are_padded_on_the_left_and_masked():
     workload = Workload("w", (Prompt(3, text="abc"), Prompt(5, text="xy")), 3)
-    ids, mask = encode(workload, load_tokenizer(MODELS[0]), device="cpu")
+    ids, mask = encode(workload.prompts, load_tokenizer(MODELS[0]), device="cpu")
     assert ids.tolist() == [[256, 256, *b"abc"], [*b"xyxyx"]]
     assert mask.tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
 
@@ -32,7 +32,7 @@ def test_pad_token_falls_back(pad, end, used):
 def test_token_id_beyond_the_vocabulary_is_refused():
     workload = Workload("w", (Prompt(2, tokens=(1, 300)),), 3)
     with pytest.raises(ModelUnavailable, match="a prompt holds token id 300, but the tokenizer knows only 258"):
-        encode(workload, load_tokenizer(MODELS[0]), device="cpu")
+        encode(workload.prompts, load_tokenizer(MODELS[0]), device="cpu")
 
 
 def test_folder_without_config_is_refused(tmp_path):

@@ -7,12 +7,12 @@ import importlib.util
 import pytest
 import torch
 
-from harness.paths.hub_kernels import FLASH_ATTENTION_2, local_kernels
+from harness.paths.local_kernels import FLASH_ATTENTION, local_kernels
 
 
 @pytest.fixture(scope="module")
 def kernel():
-    path = local_kernels()[FLASH_ATTENTION_2] / "build" / "torch-universal" / "__init__.py"
+    path = local_kernels()[FLASH_ATTENTION] / "build" / "torch-universal" / "__init__.py"
     spec = importlib.util.spec_from_file_location("kernel_under_test", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from fixtures.models import MODELS
+from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import RECALL, WORKLOADS
 from harness.errors import HarnessError, UnknownName
 from harness.machine import inventory as inventories
 from harness.machine import needs as all_needs
 from harness.machine.inventory import Inventory
-from harness.machine.needs import Compiler, Device, HubModel, Kernels
+from harness.machine.needs import Compiler, Cuda, Device, HubKernel, HubModel, Kernels
 from harness.paths import PATHS
-from harness.paths.hub_kernels import LocalKernel
+from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
 from harness.records import Folder, Hub
 from harness.vocabulary import Dtype
 
-CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL)
+CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL, MORE_MODELS)
 CPU = Inventory(
     {"cpu": 1}, "torch is built without CUDA", {"transformers": "5.22.2", "kernels": "0.17.2"}, "/usr/bin/g++"
 )
@@ -28,6 +30,11 @@ def planned(inventory, device):
     return plan(CATALOGUE, inventory, models=MODELS, device=device, dtypes=(Dtype.BF16,))
 
 
+def daily(inventory, device):
+    """What runs when nothing is asked for."""
+    return [entry for entry in plan(CATALOGUE, inventory, models=MODELS, device=device) if not entry.slow]
+
+
 def test_every_path_meets_every_model_and_workload_once():
     ids = [entry.case.id for entry in planned(CPU, "cpu")]
     assert len(set(ids)) == len(ids) == len(PATHS) * len(MODELS) * len(WORKLOADS)
@@ -35,10 +42,77 @@ def test_every_path_meets_every_model_and_workload_once():
 
 
 def test_markers_come_from_technique_device_and_needs():
-    marks = {entry.case.path: set(entry.markers) for entry in planned(GPU, "cuda")}
+    marks = {entry.case.path: set(entry.markers) for entry in daily(GPU, "cuda")}
     assert marks["attention.sdpa"] == {"attention", "cuda"}
+    assert marks["attention.flash_attention_2"] == {"attention", "cuda", "flash_attn"}
     assert marks["kernels.flash_attn2_local"] == {"kernels", "cuda"}
+    assert marks["kernels.flash_attn2_hub"] == {"kernels", "cuda", "hub"}
+    assert all(("slow" in entry.markers) is entry.slow for entry in planned(CPU, "cpu"))
     assert {mark for entry in planned(CPU, "cpu") for mark in entry.markers}.isdisjoint({"cuda"})
+
+
+def test_daily_dtypes_are_the_recipes_on_the_cpu_and_bf16_elsewhere():
+    """float32 everywhere on the CPU, bfloat16 on one model."""
+    found = {(entry.case.recipe.name, entry.case.dtype) for entry in daily(CPU, "cpu")}
+    assert found == {(model.name, model.cpu_dtype) for model in MODELS}
+    assert {entry.case.dtype for entry in daily(GPU, "cuda")} == {Dtype.BF16}
+
+
+def test_other_half_precisions_are_slow_unless_asked_for():
+    every = plan(CATALOGUE, CPU, models=MODELS[:1], device="cpu")
+    assert {entry.case.dtype for entry in every if not entry.slow} == {Dtype.BF16}
+    assert {entry.case.dtype for entry in every} == {Dtype.BF16, Dtype.FP16}
+    asked = plan(CATALOGUE, CPU, models=MODELS[:1], device="cpu", dtypes=(Dtype.FP16,))
+    assert {entry.case.dtype for entry in asked if not entry.slow} == {Dtype.FP16}
+
+
+def test_slow_paths_are_slow_on_the_cpu_alone():
+    slow = {entry.case.path for entry in planned(CPU, "cpu") if entry.slow and not entry.case.workload.slow}
+    assert {"compilation.outside", "compilation.static_cache", "caching.quantized_hqq2"} <= slow
+    assert not {entry for entry in planned(GPU, "cuda") if entry.slow and not entry.case.workload.slow}
+
+
+def test_what_exists_on_cuda_alone_names_its_need_elsewhere():
+    unmet = {entry.case.path: entry.unmet for entry in planned(CPU, "cpu") if "cuda" in (entry.unmet or "")}
+    assert set(unmet.values()) == {"needs cuda: torch is built without CUDA"}
+    assert set(unmet) == {
+        *(f"attention.{name}" for name in ("sdpa_efficient", "sdpa_cudnn", *(f"flash_attention_{n}" for n in "234"))),
+        *("caching.offloaded", "caching.offloaded_static", "kernels.flash_attn2_hub", "kernels.layers_hub"),
+    }
+    assert Cuda().unmet(GPU, device="cpu") == "needs cuda: this case runs on cpu"
+
+
+def test_missing_package_is_named():
+    unmet = {entry.case.path: entry.unmet for entry in planned(GPU, "cuda")}
+    assert unmet["attention.flash_attention_3"] == "needs flash-attn-3: it is not installed"
+    assert unmet["caching.quantized_hqq4"] == "needs hqq: it is not installed"
+    there = replace(GPU, packages={**GPU.packages, "hqq": "1"})
+    assert {entry.case.path: entry.unmet for entry in planned(there, "cuda")}["caching.quantized_hqq4"] is None
+
+
+def test_dtype_that_the_kernels_refuse_is_a_named_need():
+    """And a half precision that they take has the finer of the two beside it."""
+    entries = plan(CATALOGUE, GPU, models=MODELS, device="cuda", dtypes=(Dtype.FP32, Dtype.BF16))
+    found = {(entry.case.path, entry.case.dtype): entry for entry in entries}
+    path = "attention.sdpa_cudnn"
+    assert found[path, Dtype.FP32].unmet == "needs fp16 or bf16: its kernels do not take fp32"
+    half = found[path, Dtype.BF16]
+    assert half.optimization.rungs(half.case) == (Dtype.FP16, Dtype.BF16)
+    plain = found["attention.sdpa", Dtype.BF16]
+    assert plain.optimization.rungs(plain.case) == (Dtype.FP32, Dtype.BF16)
+
+
+def test_unreachable_kernel_is_named(monkeypatch):
+    monkeypatch.setattr(all_needs, "_hub_problem", lambda: "the hub is out of reach (timed out)")
+    reason = HubKernel("owner/kernel").unmet(CPU, device="cuda")
+    assert reason == "needs owner/kernel: the hub is out of reach (timed out)"
+
+
+def test_models_on_request_are_found_by_name():
+    assert {find_model(model.name, CATALOGUE) for model in MORE_MODELS} == set(MORE_MODELS)
+    hub = find_model("qwen3_0_6b", CATALOGUE)
+    (entry, *_) = plan(CATALOGUE, CPU, models=(hub,), device="cpu")
+    assert "hub" in entry.markers
 
 
 def test_default_device_is_the_accelerator():

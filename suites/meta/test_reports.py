@@ -18,7 +18,7 @@ from harness.vocabulary import Outcome, Property
 
 GOOD = Verdict("a", Property.EQUIVALENCE, Outcome.PASS, "fine", {"fp32.rho": 1.25, "fp32.rho.limit": 3.0})
 BAD = Verdict("b", Property.ENGAGEMENT, Outcome.NOT_ENGAGED, "b: x is <1>, but should be 2 (look)")
-AWAY = Verdict("c", Property.ENGAGEMENT, Outcome.UNSUPPORTED, "c: needs cuda")
+AWAY = Verdict("c", Property.ENGAGEMENT, Outcome.UNSUPPORTED, "c: needs cuda", path="attention.away")
 RUN = Run(1, None, {"torch": "2.13.0"}, "2026-01-01T00:00:00+00:00", "later", 1, (GOOD, BAD, AWAY))
 
 
@@ -43,7 +43,8 @@ def test_outcomes_are_counted_in_their_order():
 def test_markdown_puts_failures_first():
     text = markdown(RUN)
     places = [
-        text.index(part) for part in ("## Failed", BAD.message, "## Not judged", "c: needs cuda", "## Cases", "torch: ")
+        text.index(part)
+        for part in ("## Failed", BAD.message, "## Not judged", "needs cuda: attention.away", "## Cases", "torch: ")
     ]
     assert places == sorted(places)
     assert "## Failed" not in markdown(replace(RUN, verdicts=(GOOD,)))

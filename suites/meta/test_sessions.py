@@ -21,7 +21,7 @@ from harness.paths.eager import Eager
 from harness.plan import Catalogue
 pytest_plugins = ("harness.plugin",)
 def pytest_harness_catalogue():
-    return Catalogue(paths={paths}, models=MODELS, workloads={workloads}, recall=RECALL)
+    return Catalogue(paths={paths}, models=MODELS[:1], workloads={workloads}, recall=RECALL)
 """
 
 DUMMIES = """
@@ -58,7 +58,7 @@ def session(pytester, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(REPOSITORY)]))
     monkeypatch.setenv("HARNESS_TEST", str(pytester.path))
 
-    def run(*arguments, paths="(Eager(),)", workloads="WORKLOADS[1:]", dummies=DUMMIES):
+    def run(*arguments, paths="(Eager(),)", workloads="WORKLOADS[1:2]", dummies=DUMMIES):
         pytester.makepyfile(conftest=CONFTEST.format(paths=paths, workloads=workloads), dummies=dummies)
         result = pytester.runpytest_subprocess("every_path", "-p", "no:cacheprovider", *arguments)
         record = pytester.path / "runs" / "latest" / "run.json"

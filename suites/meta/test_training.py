@@ -1,29 +1,30 @@
-"""The committed checkpoint is what its training script promises."""
+"""The committed checkpoints are what their training script promises."""
 
 from __future__ import annotations
 
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
-from fixtures.models import TINY
+from fixtures.models import MODELS, TINY
 from fixtures.recall import RecallSequence, key_values, repeated_segment
 from fixtures.tiny.train import within_goals
 from fixtures.workloads import RECALL, WORKLOADS
 from suites.meta.conftest import REPOSITORY
 
 
-def check(*arguments):
-    command = [sys.executable, "-m", "fixtures.tiny.train", "qwen3", "--check", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+TRAINED = [Path(model.source.path).name for model in MODELS]
 
 
-def test_checkpoint_recalls_and_predicts_text():
+@pytest.mark.parametrize("name", TRAINED)
+def test_checkpoint_recalls_and_predicts_text(name):
     """`--check`: greedy recall of at least 99 %, at most 2.3 bits per held-out byte."""
-    told = check()
+    command = [sys.executable, "-m", "fixtures.tiny.train", name, "--check"]
+    told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stdout
     assert "should be at least 99%" in told.stdout
     assert "should be at most 2.3" in told.stdout
@@ -34,13 +35,15 @@ def test_either_goal_missed_fails_the_check(accuracy, bits, good):
     assert within_goals(accuracy, bits) is good
 
 
-def test_checkpoint_is_small():
-    assert sum(path.stat().st_size for path in (TINY / "qwen3").iterdir()) <= 6_000_000
+@pytest.mark.parametrize("name", TRAINED)
+def test_checkpoint_is_small(name):
+    assert sum(path.stat().st_size for path in (TINY / name).iterdir()) <= 6_000_000
 
 
-def test_tokenizer_is_byte_level():
+@pytest.mark.parametrize("name", TRAINED)
+def test_tokenizer_is_byte_level(name):
     """Id equals byte, for every byte of valid text, both ways."""
-    tokenizer = AutoTokenizer.from_pretrained(TINY / "qwen3")
+    tokenizer = AutoTokenizer.from_pretrained(TINY / name)
     text = "".join(chr(point) for point in [*range(0x250), 0x20AC, 0x1F600])
     assert tokenizer(text)["input_ids"] == list(text.encode())
     assert tokenizer.decode(list(text.encode())) == text

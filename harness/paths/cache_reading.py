@@ -1,0 +1,93 @@
+"""Read what a cache of transformers holds: for the probe as plain data, for the comparison as tensors.
+
+Runs in workers. A quantized layer keeps packed tensors beside a residual of recent positions as they are; a static one
+a buffer of which a part is filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.equivalence.state import CacheState
+from harness.paths.base import CacheLayer
+
+
+def read_layers(cache: Any) -> list[CacheLayer]:
+    """The attention layers of a cache, after a run. Layers of other kinds hold no keys and are left out."""
+    return [_describe(layer) for layer in _attention_layers(cache)]
+
+
+def read_state(cache: Any, seen: Tensor) -> CacheState:
+    """Keys and values on the CPU, dequantized and in order, with `seen` (B, L) bool: which positions are no padding."""
+    pairs = [_contents(layer) for layer in _attention_layers(cache)]
+    return CacheState(
+        keys=tuple(keys.cpu() for keys, _ in pairs),
+        values=tuple(values.cpu() for _, values in pairs),
+        lengths=tuple(int(layer.get_seq_length()) for layer in _attention_layers(cache)),
+        seen=seen.cpu(),
+    )
+
+
+def _attention_layers(cache: Any) -> list[Any]:
+    return [layer for layer in getattr(cache, "layers", ()) if isinstance(getattr(layer, "keys", None), Tensor)]
+
+
+def _describe(layer: Any) -> CacheLayer:
+    packed = _packed(layer, "keys")
+    elements = packed[0].numel() if packed else 0
+    stored = sum(tensor.nbytes for tensor in packed[1]) if packed else 0
+    return CacheLayer(
+        kind=_kind(layer),
+        dtype=str(layer.keys.dtype).removeprefix("torch."),
+        device=layer.keys.device.type,
+        kept=_contents(layer)[0].shape[-2],
+        packed=packed[0].shape[-2] if packed else 0,
+        bits=8 * stored / elements if elements else 0.0,
+    )
+
+
+def _kind(layer: Any) -> str:
+    """Name of its class; of a hybrid layer, which also keeps the state of a linear attention, the attention's."""
+    return next(base.__name__ for base in type(layer).__mro__ if not base.__name__.startswith("LinearAttention"))
+
+
+def _contents(layer: Any) -> tuple[Tensor, Tensor]:
+    """(keys, values), each (B, H, n, D): the positions that the layer keeps, oldest first."""
+    filled = min(int(layer.get_seq_length()), layer.keys.shape[-2])
+    return _whole(layer, "keys", filled), _whole(layer, "values", filled)
+
+
+def _whole(layer: Any, name: str, filled: int) -> Tensor:
+    """Keys or values of a layer whose buffer, if it has one, holds `filled` positions."""
+    stored: Tensor = getattr(layer, name)
+    if packed := _packed(layer, name):
+        return torch.cat([packed[0], stored], dim=-2) if stored.ndim == 4 else packed[0]
+    return stored[:, :, :filled]
+
+
+def _packed(layer: Any, name: str) -> tuple[Tensor, list[Tensor]] | None:
+    """(dequantized tensor, the integer tensors that it was unpacked from) of a quantized layer's keys or values."""
+    held = getattr(layer, f"_quantized_{name}", None)
+    if held is None:
+        return None
+    return layer._dequantize(held), [leaf for leaf in _leaves(held) if not leaf.is_floating_point()]
+
+
+def _leaves(held: Any) -> Iterator[Tensor]:
+    """The plain tensors behind what a quantizer returned: a tensor subclass, or a tensor and a dictionary of scales."""
+    if isinstance(held, Tensor):
+        if type(held) is Tensor:
+            yield held
+        else:
+            for name in held.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
+                yield from _leaves(getattr(held, name))
+    elif isinstance(held, dict):
+        for entry in held.values():
+            yield from _leaves(entry)
+    elif isinstance(held, tuple | list):
+        for entry in held:
+            yield from _leaves(entry)

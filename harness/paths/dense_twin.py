@@ -1,0 +1,50 @@
+"""What a quantized cache must equal bit for bit: a growing one that holds the same rounded values densely.
+
+The scheme's own quantizer says what values become; when they are rounded, what stays exact in the meantime, and in
+which order positions are read, is written here anew. Runs in workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, HQQQuantizedLayer, QuantoQuantizedLayer
+
+SCHEMES = {"quanto": QuantoQuantizedLayer, "hqq": HQQQuantizedLayer}
+
+
+class RoundedLayer(DynamicLayer):
+    """Rounds everything it holds at the first update, and again whenever as many positions as the residual came since:
+    by transformers' documentation of `residual_length`. Each update returns what was held before it, and the new."""
+
+    def __init__(self, scheme: Any) -> None:
+        super().__init__()
+        self.scheme = scheme
+        """A quantized layer that is never filled: its quantizer and its options."""
+        self.fresh = 0
+        """Positions since the last rounding."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *rest: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        first = not self.is_initialized
+        keys, values = super().update(key_states, value_states, *rest, **options)
+        self.fresh += key_states.shape[-2]
+        if first or self.fresh >= self.scheme.residual_length:
+            self.keys = self._rounded(keys, axis=self.scheme.axis_key)
+            self.values = self._rounded(values, axis=self.scheme.axis_value)
+            self.fresh = 0
+        return keys, values
+
+    def _rounded(self, tensor: Tensor, *, axis: int) -> Tensor:
+        self.scheme.keys = tensor[:0]  # where hqq looks for dtype and device
+        rounded: Tensor = self.scheme._dequantize(self.scheme._quantize(tensor.contiguous(), axis=axis))
+        return rounded
+
+
+def dense_twin(backend: str, options: Mapping[str, Any], *, layers: int) -> DynamicCache:
+    """A cache for one run. `options` are those of the quantized cache."""
+    cache = DynamicCache()
+    cache.layers = [RoundedLayer(SCHEMES[backend](**options)) for _ in range(layers)]
+    return cache

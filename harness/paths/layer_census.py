@@ -1,0 +1,63 @@
+"""Count the layers that the `kernels` package may exchange, and their calls. Runs in workers.
+
+`kernelize` gives every such module a forward of its own, also when it falls back to the original; only a forward that
+is not the class's shows that something was exchanged.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Self
+
+from harness.paths.base import LayerKind
+from harness.paths.local_kernels import LAYERS, kernel_logs
+
+
+class LayerCensus:
+    """The exchangeable layers of a model; with `counting`, their calls inside `with`."""
+
+    def __init__(self, model: Any, *, counting: bool) -> None:
+        self._modules = list(_exchangeable(model))
+        self._counting = counting
+        self._calls: Counter[str] = Counter()
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> Self:
+        distinct = {id(module): (name, module) for name, module in self._modules}
+        for name, module in distinct.values() if self._counting else ():
+            hook = module.register_forward_pre_hook(partial(self._count, name))
+            self._hooks.callback(hook.remove)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._hooks.close()
+
+    def counted(self) -> tuple[LayerKind, ...]:
+        """One entry per kind of layer, by name."""
+        replaced = {LAYERS[name]: name for name in LAYERS}
+        own = Counter(replaced[function] for _, log in kernel_logs() for function, _ in log if function in replaced)
+        modules = Counter(name for name, _ in self._modules)
+        kernelized = Counter(name for name, module in self._modules if _is_exchanged(module))
+        return tuple(
+            LayerKind(name, modules[name], kernelized[name], self._calls[name], own[name]) for name in sorted(modules)
+        )
+
+    def _count(self, name: str, module: Any, arguments: Any) -> None:
+        del module, arguments
+        self._calls[name] += 1
+
+
+def _exchangeable(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and module. Functions are modules too, shared by all that use them, and listed once for each of these."""
+    for module in model.modules():
+        if name := getattr(type(module), "kernel_layer_name", None):
+            yield name, module
+        for function in getattr(module, "_kernel_funcs", {}).values():
+            yield type(function).kernel_layer_name, function
+
+
+def _is_exchanged(module: Any) -> bool:
+    return getattr(module.forward, "__func__", None) is not type(module).forward
