@@ -51,7 +51,8 @@ def generate_forced(
         hook.remove()
         prefill.append(output.logits[:, -PROMPT_LOGITS:])
 
-    hook = model.register_forward_hook(record)
+    # `generate` of what torch.compile wraps around a model is that of the model inside.
+    hook = getattr(model, "_orig_mod", model).register_forward_hook(record)
     output = model.generate(
         ids,
         attention_mask=mask,

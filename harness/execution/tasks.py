@@ -107,9 +107,9 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization) -> Run
         watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
         with optimization.applied(), watch:
             outputs, candidate = _run(model, batches, reference, options=optimization.generate_options)
-    steps = setup.workload.new_tokens - 1
-    lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
-    seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+        steps = setup.workload.new_tokens - 1
+        lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+        seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
     twin = None
     if optimization.tolerance is Tolerance.LOSSY:
         _, twin = _run(model, batches, reference, options=lambda: optimization.twin_options(model))

@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.models import MODELS
+from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import RECALL, WORKLOADS
 from harness.execution.runner import Runner
 from harness.paths import PATHS
+from harness.plan import Catalogue
 from harness.records import Case
 from harness.vocabulary import Dtype
 
 REPOSITORY = Path(__file__).parents[2]
+CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL, MORE_MODELS)
 
 
 @pytest.fixture(scope="session")

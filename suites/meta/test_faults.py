@@ -29,18 +29,24 @@ FAULTS = {
 }
 
 
+def report(request, lines):
+    """Write to the terminal past pytest's capturing."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        reporter.ensure_newline()
+        for line in lines:
+            reporter.write_line(line)
+
+
 @pytest.fixture(scope="module")
 def table(request):
     """Collects factors by fault and dtype, and prints them when the module is done."""
     rows = defaultdict(dict)
     yield rows
-    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
-        reporter.ensure_newline()
-        for fault, factors in rows.items():
-            reporter.write_line(
-                f"{fault:24}" + "".join(f"  {dtype} ×{factor:<9.3g}" for dtype, factor in factors.items())
-            )
+    columns = {
+        fault: "".join(f"  {d} ×{factor:<9.3g}" for d, factor in factors.items()) for fault, factors in rows.items()
+    }
+    report(request, [f"{fault:24}{line}" for fault, line in columns.items()])
 
 
 def factor(found):
@@ -60,6 +66,31 @@ def test_fault_is_a_mismatch(runner, planned_case, table, fault):
     assert verdict.outcome is Outcome.MISMATCH, verdict.message
     assert "but should be at most" in verdict.message
     assert table[fault][Dtype.FP32] > 3
+
+
+def test_lost_cache_position_shows_in_half_precision_in_the_cache_alone(runner, planned_case, request):
+    """R6 and nothing else: bfloat16's own error hides in the logits what it cannot hide in keys and values."""
+    case, optimization = planned_case("attention.sdpa")
+    fault = "suites.meta.faults.arithmetic:zeroed_slot"
+    evidence = runner.evidence(case, optimization, fault=fault, rungs=(Dtype.BF16,))
+    found = findings(evidence.rungs[0].comparison, evidence.tolerance)
+    report(request, [f"zeroed_slot in bf16: {finding}" for finding in found])
+    assert {finding.rule for finding in found if finding.violated} == {"R6"}
+    assert {finding.rule for finding in found} == {"finite", "R1", "R3", "R4", "R5", "R6"}
+    verdict = judge(case, Property.EQUIVALENCE, evidence)
+    assert verdict.outcome is Outcome.MISMATCH
+    assert "cache error over eager's (layer 1 " in verdict.message
+
+
+def test_wrong_scale_of_a_quantized_cache_shows_against_its_twin_alone(runner, planned_case):
+    """A thousandth disappears in what 4 bits cost anyway."""
+    case, optimization = planned_case("caching.quantized_quanto4", dtype=Dtype.FP32)
+    fault = "suites.meta.faults.arithmetic:wrong_scale_of_quantizer"
+    evidence = runner.evidence(case, optimization, fault=fault)
+    found = findings(evidence.rungs[0].comparison, evidence.tolerance, budget=evidence.budget)
+    assert {finding.rule for finding in found if finding.violated} == {"L1"}
+    assert {finding.rule for finding in found} == {"finite", "L1", "L2", "R6"}
+    assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(("fault", "broken"), [("noisy_eager", "unrepeatable"), ("wrong_eager", "recall")])

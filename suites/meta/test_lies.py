@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 
+from fixtures.models import MODELS
 from harness.judge import judge
-from harness.paths import PATHS
+from harness.machine.inventory import take_inventory
+from harness.paths.compilation import CompiledForward
+from harness.plan import plan
 from harness.vocabulary import Dtype, Outcome, Property
+from suites.meta.conftest import CATALOGUE
 
-LIES = {
-    "sdpa_is_eager": ("attention.sdpa", "attention in prefill in fp32 is 8 × aten::_softmax, but"),
-    "mask_is_dropped": ("attention.sdpa", "but should be 8 × aten::_scaled_dot_product_* (all masked)"),
-    "pin_is_ignored": (
-        "attention.sdpa_math",
-        "fp32 is 8 × aten::_scaled_dot_product_flash_attention_for_cpu (8 masked)",
-    ),
-    "static_cache_is_dynamic": ("caching.static", "cache in fp32 is DynamicCache, but should be StaticCache"),
-    "static_cache_does_not_compile": ("compilation.static_cache", "compiled calls in fp32 is 0, but should be 30"),
-    "backend_is_eager": ("compilation.static_cache", "calls of inductor's graphs in fp32 is 0, but should be 30"),
-    "kernel_is_never_called": (
-        "kernels.flash_attn2_local",
-        "prefill in fp32 is none, but should be 8 × kernels-community",
-    ),
-}
+LIES = [
+    # (lie, path, what the verdict must say); a lie may be told of several paths
+    ("sdpa_is_eager", "attention.sdpa", "attention in prefill in fp32 is 8 × aten::_softmax, but"),
+    ("sdpa_is_eager", "attention.sdpa_flash", "should be 8 × aten::_scaled_dot_product_flash_attention*"),
+    ("mask_is_dropped", "attention.sdpa", "but should be 8 × aten::_scaled_dot_product_* (all masked)"),
+    ("pin_is_ignored", "attention.sdpa_math", "is 8 × aten::_scaled_dot_product_flash_attention_for_cpu (8 masked)"),
+    ("flex_is_not_compiled", "attention.flex", "calls of compiled flex attention in fp32 is 0, but should be 64"),
+    ("dynamic_cache_is_static", "caching.dynamic", "cache in fp32 is StaticCache, but should be DynamicCache"),
+    ("cache_is_used_anyway", "caching.none", "cache in fp32 is DynamicCache, but should be none"),
+    ("static_cache_is_dynamic", "caching.static", "cache in fp32 is DynamicCache, but should be StaticCache"),
+    ("quantizer_rounds_nothing", "caching.quantized_quanto4", "width of packed values in fp32 is 8 × 0 bits, but"),
+    ("quantizer_rounds_nothing", "caching.quantized_hqq4", "width of packed values in fp32 is 8 × 0 bits, but"),
+    ("static_cache_does_not_compile", "compilation.static_cache", "is none, but should be reduce-overhead, and 2 more"),
+    ("backend_is_eager", "compilation.static_cache", "calls of inductor's graphs in fp32 is 0, but should be 14"),
+    ("mode_is_dropped", "compilation.static_cache", "torch.compile in fp32 is default, but should be reduce-overhead"),
+    ("recompile_limit_is_hit", "compilation.static_cache", "compiled calls in fp32 is 4, but should be 24, and"),
+    ("kernel_is_never_called", "kernels.flash_attn2_local", "prefill in fp32 is none, but should be 8 × local/flash"),
+    ("one_layer_falls_back", "kernels.layers_local", "RMSNorm modules exchanged in fp32 is 16, but should be 17"),
+]
+WORKLOADS = {"flex_is_not_compiled": "single", "recompile_limit_is_hit": "residues"}
+"""Where the usual one would not do: flex attention with padding, and several lengths."""
 
 
-def test_every_path_has_a_lie():
-    assert {path for path, _ in LIES.values()} == {path.name for path in PATHS if path.name != "eager"}
+def test_every_path_that_runs_here_has_a_lie():
+    """The others, and every single claim, are tried on made-up observations in test_claims.py."""
+    daily = [entry for entry in plan(CATALOGUE, take_inventory(), models=MODELS, device="cpu") if not entry.slow]
+    assert {path for _, path, _ in LIES} == {e.case.path for e in daily if e.unmet is None} - {"eager"}
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_lie_is_not_engaged(runner, planned_case, lie):
+@pytest.mark.parametrize(("lie", "path", "expected"), LIES)
+def test_lie_is_not_engaged(runner, planned_case, lie, path, expected):
     """The verdict on every property, also on a later one asked for alone, is NOT_ENGAGED and says what ran instead."""
-    path, expected = LIES[lie]
-    case, optimization = planned_case(path, dtype=Dtype.FP32)
+    case, optimization = planned_case(path, dtype=Dtype.FP32, workload=WORKLOADS.get(lie, "ragged_b4"))
     evidence = runner.evidence(case, optimization, fault=f"suites.meta.faults.lies:{lie}")
     for asked in Property:
         verdict = judge(case, asked, evidence)
         assert verdict.outcome is Outcome.NOT_ENGAGED, verdict.message
         assert expected in verdict.message
+
+
+@dataclass(frozen=True)
+class CompiledModel(CompiledForward):
+    """As people write it first: `model = torch.compile(model)`, then `model.generate(...)`."""
+
+    name: str = "compilation.model"
+
+    def prepared(self, model):
+        import torch
+
+        return torch.compile(model)
+
+
+def test_compiling_the_model_compiles_nothing_that_generate_runs(runner, planned_case):
+    """No fault is planted: `generate` of the compiled wrapper is that of the model inside."""
+    case, _ = planned_case("compilation.outside", dtype=Dtype.FP32, workload="single")
+    verdict = judge(case, Property.ENGAGEMENT, runner.evidence(case, CompiledModel()))
+    assert verdict.outcome is Outcome.NOT_ENGAGED
+    assert "compiled calls in fp32 is 0, but should be 16" in verdict.message

@@ -18,8 +18,8 @@ from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
 from harness.records import Folder, Hub
 from harness.vocabulary import Dtype
+from suites.meta.conftest import CATALOGUE
 
-CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL, MORE_MODELS)
 CPU = Inventory(
     {"cpu": 1}, "torch is built without CUDA", {"transformers": "5.22.2", "kernels": "0.17.2"}, "/usr/bin/g++"
 )

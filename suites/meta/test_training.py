@@ -16,7 +16,6 @@ from fixtures.tiny.train import within_goals
 from fixtures.workloads import RECALL, WORKLOADS
 from suites.meta.conftest import REPOSITORY
 
-
 TRAINED = [Path(model.source.path).name for model in MODELS]
 
 

@@ -101,6 +101,15 @@ def stale_static_write() -> Iterator[None]:
 
 
 @contextmanager
+def wrong_scale_of_quantizer() -> Iterator[None]:
+    """Values come back from a quantized cache a thousandth too large."""
+    from transformers.cache_utils import QuantoQuantizedLayer
+
+    with patched(QuantoQuantizedLayer, "_dequantize", lambda *given: original(*given) * 1.001) as original:
+        yield
+
+
+@contextmanager
 def swapped_rows() -> Iterator[None]:
     """In decode, the first two rows of the batch receive each other's attention output."""
 

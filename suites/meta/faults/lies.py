@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from suites.meta.faults import attention, patched
 
@@ -81,4 +82,87 @@ def kernel_is_never_called() -> Iterator[None]:
         return twin
 
     with patched(hub_kernels, "get_kernel", twin_of) as original:
+        yield
+
+
+@contextmanager
+def flex_is_not_compiled() -> Iterator[None]:
+    """flex attention runs as plain torch: right, and slower than eager."""
+    from torch.nn.attention.flex_attention import flex_attention
+    from transformers.integrations import flex_attention as integration
+
+    with patched(integration, "WrappedFlexAttention", lambda *_: lambda: flex_attention):
+        yield
+
+
+@contextmanager
+def dynamic_cache_is_static() -> Iterator[None]:
+    """`generate` makes a cache of fixed size where a growing one was asked for."""
+    from transformers import StaticCache
+    from transformers.generation import utils
+
+    with patched(utils, "DynamicCache", lambda config: StaticCache(config=config, max_cache_len=512)):
+        yield
+
+
+@contextmanager
+def cache_is_used_anyway() -> Iterator[None]:
+    """`generate` makes a cache although it was told to do without."""
+    from transformers import GenerationMixin
+
+    def prepare(model, generation_config, *rest):
+        generation_config.use_cache = True
+        return original(model, generation_config, *rest)
+
+    with patched(GenerationMixin, "_prepare_cache_for_generation", prepare) as original:
+        yield
+
+
+@contextmanager
+def quantizer_rounds_nothing() -> Iterator[None]:
+    """A quantized cache stores what it is given."""
+    from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
+
+    with ExitStack() as stack:
+        for layer in (QuantoQuantizedLayer, HQQQuantizedLayer):
+            stack.enter_context(patched(layer, "_quantize", lambda _, tensor, **__: tensor))
+            stack.enter_context(patched(layer, "_dequantize", lambda _, tensor: tensor))
+        yield
+
+
+@contextmanager
+def recompile_limit_is_hit() -> Iterator[None]:
+    """torch gives up compiling at the second length, and runs eager from then on."""
+    import torch
+
+    with torch._dynamo.config.patch(recompile_limit=1):  # noqa: SLF001 - its only place
+        yield
+
+
+@contextmanager
+def mode_is_dropped() -> Iterator[None]:
+    """`generate` compiles without the mode that it was given."""
+    from transformers import CompileConfig
+
+    with patched(CompileConfig, "to_dict", lambda config: {**original(config), "mode": None}) as original:
+        yield
+
+
+@contextmanager
+def one_layer_falls_back() -> Iterator[None]:
+    """`kernelize` keeps the original forward of one norm of many, as it does when a kernel does not load."""
+    from kernels.layer.layer import _replace_forward
+
+    module = importlib.import_module("kernels.layer.kernelize")  # the package hides it behind a function of that name
+
+    norms = []
+
+    def kernelize_layer(layer, **options):
+        original(layer, **options)
+        if type(layer).kernel_layer_name == "RMSNorm":
+            norms.append(layer)
+            if len(norms) == 5:
+                _replace_forward(layer, type(layer))
+
+    with patched(module, "kernelize_layer", kernelize_layer) as original:
         yield
