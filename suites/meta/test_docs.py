@@ -43,7 +43,7 @@ def options():
 
 @pytest.mark.parametrize("option", options())
 def test_every_option_is_documented(option):
-    assert f"| `{option} " in README
+    assert re.search(rf"^\| `{option}[ `]", README, re.MULTILINE)
 
 
 def test_documented_options_exist():
@@ -76,7 +76,9 @@ def test_documented_limits_are_those_in_force():
 
 
 def test_tox_environments_in_readme_exist():
-    assert {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z]+)", README)} <= set(TOX.sections())
+    named = {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z0-9-]+)", README)}
+    both = {section.replace("{,-tf517}", factor) for section in TOX.sections() for factor in ("", "-tf517")}
+    assert {"testenv:cpu", "testenv:cpu-tf517"} <= named <= both
 
 
 def test_ci_runs_the_second_command_of_readme():
@@ -112,6 +114,8 @@ def test_commands_that_choose_succeed(command, tmp_path):
     assert latest.exists() or "::test_engagement[cpu-bf16-tiny_qwen3-eager-single]" in told.stdout
     if latest.exists():
         verdicts = json.loads((latest / "run.json").read_text())["verdicts"]
-        assert (latest / "report.md").read_text().startswith(f"# {len(verdicts)} PASS\n")
-        assert (latest / "junit.xml").read_text().count('name="outcome" value="PASS"') == len(verdicts) > 0
-        assert {path.stem for path in (latest / "evidence").iterdir()} == {verdict["case"] for verdict in verdicts}
+        passed = [verdict["case"] for verdict in verdicts if verdict["outcome"] == "PASS"]
+        assert {verdict["outcome"] for verdict in verdicts} <= {"PASS", "UNSUPPORTED"}
+        assert (latest / "report.md").read_text().startswith(f"# {len(passed)} PASS")
+        assert (latest / "junit.xml").read_text().count('name="outcome" value="PASS"') == len(passed) > 0
+        assert {path.stem for path in (latest / "evidence").iterdir()} == set(passed)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 import transformers
 
-from fixtures.models import MODELS
+from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
-from harness.execution.tasks import Setup, make_reference
+from harness.execution.tasks import Setup, _refusals, make_reference
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
-from harness.records import Folder, ModelRecipe, Prompt, Workload
+from harness.models.seeding import save_seeded
+from harness.paths.eager import Eager
+from harness.records import Folder, ModelRecipe, Prompt, Seeded, Workload
 from harness.vocabulary import Dtype
 
 
@@ -46,6 +50,72 @@ def test_what_an_architecture_declares_unsupported_is_incompatible(monkeypatch):
     monkeypatch.setattr(transformers.Qwen3ForCausalLM, "_supports_sdpa", False)
     with pytest.raises(Incompatible, match=r"does not support"):
         load_model(MODELS[0], dtype=Dtype.FP32, device="cpu", options={"attn_implementation": "sdpa"})
+
+
+SMALL = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+}
+
+
+def seeded(folder, *, seed=0, model_type="qwen3", tokenizer=MODELS[0].source.path):
+    recipe = ModelRecipe("small", Seeded(model_type, SMALL, tokenizer, seed))
+    save_seeded(recipe, folder)
+    loaded = replace(recipe, source=Folder(str(folder)))
+    return load_model(loaded, dtype=Dtype.FP32, device="cpu", options={}), load_tokenizer(loaded)
+
+
+def test_seeded_weights_are_those_of_their_seed(tmp_path):
+    """A checkpoint like any other: loaded again it is equal, and another seed is another model."""
+    (one, tokenizer), (same, _), (other, _) = (
+        seeded(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    weights = [model.model.layers[1].mlp.up_proj.weight for model in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(weights[0], weights[0].bfloat16().float())
+    assert tokenizer("ab")["input_ids"] == [97, 98]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [({"model_type": "nosuch"}, "small: .*nosuch"), ({"tokenizer": "/nowhere"}, "small: /nowhere holds no tokenizer")],
+)
+def test_seeded_model_that_cannot_be_made_is_told(tmp_path, wrong, told):
+    with pytest.raises(ModelUnavailable, match=told):
+        seeded(tmp_path, **wrong)
+
+
+def test_published_shapes_have_the_published_sizes():
+    """Parameters as on the model cards, and as their configs make transformers build them; no weights are made."""
+    sizes = {}
+    for recipe in MORE_MODELS:
+        if isinstance(recipe.source, Seeded):
+            config = transformers.AutoConfig.for_model(recipe.source.model_type, **recipe.source.shape)
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config)
+            sizes[recipe.name] = round(model.num_parameters() / 1e6)
+    assert sizes == {"mini": 40, "shape_qwen3_0_6b": 596, "shape_llama3_8b": 8030, "shape_olmo3_7b": 7298}
+
+
+@dataclass(frozen=True)
+class Refused(Eager):
+    refusals = ("only supported for",)
+
+
+def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
+    """The line that holds the declared words, whatever surrounds it."""
+    with pytest.raises(Incompatible, match=r"^ValueError: X is only supported for Y$"), _refusals(Refused()):
+        raise ValueError("first line\n/some/file.cpp:1:2: error: X is only supported for Y\nlast line")
+    with pytest.raises(ValueError, match="something else"), _refusals(Refused()):
+        raise ValueError("something else")
+    with pytest.raises(ValueError, match="only supported for"), _refusals(Eager()):
+        raise ValueError("only supported for")
 
 
 def test_unknown_fault_is_named(tmp_path):

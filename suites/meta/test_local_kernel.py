@@ -1,4 +1,4 @@
-"""The local stand-in for flash-attn2 computes attention, in the corners where kernels break."""
+"""The local kernels compute what they replace, in the corners where kernels break."""
 
 from __future__ import annotations
 
@@ -6,17 +6,32 @@ import importlib.util
 
 import pytest
 import torch
+from transformers.activations import SiLUActivation
+from transformers.models.llama import modeling_llama
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.olmo3 import modeling_olmo3
+from transformers.models.olmo3.modeling_olmo3 import Olmo3RMSNorm
+from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from harness.paths.local_kernels import FLASH_ATTENTION, local_kernels
+from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, local_kernels
 
 
-@pytest.fixture(scope="module")
-def kernel():
-    path = local_kernels()[FLASH_ATTENTION] / "build" / "torch-universal" / "__init__.py"
+def load(repository, name):
+    path = local_kernels()[repository] / "build" / "torch-universal" / name
     spec = importlib.util.spec_from_file_location("kernel_under_test", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    return load(FLASH_ATTENTION, "__init__.py")
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return load(LAYER_KERNELS, "layers.py")
 
 
 def expected(q, k, v, *, causal, window=-1):
@@ -61,3 +76,40 @@ def test_dropout_is_refused(kernel):
     q, k, v = rows(1, 4)
     with pytest.raises(NotImplementedError, match=r"dropout_p is 0\.1"):
         kernel.flash_attn_func(q[None], k[None], v[None], dropout_p=0.1)
+
+
+@pytest.mark.parametrize("original", [LlamaRMSNorm, Qwen3RMSNorm, Olmo3RMSNorm])
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-1])
+def test_norm_is_that_of_every_model(layers, original, epsilon):
+    """The kernel's forward runs as a method of the module that it replaces."""
+    module = original(8, eps=epsilon)
+    torch.nn.init.normal_(module.weight)
+    x = torch.randn(2, 3, 8)
+    torch.testing.assert_close(layers.RMSNorm.forward(module, x), module(x))
+    assert layers.CALLS[-1] == ("RMSNorm", 3)
+
+
+def test_activation_is_that_of_the_models(layers):
+    x = torch.randn(2, 3, 8, dtype=torch.float64)
+    torch.testing.assert_close(layers.SiLU.forward(None, x), SiLUActivation()(x))
+    assert layers.CALLS[-1] == ("SiLU", 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotary_embedding_is_that_of_the_models(layers, dtype):
+    """Llama's gets cos and sin in the model's dtype, Olmo's in float32; the result has the query's dtype."""
+    q, k = (torch.randn(2, heads, 5, 8, dtype=dtype) for heads in (4, 2))
+    angles = torch.randn(2, 5, 4).repeat(1, 1, 2)
+    cos, sin = angles.cos(), angles.sin()
+    olmo = modeling_olmo3.apply_rotary_pos_emb(q, k, cos, sin)
+    for given, expected in zip(layers.RotaryPosEmb.forward(None, q, k, cos, sin), olmo, strict=True):
+        torch.testing.assert_close(given, expected)
+    cos, sin = cos.to(dtype), sin.to(dtype)
+    llama = modeling_llama.apply_rotary_pos_emb(q, k, cos, sin)
+    for given, expected in zip(layers.RotaryPosEmb.forward(None, q, k, cos, sin), llama, strict=True):
+        torch.testing.assert_close(given, expected)
+    assert layers.CALLS[-1] == ("RotaryPosEmb", 5)
+
+
+def test_every_layer_that_can_be_exchanged_is_there(layers):
+    assert all(issubclass(getattr(layers, name), torch.nn.Module) for name in LAYERS.values())
