@@ -105,6 +105,8 @@ class Observation:
     """Positions that were fed to the cache of each run."""
     windows: tuple[int, ...]
     """Sliding window of each attention layer; 0 for a layer that attends to everything."""
+    shared: int
+    """Attention layers, the last ones, that read the keys and values of an earlier layer and have none in the cache."""
     layers: tuple[LayerKind, ...]
     regions: Mapping[str, int]
     """Times that code compiled by dynamo was entered, by the name of the function that was compiled."""
@@ -127,6 +129,11 @@ class Observation:
     @property
     def compiled_calls(self) -> int:
         return sum(self.regions.values())
+
+    @property
+    def cache_windows(self) -> tuple[int, ...]:
+        """The windows of those layers that have a place in the cache."""
+        return self.windows[: len(self.windows) - self.shared]
 
     @property
     def cached(self) -> bool:
@@ -261,12 +268,12 @@ def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str) -> l
     """Class of the cache, classes of its layers by whether they have a window, and how many positions these keep: all
     of them, or the last ones of the window (a growing layer drops the oldest of them at once). Classes are patterns;
     hybrid layers, which carry more than keys and values, end with the same words."""
-    wanted = [sliding if window else full for _ in seen.caches for window in seen.windows]
+    wanted = [sliding if window else full for _ in seen.caches for window in seen.cache_windows]
     kinds = tally(Counter(layer.kind for layer in seen.cache_layers))
     fits = len(wanted) == len(seen.cache_layers) > 0 and all(
         fnmatchcase(layer.kind, f"*{kind}") for layer, kind in zip(seen.cache_layers, wanted, strict=True)
     )
-    limits = [(length, window) for length in seen.lengths for window in seen.windows]
+    limits = [(length, window) for length in seen.lengths for window in seen.cache_windows]
     kept = [layer.kept for layer in seen.cache_layers]
     right = [
         held == length if not window else held in {min(length, window), min(length, window - 1)}

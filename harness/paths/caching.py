@@ -105,7 +105,9 @@ def offloaded(seen: Observation) -> Claim:
     """After a run all layers without a window lie in the host's memory, but for the one that was fetched for the next
     step. Layers with a window are small, and stay."""
     movable = [
-        layer for layer, window in zip(seen.cache_layers, seen.windows * len(seen.caches), strict=False) if not window
+        layer
+        for layer, window in zip(seen.cache_layers, seen.cache_windows * len(seen.caches), strict=False)
+        if not window
     ]
     home = sum(layer.device == "cpu" for layer in movable)
     runs = len(seen.caches)

@@ -77,7 +77,7 @@ class Watch:
         events = _events(self._profiler)
         caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
-        windows = _windows(model.config.get_text_config())
+        config = model.config.get_text_config()
         limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]
         return Observation(
             device=model.device.type,
@@ -90,7 +90,8 @@ class Watch:
             caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),
             cache_layers=tuple(layer for cache in caches for layer in read_layers(cache)),
             lengths=tuple(lengths),
-            windows=windows,
+            windows=_windows(config),
+            shared=getattr(config, "num_kv_shared_layers", None) or 0,
             layers=self._layers.counted(),
             regions=_regions(events, metrics),
             compile_modes=tuple(self._modes),
@@ -169,8 +170,10 @@ def _windows(config: Any) -> tuple[int, ...]:
     Incompatible for a kind of layer that is not known here."""
     kinds = getattr(config, "layer_types", None)
     if not kinds:
-        kind = "sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"
-        kinds = [kind] * config.num_hidden_layers
+        named = (
+            kind for kind in ("sliding_attention", "chunked_attention") if getattr(config, ATTENTION_LAYERS[kind], 0)
+        )
+        kinds = [next(named, "full_attention")] * config.num_hidden_layers
     if unknown := set(kinds) - ATTENTION_LAYERS.keys() - OTHER_LAYERS:
         raise Incompatible(f"the model has layers of kind {', '.join(sorted(unknown))}, which cannot be counted yet")
     sizes = (ATTENTION_LAYERS[kind] for kind in kinds if kind in ATTENTION_LAYERS)

@@ -38,6 +38,7 @@ EAGER = Observation(
     cache_layers=cache("DynamicLayer"),
     lengths=(LENGTH,),
     windows=(0,) * LAYERS,
+    shared=0,
     layers=(LayerKind("RMSNorm", 17, 0), LayerKind("SiLU", 4, 0), LayerKind("rotary_pos_emb", 4, 0)),
     regions={},
     inductor_calls=0,
@@ -316,6 +317,13 @@ def test_sliding_layer_keeps_its_window_or_one_less(kept):
     layers = cache("DynamicSlidingWindowLayer", kept=kept)
     seen = replace(EAGER, windows=(24,) * LAYERS, cache_layers=layers)
     assert broken("caching.dynamic", seen) == []
+
+
+def test_layers_that_share_keys_and_values_have_no_place_in_the_cache():
+    """As many attention calls as before, fewer layers of the cache."""
+    seen = replace(EAGER, shared=1, cache_layers=EAGER.cache_layers[1:])
+    assert broken("caching.dynamic", seen) == []
+    assert "cache layers" in [what for what, *_ in broken("caching.dynamic", replace(seen, shared=0))]
 
 
 def test_layers_with_a_window_need_not_be_offloaded():

@@ -34,6 +34,7 @@ def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
     [
         ({"num_hidden_layers": 3}, (0, 0, 0)),
         ({"num_hidden_layers": 2, "sliding_window": 5}, (5, 5)),
+        ({"num_hidden_layers": 2, "sliding_window": None, "attention_chunk_size": 7}, (7, 7)),
         ({"layer_types": ["full_attention", "linear_attention"]}, (0,)),
         ({"layer_types": ["hybrid", "sliding_attention"], "sliding_window": 5}, (0, 5)),
         ({"layer_types": ["chunked_attention"], "attention_chunk_size": 7}, (7,)),
