@@ -31,7 +31,7 @@ divergence grows as the square of the error, so that 3 of it is 1.7 of the error
 L2_CHANCE = 0.01
 """How often a scheme that uses up its budget of changed choices may be told to exceed it."""
 R6_LOSSY = 3.0
-"""Relative RMS error of quantized keys and values, times 2**bits - 1. Rounding to n levels across a group errs by
+"""Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to n levels across a group errs by
 range / (n - 1) / sqrt(12), and the range of a group is at most some ten standard deviations."""
 
 
@@ -133,7 +133,7 @@ def _same_precision(
 ) -> Iterator[Finding]:
     if not strata:
         return
-    rms_limit, max_limit = (R0_RHO, R0_RHO_MAX) if dtype is Dtype.FP32 else (R1_RHO, R1_RHO_MAX)
+    rms_limit, max_limit = _ratio_limits(dtype)
     ratios = {error.stratum: rho(error, dtype) for error in strata}
     peaks = {error.stratum: rho_max(error) for error in strata}
     yield Finding(
@@ -152,6 +152,11 @@ def _same_precision(
     )
 
 
+def _ratio_limits(dtype: Dtype) -> tuple[float, float]:
+    """For the RMS error over eager's, and for the largest error."""
+    return (R0_RHO, R0_RHO_MAX) if dtype is Dtype.FP32 else (R1_RHO, R1_RHO_MAX)
+
+
 def _divergence(comparison: Comparison) -> Iterator[Finding]:
     dtype, nats = comparison.dtype, comparison.divergence
     for key, what, got, limit in (
@@ -166,11 +171,14 @@ def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
     yield Finding("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
     most = most_by_chance(nats.decode_steps, budget.flips)
     yield Finding("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
-    errors = {error.stratum: error.candidate_rms / error.reference_rms for error in comparison.state.strata}
-    if errors:
-        limit = R6_LOSSY / (2**budget.bits - 1)
-        what = f"{dtype} relative cache error ({_where(errors)})"
-        yield Finding("R6", f"{dtype}.cache", what, worst(list(errors.values())), limit)
+    scheme = R6_LOSSY / (2**budget.bits - 1)
+    own, _ = _ratio_limits(dtype)
+    shares = {
+        e.stratum: e.candidate_rms / (scheme * e.reference_rms + own * e.eager_rms) for e in comparison.state.strata
+    }
+    if shares:
+        what = f"{dtype} cache error over what the scheme and {dtype} cost ({_where(shares)})"
+        yield Finding("R6", f"{dtype}.cache", what, worst(list(shares.values())), 1.0)
 
 
 def most_by_chance(trials: int, share: float) -> int:

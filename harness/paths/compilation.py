@@ -120,8 +120,9 @@ def _recompilations(seen: Observation, allowed: int) -> Claim:
 
 def _cuda_graphs(seen: Observation, *, asked: bool) -> list[Claim]:
     """A mode that asks for CUDA graphs has them recorded, and none given up, which inductor does silently; without CUDA
-    it gives up every one, which at least shows that it was asked. Other modes record none."""
-    if seen.device != "cuda" or not asked:
-        return [equal("graphs without CUDA graph though asked for", seen.graphs if asked else 0, seen.cudagraph_skips)]
-    recorded = Claim("inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0)
-    return [recorded, equal("graphs without CUDA graph though asked for", 0, seen.cudagraph_skips)]
+    it gives up every one, which at least shows that it was asked. Other modes record none, and so give up none."""
+    recorded = equal("inputs of CUDA graphs", 0, seen.cudagraph_inputs)
+    if asked and seen.device == "cuda":
+        recorded = Claim("inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0)
+    given_up = seen.graphs if asked and seen.device != "cuda" else 0
+    return [recorded, equal("graphs without CUDA graph though asked for", given_up, seen.cudagraph_skips)]

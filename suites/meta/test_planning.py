@@ -68,7 +68,7 @@ def test_other_half_precisions_are_slow_unless_asked_for():
 
 def test_slow_paths_are_slow_on_the_cpu_alone():
     slow = {entry.case.path for entry in planned(CPU, "cpu") if entry.slow and not entry.case.workload.slow}
-    assert {"compilation.outside", "compilation.static_cache", "caching.quantized_hqq2"} <= slow
+    assert {"compilation.outside", "compilation.static_cache", "caching.quantized_hqq8"} <= slow
     assert not {entry for entry in planned(GPU, "cuda") if entry.slow and not entry.case.workload.slow}
 
 
