@@ -31,8 +31,8 @@ divergence grows as the square of the error, so that 3 of it is 1.7 of the error
 L2_CHANCE = 0.01
 """How often a scheme that uses up its budget of changed choices may be told to exceed it."""
 R6_LOSSY = 3.0
-"""Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to n levels across a group errs by
-range / (n - 1) / sqrt(12), and the range of a group is at most some ten standard deviations."""
+"""Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to n levels
+across a group errs by range / (n - 1) / sqrt(12), and the range of a group is at most some ten standard deviations."""
 
 
 @dataclass(frozen=True)

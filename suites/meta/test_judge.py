@@ -196,7 +196,7 @@ def test_lossy_path_is_judged_twice():
         ),
         (
             {"state": State((StratumError("layer 1 values head 0", 0.21, 0.3, 1e-3, 1e-3, 1.0, 0.0),))},
-            "fp32 cache error over what the scheme and fp32 cost (layer 1 values head 0) is 1.034, but should be at most 1",
+            "bf16 cache error over what the scheme and bf16 cost (layer 1 values head 0) is 1.042, but should be at",
         ),
         ({"state": State((), 2)}, "fp32 cache layers of wrong length is 2, but should be at most 0 [R6]"),
         ({"finite": False}, "fp32 logits that are not finite is 1, but should be at most 0 [finite]"),
