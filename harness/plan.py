@@ -118,10 +118,11 @@ def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
 
 def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, daily: bool) -> Planned:
     wanted = needs(optimization, case)
-    unmet = [reason for need in wanted if (reason := need.unmet(inventory, device=case.device))]
+    # One after the other: asking whether the hub is in reach takes time, and is idle without the device.
+    unmet = next((reason for need in wanted if (reason := need.unmet(inventory, device=case.device))), None)
     taken = optimization.dtypes(case.device)
-    if not unmet and case.dtype not in taken:
-        unmet.append(f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}")
+    if unmet is None and case.dtype not in taken:
+        unmet = f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}"
     slow = not daily or case.workload.slow or (case.device == "cpu" and optimization.slow_on_cpu(case.workload))
     marks = [
         case.technique,
@@ -130,7 +131,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
         *(need.marker for need in wanted if need.marker),
     ]
     markers = tuple(dict.fromkeys(str(mark) for mark in marks))
-    return Planned(case, optimization, markers, unmet[0] if unmet else None, slow)
+    return Planned(case, optimization, markers, unmet, slow)
 
 
 def _plain(name: str) -> str:

@@ -29,7 +29,7 @@ MARKERS = {
     "cuda": "runs on a CUDA device",
     "multi_gpu": "runs on several devices",
     "kernels": "needs the kernels package",
-    "hub": "needs a model from the Hugging Face Hub, downloaded or within reach",
+    "hub": "needs a model or a kernel from the Hugging Face Hub",
     "flash_attn": "needs a package of flash-attention",
     "slow": "runs only with --run-slow",
     **{str(technique): f"cases of the technique {technique}" for technique in Technique if technique != "kernels"},
@@ -224,7 +224,7 @@ def _summary(known: Session) -> Iterator[str]:
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
     if known.folder and known.left_out:
-        yield f"{known.left_out} slow cases were left out (--run-slow runs them)"
+        yield f"{known.left_out} slow cases were not planned (--run-slow plans them)"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.problem:

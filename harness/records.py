@@ -171,11 +171,11 @@ class Engagement:
 
 @dataclass(frozen=True)
 class StratumError:
-    """Errors of one part of the output against the reference, in logit units, computed in float64 on logits minus
-    their mean per position (which softmax ignores)."""
+    """Errors of one part of a run against the reference, in the units of what is compared, computed in float64: of
+    logits less their mean per position (which softmax ignores), or of keys and values as they are."""
 
     stratum: str
-    """`prefill`, `first decode`, `later decode`, or `row N`."""
+    """`prefill`, `first decode`, `later decode`, `decode`, `row N`, or `layer N keys head M`."""
     candidate_rms: float
     candidate_max: float
     eager_rms: float
@@ -184,7 +184,7 @@ class StratumError:
     reference_rms: float
     """Of the reference logits themselves."""
     rounding: float
-    """2 max|(z + 0.3 - 0.3) - z| in the dtype, z the reference cast to it: what storing a logit may cost."""
+    """2 max|(z + 0.3 - 0.3) - z| in the dtype, z the reference cast to it: what storing a value may cost."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Comparison:
     dtype: Dtype
     finite: bool
     identical: bool
-    """Logits and tokens are bit for bit those of eager in the same dtype; for a lossy path, those of its twin."""
+    """Logits, tokens and cache are bit for bit those of eager in the same dtype; for a lossy path, of its twin."""
     strata: tuple[StratumError, ...]
     greedy: GreedyAgreement
     free: FreeRun

@@ -36,6 +36,11 @@ def stratum_error(name: str, part: Triple, *, dtype: Dtype, without_mean: bool) 
     )
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit, not-a-number equal to not-a-number."""
+    return torch.equal(one.nan_to_num(), other.nan_to_num()) and torch.equal(one.isnan(), other.isnan())
+
+
 def centered(values: Tensor) -> Tensor:
     """Less their mean over the last dimension, in float64."""
     return values.double() - values.double().mean(-1, keepdim=True)

@@ -1,6 +1,6 @@
 """Tensors to numbers: one run against eager in the same dtype and against the float64 reference.
 
-All statistics are computed in float64 on logits minus their mean per position, which softmax ignores.
+All statistics are computed in float64; errors on logits minus their mean per position, which softmax ignores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.equivalence.errors import Triple, centered, rms, stratum_error
+from harness.equivalence.errors import Triple, centered, rms, same_bits, stratum_error
 from harness.equivalence.state import CacheState, compare_states, same_states
 from harness.errors import ReferenceInvalid
 from harness.records import Comparison, Divergence, FreeRun, GreedyAgreement, StratumError
@@ -169,15 +169,13 @@ def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit:
 
 
 def _identical(one: Generation, other: Generation) -> bool:
-    """Bit for bit, NaN equal to NaN."""
-    return all(
-        torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())
-        for a, b in (
-            (one.prompt_logits[one.valid], other.prompt_logits[other.valid]),
-            (one.step_logits, other.step_logits),
-            (one.tokens, other.tokens),
-        )
-    ) and same_states(one.states, other.states)
+    """Bit for bit, not-a-number equal to not-a-number: logits that are no padding's, tokens, and what is cached."""
+    pairs = (
+        (one.prompt_logits[one.valid], other.prompt_logits[other.valid]),
+        (one.step_logits, other.step_logits),
+        (one.tokens, other.tokens),
+    )
+    return all(same_bits(ours, theirs) for ours, theirs in pairs) and same_states(one.states, other.states)
 
 
 def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:

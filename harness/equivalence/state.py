@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.equivalence.errors import Triple, stratum_error
+from harness.equivalence.errors import Triple, same_bits, stratum_error
 from harness.errors import ReferenceInvalid
 from harness.records import State, StratumError
 from harness.vocabulary import Dtype
@@ -50,9 +50,9 @@ def compare_states(
 
 
 def same_states(one: Sequence[CacheState], other: Sequence[CacheState]) -> bool:
-    """Bit for bit, if both have a cache."""
-    return not (one and other) or all(
-        torch.equal(ours, theirs)
+    """Bit for bit; a cache is not the same as none."""
+    return len(one) == len(other) and all(
+        same_bits(ours, theirs)
         for a, b in zip(one, other, strict=True)
         for ours, theirs in zip((*a.keys, *a.values), (*b.keys, *b.values), strict=True)
     )

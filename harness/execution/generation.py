@@ -86,6 +86,8 @@ def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask:
     """The tensors of one pair of runs, on the CPU; `cache` is what the forced one returned."""
     valid = mask[:, -prompt_logits.shape[1] :].bool()
     seen = torch.cat([mask, torch.ones_like(tokens[:, 1:])], dim=1).bool()
+    if tokens.device.type != "cpu":
+        torch.accelerator.synchronize()  # an offloaded cache is copied beside the stream that is read from
     states = () if cache is None else (read_state(cache, seen),)
     return Generation(prompt_logits.cpu(), step_logits.cpu(), tokens.cpu(), valid.cpu(), states)
 

@@ -15,14 +15,15 @@ from torch import Tensor
 
 from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
 from harness.equivalence.numbers import Generation, compare, relative_error
+from harness.equivalence.rules import GROUP
 from harness.equivalence.state import CacheState
 from harness.errors import Incompatible, ReferenceInvalid, UnknownName
 from harness.execution.generation import generate_forced, generate_free, generation, joined, set_plain_greedy
-from harness.models.loading import encode, load_model, load_tokenizer, pad_token
+from harness.models.loading import encode, load_config, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
-from harness.paths.base import Aspect, Optimization, engagement
+from harness.paths.base import Aspect, Circumstances, Optimization, engagement
 from harness.paths.eager import Eager
-from harness.paths.observation import Watch
+from harness.paths.observation import Watch, windows_of
 from harness.records import ModelRecipe, Rung, Trust, Workload
 from harness.vocabulary import Dtype, Tolerance
 
@@ -102,7 +103,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization) -> Run
     """
     started = time.monotonic()
     reference, eager = _read(setup.file(Dtype.FP64)), _read(setup.file(dtype))
-    with _planted(setup.fault), _refusals(optimization):
+    with _planted(setup.fault), _refusals(optimization, setup):
         model, batches = _load(setup, dtype, optimization)
         watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
         with optimization.applied(), watch:
@@ -179,16 +180,29 @@ def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
 
 
 @contextmanager
-def _refusals(optimization: Optimization) -> Iterator[None]:
+def _refusals(optimization: Optimization, setup: Setup) -> Iterator[None]:
     """An error by which the library declares that things do not go together becomes Incompatible, in its words."""
     try:
         yield
     except Exception as error:
+        case = _circumstances(setup)
         for line in str(error).splitlines():
-            if any(word in line for word in optimization.refusals):
+            if optimization.refuses(line, case):
                 # A compiler's line begins with the path of a file that no one keeps.
                 raise Incompatible(f"{type(error).__name__}: {line.rpartition(' error: ')[2].strip()}") from error
         raise
+
+
+def _circumstances(setup: Setup) -> Circumstances:
+    config = load_config(setup.recipe).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    positions = [len(batch) * max(prompt.length for prompt in batch) for batch in setup.workload.batches]
+    return Circumstances(
+        device=setup.device,
+        masks=setup.workload.padded or any(windows_of(config)),
+        groups=tuple(count * heads * size // GROUP for count in positions),
+    )
 
 
 def _planted(fault: str) -> AbstractContextManager[Any]:

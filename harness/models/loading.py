@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,22 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     except OSError as error:
         raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
     except ValueError as error:
-        if "does not support" not in str(error):  # transformers' words for what an architecture declares
+        if not re.match(
+            r"\w+ does not support ", str(error)
+        ):  # a class says so of itself: what an architecture declares
             raise
         raise Incompatible(first_line(error)) from error
     return model.eval().to(device)
+
+
+def load_config(recipe: ModelRecipe) -> Any:
+    """The configuration of `recipe`. Raises ModelUnavailable."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(*_place(recipe), **_revision(recipe))
+    except OSError as error:
+        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
 
 
 def load_tokenizer(recipe: ModelRecipe) -> Any:

@@ -14,9 +14,9 @@ from harness.records import ModelRecipe, Seeded
 def save_seeded(recipe: ModelRecipe, folder: Path) -> None:
     """Write config, weights in bfloat16 and tokenizer of a recipe with a Seeded source into `folder`.
 
-    Weights come from transformers' own initialisation on the CPU, the same on every machine. They are stored in
-    bfloat16, so that all dtypes start from equal values. Raises ModelUnavailable if transformers does not know the
-    model type, or if the recipe's tokenizer is not there.
+    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor. They are
+    stored in bfloat16, so that all dtypes start from equal values. Raises ModelUnavailable if transformers does not
+    know the model type, or if the recipe's tokenizer is not there.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

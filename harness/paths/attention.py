@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal, tally
+from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Phase, attention_claim, equal, tally
 from harness.records import Claim, Workload
 from harness.vocabulary import Dtype, Technique
 
@@ -31,15 +31,19 @@ class Sdpa(Optimization):
     only_cuda: bool = False
     half_on_cuda: bool = False
     """Whether its CUDA kernels take half precisions alone."""
+    maskless_on_cuda: bool = False
+    """Whether its CUDA kernels take no mask: then torch has none to offer where one is needed."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
-    refusals = ("No available kernel", "No viable backend")
 
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(),) if self.only_cuda else ()
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         return HALF if self.half_on_cuda and device == "cuda" else super().dtypes(device)
+
+    def refuses(self, line: str, case: Circumstances) -> bool:
+        return "No available kernel" in line and self.maskless_on_cuda and case.device == "cuda" and case.masks
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": "sdpa"}
@@ -60,7 +64,11 @@ class Sdpa(Optimization):
 
 SDPA_MATH = Sdpa("attention.sdpa_math", "MATH", "aten::_scaled_dot_product_attention_math")
 SDPA_FLASH = Sdpa(
-    "attention.sdpa_flash", "FLASH_ATTENTION", "aten::_scaled_dot_product_flash_attention*", half_on_cuda=True
+    "attention.sdpa_flash",
+    "FLASH_ATTENTION",
+    "aten::_scaled_dot_product_flash_attention*",
+    half_on_cuda=True,
+    maskless_on_cuda=True,
 )
 SDPA_EFFICIENT = Sdpa(
     "attention.sdpa_efficient", "EFFICIENT_ATTENTION", "aten::_scaled_dot_product_efficient_attention", only_cuda=True
@@ -81,12 +89,14 @@ class Flex(Optimization):
     name: str = "attention.flex"
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION, Aspect.COMPILATION})
-    refusals = ("cur_kvSplitSize0",)
-    """torch 2.13's template of flex attention for CPUs names this variable, which does not exist, where a mask function
-    holds a length that changes, as it does in decode with padding: the compiler's word is the sign of that defect."""
 
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
+
+    def refuses(self, line: str, case: Circumstances) -> bool:
+        """A defect of torch 2.13: its C++ template of flex attention names a variable that does not exist where a mask
+        holds a length that changes. That name in the compiler's words is the sign of it."""
+        return "cur_kvSplitSize0" in line and case.device == "cpu" and case.masks
 
     def slow_on_cpu(self, workload: Workload) -> bool:
         # Four graphs for one prompt, more for several, and for padded rows the time to find out that there are none.
@@ -130,6 +140,10 @@ class FlashAttentionPackage(Optimization):
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         del device
         return HALF
+
+    def refuses(self, line: str, case: Circumstances) -> bool:
+        del case
+        return "requires compute capability" in line
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": self.implementation}

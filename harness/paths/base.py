@@ -148,6 +148,17 @@ class Observation:
         return len(self.windows) * passes[phase]
 
 
+@dataclass(frozen=True)
+class Circumstances:
+    """What a refusal may depend on."""
+
+    device: str
+    masks: bool
+    """Whether attention needs a mask beyond the causal one: rows are padded, or a layer has a window."""
+    groups: tuple[int, ...]
+    """Groups of values that a quantized cache packs of each layer's keys after the prefill of each run."""
+
+
 class Optimization(ABC):
     """One way to make inference faster or smaller. Subclasses are frozen dataclasses: workers get them by pickle."""
 
@@ -156,9 +167,6 @@ class Optimization(ABC):
     technique: ClassVar[Technique]
     tolerance: ClassVar[Tolerance] = Tolerance.REORDERED
     changes: ClassVar[frozenset[Aspect]] = frozenset()
-    refusals: ClassVar[tuple[str, ...]] = ()
-    """Words by which the library itself declares that this optimization and a model or workload do not go together: an
-    error that holds one of them is UNSUPPORTED, quoting it. Any other error is an ERROR."""
     extra: bool = False
     """Whether it varies another path, so that a CPU runs it only when slow cases are asked for."""
     budget: str = ""
@@ -183,8 +191,10 @@ class Optimization(ABC):
 
     def rungs(self, case: Case) -> tuple[Dtype, ...]:
         """The precision ladder of a case: the most precise format that the kernels take, in which subtle errors show,
-        and the native one."""
-        return tuple(dict.fromkeys((self.dtypes(case.device)[0], case.dtype)))
+        and the native one; on accelerators the finer half precision too, since float32 may run other kernels there."""
+        taken = self.dtypes(case.device)
+        finer = [Dtype.FP16] if case.device != "cpu" and Dtype.FP16 in taken else []
+        return tuple(dict.fromkeys((taken[0], *finer, case.dtype)))
 
     def load_options(self) -> Mapping[str, Any]:
         """Keyword arguments of `from_pretrained`, beyond those of eager. Runs in the worker."""
@@ -193,6 +203,12 @@ class Optimization(ABC):
     def generate_options(self) -> Mapping[str, Any]:
         """Keyword arguments of `generate`. Runs in the worker."""
         return {}
+
+    def refuses(self, line: str, case: Circumstances) -> bool:
+        """Whether this line of an error is the library's own word for it that the optimization and what it was asked to
+        do here do not go together. Such an error is UNSUPPORTED, quoting the line; any other is an ERROR."""
+        del line, case
+        return False
 
     def prepared(self, model: Any) -> Any:
         """The model after what must be done to it once it is loaded. Runs in the worker."""
@@ -261,34 +277,27 @@ def eager_attention(seen: Observation) -> list[Claim]:
 
 def dynamic_cache(seen: Observation) -> list[Claim]:
     """The cache grows, as `generate` does it when nothing is asked for."""
-    return cache_claims(seen, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer")
+    return cache_claims(seen, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer", dropped=1)
 
 
-def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str) -> list[Claim]:
+def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, dropped: int) -> list[Claim]:
     """Class of the cache, classes of its layers by whether they have a window, and how many positions these keep: all
-    of them, or the last ones of the window (a growing layer drops the oldest of them at once). Classes are patterns;
-    hybrid layers, which carry more than keys and values, end with the same words."""
+    of them, or the last ones of the window less `dropped`, which the next step would not see."""
     wanted = [sliding if window else full for _ in seen.caches for window in seen.cache_windows]
-    kinds = tally(Counter(layer.kind for layer in seen.cache_layers))
-    fits = len(wanted) == len(seen.cache_layers) > 0 and all(
-        fnmatchcase(layer.kind, f"*{kind}") for layer, kind in zip(seen.cache_layers, wanted, strict=True)
-    )
-    limits = [(length, window) for length in seen.lengths for window in seen.cache_windows]
-    kept = [layer.kept for layer in seen.cache_layers]
-    right = [
-        held == length if not window else held in {min(length, window), min(length, window - 1)}
-        for held, (length, window) in zip(kept, limits, strict=False)
+    kinds = [layer.kind for layer in seen.cache_layers]
+    keeps = [
+        min(length, window - dropped) if window else length for length in seen.lengths for window in seen.cache_windows
     ]
+    kept = [layer.kept for layer in seen.cache_layers]
     return [
         equal("cache", cache, ", ".join(sorted(set(seen.caches)))),
-        Claim("cache layers", tally(Counter(wanted)), kinds, fits),
-        Claim(
-            "positions kept by cache layers",
-            tally(Counter(f"{min(length, window or length)} positions" for length, window in limits)),
-            tally(Counter(f"{held} positions" for held in kept)),
-            len(kept) == len(limits) and all(right),
-        ),
+        Claim("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
+        Claim("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),
     ]
+
+
+def _positions(counts: list[int]) -> str:
+    return tally(Counter(f"{count} positions" for count in counts))
 
 
 def not_compiled(seen: Observation) -> list[Claim]:

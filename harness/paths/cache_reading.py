@@ -57,16 +57,15 @@ def _kind(layer: Any) -> str:
 
 def _contents(layer: Any) -> tuple[Tensor, Tensor]:
     """(keys, values), each (B, H, n, D): the positions that the layer keeps, oldest first."""
-    filled = min(int(layer.get_seq_length()), layer.keys.shape[-2])
-    return _whole(layer, "keys", filled), _whole(layer, "values", filled)
+    return _whole(layer, "keys"), _whole(layer, "values")
 
 
-def _whole(layer: Any, name: str, filled: int) -> Tensor:
-    """Keys or values of a layer whose buffer, if it has one, holds `filled` positions."""
+def _whole(layer: Any, name: str) -> Tensor:
     stored: Tensor = getattr(layer, name)
     if packed := _packed(layer, name):
+        # A residual that was just packed is a tensor of no dimensions but one.
         return torch.cat([packed[0], stored], dim=-2) if stored.ndim == 4 else packed[0]
-    return stored[:, :, :filled]
+    return stored[:, :, : int(layer.get_seq_length())]
 
 
 def _packed(layer: Any, name: str) -> tuple[Tensor, list[Tensor]] | None:

@@ -7,15 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.equivalence.rules import GROUP
 from harness.machine.needs import Cuda, Need, Package
-from harness.paths.base import NO_CACHE, Aspect, Observation, Optimization, cache_claims, dynamic_cache, equal, tally
+from harness.paths.base import (
+    NO_CACHE,
+    Aspect,
+    Circumstances,
+    Observation,
+    Optimization,
+    cache_claims,
+    dynamic_cache,
+    equal,
+    tally,
+)
 from harness.records import Claim
 from harness.vocabulary import Technique, Tolerance
 
 
 def static_cache(seen: Observation) -> list[Claim]:
     """Every layer's keys and values live in a buffer of fixed size."""
-    return cache_claims(seen, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer")
+    return cache_claims(seen, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer", dropped=0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class OffloadedCache(Optimization):
         return {"cache_implementation": "offloaded"}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [*dynamic_cache(seen), offloaded(seen)]
+        return [*dynamic_cache(seen), offloaded(seen, windows_stay=False)]
 
 
 @dataclass(frozen=True)
@@ -94,20 +105,25 @@ class OffloadedStaticCache(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(),)
 
+    def refuses(self, line: str, case: Circumstances) -> bool:
+        """transformers looks for the next layer without a window, and finds none in a model that has none."""
+        del case
+        return line == "True is not in list"
+
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded_static", "disable_compile": True}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [*static_cache(seen), offloaded(seen)]
+        return [*static_cache(seen), offloaded(seen, windows_stay=True)]
 
 
-def offloaded(seen: Observation) -> Claim:
-    """After a run all layers without a window lie in the host's memory, but for the one that was fetched for the next
-    step. Layers with a window are small, and stay."""
+def offloaded(seen: Observation, *, windows_stay: bool) -> Claim:
+    """After a run all layers lie in the host's memory, but for the one that was fetched for the next step. A static
+    cache leaves layers with a window where they are: they are small."""
     movable = [
         layer
         for layer, window in zip(seen.cache_layers, seen.cache_windows * len(seen.caches), strict=False)
-        if not window
+        if not (window and windows_stay)
     ]
     home = sum(layer.device == "cpu" for layer in movable)
     runs = len(seen.caches)
@@ -119,22 +135,14 @@ def offloaded(seen: Observation) -> Claim:
     )
 
 
-GROUP = 32
-"""Values that share a scale: a head of the smallest model. At the default of 64 a group of such a head would straddle
-two tokens, and 4 bits cost 1 to 2 nats instead of 0.003 (tiny Qwen3, `ragged_b4`)."""
-
-
 PADDING = 0.1
 """By how much the last packed row, which values may not fill, can widen the average value."""
 
 
 @dataclass(frozen=True)
 class QuantizedCache(Optimization):
-    """`cache_implementation="quantized"`: older positions are kept in few bits, recent ones as they are.
-
-    hqq's 3, 2 and 1 bits are no paths: hqq 0.2.8.post1 raises on reading them back unless the number of groups fits
-    their packing.
-    """
+    """`cache_implementation="quantized"`: older positions are kept in few bits, recent ones as they are. hqq's 3 bits
+    are no path: ten values share a word, which the number of groups of no usual cache fits."""
 
     name: str
     backend: str
@@ -151,10 +159,15 @@ class QuantizedCache(Optimization):
     technique = Technique.CACHING
     tolerance = Tolerance.LOSSY
     changes = frozenset({Aspect.CACHE})
-    refusals = ("`QuantizedCache` is only supported for models with only full attention layers",)
 
     def needs(self) -> tuple[Need, ...]:
         return (Package(self.package),)
+
+    def refuses(self, line: str, case: Circumstances) -> bool:
+        """hqq 0.2.8.post1 packs 8 / bits groups into a byte, and cannot read back a byte that they do not fill."""
+        only_full = "`QuantizedCache` is only supported for models with only full attention layers" in line
+        unfilled = any(count % (8 // self.bits) for count in case.groups)
+        return only_full or (self.backend == "hqq" and unfilled and "must match the size of tensor b" in line)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -180,7 +193,7 @@ class QuantizedCache(Optimization):
         widths = Counter(f"{held.bits:.3g} bits" for held in seen.cache_layers)
         dense = [held.kept - held.packed for held in seen.cache_layers]
         return [
-            *cache_claims(seen, "QuantizedCache", full=layer, sliding=layer),
+            *cache_claims(seen, "QuantizedCache", full=layer, sliding=layer, dropped=0),
             Claim(
                 "width of packed values",
                 f"{len(seen.cache_layers)} × {self.bits} bits, or up to {PADDING:.0%} more",

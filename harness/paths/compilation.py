@@ -14,8 +14,8 @@ from harness.vocabulary import Technique
 
 LENGTH_OF_WINDOW = "cumulative_length_int"
 """What a static sliding-window layer calls its length, as dynamo's reasons quote it."""
-SIZE = "size mismatch"
-"""How dynamo's reasons tell that a tensor has another size than the one compiled for."""
+SIZES = ("size mismatch", "stride mismatch")
+"""How dynamo's reasons tell that a tensor has another size than the one compiled for, or lies in a larger one."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _allowed_for_lengths(seen: Observation) -> int:
 
 
 def _recompilations(seen: Observation, allowed: int) -> Claim:
-    reasons = (LENGTH_OF_WINDOW, SIZE)
+    reasons = (LENGTH_OF_WINDOW, *SIZES)
     holds = len(seen.recompiles) <= allowed and all(
         any(known in reason for known in reasons) for reason in seen.recompiles
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.errors import Incompatible
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need
 from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal, tally
 from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
@@ -62,13 +63,9 @@ class FlashAttention2Hub(Optimization):
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        # Each call shows twice: as the repository's operator, and as the function of its library that wraps it.
-        inner = tuple(call for call in seen.attention if call.operator.endswith("fwd"))
-        others = Counter(call.operator for call in seen.attention if "flash_attn" not in call.operator)
         return [
             equal("attention implementation", HUB_FLASH_ATTENTION, seen.attention_implementation),
-            *(attention_claim(seen, phase, "_flash_attn*::*fwd", calls=inner) for phase in Phase),
-            equal("attention outside the kernel", "none", tally(others)),
+            *(attention_claim(seen, phase, "_flash_attn*::*fwd") for phase in Phase),
         ]
 
 
@@ -103,7 +100,7 @@ class LayersLocal(Optimization):
             return kernelize(model, mode=Mode.INFERENCE, device="cpu")
 
     def claims(self, seen: Observation) -> list[Claim]:
-        claims = [
+        return [
             claim
             for kind in seen.layers
             if kind.name in LAYERS
@@ -117,13 +114,12 @@ class LayersLocal(Optimization):
                 ),
             )
         ]
-        names = ", ".join(kind.name for kind in seen.layers) or "none"
-        return [*claims, Claim("layers that can be exchanged", f"any of {', '.join(LAYERS)}", names, bool(claims))]
 
 
 @dataclass(frozen=True)
 class LayersHub(Optimization):
-    """`use_kernels=True`: the kernels that transformers maps to these layers on CUDA, from the hub."""
+    """`set_use_kernels`: the kernels that transformers maps to these layers on CUDA, from the hub. Not
+    `from_pretrained(use_kernels=True)`, which looks for kernels while the model is still on the CPU, and finds none."""
 
     name: str = "kernels.layers_hub"
     technique = Technique.KERNELS
@@ -132,23 +128,28 @@ class LayersHub(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(), Kernels(), HubKernel("kernels-community/liger-kernels"))
 
-    def load_options(self) -> Mapping[str, Any]:
-        return {"use_kernels": True}
+    def prepared(self, model: Any) -> Any:
+        _registered(model)
+        model.set_use_kernels(use_kernels=True)
+        return model
 
     def claims(self, seen: Observation) -> list[Claim]:
-        mapped = [kind for kind in seen.layers if kind.name in LAYERS]
-        return [equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized) for kind in mapped] + [
-            Claim(
-                "calls of exchanged layers",
-                "at least 1",
-                tally({kind.name: kind.calls for kind in mapped}),
-                any(kind.calls for kind in mapped),
+        return [
+            claim
+            for kind in seen.layers
+            if kind.name in LAYERS
+            for claim in (
+                equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized),
+                Claim(f"calls of exchanged {kind.name}", "at least 1", str(kind.calls), kind.calls > 0),
             )
         ]
 
 
 def _registered(model: Any) -> list[str]:
-    """Layers that the model registered and the local repository has."""
+    """Layers that the model registered and the local repository has. Raises Incompatible if there are none."""
     from harness.paths.layer_census import LayerCensus
 
-    return [kind.name for kind in LayerCensus(model, counting=False).counted() if kind.name in LAYERS]
+    kinds = [kind.name for kind in LayerCensus(model, counting=False).counted()]
+    if known := [name for name in kinds if name in LAYERS]:
+        return known
+    raise Incompatible(f"the model registers none of {', '.join(LAYERS)}, but only {', '.join(kinds) or 'nothing'}")

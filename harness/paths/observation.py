@@ -39,7 +39,7 @@ ATTENTION_LAYERS = {
 }
 """Kinds of layers that attend over a cache of keys and values, as configs name them, and the entry of the config that
 says how many positions they see."""
-OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba"}
+OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba", "mlp"}
 """Kinds that do not."""
 
 
@@ -90,7 +90,7 @@ class Watch:
             caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),
             cache_layers=tuple(layer for cache in caches for layer in read_layers(cache)),
             lengths=tuple(lengths),
-            windows=_windows(config),
+            windows=windows_of(config),
             shared=getattr(config, "num_kv_shared_layers", None) or 0,
             layers=self._layers.counted(),
             regions=_regions(events, metrics),
@@ -139,10 +139,15 @@ def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
 
 
 def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
-    """flash-attention 2 and 3 wrap their operators in functions that the profiler sees too; 4 has only these."""
-    if any(call.operator.startswith(FLASH_OPERATORS) for call in calls):
-        return [call for call in calls if not call.operator.startswith(FLASH_FUNCTIONS)]
-    return calls
+    """Each call of flash-attention shows as often as it is wrapped: as a function, as an operator, and as an operator
+    within, `...fwd`. Only the innermost that there is counts; of some versions the others are all that is seen."""
+    flash = [call for call in calls if call.operator.startswith(FLASH)]
+    levels = (
+        [call for call in flash if call.operator.endswith("fwd")],
+        [call for call in flash if call.operator.startswith(FLASH_OPERATORS)],
+        flash,
+    )
+    return [call for call in calls if call not in flash] + next(filter(None, levels), [])
 
 
 def _flash_call(name: str, shapes: list[list[int]]) -> AttentionCall:
@@ -165,7 +170,7 @@ def _kernel_calls() -> Iterator[AttentionCall]:
                 yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
 
 
-def _windows(config: Any) -> tuple[int, ...]:
+def windows_of(config: Any) -> tuple[int, ...]:
     """The sliding window of every layer that attends over keys and values, 0 for none; a chunk counts as one. Raises
     Incompatible for a kind of layer that is not known here."""
     kinds = getattr(config, "layer_types", None)

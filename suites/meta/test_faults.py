@@ -93,6 +93,16 @@ def test_wrong_scale_of_a_quantized_cache_shows_against_its_twin_alone(runner, p
     assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
 
 
+def test_quantizer_that_keeps_nothing_breaks_the_bound_of_its_scheme(runner, planned_case):
+    """Also where no figure says what the scheme may cost in the logits."""
+    case, optimization = planned_case("caching.quantized_quanto2", dtype=Dtype.FP32)
+    fault = "suites.meta.faults.arithmetic:quantizer_keeps_nothing"
+    evidence = runner.evidence(case, optimization, fault=fault)
+    found = findings(evidence.rungs[0].comparison, evidence.tolerance, budget=evidence.budget)
+    assert {finding.rule for finding in found if finding.violated} == {"L1", "R6"}
+    assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.MISMATCH
+
+
 @pytest.mark.parametrize(("fault", "broken"), [("noisy_eager", "unrepeatable"), ("wrong_eager", "recall")])
 def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken):
     """Nothing is compared with an eager that does not repeat itself, or that cannot recall."""

@@ -195,8 +195,8 @@ def test_lossy_path_is_judged_twice():
             "fp32 first choices that changed is 7, but should be at most 6 [L2]",
         ),
         (
-            {"state": State((StratumError("layer 1 values head 0", 0.21, 0.3, 1e-3, 1e-3, 1.0, 0.0),))},
-            "bf16 cache error over what the scheme and bf16 cost (layer 1 values head 0) is 1.042, but should be at",
+            {"state": State((StratumError("layer 1 values head 0", 0.17, 0.3, 1e-3, 1e-3, 1.0, 0.0),))},
+            "bf16 cache error over what the scheme and bf16 cost (layer 1 values head 0) is 1.094, but should be at",
         ),
         ({"state": State((), 2)}, "fp32 cache layers of wrong length is 2, but should be at most 0 [R6]"),
         ({"finite": False}, "fp32 logits that are not finite is 1, but should be at most 0 [finite]"),
@@ -208,15 +208,21 @@ def test_each_rule_of_lossy_paths_can_fail(changes, told):
     assert told in verdict.message
 
 
-def test_scheme_without_a_budget_is_held_to_its_twin_alone():
-    """What it costs is in the evidence; that it computes what it should still is judged."""
-    costly = {"divergence": replace(CLOSE, decode_mean=3.0, decode_flips=20)}
-    assert judge(CASE, Property.EQUIVALENCE, replace(lossy(**costly), budget="")).outcome is Outcome.PASS
-    wrong = replace(lossy(**costly, identical=False), budget="")
-    assert judge(CASE, Property.EQUIVALENCE, wrong).outcome is Outcome.MISMATCH
+@pytest.mark.parametrize(
+    ("error", "identical", "outcome"),
+    [(0.75, True, Outcome.PASS), (0.75, False, Outcome.MISMATCH), (1.0, True, Outcome.MISMATCH)],
+)
+def test_scheme_without_figures_is_held_to_its_twin_and_to_what_rounding_costs(error, identical, outcome):
+    """What it costs in the logits is in the evidence. A quantizer that returns nothing errs by all there is."""
+    state = State((StratumError("layer 0 keys head 0", error, error, 1e-3, 1e-3, 1.0, 0.0),))
+    costly = replace(CLOSE, decode_mean=3.0, decode_flips=20)
+    given = replace(lossy(divergence=costly, state=state, identical=identical), budget="kv_2bit")
+    assert judge(CASE, Property.EQUIVALENCE, given).outcome is outcome
 
 
-@pytest.mark.parametrize(("trials", "share", "most"), [(7, 0.1, 3), (20, 0.1, 6), (28, 0.02, 3), (1000, 0.1, 123)])
+@pytest.mark.parametrize(
+    ("trials", "share", "most"), [(7, 0.1, 3), (20, 0.1, 6), (28, 0.02, 3), (1000, 0.1, 123), (20000, 0.1, 2099)]
+)
 def test_few_positions_allow_what_chance_brings(trials, share, most):
     """The 99th percentile of the binomial distribution; these four are scipy's."""
     assert most_by_chance(trials, share) == most
@@ -283,7 +289,15 @@ def test_recall_is_asked_only_of_models_trained_on_it():
 
 @pytest.mark.parametrize(
     ("got", "limit", "at_most", "excess"),
-    [(3, 2, True, 1.5), (0.5, 1, False, 2), (1, 0, True, math.inf), (0, 0, True, 0), (math.nan, 1, True, math.inf)],
+    [
+        (3, 2, True, 1.5),
+        (0.5, 1, False, 2),
+        (1, 0, True, math.inf),
+        (0, 0, True, 0),
+        (math.nan, 1, True, math.inf),
+        (1, math.nan, True, math.inf),
+        (math.inf, math.inf, True, math.inf),
+    ],
 )
 def test_excess_is_the_factor_beyond_the_limit(got, limit, at_most, excess):
     assert Finding("rule", "key", "what", got, limit, at_most).excess == excess

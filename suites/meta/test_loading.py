@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,10 @@ import transformers
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
-from harness.execution.tasks import Setup, _refusals, make_reference
+from harness.execution.tasks import Setup, _circumstances, _refusals, make_reference
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
+from harness.paths.base import Circumstances
 from harness.paths.eager import Eager
 from harness.records import Folder, ModelRecipe, Prompt, Seeded, Workload
 from harness.vocabulary import Dtype
@@ -105,17 +107,48 @@ def test_published_shapes_have_the_published_sizes():
 
 @dataclass(frozen=True)
 class Refused(Eager):
-    refusals = ("only supported for",)
+    def refuses(self, line, case):
+        return "only supported for" in line and case.masks
 
 
 def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
-    """The line that holds the declared words, whatever surrounds it."""
-    with pytest.raises(Incompatible, match=r"^ValueError: X is only supported for Y$"), _refusals(Refused()):
+    """The line that holds the declared words, whatever surrounds it; and where it is not declared, it is an error."""
+    padded, single = (Setup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
+    with pytest.raises(Incompatible, match=r"^ValueError: X is only supported for Y$"), _refusals(Refused(), padded):
         raise ValueError("first line\n/some/file.cpp:1:2: error: X is only supported for Y\nlast line")
-    with pytest.raises(ValueError, match="something else"), _refusals(Refused()):
+    with pytest.raises(ValueError, match="something else"), _refusals(Refused(), padded):
         raise ValueError("something else")
-    with pytest.raises(ValueError, match="only supported for"), _refusals(Eager()):
+    with pytest.raises(ValueError, match="only supported for"), _refusals(Refused(), single):
         raise ValueError("only supported for")
+    with pytest.raises(ValueError, match="only supported for"), _refusals(Eager(), padded):
+        raise ValueError("only supported for")
+
+
+@pytest.mark.parametrize(
+    ("model", "workload", "expected"),
+    [
+        ("tiny_qwen3", "ragged_b4", Circumstances("cpu", masks=True, groups=(4 * 93 * 2,))),
+        ("tiny_qwen3", "single", Circumstances("cpu", masks=False, groups=(57 * 2,))),
+        ("tiny_olmo3", "single", Circumstances("cpu", masks=True, groups=(57 * 2,))),
+        ("tiny_qwen3", "residues", Circumstances("cpu", masks=False, groups=(126, 128, 130, 254, 256, 258))),
+    ],
+)
+def test_circumstances_are_those_of_model_and_workload(model, workload, expected):
+    """Padding and windows need masks; a group is a head of one token."""
+    recipe = next(entry for entry in MODELS if entry.name == model)
+    chosen = next(entry for entry in WORKLOADS if entry.name == workload)
+    assert _circumstances(Setup(recipe, chosen, "cpu", Path())) == expected
+
+
+def test_kernel_that_does_not_load_is_no_incompatibility(monkeypatch):
+    """Its words may hold "does not support", but the architecture did not say them."""
+
+    def fail(*_, **__):
+        raise ValueError("An error occurred while trying to load from 'x/y': it does not support the current device.")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(ValueError, match="trying to load"):
+        load_model(MODELS[0], dtype=Dtype.FP32, device="cpu", options={})
 
 
 def test_unknown_fault_is_named(tmp_path):

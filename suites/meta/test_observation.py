@@ -11,7 +11,7 @@ from harness.errors import Incompatible
 from harness.execution.workers import Worker
 from harness.paths.base import AttentionCall, Phase
 from harness.paths.local_kernels import kernel_logs
-from harness.paths.observation import _flash_call, _windows, _without_wrappers
+from harness.paths.observation import _flash_call, _without_wrappers, windows_of
 
 
 def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
@@ -41,13 +41,13 @@ def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
     ],
 )
 def test_attention_layers_and_their_windows_are_read_from_the_config(config, windows):
-    assert _windows(SimpleNamespace(**config)) == windows
+    assert windows_of(SimpleNamespace(**config)) == windows
 
 
 def test_unknown_kind_of_layer_is_incompatible():
     """A layer that may or may not attend cannot be counted, and is not guessed."""
     with pytest.raises(Incompatible, match="layers of kind novel_attention, which cannot be counted"):
-        _windows(SimpleNamespace(layer_types=["novel_attention"]))
+        windows_of(SimpleNamespace(layer_types=["novel_attention"]))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,14 @@ def test_phase_of_flash_attention_is_read_from_its_shapes(shapes, phase, masked)
 
 
 def test_function_that_wraps_an_operator_is_not_counted_twice():
-    inner, outer = (AttentionCall(Phase.DECODE, name) for name in ("flash_attn::_flash_attn_forward", "FlashAttnFunc"))
-    assert _without_wrappers([outer, inner]) == [inner]
-    assert _without_wrappers([outer]) == [outer]
+    function, operator, inner, other = (
+        AttentionCall(Phase.DECODE, name)
+        for name in ("FlashAttnFunc", "flash_attn_3::_flash_attn_forward", "flash_attn_3::fwd", "aten::_softmax")
+    )
+    assert _without_wrappers([function, operator, inner, other]) == [other, inner]
+    assert _without_wrappers([function, operator]) == [operator]
+    assert _without_wrappers([function]) == [function]
+    assert _without_wrappers([other]) == [other]
 
 
 def watch_compiled(kind):

@@ -99,7 +99,19 @@ def test_dtype_that_the_kernels_refuse_is_a_named_need():
     half = found[path, Dtype.BF16]
     assert half.optimization.rungs(half.case) == (Dtype.FP16, Dtype.BF16)
     plain = found["attention.sdpa", Dtype.BF16]
-    assert plain.optimization.rungs(plain.case) == (Dtype.FP32, Dtype.BF16)
+    assert plain.optimization.rungs(plain.case) == (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+    (there, *_) = plan(CATALOGUE, CPU, models=MODELS, device="cpu", dtypes=(Dtype.BF16,))
+    assert there.optimization.rungs(there.case) == (Dtype.FP32, Dtype.BF16)
+
+
+def test_hub_is_not_asked_for_what_cannot_run_anyway(monkeypatch):
+    """Planning a CPU session reaches no network."""
+
+    def ask():
+        raise AssertionError
+
+    monkeypatch.setattr(all_needs, "_hub_problem", ask)
+    assert planned(CPU, "cpu")
 
 
 def test_unreachable_kernel_is_named(monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
-from harness.equivalence.rules import rho
+from harness.equivalence.rules import rho, rho_max
 from harness.equivalence.state import CacheState, compare_states, same_states
 from harness.errors import ReferenceInvalid
 from harness.vocabulary import Dtype
@@ -113,4 +114,25 @@ def test_same_means_every_bit(reference):
     assert same_states([reference], [other])
     other.values[1][1, 2, 3, 4] += 1e-15
     assert not same_states([reference], [other])
-    assert same_states([reference], [])
+    assert not same_states([reference], [])
+    assert same_states([], [])
+
+
+def test_not_a_number_at_a_real_position_breaks_the_rule(reference):
+    """And equals itself where every bit is compared."""
+    candidate = rounded(reference, seed=2)
+    candidate.keys[1][0, 2, 7, 0] = torch.nan
+    state = compare_states([candidate], eager=[rounded(reference)], reference=[reference], dtype=Dtype.BF16)
+    assert [e.stratum for e in state.strata if not rho(e, Dtype.BF16) <= 1.5] == ["layer 1 keys head 2"]
+    assert [e.stratum for e in state.strata if not rho_max(e) <= 2] == ["layer 1 keys head 2"]
+    assert same_states([candidate], [candidate])
+    assert not same_states([candidate], [rounded(reference, seed=2)])
+
+
+def test_head_of_zeros_is_no_error(reference):
+    """Nothing over nothing is within every limit, something over nothing is not."""
+    zeros = replace(reference, keys=tuple(torch.zeros_like(k) for k in reference.keys))
+    state = compare_states([zeros], eager=[zeros], reference=[zeros], dtype=Dtype.BF16)
+    assert {rho(e, Dtype.BF16) for e in state.strata if "keys" in e.stratum} == {0.0}
+    state = compare_states([reference], eager=[zeros], reference=[zeros], dtype=Dtype.BF16)
+    assert {rho(e, Dtype.BF16) for e in state.strata if "keys" in e.stratum} == {math.inf}

@@ -110,6 +110,15 @@ def wrong_scale_of_quantizer() -> Iterator[None]:
 
 
 @contextmanager
+def quantizer_keeps_nothing() -> Iterator[None]:
+    """What comes back from a quantized cache is zero."""
+    from transformers.cache_utils import QuantoQuantizedLayer
+
+    with patched(QuantoQuantizedLayer, "_dequantize", lambda *given: original(*given) * 0) as original:
+        yield
+
+
+@contextmanager
 def swapped_rows() -> Iterator[None]:
     """In decode, the first two rows of the batch receive each other's attention output."""
 
