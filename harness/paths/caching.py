@@ -142,7 +142,7 @@ PADDING = 0.1
 @dataclass(frozen=True)
 class QuantizedCache(Optimization):
     """`cache_implementation="quantized"`: older positions are kept in few bits, recent ones as they are. hqq's 3 bits
-    are no path: ten values share a word, which the number of groups of no usual cache fits."""
+    and 1 bit are no paths: ten groups share a word there, or eight a byte, which those of few caches fill."""
 
     name: str
     backend: str
