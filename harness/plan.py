@@ -11,7 +11,8 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
 from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
-from harness.records import Case, Folder, Hub, ModelRecipe, Workload
+from harness.recipes import Folder, Hub, ModelRecipe, Workload
+from harness.records import Case
 from harness.vocabulary import Dtype
 
 ACCELERATOR_DTYPE = Dtype.BF16

@@ -13,7 +13,8 @@ from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOu
 from harness.execution import tasks
 from harness.execution.workers import Worker
 from harness.paths.base import Optimization
-from harness.records import Case, Evidence, Failure, Folder, ModelRecipe, Rung, Seeded, Trust, Workload
+from harness.recipes import Folder, ModelRecipe, Seeded, Workload
+from harness.records import Case, Evidence, Failure, Rung, Trust
 from harness.vocabulary import Dtype, Outcome
 
 

@@ -24,7 +24,8 @@ from harness.models.seeding import save_seeded
 from harness.paths.base import Aspect, Circumstances, Optimization, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch, windows_of
-from harness.records import ModelRecipe, Rung, Trust, Workload
+from harness.recipes import ModelRecipe, Workload
+from harness.records import Rung, Trust
 from harness.vocabulary import Dtype, Tolerance
 
 Batch = tuple[Tensor, Tensor]

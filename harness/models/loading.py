@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Incompatible, ModelUnavailable, first_line
-from harness.records import Folder, Hub, ModelRecipe, Prompt
+from harness.recipes import Folder, Hub, ModelRecipe, Prompt
 from harness.vocabulary import Dtype
 
 

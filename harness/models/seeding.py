@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from harness.errors import ModelUnavailable
-from harness.records import ModelRecipe, Seeded
+from harness.recipes import ModelRecipe, Seeded
 
 
 def save_seeded(recipe: ModelRecipe, folder: Path) -> None:

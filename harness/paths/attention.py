@@ -10,7 +10,8 @@ from typing import Any
 
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Phase, attention_claim, equal, tally
-from harness.records import Claim, Workload
+from harness.recipes import Workload
+from harness.records import Claim
 from harness.vocabulary import Dtype, Technique
 
 HALF = (Dtype.FP16, Dtype.BF16)

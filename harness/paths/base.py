@@ -12,7 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from harness.machine.needs import Need
-from harness.records import Case, Claim, Engagement, Workload
+from harness.recipes import Workload
+from harness.records import Case, Claim, Engagement
 from harness.vocabulary import Dtype, Technique, Tolerance
 
 EAGER_ATTENTION = "aten::_softmax"

@@ -9,7 +9,8 @@ from typing import Any
 from harness.machine.needs import Compiler, Need
 from harness.paths.base import Aspect, Observation, Optimization, equal
 from harness.paths.caching import static_cache
-from harness.records import Claim, Workload
+from harness.recipes import Workload
+from harness.records import Claim
 from harness.vocabulary import Technique
 
 LENGTH_OF_WINDOW = "cumulative_length_int"

@@ -13,19 +13,16 @@ from hypothesis import strategies as st
 
 from harness.codec import SCHEMA, from_plain, read_record, to_plain, write_record, write_text
 from harness.errors import CorruptRecord, HarnessError
+from harness.recipes import Folder, ModelRecipe, Prompt, Workload
 from harness.records import (
     Claim,
     Comparison,
     Engagement,
     Evidence,
     Failure,
-    Folder,
-    ModelRecipe,
-    Prompt,
     Run,
     Rung,
     Verdict,
-    Workload,
 )
 from harness.vocabulary import Dtype, Outcome
 

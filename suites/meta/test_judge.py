@@ -9,6 +9,7 @@ import pytest
 
 from harness.equivalence.rules import Finding, most_by_chance, trust_findings
 from harness.judge import judge, unsupported
+from harness.recipes import Folder, ModelRecipe, Prompt, Workload
 from harness.records import (
     Case,
     Claim,
@@ -17,16 +18,12 @@ from harness.records import (
     Engagement,
     Evidence,
     Failure,
-    Folder,
     FreeRun,
     GreedyAgreement,
-    ModelRecipe,
-    Prompt,
     Rung,
     State,
     StratumError,
     Trust,
-    Workload,
 )
 from harness.vocabulary import Dtype, Outcome, Property, Technique, Tolerance
 

@@ -11,13 +11,13 @@ import pytest
 from suites.meta.conftest import REPOSITORY
 
 LAYERS = (
-    ("vocabulary", "records", "errors", "codec"),
+    ("vocabulary", "records", "recipes", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "paths.base"),
     ("paths", "models"),
     ("plan", "execution", "judge"),
     ("report", "plugin", "cli"),
 )
-NOUNS = ("harness.vocabulary", "harness.records")
+NOUNS = ("harness.vocabulary", "harness.records", "harness.recipes")
 ALLOWED_TO_JUDGE = (*NOUNS, "harness.equivalence.rules", "harness.measurement.statistics")
 
 

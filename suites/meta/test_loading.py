@@ -18,7 +18,7 @@ from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
 from harness.paths.base import Circumstances
 from harness.paths.eager import Eager
-from harness.records import Folder, ModelRecipe, Prompt, Seeded, Workload
+from harness.recipes import Folder, ModelRecipe, Prompt, Seeded, Workload
 from harness.vocabulary import Dtype
 
 

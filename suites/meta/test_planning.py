@@ -16,7 +16,7 @@ from harness.machine.needs import Compiler, Cuda, Device, HubKernel, HubModel, K
 from harness.paths import PATHS
 from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
-from harness.records import Folder, Hub
+from harness.recipes import Folder, Hub
 from harness.vocabulary import Dtype
 from suites.meta.conftest import CATALOGUE
 

@@ -30,7 +30,8 @@ from dataclasses import dataclass, replace
 from contextlib import contextmanager
 from harness.paths.attention import Sdpa
 from harness.paths.base import Aspect, Optimization, equal
-from harness.records import Claim, Prompt, Workload
+from harness.recipes import Prompt, Workload
+from harness.records import Claim
 from harness.vocabulary import Technique
 
 @dataclass(frozen=True)

@@ -1,0 +1,224 @@
+"""Made-up observations: what each path leaves behind when it engages, and what breaks each of its claims."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.paths.base import AttentionCall, CacheLayer, LayerKind, Observation, Phase
+
+LAYERS, STEPS, PROMPT = 4, 7, 93
+LENGTH = PROMPT + STEPS
+
+
+def calls(operator, *, prefill=LAYERS, decode=LAYERS * STEPS, masked=True):
+    return (AttentionCall(Phase.PREFILL, operator, masked),) * prefill + (
+        AttentionCall(Phase.DECODE, operator, masked),
+    ) * decode
+
+
+def cache(kind, *, device="cpu", kept=LENGTH, **packed):
+    return (CacheLayer(kind, "float32", device, kept, **packed),) * LAYERS
+
+
+EAGER = Observation(
+    device="cpu",
+    attention_implementation="eager",
+    padded=True,
+    attention=calls("aten::_softmax", masked=False),
+    kernel_calls=(),
+    prefills=1,
+    decode_steps=STEPS,
+    caches=("DynamicCache",),
+    cache_layers=cache("DynamicLayer"),
+    lengths=(LENGTH,),
+    windows=(0,) * LAYERS,
+    shared=0,
+    layers=(LayerKind("RMSNorm", 17, 0), LayerKind("SiLU", 4, 0), LayerKind("rotary_pos_emb", 4, 0)),
+    regions={},
+    inductor_calls=0,
+    graphs=0,
+    graph_breaks=(),
+    recompiles=(),
+)
+STATIC = replace(EAGER, caches=("StaticCache",), cache_layers=cache("StaticLayer"))
+COMPILED = replace(
+    STATIC,
+    attention=calls("aten::_softmax", decode=0, masked=False),
+    regions={"forward": STEPS},
+    compile_modes=("reduce-overhead",),
+    inductor_calls=STEPS,
+    graphs=1,
+    cudagraph_skips=1,
+)
+OUTSIDE = replace(
+    EAGER,
+    attention=(),
+    regions={"forward": STEPS + 1},
+    inductor_calls=STEPS + 1,
+    graphs=2,
+    recompiles=("size mismatch",),
+)
+ON_CUDA = {"device": "cuda", "cudagraph_skips": 0, "cudagraph_inputs": 3}
+HOME = (*cache("DynamicLayer")[1:], *cache("DynamicLayer", device="cuda")[:1])
+EXCHANGED = tuple(
+    LayerKind(name, count, count, calls, calls)
+    for name, count, calls in (("RMSNorm", 17, 136), ("SiLU", 4, 32), ("rotary_pos_emb", 4, 32))
+)
+
+
+def sdpa(operator):
+    return replace(EAGER, attention_implementation="sdpa", attention=calls(operator))
+
+
+def flash(implementation, operator):
+    return replace(EAGER, attention_implementation=implementation, attention=calls(operator))
+
+
+def quantized(kind, bits):
+    layers = cache(kind, packed=PROMPT, bits=bits)
+    return replace(EAGER, caches=("QuantizedCache",), cache_layers=layers)
+
+
+LOCAL = "local/flash-attn2"
+FLEX = replace(
+    EAGER,
+    attention_implementation="flex_attention",
+    attention=(),
+    regions={"flex_attention": LAYERS * (STEPS + 1), "create_block_mask": STEPS + 1},
+    inductor_calls=LAYERS * (STEPS + 1) + STEPS + 1,
+    graphs=4,
+)
+
+ENGAGED = {
+    "eager": EAGER,
+    "attention.sdpa": sdpa("aten::_scaled_dot_product_flash_attention_for_cpu"),
+    "attention.sdpa_math": sdpa("aten::_scaled_dot_product_attention_math"),
+    "attention.sdpa_flash": sdpa("aten::_scaled_dot_product_flash_attention"),
+    "attention.sdpa_efficient": sdpa("aten::_scaled_dot_product_efficient_attention"),
+    "attention.sdpa_cudnn": sdpa("aten::_scaled_dot_product_cudnn_attention"),
+    "attention.flex": FLEX,
+    "attention.flash_attention_2": flash("flash_attention_2", "flash_attn::_flash_attn_varlen_forward"),
+    "attention.flash_attention_3": flash("flash_attention_3", "flash_attn_3::fwd"),
+    "attention.flash_attention_4": flash("flash_attention_4", "FlashAttnVarlenFunc"),
+    "caching.dynamic": EAGER,
+    "caching.none": replace(
+        EAGER,
+        attention=calls("aten::_softmax", prefill=LAYERS * (STEPS + 1), decode=0, masked=False),
+        caches=("none",),
+        cache_layers=(),
+    ),
+    "caching.static": STATIC,
+    "caching.offloaded": replace(EAGER, device="cuda", cache_layers=HOME),
+    "caching.offloaded_static": replace(
+        STATIC, device="cuda", cache_layers=tuple(replace(layer, kind="StaticLayer") for layer in HOME)
+    ),
+    "caching.quantized_quanto4": quantized("QuantoQuantizedLayer", 4.0),
+    "caching.quantized_quanto2": quantized("QuantoQuantizedLayer", 2.0),
+    "caching.quantized_hqq8": quantized("HQQQuantizedLayer", 8.0),
+    "caching.quantized_hqq4": quantized("HQQQuantizedLayer", 4.0),
+    "caching.quantized_hqq2": quantized("HQQQuantizedLayer", 2.0),
+    "compilation.static_cache": COMPILED,
+    "compilation.static_cache_default": replace(COMPILED, compile_modes=("default",), cudagraph_skips=0),
+    "compilation.static_cache_max_autotune": replace(COMPILED, compile_modes=("max-autotune",)),
+    "compilation.outside": OUTSIDE,
+    "kernels.flash_attn2_local": replace(
+        EAGER, attention_implementation=LOCAL, attention=(), kernel_calls=calls(f"{LOCAL}:flash_attn_varlen_func")
+    ),
+    "kernels.flash_attn2_hub": flash("kernels-community/flash-attn2", "_flash_attn2_abc::varlen_fwd"),
+    "kernels.layers_local": replace(EAGER, layers=EXCHANGED),
+    "kernels.layers_hub": replace(EAGER, layers=EXCHANGED),
+}
+"""What each path leaves behind when it engages."""
+
+ONE_ORIGINAL = (replace(EXCHANGED[0], kernelized=16, kernel_calls=128), *EXCHANGED[1:])
+EAGER_CALLS = {"attention": EAGER.attention}
+
+BROKEN = [
+    # (path, what is different, the claim that breaks: what, requested, observed)
+    ("attention.sdpa", EAGER_CALLS, "attention in prefill", "4 × aten::_scaled_dot_product_* (all masked)",
+     "4 × aten::_softmax"),
+    *(
+        (path, {"attention": sdpa("aten::_scaled_dot_product_other").attention}, "attention in decode",
+         f"28 × {operator}", "28 × aten::_scaled_dot_product_other (28 masked)")
+        for path, operator in (
+            ("attention.sdpa_math", "aten::_scaled_dot_product_attention_math"),
+            ("attention.sdpa_flash", "aten::_scaled_dot_product_flash_attention*"),
+            ("attention.sdpa_efficient", "aten::_scaled_dot_product_efficient_attention"),
+            ("attention.sdpa_cudnn", "aten::_scaled_dot_product_cudnn_attention"),
+        )
+    ),
+    ("attention.flex", {"regions": {"flex_attention": 31, "create_block_mask": 9}},
+     "calls of compiled flex attention", "32", "31"),
+    ("attention.flex", {"regions": {}, "inductor_calls": 0}, "calls of compiled flex attention", "32", "0"),
+    ("attention.flex", EAGER_CALLS, "other attention", "none", "32 × aten::_softmax"),
+    ("attention.flex", {"regions": {**FLEX.regions, "forward": 1}}, "other compiled code", "none", "1 × forward"),
+    ("attention.flex", {"inductor_calls": 39}, "calls of inductor's graphs", "40", "39"),
+    ("attention.flex", {"recompile_limit": "limit"}, "recompile limit", "not hit", "limit"),
+    ("attention.flash_attention_2", {"attention_implementation": "sdpa"}, "attention implementation",
+     "flash_attention_2", "sdpa"),
+    ("attention.flash_attention_2", {"attention": calls("flash_attn_3::fwd")}, "attention in decode",
+     "28 × flash_attn::_flash_attn_*forward", "28 × flash_attn_3::fwd (28 masked)"),
+    ("attention.flash_attention_3", {"attention": calls("flash_attn::_flash_attn_forward")}, "attention in decode",
+     "28 × flash_attn_3::*fwd", "28 × flash_attn::_flash_attn_forward (28 masked)"),
+    ("attention.flash_attention_4", {"attention": calls("flash_attn_3::fwd", masked=False)}, "attention in prefill",
+     "4 × FlashAttn*Func (all masked)", "4 × flash_attn_3::fwd"),
+    ("caching.dynamic", {"caches": ("StaticCache",)}, "cache", "DynamicCache", "StaticCache"),
+    ("caching.none", {"caches": ("DynamicCache",)}, "cache", "none", "DynamicCache"),
+    ("caching.none", {"attention": EAGER.attention[:-1]}, "attention in prefill", "32 × aten::_softmax",
+     "4 × aten::_softmax"),
+    ("caching.static", {"cache_layers": cache("DynamicLayer")}, "cache layers", "4 × StaticLayer", "4 × DynamicLayer"),
+    ("caching.static", {"windows": (24, 0, 0, 0)}, "cache layers", "3 × StaticLayer, 1 × StaticSlidingWindowLayer",
+     "4 × StaticLayer"),
+    ("caching.static", {"windows": (24, 0, 0, 0)}, "positions kept by cache layers",
+     "3 × 100 positions, 1 × 24 positions", "4 × 100 positions"),
+    ("caching.static", {"cache_layers": cache("StaticLayer", kept=99)}, "positions kept by cache layers",
+     "4 × 100 positions", "4 × 99 positions"),
+    ("caching.static", {"cache_layers": ()}, "cache layers", "4 × StaticLayer", "none"),
+    ("caching.offloaded", {"cache_layers": cache("DynamicLayer", device="cuda")},
+     "layers of the cache in the host's memory", "at least 3 of 4", "0 (4 × cuda)"),
+    ("caching.offloaded_static", {"cache_layers": cache("StaticLayer", device="cuda")},
+     "layers of the cache in the host's memory", "at least 3 of 4", "0 (4 × cuda)"),
+    *(
+        (f"caching.quantized_{name}", {"cache_layers": cache(kind, packed=PROMPT, bits=0.0)},
+         "width of packed values", f"4 × {bits} bits, or up to 10% more", "4 × 0 bits")
+        for name, kind, bits in (
+            ("quanto4", "QuantoQuantizedLayer", 4), ("quanto2", "QuantoQuantizedLayer", 2),
+            ("hqq8", "HQQQuantizedLayer", 8), ("hqq4", "HQQQuantizedLayer", 4), ("hqq2", "HQQQuantizedLayer", 2),
+        )
+    ),
+    ("caching.quantized_hqq4", {"cache_layers": cache("HQQQuantizedLayer", kept=LENGTH + 100, bits=4.0)},
+     "positions kept as they are", "fewer than 128 in every layer", "4 × 200 positions"),
+    ("caching.quantized_quanto4", {"cache_layers": cache("DynamicLayer")}, "cache layers",
+     "4 × QuantoQuantizedLayer", "4 × DynamicLayer"),
+    ("compilation.static_cache", {"regions": {}, "inductor_calls": 0}, "compiled calls", "7", "0"),
+    ("compilation.static_cache", {"inductor_calls": 6}, "calls of inductor's graphs", "7", "6"),
+    ("compilation.static_cache", {"graphs": 2}, "graphs", "1", "2"),
+    ("compilation.static_cache", {**ON_CUDA, "cudagraph_skips": 1}, "graphs without CUDA graph though asked for",
+     "0", "1"),
+    ("compilation.static_cache", {**ON_CUDA, "cudagraph_inputs": 0}, "inputs of CUDA graphs", "at least 1", "0"),
+    ("compilation.static_cache", {"compile_modes": ("default",)}, "mode given to torch.compile", "reduce-overhead",
+     "default"),
+    ("compilation.static_cache", {"graph_breaks": ("print",)}, "graph breaks", "none", "print"),
+    ("compilation.static_cache", {"recompiles": ("size mismatch",)}, "recompilations", "none", "size mismatch"),
+    ("compilation.static_cache", {"recompile_limit": "limit (8) reached"}, "recompile limit", "not hit",
+     "limit (8) reached"),
+    ("compilation.static_cache", {"attention": ()}, "attention in prefill", "4 × aten::_softmax", "none"),
+    ("compilation.static_cache_default", {"cudagraph_skips": 1}, "graphs without CUDA graph though asked for", "0",
+     "1"),
+    ("compilation.static_cache_default", ON_CUDA, "inputs of CUDA graphs", "0", "3"),
+    ("compilation.static_cache_max_autotune", {"compile_modes": ()}, "mode given to torch.compile", "max-autotune",
+     "none"),
+    ("compilation.outside", {"regions": {}, "inductor_calls": 0}, "compiled calls", "8", "0"),
+    ("compilation.outside", {"recompiles": ("size mismatch",) * 9, "graphs": 10}, "recompilations",
+     "at most 8, for lengths that change", "; ".join(["size mismatch"] * 9)),
+    ("kernels.flash_attn2_local", {"kernel_calls": ()}, "attention in decode", f"28 × {LOCAL}:*", "none"),
+    ("kernels.flash_attn2_local", EAGER_CALLS, "attention outside the kernel", "none", "32 × aten::_softmax"),
+    ("kernels.flash_attn2_hub", {"attention": ()}, "attention in decode", "28 × _flash_attn*::*fwd", "none"),
+    ("kernels.flash_attn2_hub", EAGER_CALLS, "attention in prefill", "4 × _flash_attn*::*fwd (all masked)",
+     "4 × aten::_softmax"),
+    ("kernels.layers_local", {"layers": ONE_ORIGINAL}, "RMSNorm modules exchanged", "17", "16"),
+    ("kernels.layers_local", {"layers": ONE_ORIGINAL}, "calls of the RMSNorm kernel",
+     "136, once per call of the layer", "128"),
+    ("kernels.layers_hub", {"layers": ONE_ORIGINAL}, "RMSNorm modules exchanged", "17", "16"),
+    ("kernels.layers_hub", {"layers": EAGER.layers}, "calls of exchanged SiLU", "at least 1", "0"),
+]  # fmt: skip
