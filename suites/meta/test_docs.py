@@ -75,6 +75,15 @@ def test_documented_limits_are_those_in_force():
     assert f"recalls at least {rules.RECALL:.0%}".replace("%", " %") in README
 
 
+def test_documented_budgets_are_those_in_force():
+    eight, four = (rules.BUDGETS[f"kv_{bits}bit"] for bits in (8, 4))
+    assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in README
+    assert f"at a share of {eight.flips:.0%} (8 bits) or {four.flips:.0%} (4 bits)".replace("%", " %") in README
+    assert f"| {rules.R6_LOSSY:.1f} / (2^bits − 1) ×" in README
+    assert f"| {rules.R3_MEAN:g} × eager's + {rules.R3_MEAN_FLOOR:.0e} |".replace("e-0", "e-") in README
+    assert f"| {rules.R3_P99:g} × eager's + {rules.R3_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
+
+
 def test_tox_environments_in_readme_exist():
     named = {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z0-9-]+)", README)}
     both = {section.replace("{,-tf517}", factor) for section in TOX.sections() for factor in ("", "-tf517")}
