@@ -95,9 +95,10 @@ class Flex(Optimization):
         return (Compiler(),)
 
     def refuses(self, line: str, case: Circumstances) -> bool:
-        """A defect of torch 2.13: its C++ template of flex attention names a variable that does not exist where a mask
-        holds a length that changes. That name in the compiler's words is the sign of it."""
-        return "cur_kvSplitSize0" in line and case.device == "cpu" and case.masks
+        """A defect of torch 2.13: its C++ template of flex attention names variables that do not exist where a mask
+        holds a length that changes. Such a name in the compiler's words is the sign of it."""
+        named = any(name in line for name in ("cur_kvSplitSize0", "cur_qSplitSize0"))
+        return named and case.device == "cpu" and case.masks
 
     def slow_on_cpu(self, workload: Workload) -> bool:
         # Four graphs for one prompt, more for several, and for padded rows the time to find out that there are none.

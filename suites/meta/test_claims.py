@@ -191,6 +191,7 @@ REFUSALS = [
     ("attention.sdpa_cudnn", "No available kernel. Aborting execution.", replace(PADDED, device="cuda"), False),
     ("attention.flex", "error: ‘cur_kvSplitSize0’ was not declared in this scope", PADDED, True),
     ("attention.flex", "error: 'cur_kvSplitSize0' was not declared in this scope", replace(PADDED, masks=False), False),
+    ("attention.flex", "error: ‘cur_qSplitSize0’ was not declared in this scope", PADDED, True),
     ("attention.flex", "error: ‘tmp0’ was not declared in this scope", PADDED, False),
     ("attention.flash_attention_3", "FlashAttention3 requires compute capability >= 8", PADDED, True),
     ("attention.flash_attention_3", "undefined symbol", PADDED, False),
