@@ -19,6 +19,10 @@ SIZES = ("size mismatch", "stride mismatch")
 """How dynamo's reasons tell that a tensor has another size than the one compiled for, or lies in a larger one."""
 
 
+EMPTY = "is_initialized"
+"""What layers of a cache call whether they hold anything, which a prompt finds otherwise than the step after it."""
+
+
 @dataclass(frozen=True)
 class CompiledStaticCache(Optimization):
     """`cache_implementation="static"` with `generate`'s own compilation of the decode step."""
@@ -51,7 +55,7 @@ class CompiledStaticCache(Optimization):
             equal("mode given to torch.compile", self.mode, ", ".join(sorted(set(seen.compile_modes))) or "none"),
             equal("compiled calls", seen.decode_steps, seen.compiled_calls),
             *clean_graphs(seen),
-            _recompilations(seen, _allowed_for_lengths(seen)),
+            _recompilations(seen, _allowed_for_lengths(seen), reasons=(*SIZES, LENGTH_OF_WINDOW)),
             *_cuda_graphs(seen, asked=self.mode in GRAPHED),
         ]
 
@@ -81,7 +85,7 @@ class CompiledForward(Optimization):
             equal("attention implementation", "eager", seen.attention_implementation),
             equal("compiled calls", seen.prefills + seen.decode_steps, seen.compiled_calls),
             *clean_graphs(seen),
-            _recompilations(seen, GROWING),
+            _recompilations(seen, GROWING, reasons=(*SIZES, EMPTY)),
         ]
 
 
@@ -110,8 +114,7 @@ def _allowed_for_lengths(seen: Observation) -> int:
     return general + (2 * (1 + general) if any(seen.windows) else 0)
 
 
-def _recompilations(seen: Observation, allowed: int) -> Claim:
-    reasons = (LENGTH_OF_WINDOW, *SIZES)
+def _recompilations(seen: Observation, allowed: int, *, reasons: tuple[str, ...]) -> Claim:
     holds = len(seen.recompiles) <= allowed and all(
         any(known in reason for known in reasons) for reason in seen.recompiles
     )

@@ -175,8 +175,9 @@ def test_padded_prefill_without_masks_is_not_engaged():
 
 
 def test_compiled_forward_may_compile_anew_for_sizes_and_strides():
-    """A cache that drops positions is a view of a larger one."""
-    seen = replace(ENGAGED["compilation.outside"], recompiles=(SIZE, STRIDE), graphs=3)
+    """A cache that drops positions is a view of a larger one; and a second prompt finds an empty cache."""
+    empty = "0/3: kwargs['past_key_values'].layers[0].is_initialized == False"
+    seen = replace(ENGAGED["compilation.outside"], recompiles=(SIZE, STRIDE, empty), graphs=4)
     assert broken("compilation.outside", seen) == []
     assert broken("compilation.outside", replace(seen, recompiles=(SIZE, "0/1: another dtype"))) != []
 
