@@ -17,8 +17,6 @@ LENGTH_OF_WINDOW = "cumulative_length_int"
 """What a static sliding-window layer calls its length, as dynamo's reasons quote it."""
 SIZES = ("size mismatch", "stride mismatch")
 """How dynamo's reasons tell that a tensor has another size than the one compiled for, or lies in a larger one."""
-
-
 EMPTY = "is_initialized"
 """What layers of a cache call whether they hold anything, which a prompt finds otherwise than the step after it."""
 
