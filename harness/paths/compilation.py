@@ -89,9 +89,9 @@ class CompiledForward(Optimization):
 
 GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes that ask for CUDA graphs."""
-GROWING = 8
-"""Recompilations that a growing cache may cost: one for the first step, which is shorter than the prompt, one or two
-each for the number of positions, of rows and of kept prompt logits, before the graph is general."""
+GROWING = 4
+"""Recompilations that a growing cache may cost: one for the first step, which is shorter than the prompt; one for the
+next, by which the cache has grown; and for a second prompt two, for its length and for the cache that is empty again."""
 
 
 def clean_graphs(seen: Observation) -> list[Claim]:
