@@ -91,7 +91,7 @@ GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes that ask for CUDA graphs."""
 GROWING = 4
 """Recompilations that a growing cache may cost: one for the first step, which is shorter than the prompt; one for the
-next, by which the cache has grown; and for a second prompt two, for its length and for the cache that is empty again."""
+next, when the cache has grown; and two for a second prompt, for its length and for the cache that is empty again."""
 
 
 def clean_graphs(seen: Observation) -> list[Claim]:
