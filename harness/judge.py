@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.equivalence.rules import Finding, findings, trust_findings
-from harness.records import Case, Evidence, Failure, Rung, Verdict
+from harness.records import Case, Evidence, Failure, Rung, Trust, Verdict
 from harness.vocabulary import Dtype, Outcome, Property
 
 NEXT_STEP = {
@@ -55,7 +55,7 @@ def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | No
 
 
 def _equivalence(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    trust = [finding for trust in evidence.trusts for finding in trust_findings(trust, floor=evidence.floor)]
+    trust = [finding for trust in _asked_for(case, evidence) for finding in trust_findings(trust, floor=evidence.floor)]
     if any(finding.violated for finding in trust):
         return _violation(case, asked, Outcome.BASELINE_UNTRUSTED, trust)
     found = _findings(case, evidence)
@@ -93,9 +93,22 @@ def _findings(case: Case, evidence: Evidence) -> list[Finding]:
 
 
 def _counted(case: Case, evidence: Evidence) -> list[Rung]:
-    """The rungs that prove something about the native run: those in which the same kernels ran."""
+    """The rungs that prove something about the native run: those in which the same kernels ran, and eager was sound."""
     native = next(rung for rung in evidence.rungs if rung.dtype is case.dtype)
-    return [rung for rung in evidence.rungs if rung.engagement.kernels == native.engagement.kernels]
+    sound = {trust.dtype for trust in _asked_for(case, evidence)}
+    same = [rung for rung in evidence.rungs if rung.engagement.kernels == native.engagement.kernels]
+    return [rung for rung in same if rung.dtype in sound]
+
+
+def _asked_for(case: Case, evidence: Evidence) -> list[Trust]:
+    """What is known of eager, but for float16 where it runs only beside the native dtype and is not sound: a model made
+    for bfloat16 may overflow in it, which says nothing about the case."""
+    return [
+        trust
+        for trust in evidence.trusts
+        if trust.dtype in {Dtype.FP32, case.dtype}
+        or not any(finding.violated for finding in trust_findings(trust, floor=evidence.floor))
+    ]
 
 
 def _numbers(found: list[Finding]) -> dict[str, float]:

@@ -17,14 +17,14 @@ from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
 from harness.equivalence.numbers import Generation, compare, relative_error
 from harness.equivalence.rules import GROUP
 from harness.equivalence.state import CacheState
-from harness.errors import Incompatible, ReferenceInvalid, UnknownName
+from harness.errors import HarnessError, Incompatible, ReferenceInvalid, UnknownName
 from harness.execution.generation import generate_forced, generate_free, generation, joined, set_plain_greedy
 from harness.models.loading import encode, load_config, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
 from harness.paths.base import Aspect, Circumstances, Optimization, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch, windows_of
-from harness.recipes import ModelRecipe, Workload
+from harness.recipes import ModelRecipe, Prompt, Workload
 from harness.records import Rung, Trust
 from harness.vocabulary import Dtype, Tolerance
 
@@ -182,28 +182,46 @@ def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
 
 @contextmanager
 def _refusals(optimization: Optimization, setup: Setup) -> Iterator[None]:
-    """An error by which the library declares that things do not go together becomes Incompatible, in its words."""
+    """An error that says that things do not go together becomes Incompatible: why, and in the library's words."""
     try:
         yield
+    except HarnessError:
+        raise
     except Exception as error:
         case = _circumstances(setup)
         for line in str(error).splitlines():
-            if optimization.refuses(line, case):
+            if why := optimization.refuses(line, case):
                 # A compiler's line begins with the path of a file that no one keeps.
-                raise Incompatible(f"{type(error).__name__}: {line.rpartition(' error: ')[2].strip()}") from error
+                told = line.rpartition(" error: ")[2].strip()
+                raise Incompatible(f"{why} ({type(error).__name__}: {told})") from error
         raise
 
 
 def _circumstances(setup: Setup) -> Circumstances:
+    """Entries that a config does not have stay empty: this is asked when something else went wrong already."""
     config = load_config(setup.recipe).get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    positions = [len(batch) * max(prompt.length for prompt in batch) for batch in setup.workload.batches]
+    heads = getattr(config, "num_attention_heads", 0)
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    groups = [
+        _longest(batch) * len(batch) * (getattr(config, "num_key_value_heads", None) or heads) * size // GROUP
+        for batch in setup.workload.batches
+    ]
+    try:
+        windows = windows_of(config)
+    except Incompatible:
+        windows = ()
+    positions = max(map(_longest, setup.workload.batches)) + setup.workload.new_tokens - 1
     return Circumstances(
         device=setup.device,
-        masks=setup.workload.padded or any(windows_of(config)),
-        groups=tuple(count * heads * size // GROUP for count in positions),
+        capability=torch.cuda.get_device_capability() if setup.device == "cuda" else (0, 0),
+        masks=setup.workload.padded or any(0 < window < positions for window in windows),
+        windows=windows,
+        groups=tuple(groups),
     )
+
+
+def _longest(batch: tuple[Prompt, ...]) -> int:
+    return max(prompt.length for prompt in batch)
 
 
 def _planted(fault: str) -> AbstractContextManager[Any]:

@@ -15,6 +15,8 @@ from harness.records import Claim
 from harness.vocabulary import Dtype, Technique
 
 HALF = (Dtype.FP16, Dtype.BF16)
+AMPERE = (8, 0)
+"""The compute capability from which on torch's flash and cuDNN kernels run."""
 
 DISPATCHED = "aten::_scaled_dot_product_*"
 """Pattern of the operators that scaled_dot_product_attention dispatches to, whichever torch chooses."""
@@ -43,8 +45,12 @@ class Sdpa(Optimization):
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         return HALF if self.half_on_cuda and device == "cuda" else super().dtypes(device)
 
-    def refuses(self, line: str, case: Circumstances) -> bool:
-        return "No available kernel" in line and self.maskless_on_cuda and case.device == "cuda" and case.masks
+    def refuses(self, line: str, case: Circumstances) -> str:
+        if "No available kernel" not in line or case.device != "cuda" or self.backend in {"", "MATH"}:
+            return ""
+        if case.capability < AMPERE:
+            return f"the device has compute capability {'.'.join(map(str, case.capability))}, less than 8.0"
+        return "this backend takes no mask on CUDA" if self.maskless_on_cuda and case.masks else ""
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": "sdpa"}
@@ -94,11 +100,11 @@ class Flex(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
 
-    def refuses(self, line: str, case: Circumstances) -> bool:
-        """A defect of torch 2.13: its C++ template of flex attention names variables that do not exist where a mask
-        holds a length that changes. Such a name in the compiler's words is the sign of it."""
+    def refuses(self, line: str, case: Circumstances) -> str:
         named = any(name in line for name in ("cur_kvSplitSize0", "cur_qSplitSize0"))
-        return named and case.device == "cpu" and case.masks
+        if named and case.device == "cpu" and (case.masks or any(case.windows)):
+            return "torch 2.13's C++ for flex attention names what it does not declare where a mask's length changes"
+        return ""
 
     def slow_on_cpu(self, workload: Workload) -> bool:
         # Four graphs for one prompt, more for several, and for padded rows the time to find out that there are none.
@@ -143,9 +149,9 @@ class FlashAttentionPackage(Optimization):
         del device
         return HALF
 
-    def refuses(self, line: str, case: Circumstances) -> bool:
+    def refuses(self, line: str, case: Circumstances) -> str:
         del case
-        return "requires compute capability" in line
+        return "the device is too old for it" if "requires compute capability" in line else ""
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": self.implementation}

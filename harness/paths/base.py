@@ -154,9 +154,13 @@ class Circumstances:
     """What a refusal may depend on."""
 
     device: str
-    masks: bool
-    """Whether attention needs a mask beyond the causal one: rows are padded, or a layer has a window."""
-    groups: tuple[int, ...]
+    capability: tuple[int, int] = (0, 0)
+    """Of a CUDA device."""
+    masks: bool = False
+    """Whether attention needs a mask beyond the causal one: rows are padded, or more is attended to than a window."""
+    windows: tuple[int, ...] = ()
+    """Sliding window of each attention layer; 0 for a layer that attends to everything."""
+    groups: tuple[int, ...] = ()
     """Groups of values that a quantized cache packs of each layer's keys after the prefill of each run."""
 
 
@@ -192,9 +196,9 @@ class Optimization(ABC):
 
     def rungs(self, case: Case) -> tuple[Dtype, ...]:
         """The precision ladder of a case: the most precise format that the kernels take, in which subtle errors show,
-        and the native one; on accelerators the finer half precision too, since float32 may run other kernels there."""
+        and the native one; beside bfloat16 on accelerators float16 too, since float32 may run other kernels there."""
         taken = self.dtypes(case.device)
-        finer = [Dtype.FP16] if case.device != "cpu" and Dtype.FP16 in taken else []
+        finer = [Dtype.FP16] if case.device != "cpu" and case.dtype is Dtype.BF16 and Dtype.FP16 in taken else []
         return tuple(dict.fromkeys((taken[0], *finer, case.dtype)))
 
     def load_options(self) -> Mapping[str, Any]:
@@ -205,11 +209,12 @@ class Optimization(ABC):
         """Keyword arguments of `generate`. Runs in the worker."""
         return {}
 
-    def refuses(self, line: str, case: Circumstances) -> bool:
-        """Whether this line of an error is the library's own word for it that the optimization and what it was asked to
-        do here do not go together. Such an error is UNSUPPORTED, quoting the line; any other is an ERROR."""
+    def refuses(self, line: str, case: Circumstances) -> str:
+        """Why this line of an error says that the optimization and what it was asked to do here do not go together, by
+        the library's declaration or by a known defect of it; empty if it does not. Such an error is UNSUPPORTED, for
+        that reason and quoting the line; any other is an ERROR."""
         del line, case
-        return False
+        return ""
 
     def prepared(self, model: Any) -> Any:
         """The model after what must be done to it once it is loaded. Runs in the worker."""

@@ -105,10 +105,10 @@ class OffloadedStaticCache(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(),)
 
-    def refuses(self, line: str, case: Circumstances) -> bool:
-        """transformers looks for the next layer without a window, and finds none in a model that has none."""
-        del case
-        return line == "True is not in list"
+    def refuses(self, line: str, case: Circumstances) -> str:
+        if "not in list" in line and all(case.windows):
+            return "transformers looks for a layer without a window to offload, and the model has none"
+        return ""
 
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded_static", "disable_compile": True}
@@ -139,10 +139,19 @@ PADDING = 0.1
 """By how much the last packed row, which values may not fill, can widen the average value."""
 
 
+def _unpackable(counts: tuple[int, ...], *, together: int) -> list[str]:
+    """What torch says when hqq cuts a number of groups into `together` parts that it takes for equal, and the last is
+    longer."""
+    parts = [(count // together, count - (together - 1) * (count // together)) for count in counts]
+    return [
+        f"size of tensor a ({part}) must match the size of tensor b ({rest})" for part, rest in parts if part != rest
+    ]
+
+
 @dataclass(frozen=True)
 class QuantizedCache(Optimization):
     """`cache_implementation="quantized"`: older positions are kept in few bits, recent ones as they are. hqq's 3 bits
-    and 1 bit are no paths: ten groups share a word there, or eight a byte, which those of few caches fill."""
+    are no path, since hqq 0.2.8 does not read back what it was given; 1 bit is none, since nothing would bound it."""
 
     name: str
     backend: str
@@ -163,11 +172,12 @@ class QuantizedCache(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Package(self.package),)
 
-    def refuses(self, line: str, case: Circumstances) -> bool:
-        """hqq 0.2.8.post1 packs 8 / bits groups into a byte, and cannot read back a byte that they do not fill."""
-        only_full = "`QuantizedCache` is only supported for models with only full attention layers" in line
-        unfilled = any(count % (8 // self.bits) for count in case.groups)
-        return only_full or (self.backend == "hqq" and unfilled and "must match the size of tensor b" in line)
+    def refuses(self, line: str, case: Circumstances) -> str:
+        if "`QuantizedCache` is only supported for models with only full attention layers" in line:
+            return "the model has sliding windows"
+        if self.backend == "hqq" and any(told in line for told in _unpackable(case.groups, together=8 // self.bits)):
+            return f"hqq packs {8 // self.bits} groups into a byte, and cannot pack a number that does not fill them"
+        return ""
 
     @property
     def options(self) -> dict[str, Any]:

@@ -167,6 +167,17 @@ def test_exact_path_must_be_identical():
     assert judge(CASE, Property.EQUIVALENCE, exact).outcome is Outcome.MISMATCH
 
 
+@pytest.mark.parametrize(("native", "outcome"), [(Dtype.BF16, Outcome.PASS), (Dtype.FP16, Outcome.BASELINE_UNTRUSTED)])
+def test_float16_beside_the_native_dtype_may_overflow(native, outcome):
+    """It then does not count; asked for itself, it does."""
+    case = replace(CASE, dtype=native)
+    overflown = Trust(Dtype.FP16, repeats=True, relative_error=math.nan, recalled=0, asked=100)
+    rungs = (rung(Dtype.FP32), rung(Dtype.FP16, ratio=math.nan), *([rung()] if native is Dtype.BF16 else []))
+    trusts = (TRUST, overflown, *([NATIVE] if native is Dtype.BF16 else []))
+    given = Evidence(case.id, Tolerance.REORDERED, rungs, trusts, FLOOR)
+    assert judge(case, Property.EQUIVALENCE, given).outcome is outcome
+
+
 def lossy(**changes):
     """Evidence of a scheme of 4 bits that equals its twin, and errs as such a scheme may."""
     state = State((StratumError("layer 0 keys head 0", 0.1, 0.3, 1e-3, 1e-3, 1.0, 0.0),))

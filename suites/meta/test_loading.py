@@ -13,6 +13,7 @@ import transformers
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
+from harness.execution import tasks
 from harness.execution.tasks import Setup, _circumstances, _refusals, make_reference
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
@@ -108,13 +109,16 @@ def test_published_shapes_have_the_published_sizes():
 @dataclass(frozen=True)
 class Refused(Eager):
     def refuses(self, line, case):
-        return "only supported for" in line and case.masks
+        return "it is padded" if "only supported for" in line and case.masks else ""
 
 
 def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
     """The line that holds the declared words, whatever surrounds it; and where it is not declared, it is an error."""
     padded, single = (Setup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
-    with pytest.raises(Incompatible, match=r"^ValueError: X is only supported for Y$"), _refusals(Refused(), padded):
+    with (
+        pytest.raises(Incompatible, match=r"^it is padded \(ValueError: X is only supported for Y\)$"),
+        _refusals(Refused(), padded),
+    ):
         raise ValueError("first line\n/some/file.cpp:1:2: error: X is only supported for Y\nlast line")
     with pytest.raises(ValueError, match="something else"), _refusals(Refused(), padded):
         raise ValueError("something else")
@@ -127,17 +131,33 @@ def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
 @pytest.mark.parametrize(
     ("model", "workload", "expected"),
     [
-        ("tiny_qwen3", "ragged_b4", Circumstances("cpu", masks=True, groups=(4 * 93 * 2,))),
-        ("tiny_qwen3", "single", Circumstances("cpu", masks=False, groups=(57 * 2,))),
-        ("tiny_olmo3", "single", Circumstances("cpu", masks=True, groups=(57 * 2,))),
-        ("tiny_qwen3", "residues", Circumstances("cpu", masks=False, groups=(126, 128, 130, 254, 256, 258))),
+        ("tiny_qwen3", "ragged_b4", {"masks": True, "groups": (4 * 93 * 2,)}),
+        ("tiny_qwen3", "single", {"masks": False, "groups": (57 * 2,)}),
+        ("tiny_olmo3", "single", {"masks": True, "groups": (57 * 2,), "windows": (24, 24, 0, 0)}),
+        ("tiny_qwen3", "residues", {"masks": False, "groups": (126, 128, 130, 254, 256, 258)}),
     ],
 )
 def test_circumstances_are_those_of_model_and_workload(model, workload, expected):
     """Padding and windows need masks; a group is a head of one token."""
     recipe = next(entry for entry in MODELS if entry.name == model)
     chosen = next(entry for entry in WORKLOADS if entry.name == workload)
-    assert _circumstances(Setup(recipe, chosen, "cpu", Path())) == expected
+    wanted = Circumstances("cpu", **{"windows": (0,) * 4, **expected})
+    assert _circumstances(Setup(recipe, chosen, "cpu", Path())) == wanted
+
+
+def test_window_longer_than_everything_needs_no_mask(monkeypatch):
+    """And a model without attention has circumstances too."""
+    config = SimpleNamespace(sliding_window=4096, num_hidden_layers=1)
+    config.get_text_config = lambda: config
+    monkeypatch.setattr(tasks, "load_config", lambda _: config)
+    case = _circumstances(Setup(MODELS[0], WORKLOADS[1], "cpu", Path()))
+    assert (case.masks, case.windows, case.groups) == (False, (4096,), (0,))
+
+
+def test_errors_that_say_all_are_left_as_they_are():
+    padded = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
+    with pytest.raises(ModelUnavailable, match="only supported for"), _refusals(Refused(), padded):
+        raise ModelUnavailable("only supported for")
 
 
 def test_kernel_that_does_not_load_is_no_incompatibility(monkeypatch):

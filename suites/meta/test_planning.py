@@ -100,6 +100,7 @@ def test_dtype_that_the_kernels_refuse_is_a_named_need():
     assert half.optimization.rungs(half.case) == (Dtype.FP16, Dtype.BF16)
     plain = found["attention.sdpa", Dtype.BF16]
     assert plain.optimization.rungs(plain.case) == (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+    assert plain.optimization.rungs(found["attention.sdpa", Dtype.FP32].case) == (Dtype.FP32,)
     (there, *_) = plan(CATALOGUE, CPU, models=MODELS, device="cpu", dtypes=(Dtype.BF16,))
     assert there.optimization.rungs(there.case) == (Dtype.FP32, Dtype.BF16)
 

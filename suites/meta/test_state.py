@@ -129,6 +129,15 @@ def test_not_a_number_at_a_real_position_breaks_the_rule(reference):
     assert not same_states([candidate], [rounded(reference, seed=2)])
 
 
+def test_infinity_is_not_the_largest_number(reference):
+    candidate = replace(reference, keys=tuple(k.clone() for k in reference.keys))
+    other = replace(reference, keys=tuple(k.clone() for k in reference.keys))
+    candidate.keys[0][0, 0, 0, 0] = torch.inf
+    other.keys[0][0, 0, 0, 0] = torch.finfo(torch.float64).max
+    assert same_states([candidate], [candidate])
+    assert not same_states([candidate], [other])
+
+
 def test_head_of_zeros_is_no_error(reference):
     """Nothing over nothing is within every limit, something over nothing is not."""
     zeros = replace(reference, keys=tuple(torch.zeros_like(k) for k in reference.keys))
