@@ -82,7 +82,7 @@ def _leaves(held: Any) -> Iterator[Tensor]:
         if type(held) is Tensor:
             yield held
         else:
-            for name in held.__tensor_flatten__()[0]:  # type: ignore[attr-defined]
+            for name in held.__tensor_flatten__()[0]:  # type: ignore[attr-defined]  # a tensor subclass
                 yield from _leaves(getattr(held, name))
     elif isinstance(held, dict):
         for entry in held.values():
