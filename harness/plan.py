@@ -13,11 +13,10 @@ from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
 from harness.recipes import Folder, Hub, ModelRecipe, Workload
 from harness.records import Case
-from harness.vocabulary import Dtype
+from harness.vocabulary import HALF_PRECISIONS, Dtype
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """The native dtype of accelerators when none is asked for: what checkpoints are published in."""
-HALF_PRECISIONS = (Dtype.BF16, Dtype.FP16)
 
 
 @dataclass(frozen=True)

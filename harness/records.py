@@ -5,7 +5,6 @@ Illegal states cannot be built: each record checks its invariants when it is mad
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -257,8 +256,3 @@ class Run:
     """Null while the session runs, and for ever if it was killed."""
     exit: int | None
     verdicts: tuple[Verdict, ...]
-
-
-def worst(values: list[float]) -> float:
-    """The largest value; not-a-number beats every number, so that it cannot hide."""
-    return math.nan if any(math.isnan(value) for value in values) else max(values)

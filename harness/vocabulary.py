@@ -28,6 +28,10 @@ class Dtype(StrEnum):
         return 2.0 ** -(self.mantissa_bits + 1)
 
 
+HALF_PRECISIONS = (Dtype.FP16, Dtype.BF16)
+"""The more precise first."""
+
+
 class Technique(StrEnum):
     """The techniques of the optimization overview; `eager` is the baseline that the others are compared with."""
 

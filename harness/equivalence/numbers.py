@@ -73,7 +73,7 @@ def compare(
         finite=bool(
             candidate.prompt_logits[candidate.valid].isfinite().all() and candidate.step_logits.isfinite().all()
         ),
-        identical=_identical(candidate, twin or eager),
+        identical=identical(candidate, twin or eager),
         strata=strata,
         greedy=greedy,
         free=_free(candidate, reference=reference, slack=slack, limit=limit),
@@ -168,7 +168,7 @@ def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit:
     return FreeRun(diverged=len(first) - tied, tied=tied, first_divergence=min(first.values(), default=-1))
 
 
-def _identical(one: Generation, other: Generation) -> bool:
+def identical(one: Generation, other: Generation) -> bool:
     """Bit for bit, not-a-number equal to not-a-number: logits that are no padding's, tokens, and what is cached."""
     pairs = (
         (one.prompt_logits[one.valid], other.prompt_logits[other.valid]),
@@ -180,9 +180,10 @@ def _identical(one: Generation, other: Generation) -> bool:
 
 def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:
     """Kullback-Leibler divergence from the reference at every position, prefill and decode."""
-    ours, theirs = (_divergences(run, reference) for run in (candidate, eager))
-    steps = candidate.step_logits[:, 1:]
-    decode = _kl(steps, reference.step_logits[:, 1:])
+    parts = [_divergences(run, reference) for run in (candidate, eager)]
+    ours, theirs = (torch.cat([prompt, steps.flatten()]) for prompt, steps in parts)
+    decode = parts[0][1][:, 1:]
+    flips = candidate.step_logits[:, 1:].argmax(-1) != reference.step_logits[:, 1:].argmax(-1)
     return Divergence(
         candidate_mean=ours.mean().item(),
         candidate_p99=ours.quantile(0.99).item(),
@@ -190,14 +191,14 @@ def _divergence(candidate: Generation, *, eager: Generation, reference: Generati
         eager_p99=theirs.quantile(0.99).item(),
         decode_mean=decode.mean().item(),
         decode_steps=decode.numel(),
-        decode_flips=int((steps.argmax(-1) != reference.step_logits[:, 1:].argmax(-1)).sum()),
+        decode_flips=int(flips.sum()),
     )
 
 
-def _divergences(run: Generation, reference: Generation) -> Tensor:
-    """(positions,) nats."""
+def _divergences(run: Generation, reference: Generation) -> tuple[Tensor, Tensor]:
+    """Nats at the valid prompt positions (n,), and at the steps (B, N)."""
     prompt = _kl(run.prompt_logits[run.valid], reference.prompt_logits[reference.valid])
-    return torch.cat([prompt, _kl(run.step_logits, reference.step_logits).flatten()])
+    return prompt, _kl(run.step_logits, reference.step_logits)
 
 
 def _kl(logits: Tensor, reference: Tensor) -> Tensor:

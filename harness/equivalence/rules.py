@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.records import Comparison, StratumError, Trust, worst
+from harness.records import Comparison, StratumError, Trust
 from harness.vocabulary import Dtype, Tolerance
 
 R0_RHO, R0_RHO_MAX = 3.0, 5.0
@@ -145,20 +145,8 @@ def _same_precision(
     rms_limit, max_limit = _ratio_limits(dtype)
     ratios = {error.stratum: rho(error, dtype) for error in strata}
     peaks = {error.stratum: rho_max(error) for error in strata}
-    yield Finding(
-        rule,
-        f"{dtype}.{key}",
-        f"{dtype} {what} over eager's ({_where(ratios)})",
-        worst(list(ratios.values())),
-        rms_limit,
-    )
-    yield Finding(
-        rule,
-        f"{dtype}.{key}_max",
-        f"{dtype} largest {what} over eager's ({_where(peaks)})",
-        worst(list(peaks.values())),
-        max_limit,
-    )
+    yield _largest(rule, f"{dtype}.{key}", f"{dtype} {what} over eager's", ratios, rms_limit)
+    yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {what} over eager's", peaks, max_limit)
 
 
 def _ratio_limits(dtype: Dtype) -> tuple[float, float]:
@@ -189,8 +177,9 @@ def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
         for error in comparison.state.strata
     }
     if shares:
-        what = f"{dtype} cache error over what the scheme and {dtype} cost ({_where(shares)})"
-        yield Finding("R6", f"{dtype}.cache", what, worst(list(shares.values())), 1.0)
+        yield _largest(
+            "R6", f"{dtype}.cache", f"{dtype} cache error over what the scheme and {dtype} cost", shares, 1.0
+        )
 
 
 def most_by_chance(trials: int, share: float) -> int:
@@ -257,5 +246,7 @@ def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
     return found
 
 
-def _where(ratios: dict[str, float]) -> str:
-    return max(ratios, key=lambda stratum: math.inf if math.isnan(ratios[stratum]) else ratios[stratum])
+def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> Finding:
+    """The stratum with the largest ratio, which is named. Ratios are quotients, and never not-a-number."""
+    where = max(ratios, key=ratios.__getitem__)
+    return Finding(rule, key, f"{what} ({where})", ratios[where], limit)

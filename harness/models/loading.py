@@ -33,9 +33,8 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     except OSError as error:
         raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
     except ValueError as error:
-        if not re.match(
-            r"\w+ does not support ", str(error)
-        ):  # a class says so of itself: what an architecture declares
+        # A class that says so of itself: what an architecture declares.
+        if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
     return model.eval().to(device)

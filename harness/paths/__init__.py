@@ -32,13 +32,11 @@ PATHS: tuple[Optimization, ...] = (
     StaticCache(),
     OffloadedCache(),
     OffloadedStaticCache(),
-    QuantizedCache("caching.quantized_quanto4", "quanto", "optimum-quanto", bits=4, axis=0, budget="kv_4bit"),
-    QuantizedCache(
-        "caching.quantized_quanto2", "quanto", "optimum-quanto", bits=2, axis=0, extra=True, budget="kv_2bit"
-    ),
-    QuantizedCache("caching.quantized_hqq8", "hqq", "hqq", bits=8, axis=1, extra=True, budget="kv_8bit"),
-    QuantizedCache("caching.quantized_hqq4", "hqq", "hqq", bits=4, axis=1, budget="kv_4bit"),
-    QuantizedCache("caching.quantized_hqq2", "hqq", "hqq", bits=2, axis=1, extra=True, budget="kv_2bit"),
+    QuantizedCache("caching.quantized_quanto4", "quanto", bits=4, budget="kv_4bit"),
+    QuantizedCache("caching.quantized_quanto2", "quanto", bits=2, budget="kv_2bit", extra=True),
+    QuantizedCache("caching.quantized_hqq8", "hqq", bits=8, budget="kv_8bit", extra=True),
+    QuantizedCache("caching.quantized_hqq4", "hqq", bits=4, budget="kv_4bit"),
+    QuantizedCache("caching.quantized_hqq2", "hqq", bits=2, budget="kv_2bit", extra=True),
     CompiledStaticCache(),
     CompiledStaticCache("compilation.static_cache_default", mode="default", extra=True),
     CompiledStaticCache("compilation.static_cache_max_autotune", mode="max-autotune", extra=True),

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Phase, attention_claim, equal, tally
+from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Phase, equal, served_by, tally
 from harness.recipes import Workload
 from harness.records import Claim
-from harness.vocabulary import Dtype, Technique
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 
-HALF = (Dtype.FP16, Dtype.BF16)
 AMPERE = (8, 0)
 """The compute capability from which on torch's flash and cuDNN kernels run."""
 
@@ -43,7 +42,7 @@ class Sdpa(Optimization):
         return (Cuda(),) if self.only_cuda else ()
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        return HALF if self.half_on_cuda and device == "cuda" else super().dtypes(device)
+        return HALF_PRECISIONS if self.half_on_cuda and device == "cuda" else super().dtypes(device)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         if "No available kernel" not in line or case.device != "cuda" or self.backend in {"", "MATH"}:
@@ -63,10 +62,7 @@ class Sdpa(Optimization):
         return sdpa_kernel(getattr(SDPBackend, self.backend))
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [
-            equal("attention implementation", "sdpa", seen.attention_implementation),
-            *(attention_claim(seen, phase, self.operators) for phase in Phase),
-        ]
+        return served_by(seen, "sdpa", self.operators)
 
 
 SDPA_MATH = Sdpa("attention.sdpa_math", "MATH", "aten::_scaled_dot_product_attention_math")
@@ -147,7 +143,7 @@ class FlashAttentionPackage(Optimization):
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         del device
-        return HALF
+        return HALF_PRECISIONS
 
     def refuses(self, line: str, case: Circumstances) -> str:
         del case
@@ -157,10 +153,7 @@ class FlashAttentionPackage(Optimization):
         return {"attn_implementation": self.implementation}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [
-            equal("attention implementation", self.implementation, seen.attention_implementation),
-            *(attention_claim(seen, phase, self.operators) for phase in Phase),
-        ]
+        return served_by(seen, self.implementation, self.operators)
 
 
 FLASH_ATTENTION_2 = FlashAttentionPackage(

@@ -269,6 +269,16 @@ def attention_claim(
     return Claim(f"attention in {phase}", requested, observed, holds)
 
 
+def served_by(
+    seen: Observation, implementation: str, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
+) -> list[Claim]:
+    """The claims that the model was set to an attention implementation, and each phase went through `operators`."""
+    return [
+        equal("attention implementation", implementation, seen.attention_implementation),
+        *(attention_claim(seen, phase, operators, calls=calls) for phase in Phase),
+    ]
+
+
 def tally(counts: Mapping[str, int]) -> str:
     """Counted names in words, for requested and observed: `4 × aten::_softmax`."""
     return ", ".join(f"{count} × {name}" for name, count in sorted(counts.items())) or "none"

@@ -23,11 +23,11 @@ def read_layers(cache: Any) -> list[CacheLayer]:
 
 def read_state(cache: Any, seen: Tensor) -> CacheState:
     """Keys and values on the CPU, dequantized and in order, with `seen` (B, L) bool: which positions are no padding."""
-    pairs = [_contents(layer) for layer in _attention_layers(cache)]
+    layers = _attention_layers(cache)
     return CacheState(
-        keys=tuple(keys.cpu() for keys, _ in pairs),
-        values=tuple(values.cpu() for _, values in pairs),
-        lengths=tuple(int(layer.get_seq_length()) for layer in _attention_layers(cache)),
+        keys=tuple(_whole(layer, "keys").cpu() for layer in layers),
+        values=tuple(_whole(layer, "values").cpu() for layer in layers),
+        lengths=tuple(int(layer.get_seq_length()) for layer in layers),
         seen=seen.cpu(),
     )
 
@@ -44,7 +44,7 @@ def _describe(layer: Any) -> CacheLayer:
         kind=_kind(layer),
         dtype=str(layer.keys.dtype).removeprefix("torch."),
         device=layer.keys.device.type,
-        kept=_contents(layer)[0].shape[-2],
+        kept=_whole(layer, "keys").shape[-2],
         packed=packed[0].shape[-2] if packed else 0,
         bits=8 * stored / elements if elements else 0.0,
     )
@@ -55,12 +55,8 @@ def _kind(layer: Any) -> str:
     return next(base.__name__ for base in type(layer).__mro__ if not base.__name__.startswith("LinearAttention"))
 
 
-def _contents(layer: Any) -> tuple[Tensor, Tensor]:
-    """(keys, values), each (B, H, n, D): the positions that the layer keeps, oldest first."""
-    return _whole(layer, "keys"), _whole(layer, "values")
-
-
 def _whole(layer: Any, name: str) -> Tensor:
+    """Its keys or values, (B, H, n, D): the positions that it keeps, oldest first."""
     stored: Tensor = getattr(layer, name)
     if packed := _packed(layer, name):
         # A residual that was just packed is a tensor of no dimensions but one.

@@ -135,6 +135,12 @@ def offloaded(seen: Observation, *, windows_stay: bool) -> Claim:
     )
 
 
+PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
+"""Distribution of a backend of quantized caches."""
+AXIS = {"quanto": 0, "hqq": 1}
+"""By which a group is a run of values of one token."""
+LAYER = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}
+"""Class of its layers."""
 PADDING = 0.1
 """By how much the last packed row, which values may not fill, can widen the average value."""
 
@@ -156,11 +162,7 @@ class QuantizedCache(Optimization):
     name: str
     backend: str
     """`quanto` or `hqq`."""
-    package: str
-    """Its distribution."""
     bits: int
-    axis: int
-    """0 for quanto, 1 for hqq: either way a group is a run of values of one token."""
     residual: int = 128
     """Positions that gather before they are quantized too; 128 is the default."""
     extra: bool = False
@@ -170,7 +172,7 @@ class QuantizedCache(Optimization):
     changes = frozenset({Aspect.CACHE})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Package(self.package),)
+        return (Package(PACKAGE[self.backend]),)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         if "`QuantizedCache` is only supported for models with only full attention layers" in line:
@@ -183,8 +185,8 @@ class QuantizedCache(Optimization):
     def options(self) -> dict[str, Any]:
         return {
             "nbits": self.bits,
-            "axis_key": self.axis,
-            "axis_value": self.axis,
+            "axis_key": AXIS[self.backend],
+            "axis_value": AXIS[self.backend],
             "q_group_size": GROUP,
             "residual_length": self.residual,
         }
@@ -199,7 +201,7 @@ class QuantizedCache(Optimization):
         return {"past_key_values": dense_twin(self.backend, self.options, layers=layers)}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        layer = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}[self.backend]
+        layer = LAYER[self.backend]
         widths = Counter(f"{held.bits:.3g} bits" for held in seen.cache_layers)
         dense = [held.kept - held.packed for held in seen.cache_layers]
         return [

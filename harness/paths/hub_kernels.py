@@ -9,10 +9,10 @@ from typing import Any
 
 from harness.errors import Incompatible
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need
-from harness.paths.base import Aspect, Observation, Optimization, Phase, attention_claim, equal, tally
+from harness.paths.base import Aspect, LayerKind, Observation, Optimization, equal, served_by, tally
 from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
 from harness.records import Claim
-from harness.vocabulary import Dtype, Technique
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 
 HUB_FLASH_ATTENTION = "kernels-community/flash-attn2"
 
@@ -30,7 +30,7 @@ class FlashAttention2Local(Optimization):
         return (Kernels(), LocalKernel(FLASH_ATTENTION))
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        return (Dtype.FP16, Dtype.BF16) if device == "cuda" else super().dtypes(device)
+        return HALF_PRECISIONS if device == "cuda" else super().dtypes(device)
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": FLASH_ATTENTION}
@@ -38,8 +38,7 @@ class FlashAttention2Local(Optimization):
     def claims(self, seen: Observation) -> list[Claim]:
         others = Counter(call.operator for call in seen.attention)
         return [
-            equal("attention implementation", FLASH_ATTENTION, seen.attention_implementation),
-            *(attention_claim(seen, phase, f"{FLASH_ATTENTION}:*", calls=seen.kernel_calls) for phase in Phase),
+            *served_by(seen, FLASH_ATTENTION, f"{FLASH_ATTENTION}:*", calls=seen.kernel_calls),
             equal("attention outside the kernel", "none", tally(others)),
         ]
 
@@ -57,16 +56,13 @@ class FlashAttention2Hub(Optimization):
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         del device
-        return (Dtype.FP16, Dtype.BF16)
+        return HALF_PRECISIONS
 
     def load_options(self) -> Mapping[str, Any]:
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [
-            equal("attention implementation", HUB_FLASH_ATTENTION, seen.attention_implementation),
-            *(attention_claim(seen, phase, "_flash_attn*::*fwd") for phase in Phase),
-        ]
+        return served_by(seen, HUB_FLASH_ATTENTION, "_flash_attn*::*fwd")
 
 
 @dataclass(frozen=True)
@@ -100,19 +96,14 @@ class LayersLocal(Optimization):
             return kernelize(model, mode=Mode.INFERENCE, device="cpu")
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [
-            claim
-            for kind in seen.layers
-            if kind.name in LAYERS
-            for claim in (
-                equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized),
-                Claim(
-                    f"calls of the {kind.name} kernel",
-                    f"{kind.calls}, once per call of the layer",
-                    str(kind.kernel_calls),
-                    kind.kernel_calls == kind.calls > 0,
-                ),
+        return _exchanged(seen) + [
+            Claim(
+                f"calls of the {kind.name} kernel",
+                f"{kind.calls}, once per call of the layer",
+                str(kind.kernel_calls),
+                kind.kernel_calls == kind.calls > 0,
             )
+            for kind in _kinds(seen)
         ]
 
 
@@ -134,15 +125,18 @@ class LayersHub(Optimization):
         return model
 
     def claims(self, seen: Observation) -> list[Claim]:
-        return [
-            claim
-            for kind in seen.layers
-            if kind.name in LAYERS
-            for claim in (
-                equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized),
-                Claim(f"calls of exchanged {kind.name}", "at least 1", str(kind.calls), kind.calls > 0),
-            )
+        return _exchanged(seen) + [
+            Claim(f"calls of exchanged {kind.name}", "at least 1", str(kind.calls), kind.calls > 0)
+            for kind in _kinds(seen)
         ]
+
+
+def _kinds(seen: Observation) -> list[LayerKind]:
+    return [kind for kind in seen.layers if kind.name in LAYERS]
+
+
+def _exchanged(seen: Observation) -> list[Claim]:
+    return [equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized) for kind in _kinds(seen)]
 
 
 def _registered(model: Any) -> list[str]:

@@ -91,7 +91,7 @@ def watch_compiled(kind):
     config = SimpleNamespace(_attn_implementation="eager", num_hidden_layers=1)
     config.get_text_config = lambda: config
     model = SimpleNamespace(config=config, device=torch.device("cpu"), modules=list)
-    with torch._dynamo.config.patch(recompile_limit=3), Watch(model, layers=False) as watch:  # noqa: SLF001 - only here
+    with torch._dynamo.config.patch(recompile_limit=3), Watch(model, layers=False) as watch:  # noqa: SLF001 - no public switch
         for size in sizes:
             compiled(torch.zeros(size))
         torch.compile(function, mode="max-autotune")
