@@ -87,6 +87,8 @@ class Observation:
     """What was seen while `generate` ran, forced and free, as plain data: no tensors, no modules."""
 
     device: str
+    dtype: str
+    """Of the model's weights, as torch names it."""
     attention_implementation: str
     """Of the model's config, after loading."""
     padded: bool
@@ -297,16 +299,18 @@ def dynamic_cache(seen: Observation) -> list[Claim]:
 
 
 def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, dropped: int) -> list[Claim]:
-    """Class of the cache, classes of its layers by whether they have a window, and how many positions these keep: all
-    of them, or the last ones of the window less `dropped`, which the next step would not see."""
+    """Class of the cache, dtype and classes of its layers by whether they have a window, and how many positions these
+    keep: all of them, or the last ones of the window less `dropped`, which the next step would not see."""
     wanted = [sliding if window else full for _ in seen.caches for window in seen.cache_windows]
     kinds = [layer.kind for layer in seen.cache_layers]
+    dtypes = [layer.dtype for layer in seen.cache_layers]
     keeps = [
         min(length, window - dropped) if window else length for length in seen.lengths for window in seen.cache_windows
     ]
     kept = [layer.kept for layer in seen.cache_layers]
     return [
         equal("cache", cache, ", ".join(sorted(set(seen.caches)))),
+        equal("dtype of cached keys", tally(Counter([seen.dtype] * len(wanted))), tally(Counter(dtypes))),
         Claim("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
         Claim("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),
     ]

@@ -81,6 +81,7 @@ class Watch:
         limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]
         return Observation(
             device=model.device.type,
+            dtype=str(model.dtype).removeprefix("torch."),
             attention_implementation=model.config._attn_implementation,
             padded=padded,
             attention=tuple(_without_wrappers(list(_attention_calls(events)))),

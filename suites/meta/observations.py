@@ -22,6 +22,7 @@ def cache(kind, *, device="cpu", kept=LENGTH, **packed):
 
 EAGER = Observation(
     device="cpu",
+    dtype="float32",
     attention_implementation="eager",
     padded=True,
     attention=calls("aten::_softmax", masked=False),
@@ -173,6 +174,7 @@ BROKEN = [
      "3 × 100 positions, 1 × 24 positions", "4 × 100 positions"),
     ("caching.static", {"cache_layers": cache("StaticLayer", kept=99)}, "positions kept by cache layers",
      "4 × 100 positions", "4 × 99 positions"),
+    ("caching.static", {"dtype": "bfloat16"}, "dtype of cached keys", "4 × bfloat16", "4 × float32"),
     ("caching.static", {"cache_layers": ()}, "cache layers", "4 × StaticLayer", "none"),
     ("caching.offloaded", {"cache_layers": cache("DynamicLayer", device="cuda")},
      "layers of the cache in the host's memory", "at least 3 of 4", "0 (4 × cuda)"),

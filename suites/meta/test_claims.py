@@ -53,7 +53,7 @@ def test_every_path_has_a_claim_of_its_own_that_breaks():
 ANYTHING_ELSE = (
     {"attention_implementation": "other"},
     {"attention": calls("other"), "kernel_calls": ()},
-    {"caches": ("Other",)},
+    {"caches": ("Other",), "dtype": "other"},
     {"cache_layers": cache("Other", kept=1, bits=64.0)},
     {"cache_layers": cache("Other", kept=999, device="cuda")},
     {"regions": {"other": 1}, "inductor_calls": 2, "graphs": 9},
