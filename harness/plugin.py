@@ -103,6 +103,8 @@ class Session:
 
 
 SESSION = pytest.StashKey[Session]()
+STOP = pytest.StashKey[BaseException]()
+"""Why there can be no session. While pytest collects a file it would take that for an error of the file."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -146,13 +148,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         unlimited = pytest.mark.timeout(0)
         cases = [
             pytest.param(entry, id=entry.case.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
-            for entry in _session(metafunc.config).planned
+            for entry in _planned(metafunc.config)
         ]
         metafunc.parametrize("planned", cases)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All properties of a case stand together, so that its evidence is judged when it is fresh; other tests first."""
+    if STOP in config.stash:
+        raise config.stash[STOP]
     order: dict[str, int] = {}
     for item in items:
         order.setdefault(_case_of(item), len(order))
@@ -245,6 +249,14 @@ def _case_of(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     planned = callspec.params.get("planned") if callspec else None
     return planned.case.id if isinstance(planned, Planned) else ""
+
+
+def _planned(config: pytest.Config) -> list[Planned]:
+    try:
+        return _session(config).planned
+    except pytest.exit.Exception as stop:
+        config.stash[STOP] = stop
+        return []
 
 
 def _session(config: pytest.Config) -> Session:
