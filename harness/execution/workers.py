@@ -149,6 +149,7 @@ def _serve(pipe: Connection, log: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends us at the alarm, whatever code holds the lock
     refuse_device_before_fork()
+    _choose_vector_math()
     while True:
         try:
             function, arguments, deadline = pipe.recv()
@@ -193,6 +194,12 @@ def refuse_device_before_fork() -> None:
 
     if torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork():
         raise RuntimeError("CUDA was initialised before the fork: a preloaded module touched the device")
+
+
+def _choose_vector_math() -> None:
+    from harness.execution.vector_math import choose_vector_math  # imports torch, which the session does not
+
+    choose_vector_math()
 
 
 def _ending(code: int | None) -> str:

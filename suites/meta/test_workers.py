@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.errors import ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
+from harness.execution.vector_math import choose_vector_math
 from harness.execution.workers import Worker, refuse_device_before_fork
 
 
@@ -33,6 +36,10 @@ def hang_with_child():
 
 def fail(error):
     raise error
+
+
+def times_chosen():
+    return choose_vector_math.cache_info().misses
 
 
 def is_alive(pid):
@@ -112,9 +119,33 @@ def test_device_touched_before_the_fork_is_refused(monkeypatch):
         refuse_device_before_fork()
 
 
+class Arguments(TorchDispatchMode):
+    """Which operators were called, and the number of elements of their first argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if isinstance(args[0], torch.Tensor):
+            self.seen.add((func.overloadpacket.__name__, args[0].dtype, args[0].numel()))
+        return func(*args, **(kwargs or {}))
+
+
+def test_vector_math_is_chosen_before_threads_share_it(worker):
+    """The race itself strikes one process in a thousand and cannot be provoked; what is checked is what prevents it."""
+    with Arguments() as arguments:
+        choose_vector_math.__wrapped__()
+    for name in ("cos", "sin", "exp", "sqrt", "tanh", "pow"):
+        assert {(name, torch.float32, 1), (name, torch.float64, 1)} <= arguments.seen
+    assert {elements for _, _, elements in arguments.seen} == {1}
+    assert worker.call(times_chosen, seconds=60) == 1
+
+
 SESSION_THAT_WAITS = """
 import sys, time
 from pathlib import Path
+from harness.execution.vector_math import choose_vector_math
 from harness.execution.workers import Worker
 from suites.meta.test_workers import hang
 worker = Worker(log=Path(sys.argv[1]))
