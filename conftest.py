@@ -6,7 +6,7 @@ import os
 
 from fixtures.kernels import LOCAL_KERNELS
 from fixtures.models import MODELS, MORE_MODELS
-from fixtures.workloads import RECALL, WORKLOADS
+from fixtures.workloads import PROBES, WORKLOADS
 from harness.paths import PATHS
 from harness.plan import Catalogue
 
@@ -17,4 +17,4 @@ os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNE
 
 
 def pytest_harness_catalogue() -> Catalogue:
-    return Catalogue(paths=PATHS, models=MODELS, workloads=WORKLOADS, recall=RECALL, more_models=MORE_MODELS)
+    return Catalogue(paths=PATHS, models=MODELS, workloads=WORKLOADS, probes=PROBES, more_models=MORE_MODELS)

@@ -88,7 +88,7 @@ def _findings(case: Case, evidence: Evidence) -> list[Finding]:
     return [
         finding
         for rung in _counted(case, evidence)
-        for finding in findings(rung.comparison, evidence.tolerance, budget=evidence.budget)
+        for finding in findings(rung, evidence.tolerance, budget=evidence.budget)
     ]
 
 

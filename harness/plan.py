@@ -11,7 +11,7 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
 from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
-from harness.recipes import Folder, Hub, ModelRecipe, Workload
+from harness.recipes import Folder, Hub, ModelRecipe, Probes, Workload
 from harness.records import Case
 from harness.vocabulary import HALF_PRECISIONS, Dtype
 
@@ -27,8 +27,7 @@ class Catalogue:
     models: tuple[ModelRecipe, ...]
     """Run when none is asked for."""
     workloads: tuple[Workload, ...]
-    recall: Workload
-    """The probe whose answers eager must give if its model was trained on recall."""
+    probes: Probes
     more_models: tuple[ModelRecipe, ...] = ()
     """Run when asked for by name: they are large, or far away."""
 

@@ -95,7 +95,7 @@ class Session:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
             self.folder = RunFolder(self.parent)
-            self.runner = Runner(self.catalogue.recall, logs=self.folder.logs, seconds=self.seconds)
+            self.runner = Runner(self.catalogue.probes, logs=self.folder.logs, seconds=self.seconds)
             devices = {entry.case.device for entry in self.planned if entry.unmet is None} - {"cpu"}
             accelerators = ", ".join(self.runner.device_names(device) for device in sorted(devices))
             self.folder.describe(describe(self.inventory, accelerators=accelerators))

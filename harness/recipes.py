@@ -120,6 +120,20 @@ class Workload:
         return not self.separate and any(prompt.length < self.longest for prompt in self.prompts)
 
 
+@dataclass(frozen=True)
+class Probes:
+    """Workloads that are no cases: what eager and rounded weights are tried on beside each case's own."""
+
+    recall: Workload
+    """Eager must give the answers if its model was trained on recall."""
+    text: Workload
+    """What rounded weights cost is measured on it: prompts of equal length."""
+
+    def __post_init__(self) -> None:
+        if self.text.padded or self.text.batch < 2:
+            raise ValueError(f"workload {self.text.name} should hold at least two prompts, all of one length")
+
+
 def _need_plain_name(what: str, name: str) -> None:
     if not name or any(char in name for char in "-[]/ \t\n"):
         raise ValueError(

@@ -147,6 +147,35 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """What rounding the weights costs on the quality probe, against the float64 reference: one number per sequence,
+    since positions of one sequence are not independent."""
+
+    divergence: tuple[float, ...]
+    """Mean KL(softmax(reference) || softmax(run)) in nats."""
+    flips: tuple[float, ...]
+    """Share of positions whose first choice is not the reference's."""
+    surprise: tuple[float, ...]
+    """Rise of the mean negative log likelihood of the text itself, in nats: the logarithm of the perplexity ratio."""
+
+    def __post_init__(self) -> None:
+        if not len(self.divergence) == len(self.flips) == len(self.surprise) >= 2:
+            raise ValueError("quality needs at least two sequences, and each number of every one of them")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """What is known of a run with rounded weights beyond its comparison."""
+
+    quality: Quality
+    changed_by_saving: int | None = None
+    """Linears whose weights differ after the model was saved and loaded again; None if it cannot be saved."""
+    linears: tuple[StratumError, ...] = ()
+    """For dynamic schemes, the error of every linear's output against the scheme's own arithmetic in float64 on the
+    same inputs, by the linear's name; in place of eager stands the error that a dense linear of these weights makes."""
+
+
+@dataclass(frozen=True)
 class Rung:
     """What one run of a case in one precision produced."""
 
@@ -155,6 +184,9 @@ class Rung:
     comparison: Comparison
     seconds: float
     """Wall time of the worker's request."""
+    scheme: Scheme | None = None
+    """Of a path that rounds weights; its comparison is then with a dense model of the same rounded weights, or, if it
+    is dynamic, with eager itself."""
 
     def __post_init__(self) -> None:
         if self.comparison.dtype is not self.dtype:

@@ -40,6 +40,7 @@ class Technique(StrEnum):
     CACHING = "caching"
     COMPILATION = "compilation"
     KERNELS = "kernels"
+    QUANTIZATION = "quantization"
 
 
 class Property(StrEnum):
@@ -58,6 +59,12 @@ class Tolerance(StrEnum):
     """Same precision, other order of operations: bounded by eager's own rounding error."""
     LOSSY = "lossy"
     """Keeps less than it was given. Bit for bit its dense twin, and within the scheme's budget of eager."""
+    ROUNDED = "rounded"
+    """Computes with rounded weights. As REORDERED against a dense model of the same rounded weights, and within the
+    scheme's budget of eager."""
+    DYNAMIC = "dynamic"
+    """Rounds activations too, by what they hold: end to end any rounding is amplified to the size of the scheme's own
+    error. Each linear as REORDERED against the scheme's arithmetic on the same inputs, and within the budget."""
 
 
 class Outcome(StrEnum):

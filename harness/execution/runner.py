@@ -11,9 +11,10 @@ from typing import Any
 
 from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
 from harness.execution import tasks
+from harness.execution.runs import Setup
 from harness.execution.workers import Worker
 from harness.paths.base import Optimization
-from harness.recipes import Folder, ModelRecipe, Seeded, Workload
+from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
 from harness.vocabulary import Dtype, Outcome
 
@@ -22,14 +23,13 @@ from harness.vocabulary import Dtype, Outcome
 class Runner:
     """Runs cases and remembers references. `close` removes the tensors it kept."""
 
-    recall: Workload
-    """The probe that eager must solve if its model was trained on recall."""
+    probes: Probes
     logs: Path
     """Folder for the output of workers."""
     seconds: float = 300.0
     """Deadline of one request."""
     reference_fault: str = ""
-    """A fault to plant into all eager runs, the reference included, as `tasks.Setup.fault`."""
+    """A fault to plant into all eager runs, the reference included, as `Setup.fault`."""
     _scratch: tempfile.TemporaryDirectory[str] = field(
         default_factory=lambda: tempfile.TemporaryDirectory(prefix="harness-")
     )
@@ -44,7 +44,7 @@ class Runner:
         floor, why_none = 0.0, {}
         for dtype in rungs or optimization.rungs(case):
             try:
-                setup = tasks.Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
+                setup = Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
                 floor, trust = self._eager(setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": _failure(error, "eager")}
@@ -52,7 +52,9 @@ class Runner:
             trusts.append(trust)
             try:
                 planted = replace(setup, fault=fault)
-                rungs_run.append(self._ask(f"{case.id}-{dtype}", tasks.run_candidate, planted, dtype, optimization))
+                rungs_run.append(
+                    self._ask(f"{case.id}-{dtype}", tasks.run_candidate, planted, dtype, optimization, self.probes.text)
+                )
             except WorkerFailed as error:
                 why_none = {"failure": _failure(error, f"{dtype} run")}
                 break
@@ -85,13 +87,13 @@ class Runner:
         self._once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", tasks.make_checkpoint, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
-    def _eager(self, setup: tasks.Setup, dtype: Dtype) -> tuple[float, Trust]:
+    def _eager(self, setup: Setup, dtype: Dtype) -> tuple[float, Trust]:
         """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup)
         trust: Trust = self._once(
-            (about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, setup, dtype, self.recall
+            (about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, setup, dtype, self.probes.recall
         )
         return floor, trust
 

@@ -19,7 +19,7 @@ PROJECT = "transformers-conformance"
 """This project's distribution, whose metadata says which versions are too old."""
 
 PACKAGES = (
-    "torch", "transformers", "accelerate", "tokenizers", "kernels", "bitsandbytes", "optimum-quanto", "hqq",
+    "torch", "transformers", "accelerate", "tokenizers", "kernels", "bitsandbytes", "optimum-quanto", "hqq", "torchao",
     "flash-attn", "flash-attn-3", "flash-attn-4", "triton", "numpy", "pytest", "pytest-benchmark", "hypothesis",
 )  # fmt: skip
 """Distributions whose versions can change a result; recorded with every run."""

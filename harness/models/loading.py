@@ -17,7 +17,8 @@ from harness.vocabulary import Dtype
 
 def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
     """The causal language model of `recipe`, in evaluation mode on `device`. Attention is eager unless `options`, the
-    keyword arguments of `from_pretrained`, say otherwise. In float64 experts run one by one too: their grouped product
+    keyword arguments of `from_pretrained`, say otherwise; weights that these quantize, or place by `device_map`, go to
+    the device as they are loaded. In float64 experts run one by one too: their grouped product
     does not exist for it.
 
     Raises ModelUnavailable, or Incompatible if the architecture does not support what was asked for.
@@ -28,6 +29,8 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     if dtype is Dtype.FP64:
         eager["experts_implementation"] = "eager"
     arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
+    if "quantization_config" in options:
+        arguments["device_map"] = device
     try:
         model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)
     except OSError as error:
@@ -37,7 +40,7 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
         if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
-    return model.eval().to(device)
+    return model.eval() if "device_map" in arguments else model.eval().to(device)
 
 
 def load_config(recipe: ModelRecipe) -> Any:

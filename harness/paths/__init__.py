@@ -15,6 +15,7 @@ from harness.paths.caching import (
 from harness.paths.compilation import CompiledForward, CompiledStaticCache
 from harness.paths.eager import Eager
 from harness.paths.hub_kernels import FlashAttention2Hub, FlashAttention2Local, LayersHub, LayersLocal
+from harness.paths.quantization import BitsAndBytes4, BitsAndBytes8, FineGrainedFp8, Hqq, Quanto, TorchAo
 
 PATHS: tuple[Optimization, ...] = (
     Eager(),
@@ -45,4 +46,16 @@ PATHS: tuple[Optimization, ...] = (
     FlashAttention2Hub(),
     LayersLocal(),
     LayersHub(),
+    BitsAndBytes4("quantization.bnb_nf4"),
+    BitsAndBytes4("quantization.bnb_nf4_double", double=True),
+    BitsAndBytes4("quantization.bnb_fp4", scheme="fp4"),
+    BitsAndBytes4("quantization.bnb_fp4_double", scheme="fp4", double=True, extra=True),
+    BitsAndBytes8(),
+    TorchAo("quantization.torchao_int8"),
+    TorchAo("quantization.torchao_int4", scheme="int4", budget="weights_4bit"),
+    TorchAo("quantization.torchao_float8", scheme="float8", extra=True),
+    Quanto("quantization.quanto_int8", bits=8),
+    Quanto("quantization.quanto_int4", bits=4, budget="weights_4bit"),
+    Hqq(),
+    FineGrainedFp8(),
 )

@@ -51,7 +51,7 @@ class Sdpa(Optimization):
             return f"the device has compute capability {'.'.join(map(str, case.capability))}, less than 8.0"
         return "this backend takes no mask on CUDA" if self.maskless_on_cuda and case.masks else ""
 
-    def load_options(self) -> Mapping[str, Any]:
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": "sdpa"}
 
     def applied(self) -> AbstractContextManager[Any]:
@@ -106,7 +106,7 @@ class Flex(Optimization):
         # Four graphs for one prompt, more for several, and for padded rows the time to find out that there are none.
         return workload.padded or workload.separate
 
-    def load_options(self) -> Mapping[str, Any]:
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": "flex_attention"}
 
     def claims(self, seen: Observation) -> list[Claim]:
@@ -149,7 +149,7 @@ class FlashAttentionPackage(Optimization):
         del case
         return "the device is too old for it" if "requires compute capability" in line else ""
 
-    def load_options(self) -> Mapping[str, Any]:
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": self.implementation}
 
     def claims(self, seen: Observation) -> list[Claim]:

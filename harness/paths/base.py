@@ -35,6 +35,8 @@ class Aspect(StrEnum):
     COMPILATION = "compilation"
     LAYERS = "layers"
     """Layers that the `kernels` package may exchange: norms, activations, rotary embeddings."""
+    WEIGHTS = "weights"
+    """What linear layers keep, and how they multiply with it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,20 @@ class LayerKind:
 
 
 @dataclass(frozen=True)
+class LinearKind:
+    """The linear layers of one kind, over the whole model."""
+
+    kind: str
+    """Name of their class."""
+    weight: str
+    """Name of the class of their weight."""
+    bits: float
+    """Bits of each packed weight, without scales and zero points; 0 if weights are not packed."""
+    names: tuple[str, ...]
+    """Where they stand in the model."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """What was seen while `generate` ran, forced and free, as plain data: no tensors, no modules."""
 
@@ -111,6 +127,11 @@ class Observation:
     shared: int
     """Attention layers, the last ones, that read the keys and values of an earlier layer and have none in the cache."""
     layers: tuple[LayerKind, ...]
+    linears: tuple[LinearKind, ...]
+    head: str
+    """Where the linear that gives the logits stands."""
+    packed_calls: Mapping[str, int]
+    """Calls of operators and functions that multiply with packed weights, by name."""
     regions: Mapping[str, int]
     """Times that code compiled by dynamo was entered, by the name of the function that was compiled."""
     inductor_calls: int
@@ -178,6 +199,8 @@ class Optimization(ABC):
     """Whether it varies another path, so that a CPU runs it only when slow cases are asked for."""
     budget: str = ""
     """Of a lossy scheme, in the table of limits."""
+    saves: ClassVar[bool] = False
+    """Whether a model with rounded weights can be saved and loaded again as it is."""
 
     @abstractmethod
     def claims(self, seen: Observation) -> list[Claim]:
@@ -203,7 +226,7 @@ class Optimization(ABC):
         finer = [Dtype.FP16] if case.device != "cpu" and case.dtype is Dtype.BF16 and Dtype.FP16 in taken else []
         return tuple(dict.fromkeys((taken[0], *finer, case.dtype)))
 
-    def load_options(self) -> Mapping[str, Any]:
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         """Keyword arguments of `from_pretrained`, beyond those of eager. Runs in the worker."""
         return {}
 
@@ -225,6 +248,16 @@ class Optimization(ABC):
     def applied(self) -> AbstractContextManager[Any]:
         """What must surround `generate`. Runs in the worker."""
         return nullcontext()
+
+    def dense_weight(self, linear: Any) -> Any:
+        """The weight that a linear layer of a ROUNDED path stands for, as a dense tensor, or None if it is none that
+        the path rounds. Runs in the worker."""
+        raise TypeError(f"{self.name} is {self.tolerance}, and rounds no {type(linear).__name__}")
+
+    def exact_output(self, linear: Any, given: Any) -> Any:
+        """What a linear layer of a DYNAMIC path should give for its input, by the scheme's arithmetic in float64, or
+        None if it is none that the path rounds. Runs in the worker."""
+        raise TypeError(f"{self.name} is {self.tolerance}, and rounds no {type(linear).__name__} for {given}")
 
     def twin_options(self, model: Any) -> Mapping[str, Any]:
         """Keyword arguments of `generate` for the dense twin of a lossy path: the same values, nothing packed. Asked
@@ -330,9 +363,15 @@ def original_layers(seen: Observation) -> list[Claim]:
     return [equal("layers exchanged for kernels", 0, sum(kind.kernelized for kind in seen.layers))]
 
 
+def dense_weights(seen: Observation) -> list[Claim]:
+    """No linear layer keeps packed weights."""
+    return [equal("linears with packed weights", 0, sum(len(kind.names) for kind in seen.linears if kind.bits))]
+
+
 UNCHANGED = {
     Aspect.ATTENTION: eager_attention,
     Aspect.CACHE: dynamic_cache,
     Aspect.COMPILATION: not_compiled,
     Aspect.LAYERS: original_layers,
+    Aspect.WEIGHTS: dense_weights,
 }

@@ -6,7 +6,6 @@ a buffer of which a part is filled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from harness.equivalence.state import CacheState
 from harness.paths.base import CacheLayer
+from harness.paths.tensor_leaves import leaves
 
 
 def read_layers(cache: Any) -> list[CacheLayer]:
@@ -69,20 +69,4 @@ def _packed(layer: Any, name: str) -> tuple[Tensor, list[Tensor]] | None:
     held = getattr(layer, f"_quantized_{name}", None)
     if held is None:
         return None
-    return layer._dequantize(held), [leaf for leaf in _leaves(held) if not leaf.is_floating_point()]
-
-
-def _leaves(held: Any) -> Iterator[Tensor]:
-    """The plain tensors behind what a quantizer returned: a tensor subclass, or a tensor and a dictionary of scales."""
-    if isinstance(held, Tensor):
-        if type(held) is Tensor:
-            yield held
-        else:
-            for name in held.__tensor_flatten__()[0]:  # type: ignore[attr-defined]  # a tensor subclass
-                yield from _leaves(getattr(held, name))
-    elif isinstance(held, dict):
-        for entry in held.values():
-            yield from _leaves(entry)
-    elif isinstance(held, tuple | list):
-        for entry in held:
-            yield from _leaves(entry)
+    return layer._dequantize(held), [leaf for leaf in leaves(held) if not leaf.is_floating_point()]

@@ -32,7 +32,7 @@ class FlashAttention2Local(Optimization):
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         return HALF_PRECISIONS if device == "cuda" else super().dtypes(device)
 
-    def load_options(self) -> Mapping[str, Any]:
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:
@@ -58,7 +58,7 @@ class FlashAttention2Hub(Optimization):
         del device
         return HALF_PRECISIONS
 
-    def load_options(self) -> Mapping[str, Any]:
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:

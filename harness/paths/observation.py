@@ -20,6 +20,7 @@ from harness.errors import HarnessError, Incompatible, first_line
 from harness.paths.base import EAGER_ATTENTION, NO_CACHE, AttentionCall, Observation, Phase
 from harness.paths.cache_reading import read_layers
 from harness.paths.layer_census import LayerCensus
+from harness.paths.linear_reading import head_name, read_linears
 from harness.paths.local_kernels import LAYERS, kernel_logs
 
 SDPA = "aten::_scaled_dot_product_"
@@ -29,7 +30,9 @@ FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
 FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 COMPILED_REGION = "Torch-Compiled Region: "
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
-WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH)
+PACKED = ("bitsandbytes::", "quanto::", "torchao::", "WeightQBytes", "QuantizedLinear", "TinyGemm", "MatMul8bit")
+"""How operators and functions of quantized linear layers begin."""
+WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH, *PACKED)
 ATTENTION_LAYERS = {
     "full_attention": "",
     "sliding_attention": "sliding_window",
@@ -94,6 +97,9 @@ class Watch:
             windows=windows_of(config),
             shared=getattr(config, "num_kv_shared_layers", None) or 0,
             layers=self._layers.counted(),
+            linears=read_linears(model),
+            head=head_name(model),
+            packed_calls=dict(Counter(name for name, _ in events if name.startswith(PACKED))),
             regions=_regions(events, metrics),
             compile_modes=tuple(self._modes),
             inductor_calls=sum(name.startswith(INDUCTOR_GRAPH) for name, _ in events),

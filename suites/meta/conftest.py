@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.models import MODELS, MORE_MODELS
-from fixtures.workloads import RECALL, WORKLOADS
+from fixtures.workloads import PROBES, WORKLOADS
 from harness.execution.runner import Runner
 from harness.paths import PATHS
 from harness.plan import Catalogue
@@ -15,13 +15,13 @@ from harness.records import Case
 from harness.vocabulary import Dtype
 
 REPOSITORY = Path(__file__).parents[2]
-CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, RECALL, MORE_MODELS)
+CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS)
 
 
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory):
     """Runs cases as the plugin does; references are computed once for all tests."""
-    made = Runner(RECALL, logs=tmp_path_factory.mktemp("logs"))
+    made = Runner(PROBES, logs=tmp_path_factory.mktemp("logs"))
     yield made
     made.close()
 

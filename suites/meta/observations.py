@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.paths.base import AttentionCall, CacheLayer, LayerKind, Observation, Phase
+from harness.paths.base import AttentionCall, CacheLayer, LayerKind, LinearKind, Observation, Phase
 
 LAYERS, STEPS, PROMPT = 4, 7, 93
 LENGTH = PROMPT + STEPS
@@ -35,6 +35,9 @@ EAGER = Observation(
     windows=(0,) * LAYERS,
     shared=0,
     layers=(LayerKind("RMSNorm", 17, 0), LayerKind("SiLU", 4, 0), LayerKind("rotary_pos_emb", 4, 0)),
+    linears=(LinearKind("Linear", "Parameter", 0.0, ("layers.0.q", "layers.0.k", "lm_head")),),
+    head="lm_head",
+    packed_calls={},
     regions={},
     inductor_calls=0,
     graphs=0,
@@ -80,6 +83,15 @@ def quantized(kind, bits):
     return replace(EAGER, caches=("QuantizedCache",), cache_layers=layers)
 
 
+def packed(kind, weight, bits, operator=""):
+    linears = (
+        LinearKind("Linear", "Parameter", 0.0, ("lm_head",)),
+        LinearKind(kind, weight, bits, ("layers.0.q", "layers.0.k")),
+    )
+    return replace(EAGER, linears=linears, packed_calls={operator: 2 * (STEPS + 1)} if operator else {})
+
+
+NF4 = packed("Linear4bit", "Params4bit", 4.0, "bitsandbytes::gemv_4bit")
 LOCAL = "local/flash-attn2"
 FLEX = replace(
     EAGER,
@@ -128,6 +140,18 @@ ENGAGED = {
     "kernels.flash_attn2_hub": flash("kernels-community/flash-attn2", "_flash_attn2_abc::varlen_fwd"),
     "kernels.layers_local": replace(EAGER, layers=EXCHANGED),
     "kernels.layers_hub": replace(EAGER, layers=EXCHANGED),
+    "quantization.bnb_nf4": NF4,
+    "quantization.bnb_nf4_double": NF4,
+    "quantization.bnb_fp4": NF4,
+    "quantization.bnb_fp4_double": NF4,
+    "quantization.bnb_int8": packed("Linear8bitLt", "Int8Params", 8.0, "MatMul8bitLt"),
+    "quantization.torchao_int8": packed("Linear", "Int8Tensor", 8.0),
+    "quantization.torchao_int4": packed("Linear", "IntxUnpackedToInt8Tensor", 8.0),
+    "quantization.torchao_float8": packed("Linear", "Float8Tensor", 8.0),
+    "quantization.quanto_int8": packed("QLinear", "WeightQBytesTensor", 8.0, "WeightQBytesLinearFunction"),
+    "quantization.quanto_int4": packed("QLinear", "WeightQBitsTensor", 4.0, "QuantizedLinearFunction"),
+    "quantization.hqq4": packed("HQQLinear", "Parameter", 4.0),
+    "quantization.fine_grained_fp8": packed("FP8Linear", "Parameter", 8.0),
 }
 """What each path leaves behind when it engages."""
 
@@ -223,4 +247,23 @@ BROKEN = [
      "136, once per call of the layer", "128"),
     ("kernels.layers_hub", {"layers": ONE_ORIGINAL}, "RMSNorm modules exchanged", "17", "16"),
     ("kernels.layers_hub", {"layers": EAGER.layers}, "calls of exchanged SiLU", "at least 1", "0"),
+    *(
+        (f"quantization.bnb_{scheme}", {"packed_calls": {"bitsandbytes::gemv_4bit": 15}}, "calls with packed weights",
+         "16 × bitsandbytes::gem[mv]_4bit", "15 × bitsandbytes::gemv_4bit")
+        for scheme in ("nf4", "nf4_double", "fp4", "fp4_double")
+    ),
+    ("quantization.bnb_int8", {"packed_calls": {}}, "calls with packed weights", "16 × MatMul8bitLt", "none"),
+    ("quantization.bnb_int8", {"linears": (LinearKind("Linear", "Parameter", 0.0, ("layers.0.q", "lm_head")),)},
+     "linears left dense", "lm_head", "layers.0.q, lm_head"),
+    *(
+        (f"quantization.{name}", {"linears": packed("Linear", "Other", 3.0).linears}, "packed linears",
+         f"2 × {kinds}", "2 × Linear Other")
+        for name, kinds in (
+            ("torchao_int8", "Linear Int8Tensor"), ("torchao_int4", "Linear IntxUnpackedToInt8Tensor"),
+            ("torchao_float8", "Linear Float8Tensor"), ("quanto_int8", "QLinear *QB*sTensor"),
+            ("hqq4", "HQQLinear *"), ("fine_grained_fp8", "FP8Linear Parameter"),
+        )
+    ),
+    ("quantization.quanto_int4", {"linears": packed("QLinear", "WeightQBytesTensor", 8.0).linears},
+     "width of packed weights", "2 × 4 bits", "2 × 8 bits"),
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from harness.paths import PATHS
-from harness.paths.base import AttentionCall, CacheLayer, Circumstances, Phase, engagement
+from harness.paths.base import AttentionCall, CacheLayer, Circumstances, LinearKind, Phase, engagement
 from suites.meta.observations import (
     BROKEN,
     COMPILED,
@@ -59,6 +59,7 @@ ANYTHING_ELSE = (
     {"regions": {"other": 1}, "inductor_calls": 2, "graphs": 9},
     {"regions": {"other": 1}, "compile_modes": ("other",), "graph_breaks": ("other",), "recompile_limit": "other"},
     {"recompiles": ("other",), "cudagraph_skips": 77, "cudagraph_inputs": 77},
+    {"linears": (LinearKind("Other", "Other", 3.0, ("other",)),), "packed_calls": {}},
     {"layers": tuple(replace(kind, modules=99, kernelized=98, calls=0, kernel_calls=1) for kind in EXCHANGED)},
 )
 """Changes that between them break every claim of every path."""

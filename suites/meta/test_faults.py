@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import pytest
 
-from fixtures.workloads import RECALL
+from fixtures.workloads import PROBES
 from harness.equivalence.rules import findings, trust_findings
 from harness.execution.runner import Runner
 from harness.judge import judge
@@ -60,7 +60,7 @@ def test_fault_is_a_mismatch(runner, planned_case, table, fault):
     evidence = runner.evidence(case, optimization, fault=f"suites.meta.faults.arithmetic:{fault}", rungs=LADDER)
     verdict = judge(case, Property.EQUIVALENCE, evidence)
     for rung in evidence.rungs:
-        table[fault][rung.dtype] = factor(findings(rung.comparison, evidence.tolerance))
+        table[fault][rung.dtype] = factor(findings(rung, evidence.tolerance))
     assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
     assert verdict.outcome is Outcome.MISMATCH, verdict.message
     assert "but should be at most" in verdict.message
@@ -72,7 +72,7 @@ def test_lost_cache_position_shows_in_half_precision_in_the_cache_alone(runner, 
     case, optimization = planned_case("attention.sdpa")
     fault = "suites.meta.faults.arithmetic:zeroed_slot"
     evidence = runner.evidence(case, optimization, fault=fault, rungs=(Dtype.BF16,))
-    found = findings(evidence.rungs[0].comparison, evidence.tolerance)
+    found = findings(evidence.rungs[0], evidence.tolerance)
     report(request, [f"zeroed_slot in bf16: {finding}" for finding in found])
     assert {finding.rule for finding in found if finding.violated} == {"R6"}
     assert {finding.rule for finding in found} == {"finite", "R1", "R3", "R4", "R5", "R6"}
@@ -86,7 +86,7 @@ def test_wrong_scale_of_a_quantized_cache_shows_against_its_twin_alone(runner, p
     case, optimization = planned_case("caching.quantized_quanto4", dtype=Dtype.FP32)
     fault = "suites.meta.faults.arithmetic:wrong_scale_of_quantizer"
     evidence = runner.evidence(case, optimization, fault=fault)
-    found = findings(evidence.rungs[0].comparison, evidence.tolerance, budget=evidence.budget)
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
     assert {finding.rule for finding in found if finding.violated} == {"L1"}
     assert {finding.rule for finding in found} == {"finite", "L1", "L2", "R6"}
     assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
@@ -97,16 +97,41 @@ def test_quantizer_that_keeps_nothing_breaks_the_bound_of_its_scheme(runner, pla
     case, optimization = planned_case("caching.quantized_quanto2", dtype=Dtype.FP32)
     fault = "suites.meta.faults.arithmetic:quantizer_keeps_nothing"
     evidence = runner.evidence(case, optimization, fault=fault)
-    found = findings(evidence.rungs[0].comparison, evidence.tolerance, budget=evidence.budget)
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
     assert {finding.rule for finding in found if finding.violated} == {"L1", "R6"}
     assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.MISMATCH
+
+
+@pytest.mark.parametrize("fault", ["swapped_block_scales", "dropped_column"])
+def test_wrong_kernel_of_rounded_weights_shows_against_the_dense_model_alone(runner, planned_case, request, fault):
+    """A text reads as well as before: what the scheme may cost hides a broken kernel."""
+    case, optimization = planned_case("quantization.quanto_int4", dtype=Dtype.FP32)
+    evidence = runner.evidence(case, optimization, fault=f"suites.meta.faults.arithmetic:{fault}")
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
+    report(request, [f"{fault}: {finding}" for finding in found])
+    violated = {finding.rule for finding in found if finding.violated}
+    assert {"R0", "R6"} <= violated
+    assert not {"L2", "E"} & violated
+    assert {finding.rule for finding in found} == {"finite", "R0", "R3", "R4", "R5", "R6", "L2"}
+    assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
+    assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.MISMATCH
+
+
+def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, planned_case):
+    case, optimization = planned_case("quantization.bnb_int8", dtype=Dtype.FP32)
+    fault = "suites.meta.faults.arithmetic:wrong_scale_of_llm_int8"
+    evidence = runner.evidence(case, optimization, fault=fault)
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
+    assert {finding.rule for finding in found if finding.violated} == {"L1"}
+    assert {finding.rule for finding in found} == {"finite", "R6", "L1", "L2"}
+    assert "(model.layers.0.self_attn.q_proj) is " in judge(case, Property.EQUIVALENCE, evidence).message
 
 
 @pytest.mark.parametrize(("fault", "broken"), [("noisy_eager", "unrepeatable"), ("wrong_eager", "recall")])
 def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken):
     """Nothing is compared with an eager that does not repeat itself, or that cannot recall."""
     case, optimization = planned_case("attention.sdpa")
-    runner = Runner(RECALL, logs=tmp_path, reference_fault=f"suites.meta.faults.arithmetic:{fault}")
+    runner = Runner(PROBES, logs=tmp_path, reference_fault=f"suites.meta.faults.arithmetic:{fault}")
     evidence = runner.evidence(case, optimization, rungs=LADDER)
     runner.close()
     for trust in evidence.trusts:
@@ -120,7 +145,7 @@ def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken)
 def test_reference_below_float64_is_refused(planned_case, tmp_path):
     """A cast that the promotion does not reach is found by the audit, and named."""
     case, optimization = planned_case("attention.sdpa", workload="single", dtype=Dtype.FP32)
-    runner = Runner(RECALL, logs=tmp_path, reference_fault="suites.meta.faults.arithmetic:half_precision_eager")
+    runner = Runner(PROBES, logs=tmp_path, reference_fault="suites.meta.faults.arithmetic:half_precision_eager")
     verdict = judge(case, Property.EQUIVALENCE, runner.evidence(case, optimization))
     runner.close()
     assert verdict.outcome is Outcome.ERROR
@@ -134,6 +159,6 @@ def test_correct_paths_stay_within(runner, planned_case, table):
     case, optimization = planned_case("attention.sdpa")
     evidence = runner.evidence(case, optimization, rungs=LADDER)
     for rung in evidence.rungs:
-        table["none"][rung.dtype] = factor(findings(rung.comparison, evidence.tolerance))
+        table["none"][rung.dtype] = factor(findings(rung, evidence.tolerance))
     verdict = judge(case, Property.EQUIVALENCE, evidence)
     assert verdict.outcome is Outcome.PASS, verdict.message

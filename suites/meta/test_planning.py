@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.models import MODELS, MORE_MODELS
-from fixtures.workloads import RECALL, WORKLOADS
+from fixtures.workloads import PROBES, WORKLOADS
 from harness.errors import HarnessError, UnknownName
 from harness.machine import inventory as inventories
 from harness.machine import needs as all_needs
@@ -78,6 +78,7 @@ def test_what_exists_on_cuda_alone_names_its_need_elsewhere():
     assert set(unmet) == {
         *(f"attention.{name}" for name in ("sdpa_efficient", "sdpa_cudnn", *(f"flash_attention_{n}" for n in "234"))),
         *("caching.offloaded", "caching.offloaded_static", "kernels.flash_attn2_hub", "kernels.layers_hub"),
+        "quantization.fine_grained_fp8",
     }
     assert Cuda().unmet(GPU, device="cpu") == "needs cuda: this case runs on cpu"
 
@@ -134,7 +135,7 @@ def test_default_device_is_the_accelerator():
 
 def test_doubled_name_is_refused():
     with pytest.raises(ValueError, match="eager stands twice in the catalogue"):
-        Catalogue((*PATHS, PATHS[0]), MODELS, WORKLOADS, RECALL)
+        Catalogue((*PATHS, PATHS[0]), MODELS, WORKLOADS, PROBES)
 
 
 def test_two_models_of_one_name_are_refused(tmp_path):

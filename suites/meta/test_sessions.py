@@ -16,12 +16,12 @@ CONFTEST = """
 from dummies import *
 from fixtures.kernels import LOCAL_KERNELS
 from fixtures.models import MODELS
-from fixtures.workloads import RECALL, WORKLOADS
+from fixtures.workloads import PROBES, WORKLOADS
 from harness.paths.eager import Eager
 from harness.plan import Catalogue
 pytest_plugins = ("harness.plugin",)
 def pytest_harness_catalogue():
-    return Catalogue(paths={paths}, models=MODELS[:1], workloads={workloads}, recall=RECALL)
+    return Catalogue(paths={paths}, models=MODELS[:1], workloads={workloads}, probes=PROBES)
 """
 
 DUMMIES = """
@@ -107,7 +107,7 @@ def test_new_path_workload_and_model_cost_one_line_each(session, pytester):
 
 def test_later_property_alone_fails_on_an_unengaged_path(session):
     """Selecting `-m equivalence` does not step around engagement."""
-    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self): return {}\n"
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
     result, record = session("-m", "equivalence", "--dtype", "fp32", paths="(Lazy(),)", dummies=lazy)
     assert result.ret == 1
     assert outcomes(record) == {("attention.dummy", "equivalence"): Outcome.NOT_ENGAGED}

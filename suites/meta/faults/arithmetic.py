@@ -172,3 +172,54 @@ def half_precision_eager() -> Iterator[None]:
 
     with patched(modeling_qwen3, "eager_attention_forward", halved) as original:
         yield
+
+
+@contextmanager
+def swapped_block_scales() -> Iterator[None]:
+    """The first linear layer that is called multiplies two blocks of its weights with each other's scales."""
+    from optimum.quanto import QLinear
+
+    first = []
+
+    def forward(module, given):
+        if not first:
+            first.append(module)
+            scale = module.weight._scale
+            scale[[0, 1]] = scale[[1, 0]]
+        return original(module, given)
+
+    with torch.no_grad(), patched(QLinear, "forward", forward) as original:
+        yield
+
+
+@contextmanager
+def dropped_column() -> Iterator[None]:
+    """The first linear layer that is called forgets the last column of its weights."""
+    from optimum.quanto import QLinear
+
+    first = []
+
+    def forward(module, given):
+        first.append(module)
+        if module is first[0]:
+            given = given.clone()
+            given[..., -1] = 0
+        return original(module, given)
+
+    with patched(QLinear, "forward", forward) as original:
+        yield
+
+
+@contextmanager
+def wrong_scale_of_llm_int8() -> Iterator[None]:
+    """One linear layer of LLM.int8 gives a thousandth too much."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    first = []
+
+    def forward(module, given):
+        first.append(module)
+        return original(module, given) * (1.001 if module is first[0] else 1.0)
+
+    with patched(Linear8bitLt, "forward", forward) as original:
+        yield

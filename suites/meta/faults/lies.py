@@ -166,3 +166,47 @@ def one_layer_falls_back() -> Iterator[None]:
 
     with patched(module, "kernelize_layer", kernelize_layer) as original:
         yield
+
+
+@contextmanager
+def weights_stay_dense() -> Iterator[None]:
+    """The model is loaded as if nobody had asked for quantized weights."""
+    from transformers import AutoModelForCausalLM
+
+    def load(cls, *places, quantization_config=None, **options):
+        return original(*places, **options)
+
+    with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
+        yield
+
+
+@contextmanager
+def one_linear_is_dense() -> Iterator[None]:
+    """One linear layer is not converted."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def load(cls, *places, **options):
+        model = original(*places, **options)
+        mlp = model.model.layers[0].mlp
+        mlp.down_proj = torch.nn.Linear(
+            mlp.down_proj.in_features, mlp.down_proj.out_features, bias=False, dtype=model.dtype
+        )
+        return model
+
+    with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
+        yield
+
+
+@contextmanager
+def int4_is_int8() -> Iterator[None]:
+    """Whoever asks quanto for 4 bits gets 8."""
+    from transformers import AutoModelForCausalLM
+
+    def load(cls, *places, **options):
+        if "quantization_config" in options:
+            options["quantization_config"].weights = "int8"
+        return original(*places, **options)
+
+    with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
+        yield

@@ -1,0 +1,169 @@
+"""What a path that rounds weights is judged by: a dense model of the same weights, each linear, and text.
+
+Runs in workers. The rounded weights come from a load of its own, saved and loaded again where the scheme allows it, so
+that whatever is wrong with the candidate's is not shared.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear
+from torch.nn.functional import linear
+
+from harness.equivalence.errors import Triple, stratum_error
+from harness.equivalence.numbers import Generation
+from harness.equivalence.quality import measure_quality
+from harness.errors import ReferenceInvalid
+from harness.execution.generation import PROMPT_LOGITS
+from harness.execution.runs import Setup, exact_runs, load_setup, run_batches
+from harness.models.loading import encode, load_model, load_tokenizer
+from harness.paths.base import Optimization
+from harness.paths.eager import Eager
+from harness.recipes import Folder, Workload
+from harness.records import Quality, StratumError
+from harness.vocabulary import Dtype
+
+ROWS = 4
+"""Sequences of text that are run at once: their logits are kept, and vocabularies are large."""
+
+
+@dataclass(frozen=True)
+class DenseTwin:
+    """Dense eager runs with rounded weights."""
+
+    reference: Generation
+    """In float64."""
+    eager: Generation
+    """In the candidate's dtype."""
+    changed_by_saving: int | None
+    """Linears whose weights differ after saving and loading; None if the scheme cannot be saved."""
+
+
+def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
+    """Round the weights as the optimization does, and run them densely: in float64 with the tokens that it chooses,
+    and in `dtype` with these tokens forced on it.
+
+    Raises ReferenceInvalid if no weight is rounded, or any operator of the reference computed below float64.
+    """
+    weights, changed = _rounded_weights(setup, dtype, optimization)
+    if not weights:
+        raise ReferenceInvalid(f"{setup.recipe.name}: {optimization.name} rounds none of the model's weights")
+    model, batches = load_setup(setup, Dtype.FP64, Eager())
+    _put(weights, model)
+    reference = exact_runs(model, batches, setup)
+    model, batches = load_setup(setup, dtype, Eager())
+    _put(weights, model)
+    _, eager = run_batches(model, batches, reference, options=dict)
+    return DenseTwin(reference, eager, changed)
+
+
+def quality_of(model: Any, setup: Setup, dtype: Dtype, text: Workload) -> Quality:
+    """What the candidate's weights cost on a text, against dense eager in the same dtype."""
+    dense, _ = load_setup(setup, dtype, Eager())
+    ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
+    ours, theirs = (_logits(each, ids) for each in (model, dense))
+    return measure_quality(ours, eager=theirs, tokens=ids[:, -PROMPT_LOGITS:].cpu())
+
+
+@dataclass
+class LinearErrors:
+    """Errors of the outputs of single linear layers, gathered over the calls inside `watching`."""
+
+    optimization: Optimization
+    dtype: Dtype
+    calls: dict[str, list[tuple[int, StratumError]]] = field(default_factory=dict)
+    """By name of the layer: values of each output, and its errors."""
+
+    @contextmanager
+    def watching(self, model: Any) -> Iterator[None]:
+        hooks = [
+            module.register_forward_hook(self._compare(name))
+            for name, module in model.named_modules()
+            if isinstance(module, Linear)
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def strata(self) -> tuple[StratumError, ...]:
+        return tuple(_pooled(name, calls) for name, calls in self.calls.items())
+
+    def _compare(self, name: str) -> Any:
+        def compare(module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            given = arguments[0]
+            exact = self.optimization.exact_output(module, given)
+            if exact is not None:
+                weight = self.optimization.dense_weight(module)
+                dense = linear(given, weight.to(given.dtype)).double()
+                as_dense = exact + (dense - linear(given.double(), weight.double()))
+                error = stratum_error(name, Triple(output, as_dense, exact), dtype=self.dtype, without_mean=False)
+                self.calls.setdefault(name, []).append((output.numel(), error))
+
+        return compare
+
+
+def _pooled(name: str, calls: list[tuple[int, StratumError]]) -> StratumError:
+    total = sum(count for count, _ in calls)
+
+    def pooled_rms(what: str) -> float:
+        return math.sqrt(sum(count * getattr(error, what) ** 2 for count, error in calls) / total)
+
+    def largest(what: str) -> float:
+        return max(float(getattr(error, what)) for _, error in calls)
+
+    return StratumError(
+        stratum=name,
+        candidate_rms=pooled_rms("candidate_rms"),
+        candidate_max=largest("candidate_max"),
+        eager_rms=pooled_rms("eager_rms"),
+        eager_max=largest("eager_max"),
+        reference_rms=pooled_rms("reference_rms"),
+        rounding=largest("rounding"),
+    )
+
+
+def _rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
+    """(dense weights by the name of their linear, how many of them saving and loading changed)."""
+    options = optimization.load_options(dtype)
+    fresh = load_model(setup.recipe, dtype=dtype, device=setup.device, options=options)
+    weights = _dense_weights(fresh, optimization)
+    if not optimization.saves:
+        return weights, None
+    with tempfile.TemporaryDirectory(dir=setup.scratch) as folder:
+        fresh.save_pretrained(folder)
+        saved = replace(setup.recipe, source=Folder(folder))
+        again = load_model(saved, dtype=dtype, device=setup.device, options={"device_map": setup.device})
+        loaded = _dense_weights(again, optimization)
+    changed = sum(name not in loaded or not torch.equal(loaded[name], weight) for name, weight in weights.items())
+    return weights, changed
+
+
+@torch.no_grad()
+def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
+    linears = ((name, module) for name, module in model.named_modules() if isinstance(module, Linear))
+    dense = ((name, optimization.dense_weight(module)) for name, module in linears)
+    return {name: weight.detach() for name, weight in dense if weight is not None}
+
+
+@torch.no_grad()
+def _put(weights: Mapping[str, Tensor], model: Any) -> None:
+    for name, weight in weights.items():
+        model.get_submodule(name).weight.copy_(weight)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    """(S, P, V) on the CPU, a few sequences at a time."""
+    return torch.cat(
+        [model(part, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits.cpu() for part in ids.split(ROWS)]
+    )

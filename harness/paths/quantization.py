@@ -1,0 +1,299 @@
+"""Weights in few bits, by each library that transformers offers, each through its own configuration.
+
+A scheme that only rounds weights must compute what a dense model of the same rounded weights computes. One that rounds
+activations as well has its arithmetic written down here, in float64.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+from harness.machine.cpu import cpu_flags
+from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
+from harness.paths.base import Aspect, Circumstances, Observation, Optimization, equal, tally
+from harness.records import Claim
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
+
+
+@dataclass(frozen=True)
+class QuantizedWeights(Optimization):
+    """Every linear layer but the head keeps packed weights."""
+
+    name: str
+    bits: int
+    """Of each packed weight, as it is stored."""
+    budget: str = ""
+    extra: bool = False
+    technique = Technique.QUANTIZATION
+    tolerance: ClassVar[Tolerance] = Tolerance.ROUNDED
+    changes = frozenset({Aspect.WEIGHTS})
+    kinds: ClassVar[str] = "*"
+    """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
+    operators: ClassVar[str] = ""
+    """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        packed = [kind for kind in seen.linears if kind.bits]
+        dense = [name for kind in seen.linears if not kind.bits for name in kind.names]
+        count = sum(len(kind.names) for kind in packed)
+        found = tally(Counter(f"{kind.kind} {kind.weight}" for kind in packed for _ in kind.names))
+        right = bool(packed) and all(fnmatchcase(f"{kind.kind} {kind.weight}", self.kinds) for kind in packed)
+        widths = Counter(f"{kind.bits:g} bits" for kind in packed for _ in kind.names)
+        claims = [
+            equal("linears left dense", seen.head or "none", ", ".join(dense) or "none"),
+            Claim("packed linears", f"{count or 'all'} × {self.kinds}", found, right),
+            equal("width of packed weights", f"{count} × {self.bits} bits", tally(widths)),
+        ]
+        if self.operators:
+            wanted = count * (seen.prefills + seen.decode_steps)
+            calls = {name: n for name, n in seen.packed_calls.items() if fnmatchcase(name, self.operators)}
+            claims.append(
+                Claim(
+                    "calls with packed weights",
+                    f"{wanted} × {self.operators}",
+                    tally(calls),
+                    sum(calls.values()) == wanted > 0,
+                )
+            )
+        return claims
+
+
+@dataclass(frozen=True)
+class BitsAndBytes4(QuantizedWeights):
+    """`BitsAndBytesConfig(load_in_4bit=True)`, computing in the model's own dtype."""
+
+    bits: int = 4
+    scheme: str = "nf4"
+    """`nf4` or `fp4`."""
+    double: bool = False
+    """Whether scales are quantized too."""
+    budget: str = "weights_4bit"
+    saves = True
+    kinds = "Linear4bit Params4bit"
+    operators = "bitsandbytes::gem[mv]_4bit"
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Package("bitsandbytes"),)
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        import torch
+        from transformers import BitsAndBytesConfig
+
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.scheme,
+            bnb_4bit_use_double_quant=self.double,
+            bnb_4bit_compute_dtype=getattr(torch, dtype.torch_name),
+        )
+        return {"quantization_config": config}
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        """On a CPU that multiplies bfloat16 itself, bitsandbytes 0.50 computes whatever it is given in it."""
+        return (Dtype.BF16,) if device == "cpu" and "avx512_bf16" in cpu_flags() else super().dtypes(device)
+
+    def dense_weight(self, linear: Any) -> Any:
+        from bitsandbytes.functional import dequantize_4bit
+        from bitsandbytes.nn import Linear4bit
+
+        if not isinstance(linear, Linear4bit):
+            return None
+        return dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+
+
+@dataclass(frozen=True)
+class BitsAndBytes8(QuantizedWeights):
+    """`BitsAndBytesConfig(load_in_8bit=True)`, LLM.int8: rows of activations are rounded to 8 bits by their largest
+    value, but for columns that hold an outlier, which are multiplied as they are."""
+
+    name: str = "quantization.bnb_int8"
+    bits: int = 8
+    budget: str = "weights_8bit"
+    tolerance: ClassVar[Tolerance] = Tolerance.DYNAMIC
+    kinds = "Linear8bitLt Int8Params"
+    operators = "MatMul8bitLt"
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Package("bitsandbytes"),)
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        from transformers import BitsAndBytesConfig
+
+        del dtype
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+
+    def dense_weight(self, linear: Any) -> Any:
+        packed, scales = _levels(linear)
+        return packed.double() * (scales.double() / 127)[:, None]
+
+    def exact_output(self, linear: Any, given: Any) -> Any:
+        """By the paper, https://arxiv.org/abs/2208.07339, section 3, and what bitsandbytes adds to it: activations pass
+        through float16; outliers are set to zero before a row's largest value is taken; their columns are multiplied
+        with the values as they were given."""
+        import torch
+        from bitsandbytes.nn import Linear8bitLt
+
+        if not isinstance(linear, Linear8bitLt):
+            return None
+        packed, scales = _levels(linear)
+        rows = given.reshape(-1, given.shape[-1])
+        halved = rows.to(torch.float16).float()
+        outliers = halved.abs() >= linear.state.threshold
+        columns = outliers.any(0)
+        kept = halved.masked_fill(outliers, 0.0)
+        largest = kept.abs().amax(1)
+        levels = torch.round(kept * (127.0 / largest)[:, None]).nan_to_num(0.0)
+        if len(rows) > 1:
+            levels[:, columns] = 0.0
+        product = (levels.double() @ packed.double().T) * largest.double()[:, None] * scales.double()
+        exact = product * (_CPU_RECIPROCAL if given.device.type == "cpu" else 1 / 127**2)
+        weight = self.dense_weight(linear)
+        exact += rows[:, columns].double() @ weight[:, columns].T
+        if linear.bias is not None:
+            exact += linear.bias.double()
+        return exact.reshape(*given.shape[:-1], -1)
+
+
+def _levels(linear: Any) -> tuple[Any, Any]:
+    """(int8 weights, scale of each row): the first forward pass moves them from the weight to the module's state."""
+    moved = linear.state.CB is not None
+    return (linear.state.CB, linear.state.SCB) if moved else (linear.weight.CB, linear.weight.SCB)
+
+
+_CPU_RECIPROCAL = 6.200124e-05
+"""What bitsandbytes 0.50 multiplies by on the CPU for 1 / 127**2, which is 6.2000124e-05: every output is too large by
+18 millionths. With the right number the comparison would say nothing but that."""
+
+
+@dataclass(frozen=True)
+class TorchAo(QuantizedWeights):
+    """`TorchAoConfig` with one of torchao's weight-only schemes."""
+
+    scheme: str = "int8"
+    """`int8` with one scale per row, `int4` with one per 32 weights, kept one to a byte, or `float8`."""
+    bits: int = 8
+    budget: str = "weights_8bit"
+    saves = True
+    operators = ""
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Package("torchao"),)
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        import torch
+        from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig
+        from torchao.quantization.granularity import PerGroup
+        from transformers import TorchAoConfig
+
+        del dtype
+        schemes = {
+            "int8": lambda: Int8WeightOnlyConfig(),
+            "int4": lambda: IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
+            "float8": lambda: Float8WeightOnlyConfig(),
+        }
+        return {"quantization_config": TorchAoConfig(schemes[self.scheme]())}
+
+    @property
+    def kinds(self) -> str:
+        weight = {"int8": "Int8Tensor", "int4": "IntxUnpackedToInt8Tensor", "float8": "Float8Tensor"}[self.scheme]
+        return f"Linear {weight}"
+
+    def dense_weight(self, linear: Any) -> Any:
+        return linear.weight.dequantize() if type(linear.weight).__module__.startswith("torchao.") else None
+
+
+@dataclass(frozen=True)
+class Quanto(QuantizedWeights):
+    """`QuantoConfig`, which transformers cannot save."""
+
+    budget: str = "weights_8bit"
+    kinds = "QLinear *QB*sTensor"
+    operators = "*LinearFunction"
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Package("optimum-quanto"),)
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        from transformers import QuantoConfig
+
+        del dtype
+        return {"quantization_config": QuantoConfig(weights=f"int{self.bits}")}
+
+    def dense_weight(self, linear: Any) -> Any:
+        from optimum.quanto import QLinear
+
+        return linear.qweight.dequantize() if isinstance(linear, QLinear) else None
+
+
+@dataclass(frozen=True)
+class Hqq(QuantizedWeights):
+    """`HqqConfig`, which transformers 5.17 to 5.22 refuse while they rewrite how weights are loaded."""
+
+    name: str = "quantization.hqq4"
+    bits: int = 4
+    budget: str = "weights_4bit"
+    kinds = "HQQLinear *"
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Package("hqq"),)
+
+    def refuses(self, line: str, case: Circumstances) -> str:
+        del case
+        return "transformers cannot load hqq's weights" if "HQQ is not available yet" in line else ""
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        from transformers import HqqConfig
+
+        del dtype
+        return {"quantization_config": HqqConfig(nbits=self.bits, group_size=32)}
+
+    def dense_weight(self, linear: Any) -> Any:
+        return linear.dequantize() if hasattr(linear, "W_q") else None
+
+
+@dataclass(frozen=True)
+class FineGrainedFp8(QuantizedWeights):
+    """`FineGrainedFP8Config`: weights share a scale by blocks of 128 x 128, activations by runs of 128 of a token."""
+
+    name: str = "quantization.fine_grained_fp8"
+    bits: int = 8
+    budget: str = "weights_8bit"
+    tolerance: ClassVar[Tolerance] = Tolerance.DYNAMIC
+    kinds = "FP8Linear Parameter"
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Cuda(), Kernels(), HubKernel("kernels-community/finegrained-fp8"))
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        del device
+        return HALF_PRECISIONS
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        from transformers import FineGrainedFP8Config
+
+        del dtype
+        return {"quantization_config": FineGrainedFP8Config()}
+
+    def dense_weight(self, linear: Any) -> Any:
+        rows, columns = linear.block_size
+        scales = linear.weight_scale_inv.double().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        return linear.weight.double() * scales[: linear.out_features, : linear.in_features]
+
+    def exact_output(self, linear: Any, given: Any) -> Any:
+        """By transformers' documentation of FineGrainedFP8Config: each run of 128 activations divided by its largest
+        value over 448, the largest of float8_e4m3."""
+        import torch
+        from torch.nn.functional import pad
+
+        if not hasattr(linear, "weight_scale_inv"):
+            return None
+        columns = linear.block_size[1]
+        runs = pad(given.float(), (0, -given.shape[-1] % columns)).unflatten(-1, (-1, columns))
+        scales = runs.abs().amax(-1, keepdim=True) / 448.0
+        levels = (runs / scales).nan_to_num(0.0).to(torch.float8_e4m3fn)
+        rounded = (levels.double() * scales.double()).flatten(-2)[..., : given.shape[-1]]
+        exact = rounded @ self.dense_weight(linear).T
+        return exact if linear.bias is None else exact + linear.bias.double()
