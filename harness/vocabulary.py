@@ -41,6 +41,7 @@ class Technique(StrEnum):
     COMPILATION = "compilation"
     KERNELS = "kernels"
     QUANTIZATION = "quantization"
+    CONTINUOUS_BATCHING = "continuous_batching"
 
 
 class Property(StrEnum):

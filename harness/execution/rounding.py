@@ -53,14 +53,14 @@ def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> Den
 
     Raises ReferenceInvalid if no weight is rounded, or any operator of the reference computed below float64.
     """
-    weights, changed = _rounded_weights(setup, dtype, optimization)
+    weights, changed = rounded_weights(setup, dtype, optimization)
     if not weights:
         raise ReferenceInvalid(f"{setup.recipe.name}: {optimization.name} rounds none of the model's weights")
     model, batches = load_setup(setup, Dtype.FP64, Eager())
-    _put(weights, model)
+    put_weights(weights, model)
     reference = exact_runs(model, batches, setup)
     model, batches = load_setup(setup, dtype, Eager())
-    _put(weights, model)
+    put_weights(weights, model)
     _, eager = run_batches(model, batches, reference, options=dict)
     return DenseTwin(reference, eager, changed)
 
@@ -132,7 +132,7 @@ def _pooled(name: str, calls: list[tuple[int, StratumError]]) -> StratumError:
     )
 
 
-def _rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
+def rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
     """(dense weights by the name of their linear, how many of them saving and loading changed)."""
     options = optimization.load_options(dtype)
     fresh = load_model(setup.recipe, dtype=dtype, device=setup.device, options=options)
@@ -156,7 +156,7 @@ def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _put(weights: Mapping[str, Tensor], model: Any) -> None:
+def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
     for name, weight in weights.items():
         model.get_submodule(name).weight.copy_(weight)
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from harness.equivalence.numbers import compare, identical, relative_error
 from harness.equivalence.rules import GROUP
 from harness.errors import HarnessError, Incompatible
+from harness.execution.batching import BatchingWatch, alone, compare_served, serve
 from harness.execution.generation import generate_free
-from harness.execution.rounding import LinearErrors, dense_twin_of, quality_of
+from harness.execution.rounding import LinearErrors, dense_twin_of, put_weights, quality_of, rounded_weights
 from harness.execution.runs import (
     Setup,
     exact_runs,
@@ -29,7 +30,7 @@ from harness.execution.runs import (
 )
 from harness.models.loading import encode, load_config, load_tokenizer
 from harness.models.seeding import save_seeded
-from harness.paths.base import Aspect, Circumstances, Optimization, engagement
+from harness.paths.base import Aspect, Circumstances, Optimization, Serving, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch, windows_of
 from harness.recipes import ModelRecipe, Prompt, Workload
@@ -87,6 +88,8 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     """
     started = time.monotonic()
     reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    if serving := optimization.serving():
+        return _serve_candidate(setup, dtype, optimization, serving, text)
     kind, scheme, twin = optimization.tolerance, None, None
     with _refusals(optimization, setup):
         if kind is Tolerance.ROUNDED:
@@ -112,6 +115,38 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         dtype=dtype,
         engagement=engagement(optimization, seen),
         comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype, twin=twin),
+        seconds=time.monotonic() - started,
+        scheme=scheme,
+    )
+
+
+def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload) -> Rung:
+    """The same for prompts that are served as requests: each is compared with its prompt run alone."""
+    started = time.monotonic()
+    rounded = optimization.tolerance is Tolerance.ROUNDED
+    with _refusals(optimization, setup):
+        weights, changed = rounded_weights(setup, dtype, optimization) if rounded else ({}, None)
+        with planted(setup.fault):
+            model, batches = load_setup(setup, dtype, optimization)
+            prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
+            watch = BatchingWatch(model)
+            with optimization.applied(), watch:
+                answered = [prompt.tolist() for prompt in prompts]
+                served = serve(model, answered, serving, watch, new_tokens=setup.workload.new_tokens)
+            seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
+            scheme = Scheme(quality_of(model, setup, dtype, text), changed) if rounded else None
+    asked = [*prompts, *reversed(prompts)] if serving.again else prompts
+    single = [(prompt[None], torch.ones_like(prompt)[None]) for prompt in asked]
+    runs = {}
+    for precision in (Dtype.FP64, dtype):
+        dense, _ = load_setup(setup, precision, Eager())
+        put_weights(weights, dense)
+        with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
+            runs[precision] = alone(dense, single, served.tokens)
+    return Rung(
+        dtype=dtype,
+        engagement=engagement(optimization, seen),
+        comparison=compare_served(served, eager=runs[dtype], reference=runs[Dtype.FP64], dtype=dtype),
         seconds=time.monotonic() - started,
         scheme=scheme,
     )

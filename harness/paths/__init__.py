@@ -13,6 +13,7 @@ from harness.paths.caching import (
     StaticCache,
 )
 from harness.paths.compilation import CompiledForward, CompiledStaticCache
+from harness.paths.continuous_batching import ContinuousBatching
 from harness.paths.eager import Eager
 from harness.paths.hub_kernels import FlashAttention2Hub, FlashAttention2Local, LayersHub, LayersLocal
 from harness.paths.quantization import BitsAndBytes4, BitsAndBytes8, FineGrainedFp8, Hqq, Quanto, TorchAo
@@ -58,4 +59,10 @@ PATHS: tuple[Optimization, ...] = (
     Quanto("quantization.quanto_int4", bits=4, budget="weights_4bit"),
     Hqq(),
     FineGrainedFp8(),
+    ContinuousBatching("continuous_batching.eager", "eager"),
+    ContinuousBatching("continuous_batching.eager_shared", "eager", sharing=True),
+    ContinuousBatching("continuous_batching.sdpa", "sdpa"),
+    ContinuousBatching("continuous_batching.sdpa_shared", "sdpa", sharing=True),
+    ContinuousBatching("continuous_batching.sdpa_graphs", "sdpa", graphs=True),
+    ContinuousBatching("continuous_batching.flash_attention_2", "flash_attention_2"),
 )

@@ -99,6 +99,37 @@ class LinearKind:
 
 
 @dataclass(frozen=True)
+class Batching:
+    """How requests were served by continuous batching."""
+
+    implementation: str
+    """Attention implementation of the model's config while they were."""
+    steps: int
+    """Forward passes."""
+    prompts: tuple[int, ...]
+    """Tokens of each request's prompt, in the order in which they were submitted."""
+    prefilled: int
+    """Prompt tokens that went through the model."""
+    shared: int
+    """Prompt tokens found in pages of earlier requests."""
+    chunks: int
+    """Most steps that the prefill of one request took."""
+    largest: int
+    """Most requests in one step."""
+    widest: int
+    """Most tokens in one step."""
+    pages: int
+    page: int
+    """Tokens of a page."""
+    replays: int
+    """Steps that were replayed from a CUDA graph."""
+    dropped: tuple[str, ...]
+    """Logits processors that continuous batching left out."""
+    errors: tuple[str, ...]
+    """What failed requests say: nothing is raised."""
+
+
+@dataclass(frozen=True)
 class Observation:
     """What was seen while `generate` ran, forced and free, as plain data: no tensors, no modules."""
 
@@ -147,6 +178,8 @@ class Observation:
     """Inputs that change between replays, over all CUDA graphs that inductor recorded: a decode step has its tokens."""
     cudagraph_skips: int = 0
     """Graphs that inductor did not record as CUDA graphs though asked to; every graph, where there is no CUDA."""
+    batching: Batching | None = None
+    """Of requests that were served by continuous batching."""
     recompile_limit: str = ""
     """What torch said when it stopped compiling and fell back to eager; empty if it did not."""
 
@@ -185,6 +218,18 @@ class Circumstances:
     """Sliding window of each attention layer; 0 for a layer that attends to everything."""
     groups: tuple[int, ...] = ()
     """Groups of values that a quantized cache packs of each layer's keys after the prefill of each run."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a path serves its prompts as requests."""
+
+    options: Mapping[str, Any]
+    """Entries of ContinuousBatchingConfig."""
+    again: bool
+    """Whether all are submitted a second time, once they are answered."""
+    shows_logits: bool
+    """Whether the model's own forward pass runs in every step."""
 
 
 class Optimization(ABC):
@@ -233,6 +278,10 @@ class Optimization(ABC):
     def generate_options(self) -> Mapping[str, Any]:
         """Keyword arguments of `generate`. Runs in the worker."""
         return {}
+
+    def serving(self) -> Serving | None:
+        """How prompts are served as requests; None for a path that calls `generate`."""
+        return None
 
     def refuses(self, line: str, case: Circumstances) -> str:
         """Why this line of an error says that the optimization and what it was asked to do here do not go together, by

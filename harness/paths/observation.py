@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
@@ -66,8 +66,15 @@ class Watch:
             log.clear()
         self._open.enter_context(self._layers)
         self._open.enter_context(_modes_noted(self._modes))
-        self._open.enter_context(self._profiler)
+        self._open.enter_context(self._looking())
         return self
+
+    def _looking(self) -> AbstractContextManager[Any]:
+        """What must be open while operators are to be seen."""
+        return self._profiler
+
+    def _events(self) -> list[tuple[str, Any]]:
+        return profiled_events(self._profiler)
 
     def __exit__(self, *raised: object) -> None:
         self._open.close()
@@ -76,8 +83,7 @@ class Watch:
         """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache, and
         `lengths` how many positions it was fed; `decode_steps` is the number of forward passes that each made after its
         prefill."""
-        model = self._model
-        events = _events(self._profiler)
+        model, events = self._model, self._events()
         caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
         config = model.config.get_text_config()
@@ -112,7 +118,7 @@ class Watch:
         )
 
 
-def _events(profiler: profile) -> list[tuple[str, Any]]:
+def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
     """Name and record of what the profiler saw of attention and compilation, by start. Its own list of all events
     holds the same, and takes torch seconds to build where this takes none."""
     results = profiler.profiler.kineto_results if profiler.profiler else None

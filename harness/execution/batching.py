@@ -1,0 +1,280 @@
+"""Serve prompts as requests by continuous batching, and watch it. Runs in workers.
+
+The generation loop has a thread of its own, in which neither the caller's profiler nor its modes see anything, and it
+never raises: so its single step is wrapped, in that thread, and every request's own error is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from transformers import GenerationConfig
+
+from harness.equivalence.errors import Triple, stratum_error
+from harness.equivalence.numbers import Generation, compare
+from harness.errors import HarnessError, Incompatible
+from harness.execution.generation import generate_forced
+from harness.execution.runs import Batch
+from harness.paths.base import Batching, Observation, Serving
+from harness.paths.observation import Watch, profiled_events, windows_of
+from harness.records import Comparison
+from harness.vocabulary import Dtype
+
+NEVER = -1
+"""An end-of-sequence token that no model generates."""
+SECONDS = 240.0
+"""Within which all requests must be answered."""
+PATIENCE = 1.0
+"""Seconds for which the next answer is awaited before the deadline is looked at."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The answers to requests, in the order in which they were submitted. B requests, N tokens, V vocabulary."""
+
+    tokens: Tensor
+    """(B, N) int64."""
+    log_probabilities: Tensor
+    """(B, N): what came back with the tokens."""
+    logits: Tensor | None
+    """(B, N, V): the model's own, from which each token was chosen; None if a CUDA graph hid them."""
+
+
+class BatchingWatch(Watch):
+    """Watches requests being served inside `with`, step by step."""
+
+    def __init__(self, model: Any, *, layers: bool = False) -> None:
+        super().__init__(model, layers=layers)
+        self.logits: dict[str, list[Tensor]] = {}
+        """By request: the row from which each of its tokens was chosen."""
+        self.prompts: list[int] = []
+        """Their lengths, in the order of submission."""
+        self.errors: list[str] = []
+        self._seen: list[tuple[str, Any]] = []
+        self._steps: list[list[tuple[str, int, bool]]] = []
+        """Of each step: request, tokens that go through the model, and whether it gets a new token."""
+        self._cache: Any = None
+        self._implementation = ""
+        self._matches: Counter[str] = Counter()
+        self._dropped: list[str] = []
+        self._replays = 0
+
+    @property
+    def shares_nothing(self) -> bool:
+        """Whether the cache itself says so, and its model has sliding windows."""
+        return any(windows_of(self._model.config.get_text_config())) and not self._cache.use_prefix_sharing
+
+    def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
+        seen = super().seen(outputs, lengths=lengths, padded=padded, decode_steps=decode_steps)
+        chunks = Counter(request for step in self._steps for request, _, new in step if not new)
+        fed = sum(tokens for step in self._steps for _, tokens, _ in step)
+        return replace(
+            seen,
+            batching=Batching(
+                implementation=self._implementation,
+                steps=len(self._steps),
+                prompts=tuple(self.prompts),
+                prefilled=fed - sum(max(0, len(rows) - 1) for rows in self._tokens_of().values()),
+                shared=sum(self._matches.values()),
+                chunks=1 + max(chunks.values(), default=0),
+                largest=max(map(len, self._steps), default=0),
+                widest=max((sum(tokens for _, tokens, _ in step) for step in self._steps), default=0),
+                pages=self._cache.num_blocks if self._cache else 0,
+                page=_tokens_per_page(self._cache) if self._cache else 0,
+                replays=self._replays,
+                dropped=tuple(self._dropped),
+                errors=tuple(self.errors),
+            ),
+        )
+
+    def _tokens_of(self) -> dict[str, list[int]]:
+        """By request: the steps that gave it a token."""
+        found: dict[str, list[int]] = {}
+        for index, step in enumerate(self._steps):
+            for request, _, new in step:
+                if new:
+                    found.setdefault(request, []).append(index)
+        return found
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        from transformers.generation.continuous_batching.cache import PagedAttentionCache
+        from transformers.generation.continuous_batching.cb_logits_processors import (
+            ContinuousBatchingLogitsProcessorList as Processors,
+        )
+        from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+
+        with ExitStack() as stack:
+            stack.enter_context(_wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
+            stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
+            stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
+            hook = self._model.register_forward_hook(self._record, with_kwargs=True)
+            stack.callback(hook.remove)
+            yield
+
+    def _events(self) -> list[tuple[str, Any]]:
+        return self._seen
+
+    def _step(self, original: Any, processor: Any, model: Any) -> Any:
+        requests = processor.inputs_and_outputs.requests_in_batch
+        self._cache, self._implementation = processor.cache, model.config._attn_implementation
+        self._steps.append([(each.state.request_id, each.query_length, each.has_new_token) for each in requests])
+        forwards = sum(map(len, self.logits.values()))
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            result = original(processor, model)
+        self._seen += profiled_events(profiler)
+        tokens = sum(each.has_new_token for each in requests)
+        self._replays += tokens > 0 and sum(map(len, self.logits.values())) == forwards
+        return result
+
+    def _match(self, original: Any, cache: Any, request: str, prompt: list[int]) -> Any:
+        matched = original(cache, request, prompt)
+        self._matches[request] = matched
+        return matched
+
+    def _validate(self, original: Any, processors: Any, *arguments: Any) -> Any:
+        before = [type(each).__name__ for each in processors.logits_processor]
+        result = original(processors, *arguments)
+        after = [type(each).__name__ for each in processors.logits_processor]
+        self._dropped += sorted((Counter(before) - Counter(after)).elements())
+        return result
+
+    def _record(self, model: Any, given: Any, options: Mapping[str, Any], output: Any) -> None:
+        """Rows stand in the order of those requests of the step that get a token."""
+        del model, given
+        rows, indices = output.logits[0], options["logits_indices"]
+        if len(rows) != indices.numel():
+            rows = rows[indices]
+        receiving = [request for request, _, new in self._steps[-1] if new]
+        for request, row in zip(receiving, rows, strict=False):
+            self.logits.setdefault(request, []).append(row.float().cpu())
+
+
+def serve(
+    model: Any, prompts: Sequence[list[int]], serving: Serving, watch: BatchingWatch, *, new_tokens: int
+) -> Served:
+    """Answer each prompt with exactly `new_tokens` tokens, greedily. Requests that share pages go through the manager,
+    twice: the second time in reverse order, and after the first were answered.
+
+    Raises HarnessError if a request failed or is not answered in time.
+    """
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    known = {entry.name for entry in fields(ContinuousBatchingConfig)}
+    options = {_name_of(name, known): value for name, value in serving.options.items()}
+    config = ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
+    watch.prompts += map(len, prompts)
+    if serving.again:
+        again = list(reversed(prompts))
+        watch.prompts += map(len, again)
+        answers = _through_manager(model, [prompts, again], generation, config)
+    else:
+        given = model.generate_batch(
+            [list(prompt) for prompt in prompts], generation_config=generation, continuous_batching_config=config
+        )
+        answers = list(given.values())
+    if serving.again and watch.shares_nothing:
+        raise Incompatible(
+            "pages are not shared among layers with sliding windows (PagedAttentionCache.use_prefix_sharing)"
+        )
+    watch.errors += [f"{answer.request_id}: {answer.error}" for answer in answers if answer.error]
+    short = [answer for answer in answers if len(answer.generated_tokens) != new_tokens]
+    if watch.errors or short or len(answers) != len(watch.prompts):
+        told = "; ".join(watch.errors) or ", ".join(
+            f"{answer.request_id} has {len(answer.generated_tokens)} tokens" for answer in short
+        )
+        raise HarnessError(
+            f"{len(answers)} of {len(watch.prompts)} requests were answered, {told or 'none with an error'}"
+        )
+    rows = [watch.logits.get(answer.request_id, []) for answer in answers]
+    whole = all(len(row) == new_tokens for row in rows)
+    return Served(
+        tokens=torch.tensor([answer.generated_tokens for answer in answers]),
+        log_probabilities=torch.tensor([answer.logprobs for answer in answers]),
+        logits=torch.stack([torch.stack(row) for row in rows]) if whole else None,
+    )
+
+
+def compare_served(served: Served, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:
+    """Compare answers with `eager` and `reference`, which ran each prompt alone with the answer forced on it."""
+    theirs, exact = (run.step_logits.double().log_softmax(-1) for run in (eager, reference))
+    of_choice = exact.gather(-1, served.tokens[..., None]).squeeze(-1)
+    returned = served.log_probabilities.double()
+    name = "log probabilities"
+    own = stratum_error(name, Triple(returned, returned, of_choice), dtype=dtype, without_mean=False)
+    whole = stratum_error(name, Triple(theirs, theirs, exact), dtype=dtype, without_mean=False)
+    # Eager's error over the whole vocabulary, since a few choices are too few to measure one; and what the logarithm of
+    # a probability near 1 loses in float32.
+    lost = 4 * Dtype.FP32.unit_roundoff
+    returned_error = replace(own, eager_rms=whole.eager_rms + lost, eager_max=whole.eager_max + lost)
+    logits = served.logits.to(eager.step_logits.dtype)
+    candidate = Generation(logits[:, :1], logits, served.tokens, eager.valid)
+    compared = compare(candidate, eager=eager, reference=reference, dtype=dtype)
+    return replace(compared, strata=(*compared.strata, returned_error))
+
+
+def alone(model: Any, batches: Sequence[Batch], tokens: Tensor) -> Generation:
+    """Each prompt alone through `generate`, with the tokens (B, N) of its answer forced on it. What is generated by
+    itself stands for the free run: the first choices."""
+    steps = []
+    for (ids, mask), chosen in zip(batches, tokens.split(1), strict=True):
+        _, _, logits = generate_forced(model, ids, mask, tokens=chosen.to(ids.device), options={})
+        steps.append(logits.cpu())
+    together = torch.cat(steps)
+    valid = torch.ones(len(together), 1, dtype=torch.bool)
+    return Generation(together[:, :1], together, together.argmax(-1), valid)
+
+
+def _through_manager(model: Any, rounds: Sequence[Sequence[list[int]]], generation: Any, config: Any) -> list[Any]:
+    manager = model.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
+    manager.start()
+    try:
+        return [answer for prompts in rounds for answer in _answers(manager, prompts)]
+    finally:
+        manager.stop(block=True, timeout=PATIENCE * 10)
+
+
+def _answers(manager: Any, prompts: Sequence[list[int]]) -> list[Any]:
+    asked = [manager.add_request(list(prompt)) for prompt in prompts]
+    answered: dict[str, Any] = {}
+    deadline = time.monotonic() + SECONDS
+    while len(answered) < len(asked) and time.monotonic() < deadline and manager.is_running():
+        answer = manager.get_result(timeout=PATIENCE)
+        if answer is not None and answer.is_finished():
+            answered[answer.request_id] = answer
+    return [answered[request] for request in asked if request in answered]
+
+
+def _tokens_per_page(cache: Any) -> int:
+    if hasattr(cache, "cache_allocators"):
+        return min(allocator.tokens_per_page for allocator in cache.cache_allocators.values())
+    return int(cache.block_size)
+
+
+def _name_of(option: str, known: set[str]) -> str:
+    """The name of an option in the installed transformers: pages were blocks up to 5.17."""
+    return {"page_size": "block_size"}.get(option, option) if option not in known else option
+
+
+@contextmanager
+def _wrapped(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """Calls of the method `owner.name` go to `replacement(original, instance, ...)` meanwhile."""
+    original = getattr(owner, name)
+
+    def call(instance: Any, *arguments: Any, **options: Any) -> Any:
+        return replacement(original, instance, *arguments, **options)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

@@ -1,0 +1,108 @@
+"""Continuous batching: requests come and go while the others are served, over a cache of pages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from harness.machine.needs import Cuda, FlashAttention, Need
+from harness.paths.base import EAGER_ATTENTION, Aspect, Observation, Optimization, Serving, equal, tally
+from harness.records import Claim
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
+
+OPERATORS = {
+    "eager": EAGER_ATTENTION,
+    "sdpa": "aten::_scaled_dot_product_*",
+    "flash_attention_2": "flash_attn::_flash_attn_*forward",
+}
+"""Attention operators by the implementation that the model is loaded with."""
+IN_FORCE = {"eager": "paged|eager"}
+"""Name of an implementation while requests are served, where it is another one."""
+
+
+@dataclass(frozen=True)
+class ContinuousBatching(Optimization):
+    """All prompts as requests at once, through `generate_batch`; with `sharing`, through the manager, and all of them a
+    second time in reverse order once they are answered, so that their first pages lie in the cache already."""
+
+    name: str
+    attention: str
+    """Implementation that is pinned: `auto_switch_to_flash` is off."""
+    sharing: bool = False
+    graphs: bool = False
+    """Whether CUDA graphs are recorded. A model that is replayed shows no logits: only the log probabilities that come
+    back with the tokens are judged."""
+    page: int = 16
+    """Tokens of a page."""
+    pages: int = 64
+    """How many there are. The default would take most of the memory."""
+    tokens: int = 64
+    """Most tokens of one forward pass: fewer than some prompts, which are then prefilled in chunks."""
+    technique = Technique.CONTINUOUS_BATCHING
+    changes = frozenset({Aspect.ATTENTION, Aspect.CACHE})
+
+    def needs(self) -> tuple[Need, ...]:
+        flash = (FlashAttention("flash-attn"),) if self.attention == "flash_attention_2" else ()
+        return ((Cuda(),) if flash or self.graphs else ()) + flash
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        return HALF_PRECISIONS if self.attention == "flash_attention_2" else super().dtypes(device)
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        del dtype
+        return {"attn_implementation": self.attention}
+
+    def serving(self) -> Serving | None:
+        options = {
+            "page_size": self.page,
+            "num_blocks": self.pages,
+            "max_batch_tokens": self.tokens,
+            "allow_block_sharing": self.sharing,
+            "use_cuda_graph": self.graphs,
+            "use_async_batching": False,
+            "auto_switch_to_flash": False,
+            "return_logprobs": True,
+        }
+        return Serving(options, again=self.sharing, shows_logits=not self.graphs)
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        served = seen.batching
+        if served is None:
+            return [equal("requests served by continuous batching", "all", "none")]
+        wanted = len(seen.windows) * served.steps
+        calls = Counter(call.operator for call in seen.attention)
+        right = sum(count for name, count in calls.items() if fnmatchcase(name, OPERATORS[self.attention]))
+        shareable = sum((length - 1) // self.page * self.page for length in served.prompts[: len(served.prompts) // 2])
+        together = len(served.prompts) // (2 if self.sharing else 1)
+        replayed = served.replays > 0
+        claims = [
+            equal("attention while serving", IN_FORCE.get(self.attention, self.attention), served.implementation),
+            Claim(
+                "attention in all steps",
+                f"{wanted} × {OPERATORS[self.attention]}",
+                tally(calls),
+                right == sum(calls.values()) == wanted > 0 or (self.graphs and replayed),
+            ),
+            equal("requests that failed", "none", "; ".join(served.errors) or "none"),
+            equal("tokens prefilled or shared", sum(served.prompts), served.prefilled + served.shared),
+            equal("tokens of shared pages", shareable if self.sharing else 0, served.shared),
+            equal("pages", f"{self.pages} of {self.page}", f"{served.pages} of {served.page}"),
+            Claim(
+                "requests in one step",
+                f"at least {min(2, together)}",
+                str(served.largest),
+                served.largest >= min(2, together),
+            ),
+            Claim("tokens of one step", f"at most {self.tokens}", str(served.widest), 0 < served.widest <= self.tokens),
+            equal("logits processors dropped", "none", ", ".join(served.dropped) or "none"),
+            Claim(
+                "steps replayed from CUDA graphs",
+                "at least 1" if self.graphs else "0",
+                str(served.replays),
+                replayed is self.graphs,
+            ),
+        ]
+        return claims
