@@ -41,6 +41,7 @@ class Technique(StrEnum):
     COMPILATION = "compilation"
     KERNELS = "kernels"
     QUANTIZATION = "quantization"
+    PARALLELISM = "parallelism"
     CONTINUOUS_BATCHING = "continuous_batching"
 
 

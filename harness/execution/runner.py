@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from typing import Any
 from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
 from harness.execution import tasks
 from harness.execution.runs import Setup
-from harness.execution.workers import Worker
+from harness.execution.ranks import Place
+from harness.execution.workers import Worker, call_together
 from harness.paths.base import Optimization
 from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
@@ -52,9 +55,7 @@ class Runner:
             trusts.append(trust)
             try:
                 planted = replace(setup, fault=fault)
-                rungs_run.append(
-                    self._ask(f"{case.id}-{dtype}", tasks.run_candidate, planted, dtype, optimization, self.probes.text)
-                )
+                rungs_run.append(self._run(f"{case.id}-{dtype}", planted, dtype, optimization))
             except WorkerFailed as error:
                 why_none = {"failure": _failure(error, f"{dtype} run")}
                 break
@@ -78,6 +79,19 @@ class Runner:
 
     def close(self) -> None:
         self._scratch.cleanup()
+
+    def _run(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
+        launch = optimization.launch()
+        if launch is None:
+            return self._ask(name, tasks.run_candidate, setup, dtype, optimization, self.probes.text)
+        if launch.torchrun:
+            return self._ask(name, tasks.launch_candidate, setup, dtype, optimization, launch.ranks)
+        port = _free_port()
+        with ExitStack() as stack:
+            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(launch.ranks)]
+            asked = [(setup, dtype, optimization, Place(rank, launch.ranks, port)) for rank in range(launch.ranks)]
+            seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
+            return workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
 
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
         """The recipe itself, or for seeded weights one of the folder into which they are written, once."""
@@ -109,8 +123,18 @@ class Runner:
         return known
 
     def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        with Worker(log=self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log") as worker:
+        with Worker(log=self._log(name)) as worker:
             return worker.call(function, *arguments, seconds=self.seconds)
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
+
+
+def _free_port() -> int:
+    """A port of this machine that nobody listens on: where ranks meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _failure(error: WorkerFailed, what: str) -> Failure:

@@ -17,6 +17,7 @@ from harness.equivalence.rules import GROUP
 from harness.errors import HarnessError, Incompatible
 from harness.execution.batching import BatchingWatch, alone, compare_served, serve
 from harness.execution.generation import generate_free
+from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
 from harness.execution.rounding import LinearErrors, dense_twin_of, put_weights, quality_of, rounded_weights
 from harness.execution.runs import (
     Setup,
@@ -30,7 +31,7 @@ from harness.execution.runs import (
 )
 from harness.models.loading import encode, load_config, load_tokenizer
 from harness.models.seeding import save_seeded
-from harness.paths.base import Aspect, Circumstances, Optimization, Serving, engagement
+from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Serving, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch, windows_of
 from harness.recipes import ModelRecipe, Prompt, Workload
@@ -117,6 +118,33 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype, twin=twin),
         seconds=time.monotonic() - started,
         scheme=scheme,
+    )
+
+
+def run_rank_of(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place) -> Observation:
+    """Run one rank of a parallel candidate. Raises Incompatible as `run_candidate` does."""
+    with _refusals(optimization, setup):
+        return run_rank(setup, dtype, optimization, place)
+
+
+def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
+    """Run a parallel candidate through torchrun, and compare it."""
+    started = time.monotonic()
+    seen = run_under_torchrun(setup, dtype, optimization, ranks)
+    rung = compare_ranks(setup, dtype, optimization, seen)
+    return replace(rung, seconds=time.monotonic() - started)
+
+
+def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> Rung:
+    """What the ranks of a parallel candidate saw, in their order, and kept, as one run."""
+    started = time.monotonic()
+    observed, candidate = gather_ranks(setup, dtype, seen)
+    reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    return Rung(
+        dtype=dtype,
+        engagement=engagement(optimization, observed),
+        comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype),
+        seconds=time.monotonic() - started,
     )
 
 
@@ -218,6 +246,7 @@ def _circumstances(setup: Setup) -> Circumstances:
         capability=torch.cuda.get_device_capability() if setup.device == "cuda" else (0, 0),
         masks=setup.workload.padded or any(0 < window < positions for window in windows),
         windows=windows,
+        heads=(heads, getattr(config, "num_key_value_heads", None) or heads),
         groups=tuple(groups),
     )
 

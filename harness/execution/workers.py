@@ -12,16 +12,25 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from harness.errors import HarnessError, Incompatible, WorkerDied, WorkerRaised, WorkerTimedOut, first_line
+from harness.errors import (
+    HarnessError,
+    Incompatible,
+    WorkerDied,
+    WorkerFailed,
+    WorkerRaised,
+    WorkerTimedOut,
+    first_line,
+)
 
 Answer = TypeVar("Answer")
 
@@ -34,6 +43,8 @@ PRELOADED = (
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
     "transformers.models.qwen3.modeling_qwen3",  # brings in what every architecture imports
+    "torch.distributed.tensor.parallel",
+    "transformers.distributed",
     "harness.execution.tasks",
 )
 """Imported once by the server; optional packages are imported by the workers that need them, after the fork."""
@@ -48,6 +59,8 @@ ENVIRONMENT = {
 }
 """Set for the server where the user has not set them."""
 
+SETTLING_SECONDS = 1.0
+"""How long the death of a rank may take to show after another rank noticed it."""
 GRACE_SECONDS = 10
 """After its deadline, the kernel kills a worker that its parent could not."""
 
@@ -86,26 +99,34 @@ class Worker:
 
         Raises WorkerDied, WorkerTimedOut (after killing the worker) or WorkerRaised.
         """
+        self._ask(function, arguments, seconds)
+        if not self._pipe.poll(seconds):
+            self.kill()
+            raise WorkerTimedOut(f"no answer within {seconds:g} s, worker killed", log=str(self.log))
+        answer: Answer = self._answer()
+        return answer
+
+    def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> None:
         try:
-            self._send((function, arguments, seconds))
-            if not self._pipe.poll(seconds):
-                self.kill()
-                raise WorkerTimedOut(f"no answer within {seconds:g} s, worker killed", log=str(self.log))
+            self._pipe.send((function, arguments, seconds))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise WorkerRaised(f"the request cannot be sent to a worker: {error}") from error
+        except OSError as error:
+            raise self._died() from error
+
+    def _answer(self) -> Any:
+        try:
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
-            self._process.join(GRACE_SECONDS)
-            raise WorkerDied(f"worker ended {_ending(self._process.exitcode)}", log=str(self.log)) from error
+            raise self._died() from error
         if isinstance(answer, _Raised):
             log = "" if answer.expected else str(self.log)
             raise WorkerRaised(answer.error, log=log, incompatible=answer.incompatible)
-        result: Answer = answer
-        return result
+        return answer
 
-    def _send(self, request: tuple[Any, ...]) -> None:
-        try:
-            self._pipe.send(request)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise WorkerRaised(f"the request cannot be sent to a worker: {error}") from error
+    def _died(self) -> WorkerDied:
+        self._process.join(GRACE_SECONDS)
+        return WorkerDied(f"worker ended {_ending(self._process.exitcode)}", log=str(self.log))
 
     @property
     def pid(self) -> int:
@@ -127,6 +148,54 @@ class Worker:
     ) -> None:
         self._pipe.close()
         self.kill()
+
+
+def call_together(
+    workers: Sequence[Worker], function: Callable[..., Answer], arguments: Sequence[tuple[Any, ...]], *, seconds: float
+) -> list[Answer]:
+    """What `function` returns in each worker for its own arguments, in their order. The workers need each other, so the
+    first that fails ends them all.
+
+    Raises what `Worker.call` does, naming the rank.
+    """
+    deadline = time.monotonic() + seconds
+    waiting = {}
+    answers: dict[int, Answer] = {}
+    try:
+        for rank, (worker, own) in enumerate(zip(workers, arguments, strict=True)):
+            worker._ask(function, own, seconds)
+            waiting[worker._pipe] = rank
+        while waiting:
+            ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                late = ", ".join(f"rank {rank}" for rank in sorted(waiting.values()))
+                log = str(workers[min(waiting.values())].log)
+                raise WorkerTimedOut(f"{late}: no answer within {seconds:g} s, all ranks killed", log=log)
+            for pipe in ready:
+                rank = waiting.pop(pipe)
+                try:
+                    answers[rank] = workers[rank]._answer()
+                except WorkerFailed as error:
+                    raise _first_cause(error, rank, waiting, workers) from error
+    except WorkerFailed:
+        for worker in workers:
+            worker.kill()
+        raise
+    return [answers[rank] for rank in range(len(workers))]
+
+
+def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], workers: Sequence[Worker]) -> WorkerFailed:
+    """The failure of a rank, with its name; or that of one that died, since the others only say that it is gone."""
+    if isinstance(error, WorkerRaised) and not error.incompatible:
+        for pipe in wait(list(waiting), timeout=SETTLING_SECONDS):
+            try:
+                workers[waiting[pipe]]._answer()
+            except WorkerDied as death:
+                error, rank = death, waiting[pipe]
+            except WorkerFailed:
+                continue
+    error.args = (f"rank {rank}: {error}",)
+    return error
 
 
 def _server() -> Any:

@@ -48,6 +48,20 @@ class Cuda(Need):
 
 
 @dataclass(frozen=True)
+class Devices(Need):
+    """Several devices of the case's type. On the CPU, processes stand for them."""
+
+    count: int
+    marker: ClassVar[str | None] = "multi_gpu"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        found = inventory.devices.get(device, 0)
+        if device == "cpu" or found >= self.count:
+            return None
+        return f"needs {self.count} {device} devices: there are {found}"
+
+
+@dataclass(frozen=True)
 class Package(Need):
     """A distribution that the library under test calls."""
 

@@ -40,7 +40,8 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
         if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
-    return model.eval() if "device_map" in arguments else model.eval().to(device)
+    placed = {"device_map", "distributed_config"} & arguments.keys()
+    return model.eval() if placed else model.eval().to(device)
 
 
 def load_config(recipe: ModelRecipe) -> Any:

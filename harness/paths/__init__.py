@@ -16,6 +16,7 @@ from harness.paths.compilation import CompiledForward, CompiledStaticCache
 from harness.paths.continuous_batching import ContinuousBatching
 from harness.paths.eager import Eager
 from harness.paths.hub_kernels import FlashAttention2Hub, FlashAttention2Local, LayersHub, LayersLocal
+from harness.paths.parallelism import TensorParallel
 from harness.paths.quantization import BitsAndBytes4, BitsAndBytes8, FineGrainedFp8, Hqq, Quanto, TorchAo
 
 PATHS: tuple[Optimization, ...] = (
@@ -65,4 +66,7 @@ PATHS: tuple[Optimization, ...] = (
     ContinuousBatching("continuous_batching.sdpa_shared", "sdpa", sharing=True),
     ContinuousBatching("continuous_batching.sdpa_graphs", "sdpa", graphs=True),
     ContinuousBatching("continuous_batching.flash_attention_2", "flash_attention_2"),
+    TensorParallel("parallelism.tp2"),
+    TensorParallel("parallelism.tp2_manual", manual=True),
+    TensorParallel("parallelism.tp2_torchrun", torchrun=True),
 )

@@ -18,9 +18,8 @@ OPERATORS = {
     "sdpa": "aten::_scaled_dot_product_*",
     "flash_attention_2": "flash_attn::_flash_attn_*forward",
 }
-"""Attention operators by the implementation that the model is loaded with."""
-IN_FORCE = {"eager": "paged|eager"}
-"""Name of an implementation while requests are served, where it is another one."""
+"""Attention operators by the implementation that the model is loaded with; while requests are served, `paged|` may
+stand before its name."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class ContinuousBatching(Optimization):
         together = len(served.prompts) // (2 if self.sharing else 1)
         replayed = served.replays > 0
         claims = [
-            equal("attention while serving", IN_FORCE.get(self.attention, self.attention), served.implementation),
+            equal("attention while serving", self.attention, served.implementation.removeprefix("paged|")),
             Claim(
                 "attention in all steps",
                 f"{wanted} × {OPERATORS[self.attention]}",

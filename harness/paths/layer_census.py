@@ -60,4 +60,9 @@ def _exchangeable(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_exchanged(module: Any) -> bool:
-    return getattr(module.forward, "__func__", None) is not type(module).forward
+    """Whether its forward is not its class's, beneath what tensor parallelism lays around it."""
+    forward = module.forward
+    while getattr(forward, "__name__", "") == "tp_forward":
+        around = dict(zip(forward.__code__.co_freevars, forward.__closure__, strict=True))
+        forward = around["original_forward"].cell_contents
+    return getattr(forward, "__func__", None) is not type(module).forward

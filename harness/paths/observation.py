@@ -32,7 +32,9 @@ COMPILED_REGION = "Torch-Compiled Region: "
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
 PACKED = ("bitsandbytes::", "quanto::", "torchao::", "WeightQBytes", "QuantizedLinear", "TinyGemm", "MatMul8bit")
 """How operators and functions of quantized linear layers begin."""
-WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH, *PACKED)
+COLLECTIVES = ("c10d::",)
+"""How operators begin in which processes exchange data."""
+WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES)
 ATTENTION_LAYERS = {
     "full_attention": "",
     "sliding_attention": "sliding_window",
@@ -105,6 +107,7 @@ class Watch:
             layers=self._layers.counted(),
             linears=read_linears(model),
             head=head_name(model),
+            collectives=dict(Counter(name for name, _ in events if name.startswith(COLLECTIVES))),
             packed_calls=dict(Counter(name for name, _ in events if name.startswith(PACKED))),
             regions=_regions(events, metrics),
             compile_modes=tuple(self._modes),

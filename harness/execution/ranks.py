@@ -1,0 +1,148 @@
+"""One rank of a parallel model, and what the ranks' results say together. Runs in workers, or under torchrun.
+
+Under torchrun every rank has a session of its own, which outlives a launcher that is killed; so it asks the kernel to be
+killed with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.equivalence.numbers import Generation, identical
+from harness.equivalence.state import CacheState
+from harness.errors import HarnessError
+from harness.execution.runs import Setup, load_setup, planted, read_generation, run_batches, save_generation
+from harness.paths.base import Aspect, Observation, Optimization, Rank, Shard
+from harness.paths.observation import Watch
+from harness.vocabulary import Dtype
+
+DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG, see prctl(2)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank a process is, and where the ranks meet."""
+
+    rank: int
+    ranks: int
+    port: int
+
+    def announce(self) -> None:
+        """Set the variables by which torch finds the other ranks."""
+        os.environ.update(
+            RANK=str(self.rank),
+            LOCAL_RANK=str(self.rank),
+            WORLD_SIZE=str(self.ranks),
+            LOCAL_WORLD_SIZE=str(self.ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(self.port),
+        )
+
+
+def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
+    """Run the optimization as one of several ranks, and keep its tensors. Without a `place` it is announced already."""
+    if place:
+        place.announce()
+    rank = int(os.environ["RANK"])
+    if setup.device == "cuda":
+        torch.cuda.set_device(rank)
+    reference = read_generation(setup.file(Dtype.FP64))
+    with planted(setup.fault):
+        model, batches = load_setup(setup, dtype, optimization)
+        watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+        with optimization.applied(), watch:
+            outputs, own = run_batches(model, batches, reference, options=optimization.generate_options)
+        steps = setup.workload.new_tokens - 1
+        lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+        seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    save_generation(own, _file(setup, dtype, rank))
+    found = Rank(
+        shards=tuple(_shards(model)),
+        bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
+        bytes_whole=sum(each.numel() * each.itemsize for each in model.parameters()),
+        elements=sum(each.numel() for each in model.parameters()),
+        collectives=seen.collectives,
+    )
+    torch.distributed.destroy_process_group()
+    return replace(seen, ranks=(found,))
+
+
+def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[Observation, Generation]:
+    """(what was seen on the first rank and of all of them, its tensors with the heads that each rank kept)."""
+    runs = [read_generation(_file(setup, dtype, rank)) for rank in range(len(seen))]
+    alike = [identical(replace(run, states=()), replace(runs[0], states=())) for run in runs]
+    ranks = tuple(replace(each.ranks[0], agrees=same) for each, same in zip(seen, alike, strict=True))
+    states = tuple(_joined(list(parts)) for parts in zip(*(run.states for run in runs), strict=True))
+    heads = read_generation(setup.file(Dtype.FP64)).states[0].keys[0].shape[1]
+    parted = runs[0].states[0].keys[0].shape[1] < heads
+    return replace(seen[0], ranks=ranks), replace(runs[0], states=states if parted else runs[0].states)
+
+
+def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
+    """The same through torchrun. Raises HarnessError if it fails; its output is this worker's."""
+    request = setup.scratch / "torchrun.pickle"
+    request.write_bytes(pickle.dumps((setup, dtype, optimization)))
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.ranks", str(request)),
+    ]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise HarnessError(f"torchrun ended with exit code {code}: a rank failed")
+    return [pickle.loads(_answer(request, rank).read_bytes()) for rank in range(ranks)]  # noqa: S301 - our own files
+
+
+def _shards(model: Any) -> list[Shard]:
+    plan = model.tp_plan
+    return [
+        Shard(name, style, tuple(parameter.shape), tuple(_kept(parameter).shape))
+        for name, parameter in model.named_parameters()
+        for pattern, style in plan.items()
+        if fnmatchcase(name.rpartition(".")[0], pattern)
+    ]
+
+
+def _kept(parameter: Any) -> Any:
+    return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
+def _joined(parts: list[CacheState]) -> CacheState:
+    """Keys and values of all heads, in the order of the ranks that keep them."""
+
+    def together(what: str) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.cat(layers, dim=1) for layers in zip(*(getattr(part, what) for part in parts), strict=True))
+
+    return replace(parts[0], keys=together("keys"), values=together("values"))
+
+
+def _file(setup: Setup, dtype: Dtype, rank: int) -> Path:
+    return setup.scratch / f"rank-{rank}-{dtype}.pt"
+
+
+def _answer(request: Path, rank: int) -> Path:
+    return request.with_suffix(f".{rank}")
+
+
+def main() -> None:
+    """Entry of a rank that torchrun started, with the path of its request as argument."""
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    request = Path(sys.argv[1])
+    seen = run_rank(*pickle.loads(request.read_bytes()), None)  # noqa: S301 - our own file
+    _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))
+
+
+if __name__ == "__main__":
+    main()

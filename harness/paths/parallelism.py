@@ -1,0 +1,96 @@
+"""Tensor parallelism: each rank keeps a part of the weights, and all compute one answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
+
+from harness.machine.needs import Devices, Need
+from harness.paths.base import Circumstances, Launch, Observation, Optimization, Rank, equal, tally
+from harness.recipes import Workload
+from harness.records import Claim
+from harness.vocabulary import Technique
+
+COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
+"""Operators in which ranks exchange partial results, and the styles of modules that call each once per forward pass."""
+MLP = {
+    "model.layers.*.mlp.gate_proj": "colwise",
+    "model.layers.*.mlp.up_proj": "colwise",
+    "model.layers.*.mlp.down_proj": "rowwise",
+}
+"""A plan by hand, as the documentation of DistributedConfig shows: its rules stand in for the model's own."""
+
+
+@dataclass(frozen=True)
+class TensorParallel(Optimization):
+    """`DistributedConfig(tp_plan=...)`: by gloo on the CPU, by NCCL on CUDA."""
+
+    name: str
+    ranks: int = 2
+    manual: bool = False
+    """Whether a plan is given by hand, and not the model's own."""
+    torchrun: bool = False
+    """Whether torchrun starts the ranks. It takes ten times as long, so a CPU does it daily for one prompt alone."""
+    extra: bool = False
+    technique = Technique.PARALLELISM
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Devices(self.ranks),)
+
+    def launch(self) -> Launch | None:
+        return Launch(self.ranks, torchrun=self.torchrun)
+
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        return self.extra or (self.torchrun and workload.batch > 1)
+
+    def refuses(self, line: str, case: Circumstances) -> str:
+        uneven = [heads for heads in case.heads if heads % self.ranks]
+        if uneven and "is invalid for input of size" in line:
+            return f"{self.ranks} ranks do not divide {uneven[0]} attention heads"
+        return ""
+
+    def load_options(self, dtype: Any) -> Mapping[str, Any]:
+        from transformers.distributed import DistributedConfig
+
+        del dtype
+        return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        passes = seen.prefills + seen.decode_steps
+        claims = [
+            equal("ranks", self.ranks, len(seen.ranks)),
+            equal("ranks that gave the same logits and tokens", self.ranks, sum(rank.agrees for rank in seen.ranks)),
+        ]
+        for index, rank in enumerate(seen.ranks):
+            split = [shard for shard in rank.shards if not shard.style.startswith("replicated")]
+            parted = [shard for shard in split if prod(shard.kept) * self.ranks == prod(shard.whole)]
+            claims += [
+                Claim(
+                    f"planned parameters that are parted on rank {index}",
+                    f"{len(split) or 'at least 1'}",
+                    str(len(parted)),
+                    len(parted) == len(split) > 0,
+                ),
+                equal(f"bytes on rank {index}", self._share(rank), rank.bytes_kept),
+            ]
+            for operator, style in COLLECTIVES.items():
+                modules = {shard.name.rpartition(".")[0] for shard in rank.shards if fnmatchcase(shard.style, style)}
+                calls = {name: count for name, count in rank.collectives.items() if fnmatchcase(name, operator)}
+                claims.append(
+                    Claim(
+                        f"exchanges between ranks on rank {index}",
+                        f"{passes * len(modules)} × {operator}",
+                        tally(calls),
+                        sum(calls.values()) == passes * len(modules),
+                    )
+                )
+        return claims
+
+    def _share(self, rank: Rank) -> int:
+        """Bytes that a rank should keep: all that is not parted, and an equal part of the rest."""
+        each = rank.bytes_whole / max(1, rank.elements)
+        parted = sum(prod(shard.whole) for shard in rank.shards if not shard.style.startswith("replicated"))
+        return round(rank.bytes_whole - each * parted * (1 - 1 / self.ranks))
