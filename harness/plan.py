@@ -119,6 +119,8 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
     wanted = needs(optimization, case)
     # One after the other: asking whether the hub is in reach takes time, and is idle without the device.
     unmet = next((reason for need in wanted if (reason := need.unmet(inventory, device=case.device))), None)
+    if optimization.impossible:
+        unmet = f"incompatible: {optimization.impossible}"
     taken = optimization.dtypes(case.device)
     if unmet is None and case.dtype not in taken:
         unmet = f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}"

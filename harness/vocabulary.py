@@ -43,6 +43,7 @@ class Technique(StrEnum):
     QUANTIZATION = "quantization"
     PARALLELISM = "parallelism"
     CONTINUOUS_BATCHING = "continuous_batching"
+    STACKS = "stacks"
 
 
 class Property(StrEnum):

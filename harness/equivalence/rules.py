@@ -121,9 +121,12 @@ def rho_max(error: StratumError) -> float:
 
 
 def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Finding]:
-    """Every rule that applies to this run, violated or not. `budget` names a lossy scheme's in BUDGETS."""
+    """Every rule that applies to this run, violated or not. `budget` names those of lossy schemes in BUDGETS,
+    joined by `+`."""
     comparison, dtype = rung.comparison, rung.dtype
-    scheme = _scheme(rung.scheme, dtype, BUDGETS[budget]) if rung.scheme else ()
+    weights = next((BUDGETS[name] for name in budget.split("+") if name.startswith("weights_")), None)
+    cache = next((BUDGETS[name] for name in budget.split("+") if name.startswith("kv_")), None)
+    scheme = _scheme(rung.scheme, dtype, weights) if rung.scheme and weights else ()
     found = [
         Finding(
             "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
@@ -143,7 +146,7 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
     differs = float(not comparison.identical)
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
-    return [*found, *_within(comparison, BUDGETS[budget])] if budget else found
+    return [*found, *(_within(comparison, cache) if cache else ()), *scheme]
 
 
 def _same_precision(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,8 +22,10 @@ from harness.equivalence.errors import Triple, stratum_error
 from harness.equivalence.numbers import Generation, compare
 from harness.errors import HarnessError, Incompatible
 from harness.execution.generation import generate_forced
-from harness.execution.runs import Batch
-from harness.paths.base import Batching, Observation, Serving
+from harness.execution.rounding import put_weights
+from harness.execution.runs import Batch, Setup, in_float64, load_setup
+from harness.paths.base import Aspect, Batching, Observation, Optimization, Serving
+from harness.paths.eager import Eager
 from harness.paths.observation import Watch, profiled_events, windows_of
 from harness.records import Comparison
 from harness.vocabulary import Dtype
@@ -51,7 +53,7 @@ class Served:
 class BatchingWatch(Watch):
     """Watches requests being served inside `with`, step by step."""
 
-    def __init__(self, model: Any, *, layers: bool = False) -> None:
+    def __init__(self, model: Any, *, layers: bool) -> None:
         super().__init__(model, layers=layers)
         self.logits: dict[str, list[Tensor]] = {}
         """By request: the row from which each of its tokens was chosen."""
@@ -202,6 +204,34 @@ def serve(
         log_probabilities=torch.tensor([answer.logprobs for answer in answers]),
         logits=torch.stack([torch.stack(row) for row in rows]) if whole else None,
     )
+
+
+def serve_setup(
+    setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving
+) -> tuple[Any, Observation, Served, list[Batch]]:
+    """(model, what was seen, the answers, the prompts that they answer, each as a batch of its own)."""
+    model, batches = load_setup(setup, dtype, optimization)
+    prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
+    watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes)
+    with optimization.applied(), watch:
+        asked = [prompt.tolist() for prompt in prompts]
+        served = serve(model, asked, serving, watch, new_tokens=setup.workload.new_tokens)
+    seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
+    answered = [*prompts, *reversed(prompts)] if serving.again else prompts
+    return model, seen, served, [(prompt[None], torch.ones_like(prompt)[None]) for prompt in answered]
+
+
+def compare_with_alone(
+    setup: Setup, dtype: Dtype, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]
+) -> Comparison:
+    """Compare answers with each prompt alone in dense eager, whose linears have `weights` where these name them."""
+    runs = {}
+    for precision in (Dtype.FP64, dtype):
+        dense, _ = load_setup(setup, precision, Eager())
+        put_weights(weights, dense)
+        with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
+            runs[precision] = alone(dense, prompts, served.tokens)
+    return compare_served(served, eager=runs[dtype], reference=runs[Dtype.FP64], dtype=dtype)
 
 
 def compare_served(served: Served, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:

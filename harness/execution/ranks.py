@@ -12,7 +12,6 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,12 +19,14 @@ from typing import Any
 
 import torch
 
-from harness.equivalence.numbers import Generation, identical
+from harness.equivalence.numbers import compare, identical
 from harness.equivalence.state import CacheState
 from harness.errors import HarnessError
+from harness.execution.batching import Served, compare_with_alone, serve_setup
 from harness.execution.runs import Setup, load_setup, planted, read_generation, run_batches, save_generation
 from harness.paths.base import Aspect, Observation, Optimization, Rank, Shard
 from harness.paths.observation import Watch
+from harness.records import Comparison
 from harness.vocabulary import Dtype
 
 DIE_WITH_PARENT = 1
@@ -59,16 +60,12 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
     rank = int(os.environ["RANK"])
     if setup.device == "cuda":
         torch.cuda.set_device(rank)
-    reference = read_generation(setup.file(Dtype.FP64))
     with planted(setup.fault):
-        model, batches = load_setup(setup, dtype, optimization)
-        watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
-        with optimization.applied(), watch:
-            outputs, own = run_batches(model, batches, reference, options=optimization.generate_options)
-        steps = setup.workload.new_tokens - 1
-        lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
-        seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
-    save_generation(own, _file(setup, dtype, rank))
+        if serving := optimization.serving():
+            model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
+            torch.save((vars(served), prompts), _file(setup, dtype, rank))
+        else:
+            model, seen = _generate(setup, dtype, optimization, rank)
     found = Rank(
         shards=tuple(_shards(model)),
         bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
@@ -80,15 +77,35 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
     return replace(seen, ranks=(found,))
 
 
-def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[Observation, Generation]:
-    """(what was seen on the first rank and of all of them, its tensors with the heads that each rank kept)."""
-    runs = [read_generation(_file(setup, dtype, rank)) for rank in range(len(seen))]
-    alike = [identical(replace(run, states=()), replace(runs[0], states=())) for run in runs]
+def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[Observation, Comparison]:
+    """(what was seen on the first rank and of all of them, its results with the heads that each rank kept compared)."""
+    if seen[0].batching:
+        answers = [torch.load(_file(setup, dtype, rank), weights_only=True) for rank in range(len(seen))]
+        (first, prompts), *_ = answers
+        alike = [all(torch.equal(first[name], other[name]) for name in first) for other, _ in answers]
+        comparison = compare_with_alone(setup, dtype, Served(**first), prompts, {})
+    else:
+        runs = [read_generation(_file(setup, dtype, rank)) for rank in range(len(seen))]
+        alike = [identical(replace(run, states=()), replace(runs[0], states=())) for run in runs]
+        reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+        states = tuple(_joined(list(parts)) for parts in zip(*(run.states for run in runs), strict=True))
+        parted = [run.keys[0].shape[1] for run in runs[0].states] < [run.keys[0].shape[1] for run in reference.states]
+        candidate = replace(runs[0], states=states) if parted else runs[0]
+        comparison = compare(candidate, eager=eager, reference=reference, dtype=dtype)
     ranks = tuple(replace(each.ranks[0], agrees=same) for each, same in zip(seen, alike, strict=True))
-    states = tuple(_joined(list(parts)) for parts in zip(*(run.states for run in runs), strict=True))
-    heads = read_generation(setup.file(Dtype.FP64)).states[0].keys[0].shape[1]
-    parted = runs[0].states[0].keys[0].shape[1] < heads
-    return replace(seen[0], ranks=ranks), replace(runs[0], states=states if parted else runs[0].states)
+    return replace(seen[0], ranks=ranks), comparison
+
+
+def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int) -> tuple[Any, Observation]:
+    reference = read_generation(setup.file(Dtype.FP64))
+    model, batches = load_setup(setup, dtype, optimization)
+    watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+    with optimization.applied(), watch:
+        outputs, own = run_batches(model, batches, reference, options=optimization.generate_options)
+    steps = setup.workload.new_tokens - 1
+    lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+    save_generation(own, _file(setup, dtype, rank))
+    return model, watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
 
 
 def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:

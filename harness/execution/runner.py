@@ -13,8 +13,8 @@ from typing import Any
 
 from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
 from harness.execution import tasks
-from harness.execution.runs import Setup
 from harness.execution.ranks import Place
+from harness.execution.runs import Setup
 from harness.execution.workers import Worker, call_together
 from harness.paths.base import Optimization
 from harness.recipes import Folder, ModelRecipe, Probes, Seeded

@@ -15,10 +15,10 @@ from torch import Tensor
 from harness.equivalence.numbers import compare, identical, relative_error
 from harness.equivalence.rules import GROUP
 from harness.errors import HarnessError, Incompatible
-from harness.execution.batching import BatchingWatch, alone, compare_served, serve
+from harness.execution.batching import compare_with_alone, serve_setup
 from harness.execution.generation import generate_free
 from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
-from harness.execution.rounding import LinearErrors, dense_twin_of, put_weights, quality_of, rounded_weights
+from harness.execution.rounding import LinearErrors, dense_twin_of, quality_of, rounded_weights
 from harness.execution.runs import (
     Setup,
     exact_runs,
@@ -92,8 +92,9 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     if serving := optimization.serving():
         return _serve_candidate(setup, dtype, optimization, serving, text)
     kind, scheme, twin = optimization.tolerance, None, None
+    rounded = optimization.rounds_weights and kind is not Tolerance.DYNAMIC
     with _refusals(optimization, setup):
-        if kind is Tolerance.ROUNDED:
+        if rounded:
             dense = dense_twin_of(setup, dtype, optimization)
             reference, eager = dense.reference, dense.eager
         with planted(setup.fault):
@@ -106,9 +107,9 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
             steps = setup.workload.new_tokens - 1
             lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
             seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
-            if kind in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
+            if optimization.rounds_weights:
                 quality = quality_of(model, setup, dtype, text)
-                changed = dense.changed_by_saving if kind is Tolerance.ROUNDED else None
+                changed = dense.changed_by_saving if rounded else None
                 scheme = Scheme(quality, changed, linears.strata())
     if kind is Tolerance.LOSSY:
         _, twin = run_batches(model, batches, reference, options=lambda: optimization.twin_options(model))
@@ -138,12 +139,11 @@ def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ran
 def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> Rung:
     """What the ranks of a parallel candidate saw, in their order, and kept, as one run."""
     started = time.monotonic()
-    observed, candidate = gather_ranks(setup, dtype, seen)
-    reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    observed, comparison = gather_ranks(setup, dtype, seen)
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, observed),
-        comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype),
+        comparison=comparison,
         seconds=time.monotonic() - started,
     )
 
@@ -151,30 +151,16 @@ def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: 
 def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload) -> Rung:
     """The same for prompts that are served as requests: each is compared with its prompt run alone."""
     started = time.monotonic()
-    rounded = optimization.tolerance is Tolerance.ROUNDED
+    rounded = optimization.rounds_weights
     with _refusals(optimization, setup):
         weights, changed = rounded_weights(setup, dtype, optimization) if rounded else ({}, None)
         with planted(setup.fault):
-            model, batches = load_setup(setup, dtype, optimization)
-            prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
-            watch = BatchingWatch(model)
-            with optimization.applied(), watch:
-                answered = [prompt.tolist() for prompt in prompts]
-                served = serve(model, answered, serving, watch, new_tokens=setup.workload.new_tokens)
-            seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
+            model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
             scheme = Scheme(quality_of(model, setup, dtype, text), changed) if rounded else None
-    asked = [*prompts, *reversed(prompts)] if serving.again else prompts
-    single = [(prompt[None], torch.ones_like(prompt)[None]) for prompt in asked]
-    runs = {}
-    for precision in (Dtype.FP64, dtype):
-        dense, _ = load_setup(setup, precision, Eager())
-        put_weights(weights, dense)
-        with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
-            runs[precision] = alone(dense, single, served.tokens)
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, seen),
-        comparison=compare_served(served, eager=runs[dtype], reference=runs[Dtype.FP64], dtype=dtype),
+        comparison=compare_with_alone(setup, dtype, served, prompts, weights),
         seconds=time.monotonic() - started,
         scheme=scheme,
     )

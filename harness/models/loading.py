@@ -29,7 +29,7 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     if dtype is Dtype.FP64:
         eager["experts_implementation"] = "eager"
     arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
-    if "quantization_config" in options:
+    if "quantization_config" in options and "distributed_config" not in options:
         arguments["device_map"] = device
     try:
         model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)

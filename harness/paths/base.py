@@ -227,6 +227,11 @@ class Observation:
         return self.windows[: len(self.windows) - self.shared]
 
     @property
+    def forwards(self) -> int:
+        """Forward passes of the model."""
+        return self.batching.steps if self.batching else self.prefills + self.decode_steps
+
+    @property
     def cached(self) -> bool:
         return any(cache != NO_CACHE for cache in self.caches)
 
@@ -283,13 +288,17 @@ class Optimization(ABC):
     name: str
     """`technique.variant`, as in case ids."""
     technique: ClassVar[Technique]
-    tolerance: ClassVar[Tolerance] = Tolerance.REORDERED
-    changes: ClassVar[frozenset[Aspect]] = frozenset()
+    tolerance: Tolerance = Tolerance.REORDERED
+    changes: frozenset[Aspect] = frozenset()
     extra: bool = False
     """Whether it varies another path, so that a CPU runs it only when slow cases are asked for."""
     budget: str = ""
     """Of a lossy scheme, in the table of limits."""
-    saves: ClassVar[bool] = False
+    rounds_weights: bool = False
+    """Whether the model computes with rounded weights, and is judged against a dense one with the same."""
+    impossible: str = ""
+    """Why it is declared not to work: it is planned as UNSUPPORTED for that reason."""
+    saves: bool = False
     """Whether a model with rounded weights can be saved and loaded again as it is."""
 
     @abstractmethod
@@ -385,14 +394,14 @@ def attention_claim(
 ) -> Claim:
     """The claim that a phase made all its attention calls through operators that match the pattern `operators`.
 
-    In the prefill of padded rows each must come with a mask. Later, padding may have left a sliding window; and eager's
+    In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each must come with a mask. Later, padding may have left a sliding window; and eager's
     mask cannot be seen at its operator.
     """
     made = [call for call in (seen.attention if calls is None else calls) if call.phase is phase]
     must_mask = seen.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
     holds = (
-        len(made) == seen.calls(phase)
+        (len(made) == seen.calls(phase) or len(made) > seen.calls(phase) > 0 < seen.compiled_calls)
         and seen.calls(Phase.PREFILL) > 0
         and all(fnmatchcase(call.operator, operators) for call in made)
         and (masked == len(made) or not must_mask)

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.machine.needs import Cuda, FlashAttention, Need
 from harness.paths.base import EAGER_ATTENTION, Aspect, Observation, Optimization, Serving, equal, tally
+from harness.recipes import Workload
 from harness.records import Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 
@@ -53,6 +54,9 @@ class ContinuousBatching(Optimization):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         del dtype
         return {"attn_implementation": self.attention}
+
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        return workload.batch == 1 or (self.sharing and not workload.padded)
 
     def serving(self) -> Serving | None:
         options = {

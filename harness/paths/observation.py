@@ -32,9 +32,11 @@ COMPILED_REGION = "Torch-Compiled Region: "
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
 PACKED = ("bitsandbytes::", "quanto::", "torchao::", "WeightQBytes", "QuantizedLinear", "TinyGemm", "MatMul8bit")
 """How operators and functions of quantized linear layers begin."""
+COMPILING = "_compile.compile_inner (dynamo_timed)"
+"""While dynamo compiles, operators run on tensors without data."""
 COLLECTIVES = ("c10d::",)
 """How operators begin in which processes exchange data."""
-WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES)
+WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, COMPILING)
 ATTENTION_LAYERS = {
     "full_attention": "",
     "sliding_attention": "sliding_window",
@@ -138,8 +140,12 @@ def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
 def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
     """Attention operators in the profiler's events. The first input of each is the query, or for eager the scores:
     its last dimension but one counts the query's positions, of which a decode step has one."""
-    inside_sdpa_until = 0
+    inside_sdpa_until = compiling_until = 0
     for name, event in events:
+        if name == COMPILING:
+            compiling_until = max(compiling_until, event.start_ns() + event.duration_ns())
+        if event.start_ns() <= compiling_until:
+            continue
         if name == SDPA_ENTRY:
             inside_sdpa_until = event.start_ns() + event.duration_ns()
             continue

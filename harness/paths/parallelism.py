@@ -34,7 +34,6 @@ class TensorParallel(Optimization):
     """Whether a plan is given by hand, and not the model's own."""
     torchrun: bool = False
     """Whether torchrun starts the ranks. It takes ten times as long, so a CPU does it daily for one prompt alone."""
-    extra: bool = False
     technique = Technique.PARALLELISM
 
     def needs(self) -> tuple[Need, ...]:
@@ -44,7 +43,7 @@ class TensorParallel(Optimization):
         return Launch(self.ranks, torchrun=self.torchrun)
 
     def slow_on_cpu(self, workload: Workload) -> bool:
-        return self.extra or (self.torchrun and workload.batch > 1)
+        return workload.separate or self.torchrun is (workload.batch > 1)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         uneven = [heads for heads in case.heads if heads % self.ranks]
@@ -59,7 +58,7 @@ class TensorParallel(Optimization):
         return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
 
     def claims(self, seen: Observation) -> list[Claim]:
-        passes = seen.prefills + seen.decode_steps
+        passes = seen.forwards
         claims = [
             equal("ranks", self.ranks, len(seen.ranks)),
             equal("ranks that gave the same logits and tokens", self.ranks, sum(rank.agrees for rank in seen.ranks)),

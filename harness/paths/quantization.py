@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from harness.machine.cpu import cpu_flags
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
 from harness.paths.base import Aspect, Circumstances, Observation, Optimization, equal, tally
+from harness.recipes import Workload
 from harness.records import Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
 
@@ -29,12 +30,16 @@ class QuantizedWeights(Optimization):
     budget: str = ""
     extra: bool = False
     technique = Technique.QUANTIZATION
-    tolerance: ClassVar[Tolerance] = Tolerance.ROUNDED
+    tolerance = Tolerance.ROUNDED
     changes = frozenset({Aspect.WEIGHTS})
+    rounds_weights = True
     kinds: ClassVar[str] = "*"
     """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
     operators: ClassVar[str] = ""
     """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
+
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        return self.extra or not workload.padded
 
     def claims(self, seen: Observation) -> list[Claim]:
         packed = [kind for kind in seen.linears if kind.bits]
@@ -49,7 +54,7 @@ class QuantizedWeights(Optimization):
             equal("width of packed weights", f"{count} × {self.bits} bits", tally(widths)),
         ]
         if self.operators:
-            wanted = count * (seen.prefills + seen.decode_steps)
+            wanted = count * seen.forwards
             calls = {name: n for name, n in seen.packed_calls.items() if fnmatchcase(name, self.operators)}
             claims.append(
                 Claim(
@@ -112,7 +117,7 @@ class BitsAndBytes8(QuantizedWeights):
     name: str = "quantization.bnb_int8"
     bits: int = 8
     budget: str = "weights_8bit"
-    tolerance: ClassVar[Tolerance] = Tolerance.DYNAMIC
+    tolerance = Tolerance.DYNAMIC
     kinds = "Linear8bitLt Int8Params"
     operators = "MatMul8bitLt"
 
@@ -261,7 +266,7 @@ class FineGrainedFp8(QuantizedWeights):
     name: str = "quantization.fine_grained_fp8"
     bits: int = 8
     budget: str = "weights_8bit"
-    tolerance: ClassVar[Tolerance] = Tolerance.DYNAMIC
+    tolerance = Tolerance.DYNAMIC
     kinds = "FP8Linear Parameter"
 
     def needs(self) -> tuple[Need, ...]:

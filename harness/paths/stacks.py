@@ -1,0 +1,117 @@
+"""Several optimizations at once: what users do, and where one silently switches off another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import Incompatible
+from harness.machine.needs import Need
+from harness.paths.base import Aspect, Circumstances, Launch, Observation, Optimization, Serving
+from harness.recipes import Workload
+from harness.records import Claim
+from harness.vocabulary import Dtype, Technique, Tolerance
+
+STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
+"""What a stack keeps is what its least exact part keeps."""
+
+
+@dataclass(frozen=True)
+class Stack(Optimization):
+    """Optimizations applied together, each of which must show that it engaged."""
+
+    parts: tuple[Optimization, ...]
+    impossible: str = ""
+    """Why the parts do not go together; such a stack is planned, and not run, but by the test that it fails."""
+    name: str = field(init=False)
+    budget: str = field(init=False)
+    tolerance: Tolerance = field(init=False)
+    changes: frozenset[Aspect] = field(init=False)
+    saves: bool = field(init=False)
+    technique = Technique.STACKS
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__  # the dataclass is frozen, and these follow from its parts
+        put(self, "name", "stacks." + "+".join(part.name.partition(".")[2] for part in self.parts))
+        put(self, "budget", "+".join(part.budget for part in self.parts if part.budget))
+        kept = {part.tolerance for part in self.parts}
+        put(self, "tolerance", next(tolerance for tolerance in STRICTEST_LAST if tolerance in kept))
+        put(self, "changes", frozenset().union(*(part.changes for part in self.parts)))
+        put(self, "saves", any(part.saves for part in self.parts))
+
+    @property
+    def rounds_weights(self) -> bool:
+        return any(part.rounds_weights for part in self.parts)
+
+    def needs(self) -> tuple[Need, ...]:
+        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs()))
+
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        taken = [part.dtypes(device) for part in self.parts]
+        return tuple(dtype for dtype in taken[0] if all(dtype in others for others in taken))
+
+    def slow_on_cpu(self, workload: Workload) -> bool:
+        return not workload.padded
+
+    def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        return self._merged({part.name: part.load_options(dtype) for part in self.parts})
+
+    def generate_options(self) -> Mapping[str, Any]:
+        return self._merged({part.name: part.generate_options() for part in self.parts})
+
+    def refuses(self, line: str, case: Circumstances) -> str:
+        return next(filter(None, (part.refuses(line, case) for part in self.parts)), "")
+
+    def prepared(self, model: Any) -> Any:
+        for part in self.parts:
+            model = part.prepared(model)
+        return model
+
+    def applied(self) -> AbstractContextManager[Any]:
+        return self._all_applied()
+
+    def twin_options(self, model: Any) -> Mapping[str, Any]:
+        return self._merged(
+            {
+                part.name: part.twin_options(model) if part.tolerance is Tolerance.LOSSY else part.generate_options()
+                for part in self.parts
+            }
+        )
+
+    def dense_weight(self, linear: Any) -> Any:
+        return self._one("rounds_weights").dense_weight(linear)
+
+    def exact_output(self, linear: Any, given: Any) -> Any:
+        return self._one("rounds_weights").exact_output(linear, given)
+
+    def launch(self) -> Launch | None:
+        return next(filter(None, (part.launch() for part in self.parts)), None)
+
+    def serving(self) -> Serving | None:
+        return next(filter(None, (part.serving() for part in self.parts)), None)
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        return [claim for part in self.parts for claim in part.claims(seen)]
+
+    @contextmanager
+    def _all_applied(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part.applied())
+            yield
+
+    def _one(self, trait: str) -> Optimization:
+        return next(part for part in self.parts if getattr(part, trait))
+
+    def _merged(self, options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+        """All options of all parts. Raises Incompatible where two ask for different values of one."""
+        whole: dict[str, Any] = {}
+        asked_by: dict[str, str] = {}
+        for name, own in options.items():
+            for key, value in own.items():
+                if whole.setdefault(key, value) != value:
+                    raise Incompatible(f"{asked_by[key]} asks for {key}={whole[key]!r}, and {name} for {value!r}")
+                asked_by.setdefault(key, name)
+        return whole
