@@ -124,7 +124,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
     taken = optimization.dtypes(case.device)
     if unmet is None and case.dtype not in taken:
         unmet = f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}"
-    slow = not daily or case.workload.slow or (case.device == "cpu" and optimization.slow_on_cpu(case.workload))
+    slow = not daily or case.workload.slow or (case.device == "cpu" and optimization.slow_on_cpu(case))
     marks = [
         case.technique,
         *(["cuda"] if case.device == "cuda" else []),

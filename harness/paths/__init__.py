@@ -18,8 +18,10 @@ from harness.paths.eager import Eager
 from harness.paths.hub_kernels import FlashAttention2Hub, FlashAttention2Local, LayersHub, LayersLocal
 from harness.paths.parallelism import TensorParallel
 from harness.paths.quantization import BitsAndBytes4, BitsAndBytes8, FineGrainedFp8, Hqq, Quanto, TorchAo
+from harness.paths.stacks import Stack
+from harness.vocabulary import Technique
 
-PATHS: tuple[Optimization, ...] = (
+SINGLE: tuple[Optimization, ...] = (
     Eager(),
     attention.Sdpa(),
     attention.SDPA_MATH,
@@ -66,7 +68,88 @@ PATHS: tuple[Optimization, ...] = (
     ContinuousBatching("continuous_batching.sdpa_shared", "sdpa", sharing=True),
     ContinuousBatching("continuous_batching.sdpa_graphs", "sdpa", graphs=True),
     ContinuousBatching("continuous_batching.flash_attention_2", "flash_attention_2"),
+    ContinuousBatching(
+        "continuous_batching.flex", "flex_attention", impossible="only as a part of an impossible stack"
+    ),
     TensorParallel("parallelism.tp2"),
     TensorParallel("parallelism.tp2_manual", manual=True),
     TensorParallel("parallelism.tp2_torchrun", torchrun=True),
 )
+"""One optimization each."""
+
+
+def stack(*names: str, impossible: str = "") -> Stack:
+    """The paths of these names together."""
+    return Stack(tuple(next(path for path in SINGLE if path.name == name) for name in names), impossible=impossible)
+
+
+STACKS: tuple[Stack, ...] = (
+    stack("attention.sdpa", "caching.static"),
+    stack("attention.sdpa", "caching.quantized_quanto4"),
+    stack("attention.sdpa", "compilation.static_cache"),
+    stack("attention.sdpa", "kernels.layers_local"),
+    stack("attention.sdpa", "quantization.bnb_nf4"),
+    stack("attention.sdpa", "parallelism.tp2"),
+    stack("caching.quantized_quanto4", "kernels.layers_local"),
+    stack("caching.static", "quantization.bnb_nf4"),
+    stack("caching.static", "parallelism.tp2"),
+    stack("compilation.static_cache", "parallelism.tp2"),
+    stack("kernels.layers_local", "quantization.torchao_int8"),
+    stack("kernels.layers_local", "parallelism.tp2"),
+    stack("kernels.layers_local", "continuous_batching.sdpa"),
+    stack("quantization.torchao_int8", "continuous_batching.sdpa"),
+    stack("parallelism.tp2", "continuous_batching.sdpa"),
+    stack("attention.sdpa", "compilation.static_cache", "quantization.torchao_int8"),
+    stack("attention.sdpa", "caching.quantized_quanto4", "kernels.layers_local", "quantization.torchao_int8"),
+    stack("attention.flash_attention_2", "caching.offloaded", "kernels.layers_local", "quantization.bnb_nf4"),
+    stack("attention.sdpa", "attention.flex", impossible="a model has one attention implementation"),
+    stack(
+        "attention.flex",
+        "continuous_batching.flex",
+        impossible="continuous batching refuses attention that does not read pages",
+    ),
+    stack(
+        "caching.quantized_quanto4",
+        "compilation.static_cache",
+        impossible="generate compiles for a cache of fixed size, and a run has one cache",
+    ),
+    stack(
+        "caching.static",
+        "continuous_batching.sdpa",
+        impossible="continuous batching has a cache of pages, and leaves cache_implementation unread",
+    ),
+    stack(
+        "compilation.static_cache",
+        "kernels.layers_local",
+        impossible="these kernels run Python that dynamo cannot follow, and break the graph",
+    ),
+    stack(
+        "compilation.static_cache",
+        "quantization.bnb_nf4",
+        impossible="transformers compiles nothing of a model of bitsandbytes, without a word",
+    ),
+    stack(
+        "compilation.static_cache",
+        "quantization.quanto_int8",
+        impossible="transformers compiles nothing of a model of quanto, without a word",
+    ),
+    stack(
+        "compilation.static_cache",
+        "continuous_batching.sdpa",
+        impossible="continuous batching compiles by settings of its own, and leaves those of generate unread",
+    ),
+    stack(
+        "quantization.bnb_nf4",
+        "parallelism.tp2",
+        impossible="bitsandbytes' weights cannot be loaded in parts",
+    ),
+)
+"""Several at once. Every pair of techniques stands here, as working or as impossible, or is one path by itself."""
+
+IN_ITSELF = {
+    (Technique.ATTENTION, Technique.CONTINUOUS_BATCHING): "continuous_batching.sdpa",
+    (Technique.CACHING, Technique.COMPILATION): "compilation.static_cache",
+}
+"""Pairs of techniques that one path is made of."""
+
+PATHS: tuple[Optimization, ...] = (*(path for path in SINGLE if not path.impossible), *STACKS)

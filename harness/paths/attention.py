@@ -10,8 +10,7 @@ from typing import Any
 
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Phase, equal, served_by, tally
-from harness.recipes import Workload
-from harness.records import Claim
+from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 
 AMPERE = (8, 0)
@@ -102,9 +101,9 @@ class Flex(Optimization):
             return "torch 2.13's C++ for flex attention names what it does not declare where a mask's length changes"
         return ""
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
+    def slow_on_cpu(self, case: Case) -> bool:
         # Four graphs for one prompt, more for several, and for padded rows the time to find out that there are none.
-        return workload.padded or workload.separate
+        return case.workload.padded or case.workload.separate
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": "flex_attention"}

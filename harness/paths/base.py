@@ -12,7 +12,6 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from harness.machine.needs import Need
-from harness.recipes import Workload
 from harness.records import Case, Claim, Engagement
 from harness.vocabulary import Dtype, Technique, Tolerance
 
@@ -313,9 +312,9 @@ class Optimization(ABC):
         del device
         return (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
-        """Whether a CPU runs it on a workload only when slow cases are asked for."""
-        del workload
+    def slow_on_cpu(self, case: Case) -> bool:
+        """Whether a CPU runs a case of it only when slow cases are asked for."""
+        del case
         return self.extra
 
     def rungs(self, case: Case) -> tuple[Dtype, ...]:

@@ -9,8 +9,7 @@ from typing import Any
 from harness.machine.needs import Compiler, Need
 from harness.paths.base import Aspect, Observation, Optimization, equal
 from harness.paths.caching import static_cache
-from harness.recipes import Workload
-from harness.records import Claim
+from harness.records import Case, Claim
 from harness.vocabulary import Technique
 
 LENGTH_OF_WINDOW = "cumulative_length_int"
@@ -35,9 +34,9 @@ class CompiledStaticCache(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
+    def slow_on_cpu(self, case: Case) -> bool:
         # Each graph costs a C++ compiler a quarter of a minute; a padded batch asks the most of one.
-        return self.extra or not workload.padded
+        return self.extra or not case.workload.padded
 
     def generate_options(self) -> Mapping[str, Any]:
         from transformers import CompileConfig

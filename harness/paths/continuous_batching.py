@@ -10,14 +10,14 @@ from typing import Any
 
 from harness.machine.needs import Cuda, FlashAttention, Need
 from harness.paths.base import EAGER_ATTENTION, Aspect, Observation, Optimization, Serving, equal, tally
-from harness.recipes import Workload
-from harness.records import Claim
+from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 
 OPERATORS = {
     "eager": EAGER_ATTENTION,
     "sdpa": "aten::_scaled_dot_product_*",
     "flash_attention_2": "flash_attn::_flash_attn_*forward",
+    "flex_attention": "flex_attention",
 }
 """Attention operators by the implementation that the model is loaded with; while requests are served, `paged|` may
 stand before its name."""
@@ -41,6 +41,7 @@ class ContinuousBatching(Optimization):
     """How many there are. The default would take most of the memory."""
     tokens: int = 64
     """Most tokens of one forward pass: fewer than some prompts, which are then prefilled in chunks."""
+    impossible: str = ""
     technique = Technique.CONTINUOUS_BATCHING
     changes = frozenset({Aspect.ATTENTION, Aspect.CACHE})
 
@@ -55,8 +56,8 @@ class ContinuousBatching(Optimization):
         del dtype
         return {"attn_implementation": self.attention}
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
-        return workload.batch == 1 or (self.sharing and not workload.padded)
+    def slow_on_cpu(self, case: Case) -> bool:
+        return case.workload.batch == 1 or (self.sharing and not case.workload.padded)
 
     def serving(self) -> Serving | None:
         options = {

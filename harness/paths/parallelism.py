@@ -10,18 +10,17 @@ from typing import Any
 
 from harness.machine.needs import Devices, Need
 from harness.paths.base import Circumstances, Launch, Observation, Optimization, Rank, equal, tally
-from harness.recipes import Workload
-from harness.records import Claim
+from harness.records import Case, Claim
 from harness.vocabulary import Technique
 
 COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
 """Operators in which ranks exchange partial results, and the styles of modules that call each once per forward pass."""
 MLP = {
-    "model.layers.*.mlp.gate_proj": "colwise",
-    "model.layers.*.mlp.up_proj": "colwise",
-    "model.layers.*.mlp.down_proj": "rowwise",
+    "model.layers.*.mlp.gate_proj": "colwise_gather_output",
+    "model.layers.*.mlp.up_proj": "colwise_gather_output",
+    "model.layers.*.mlp.down_proj": "rowwise_split_input",
 }
-"""A plan by hand, as the documentation of DistributedConfig shows: its rules stand in for the model's own."""
+"""Rules given by hand, which no model here has of its own: ranks exchange what they could keep apart."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class TensorParallel(Optimization):
     def launch(self) -> Launch | None:
         return Launch(self.ranks, torchrun=self.torchrun)
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
-        return workload.separate or self.torchrun is (workload.batch > 1)
+    def slow_on_cpu(self, case: Case) -> bool:
+        return case.workload.separate or self.torchrun is (case.workload.batch > 1)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         uneven = [heads for heads in case.heads if heads % self.ranks]
@@ -75,6 +74,11 @@ class TensorParallel(Optimization):
                 ),
                 equal(f"bytes on rank {index}", self._share(rank), rank.bytes_kept),
             ]
+            if self.manual:
+                styles = {
+                    pattern: {s.style for s in rank.shards if fnmatchcase(s.name, f"{pattern}.*")} for pattern in MLP
+                }
+                claims.append(equal(f"plan on rank {index}", {p: {s} for p, s in MLP.items()}, styles))
             for operator, style in COLLECTIVES.items():
                 modules = {shard.name.rpartition(".")[0] for shard in rank.shards if fnmatchcase(shard.style, style)}
                 calls = {name: count for name, count in rank.collectives.items() if fnmatchcase(name, operator)}

@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 from harness.machine.cpu import cpu_flags
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
 from harness.paths.base import Aspect, Circumstances, Observation, Optimization, equal, tally
-from harness.recipes import Workload
-from harness.records import Claim
+from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
 
 
@@ -38,8 +37,8 @@ class QuantizedWeights(Optimization):
     operators: ClassVar[str] = ""
     """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
-        return self.extra or not workload.padded
+    def slow_on_cpu(self, case: Case) -> bool:
+        return self.extra or not case.workload.padded
 
     def claims(self, seen: Observation) -> list[Claim]:
         packed = [kind for kind in seen.linears if kind.bits]

@@ -10,9 +10,8 @@ from typing import Any
 from harness.errors import Incompatible
 from harness.machine.needs import Need
 from harness.paths.base import Aspect, Circumstances, Launch, Observation, Optimization, Serving
-from harness.recipes import Workload
-from harness.records import Claim
-from harness.vocabulary import Dtype, Technique, Tolerance
+from harness.records import Case, Claim
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
 
 STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
 """What a stack keeps is what its least exact part keeps."""
@@ -34,7 +33,7 @@ class Stack(Optimization):
 
     def __post_init__(self) -> None:
         put = object.__setattr__  # the dataclass is frozen, and these follow from its parts
-        put(self, "name", "stacks." + "+".join(part.name.partition(".")[2] for part in self.parts))
+        put(self, "name", "stacks." + "+".join(map(_label, self.parts)))
         put(self, "budget", "+".join(part.budget for part in self.parts if part.budget))
         kept = {part.tolerance for part in self.parts}
         put(self, "tolerance", next(tolerance for tolerance in STRICTEST_LAST if tolerance in kept))
@@ -52,8 +51,10 @@ class Stack(Optimization):
         taken = [part.dtypes(device) for part in self.parts]
         return tuple(dtype for dtype in taken[0] if all(dtype in others for others in taken))
 
-    def slow_on_cpu(self, workload: Workload) -> bool:
-        return not workload.padded
+    def slow_on_cpu(self, case: Case) -> bool:
+        """One workload, and a model whose native dtype has the finer rung beside it: a stack costs as much as its
+        parts, and they are judged on all models by themselves."""
+        return not case.workload.padded or case.dtype not in HALF_PRECISIONS
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return self._merged({part.name: part.load_options(dtype) for part in self.parts})
@@ -115,3 +116,9 @@ class Stack(Optimization):
                     raise Incompatible(f"{asked_by[key]} asks for {key}={whole[key]!r}, and {name} for {value!r}")
                 asked_by.setdefault(key, name)
         return whole
+
+
+def _label(part: Optimization) -> str:
+    """Its name within a stack's: of continuous batching too, whose variants are named as kinds of attention."""
+    variant = part.name.partition(".")[2]
+    return f"batched_{variant}" if part.technique is Technique.CONTINUOUS_BATCHING else variant
