@@ -142,7 +142,8 @@ class Comparison:
     strata: tuple[StratumError, ...]
     greedy: GreedyAgreement
     free: FreeRun
-    divergence: Divergence
+    divergence: Divergence | None
+    """None if the logits of the run could not be seen."""
     state: State
 
 

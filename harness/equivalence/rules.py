@@ -168,6 +168,8 @@ def _ratio_limits(dtype: Dtype) -> tuple[float, float]:
 
 def _divergence(comparison: Comparison) -> Iterator[Finding]:
     dtype, nats = comparison.dtype, comparison.divergence
+    if nats is None:
+        return
     for key, what, got, limit in (
         ("kl", "mean divergence", nats.candidate_mean, R3_MEAN * nats.eager_mean + R3_MEAN_FLOOR),
         ("kl_p99", "99th percentile of divergence", nats.candidate_p99, R3_P99 * nats.eager_p99 + R3_P99_FLOOR),
@@ -177,9 +179,9 @@ def _divergence(comparison: Comparison) -> Iterator[Finding]:
 
 def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
     dtype, nats = comparison.dtype, comparison.divergence
-    if budget.nats is not None:
+    if nats is not None and budget.nats is not None:
         yield Finding("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
-    if budget.flips is not None:
+    if nats is not None and budget.flips is not None:
         most = most_by_chance(nats.decode_steps, budget.flips)
         yield Finding("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
     scheme = R6_LOSSY / (2**budget.bits - 1)

@@ -27,7 +27,7 @@ from harness.execution.runs import Batch, Setup, in_float64, load_setup
 from harness.paths.base import Aspect, Batching, Observation, Optimization, Serving
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch, profiled_events, windows_of
-from harness.records import Comparison
+from harness.records import Comparison, FreeRun, GreedyAgreement, State, StratumError
 from harness.vocabulary import Dtype
 
 NEVER = -1
@@ -246,10 +246,44 @@ def compare_served(served: Served, *, eager: Generation, reference: Generation, 
     # a probability near 1 loses in float32.
     lost = 4 * Dtype.FP32.unit_roundoff
     returned_error = replace(own, eager_rms=whole.eager_rms + lost, eager_max=whole.eager_max + lost)
+    if served.logits is None:
+        return _without_logits(served, returned_error, eager=eager, reference=reference, dtype=dtype)
     logits = served.logits.to(eager.step_logits.dtype)
     candidate = Generation(logits[:, :1], logits, served.tokens, eager.valid)
     compared = compare(candidate, eager=eager, reference=reference, dtype=dtype)
     return replace(compared, strata=(*compared.strata, returned_error))
+
+
+def _without_logits(
+    served: Served, error: StratumError, *, eager: Generation, reference: Generation, dtype: Dtype
+) -> Comparison:
+    """What can be compared of answers whose logits nobody saw: their log probabilities, and what each choice costs in
+    the reference's logits, which may be four independent errors of eager's, as for any near tie."""
+    exact = reference.step_logits.double()
+    lost = exact.amax(-1) - exact.gather(-1, served.tokens[..., None]).squeeze(-1)
+    limit = 9 * error.eager_rms
+    first = exact.argmax(-1)
+    worst = int(lost.argmax())
+    flips = served.tokens != first
+    rows = int((lost > limit).any(-1).sum())
+    tied = int(flips.any(-1).sum()) - rows
+    return Comparison(
+        dtype=dtype,
+        finite=bool(served.log_probabilities.isfinite().all()),
+        identical=False,
+        strata=(error,),
+        greedy=GreedyAgreement(
+            positions=lost.numel(),
+            candidate_flips=int(flips.sum()),
+            eager_flips=int((eager.step_logits.argmax(-1) != first).sum()),
+            worst_slack=lost.flatten()[worst].item(),
+            worst_slack_limit=limit,
+            worst_position=worst % lost.shape[1] if lost.flatten()[worst] else -1,
+        ),
+        free=FreeRun(diverged=rows, tied=tied, first_divergence=-1),
+        divergence=None,
+        state=State(()),
+    )
 
 
 def alone(model: Any, batches: Sequence[Batch], tokens: Tensor) -> Generation:
@@ -286,8 +320,9 @@ def _answers(manager: Any, prompts: Sequence[list[int]]) -> list[Any]:
 
 def _tokens_per_page(cache: Any) -> int:
     if hasattr(cache, "cache_allocators"):
-        return min(allocator.tokens_per_page for allocator in cache.cache_allocators.values())
-    return int(cache.block_size)
+        return min(int(allocator.tokens_per_page) for allocator in cache.cache_allocators.values())
+    page: int = cache.block_size
+    return page
 
 
 def _name_of(option: str, known: set[str]) -> str:

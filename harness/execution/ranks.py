@@ -1,7 +1,7 @@
 """One rank of a parallel model, and what the ranks' results say together. Runs in workers, or under torchrun.
 
-Under torchrun every rank has a session of its own, which outlives a launcher that is killed; so it asks the kernel to be
-killed with its parent.
+Under torchrun every rank has a session of its own, which outlives a launcher that is killed; so it asks the kernel to
+be killed with its parent.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def main() -> None:
     """Entry of a rank that torchrun started, with the path of its request as argument."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     request = Path(sys.argv[1])
-    seen = run_rank(*pickle.loads(request.read_bytes()), None)  # noqa: S301 - our own file
+    setup, dtype, optimization = pickle.loads(request.read_bytes())  # noqa: S301 - our own file
+    seen = run_rank(setup, dtype, optimization, None)
     _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))
 
 

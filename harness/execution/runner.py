@@ -15,7 +15,7 @@ from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOu
 from harness.execution import tasks
 from harness.execution.ranks import Place
 from harness.execution.runs import Setup
-from harness.execution.workers import Worker, call_together
+from harness.execution.workers import Answer, Worker, call_together
 from harness.paths.base import Optimization
 from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
@@ -122,7 +122,7 @@ class Runner:
             raise known
         return known
 
-    def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _ask(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
         with Worker(log=self._log(name)) as worker:
             return worker.call(function, *arguments, seconds=self.seconds)
 

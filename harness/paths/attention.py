@@ -51,6 +51,7 @@ class Sdpa(Optimization):
         return "this backend takes no mask on CUDA" if self.maskless_on_cuda and case.masks else ""
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        del dtype
         return {"attn_implementation": "sdpa"}
 
     def applied(self) -> AbstractContextManager[Any]:
@@ -106,6 +107,7 @@ class Flex(Optimization):
         return case.workload.padded or case.workload.separate
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        del dtype
         return {"attn_implementation": "flex_attention"}
 
     def claims(self, seen: Observation) -> list[Claim]:
@@ -149,6 +151,7 @@ class FlashAttentionPackage(Optimization):
         return "the device is too old for it" if "requires compute capability" in line else ""
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        del dtype
         return {"attn_implementation": self.implementation}
 
     def claims(self, seen: Observation) -> list[Claim]:

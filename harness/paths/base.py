@@ -325,7 +325,8 @@ class Optimization(ABC):
         return tuple(dict.fromkeys((taken[0], *finer, case.dtype)))
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        """Keyword arguments of `from_pretrained`, beyond those of eager. Runs in the worker."""
+        """Keyword arguments of `from_pretrained` in a dtype, beyond those of eager. Runs in the worker."""
+        del dtype
         return {}
 
     def generate_options(self) -> Mapping[str, Any]:
@@ -393,8 +394,9 @@ def attention_claim(
 ) -> Claim:
     """The claim that a phase made all its attention calls through operators that match the pattern `operators`.
 
-    In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each must come with a mask. Later, padding may have left a sliding window; and eager's
-    mask cannot be seen at its operator.
+    In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each
+    must come with a mask. Later, padding may have left a sliding window; and eager's mask cannot be seen at its
+    operator.
     """
     made = [call for call in (seen.attention if calls is None else calls) if call.phase is phase]
     must_mask = seen.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION

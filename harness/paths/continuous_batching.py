@@ -82,7 +82,7 @@ class ContinuousBatching(Optimization):
         shareable = sum((length - 1) // self.page * self.page for length in served.prompts[: len(served.prompts) // 2])
         together = len(served.prompts) // (2 if self.sharing else 1)
         replayed = served.replays > 0
-        claims = [
+        return [
             equal("attention while serving", self.attention, served.implementation.removeprefix("paged|")),
             Claim(
                 "attention in all steps",
@@ -109,4 +109,3 @@ class ContinuousBatching(Optimization):
                 replayed is self.graphs,
             ),
         ]
-        return claims

@@ -33,6 +33,7 @@ class FlashAttention2Local(Optimization):
         return HALF_PRECISIONS if device == "cuda" else super().dtypes(device)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        del dtype
         return {"attn_implementation": FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:
@@ -59,6 +60,7 @@ class FlashAttention2Hub(Optimization):
         return HALF_PRECISIONS
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
+        del dtype
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[Claim]:

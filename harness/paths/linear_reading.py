@@ -25,10 +25,11 @@ def read_linears(model: Any) -> tuple[LinearKind, ...]:
 
 
 def packed_bits(linear: Any) -> float:
-    """Bits of a packed weight, without scales and zero points; 0 if it is kept in a floating-point format of two bytes or more."""
+    """Bits of a packed weight, without scales and zero points; 0 if it is kept in a floating-point format of two bytes
+    or more."""
     weights = linear.in_features * linear.out_features
-    packed = [leaf for leaf in leaves(linear.weight) if _is_packed(leaf) and leaf.nbytes * 8 > weights]
-    return float(sum(8 * leaf.nbytes for leaf in packed) / weights)
+    sizes = [8 * leaf.nbytes for leaf in leaves(linear.weight) if _is_packed(leaf)]
+    return float(sum(size for size in sizes if size > weights) / weights)
 
 
 def _is_packed(leaf: Tensor) -> bool:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 from harness.machine.cpu import cpu_flags
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
@@ -32,9 +33,9 @@ class QuantizedWeights(Optimization):
     tolerance = Tolerance.ROUNDED
     changes = frozenset({Aspect.WEIGHTS})
     rounds_weights = True
-    kinds: ClassVar[str] = "*"
+    kinds: str = field(default="*", init=False)
     """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
-    operators: ClassVar[str] = ""
+    operators: str = field(default="", init=False)
     """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
 
     def slow_on_cpu(self, case: Case) -> bool:
@@ -181,29 +182,28 @@ class TorchAo(QuantizedWeights):
     bits: int = 8
     budget: str = "weights_8bit"
     saves = True
-    operators = ""
+    kinds: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        weight = {"int8": "Int8Tensor", "int4": "IntxUnpackedToInt8Tensor", "float8": "Float8Tensor"}[self.scheme]
+        object.__setattr__(self, "kinds", f"Linear {weight}")  # the dataclass is frozen
 
     def needs(self) -> tuple[Need, ...]:
         return (Package("torchao"),)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        import torch
+        from torch import int4  # type: ignore[attr-defined]  # missing in torch's annotations
         from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig
         from torchao.quantization.granularity import PerGroup
         from transformers import TorchAoConfig
 
         del dtype
         schemes = {
-            "int8": lambda: Int8WeightOnlyConfig(),
-            "int4": lambda: IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
-            "float8": lambda: Float8WeightOnlyConfig(),
+            "int8": Int8WeightOnlyConfig,
+            "int4": partial(IntxWeightOnlyConfig, weight_dtype=int4, granularity=PerGroup(32)),
+            "float8": Float8WeightOnlyConfig,
         }
         return {"quantization_config": TorchAoConfig(schemes[self.scheme]())}
-
-    @property
-    def kinds(self) -> str:
-        weight = {"int8": "Int8Tensor", "int4": "IntxUnpackedToInt8Tensor", "float8": "Float8Tensor"}[self.scheme]
-        return f"Linear {weight}"
 
     def dense_weight(self, linear: Any) -> Any:
         return linear.weight.dequantize() if type(linear.weight).__module__.startswith("torchao.") else None

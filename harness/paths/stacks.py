@@ -29,6 +29,7 @@ class Stack(Optimization):
     tolerance: Tolerance = field(init=False)
     changes: frozenset[Aspect] = field(init=False)
     saves: bool = field(init=False)
+    rounds_weights: bool = field(init=False)
     technique = Technique.STACKS
 
     def __post_init__(self) -> None:
@@ -39,10 +40,7 @@ class Stack(Optimization):
         put(self, "tolerance", next(tolerance for tolerance in STRICTEST_LAST if tolerance in kept))
         put(self, "changes", frozenset().union(*(part.changes for part in self.parts)))
         put(self, "saves", any(part.saves for part in self.parts))
-
-    @property
-    def rounds_weights(self) -> bool:
-        return any(part.rounds_weights for part in self.parts)
+        put(self, "rounds_weights", any(part.rounds_weights for part in self.parts))
 
     def needs(self) -> tuple[Need, ...]:
         return tuple(dict.fromkeys(need for part in self.parts for need in part.needs()))
@@ -82,10 +80,10 @@ class Stack(Optimization):
         )
 
     def dense_weight(self, linear: Any) -> Any:
-        return self._one("rounds_weights").dense_weight(linear)
+        return self._rounding.dense_weight(linear)
 
     def exact_output(self, linear: Any, given: Any) -> Any:
-        return self._one("rounds_weights").exact_output(linear, given)
+        return self._rounding.exact_output(linear, given)
 
     def launch(self) -> Launch | None:
         return next(filter(None, (part.launch() for part in self.parts)), None)
@@ -103,8 +101,9 @@ class Stack(Optimization):
                 stack.enter_context(part.applied())
             yield
 
-    def _one(self, trait: str) -> Optimization:
-        return next(part for part in self.parts if getattr(part, trait))
+    @property
+    def _rounding(self) -> Optimization:
+        return next(part for part in self.parts if part.rounds_weights)
 
     def _merged(self, options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         """All options of all parts. Raises Incompatible where two ask for different values of one."""
