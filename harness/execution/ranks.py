@@ -73,7 +73,8 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
         elements=sum(each.numel() for each in model.parameters()),
         collectives=seen.collectives,
     )
-    torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return replace(seen, ranks=(found,))
 
 

@@ -17,7 +17,7 @@ from harness.equivalence import rules
 from harness.paths import PATHS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.vocabulary import Outcome
-from suites.meta.conftest import REPOSITORY
+from suites.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 TOX = configparser.ConfigParser()

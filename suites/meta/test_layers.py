@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from suites.meta.conftest import REPOSITORY
+from suites.conftest import REPOSITORY
 
 LAYERS = (
     ("vocabulary", "records", "recipes", "errors", "codec"),

@@ -12,7 +12,7 @@ from harness.machine.inventory import take_inventory
 from harness.paths.compilation import CompiledForward
 from harness.plan import plan
 from harness.vocabulary import Dtype, Outcome, Property
-from suites.meta.conftest import CATALOGUE
+from suites.conftest import CATALOGUE
 
 LIES = [
     # (lie, path, what the verdict must say); a lie may be told of several paths

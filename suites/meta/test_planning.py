@@ -18,7 +18,7 @@ from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
 from harness.recipes import Folder, Hub
 from harness.vocabulary import Dtype
-from suites.meta.conftest import CATALOGUE
+from suites.conftest import CATALOGUE
 
 CPU = Inventory(
     {"cpu": 1}, "torch is built without CUDA", {"transformers": "5.22.2", "kernels": "0.17.2"}, "/usr/bin/g++"

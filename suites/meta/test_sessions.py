@@ -9,7 +9,7 @@ import shutil
 import pytest
 
 from harness.vocabulary import Outcome
-from suites.meta.conftest import REPOSITORY
+from suites.conftest import REPOSITORY
 from suites.meta.test_workers import left_behind
 
 CONFTEST = """

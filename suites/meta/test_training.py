@@ -14,7 +14,7 @@ from fixtures.models import MODELS, TINY
 from fixtures.recall import RecallSequence, key_values, repeated_segment
 from fixtures.tiny.train import within_goals
 from fixtures.workloads import RECALL, WORKLOADS
-from suites.meta.conftest import REPOSITORY
+from suites.conftest import REPOSITORY
 
 TRAINED = [Path(model.source.path).name for model in MODELS]
 

@@ -223,3 +223,24 @@ def wrong_scale_of_llm_int8() -> Iterator[None]:
 
     with patched(Linear8bitLt, "forward", forward) as original:
         yield
+
+
+@contextmanager
+def swapped_page_table_row() -> Iterator[None]:
+    """Where there are others, a request reads the first page of one of them in place of its own."""
+    from transformers.generation.continuous_batching.cache_allocators.full_attention import FullAttentionCacheAllocator
+
+    def get_read_indices(allocator, request, past, *rest):
+        tables = allocator.block_table
+        others = [table for other, table in tables.items() if other != request and table]
+        own = tables.get(request)
+        if past and own and others:
+            tables[request] = [others[0][0], *own[1:]]
+        try:
+            return original(allocator, request, past, *rest)
+        finally:
+            if own is not None:
+                tables[request] = own
+
+    with patched(FullAttentionCacheAllocator, "get_read_indices", get_read_indices) as original:
+        yield

@@ -210,3 +210,25 @@ def int4_is_int8() -> Iterator[None]:
 
     with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
         yield
+
+
+@contextmanager
+def requests_run_one_by_one() -> Iterator[None]:
+    """Whoever asks for many requests at once gets them answered in turn."""
+    from transformers.generation.continuous_batching.continuous_api import ContinuousMixin
+
+    def generate_batch(model, inputs, **options):
+        answers = [original(model, [prompt], **options) for prompt in inputs]
+        return {f"req_{i}": next(iter(answer.values())) for i, answer in enumerate(answers)}
+
+    with patched(ContinuousMixin, "generate_batch", generate_batch) as original:
+        yield
+
+
+@contextmanager
+def pages_are_not_shared() -> Iterator[None]:
+    """No prompt finds its first pages in the cache."""
+    from transformers.generation.continuous_batching.cache import PagedAttentionCache
+
+    with patched(PagedAttentionCache, "search_prefix_match", lambda *_: 0):
+        yield

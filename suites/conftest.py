@@ -14,7 +14,7 @@ from harness.plan import Catalogue
 from harness.records import Case
 from harness.vocabulary import Dtype
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS)
 
 

@@ -1,0 +1,102 @@
+"""Ranks that die, hang, or compute something else: the right outcome each, in seconds, and no process left behind."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from fixtures.workloads import PROBES
+from harness.execution.runner import Runner
+from harness.judge import judge
+from harness.paths.parallelism import TensorParallel
+from harness.vocabulary import Dtype, Outcome, Property
+from suites.meta.test_workers import is_alive
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory):
+    """A runner whose requests must be answered within 40 seconds."""
+    made = Runner(PROBES, logs=tmp_path_factory.mktemp("ranks"), seconds=40)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "told"),
+    [
+        ("rank_is_killed", Outcome.CRASHED, "fp32 run: rank 1: worker ended by SIGKILL"),
+        ("rank_raises", Outcome.ERROR, "fp32 run: rank 1: RuntimeError: rank 1 gives up"),
+        ("all_reduce_is_missing", Outcome.NOT_ENGAGED, "exchanges between ranks on rank 0 in fp32 is "),
+        ("all_reduce_is_wrong", Outcome.MISMATCH, "fp32 "),
+        ("shards_are_swapped", Outcome.MISMATCH, "fp32 "),
+        ("rank_computes_alone", Outcome.NOT_ENGAGED, "ranks that gave the same logits and tokens in fp32 is 1, but"),
+        (
+            "plan_is_empty",
+            Outcome.NOT_ENGAGED,
+            "planned parameters that are parted on rank 0 in fp32 is 0, but should be 30",
+        ),
+    ],
+)
+def test_faulty_rank(impatient, planned_case, fault, outcome, told):
+    case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
+    evidence = impatient.evidence(case, optimization, fault=f"suites.meta.faults.ranks:{fault}")
+    verdict = judge(case, Property.EQUIVALENCE, evidence)
+    assert verdict.outcome is outcome, verdict.message
+    assert told in verdict.message
+
+
+def test_hanging_rank_costs_its_time_limit_and_leaves_nothing(planned_case, tmp_path):
+    """Both ranks are killed, also the one that waits for the other; the processes are looked for."""
+    case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
+    runner = Runner(PROBES, logs=tmp_path, seconds=40)
+    runner.evidence(case, optimization)  # references and the first import cost what they cost
+    runner.seconds = 8
+    started = time.monotonic()
+    evidence = runner.evidence(case, optimization, fault="suites.meta.faults.ranks:rank_hangs")
+    verdict = judge(case, Property.ENGAGEMENT, evidence)
+    runner.close()
+    assert verdict.outcome is Outcome.TIMED_OUT
+    assert "rank 0, rank 1: no answer within 8 s, all ranks killed" in verdict.message
+    assert time.monotonic() - started < 30
+    lines = [line for log in tmp_path.glob("*rank*.log") for line in log.read_text().splitlines()]
+    pids = [int(line.split()[-1]) for line in lines if line.startswith("hangs as")]
+    assert pids
+    assert [pid for pid in pids if still_runs(pid)] == []
+
+
+def still_runs(pid):
+    deadline = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return is_alive(pid)
+
+
+def test_ranks_that_do_not_divide_the_heads_are_told(runner, planned_case):
+    """The library's own words, with the reason."""
+    case, _ = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
+    three = TensorParallel("parallelism.tp2", ranks=3)
+    verdict = judge(case, Property.ENGAGEMENT, runner.evidence(case, three))
+    assert verdict.outcome is Outcome.UNSUPPORTED, verdict.message
+    assert "3 ranks do not divide 4 attention heads (RuntimeError: shape " in verdict.message
+
+
+def test_failure_under_torchrun_is_told(runner, planned_case):
+    """And its ranks, which have sessions of their own, end with it."""
+    case, optimization = planned_case("parallelism.tp2_torchrun", dtype=Dtype.FP32, workload="single")
+    verdict = judge(
+        case,
+        Property.ENGAGEMENT,
+        runner.evidence(case, optimization, fault="suites.meta.faults.ranks:rank_raises"),
+    )
+    assert verdict.outcome is Outcome.ERROR
+    assert "torchrun ended with exit code 1: a rank failed" in verdict.message
+
+
+def test_answers_of_a_rank_are_given_in_order(runner, planned_case):
+    case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
+    evidence = runner.evidence(case, optimization)
+    assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.PASS
+    shares = [claim for claim in evidence.rungs[0].engagement.claims if claim.what.startswith("bytes on rank")]
+    assert [claim.what for claim in shares] == ["bytes on rank 0", "bytes on rank 1"]
+    assert all(claim.holds for claim in shares)

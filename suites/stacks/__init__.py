@@ -1,0 +1,1 @@
+"""Combinations: what is declared impossible is tried, and must not pass."""
