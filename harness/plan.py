@@ -119,7 +119,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
     wanted = needs(optimization, case)
     # One after the other: asking whether the hub is in reach takes time, and is idle without the device.
     unmet = next((reason for need in wanted if (reason := need.unmet(inventory, device=case.device))), None)
-    if optimization.impossible:
+    if unmet is None and optimization.impossible:
         unmet = f"incompatible: {optimization.impossible}"
     taken = optimization.dtypes(case.device)
     if unmet is None and case.dtype not in taken:

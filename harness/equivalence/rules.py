@@ -215,7 +215,9 @@ def at_least(values: tuple[float, ...]) -> float:
     """The mean that a sample of independent values shows with a confidence of 1 - L2_CHANCE: their own mean less so
     many standard errors."""
     sigmas = statistics.NormalDist().inv_cdf(1 - L2_CHANCE)
-    return statistics.fmean(values) - sigmas * statistics.stdev(values) / math.sqrt(len(values))
+    mean = sum(values) / len(values)
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean - sigmas * math.sqrt(variance / len(values))
 
 
 def most_by_chance(trials: int, share: float) -> int:

@@ -450,7 +450,7 @@ def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, drop
     ]
     kept = [layer.kept for layer in seen.cache_layers]
     return [
-        equal("cache", cache, ", ".join(sorted(set(seen.caches)))),
+        equal("cache", cache, ", ".join(sorted(set(seen.caches))) or "none"),
         equal("dtype of cached keys", tally(Counter([seen.dtype] * len(wanted))), tally(Counter(dtypes))),
         Claim("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
         Claim("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.paths.base import AttentionCall, CacheLayer, LayerKind, LinearKind, Observation, Phase
+from harness.paths import STACKS
+from harness.paths.base import (
+    Aspect,
+    AttentionCall,
+    Batching,
+    CacheLayer,
+    LayerKind,
+    LinearKind,
+    Observation,
+    Phase,
+    Rank,
+    Shard,
+)
 
 LAYERS, STEPS, PROMPT = 4, 7, 93
 LENGTH = PROMPT + STEPS
@@ -38,6 +50,7 @@ EAGER = Observation(
     linears=(LinearKind("Linear", "Parameter", 0.0, ("layers.0.q", "layers.0.k", "lm_head")),),
     head="lm_head",
     packed_calls={},
+    collectives={},
     regions={},
     inductor_calls=0,
     graphs=0,
@@ -92,6 +105,59 @@ def packed(kind, weight, bits, operator=""):
 
 
 NF4 = packed("Linear4bit", "Params4bit", 4.0, "bitsandbytes::gemv_4bit")
+BATCHING = Batching(
+    implementation="sdpa",
+    steps=STEPS + 1,
+    prompts=(70, 93),
+    prefilled=163,
+    shared=0,
+    chunks=2,
+    largest=2,
+    widest=64,
+    pages=64,
+    page=16,
+    replays=0,
+    dropped=(),
+    errors=(),
+)
+
+
+def batched(operator, implementation, **changes):
+    """What eager leaves behind, but for requests that were served."""
+    return replace(
+        EAGER,
+        attention_implementation=implementation,
+        attention=calls(operator, prefill=LAYERS * (STEPS + 1), decode=0, masked=False),
+        prefills=0,
+        decode_steps=0,
+        caches=(),
+        cache_layers=(),
+        lengths=(),
+        batching=replace(BATCHING, implementation=implementation, **changes),
+    )
+
+
+TWICE = {"prompts": (70, 93, 93, 70), "prefilled": 326 - 144, "shared": 64 + 80}
+SDPA_FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
+
+
+def rank(*styles, **changes):
+    """A rank of two whose parameters, one per style, have eight rows; all but replicated ones are halved."""
+    shards = tuple(
+        Shard(f"model.layers.0.mlp.{module}_proj.weight", style, (8, 4), (8, 4) if "replicated" in style else (4, 4))
+        for module, style in zip(("gate", "up", "down"), styles, strict=True)
+    )
+    collectives = {
+        "c10d::allreduce_": (STEPS + 1) * sum("rowwise" in style for style in styles),
+        "c10d::allgather_into_tensor_coalesced_": (STEPS + 1) * sum("gather_output" in style for style in styles),
+    }
+    kept = sum(4 * shard.kept[0] * shard.kept[1] for shard in shards) + 40
+    return replace(Rank(shards, kept, 96 * 4 + 40, 96 + 10, collectives), **changes)
+
+
+AUTO = ("colwise", "replicated_with_grad_allreduce", "rowwise")
+BY_HAND = ("colwise_gather_output", "colwise_gather_output", "rowwise_split_input")
+TP2 = replace(EAGER, ranks=(rank(*AUTO), rank(*AUTO)))
 LOCAL = "local/flash-attn2"
 FLEX = replace(
     EAGER,
@@ -152,8 +218,30 @@ ENGAGED = {
     "quantization.quanto_int4": packed("QLinear", "WeightQBitsTensor", 4.0, "QuantizedLinearFunction"),
     "quantization.hqq4": packed("HQQLinear", "Parameter", 4.0),
     "quantization.fine_grained_fp8": packed("FP8Linear", "Parameter", 8.0),
+    "continuous_batching.eager": batched("aten::_softmax", "paged|eager"),
+    "continuous_batching.eager_shared": batched("aten::_softmax", "paged|eager", **TWICE),
+    "continuous_batching.sdpa": batched(SDPA_FLASH, "sdpa"),
+    "continuous_batching.sdpa_shared": batched(SDPA_FLASH, "sdpa", **TWICE),
+    "continuous_batching.sdpa_graphs": batched(SDPA_FLASH, "sdpa", replays=3),
+    "continuous_batching.flash_attention_2": batched("flash_attn::_flash_attn_varlen_forward", "flash_attention_2"),
+    "parallelism.tp2": TP2,
+    "parallelism.tp2_manual": replace(EAGER, ranks=(rank(*BY_HAND), rank(*BY_HAND))),
+    "parallelism.tp2_torchrun": TP2,
 }
 """What each path leaves behind when it engages."""
+
+
+def stacked(parts):
+    """What each part leaves behind, one over the other; attention last, since compiled code shows it too."""
+    fields = {}
+    for part in sorted(parts, key=lambda part: Aspect.ATTENTION in part.changes):
+        for name, value in vars(ENGAGED[part.name]).items():
+            if value != getattr(EAGER, name):
+                fields[name] = value
+    return replace(EAGER, **fields)
+
+
+ENGAGED |= {stack.name: stacked(stack.parts) for stack in STACKS if not stack.impossible}
 
 ONE_ORIGINAL = (replace(EXCHANGED[0], kernelized=16, kernel_calls=128), *EXCHANGED[1:])
 EAGER_CALLS = {"attention": EAGER.attention}
@@ -264,6 +352,39 @@ BROKEN = [
             ("hqq4", "HQQLinear *"), ("fine_grained_fp8", "FP8Linear Parameter"),
         )
     ),
+    *(
+        (f"continuous_batching.{name}", {"batching": replace(ENGAGED[f"continuous_batching.{name}"].batching, **change)},
+         what, requested, observed)
+        for name, change, what, requested, observed in (
+            ("eager", {"implementation": "sdpa"}, "attention while serving", "eager", "sdpa"),
+            ("eager_shared", {"shared": 0, "prefilled": 326}, "tokens of shared pages", "144", "0"),
+            ("sdpa", {"errors": ("req_1: out of memory",)}, "requests that failed", "none", "req_1: out of memory"),
+            ("sdpa", {"prefilled": 100}, "tokens prefilled or shared", "163", "100"),
+            ("sdpa", {"shared": 16, "prefilled": 147}, "tokens of shared pages", "0", "16"),
+            ("sdpa", {"largest": 1}, "requests in one step", "at least 2", "1"),
+            ("sdpa", {"widest": 65}, "tokens of one step", "at most 64", "65"),
+            ("sdpa", {"pages": 9999}, "pages", "64 of 16", "9999 of 16"),
+            ("sdpa", {"dropped": ("TopH",)}, "logits processors dropped", "none", "TopH"),
+            ("sdpa", {"steps": 9}, "attention in all steps", "36 × aten::_scaled_dot_product_*",
+             f"32 × {SDPA_FLASH}"),
+            ("sdpa_shared", {"shared": 143}, "tokens of shared pages", "144", "143"),
+            ("sdpa_graphs", {"replays": 0}, "steps replayed from CUDA graphs", "at least 1", "0"),
+            ("flash_attention_2", {"implementation": "sdpa"}, "attention while serving", "flash_attention_2", "sdpa"),
+        )
+    ),
+    ("continuous_batching.sdpa", {"batching": None}, "requests served by continuous batching", "all", "none"),
+    ("parallelism.tp2", {"ranks": ()}, "ranks", "2", "0"),
+    ("parallelism.tp2", {"ranks": (rank(*AUTO), rank(*AUTO, agrees=False))},
+     "ranks that gave the same logits and tokens", "2", "1"),
+    ("parallelism.tp2", {"ranks": (rank(*AUTO), rank(*AUTO, bytes_kept=424))}, "bytes on rank 1", "296", "424"),
+    ("parallelism.tp2", {"ranks": (rank(*AUTO, collectives={}), rank(*AUTO))}, "exchanges between ranks on rank 0",
+     "8 × c10d::allreduce*", "none"),
+    ("parallelism.tp2", {"ranks": (rank(*AUTO, shards=()), rank(*AUTO))},
+     "planned parameters that are parted on rank 0", "at least 1", "0"),
+    ("parallelism.tp2_manual", {"ranks": TP2.ranks}, "plan on rank 0",
+     str({f"model.layers.*.mlp.{m}_proj": {s} for m, s in zip(("gate", "up", "down"), BY_HAND, strict=True)}),
+     str({f"model.layers.*.mlp.{m}_proj": {s} for m, s in zip(("gate", "up", "down"), AUTO, strict=True)})),
+    ("parallelism.tp2_torchrun", {"ranks": TP2.ranks[:1]}, "ranks", "2", "1"),
     ("quantization.quanto_int4", {"linears": packed("QLinear", "WeightQBytesTensor", 8.0).linears},
      "width of packed weights", "2 × 4 bits", "2 × 8 bits"),
 ]  # fmt: skip

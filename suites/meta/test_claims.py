@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.paths import PATHS
-from harness.paths.base import AttentionCall, CacheLayer, Circumstances, LinearKind, Phase, engagement
+from harness.paths import PATHS, STACKS
+from harness.paths.base import AttentionCall, CacheLayer, Circumstances, LinearKind, Phase, Shard, engagement
 from suites.meta.observations import (
+    AUTO,
+    BATCHING,
     BROKEN,
     COMPILED,
     EAGER,
@@ -23,7 +25,11 @@ from suites.meta.observations import (
     cache,
     calls,
     quantized,
+    rank,
 )
+
+
+POSSIBLE = [entry.name for entry in PATHS if not entry.impossible]
 
 
 def named(path):
@@ -34,7 +40,7 @@ def broken(path, seen):
     return [(c.what, c.requested, c.observed) for c in engagement(named(path), seen).claims if not c.holds]
 
 
-@pytest.mark.parametrize("path", [entry.name for entry in PATHS])
+@pytest.mark.parametrize("path", POSSIBLE)
 def test_path_engages(path):
     assert broken(path, ENGAGED[path]) == []
 
@@ -47,9 +53,10 @@ def test_claim_can_break(path, change, what, requested, observed):
 
 def test_every_path_has_a_claim_of_its_own_that_breaks():
     """On something near to what it asks for, unlike below."""
-    assert {path for path, *_ in BROKEN} == {entry.name for entry in PATHS} - {"eager"}
+    assert {path for path, *_ in BROKEN} == {entry.name for entry in PATHS} - {"eager", *(s.name for s in STACKS)}
 
 
+ODD = (Shard("model.layers.0.mlp.up_proj.weight", "colwise", (8, 4), (8, 4)),)
 ANYTHING_ELSE = (
     {"attention_implementation": "other"},
     {"attention": calls("other"), "kernel_calls": ()},
@@ -59,13 +66,23 @@ ANYTHING_ELSE = (
     {"regions": {"other": 1}, "inductor_calls": 2, "graphs": 9},
     {"regions": {"other": 1}, "compile_modes": ("other",), "graph_breaks": ("other",), "recompile_limit": "other"},
     {"recompiles": ("other",), "cudagraph_skips": 77, "cudagraph_inputs": 77},
+    {
+        "batching": replace(
+            BATCHING, implementation="other", errors=("other",), prefilled=1, shared=1, pages=1, largest=0
+        )
+    },
+    {"batching": replace(BATCHING, widest=99, dropped=("other",), replays=0, steps=99)},
+    {"batching": replace(BATCHING, replays=7, prompts=(1,), shared=3)},
+    {"ranks": ()},
+    {"ranks": (rank(*AUTO, bytes_kept=1, shards=(), collectives={}, agrees=False),) * 2},
+    {"ranks": (rank(*AUTO, shards=ODD, collectives={"c10d::allgather": 1}),) * 2},
     {"linears": (LinearKind("Other", "Other", 3.0, ("other",)),), "packed_calls": {}},
     {"layers": tuple(replace(kind, modules=99, kernelized=98, calls=0, kernel_calls=1) for kind in EXCHANGED)},
 )
 """Changes that between them break every claim of every path."""
 
 
-@pytest.mark.parametrize("path", [entry.name for entry in PATHS])
+@pytest.mark.parametrize("path", POSSIBLE)
 def test_every_claim_can_break(path):
     """None holds whatever was seen."""
     seen = ENGAGED[path]
@@ -73,7 +90,7 @@ def test_every_claim_can_break(path):
     assert claims <= {what for change in ANYTHING_ELSE for what, *_ in broken(path, replace(seen, **change))}
 
 
-@pytest.mark.parametrize("path", [entry.name for entry in PATHS if entry.name not in {"eager", "caching.dynamic"}])
+@pytest.mark.parametrize("path", [name for name in POSSIBLE if name not in {"eager", "caching.dynamic"}])
 def test_eager_under_another_name_is_not_engaged(path):
     """The lie that every optimization can tell."""
     assert broken(path, EAGER)

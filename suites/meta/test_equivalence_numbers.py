@@ -10,6 +10,7 @@ import torch
 from harness.equivalence.numbers import Generation, compare, relative_error
 from harness.equivalence.rules import findings
 from harness.errors import ReferenceInvalid
+from harness.records import Claim, Engagement, Rung
 from harness.vocabulary import Dtype, Tolerance
 
 ROWS, PROMPT, STEPS, VOCABULARY = 4, 6, 5, 32
@@ -38,7 +39,8 @@ def noisy(run, *, scale, seed):
 
 def violated(candidate, eager, reference, tolerance=Tolerance.REORDERED):
     comparison = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32)
-    return {finding.key for finding in findings(comparison, tolerance) if finding.violated}
+    rung = Rung(Dtype.FP32, Engagement((Claim("a", "1", "1", holds=True),)), comparison, 0.0)
+    return {finding.key for finding in findings(rung, tolerance) if finding.violated}
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.equivalence.rules import Finding, most_by_chance, trust_findings
+from harness.equivalence.rules import Finding, at_least, most_by_chance, trust_findings
 from harness.judge import judge, unsupported
 from harness.recipes import Folder, ModelRecipe, Prompt, Workload
 from harness.records import (
@@ -20,7 +20,9 @@ from harness.records import (
     Failure,
     FreeRun,
     GreedyAgreement,
+    Quality,
     Rung,
+    Scheme,
     State,
     StratumError,
     Trust,
@@ -226,6 +228,71 @@ def test_scheme_without_figures_is_held_to_its_twin_and_to_what_rounding_costs(e
     costly = replace(CLOSE, decode_mean=3.0, decode_flips=20)
     given = replace(lossy(divergence=costly, state=state, identical=identical), budget="kv_2bit")
     assert judge(CASE, Property.EQUIVALENCE, given).outcome is outcome
+
+
+CHEAP = Quality((0.01, 0.02, 0.01), (0.0, 0.01, 0.0), (0.0, 0.01, -0.01))
+
+
+def rounded(scheme, tolerance=Tolerance.ROUNDED, **changes):
+    """A run with rounded weights in eight bits."""
+    run = replace(rung(Dtype.FP32, **changes), scheme=scheme)
+    native = replace(CASE, dtype=Dtype.FP32)
+    return judge(
+        native, Property.EQUIVALENCE, Evidence(native.id, tolerance, (run,), (TRUST,), FLOOR, budget="weights_4bit")
+    )
+
+
+def test_rounded_weights_are_judged_twice():
+    assert rounded(Scheme(CHEAP, changed_by_saving=0)).outcome is Outcome.PASS
+    assert rounded(Scheme(CHEAP, changed_by_saving=0), ratio=4.0).outcome is Outcome.MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("scheme", "told"),
+    [
+        (
+            Scheme(replace(CHEAP, divergence=(0.3, 0.3, 0.3))),
+            "divergence on text in nats, at least, is 0.3, but should be at most 0.1",
+        ),
+        (
+            Scheme(replace(CHEAP, flips=(0.3, 0.3, 0.3))),
+            "share of first choices that changed on text, at least, is 0.3,",
+        ),
+        (
+            Scheme(replace(CHEAP, surprise=(0.3, 0.3, 0.3))),
+            "rise of the text's negative log likelihood in nats, at least, is",
+        ),
+        (Scheme(replace(CHEAP, divergence=(math.nan, 0.0, 0.0))), "divergence on text in nats, at least, is nan"),
+        (
+            Scheme(CHEAP, changed_by_saving=1),
+            "linears that saving and loading changed is 1, but should be at most 0 [E]",
+        ),
+    ],
+)
+def test_each_rule_of_rounded_weights_can_fail(scheme, told):
+    verdict = rounded(scheme)
+    assert verdict.outcome is Outcome.MISMATCH
+    assert told in verdict.message
+
+
+def test_dynamic_scheme_is_judged_by_its_linears_and_not_end_to_end():
+    linear = StratumError("layers.0.q", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+    good, bad = (Scheme(CHEAP, linears=(linear, replace(linear, candidate_rms=size))) for size in (1.0, 4.0))
+    assert rounded(good, Tolerance.DYNAMIC, ratio=99.0).outcome is Outcome.PASS
+    verdict = rounded(bad, Tolerance.DYNAMIC)
+    assert "error of a linear's output over eager's (layers.0.q) is 4, but should be at most 3 [L1]" in verdict.message
+
+
+def test_what_a_sample_shows_at_least_is_less_than_its_mean():
+    """By 2.33 standard errors; nothing is taken off what does not vary."""
+    assert at_least((0.5, 0.5)) == 0.5
+    assert at_least((0.0, 1.0)) == pytest.approx(0.5 - 2.3263 * 0.5, abs=1e-3)
+
+
+def test_answers_without_logits_have_no_divergence_to_judge():
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32, divergence=None), rung(divergence=None)))
+    assert verdict.outcome is Outcome.PASS
+    assert not [key for key in verdict.numbers if key.endswith("kl")]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,9 @@ def watch_compiled(kind):
     sizes = {"clean": [2, 2], "break": [2], "recompile": [2, 3], "limit": range(2, 9)}[kind]
     config = SimpleNamespace(_attn_implementation="eager", num_hidden_layers=1)
     config.get_text_config = lambda: config
-    model = SimpleNamespace(config=config, device=torch.device("cpu"), dtype=torch.float32, modules=list)
+    model = torch.nn.Module()
+    model.config, model.device, model.dtype = config, torch.device("cpu"), torch.float32
+    model.get_output_embeddings = lambda: None
     with torch._dynamo.config.patch(recompile_limit=3), Watch(model, layers=False) as watch:  # noqa: SLF001 - no public switch
         for size in sizes:
             compiled(torch.zeros(size))

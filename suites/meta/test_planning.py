@@ -12,7 +12,7 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine import inventory as inventories
 from harness.machine import needs as all_needs
 from harness.machine.inventory import Inventory
-from harness.machine.needs import Compiler, Cuda, Device, HubKernel, HubModel, Kernels
+from harness.machine.needs import Compiler, Cuda, Device, Devices, HubKernel, HubModel, Kernels
 from harness.paths import PATHS
 from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
@@ -78,7 +78,8 @@ def test_what_exists_on_cuda_alone_names_its_need_elsewhere():
     assert set(unmet) == {
         *(f"attention.{name}" for name in ("sdpa_efficient", "sdpa_cudnn", *(f"flash_attention_{n}" for n in "234"))),
         *("caching.offloaded", "caching.offloaded_static", "kernels.flash_attn2_hub", "kernels.layers_hub"),
-        "quantization.fine_grained_fp8",
+        *("quantization.fine_grained_fp8", "continuous_batching.flash_attention_2", "continuous_batching.sdpa_graphs"),
+        "stacks.flash_attention_2+offloaded+layers_local+bnb_nf4",
     }
     assert Cuda().unmet(GPU, device="cpu") == "needs cuda: this case runs on cpu"
 
@@ -104,6 +105,32 @@ def test_dtype_that_the_kernels_refuse_is_a_named_need():
     assert plain.optimization.rungs(found["attention.sdpa", Dtype.FP32].case) == (Dtype.FP32,)
     (there, *_) = plan(CATALOGUE, CPU, models=MODELS, device="cpu", dtypes=(Dtype.BF16,))
     assert there.optimization.rungs(there.case) == (Dtype.FP32, Dtype.BF16)
+
+
+def test_several_devices_are_needed_but_on_the_cpu():
+    """Where processes stand for them."""
+    two = {entry.case.path: entry for entry in planned(replace(GPU, devices={"cuda": 1, "cpu": 1}), "cuda")}
+    assert two["parallelism.tp2"].unmet == "needs 2 cuda devices: there are 1"
+    assert "multi_gpu" in two["parallelism.tp2"].markers
+    assert Devices(2).unmet(replace(GPU, devices={"cuda": 2, "cpu": 1}), device="cuda") is None
+    assert Devices(2).unmet(CPU, device="cpu") is None
+
+
+def test_declared_incompatibility_is_unmet_with_its_reason():
+    unmet = {
+        entry.case.path: entry.unmet
+        for entry in planned(replace(CPU, packages={**CPU.packages, "bitsandbytes": "1"}), "cpu")
+    }
+    assert unmet["stacks.static_cache+bnb_nf4"].startswith("incompatible: transformers compiles nothing of a model of")
+    assert unmet["stacks.sdpa+static"] is None
+
+
+def test_kernels_of_four_bits_take_bfloat16_alone_on_a_cpu_that_multiplies_it(monkeypatch):
+    path = next(path for path in PATHS if path.name == "quantization.bnb_nf4")
+    for flags, taken in ((frozenset({"avx512_bf16"}), (Dtype.BF16,)), (frozenset({"avx2"}), tuple(Dtype)[1:])):
+        monkeypatch.setattr("harness.paths.quantization.cpu_flags", lambda flags=flags: flags)
+        assert path.dtypes("cpu") == taken
+    assert path.dtypes("cuda") == tuple(Dtype)[1:]
 
 
 def test_hub_is_not_asked_for_what_cannot_run_anyway(monkeypatch):

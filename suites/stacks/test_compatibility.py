@@ -24,7 +24,7 @@ REFUSALS = {
     "stacks.static_cache+layers_local": "compiled calls in fp32 is ",
     "stacks.static_cache+bnb_nf4": "mode given to torch.compile in bf16 is none, but should be reduce-overhead",
     "stacks.static_cache+quanto_int8": "mode given to torch.compile in fp32 is none, but should be reduce-overhead",
-    "stacks.static_cache+batched_sdpa": "mode given to torch.compile in fp32 is none, but should be reduce-overhead",
+    "stacks.static_cache+batched_sdpa": "cache in fp32 is none, but should be StaticCache",
     "stacks.bnb_nf4+tp2": "bf16 run: rank ",
 }
 """What is said when each is tried all the same."""

@@ -1,0 +1,184 @@
+"""Rounded weights: what is read of a model, what it is compared with, and what each scheme's arithmetic is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from fixtures.models import MODELS
+from fixtures.workloads import PROBES, WORKLOADS
+from harness.equivalence.quality import measure_quality
+from harness.errors import ReferenceInvalid
+from harness.execution.rounding import LinearErrors, dense_twin_of, rounded_weights
+from harness.execution.runs import Setup
+from harness.paths import PATHS
+from harness.paths.base import Optimization
+from harness.paths.linear_reading import head_name, read_linears
+from harness.paths.quantization import _CPU_RECIPROCAL, FineGrainedFp8
+from harness.recipes import Probes, Prompt, Workload
+from harness.vocabulary import Dtype, Technique, Tolerance
+
+
+@dataclass(frozen=True)
+class RoundsNothing(Optimization):
+    name: str = "quantization.nothing"
+    technique = Technique.QUANTIZATION
+    tolerance = Tolerance.ROUNDED
+
+    def claims(self, seen):
+        return []
+
+    def dense_weight(self, linear):
+        return None
+
+
+@dataclass(frozen=True)
+class Doubles(RoundsNothing):
+    """A scheme whose arithmetic is twice that of the weights."""
+
+    def dense_weight(self, linear):
+        return linear.weight.double()
+
+    def exact_output(self, linear, given):
+        return 2 * (given.double() @ linear.weight.double().T) if linear.bias is None else None
+
+
+def setup(tmp_path):
+    return Setup(MODELS[0], WORKLOADS[1], "cpu", tmp_path)
+
+
+def test_scheme_that_rounds_nothing_has_no_twin(tmp_path):
+    with pytest.raises(ReferenceInvalid, match="tiny_qwen3: quantization.nothing rounds none of the model's weights"):
+        dense_twin_of(setup(tmp_path), Dtype.FP32, RoundsNothing())
+
+
+def test_weights_changed_by_saving_are_counted(tmp_path, monkeypatch):
+    """As many as differ between the first load and the second."""
+    path = next(path for path in PATHS if path.name == "quantization.torchao_int8")
+    assert rounded_weights(setup(tmp_path), Dtype.FP32, path)[1] == 0
+    loads = []
+
+    def dense(self, linear):
+        loads.append(linear)
+        weight = original(self, linear)
+        return weight + 1 if weight is not None and len(loads) in {30, 31} else weight
+
+    original = type(path).dense_weight
+    monkeypatch.setattr(type(path), "dense_weight", dense)
+    weights, changed = rounded_weights(setup(tmp_path), Dtype.FP32, path)
+    assert (len(weights), changed) == (28, 2)
+
+
+def test_each_linear_is_compared_with_the_scheme_and_not_with_its_neighbours():
+    model = nn.ModuleDict(
+        {"right": nn.Linear(8, 8, bias=False), "wrong": nn.Linear(8, 8, bias=False), "other": nn.Linear(8, 8)}
+    )
+    errors = LinearErrors(Doubles(), Dtype.FP32)
+    with errors.watching(model), torch.no_grad():
+        model["right"].register_forward_hook(lambda *_: None)
+        for module in model.values():
+            module(torch.ones(3, 8))
+    right, wrong = (error.candidate_rms / error.reference_rms for error in errors.strata())
+    assert [error.stratum for error in errors.strata()] == ["right", "wrong"]
+    assert right == pytest.approx(0.5)
+    assert wrong == pytest.approx(0.5)
+    assert not model["right"]._forward_hooks.keys() - {next(reversed(model["right"]._forward_hooks))}  # noqa: SLF001 - ours are gone
+
+
+def test_errors_of_several_calls_are_pooled():
+    """Root of the mean square over all values, and the largest of all."""
+    errors = LinearErrors(Doubles(), Dtype.FP32)
+    module = nn.ModuleDict({"one": nn.Linear(4, 4, bias=False)})
+    with errors.watching(module), torch.no_grad():
+        module["one"].weight.copy_(torch.eye(4))
+        module["one"](torch.ones(1, 4))
+        module["one"](3 * torch.ones(3, 4))
+    (error,) = errors.strata()
+    assert error.candidate_rms == pytest.approx(math.sqrt((1 + 3 * 9) / 4))
+    assert error.candidate_max == pytest.approx(3)
+
+
+def test_quality_is_taken_by_sequence():
+    torch.manual_seed(0)
+    eager = torch.randn(3, 5, 7, dtype=torch.float64)
+    tokens = torch.randint(0, 7, (3, 5))
+    same = measure_quality(eager, eager=eager, tokens=tokens)
+    assert same.divergence == same.flips == same.surprise == (0.0, 0.0, 0.0)
+    other = eager.clone()
+    other[1] = -eager[1]
+    changed = measure_quality(other, eager=eager, tokens=tokens)
+    assert changed.divergence[0] == changed.divergence[2] == 0
+    assert changed.divergence[1] > 0
+    assert changed.flips == (0.0, 1.0, 0.0)
+    log = [logits[1].log_softmax(-1) for logits in (eager, other)]
+    lost = sum((log[0] - log[1])[i, tokens[1, i + 1]] for i in range(4)) / 4
+    assert changed.surprise[1] == pytest.approx(lost.item())
+
+
+def test_text_probe_must_hold_prompts_of_one_length():
+    ragged = Workload("ragged", (Prompt(4, text="a"), Prompt(5, text="a")), 3)
+    with pytest.raises(ValueError, match="should hold at least two prompts, all of one length"):
+        Probes(recall=PROBES.recall, text=ragged)
+
+
+def test_dense_model_has_no_packed_weights():
+    model = nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Linear(4, 9)})
+    model.get_output_embeddings = lambda: model["head"]
+    (kind,) = read_linears(model)
+    assert (kind.kind, kind.weight, kind.bits, kind.names) == ("Linear", "Parameter", 0.0, ("body", "head"))
+    assert head_name(model) == "head"
+    model["body"].weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    assert {kind.bits for kind in read_linears(model)} == {0.0, 8.0}
+
+
+def test_arithmetic_of_fine_grained_fp8():
+    """Against the definition, value by value, with a last block that is not full."""
+    torch.manual_seed(0)
+    given, weight = torch.randn(2, 5), torch.randn(3, 5).to(torch.float8_e4m3fn)
+    scales = torch.rand(2, 3)
+    layer = SimpleNamespace(
+        block_size=(2, 2), weight_scale_inv=scales, weight=weight, out_features=3, in_features=5, bias=None
+    )
+    exact = FineGrainedFp8().exact_output(layer, given)
+    for row in range(2):
+        for out in range(3):
+            total = 0.0
+            for block in range(3):
+                part = given[row, 2 * block : 2 * block + 2]
+                scale = part.abs().max() / 448
+                levels = (part / scale).to(torch.float8_e4m3fn).double() * scale.double()
+                total += (levels * weight[out, 2 * block : 2 * block + 2].double()).sum() * scales[
+                    out // 2, block
+                ].double()
+            assert exact[row, out].item() == pytest.approx(total.item(), rel=1e-6)
+    assert FineGrainedFp8().exact_output(nn.Linear(2, 2), torch.ones(1, 2)) is None
+
+
+def test_bitsandbytes_still_multiplies_by_a_number_that_lacks_a_digit():
+    """When it has been repaired, `_CPU_RECIPROCAL` goes."""
+    import inspect
+
+    from bitsandbytes.backends.default import ops
+
+    assert str(_CPU_RECIPROCAL) in inspect.getsource(ops)
+    assert _CPU_RECIPROCAL * 127**2 == pytest.approx(1.0000179, abs=1e-6)
+
+
+def test_hqq_itself_rounds_and_multiplies_as_it_says():
+    """What transformers refuses to load works with the library: evidence that the refusal is transformers' own."""
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    torch.manual_seed(0)
+    dense = nn.Linear(64, 32, bias=False)
+    before = dense.weight.detach().clone()
+    config = BaseQuantizeConfig(nbits=4, group_size=32)
+    packed = HQQLinear(dense, config, compute_dtype=torch.float32, device="cpu")
+    given = torch.randn(5, 64)
+    assert packed.W_q.dtype is torch.uint8
+    assert torch.allclose(packed(given), given @ packed.dequantize().T, rtol=1e-5, atol=1e-6)
+    assert 0 < (packed.dequantize() - before).norm() / before.norm() < 0.2
