@@ -233,12 +233,10 @@ ENGAGED = {
 
 def stacked(parts):
     """What each part leaves behind, one over the other; attention last, since compiled code shows it too."""
-    fields = {}
-    for part in sorted(parts, key=lambda part: Aspect.ATTENTION in part.changes):
-        for name, value in vars(ENGAGED[part.name]).items():
-            if value != getattr(EAGER, name):
-                fields[name] = value
-    return replace(EAGER, **fields)
+    left = [vars(ENGAGED[part.name]) for part in sorted(parts, key=lambda part: Aspect.ATTENTION in part.changes)]
+    return replace(
+        EAGER, **{name: value for part in left for name, value in part.items() if value != vars(EAGER)[name]}
+    )
 
 
 ENGAGED |= {stack.name: stacked(stack.parts) for stack in STACKS if not stack.impossible}
@@ -353,8 +351,8 @@ BROKEN = [
         )
     ),
     *(
-        (f"continuous_batching.{name}", {"batching": replace(ENGAGED[f"continuous_batching.{name}"].batching, **change)},
-         what, requested, observed)
+        (path := f"continuous_batching.{name}", {"batching": replace(ENGAGED[path].batching, **change)}, what,
+         requested, observed)
         for name, change, what, requested, observed in (
             ("eager", {"implementation": "sdpa"}, "attention while serving", "eager", "sdpa"),
             ("eager_shared", {"shared": 0, "prefilled": 326}, "tokens of shared pages", "144", "0"),

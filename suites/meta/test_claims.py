@@ -28,7 +28,6 @@ from suites.meta.observations import (
     rank,
 )
 
-
 POSSIBLE = [entry.name for entry in PATHS if not entry.impossible]
 
 

@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from harness.equivalence import rules
-from harness.paths import PATHS
+from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
@@ -51,8 +51,9 @@ def test_documented_options_exist():
 
 
 def test_documented_paths_are_the_registered_ones():
-    table = README.partition("## On a fresh machine")[0]
-    assert re.findall(r"^\| `([a-z0-9_.]+)` \|", table, re.MULTILINE) == [path.name for path in PATHS]
+    table = README.partition("## Together")[0]
+    alone = [path.name for path in PATHS if path not in STACKS]
+    assert re.findall(r"^\| `([a-z0-9_.]+)` \|", table, re.MULTILINE) == alone
 
 
 def test_documented_markers_are_the_registered_ones():
@@ -82,6 +83,12 @@ def test_documented_budgets_are_those_in_force():
     assert f"| {rules.R6_LOSSY:.1f} / (2^bits − 1) ×" in README
     assert f"| {rules.R3_MEAN:g} × eager's + {rules.R3_MEAN_FLOOR:.0e} |".replace("e-0", "e-") in README
     assert f"| {rules.R3_P99:g} × eager's + {rules.R3_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
+
+
+def test_documented_budgets_of_weights_are_those_in_force():
+    eight, four = (rules.BUDGETS[f"weights_{bits}bit"] for bits in (8, 4))
+    assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in README
+    assert f"| {eight.flips:.0%} (8 bits), {four.flips:.0%} (4 bits) |".replace("%", " %") in README
 
 
 def test_tox_environments_in_readme_exist():

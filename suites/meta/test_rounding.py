@@ -53,7 +53,7 @@ def setup(tmp_path):
 
 
 def test_scheme_that_rounds_nothing_has_no_twin(tmp_path):
-    with pytest.raises(ReferenceInvalid, match="tiny_qwen3: quantization.nothing rounds none of the model's weights"):
+    with pytest.raises(ReferenceInvalid, match=r"tiny_qwen3: quantization\.nothing rounds none of the model's weights"):
         dense_twin_of(setup(tmp_path), Dtype.FP32, RoundsNothing())
 
 
@@ -166,7 +166,7 @@ def test_bitsandbytes_still_multiplies_by_a_number_that_lacks_a_digit():
     from bitsandbytes.backends.default import ops
 
     assert str(_CPU_RECIPROCAL) in inspect.getsource(ops)
-    assert _CPU_RECIPROCAL * 127**2 == pytest.approx(1.0000179, abs=1e-6)
+    assert pytest.approx(1.0000179, abs=1e-6) == _CPU_RECIPROCAL * 127**2
 
 
 def test_hqq_itself_rounds_and_multiplies_as_it_says():

@@ -1,4 +1,4 @@
-"""The table of pairs of techniques, held against reality: what it calls impossible is refused, or seen not to engage."""
+"""The table of pairs of techniques, held against reality: what it calls impossible is refused, or does not engage."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def test_stack_needs_what_its_parts_need(planned_case):
 
 def test_parts_that_ask_for_different_things_are_incompatible():
     stack = next(stack for stack in STACKS if stack.name == "stacks.sdpa+flex")
-    with pytest.raises(Incompatible, match="attention.sdpa asks for attn_implementation='sdpa', and attention.flex"):
+    with pytest.raises(Incompatible, match=r"attention\.sdpa asks for attn_implementation='sdpa', and attention\.flex"):
         stack.load_options(Dtype.FP32)

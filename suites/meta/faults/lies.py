@@ -232,3 +232,29 @@ def pages_are_not_shared() -> Iterator[None]:
 
     with patched(PagedAttentionCache, "search_prefix_match", lambda *_: 0):
         yield
+
+
+@contextmanager
+def whole_model_on_every_rank() -> Iterator[None]:
+    """Every rank loads the whole model."""
+    from transformers import AutoModelForCausalLM
+
+    def load(cls, *places, distributed_config=None, **options):
+        return original(*places, **options)
+
+    with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
+        yield
+
+
+@contextmanager
+def plan_is_the_models_own() -> Iterator[None]:
+    """Rules given by hand are left aside."""
+    from transformers import AutoModelForCausalLM
+
+    def load(cls, *places, **options):
+        if "distributed_config" in options:
+            options["distributed_config"].tp_plan = "auto"
+        return original(*places, **options)
+
+    with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
+        yield

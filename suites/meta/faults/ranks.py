@@ -115,15 +115,3 @@ def rank_computes_alone() -> Iterator[None]:
 
     with patched(Qwen3ForCausalLM, "forward", forward) as original:
         yield
-
-
-@contextmanager
-def plan_is_empty() -> Iterator[None]:
-    """Every rank loads the whole model."""
-    from transformers import AutoModelForCausalLM
-
-    def load(cls, *places, distributed_config=None, **options):
-        return original(*places, **options)
-
-    with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
-        yield
