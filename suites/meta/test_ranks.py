@@ -41,21 +41,29 @@ def test_faulty_rank(impatient, planned_case, fault, outcome, told):
     assert told in verdict.message
 
 
-def test_hanging_rank_costs_its_time_limit_and_leaves_nothing(planned_case, tmp_path):
-    """Both ranks are killed, also the one that waits for the other; the processes are looked for."""
-    case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
-    runner = Runner(PROBES, logs=tmp_path, seconds=40)
-    runner.evidence(case, optimization)  # references and the first import cost what they cost
-    runner.seconds = 8
+@pytest.mark.parametrize(
+    ("path", "seconds", "told"),
+    [
+        ("parallelism.tp2", 8, "rank 0, rank 1: no answer within 8 s, all ranks killed"),
+        ("parallelism.tp2_torchrun", 30, "no answer within 30 s, worker killed"),
+    ],
+)
+def test_hanging_rank_costs_its_time_limit_and_leaves_nothing(planned_case, tmp_path, path, seconds, told):
+    """All ranks are killed, also the one that waits, and those to which torchrun gave sessions of their own."""
+    case, optimization = planned_case(path, dtype=Dtype.FP32, workload="single")
+    runner = Runner(PROBES, logs=tmp_path, seconds=120)
+    runner.evidence(case, optimization)  # references and first imports cost what they cost
+    runner.seconds = seconds
     started = time.monotonic()
     evidence = runner.evidence(case, optimization, fault="suites.meta.faults.ranks:rank_hangs")
+    took = time.monotonic() - started
     verdict = judge(case, Property.ENGAGEMENT, evidence)
     runner.close()
     assert verdict.outcome is Outcome.TIMED_OUT
-    assert "rank 0, rank 1: no answer within 8 s, all ranks killed" in verdict.message
-    assert time.monotonic() - started < 30
-    lines = [line for log in tmp_path.glob("*rank*.log") for line in log.read_text().splitlines()]
-    pids = [int(line.split()[-1]) for line in lines if line.startswith("hangs as")]
+    assert told in verdict.message
+    assert took < 3 * seconds + 20
+    lines = [line for log in tmp_path.glob("*.log") for line in log.read_text().splitlines()]
+    pids = [int(line.split()[-1]) for line in lines if "hangs as" in line]
     assert pids
     assert [pid for pid in pids if still_runs(pid)] == []
 
