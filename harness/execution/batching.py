@@ -53,8 +53,10 @@ class Served:
 class BatchingWatch(Watch):
     """Watches requests being served inside `with`, step by step."""
 
-    def __init__(self, model: Any, *, layers: bool) -> None:
+    def __init__(self, model: Any, *, layers: bool, logits: bool = True) -> None:
+        """With `logits`, those of every step are kept, by a hook that a compiled or recorded step could not have."""
         super().__init__(model, layers=layers)
+        self._keeps_logits = logits
         self.logits: dict[str, list[Tensor]] = {}
         """By request: the row from which each of its tokens was chosen."""
         self.prompts: list[int] = []
@@ -118,8 +120,11 @@ class BatchingWatch(Watch):
             stack.enter_context(_wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
             stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
             stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
-            hook = self._model.register_forward_hook(self._record, with_kwargs=True)
-            stack.callback(hook.remove)
+            if hasattr(torch.cuda.CUDAGraph, "replay"):
+                stack.enter_context(_wrapped(torch.cuda.CUDAGraph, "replay", self._replay))
+            if self._keeps_logits:
+                hook = self._model.register_forward_hook(self._record, with_kwargs=True)
+                stack.callback(hook.remove)
             yield
 
     def _events(self) -> list[tuple[str, Any]]:
@@ -129,13 +134,14 @@ class BatchingWatch(Watch):
         requests = processor.inputs_and_outputs.requests_in_batch
         self._cache, self._implementation = processor.cache, model.config._attn_implementation
         self._steps.append([(each.state.request_id, each.query_length, each.has_new_token) for each in requests])
-        forwards = sum(map(len, self.logits.values()))
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             result = original(processor, model)
         self._seen += profiled_events(profiler)
-        tokens = sum(each.has_new_token for each in requests)
-        self._replays += tokens > 0 and sum(map(len, self.logits.values())) == forwards
         return result
+
+    def _replay(self, original: Any, graph: Any) -> Any:
+        self._replays += 1
+        return original(graph)
 
     def _match(self, original: Any, cache: Any, request: str, prompt: list[int]) -> Any:
         matched = original(cache, request, prompt)
@@ -212,7 +218,7 @@ def serve_setup(
     """(model, what was seen, the answers, the prompts that they answer, each as a batch of its own)."""
     model, batches = load_setup(setup, dtype, optimization)
     prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
-    watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes)
+    watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
     with optimization.applied(), watch:
         asked = [prompt.tolist() for prompt in prompts]
         served = serve(model, asked, serving, watch, new_tokens=setup.workload.new_tokens)

@@ -13,7 +13,7 @@ from harness.paths.caching import (
     StaticCache,
 )
 from harness.paths.compilation import CompiledForward, CompiledStaticCache
-from harness.paths.continuous_batching import ContinuousBatching
+from harness.paths.continuous_batching import CompiledContinuousBatching, ContinuousBatching
 from harness.paths.eager import Eager
 from harness.paths.hub_kernels import FlashAttention2Hub, FlashAttention2Local, LayersHub, LayersLocal
 from harness.paths.parallelism import TensorParallel
@@ -67,6 +67,7 @@ SINGLE: tuple[Optimization, ...] = (
     ContinuousBatching("continuous_batching.sdpa", "sdpa"),
     ContinuousBatching("continuous_batching.sdpa_shared", "sdpa", sharing=True),
     ContinuousBatching("continuous_batching.sdpa_graphs", "sdpa", graphs=True),
+    CompiledContinuousBatching("continuous_batching.sdpa_compiled", "sdpa"),
     ContinuousBatching("continuous_batching.flash_attention_2", "flash_attention_2"),
     ContinuousBatching(
         "continuous_batching.flex", "flex_attention", impossible="only as a part of an impossible stack"

@@ -151,7 +151,7 @@ class Batching:
     page: int
     """Tokens of a page."""
     replays: int
-    """Steps that were replayed from a CUDA graph."""
+    """Replays of CUDA graphs."""
     dropped: tuple[str, ...]
     """Logits processors that continuous batching left out."""
     errors: tuple[str, ...]

@@ -124,6 +124,10 @@ class BitsAndBytes8(QuantizedWeights):
     def needs(self) -> tuple[Need, ...]:
         return (Package("bitsandbytes"),)
 
+    def dtypes(self, device: str) -> tuple[Dtype, ...]:
+        """On accelerators the outputs pass through float16."""
+        return super().dtypes(device) if device == "cpu" else HALF_PRECISIONS
+
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         from transformers import BitsAndBytesConfig
 

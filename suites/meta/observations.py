@@ -223,6 +223,9 @@ ENGAGED = {
     "continuous_batching.sdpa": batched(SDPA_FLASH, "sdpa"),
     "continuous_batching.sdpa_shared": batched(SDPA_FLASH, "sdpa", **TWICE),
     "continuous_batching.sdpa_graphs": batched(SDPA_FLASH, "sdpa", replays=3),
+    "continuous_batching.sdpa_compiled": replace(
+        batched(SDPA_FLASH, "sdpa"), regions={"torch_dynamo_resume": 40}, inductor_calls=40, graphs=10
+    ),
     "continuous_batching.flash_attention_2": batched("flash_attn::_flash_attn_varlen_forward", "flash_attention_2"),
     "parallelism.tp2": TP2,
     "parallelism.tp2_manual": replace(EAGER, ranks=(rank(*BY_HAND), rank(*BY_HAND))),
@@ -366,10 +369,12 @@ BROKEN = [
             ("sdpa", {"steps": 9}, "attention in all steps", "36 × aten::_scaled_dot_product_*",
              f"32 × {SDPA_FLASH}"),
             ("sdpa_shared", {"shared": 143}, "tokens of shared pages", "144", "143"),
-            ("sdpa_graphs", {"replays": 0}, "steps replayed from CUDA graphs", "at least 1", "0"),
+            ("sdpa_graphs", {"replays": 0}, "replays of CUDA graphs", "at least 1", "0"),
             ("flash_attention_2", {"implementation": "sdpa"}, "attention while serving", "flash_attention_2", "sdpa"),
         )
     ),
+    ("continuous_batching.sdpa_compiled", {"regions": {}, "inductor_calls": 0}, "calls of inductor's graphs",
+     "at least 8, once per step", "0"),
     ("continuous_batching.sdpa", {"batching": None}, "requests served by continuous batching", "all", "none"),
     ("parallelism.tp2", {"ranks": ()}, "ranks", "2", "0"),
     ("parallelism.tp2", {"ranks": (rank(*AUTO), rank(*AUTO, agrees=False))},
