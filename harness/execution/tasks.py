@@ -109,7 +109,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
             seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
             if optimization.rounds_weights:
                 quality = quality_of(model, setup, dtype, text)
-                changed = dense.changed_by_saving if rounded else None
+                changed = dense.changed_by_saving if rounded else rounded_weights(setup, dtype, optimization)[1]
                 scheme = Scheme(quality, changed, linears.strata())
     if kind is Tolerance.LOSSY:
         _, twin = run_batches(model, batches, reference, options=lambda: optimization.twin_options(model))

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
+from harness.errors import Incompatible
 from harness.machine.cpu import cpu_flags
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
 from harness.paths.base import Aspect, Circumstances, Observation, Optimization, equal, tally
@@ -118,6 +119,7 @@ class BitsAndBytes8(QuantizedWeights):
     bits: int = 8
     budget: str = "weights_8bit"
     tolerance = Tolerance.DYNAMIC
+    saves = True
     kinds = "Linear8bitLt Int8Params"
     operators = "MatMul8bitLt"
 
@@ -135,6 +137,8 @@ class BitsAndBytes8(QuantizedWeights):
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
     def dense_weight(self, linear: Any) -> Any:
+        if not hasattr(linear, "state"):
+            return None
         packed, scales = _levels(linear)
         return packed.double() * (scales.double() / 127)[:, None]
 
@@ -285,7 +289,16 @@ class FineGrainedFp8(QuantizedWeights):
         del dtype
         return {"quantization_config": FineGrainedFP8Config()}
 
+    def prepared(self, model: Any) -> Any:
+        from torch.cuda import get_device_capability
+
+        if get_device_capability() < (8, 9):
+            raise Incompatible("transformers gives the weights back their own format where the GPU is older than 8.9")
+        return model
+
     def dense_weight(self, linear: Any) -> Any:
+        if not hasattr(linear, "weight_scale_inv"):
+            return None
         rows, columns = linear.block_size
         scales = linear.weight_scale_inv.double().repeat_interleave(rows, 0).repeat_interleave(columns, 1)
         return linear.weight.double() * scales[: linear.out_features, : linear.in_features]

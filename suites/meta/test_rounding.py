@@ -13,7 +13,7 @@ from torch import nn
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.equivalence.quality import measure_quality
-from harness.errors import ReferenceInvalid
+from harness.errors import Incompatible, ReferenceInvalid
 from harness.execution.rounding import LinearErrors, dense_twin_of, rounded_weights
 from harness.execution.runs import Setup
 from harness.paths import PATHS
@@ -157,6 +157,15 @@ def test_arithmetic_of_fine_grained_fp8():
                 ].double()
             assert exact[row, out].item() == pytest.approx(total.item(), rel=1e-6)
     assert FineGrainedFp8().exact_output(nn.Linear(2, 2), torch.ones(1, 2)) is None
+
+
+def test_fine_grained_fp8_on_an_older_gpu_is_incompatible(monkeypatch):
+    """transformers would load a dense model, and warn."""
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
+    with pytest.raises(Incompatible, match="where the GPU is older than 8"):
+        FineGrainedFp8().prepared("model")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
+    assert FineGrainedFp8().prepared("model") == "model"
 
 
 def test_bitsandbytes_still_multiplies_by_a_number_that_lacks_a_digit():

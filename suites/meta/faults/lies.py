@@ -217,9 +217,9 @@ def requests_run_one_by_one() -> Iterator[None]:
     """Whoever asks for many requests at once gets them answered in turn."""
     from transformers.generation.continuous_batching.continuous_api import ContinuousMixin
 
-    def generate_batch(model, inputs, **options):
-        answers = [original(model, [prompt], **options) for prompt in inputs]
-        return {f"req_{i}": next(iter(answer.values())) for i, answer in enumerate(answers)}
+    def generate_batch(model, inputs, *, continuous_batching_config, **options):
+        continuous_batching_config.max_requests_per_batch = 1
+        return original(model, inputs, continuous_batching_config=continuous_batching_config, **options)
 
     with patched(ContinuousMixin, "generate_batch", generate_batch) as original:
         yield
