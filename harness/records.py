@@ -149,13 +149,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Quality:
-    """What rounding the weights costs on the quality probe, against the float64 reference: one number per sequence,
-    since positions of one sequence are not independent."""
+    """What rounding the weights costs on the quality probe, against dense eager in the same dtype: one number per
+    sequence, since positions of one sequence are not independent."""
 
     divergence: tuple[float, ...]
-    """Mean KL(softmax(reference) || softmax(run)) in nats."""
+    """Mean KL(softmax(eager) || softmax(run)) in nats."""
     flips: tuple[float, ...]
-    """Share of positions whose first choice is not the reference's."""
+    """Share of positions whose first choice is not eager's."""
     surprise: tuple[float, ...]
     """Rise of the mean negative log likelihood of the text itself, in nats: the logarithm of the perplexity ratio."""
 
@@ -185,6 +185,8 @@ class Rung:
     comparison: Comparison
     seconds: float
     """Wall time of the worker's request."""
+    beside: Comparison | None = None
+    """Of a stack with a lossy cache: the same without that cache, which must err no more than eager's rounding."""
     scheme: Scheme | None = None
     """Of a path that rounds weights; its comparison is then with a dense model of the same rounded weights, or, if it
     is dynamic, with eager itself."""

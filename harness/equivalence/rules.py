@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.records import Comparison, Rung, Scheme, StratumError, Trust
 from harness.vocabulary import Dtype, Tolerance
@@ -59,6 +59,7 @@ BUDGETS = {
     "kv_2bit": Budget(bits=2, nats=None, flips=None),
     "weights_8bit": Budget(bits=8, nats=0.01, flips=0.03),
     "weights_4bit": Budget(bits=4, nats=0.10, flips=0.15),
+    "weights_float8": Budget(bits=8, nats=0.01, flips=0.05),
 }
 """Of the order of what llama.cpp publishes for weights of these widths (its perplexity README, Llama-3-8B: 8 bits
 0.001, 4 bits 0.03 to 0.07 nats; of models of that size 8 bits keep 99 and 4 bits 90 to 96 % of the first choices). A
@@ -124,9 +125,18 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
     """Every rule that applies to this run, violated or not. `budget` names those of lossy schemes in BUDGETS,
     joined by `+`."""
     comparison, dtype = rung.comparison, rung.dtype
-    weights = next((BUDGETS[name] for name in budget.split("+") if name.startswith("weights_")), None)
-    cache = next((BUDGETS[name] for name in budget.split("+") if name.startswith("kv_")), None)
-    scheme = _scheme(rung.scheme, dtype, weights) if rung.scheme and weights else ()
+    budgets = {name.partition("_")[0]: BUDGETS[name] for name in budget.split("+") if name}
+    scheme: list[Finding] = []
+    if rung.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
+        if rung.scheme is None or "weights" not in budgets:
+            raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
+        scheme = list(_scheme(rung.scheme, dtype, budgets["weights"]))
+    if rung.beside:
+        beside = replace(rung, comparison=rung.beside, beside=None, scheme=None)
+        scheme += [
+            replace(each, key=f"{each.key}.beside", what=f"{each.what}, without the lossy cache,")
+            for each in findings(beside, Tolerance.REORDERED)
+        ]
     found = [
         Finding(
             "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
@@ -136,7 +146,9 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
         "R6", f"{dtype}.lengths", f"{dtype} cache layers of wrong length", float(comparison.state.wrong_lengths), 0.0
     )
     if tolerance is Tolerance.DYNAMIC:
-        return [*found, lengths, *scheme]
+        compared = float(len(rung.scheme.linears)) if rung.scheme else 0.0
+        some = Finding("L1", f"{dtype}.linears", f"{dtype} linears that were compared", compared, 1.0, at_most=False)
+        return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         name = "R0" if dtype is Dtype.FP32 else "R1"
         logits = _same_precision(comparison.strata, dtype, rule=name, key="rho", what="error")
@@ -146,7 +158,7 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
     differs = float(not comparison.identical)
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
-    return [*found, *(_within(comparison, cache) if cache else ()), *scheme]
+    return [*found, *(_within(comparison, budgets["kv"]) if "kv" in budgets else ()), *scheme]
 
 
 def _same_precision(
@@ -177,13 +189,20 @@ def _divergence(comparison: Comparison) -> Iterator[Finding]:
         yield Finding("R3", f"{dtype}.{key}", f"{dtype} {what} in nats", got, limit)
 
 
-def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
+def _cost(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
+    """What a scheme costs in the decode steps."""
     dtype, nats = comparison.dtype, comparison.divergence
     if nats is not None and budget.nats is not None:
         yield Finding("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
     if nats is not None and budget.flips is not None:
         most = most_by_chance(nats.decode_steps, budget.flips)
         yield Finding("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
+
+
+def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
+    """What a cache that keeps less costs, in the decode steps and in itself."""
+    dtype = comparison.dtype
+    yield from _cost(comparison, budget)
     scheme = R6_LOSSY / (2**budget.bits - 1)
     own, _ = _ratio_limits(dtype)
     shares = {

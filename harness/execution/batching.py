@@ -34,6 +34,8 @@ NEVER = -1
 """An end-of-sequence token that no model generates."""
 SECONDS = 240.0
 """Within which all requests must be answered."""
+ABSENT = {"auto_switch_to_flash"}
+"""Options that the oldest supported transformers does not have: it switches nothing by itself."""
 PATIENCE = 1.0
 """Seconds for which the next answer is awaited before the deadline is looked at."""
 
@@ -120,6 +122,7 @@ class BatchingWatch(Watch):
             stack.enter_context(_wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
             stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
             stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
+            stack.enter_context(_wrapped(ContinuousBatchProcessor, "warmup", self._warm_up))
             if hasattr(torch.cuda.CUDAGraph, "replay"):
                 stack.enter_context(_wrapped(torch.cuda.CUDAGraph, "replay", self._replay))
             if self._keeps_logits:
@@ -134,6 +137,13 @@ class BatchingWatch(Watch):
         requests = processor.inputs_and_outputs.requests_in_batch
         self._cache, self._implementation = processor.cache, model.config._attn_implementation
         self._steps.append([(each.state.request_id, each.query_length, each.has_new_token) for each in requests])
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            result = original(processor, model)
+        self._seen += profiled_events(profiler)
+        return result
+
+    def _warm_up(self, original: Any, processor: Any, model: Any) -> Any:
+        """Where graphs are recorded: what a replay runs shows here alone."""
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             result = original(processor, model)
         self._seen += profiled_events(profiler)
@@ -162,7 +172,7 @@ class BatchingWatch(Watch):
         if len(rows) != indices.numel():
             rows = rows[indices]
         receiving = [request for request, _, new in self._steps[-1] if new]
-        for request, row in zip(receiving, rows, strict=False):
+        for request, row in zip(receiving, rows[: len(receiving)], strict=True):
             self.logits.setdefault(request, []).append(row.float().cpu())
 
 
@@ -178,6 +188,8 @@ def serve(
 
     known = {entry.name for entry in fields(ContinuousBatchingConfig)}
     options = {_name_of(name, known): value for name, value in serving.options.items()}
+    if unknown := options.keys() - known - ABSENT:
+        raise HarnessError(f"ContinuousBatchingConfig does not know {', '.join(sorted(unknown))}")
     config = ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
     generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
     watch.prompts += map(len, prompts)
@@ -190,11 +202,11 @@ def serve(
             [list(prompt) for prompt in prompts], generation_config=generation, continuous_batching_config=config
         )
         answers = list(given.values())
-    if serving.again and watch.shares_nothing:
+    watch.errors += [f"{answer.request_id}: {answer.error}" for answer in answers if answer.error]
+    if not watch.errors and serving.again and watch.shares_nothing:
         raise Incompatible(
             "pages are not shared among layers with sliding windows (PagedAttentionCache.use_prefix_sharing)"
         )
-    watch.errors += [f"{answer.request_id}: {answer.error}" for answer in answers if answer.error]
     short = [answer for answer in answers if len(answer.generated_tokens) != new_tokens]
     if watch.errors or short or len(answers) != len(watch.prompts):
         told = "; ".join(watch.errors) or ", ".join(
@@ -204,11 +216,12 @@ def serve(
             f"{len(answers)} of {len(watch.prompts)} requests were answered, {told or 'none with an error'}"
         )
     rows = [watch.logits.get(answer.request_id, []) for answer in answers]
-    whole = all(len(row) == new_tokens for row in rows)
+    if serving.shows_logits and any(len(row) != new_tokens for row in rows):
+        raise HarnessError(f"{min(map(len, rows))} rows of logits were seen for {new_tokens} tokens of a request")
     return Served(
         tokens=torch.tensor([answer.generated_tokens for answer in answers]),
         log_probabilities=torch.tensor([answer.logprobs for answer in answers]),
-        logits=torch.stack([torch.stack(row) for row in rows]) if whole else None,
+        logits=torch.stack([torch.stack(row) for row in rows]) if serving.shows_logits else None,
     )
 
 
@@ -311,6 +324,8 @@ def _through_manager(model: Any, rounds: Sequence[Sequence[list[int]]], generati
         return [answer for prompts in rounds for answer in _answers(manager, prompts)]
     finally:
         manager.stop(block=True, timeout=PATIENCE * 10)
+        if hasattr(manager, "destroy"):  # not in 5.17
+            manager.destroy()
 
 
 def _answers(manager: Any, prompts: Sequence[list[int]]) -> list[Any]:

@@ -1,15 +1,9 @@
-"""One rank of a parallel model, and what the ranks' results say together. Runs in workers, or under torchrun.
-
-Under torchrun every rank has a session of its own, which outlives a launcher that is killed; so it asks the kernel to
-be killed with its parent.
-"""
+"""One rank of a parallel model, and what the ranks' results say together. Runs in workers, or under torchrun."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -21,16 +15,13 @@ import torch
 
 from harness.equivalence.numbers import compare, identical
 from harness.equivalence.state import CacheState
-from harness.errors import HarnessError
 from harness.execution.batching import Served, compare_with_alone, serve_setup
 from harness.execution.runs import Setup, load_setup, planted, read_generation, run_batches, save_generation
+from harness.execution.vector_math import choose_vector_math
 from harness.paths.base import Aspect, Observation, Optimization, Rank, Shard
 from harness.paths.observation import Watch
 from harness.records import Comparison
 from harness.vocabulary import Dtype
-
-DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG, see prctl(2)."""
 
 
 @dataclass(frozen=True)
@@ -110,16 +101,16 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
 
 
 def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
-    """The same through torchrun. Raises HarnessError if it fails; its output is this worker's."""
+    """The same through torchrun. Raises RuntimeError if it fails; why, stands in its output, which is this worker's."""
     request = setup.scratch / "torchrun.pickle"
     request.write_bytes(pickle.dumps((setup, dtype, optimization)))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
-        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.ranks", str(request)),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.torchrun_rank", str(request)),
     ]
     code = subprocess.run(command, check=False).returncode
     if code:
-        raise HarnessError(f"torchrun ended with exit code {code}: a rank failed")
+        raise RuntimeError(f"torchrun ended with exit code {code}: a rank failed")
     return [pickle.loads(_answer(request, rank).read_bytes()) for rank in range(ranks)]  # noqa: S301 - our own files
 
 
@@ -154,14 +145,9 @@ def _answer(request: Path, rank: int) -> Path:
     return request.with_suffix(f".{rank}")
 
 
-def main() -> None:
-    """Entry of a rank that torchrun started, with the path of its request as argument."""
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    request = Path(sys.argv[1])
+def answer_request(request: Path) -> None:
+    """What a rank that torchrun started does."""
+    choose_vector_math()
     setup, dtype, optimization = pickle.loads(request.read_bytes())  # noqa: S301 - our own file
     seen = run_rank(setup, dtype, optimization, None)
     _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))
-
-
-if __name__ == "__main__":
-    main()

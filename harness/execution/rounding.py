@@ -25,7 +25,7 @@ from harness.errors import ReferenceInvalid
 from harness.execution.generation import PROMPT_LOGITS
 from harness.execution.runs import Setup, exact_runs, load_setup, run_batches
 from harness.models.loading import encode, load_model, load_tokenizer
-from harness.paths.base import Optimization
+from harness.paths.base import Optimization, Phase
 from harness.paths.eager import Eager
 from harness.recipes import Folder, Workload
 from harness.records import Quality, StratumError
@@ -65,22 +65,44 @@ def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> Den
     return DenseTwin(reference, eager, changed)
 
 
-def quality_of(model: Any, setup: Setup, dtype: Dtype, text: Workload) -> Quality:
-    """What the candidate's weights cost on a text, against dense eager in the same dtype."""
-    dense, _ = load_setup(setup, dtype, Eager())
+@dataclass(frozen=True)
+class DenseText:
+    """What dense eager says of a text. S sequences, P positions, V vocabulary."""
+
+    ids: Tensor
+    """(S, length) int64, on the device."""
+    logits: Tensor
+    """(S, P, V) at the last P positions, on the CPU."""
+
+
+def dense_text(setup: Setup, dtype: Dtype, text: Workload) -> DenseText:
+    """Run dense eager on a text."""
+    model, _ = load_setup(setup, dtype, Eager())
     ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
-    ours, theirs = (_logits(each, ids) for each in (model, dense))
-    return measure_quality(ours, eager=theirs, tokens=ids[:, -PROMPT_LOGITS:].cpu())
+    return DenseText(ids, torch.cat([_logits(model, part) for part in ids.split(ROWS)]))
+
+
+def quality_of(model: Any, text: DenseText) -> Quality:
+    """What the candidate's weights cost on a text, a few sequences at a time."""
+    parts = [
+        measure_quality(_logits(model, ids), eager=logits, tokens=ids[:, -PROMPT_LOGITS:].cpu())
+        for ids, logits in zip(text.ids.split(ROWS), text.logits.split(ROWS), strict=True)
+    ]
+    return Quality(
+        divergence=tuple(value for part in parts for value in part.divergence),
+        flips=tuple(value for part in parts for value in part.flips),
+        surprise=tuple(value for part in parts for value in part.surprise),
+    )
 
 
 @dataclass
 class LinearErrors:
-    """Errors of the outputs of single linear layers, gathered over the calls inside `watching`."""
+    """Errors of the outputs of single linear layers, gathered by phase over the calls inside `watching`."""
 
     optimization: Optimization
     dtype: Dtype
     calls: dict[str, list[tuple[int, StratumError]]] = field(default_factory=dict)
-    """By name of the layer: values of each output, and its errors."""
+    """By name of the layer and phase: values of each output, and its errors."""
 
     @contextmanager
     def watching(self, model: Any) -> Iterator[None]:
@@ -107,7 +129,8 @@ class LinearErrors:
                 dense = linear(given, weight.to(given.dtype)).double()
                 as_dense = exact + (dense - linear(given.double(), weight.double()))
                 error = stratum_error(name, Triple(output, as_dense, exact), dtype=self.dtype, without_mean=False)
-                self.calls.setdefault(name, []).append((output.numel(), error))
+                phase = Phase.DECODE if given.shape[-2] == 1 else Phase.PREFILL
+                self.calls.setdefault(f"{name} in {phase}", []).append((output.numel(), error))
 
         return compare
 
@@ -163,7 +186,6 @@ def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
 
 @torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    """(S, P, V) on the CPU, a few sequences at a time."""
-    return torch.cat(
-        [model(part, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits.cpu() for part in ids.split(ROWS)]
-    )
+    """(rows, P, V) on the CPU."""
+    logits: Tensor = model(ids, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits
+    return logits.cpu()

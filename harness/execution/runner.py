@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -90,8 +91,10 @@ class Runner:
         with ExitStack() as stack:
             workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(launch.ranks)]
             asked = [(setup, dtype, optimization, Place(rank, launch.ranks, port)) for rank in range(launch.ranks)]
+            started = time.monotonic()
             seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
-            return workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
+            rung = workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
+            return replace(rung, seconds=time.monotonic() - started)
 
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
         """The recipe itself, or for seeded weights one of the folder into which they are written, once."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from harness.errors import HarnessError, Incompatible
 from harness.execution.batching import compare_with_alone, serve_setup
 from harness.execution.generation import generate_free
 from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
-from harness.execution.rounding import LinearErrors, dense_twin_of, quality_of, rounded_weights
+from harness.execution.rounding import LinearErrors, dense_text, dense_twin_of, quality_of, rounded_weights
 from harness.execution.runs import (
     Setup,
     exact_runs,
@@ -82,21 +83,25 @@ def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
 
 def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> Rung:
     """Run the optimization in `dtype`: watch it, and compare what it gives with eager and the reference. A lossy one is
-    compared with its dense twin too, and one that rounds weights with a dense model of the same weights instead, and on
-    `text`; these run out of reach of a planted fault.
+    compared with its dense twin too, and, if it is a stack, without its lossy part; one that rounds weights is compared
+    with a dense model of the same weights instead, and on `text`. All that these are compared with runs out of reach of
+    a planted fault.
 
     Raises Incompatible if the library refuses by words that the optimization declares.
     """
-    started = time.monotonic()
-    reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     if serving := optimization.serving():
         return _serve_candidate(setup, dtype, optimization, serving, text)
-    kind, scheme, twin = optimization.tolerance, None, None
-    rounded = optimization.rounds_weights and kind is not Tolerance.DYNAMIC
+    started = time.monotonic()
+    reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    kind, scheme, twin, beside = optimization.tolerance, None, None, None
     with _refusals(optimization, setup):
-        if rounded:
-            dense = dense_twin_of(setup, dtype, optimization)
-            reference, eager = dense.reference, dense.eager
+        if optimization.rounds_weights:
+            plain = dense_text(setup, dtype, text)
+            if kind is not Tolerance.DYNAMIC:
+                dense = dense_twin_of(setup, dtype, optimization)
+                reference, eager, changed = dense.reference, dense.eager, dense.changed_by_saving
+            else:
+                _, changed = rounded_weights(setup, dtype, optimization)
         with planted(setup.fault):
             model, batches = load_setup(setup, dtype, optimization)
             linears = LinearErrors(optimization, dtype)
@@ -108,16 +113,20 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
             lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
             seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
             if optimization.rounds_weights:
-                quality = quality_of(model, setup, dtype, text)
-                changed = dense.changed_by_saving if rounded else rounded_weights(setup, dtype, optimization)[1]
-                scheme = Scheme(quality, changed, linears.strata())
+                scheme = Scheme(quality_of(model, plain), changed, linears.strata())
+            if (options := optimization.options_beside()) is not None:
+                with optimization.applied():
+                    _, exact = run_batches(model, batches, reference, options=partial(dict, options))
+                beside = compare(exact, eager=eager, reference=reference, dtype=dtype)
     if kind is Tolerance.LOSSY:
-        _, twin = run_batches(model, batches, reference, options=lambda: optimization.twin_options(model))
+        with optimization.applied():
+            _, twin = run_batches(model, batches, reference, options=lambda: optimization.twin_options(model))
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, seen),
         comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype, twin=twin),
         seconds=time.monotonic() - started,
+        beside=beside,
         scheme=scheme,
     )
 
@@ -153,10 +162,14 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
     started = time.monotonic()
     rounded = optimization.rounds_weights
     with _refusals(optimization, setup):
-        weights, changed = rounded_weights(setup, dtype, optimization) if rounded else ({}, None)
+        if rounded:
+            weights, changed = rounded_weights(setup, dtype, optimization)
+            plain = dense_text(setup, dtype, text)
+        else:
+            weights, changed = {}, None
         with planted(setup.fault):
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
-            scheme = Scheme(quality_of(model, setup, dtype, text), changed) if rounded else None
+            scheme = Scheme(quality_of(model, plain), changed) if rounded else None
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, seen),

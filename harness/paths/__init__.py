@@ -57,7 +57,7 @@ SINGLE: tuple[Optimization, ...] = (
     BitsAndBytes8(),
     TorchAo("quantization.torchao_int8"),
     TorchAo("quantization.torchao_int4", scheme="int4", budget="weights_4bit"),
-    TorchAo("quantization.torchao_float8", scheme="float8", extra=True),
+    TorchAo("quantization.torchao_float8", scheme="float8", budget="weights_float8", extra=True),
     Quanto("quantization.quanto_int8", bits=8),
     Quanto("quantization.quanto_int4", bits=4, budget="weights_4bit"),
     Hqq(),
@@ -150,6 +150,7 @@ STACKS: tuple[Stack, ...] = (
 IN_ITSELF = {
     (Technique.ATTENTION, Technique.CONTINUOUS_BATCHING): "continuous_batching.sdpa",
     (Technique.CACHING, Technique.COMPILATION): "compilation.static_cache",
+    (Technique.COMPILATION, Technique.CONTINUOUS_BATCHING): "continuous_batching.sdpa_compiled",
 }
 """Pairs of techniques that one path is made of."""
 

@@ -356,6 +356,10 @@ class Optimization(ABC):
         """What must surround `generate`. Runs in the worker."""
         return nullcontext()
 
+    def options_beside(self) -> Mapping[str, Any] | None:
+        """Of a stack with a LOSSY part: keyword arguments of `generate` without that part; None if nothing is left."""
+        return None
+
     def dense_weight(self, linear: Any) -> Any:
         """The weight that a linear layer of a ROUNDED path stands for, as a dense tensor, or None if it is none that
         the path rounds. Runs in the worker."""
@@ -381,6 +385,8 @@ def engagement(optimization: Optimization, seen: Observation) -> Engagement:
             claims += unchanged(seen)
     kernels = {f"{call.phase} {call.operator}" for call in (*seen.attention, *seen.kernel_calls)}
     kernels |= {f"layer {kind.name}" for kind in seen.layers if kind.kernelized}
+    kernels |= {f"packed {kind.weight}" for kind in seen.linears if kind.bits}
+    kernels |= {f"packed {name}" for name in seen.packed_calls}
     return Engagement(tuple(claims), tuple(sorted(kernels)))
 
 

@@ -9,7 +9,7 @@ from math import prod
 from typing import Any
 
 from harness.machine.needs import Devices, Need
-from harness.paths.base import Circumstances, Launch, Observation, Optimization, Rank, equal, tally
+from harness.paths.base import Circumstances, Launch, Observation, Optimization, Rank, Shard, equal, tally
 from harness.records import Case, Claim
 from harness.vocabulary import Technique
 
@@ -64,7 +64,7 @@ class TensorParallel(Optimization):
         ]
         for index, rank in enumerate(seen.ranks):
             split = [shard for shard in rank.shards if not shard.style.startswith("replicated")]
-            parted = [shard for shard in split if prod(shard.kept) * self.ranks == prod(shard.whole)]
+            parted = [shard for shard in split if shard.kept == self._part(shard)]
             claims += [
                 Claim(
                     f"planned parameters that are parted on rank {index}",
@@ -92,8 +92,17 @@ class TensorParallel(Optimization):
                 )
         return claims
 
+    def _part(self, shard: Shard) -> tuple[int, ...]:
+        """What a rank should keep of a parameter: rowwise linears part their inputs and keep their bias, all others,
+        embeddings too, part their rows."""
+        if shard.style.startswith("replicated"):
+            return shard.whole
+        if fnmatchcase(shard.style, "rowwise*"):
+            return (*shard.whole[:-1], shard.whole[-1] // self.ranks) if len(shard.whole) > 1 else shard.whole
+        return (shard.whole[0] // self.ranks, *shard.whole[1:])
+
     def _share(self, rank: Rank) -> int:
-        """Bytes that a rank should keep: all that is not parted, and an equal part of the rest."""
+        """Bytes that a rank should keep: its part of what is planned, and all the rest."""
         each = rank.bytes_whole / max(1, rank.elements)
-        parted = sum(prod(shard.whole) for shard in rank.shards if not shard.style.startswith("replicated"))
-        return round(rank.bytes_whole - each * parted * (1 - 1 / self.ranks))
+        left_out = sum(prod(shard.whole) - prod(self._part(shard)) for shard in rank.shards)
+        return round(rank.bytes_whole - each * left_out)

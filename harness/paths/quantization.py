@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
@@ -97,17 +98,25 @@ class BitsAndBytes4(QuantizedWeights):
         )
         return {"quantization_config": config}
 
+    def refuses(self, line: str, case: Circumstances) -> str:
+        del case
+        torn = "'NoneType' object has no attribute 'dtype'" in line
+        return "bitsandbytes' weights cannot be loaded in parts" if torn else ""
+
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         """On a CPU that multiplies bfloat16 itself, bitsandbytes 0.50 computes whatever it is given in it."""
         return (Dtype.BF16,) if device == "cpu" and "avx512_bf16" in cpu_flags() else super().dtypes(device)
 
     def dense_weight(self, linear: Any) -> Any:
+        import torch
         from bitsandbytes.functional import dequantize_4bit
         from bitsandbytes.nn import Linear4bit
 
         if not isinstance(linear, Linear4bit):
             return None
-        return dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+        exact = copy(linear.weight.quant_state)
+        exact.dtype = torch.float32  # not rounded to the model's dtype
+        return dequantize_4bit(linear.weight.data, exact)
 
 
 @dataclass(frozen=True)
@@ -272,7 +281,7 @@ class FineGrainedFp8(QuantizedWeights):
 
     name: str = "quantization.fine_grained_fp8"
     bits: int = 8
-    budget: str = "weights_8bit"
+    budget: str = "weights_float8"
     tolerance = Tolerance.DYNAMIC
     kinds = "FP8Linear Parameter"
 

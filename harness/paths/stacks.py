@@ -79,6 +79,12 @@ class Stack(Optimization):
             }
         )
 
+    def options_beside(self) -> Mapping[str, Any] | None:
+        if self.tolerance is not Tolerance.LOSSY:
+            return None
+        kept = [part for part in self.parts if part.tolerance is not Tolerance.LOSSY]
+        return self._merged({part.name: part.generate_options() for part in kept})
+
     def dense_weight(self, linear: Any) -> Any:
         return self._rounding.dense_weight(linear)
 

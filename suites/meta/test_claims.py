@@ -70,7 +70,7 @@ ANYTHING_ELSE = (
             BATCHING, implementation="other", errors=("other",), prefilled=1, shared=1, pages=1, largest=0
         )
     },
-    {"batching": replace(BATCHING, widest=99, dropped=("other",), replays=0, steps=99)},
+    {"batching": replace(BATCHING, chunks=0, widest=99, dropped=("other",), replays=0, steps=99)},
     {"batching": replace(BATCHING, replays=7, prompts=(1,), shared=3)},
     {"ranks": ()},
     {"ranks": (rank(*AUTO, bytes_kept=1, shards=(), collectives={}, agrees=False),) * 2},

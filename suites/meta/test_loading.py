@@ -141,7 +141,7 @@ def test_circumstances_are_those_of_model_and_workload(model, workload, expected
     """Padding and windows need masks; a group is a head of one token."""
     recipe = next(entry for entry in MODELS if entry.name == model)
     chosen = next(entry for entry in WORKLOADS if entry.name == workload)
-    wanted = Circumstances("cpu", **{"windows": (0,) * 4, **expected})
+    wanted = Circumstances("cpu", **{"windows": (0,) * 4, "heads": (4, 2), **expected})
     assert _circumstances(Setup(recipe, chosen, "cpu", Path())) == wanted
 
 

@@ -84,7 +84,7 @@ def test_each_linear_is_compared_with_the_scheme_and_not_with_its_neighbours():
         for module in model.values():
             module(torch.ones(3, 8))
     right, wrong = (error.candidate_rms / error.reference_rms for error in errors.strata())
-    assert [error.stratum for error in errors.strata()] == ["right", "wrong"]
+    assert [error.stratum for error in errors.strata()] == ["right in prefill", "wrong in prefill"]
     assert right == pytest.approx(0.5)
     assert wrong == pytest.approx(0.5)
     assert not model["right"]._forward_hooks.keys() - {next(reversed(model["right"]._forward_hooks))}  # noqa: SLF001 - ours are gone
@@ -96,9 +96,12 @@ def test_errors_of_several_calls_are_pooled():
     module = nn.ModuleDict({"one": nn.Linear(4, 4, bias=False)})
     with errors.watching(module), torch.no_grad():
         module["one"].weight.copy_(torch.eye(4))
-        module["one"](torch.ones(1, 4))
-        module["one"](3 * torch.ones(3, 4))
-    (error,) = errors.strata()
+        module["one"](torch.ones(2, 4))
+        module["one"](3 * torch.ones(6, 4))
+        module["one"](5 * torch.ones(1, 4))
+    error, decode = errors.strata()
+    assert (error.stratum, decode.stratum) == ("one in prefill", "one in decode")
+    assert decode.candidate_rms == pytest.approx(5)
     assert error.candidate_rms == pytest.approx(math.sqrt((1 + 3 * 9) / 4))
     assert error.candidate_max == pytest.approx(3)
 

@@ -18,14 +18,14 @@ TECHNIQUES = [technique for technique in Technique if technique not in {Techniqu
 IMPOSSIBLE = [stack for stack in STACKS if stack.impossible]
 REFUSALS = {
     "stacks.sdpa+flex": "attention.sdpa asks for attn_implementation='sdpa', and attention.flex for 'flex_attention'",
-    "stacks.flex+batched_flex": "flex_attention is not supported for continuous batching",
+    "stacks.flex+batched_flex": "(ValueError: Implementation flex_attention is not supported for continuous batching",
     "stacks.quantized_quanto4+static_cache": "asks for cache_implementation='quantized', and compilation.static_cache",
     "stacks.static+batched_sdpa": "cache in fp32 is none, but should be StaticCache",
     "stacks.static_cache+layers_local": "compiled calls in fp32 is ",
     "stacks.static_cache+bnb_nf4": "mode given to torch.compile in bf16 is none, but should be reduce-overhead",
     "stacks.static_cache+quanto_int8": "mode given to torch.compile in fp32 is none, but should be reduce-overhead",
     "stacks.static_cache+batched_sdpa": "cache in fp32 is none, but should be StaticCache",
-    "stacks.bnb_nf4+tp2": "bf16 run: rank ",
+    "stacks.bnb_nf4+tp2": "bitsandbytes' weights cannot be loaded in parts (AttributeError: 'NoneType' object has no",
 }
 """What is said when each is tried all the same."""
 
@@ -62,7 +62,7 @@ def test_impossible_stack_does_not_pass(runner, planned_case, stack):
         stack.name, dtype=dtype, workload="single" if "flex" in stack.name else "ragged_b4"
     )
     verdict = judge(case, Property.ENGAGEMENT, runner.evidence(case, optimization, rungs=(dtype,)))
-    assert verdict.outcome in {Outcome.NOT_ENGAGED, Outcome.UNSUPPORTED, Outcome.ERROR}, verdict.message
+    assert verdict.outcome in {Outcome.NOT_ENGAGED, Outcome.UNSUPPORTED}, verdict.message
     expected = REFUSALS[stack.name].replace("bf16", dtype) if "nf4" in stack.name else REFUSALS[stack.name]
     assert expected in verdict.message
 
