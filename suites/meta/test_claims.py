@@ -50,6 +50,15 @@ def test_claim_can_break(path, change, what, requested, observed):
     assert (what, requested, observed) in broken(path, replace(ENGAGED[path], **change))
 
 
+def test_two_runs_with_other_packed_weights_are_not_the_same_kernels():
+    """As quanto's, whose four bits are packed otherwise in bfloat16."""
+    seen = ENGAGED["quantization.quanto_int4"]
+    other = replace(seen, packed_calls={"TinyGemmQBitsLinearFunction": 16})
+    kernels = [engagement(named("quantization.quanto_int4"), each).kernels for each in (seen, other)]
+    assert kernels[0] != kernels[1]
+    assert "packed QuantizedLinearFunction" in kernels[0]
+
+
 def test_every_path_has_a_claim_of_its_own_that_breaks():
     """On something near to what it asks for, unlike below."""
     assert {path for path, *_ in BROKEN} == {entry.name for entry in PATHS} - {"eager", *(s.name for s in STACKS)}

@@ -87,8 +87,11 @@ def test_documented_budgets_are_those_in_force():
 
 def test_documented_budgets_of_weights_are_those_in_force():
     eight, four = (rules.BUDGETS[f"weights_{bits}bit"] for bits in (8, 4))
-    assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in README
-    assert f"| {eight.flips:.0%} (8 bits), {four.flips:.0%} (4 bits) |".replace("%", " %") in README
+    float8 = rules.BUDGETS["weights_float8"]
+    assert eight.nats == float8.nats
+    assert f"| {eight.nats:g} (8 bits, float8), {four.nats:g} (4 bits) |" in README
+    shares = f"| {eight.flips:.0%} (8 bits), {float8.flips:.0%} (float8), {four.flips:.0%} (4 bits) |"
+    assert shares.replace("%", " %") in README
 
 
 def test_tox_environments_in_readme_exist():

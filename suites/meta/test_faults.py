@@ -117,6 +117,17 @@ def test_wrong_kernel_of_rounded_weights_shows_against_the_dense_model_alone(run
     assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.MISMATCH
 
 
+def test_wrong_attention_beside_a_lossy_cache_shows_without_it(runner, planned_case):
+    """Its twin shares every part of the stack but the cache; so each stack also runs without it."""
+    name = "stacks.sdpa+quantized_quanto4+layers_local+torchao_int8"
+    case, optimization = planned_case(name, dtype=Dtype.FP32)
+    evidence = runner.evidence(case, optimization, fault="suites.meta.faults.arithmetic:attention_scale")
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
+    beside = {finding.rule for finding in found if finding.violated and finding.key.endswith(".beside")}
+    assert {"R0", "R6"} <= beside
+    assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
+
+
 def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, planned_case):
     case, optimization = planned_case("quantization.bnb_int8", dtype=Dtype.FP32)
     fault = "suites.meta.faults.arithmetic:wrong_scale_of_llm_int8"

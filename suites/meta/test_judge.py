@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.equivalence.rules import Finding, at_least, most_by_chance, trust_findings
+from harness.equivalence.rules import Finding, at_least, findings, most_by_chance, trust_findings
 from harness.judge import judge, unsupported
 from harness.recipes import Folder, ModelRecipe, Prompt, Workload
 from harness.records import (
@@ -281,6 +281,41 @@ def test_dynamic_scheme_is_judged_by_its_linears_and_not_end_to_end():
     assert rounded(good, Tolerance.DYNAMIC, ratio=99.0).outcome is Outcome.PASS
     verdict = rounded(bad, Tolerance.DYNAMIC)
     assert "error of a linear's output over eager's (layers.0.q) is 4, but should be at most 3 [L1]" in verdict.message
+
+
+def test_no_judgement_of_rounded_weights_can_vanish():
+    """Nothing compared is no pass; a missing or mistyped budget is an error of ours, and raises."""
+    verdict = rounded(Scheme(CHEAP), Tolerance.DYNAMIC)
+    assert "linears that were compared is 0, but should be at least 1 [L1]" in verdict.message
+    for tolerance in (Tolerance.ROUNDED, Tolerance.DYNAMIC):
+        with pytest.raises(ValueError, match="needs what its scheme costs, and a budget"):
+            rounded(None, tolerance)
+    run = replace(rung(Dtype.FP32), scheme=Scheme(CHEAP))
+    with pytest.raises(KeyError):
+        findings(run, Tolerance.ROUNDED, budget="weight_8bit")
+
+
+def test_dynamic_scheme_is_held_to_its_budget_in_decode_steps_too():
+    """Whatever `generate` does wrong beside the linears shows there."""
+    linear = StratumError("layers.0.q", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+    scheme = Scheme(CHEAP, linears=(linear,))
+    verdict = rounded(scheme, Tolerance.DYNAMIC, divergence=replace(CLOSE, decode_mean=0.5))
+    assert "divergence of decode in nats is 0.5, but should be at most 0.1 [L2]" in verdict.message
+    verdict = rounded(scheme, Tolerance.DYNAMIC, divergence=replace(CLOSE, decode_flips=19))
+    assert "first choices that changed is 19" in verdict.message
+
+
+def test_stack_with_a_lossy_cache_is_judged_without_it_too():
+    good = rung(Dtype.FP32, identical=True)
+    native = replace(CASE, dtype=Dtype.FP32)
+    for ratio, outcome in ((1.0, Outcome.PASS), (4.0, Outcome.MISMATCH)):
+        run = replace(good, beside=rung(Dtype.FP32, ratio=ratio).comparison)
+        found = Evidence(native.id, Tolerance.LOSSY, (run,), (TRUST,), FLOOR, budget="kv_4bit")
+        verdict = judge(native, Property.EQUIVALENCE, found)
+        assert verdict.outcome is outcome
+    assert (
+        "error over eager's (prefill), without the lossy cache, is 4, but should be at most 3 [R0]" in verdict.message
+    )
 
 
 def test_what_a_sample_shows_at_least_is_less_than_its_mean():

@@ -71,7 +71,7 @@ def answer(prompts, *, sharing=False, pages=64, fault=""):
 
 
 def stops_early(prompt, *, at):
-    """(tokens of an answer, of the same with its token number `at` as the end of the sequence)."""
+    """(tokens of two answers, of the same with token number `at` of the first as the end of the sequence)."""
     from transformers import GenerationConfig
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
@@ -80,12 +80,12 @@ def stops_early(prompt, *, at):
 
     def tokens(end):
         generation = GenerationConfig(max_new_tokens=8, do_sample=False, eos_token_id=end, pad_token_id=0)
-        given = [prompt, [*prompt, 7]]
+        given = [prompt, [7, 8, 9]]
         answers = model.generate_batch(given, generation_config=generation, continuous_batching_config=config)
-        return next(iter(answers.values())).generated_tokens
+        return [answer.generated_tokens for answer in answers.values()]
 
     whole = tokens(-1)
-    return whole, tokens(whole[at])
+    return whole, tokens(whole[0][at])
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,9 @@ def test_answers_do_not_depend_on_neighbours(worker, prompts, pages):
     """Nor on arrival order, on page edges, on chunks of a prefill, or on there being fewer pages than needed."""
     violated, broken, seen = worker.call(answer_with_pages, prompts, pages, seconds=300)
     assert violated == []
-    assert set(broken) <= {"pages", "requests in one step", "tokens prefilled or shared"}
+    crowded = pages == 16  # requests are put off, and their prompts prefilled again
+    assert set(broken) <= {"pages", *(["tokens prefilled or shared"] if crowded else [])}
+    assert seen.largest > 1 or len(prompts) == 1
     assert seen.errors == ()
 
 
@@ -128,8 +130,10 @@ def answer_with_pages(prompts, pages):
 @given(prompts=st.lists(PROMPTS, min_size=2, max_size=12))
 def test_shared_beginnings_change_nothing(worker, prompts):
     """The second time around, every whole page of a prompt but its last token lies in the cache."""
-    violated, _, seen = worker.call(answer_sharing, prompts, seconds=300)
+    violated, broken, seen = worker.call(answer_sharing, prompts, seconds=300)
     assert violated == []
+    # Prompts may share pages with each other in the first round already.
+    assert set(broken) <= {"pages", "tokens of shared pages"}
     assert seen.shared >= sum((len(prompt) - 1) // PAGE * PAGE for prompt in prompts)
 
 
@@ -164,8 +168,11 @@ def answer_with_swapped_row(prompts):
 
 def test_end_of_sequence_ends_one_request_alone(worker):
     whole, ended = worker.call(stop_at_third, MANY[3], seconds=300)
-    assert len(whole) == 8
-    assert ended == whole[: whole.index(whole[2]) + 1]
+    assert len(whole[0]) == len(whole[1]) == 8
+    assert ended[0] == whole[0][: whole[0].index(whole[0][2]) + 1]
+    assert len(ended[0]) < 8
+    assert whole[0][2] not in whole[1]
+    assert ended[1] == whole[1]
 
 
 def stop_at_third(prompt):

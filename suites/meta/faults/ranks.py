@@ -16,6 +16,7 @@ def in_forward(act):
     """On rank 1, `act` runs in the second forward pass of any attention layer: the ranks are at work by then."""
     from transformers.models.qwen3.modeling_qwen3 import Qwen3Attention
 
+    print("runs as", os.getpid(), flush=True)
     if os.environ["RANK"] != "1":
         return nullcontext()
     calls = []
@@ -42,7 +43,7 @@ def rank_hangs() -> Iterator[None]:
     """Rank 1 stops while it generates, and rank 0 waits for it."""
 
     def hang():
-        print("hangs as", os.getpid(), flush=True)
+        print("hangs", flush=True)
         time.sleep(3600)
 
     with in_forward(hang):
