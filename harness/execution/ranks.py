@@ -15,11 +15,13 @@ import torch
 
 from harness.equivalence.numbers import compare, identical
 from harness.equivalence.state import CacheState
-from harness.execution.batching import Served, compare_with_alone, serve_setup
+from harness.execution.answers import compare_with_alone
+from harness.execution.batching import Served, serve_setup
 from harness.execution.runs import Setup, load_setup, planted, read_generation, run_batches, save_generation
 from harness.execution.vector_math import choose_vector_math
-from harness.paths.base import Aspect, Observation, Optimization, Rank, Shard
+from harness.paths.base import Aspect, Optimization
 from harness.paths.observation import Watch
+from harness.paths.observed import Observation, Rank, Shard
 from harness.records import Comparison
 from harness.vocabulary import Dtype
 
@@ -45,12 +47,16 @@ class Place:
 
 
 def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
-    """Run the optimization as one of several ranks, and keep its tensors. Without a `place` it is announced already."""
+    """Run the optimization as one of several ranks, and keep its tensors. Without a `place` it is announced already,
+    and transformers itself lets the ranks meet."""
     if place:
         place.announce()
     rank = int(os.environ["RANK"])
     if setup.device == "cuda":
         torch.cuda.set_device(rank)
+    if place:
+        # Not by transformers, which tells nothing of why it could not.
+        torch.distributed.init_process_group("nccl" if setup.device == "cuda" else "gloo")
     with planted(setup.fault):
         if serving := optimization.serving():
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)

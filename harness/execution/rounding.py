@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear
 from torch.nn.functional import linear
 
 from harness.equivalence.errors import Triple, stratum_error
@@ -25,8 +24,10 @@ from harness.errors import ReferenceInvalid
 from harness.execution.generation import PROMPT_LOGITS
 from harness.execution.runs import Setup, exact_runs, load_setup, run_batches
 from harness.models.loading import encode, load_model, load_tokenizer
-from harness.paths.base import Optimization, Phase
+from harness.paths.base import Optimization
 from harness.paths.eager import Eager
+from harness.paths.linear_reading import linears_of
+from harness.paths.observed import Phase
 from harness.recipes import Folder, Workload
 from harness.records import Quality, StratumError
 from harness.vocabulary import Dtype
@@ -106,11 +107,7 @@ class LinearErrors:
 
     @contextmanager
     def watching(self, model: Any) -> Iterator[None]:
-        hooks = [
-            module.register_forward_hook(self._compare(name))
-            for name, module in model.named_modules()
-            if isinstance(module, Linear)
-        ]
+        hooks = [module.register_forward_hook(self._compare(name)) for name, module in linears_of(model)]
         try:
             yield
         finally:
@@ -173,8 +170,7 @@ def rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> t
 
 @torch.no_grad()
 def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
-    linears = ((name, module) for name, module in model.named_modules() if isinstance(module, Linear))
-    dense = ((name, optimization.dense_weight(module)) for name, module in linears)
+    dense = ((name, optimization.dense_weight(module)) for name, module in linears_of(model))
     return {name: weight.detach() for name, weight in dense if weight is not None}
 
 

@@ -87,14 +87,23 @@ class Runner:
             return self._ask(name, tasks.run_candidate, setup, dtype, optimization, self.probes.text)
         if launch.torchrun:
             return self._ask(name, tasks.launch_candidate, setup, dtype, optimization, launch.ranks)
+        try:
+            return self._run_ranks(name, setup, dtype, optimization, launch.ranks)
+        except WorkerRaised as error:
+            if "EADDRINUSE" not in str(error):
+                raise
+        # Somebody took the port between its choice and its use.
+        return self._run_ranks(name, setup, dtype, optimization, launch.ranks)
+
+    def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
+        started = time.monotonic()
         port = _free_port()
         with ExitStack() as stack:
-            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(launch.ranks)]
-            asked = [(setup, dtype, optimization, Place(rank, launch.ranks, port)) for rank in range(launch.ranks)]
-            started = time.monotonic()
+            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(ranks)]
+            asked = [(setup, dtype, optimization, Place(rank, ranks, port)) for rank in range(ranks)]
             seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
             rung = workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
-            return replace(rung, seconds=time.monotonic() - started)
+        return replace(rung, seconds=time.monotonic() - started)
 
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
         """The recipe itself, or for seeded weights one of the folder into which they are written, once."""

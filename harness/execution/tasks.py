@@ -16,7 +16,8 @@ from torch import Tensor
 from harness.equivalence.numbers import compare, identical, relative_error
 from harness.equivalence.rules import GROUP
 from harness.errors import HarnessError, Incompatible
-from harness.execution.batching import compare_with_alone, serve_setup
+from harness.execution.answers import compare_with_alone
+from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
 from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
 from harness.execution.rounding import LinearErrors, dense_text, dense_twin_of, quality_of, rounded_weights
@@ -32,9 +33,10 @@ from harness.execution.runs import (
 )
 from harness.models.loading import encode, load_config, load_tokenizer
 from harness.models.seeding import save_seeded
-from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Serving, engagement
+from harness.paths.base import Aspect, Circumstances, Optimization, Serving, engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import Watch, windows_of
+from harness.paths.observed import Observation
 from harness.recipes import ModelRecipe, Prompt, Workload
 from harness.records import Rung, Scheme, Trust
 from harness.vocabulary import Dtype, Tolerance

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import Aspect, Circumstances, Observation, Optimization, Phase, equal, served_by, tally
+from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
+from harness.paths.observed import Observation, Phase
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.equivalence.state import CacheState
-from harness.paths.base import CacheLayer
+from harness.paths.observed import CacheLayer
 from harness.paths.tensor_leaves import leaves
 
 

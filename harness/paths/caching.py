@@ -9,17 +9,8 @@ from typing import Any
 
 from harness.equivalence.rules import GROUP
 from harness.machine.needs import Cuda, Need, Package
-from harness.paths.base import (
-    NO_CACHE,
-    Aspect,
-    Circumstances,
-    Observation,
-    Optimization,
-    cache_claims,
-    dynamic_cache,
-    equal,
-    tally,
-)
+from harness.paths.base import Aspect, Circumstances, Optimization, cache_claims, dynamic_cache, equal, tally
+from harness.paths.observed import NO_CACHE, Observation
 from harness.records import Claim
 from harness.vocabulary import Technique, Tolerance
 

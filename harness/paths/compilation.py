@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.needs import Compiler, Need
-from harness.paths.base import Aspect, Observation, Optimization, equal
+from harness.paths.base import Aspect, Optimization, equal
 from harness.paths.caching import static_cache
+from harness.paths.observed import Observation
 from harness.records import Case, Claim
 from harness.vocabulary import Technique
 

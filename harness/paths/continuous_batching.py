@@ -10,7 +10,8 @@ from math import ceil
 from typing import Any
 
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import EAGER_ATTENTION, Aspect, Circumstances, Observation, Optimization, Serving, equal, tally
+from harness.paths.base import EAGER_ATTENTION, Aspect, Circumstances, Optimization, Serving, equal, tally
+from harness.paths.observed import Observation
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.paths.base import Observation, Optimization, equal
+from harness.paths.base import Optimization, equal
+from harness.paths.observed import Observation
 from harness.records import Claim
 from harness.vocabulary import Technique, Tolerance
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from harness.errors import Incompatible
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need
-from harness.paths.base import Aspect, LayerKind, Observation, Optimization, equal, served_by, tally
+from harness.paths.base import Aspect, Optimization, equal, served_by, tally
 from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
+from harness.paths.observed import LayerKind, Observation
 from harness.records import Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
 

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self
 
-from harness.paths.base import LayerKind
 from harness.paths.local_kernels import LAYERS, kernel_logs
+from harness.paths.observed import LayerKind
 
 
 class LayerCensus:

@@ -17,11 +17,12 @@ from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import HarnessError, Incompatible, first_line
-from harness.paths.base import EAGER_ATTENTION, NO_CACHE, AttentionCall, Observation, Phase
+from harness.paths.base import EAGER_ATTENTION
 from harness.paths.cache_reading import read_layers
 from harness.paths.layer_census import LayerCensus
 from harness.paths.linear_reading import head_name, read_linears
 from harness.paths.local_kernels import LAYERS, kernel_logs
+from harness.paths.observed import NO_CACHE, AttentionCall, Observation, Phase
 
 SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"

@@ -9,7 +9,8 @@ from math import prod
 from typing import Any
 
 from harness.machine.needs import Devices, Need
-from harness.paths.base import Circumstances, Launch, Observation, Optimization, Rank, Shard, equal, tally
+from harness.paths.base import Circumstances, Launch, Optimization, equal, tally
+from harness.paths.observed import Observation, Rank, Shard
 from harness.records import Case, Claim
 from harness.vocabulary import Technique
 

@@ -17,7 +17,8 @@ from typing import Any
 from harness.errors import Incompatible
 from harness.machine.cpu import cpu_flags
 from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
-from harness.paths.base import Aspect, Circumstances, Observation, Optimization, equal, tally
+from harness.paths.base import Aspect, Circumstances, Optimization, equal, tally
+from harness.paths.observed import Observation
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
 

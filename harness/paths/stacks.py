@@ -9,7 +9,8 @@ from typing import Any
 
 from harness.errors import Incompatible
 from harness.machine.needs import Need
-from harness.paths.base import Aspect, Circumstances, Launch, Observation, Optimization, Serving
+from harness.paths.base import Aspect, Circumstances, Launch, Optimization, Serving
+from harness.paths.observed import Observation
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
 

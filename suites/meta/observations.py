@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.paths import STACKS
-from harness.paths.base import (
-    Aspect,
+from harness.paths.base import Aspect
+from harness.paths.observed import (
     AttentionCall,
     Batching,
     CacheLayer,

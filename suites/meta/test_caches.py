@@ -11,9 +11,9 @@ from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
 
 from fixtures.models import MODELS
 from harness.models.loading import load_model
-from harness.paths.base import CacheLayer
 from harness.paths.cache_reading import read_layers, read_state
 from harness.paths.dense_twin import RoundedLayer
+from harness.paths.observed import CacheLayer
 from harness.vocabulary import Dtype
 
 ROWS, HEADS, SIZE = 2, 2, 32

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 
 from harness.paths import PATHS, STACKS
-from harness.paths.base import AttentionCall, CacheLayer, Circumstances, LinearKind, Phase, Shard, engagement
+from harness.paths.base import Circumstances, engagement
+from harness.paths.observed import AttentionCall, CacheLayer, LinearKind, Phase, Shard
 from suites.meta.observations import (
     AUTO,
     BATCHING,

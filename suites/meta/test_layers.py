@@ -12,7 +12,7 @@ from suites.conftest import REPOSITORY
 
 LAYERS = (
     ("vocabulary", "records", "recipes", "errors", "codec"),
-    ("machine", "equivalence", "measurement", "baseline_store", "paths.base"),
+    ("machine", "equivalence", "measurement", "baseline_store", "paths.base", "paths.observed"),
     ("paths", "models"),
     ("plan", "execution", "judge"),
     ("report", "plugin", "cli"),

@@ -9,9 +9,9 @@ import pytest
 
 from harness.errors import Incompatible
 from harness.execution.workers import Worker
-from harness.paths.base import AttentionCall, Phase
 from harness.paths.local_kernels import kernel_logs
 from harness.paths.observation import _flash_call, _without_wrappers, windows_of
+from harness.paths.observed import AttentionCall, Phase
 
 
 def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.workloads import PROBES
-from harness.execution.runner import Runner
+from harness.execution.runner import Runner, _free_port
 from harness.judge import judge
 from harness.paths.parallelism import TensorParallel
 from harness.vocabulary import Dtype, Outcome, Property
@@ -122,3 +123,18 @@ def test_answers_of_a_rank_are_given_in_order(runner, planned_case):
     shares = [claim for claim in evidence.rungs[0].engagement.claims if claim.what.startswith("bytes on rank")]
     assert [claim.what for claim in shares] == ["bytes on rank 0", "bytes on rank 1"]
     assert all(claim.holds for claim in shares)
+
+
+def test_port_that_was_taken_meanwhile_is_exchanged(runner, planned_case, monkeypatch):
+    """Between its choice and its use anybody may listen there."""
+    case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [taken.getsockname()[1]]
+        monkeypatch.setattr("harness.execution.runner._free_port", lambda: ports.pop() if ports else free())
+        verdict = judge(case, Property.ENGAGEMENT, runner.evidence(case, optimization))
+    assert verdict.outcome is Outcome.PASS, verdict.message
+    assert ports == []
+
+
+free = _free_port
+"""As it was before a test exchanged it."""

@@ -192,5 +192,7 @@ def test_hqq_itself_rounds_and_multiplies_as_it_says():
     packed = HQQLinear(dense, config, compute_dtype=torch.float32, device="cpu")
     given = torch.randn(5, 64)
     assert packed.W_q.dtype is torch.uint8
+    (kind,) = read_linears(nn.ModuleDict({"one": packed}))
+    assert (kind.kind, kind.bits, kind.names) == ("HQQLinear", 4.0, ("one",))
     assert torch.allclose(packed(given), given @ packed.dequantize().T, rtol=1e-5, atol=1e-6)
     assert 0 < (packed.dequantize() - before).norm() / before.norm() < 0.2

@@ -17,7 +17,8 @@ from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.equivalence.numbers import Generation
 from harness.equivalence.rules import findings
-from harness.execution.batching import BatchingWatch, compare_served, serve
+from harness.execution.answers import compare_served
+from harness.execution.batching import BatchingWatch, serve
 from harness.execution.runs import Setup, in_float64, load_setup, planted
 from harness.execution.workers import Worker
 from harness.paths import PATHS
