@@ -86,7 +86,7 @@ class BatchingWatch(Watch):
                 prefilled=fed - sum(max(0, len(rows) - 1) for rows in self._tokens_of().values()),
                 shared=sum(self._matches.values()),
                 chunks=1 + max(chunks.values(), default=0),
-                largest=max(map(len, self._steps), default=0),
+                in_flight=tuple(map(len, self._steps)),
                 widest=max((sum(tokens for _, tokens, _ in step) for step in self._steps), default=0),
                 pages=self._cache.num_blocks if self._cache else 0,
                 page=_tokens_per_page(self._cache) if self._cache else 0,

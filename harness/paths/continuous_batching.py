@@ -108,7 +108,7 @@ class ContinuousBatching(Optimization):
             Claim(
                 "requests in one step",
                 f"at least {min(2, together)}",
-                str(served.largest),
+                f"{served.largest} (step by step {', '.join(map(str, served.in_flight))})",
                 served.largest >= min(2, together),
             ),
             Claim(

@@ -120,8 +120,8 @@ class Batching:
     """Prompt tokens found in pages of earlier requests."""
     chunks: int
     """Most steps that the prefill of one request took."""
-    largest: int
-    """Most requests in one step."""
+    in_flight: tuple[int, ...]
+    """Requests in each step."""
     widest: int
     """Most tokens in one step."""
     pages: int
@@ -133,6 +133,11 @@ class Batching:
     """Logits processors that continuous batching left out."""
     errors: tuple[str, ...]
     """What failed requests say: nothing is raised."""
+
+    @property
+    def largest(self) -> int:
+        """Most requests in one step."""
+        return max(self.in_flight, default=0)
 
 
 @dataclass(frozen=True)

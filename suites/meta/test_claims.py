@@ -77,7 +77,7 @@ ANYTHING_ELSE = (
     {"recompiles": ("other",), "cudagraph_skips": 77, "cudagraph_inputs": 77},
     {
         "batching": replace(
-            BATCHING, implementation="other", errors=("other",), prefilled=1, shared=1, pages=1, largest=0
+            BATCHING, implementation="other", errors=("other",), prefilled=1, shared=1, pages=1, in_flight=()
         )
     },
     {"batching": replace(BATCHING, chunks=0, widest=99, dropped=("other",), replays=0, steps=99)},
