@@ -134,7 +134,7 @@ def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, pla
     evidence = runner.evidence(case, optimization, fault=fault)
     found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
     assert {finding.rule for finding in found if finding.violated} == {"L1"}
-    assert {finding.rule for finding in found} == {"finite", "R6", "L1", "L2"}
+    assert {finding.rule for finding in found} == {"finite", "R6", "L1", "L2", "E"}
     assert "(model.layers.0.self_attn.q_proj in " in judge(case, Property.EQUIVALENCE, evidence).message
 
 
