@@ -75,6 +75,23 @@ class Package(Need):
 
 
 @dataclass(frozen=True)
+class Release(Need):
+    """A distribution that is recent enough."""
+
+    distribution: str
+    at_least: str
+    otherwise: str
+    """What an older one does."""
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del device
+        found = inventory.packages.get(self.distribution, "0")
+        if SpecifierSet(f">={self.at_least}").contains(found, prereleases=True):
+            return None
+        return f"needs {self.distribution} {self.at_least}: {found} {self.otherwise}"
+
+
+@dataclass(frozen=True)
 class FlashAttention(Package):
     """A distribution of flash-attention: they take hours to build, so tests that want one can be left out."""
 

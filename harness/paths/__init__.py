@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.machine.needs import Need, Release
 from harness.paths import attention
 from harness.paths.base import Optimization
 from harness.paths.caching import (
@@ -79,9 +80,10 @@ SINGLE: tuple[Optimization, ...] = (
 """One optimization each."""
 
 
-def stack(*names: str, impossible: str = "") -> Stack:
+def stack(*names: str, impossible: str = "", also: tuple[Need, ...] = ()) -> Stack:
     """The paths of these names together."""
-    return Stack(tuple(next(path for path in SINGLE if path.name == name) for name in names), impossible=impossible)
+    parts = tuple(next(path for path in SINGLE if path.name == name) for name in names)
+    return Stack(parts, impossible=impossible, also=also)
 
 
 STACKS: tuple[Stack, ...] = (
@@ -94,7 +96,11 @@ STACKS: tuple[Stack, ...] = (
     stack("caching.quantized_quanto4", "kernels.layers_local"),
     stack("caching.static", "quantization.bnb_nf4"),
     stack("caching.static", "parallelism.tp2"),
-    stack("compilation.static_cache", "parallelism.tp2"),
+    stack(
+        "compilation.static_cache",
+        "parallelism.tp2",
+        also=(Release("transformers", "5.22", otherwise="breaks the graph at hooks of parallel modules"),),
+    ),
     stack("kernels.layers_local", "quantization.torchao_int8"),
     stack("kernels.layers_local", "parallelism.tp2"),
     stack("kernels.layers_local", "continuous_batching.sdpa"),

@@ -25,6 +25,8 @@ class Stack(Optimization):
     parts: tuple[Optimization, ...]
     impossible: str = ""
     """Why the parts do not go together; such a stack is planned, and not run, but by the test that it fails."""
+    also: tuple[Need, ...] = ()
+    """What the parts need together, beyond what each needs alone."""
     name: str = field(init=False)
     budget: str = field(init=False)
     tolerance: Tolerance = field(init=False)
@@ -44,7 +46,7 @@ class Stack(Optimization):
         put(self, "rounds_weights", any(part.rounds_weights for part in self.parts))
 
     def needs(self) -> tuple[Need, ...]:
-        return tuple(dict.fromkeys(need for part in self.parts for need in part.needs()))
+        return tuple(dict.fromkeys([*self.also, *(need for part in self.parts for need in part.needs())]))
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         taken = [part.dtypes(device) for part in self.parts]

@@ -12,7 +12,7 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine import inventory as inventories
 from harness.machine import needs as all_needs
 from harness.machine.inventory import Inventory
-from harness.machine.needs import Compiler, Cuda, Device, Devices, HubKernel, HubModel, Kernels
+from harness.machine.needs import Compiler, Cuda, Device, Devices, HubKernel, HubModel, Kernels, Release
 from harness.paths import PATHS
 from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
@@ -114,6 +114,19 @@ def test_several_devices_are_needed_but_on_the_cpu():
     assert "multi_gpu" in two["parallelism.tp2"].markers
     assert Devices(2).unmet(replace(GPU, devices={"cuda": 2, "cpu": 1}), device="cuda") is None
     assert Devices(2).unmet(CPU, device="cpu") is None
+
+
+def test_older_release_is_unmet_with_what_it_does():
+    older = replace(CPU, packages={**CPU.packages, "transformers": "5.17.0"})
+    found = {entry.case.path: entry.unmet for entry in planned(older, "cpu")}
+    told = "needs transformers 5.22: 5.17.0 breaks the graph at hooks of parallel modules"
+    assert found["stacks.static_cache+tp2"] == told
+    assert (
+        Release("transformers", "5.22", "fails").unmet(
+            replace(older, packages={"transformers": "5.22.2"}), device="cpu"
+        )
+        is None
+    )
 
 
 def test_declared_incompatibility_is_unmet_with_its_reason():
