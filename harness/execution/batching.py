@@ -117,7 +117,7 @@ class BatchingWatch(Watch):
             stack.enter_context(_wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
             stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
             stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
-            stack.enter_context(_wrapped(ContinuousBatchProcessor, "warmup", self._warm_up))
+            stack.enter_context(_wrapped(ContinuousBatchProcessor, "warmup", self._profiled))
             if hasattr(torch.cuda.CUDAGraph, "replay"):
                 stack.enter_context(_wrapped(torch.cuda.CUDAGraph, "replay", self._replay))
             if self._keeps_logits:
@@ -132,13 +132,10 @@ class BatchingWatch(Watch):
         requests = processor.inputs_and_outputs.requests_in_batch
         self._cache, self._implementation = processor.cache, model.config._attn_implementation
         self._steps.append([(each.state.request_id, each.query_length, each.has_new_token) for each in requests])
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-            result = original(processor, model)
-        self._seen += profiled_events(profiler)
-        return result
+        return self._profiled(original, processor, model)
 
-    def _warm_up(self, original: Any, processor: Any, model: Any) -> Any:
-        """Where graphs are recorded: what a replay runs shows here alone."""
+    def _profiled(self, original: Any, processor: Any, model: Any) -> Any:
+        """Also around the warm-up, where graphs are recorded: what a replay runs shows there alone."""
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             result = original(processor, model)
         self._seen += profiled_events(profiler)

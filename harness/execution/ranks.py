@@ -17,10 +17,9 @@ from harness.equivalence.numbers import compare, identical
 from harness.equivalence.state import CacheState
 from harness.execution.answers import compare_with_alone
 from harness.execution.batching import Served, serve_setup
-from harness.execution.runs import Setup, load_setup, planted, read_generation, run_batches, save_generation
+from harness.execution.runs import Setup, load_setup, planted, read_generation, save_generation, watched_run
 from harness.execution.vector_math import choose_vector_math
-from harness.paths.base import Aspect, Optimization
-from harness.paths.observation import Watch
+from harness.paths.base import Optimization
 from harness.paths.observed import Observation, Rank, Shard
 from harness.records import Comparison
 from harness.vocabulary import Dtype
@@ -97,13 +96,9 @@ def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[O
 def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int) -> tuple[Any, Observation]:
     reference = read_generation(setup.file(Dtype.FP64))
     model, batches = load_setup(setup, dtype, optimization)
-    watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
-    with optimization.applied(), watch:
-        outputs, own = run_batches(model, batches, reference, options=optimization.generate_options)
-    steps = setup.workload.new_tokens - 1
-    lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+    own, seen = watched_run(setup, model, batches, reference, optimization)
     save_generation(own, _file(setup, dtype, rank))
-    return model, watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    return model, seen
 
 
 def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:

@@ -18,7 +18,9 @@ from harness.equivalence.state import CacheState
 from harness.errors import ReferenceInvalid, UnknownName
 from harness.execution.generation import generate_forced, generate_free, generation, joined, set_plain_greedy
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
-from harness.paths.base import Optimization
+from harness.paths.base import Aspect, Optimization
+from harness.paths.observation import Watch
+from harness.paths.observed import Observation
 from harness.recipes import ModelRecipe, Workload
 from harness.vocabulary import Dtype
 
@@ -67,6 +69,18 @@ def run_batches(
         outputs += [forced, free]
         parts.append(generation(prompt_logits, step_logits, own, mask, cache=forced.past_key_values))
     return outputs, joined(parts)
+
+
+def watched_run(
+    setup: Setup, model: Any, batches: list[Batch], reference: Generation, optimization: Optimization
+) -> tuple[Generation, Observation]:
+    """(what all runs of the optimization gave, what was seen meanwhile)."""
+    watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+    with optimization.applied(), watch:
+        outputs, own = run_batches(model, batches, reference, options=optimization.generate_options)
+    steps = setup.workload.new_tokens - 1
+    lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+    return own, watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
 
 
 def save_generation(generation: Generation, path: Path) -> None:

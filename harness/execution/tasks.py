@@ -30,12 +30,13 @@ from harness.execution.runs import (
     read_generation,
     run_batches,
     save_generation,
+    watched_run,
 )
 from harness.models.loading import encode, load_config, load_tokenizer
 from harness.models.seeding import save_seeded
-from harness.paths.base import Aspect, Circumstances, Optimization, Serving, engagement
+from harness.paths.base import Circumstances, Optimization, Serving, engagement
 from harness.paths.eager import Eager
-from harness.paths.observation import Watch, windows_of
+from harness.paths.observation import windows_of
 from harness.paths.observed import Observation
 from harness.recipes import ModelRecipe, Prompt, Workload
 from harness.records import Rung, Scheme, Trust
@@ -107,13 +108,8 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         with planted(setup.fault):
             model, batches = load_setup(setup, dtype, optimization)
             linears = LinearErrors(optimization, dtype)
-            watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
-            each_linear = linears.watching(model) if kind is Tolerance.DYNAMIC else nullcontext()
-            with optimization.applied(), each_linear, watch:
-                outputs, candidate = run_batches(model, batches, reference, options=optimization.generate_options)
-            steps = setup.workload.new_tokens - 1
-            lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
-            seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+            with linears.watching(model) if kind is Tolerance.DYNAMIC else nullcontext():
+                candidate, seen = watched_run(setup, model, batches, reference, optimization)
             if optimization.rounds_weights:
                 scheme = Scheme(quality_of(model, plain), changed, linears.strata())
             if (options := optimization.options_beside()) is not None:

@@ -12,10 +12,10 @@ import pytest
 from harness.paths import PATHS, STACKS
 from harness.paths.base import Circumstances, engagement
 from harness.paths.observed import AttentionCall, CacheLayer, LinearKind, Phase, Shard
+from suites.meta.broken_observations import BROKEN
 from suites.meta.observations import (
     AUTO,
     BATCHING,
-    BROKEN,
     COMPILED,
     EAGER,
     ENGAGED,

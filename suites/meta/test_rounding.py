@@ -78,16 +78,16 @@ def test_each_linear_is_compared_with_the_scheme_and_not_with_its_neighbours():
     model = nn.ModuleDict(
         {"right": nn.Linear(8, 8, bias=False), "wrong": nn.Linear(8, 8, bias=False), "other": nn.Linear(8, 8)}
     )
+    model["right"].register_forward_hook(lambda *called: 2 * called[-1])
     errors = LinearErrors(Doubles(), Dtype.FP32)
     with errors.watching(model), torch.no_grad():
-        model["right"].register_forward_hook(lambda *_: None)
         for module in model.values():
             module(torch.ones(3, 8))
     right, wrong = (error.candidate_rms / error.reference_rms for error in errors.strata())
     assert [error.stratum for error in errors.strata()] == ["right in prefill", "wrong in prefill"]
-    assert right == pytest.approx(0.5)
+    assert right == pytest.approx(0.0, abs=1e-6)
     assert wrong == pytest.approx(0.5)
-    assert not model["right"]._forward_hooks.keys() - {next(reversed(model["right"]._forward_hooks))}  # noqa: SLF001 - ours are gone
+    assert [len(module._forward_hooks) for module in model.values()] == [1, 0, 0]  # noqa: SLF001 - how torch keeps hooks
 
 
 def test_errors_of_several_calls_are_pooled():
