@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from harness.errors import CorruptRecord, HarnessError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of `run.json` and of the evidence files."""
 
 Record = TypeVar("Record")

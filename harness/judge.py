@@ -78,10 +78,18 @@ def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
         return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     found = _findings(case, evidence)
     counted = {rung.dtype for rung in _counted(case, evidence)}
-    ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, no fp32 run of the same kernels; "
+    ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
     closest = max(found, key=lambda finding: finding.excess)
     message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
     return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
+
+
+def _instead(case: Case, evidence: Evidence) -> str:
+    """What stands for the float32 run that there is not, if anything does."""
+    operators = [rung.operators.errors for rung in _counted(case, evidence) if rung.operators]
+    if not any(operators):
+        return "no fp32 run of the same kernels"
+    return f"{max(map(len, operators))} operators against float64 in place of an fp32 run of the same kernels"
 
 
 def _findings(case: Case, evidence: Evidence) -> list[Finding]:

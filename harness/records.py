@@ -171,9 +171,31 @@ class Scheme:
     quality: Quality
     changed_by_saving: int | None = None
     """Linears whose weights differ after the model was saved and loaded again; None if it cannot be saved."""
-    linears: tuple[StratumError, ...] = ()
-    """For dynamic schemes, the error of every linear's output against the scheme's own arithmetic in float64 on the
-    same inputs, by the linear's name; in place of eager stands the error that a dense linear of these weights makes."""
+
+
+@dataclass(frozen=True)
+class ExactTrial:
+    """An operator given what nothing rounds on: then there is one right output."""
+
+    operator: str
+    tried: int
+    """Outputs: vectors that were looked up, written and read back, or read out."""
+    wrong: int
+    """Those that differ in any bit from what they should be."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wrong <= self.tried:
+            raise ValueError(f"{self.operator}: {self.wrong} of {self.tried} are wrong, but should be among them")
+
+
+@dataclass(frozen=True)
+class Operators:
+    """The operators that a path replaces, at their own inputs in a run of the model."""
+
+    errors: tuple[StratumError, ...]
+    """By operator and phase, against float64 on the same inputs; of eager stands what it computes from these. A scheme
+    that rounds activations is held against its own arithmetic, and a dense linear's error is its yardstick."""
+    exact: tuple[ExactTrial, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,6 +212,8 @@ class Rung:
     scheme: Scheme | None = None
     """Of a path that rounds weights; its comparison is then with a dense model of the same rounded weights, or, if it
     is dynamic, with eager itself."""
+    operators: Operators | None = None
+    """None if the path replaces none that can be watched."""
 
     def __post_init__(self) -> None:
         if self.comparison.dtype is not self.dtype:

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from harness.records import Comparison, Rung, Scheme, StratumError, Trust
+from harness.records import Comparison, Operators, Rung, Scheme, StratumError, Trust
 from harness.vocabulary import Dtype, Tolerance
 
 R0_RHO, R0_RHO_MAX = 3.0, 5.0
@@ -126,13 +126,13 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
     joined by `+`."""
     comparison, dtype = rung.comparison, rung.dtype
     budgets = {name.partition("_")[0]: BUDGETS[name] for name in budget.split("+") if name}
-    scheme: list[Finding] = []
+    scheme = list(_operators(rung.operators, dtype)) if rung.operators else []
     if rung.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
         if rung.scheme is None or "weights" not in budgets:
             raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
-        scheme = list(_scheme(rung.scheme, dtype, budgets["weights"]))
+        scheme += _scheme(rung.scheme, dtype, budgets["weights"])
     if rung.beside:
-        beside = replace(rung, comparison=rung.beside, beside=None, scheme=None)
+        beside = replace(rung, comparison=rung.beside, beside=None, scheme=None, operators=None)
         scheme += [
             replace(each, key=f"{each.key}.beside", what=f"{each.what}, without the lossy cache,")
             for each in findings(beside, Tolerance.REORDERED)
@@ -146,8 +146,8 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
         "R6", f"{dtype}.lengths", f"{dtype} cache layers of wrong length", float(comparison.state.wrong_lengths), 0.0
     )
     if tolerance is Tolerance.DYNAMIC:
-        compared = float(len(rung.scheme.linears)) if rung.scheme else 0.0
-        some = Finding("L1", f"{dtype}.linears", f"{dtype} linears that were compared", compared, 1.0, at_most=False)
+        compared = float(len(rung.operators.errors)) if rung.operators else 0.0
+        some = Finding("O", f"{dtype}.operators", f"{dtype} operators that were compared", compared, 1.0, at_most=False)
         return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         name = "R0" if dtype is Dtype.FP32 else "R1"
@@ -215,8 +215,15 @@ def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
         )
 
 
+def _operators(operators: Operators, dtype: Dtype) -> Iterator[Finding]:
+    yield from _same_precision(operators.errors, dtype, rule="O", key="operator", what="error of one operator")
+    wrong = sum(trial.wrong for trial in operators.exact)
+    first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
+    what = f"{dtype} outputs that are wrong where nothing rounds{first}"
+    yield Finding("O", f"{dtype}.exact", what, float(wrong), 0.0)
+
+
 def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:
-    yield from _same_precision(scheme.linears, dtype, rule="L1", key="linear", what="error of a linear's output")
     if scheme.changed_by_saving is not None:
         changed = float(scheme.changed_by_saving)
         yield Finding("E", f"{dtype}.saved", f"{dtype} linears that saving and loading changed", changed, 0.0)

@@ -1,4 +1,4 @@
-"""What a path that rounds weights is judged by: a dense model of the same weights, each linear, and text.
+"""What a path that rounds weights is judged by: a dense model of the same weights, and text.
 
 Runs in workers. The rounded weights come from a load of its own, saved and loaded again where the scheme allows it, so
 that whatever is wrong with the candidate's is not shared.
@@ -6,18 +6,14 @@ that whatever is wrong with the candidate's is not shared.
 
 from __future__ import annotations
 
-import math
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
-from harness.equivalence.errors import Triple, stratum_error
 from harness.equivalence.numbers import Generation
 from harness.equivalence.quality import measure_quality
 from harness.errors import ReferenceInvalid
@@ -27,9 +23,8 @@ from harness.models.loading import encode, load_model, load_tokenizer
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
 from harness.paths.linear_reading import linears_of
-from harness.paths.observed import Phase
 from harness.recipes import Folder, Workload
-from harness.records import Quality, StratumError
+from harness.records import Quality
 from harness.vocabulary import Dtype
 
 ROWS = 4
@@ -46,6 +41,8 @@ class DenseTwin:
     """In the candidate's dtype."""
     changed_by_saving: int | None
     """Linears whose weights differ after saving and loading; None if the scheme cannot be saved."""
+    weights: Mapping[str, Tensor]
+    """Dense weights by the name of their linear."""
 
 
 def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
@@ -63,7 +60,7 @@ def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> Den
     model, batches = load_setup(setup, dtype, Eager())
     put_weights(weights, model)
     _, eager = run_batches(model, batches, reference, options=dict)
-    return DenseTwin(reference, eager, changed)
+    return DenseTwin(reference, eager, changed, weights)
 
 
 @dataclass(frozen=True)
@@ -93,62 +90,6 @@ def quality_of(model: Any, text: DenseText) -> Quality:
         divergence=tuple(value for part in parts for value in part.divergence),
         flips=tuple(value for part in parts for value in part.flips),
         surprise=tuple(value for part in parts for value in part.surprise),
-    )
-
-
-@dataclass
-class LinearErrors:
-    """Errors of the outputs of single linear layers, gathered by phase over the calls inside `watching`."""
-
-    optimization: Optimization
-    dtype: Dtype
-    calls: dict[str, list[tuple[int, StratumError]]] = field(default_factory=dict)
-    """By name of the layer and phase: values of each output, and its errors."""
-
-    @contextmanager
-    def watching(self, model: Any) -> Iterator[None]:
-        hooks = [module.register_forward_hook(self._compare(name)) for name, module in linears_of(model)]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def strata(self) -> tuple[StratumError, ...]:
-        return tuple(_pooled(name, calls) for name, calls in self.calls.items())
-
-    def _compare(self, name: str) -> Any:
-        def compare(module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            given = arguments[0]
-            exact = self.optimization.exact_output(module, given)
-            if exact is not None:
-                weight = self.optimization.dense_weight(module)
-                dense = linear(given, weight.to(given.dtype)).double()
-                as_dense = exact + (dense - linear(given.double(), weight.double()))
-                error = stratum_error(name, Triple(output, as_dense, exact), dtype=self.dtype, without_mean=False)
-                phase = Phase.DECODE if given.shape[-2] == 1 else Phase.PREFILL
-                self.calls.setdefault(f"{name} in {phase}", []).append((output.numel(), error))
-
-        return compare
-
-
-def _pooled(name: str, calls: list[tuple[int, StratumError]]) -> StratumError:
-    total = sum(count for count, _ in calls)
-
-    def pooled_rms(what: str) -> float:
-        return math.sqrt(sum(count * getattr(error, what) ** 2 for count, error in calls) / total)
-
-    def largest(what: str) -> float:
-        return max(float(getattr(error, what)) for _, error in calls)
-
-    return StratumError(
-        stratum=name,
-        candidate_rms=pooled_rms("candidate_rms"),
-        candidate_max=largest("candidate_max"),
-        eager_rms=pooled_rms("eager_rms"),
-        eager_max=largest("eager_max"),
-        reference_rms=pooled_rms("reference_rms"),
-        rounding=largest("rounding"),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,10 @@ from harness.errors import HarnessError, Incompatible
 from harness.execution.answers import compare_with_alone
 from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
+from harness.execution.operator_log import OperatorLog
+from harness.execution.operators import Weights, compare_operators
 from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
-from harness.execution.rounding import LinearErrors, dense_text, dense_twin_of, quality_of, rounded_weights
+from harness.execution.rounding import dense_text, dense_twin_of, quality_of, rounded_weights
 from harness.execution.runs import (
     Setup,
     exact_runs,
@@ -97,21 +99,24 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     started = time.monotonic()
     reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     kind, scheme, twin, beside = optimization.tolerance, None, None, None
+    weights: Weights = {}
     with _refusals(optimization, setup):
         if optimization.rounds_weights:
             plain = dense_text(setup, dtype, text)
             if kind is not Tolerance.DYNAMIC:
                 dense = dense_twin_of(setup, dtype, optimization)
                 reference, eager, changed = dense.reference, dense.eager, dense.changed_by_saving
+                weights = dense.weights
             else:
-                _, changed = rounded_weights(setup, dtype, optimization)
+                weights, changed = rounded_weights(setup, dtype, optimization)
         with planted(setup.fault):
             model, batches = load_setup(setup, dtype, optimization)
-            linears = LinearErrors(optimization, dtype)
-            with linears.watching(model) if kind is Tolerance.DYNAMIC else nullcontext():
-                candidate, seen = watched_run(setup, model, batches, reference, optimization)
+            candidate, seen = watched_run(setup, model, batches, reference, optimization)
+            operators = compare_operators(
+                model, batches, reference.tokens, optimization, log=OperatorLog(dtype), weights=weights
+            )
             if optimization.rounds_weights:
-                scheme = Scheme(quality_of(model, plain), changed, linears.strata())
+                scheme = Scheme(quality_of(model, plain), changed)
             if (options := optimization.options_beside()) is not None:
                 with optimization.applied():
                     _, exact = run_batches(model, batches, reference, options=partial(dict, options))
@@ -126,6 +131,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         seconds=time.monotonic() - started,
         beside=beside,
         scheme=scheme,
+        operators=operators,
     )
 
 

@@ -84,6 +84,8 @@ class Optimization(ABC):
     """Of a lossy scheme, in the table of limits."""
     rounds_weights: bool = False
     """Whether the model computes with rounded weights, and is judged against a dense one with the same."""
+    compiles_steps: bool = False
+    """Whether torch.compile takes in whole forward passes, so that no operator can be watched from outside."""
     impossible: str = ""
     """Why it is declared not to work: it is planned as UNSUPPORTED for that reason."""
     saves: bool = False

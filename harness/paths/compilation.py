@@ -31,6 +31,7 @@ class CompiledStaticCache(Optimization):
     extra: bool = False
     technique = Technique.COMPILATION
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
+    compiles_steps = True
 
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
@@ -68,6 +69,7 @@ class CompiledForward(Optimization):
     extra: bool = True
     technique = Technique.COMPILATION
     changes = frozenset({Aspect.COMPILATION})
+    compiles_steps = True
 
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)

@@ -50,6 +50,21 @@ class LayerCensus:
         self._calls[name] += 1
 
 
+def exchanged_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Name and module of every layer whose forward is another than its class's. A function stands under the name of the
+    first module that uses it."""
+    known: set[int] = set()
+    for name, module in model.named_modules():
+        for inner, candidate in (("", module), *getattr(module, "_kernel_funcs", {}).items()):
+            if (
+                hasattr(type(candidate), "kernel_layer_name")
+                and _is_exchanged(candidate)
+                and id(candidate) not in known
+            ):
+                known.add(id(candidate))
+                yield f"{name}.{inner}".rstrip("."), candidate
+
+
 def _exchangeable(model: Any) -> Iterator[tuple[str, Any]]:
     """Name and module. Functions are modules too, shared by all that use them, and listed once for each of these."""
     for module in model.modules():

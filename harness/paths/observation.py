@@ -208,6 +208,15 @@ def windows_of(config: Any) -> tuple[int, ...]:
     return tuple(int(getattr(config, size, None) or 0) if size else 0 for size in sizes)
 
 
+def windows_by_layer(config: Any) -> dict[int, int]:
+    """The same by index of the layer, for those that attend without chunks. Raises Incompatible likewise."""
+    windows = windows_of(config)
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(windows)
+    attending = [(layer, kind) for layer, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
+    pairs = zip(attending, windows, strict=True)
+    return {layer: window for (layer, kind), window in pairs if kind != "chunked_attention"}
+
+
 def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int]:
     """Entries into compiled code by the name of the function. The profiler numbers regions as dynamo numbers what it
     compiles: frame and, after a slash, attempt."""

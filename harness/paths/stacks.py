@@ -31,6 +31,7 @@ class Stack(Optimization):
     budget: str = field(init=False)
     tolerance: Tolerance = field(init=False)
     changes: frozenset[Aspect] = field(init=False)
+    compiles_steps: bool = field(init=False)
     saves: bool = field(init=False)
     rounds_weights: bool = field(init=False)
     technique = Technique.STACKS
@@ -42,6 +43,7 @@ class Stack(Optimization):
         kept = {part.tolerance for part in self.parts}
         put(self, "tolerance", next(tolerance for tolerance in STRICTEST_LAST if tolerance in kept))
         put(self, "changes", frozenset().union(*(part.changes for part in self.parts)))
+        put(self, "compiles_steps", any(part.compiles_steps for part in self.parts))
         put(self, "saves", any(part.saves for part in self.parts))
         put(self, "rounds_weights", any(part.rounds_weights for part in self.parts))
 

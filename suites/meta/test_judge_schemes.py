@@ -9,7 +9,7 @@ import pytest
 
 from harness.equivalence.rules import at_least, findings, most_by_chance
 from harness.judge import judge
-from harness.records import Evidence, Quality, Scheme, State, StratumError
+from harness.records import Evidence, Operators, Quality, Scheme, State, StratumError
 from harness.vocabulary import Dtype, Outcome, Property, Tolerance
 from suites.meta.test_judge import CASE, CLOSE, FLOOR, TRUST, evidence, rung
 
@@ -67,9 +67,9 @@ def test_scheme_without_figures_is_held_to_its_twin_and_to_what_rounding_costs(e
 CHEAP = Quality((0.01, 0.02, 0.01), (0.0, 0.01, 0.0), (0.0, 0.01, -0.01))
 
 
-def rounded(scheme, tolerance=Tolerance.ROUNDED, **changes):
+def rounded(scheme, tolerance=Tolerance.ROUNDED, *, operators=None, **changes):
     """A run with rounded weights in eight bits."""
-    run = replace(rung(Dtype.FP32, **changes), scheme=scheme)
+    run = replace(rung(Dtype.FP32, **changes), scheme=scheme, operators=operators)
     native = replace(CASE, dtype=Dtype.FP32)
     return judge(
         native, Property.EQUIVALENCE, Evidence(native.id, tolerance, (run,), (TRUST,), FLOOR, budget="weights_4bit")
@@ -111,16 +111,16 @@ def test_each_rule_of_rounded_weights_can_fail(scheme, told):
 
 def test_dynamic_scheme_is_judged_by_its_linears_and_not_end_to_end():
     linear = StratumError("layers.0.q", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
-    good, bad = (Scheme(CHEAP, linears=(linear, replace(linear, candidate_rms=size))) for size in (1.0, 4.0))
-    assert rounded(good, Tolerance.DYNAMIC, ratio=99.0).outcome is Outcome.PASS
-    verdict = rounded(bad, Tolerance.DYNAMIC)
-    assert "error of a linear's output over eager's (layers.0.q) is 4, but should be at most 3 [L1]" in verdict.message
+    good, bad = (Operators((linear, replace(linear, candidate_rms=size))) for size in (1.0, 4.0))
+    assert rounded(Scheme(CHEAP), Tolerance.DYNAMIC, operators=good, ratio=99.0).outcome is Outcome.PASS
+    verdict = rounded(Scheme(CHEAP), Tolerance.DYNAMIC, operators=bad)
+    assert "error of one operator over eager's (layers.0.q) is 4, but should be at most 3 [O]" in verdict.message
 
 
 def test_no_judgement_of_rounded_weights_can_vanish():
     """Nothing compared is no pass; a missing or mistyped budget is an error of ours, and raises."""
     verdict = rounded(Scheme(CHEAP), Tolerance.DYNAMIC)
-    assert "linears that were compared is 0, but should be at least 1 [L1]" in verdict.message
+    assert "operators that were compared is 0, but should be at least 1 [O]" in verdict.message
     for tolerance in (Tolerance.ROUNDED, Tolerance.DYNAMIC):
         with pytest.raises(ValueError, match="needs what its scheme costs, and a budget"):
             rounded(None, tolerance)
@@ -132,10 +132,10 @@ def test_no_judgement_of_rounded_weights_can_vanish():
 def test_dynamic_scheme_is_held_to_its_budget_in_decode_steps_too():
     """Whatever `generate` does wrong beside the linears shows there."""
     linear = StratumError("layers.0.q", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
-    scheme = Scheme(CHEAP, linears=(linear,))
-    verdict = rounded(scheme, Tolerance.DYNAMIC, divergence=replace(CLOSE, decode_mean=0.5))
+    linears = Operators((linear,))
+    verdict = rounded(Scheme(CHEAP), Tolerance.DYNAMIC, operators=linears, divergence=replace(CLOSE, decode_mean=0.5))
     assert "divergence of decode in nats is 0.5, but should be at most 0.1 [L2]" in verdict.message
-    verdict = rounded(scheme, Tolerance.DYNAMIC, divergence=replace(CLOSE, decode_flips=19))
+    verdict = rounded(Scheme(CHEAP), Tolerance.DYNAMIC, operators=linears, divergence=replace(CLOSE, decode_flips=19))
     assert "first choices that changed is 19" in verdict.message
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.equivalence.quality import measure_quality
 from harness.errors import Incompatible, ReferenceInvalid
-from harness.execution.rounding import LinearErrors, dense_twin_of, rounded_weights
+from harness.execution.rounding import dense_twin_of, rounded_weights
 from harness.execution.runs import Setup
 from harness.paths import PATHS
 from harness.paths.base import Optimization
@@ -35,17 +34,6 @@ class RoundsNothing(Optimization):
 
     def dense_weight(self, linear):
         return None
-
-
-@dataclass(frozen=True)
-class Doubles(RoundsNothing):
-    """A scheme whose arithmetic is twice that of the weights."""
-
-    def dense_weight(self, linear):
-        return linear.weight.double()
-
-    def exact_output(self, linear, given):
-        return 2 * (given.double() @ linear.weight.double().T) if linear.bias is None else None
 
 
 def setup(tmp_path):
@@ -72,38 +60,6 @@ def test_weights_changed_by_saving_are_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(type(path), "dense_weight", dense)
     weights, changed = rounded_weights(setup(tmp_path), Dtype.FP32, path)
     assert (len(weights), changed) == (28, 2)
-
-
-def test_each_linear_is_compared_with_the_scheme_and_not_with_its_neighbours():
-    model = nn.ModuleDict(
-        {"right": nn.Linear(8, 8, bias=False), "wrong": nn.Linear(8, 8, bias=False), "other": nn.Linear(8, 8)}
-    )
-    model["right"].register_forward_hook(lambda *called: 2 * called[-1])
-    errors = LinearErrors(Doubles(), Dtype.FP32)
-    with errors.watching(model), torch.no_grad():
-        for module in model.values():
-            module(torch.ones(3, 8))
-    right, wrong = (error.candidate_rms / error.reference_rms for error in errors.strata())
-    assert [error.stratum for error in errors.strata()] == ["right in prefill", "wrong in prefill"]
-    assert right == pytest.approx(0.0, abs=1e-6)
-    assert wrong == pytest.approx(0.5)
-    assert [len(module._forward_hooks) for module in model.values()] == [1, 0, 0]  # noqa: SLF001 - how torch keeps hooks
-
-
-def test_errors_of_several_calls_are_pooled():
-    """Root of the mean square over all values, and the largest of all."""
-    errors = LinearErrors(Doubles(), Dtype.FP32)
-    module = nn.ModuleDict({"one": nn.Linear(4, 4, bias=False)})
-    with errors.watching(module), torch.no_grad():
-        module["one"].weight.copy_(torch.eye(4))
-        module["one"](torch.ones(2, 4))
-        module["one"](3 * torch.ones(6, 4))
-        module["one"](5 * torch.ones(1, 4))
-    error, decode = errors.strata()
-    assert (error.stratum, decode.stratum) == ("one in prefill", "one in decode")
-    assert decode.candidate_rms == pytest.approx(5)
-    assert error.candidate_rms == pytest.approx(math.sqrt((1 + 3 * 9) / 4))
-    assert error.candidate_max == pytest.approx(3)
 
 
 def test_quality_is_taken_by_sequence():

@@ -1,0 +1,272 @@
+"""Operators at their own inputs: what is compared with what, and that a wrong one shows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import nn
+from transformers.cache_utils import StaticLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from fixtures.models import MODELS
+from fixtures.workloads import WORKLOADS
+from harness.equivalence.errors import Triple
+from harness.equivalence.rules import rho
+from harness.execution.attention_operator import allowed_keys
+from harness.execution.operator_log import OperatorLog
+from harness.execution.operators import compare_operators, read_out_columns, replaced_operators, watched_linears
+from harness.execution.runs import Setup, load_setup
+from harness.judge import judge
+from harness.paths import PATHS
+from harness.paths.base import Aspect
+from harness.paths.quantization import QuantizedWeights
+from harness.records import ExactTrial, Operators, StratumError
+from harness.vocabulary import Dtype, Outcome, Property, Tolerance
+from suites.meta.faults import attention, patched
+from suites.meta.test_judge import CASE, NATIVE, evidence, rung
+
+MODEL, RAGGED = MODELS[0], WORKLOADS[0]
+OLMO = next(model for model in MODELS if model.name == "tiny_olmo3")
+
+
+def operators_of(path, dtype, tmp_path, *, recipe=MODEL):
+    """What a path's operators do in one run of the ragged workload with tokens of no meaning forced on it."""
+    optimization = next(entry for entry in PATHS if entry.name == path)
+    model, batches = load_setup(Setup(recipe, RAGGED, "cpu", tmp_path), dtype, optimization)
+    tokens = torch.arange(20).reshape(4, 5)
+    return compare_operators(model, batches, tokens, optimization, log=OperatorLog(dtype), weights={})
+
+
+def worst(operators, dtype):
+    return max(rho(error, dtype) for error in operators.errors)
+
+
+@pytest.mark.parametrize("recipe", [MODEL, OLMO], ids=lambda recipe: recipe.name)
+@pytest.mark.parametrize("dtype", [Dtype.FP32, Dtype.BF16])
+def test_correct_attention_errs_as_eager_does_and_looks_up_what_it_is_asked_for(tmp_path, dtype, recipe):
+    """Of every layer, in the prefill and in decode; with padding, and with windows."""
+    seen = operators_of("attention.sdpa", dtype, tmp_path, recipe=recipe)
+    assert len(seen.errors) == 8
+    assert worst(seen, dtype) < 1.5
+    assert sum(trial.tried for trial in seen.exact) > 1000
+    assert [trial for trial in seen.exact if trial.wrong] == []
+
+
+def attention_scale(original, module, query, *rest, scaling, **options):
+    return original(module, query, *rest, scaling=scaling * 1.01, **options)
+
+
+def future_seen(original, *given, **options):
+    *given, mask = given
+    return original(*given, mask if mask is None else mask.roll(1, -1), **options)
+
+
+def heads_swapped(original, *given, **options):
+    *given, value, mask = given
+    return original(*given, value.flip(1), mask, **options)
+
+
+@pytest.mark.parametrize(
+    ("fault", "exact"),
+    [(attention_scale, False), (future_seen, True), (heads_swapped, True)],
+    ids=lambda f: str(f)[:20],
+)
+def test_wrong_attention_shows_in_half_precision(tmp_path, fault, exact):
+    """A scale in its error alone; what is looked up in the wrong place without any tolerance too."""
+    with attention("sdpa", lambda *given, **options: fault(original, *given, **options)) as original:
+        seen = operators_of("attention.sdpa", Dtype.BF16, tmp_path)
+    assert worst(seen, Dtype.BF16) > 1.5
+    assert any(trial.wrong for trial in seen.exact) is exact
+
+
+def test_attention_function_is_put_back(tmp_path):
+    before = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    operators_of("attention.sdpa", Dtype.FP32, tmp_path)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is before
+
+
+SEEN = torch.tensor([[False, True, True, True, True], [True, True, True, True, True]])
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "window", "first"),
+    [
+        (1, 5, 0, [0, 1, 1, 1, 1]),
+        (1, 7, 0, [0, 1, 1, 1, 1, 0, 0]),
+        (1, 5, 2, [0, 0, 0, 1, 1]),
+        (1, 3, 3, [1, 1, 1]),
+        (1, 3, 2, [0, 1, 1]),
+        (2, 5, 0, [0, 1, 1, 1, 0]),
+        (2, 5, 3, [0, 1, 1, 1, 0]),
+        (2, 5, 2, [0, 0, 1, 1, 0]),
+    ],
+)
+def test_what_a_query_may_attend_to(queries, keys, window, first):
+    """Neither padding, nor what comes later, nor beyond the window, nor room that is still empty; a cache that gives
+    back less gives back the last."""
+    allowed = allowed_keys(SEEN, queries=queries, keys=keys, window=window)
+    assert allowed.shape == (2, queries, keys)
+    assert allowed[0, 0].int().tolist() == first
+
+
+@pytest.mark.parametrize("path", ["caching.static", "stacks.sdpa+static"])
+def test_correct_cache_gives_back_what_it_was_given(tmp_path, path):
+    seen = operators_of(path, Dtype.BF16, tmp_path)
+    wrong = [trial for trial in seen.exact if trial.operator.startswith(("keys", "values that the cache"))]
+    assert sum(trial.tried for trial in wrong) > 1000
+    assert sum(trial.wrong for trial in wrong) == 0
+
+
+def test_lost_write_to_a_cache_shows(tmp_path):
+    """Of the prefill's last position, in every layer: four rows by two heads, by what every later step reads."""
+
+    def update(layer, keys, values, *rest, **options):
+        keys = keys.clone()
+        keys[..., -1, :] = 0
+        return original(layer, keys, values, *rest, **options)
+
+    with patched(StaticLayer, "update", update) as original:
+        seen = operators_of("caching.static", Dtype.BF16, tmp_path)
+    wrong = {trial.operator: trial.wrong for trial in seen.exact}
+    heads = 2
+    assert wrong["keys that the cache of layer 0 gives back in prefill"] == 4 * heads
+    assert wrong["keys that the cache of layer 3 gives back in decode"] == 4 * heads * (2 + 3 + 4 + 5)
+    assert wrong["values that the cache of layer 0 gives back in prefill"] == 0
+
+
+def test_quantized_cache_and_compiled_steps_and_ranks_are_not_watched():
+    """A cache that keeps less has a twin; the rest cannot be reached from outside."""
+    replaced = {path.name: replaced_operators(path) for path in PATHS}
+    assert replaced["attention.sdpa"] == {Aspect.ATTENTION}
+    assert replaced["stacks.sdpa+static"] == {Aspect.ATTENTION, Aspect.CACHE}
+    assert replaced["stacks.sdpa+quantized_quanto4"] == {Aspect.ATTENTION}
+    assert replaced["kernels.layers_local"] == {Aspect.LAYERS}
+    assert replaced["quantization.torchao_int8"] == {Aspect.WEIGHTS}
+    for name in ("eager", "compilation.static_cache", "stacks.sdpa+static_cache", "parallelism.tp2", "caching.dynamic"):
+        assert replaced[name] == frozenset()
+    assert replaced["continuous_batching.sdpa"] == replaced["stacks.tp2+batched_sdpa"] == frozenset()
+
+
+def test_wrong_layer_kernel_shows(tmp_path, monkeypatch):
+    """And a right one does not."""
+    seen = operators_of("kernels.layers_local", Dtype.BF16, tmp_path)
+    assert worst(seen, Dtype.BF16) < 1.5
+    names = {error.stratum for error in seen.errors}
+    assert {"model.norm in decode", "model.layers.0.mlp.act_fn in prefill"} <= names
+    monkeypatch.setattr(torch, "sigmoid", lambda x: torch.special.expit(1.05 * x))
+    seen = operators_of("kernels.layers_local", Dtype.BF16, tmp_path)
+    wrong = {error.stratum for error in seen.errors if rho(error, Dtype.BF16) > 1.5}
+    assert wrong == {
+        f"model.layers.{layer}.mlp.act_fn in {phase}" for layer in range(4) for phase in ("prefill", "decode")
+    }
+
+
+@dataclass(frozen=True)
+class Doubles(QuantizedWeights):
+    """A scheme whose arithmetic is twice that of the weights."""
+
+    name: str = "quantization.doubles"
+    bits: int = 8
+    tolerance = Tolerance.DYNAMIC
+
+    def exact_output(self, linear, given):
+        return 2 * (given.double() @ linear.weight.double().T)
+
+
+def called(model, *inputs):
+    """Errors of the linears of a model that is called with each of these."""
+    log = OperatorLog(Dtype.FP32)
+    weights = {name: module.weight.detach().double() for name, module in model.items() if name != "dense"}
+    with torch.no_grad(), watched_linears(model, log, Doubles(), weights):
+        for given in inputs:
+            for module in model.values():
+                module(given)
+    return log.operators().errors
+
+
+def test_each_linear_is_compared_with_the_scheme_and_not_with_its_neighbours():
+    model = nn.ModuleDict({name: nn.Linear(8, 8, bias=False) for name in ("right", "wrong", "dense")})
+    model["right"].register_forward_hook(lambda *called: 2 * called[-1])
+    errors = called(model, torch.ones(3, 8))
+    right, wrong = (error.candidate_rms / error.reference_rms for error in errors)
+    assert [error.stratum for error in errors] == ["right in prefill", "wrong in prefill"]
+    assert right == pytest.approx(0.0, abs=1e-6)
+    assert wrong == pytest.approx(0.5)
+    assert [len(module._forward_hooks) for module in model.values()] == [1, 0, 0]  # noqa: SLF001 - how torch keeps hooks
+
+
+def test_errors_of_several_calls_are_pooled():
+    """Root of the mean square over all values, and the largest of all."""
+    module = nn.ModuleDict({"one": nn.Linear(4, 4, bias=False)})
+    with torch.no_grad():
+        module["one"].weight.copy_(torch.eye(4))
+    error, decode = called(module, torch.ones(2, 4), 3 * torch.ones(6, 4), 5 * torch.ones(1, 4))
+    assert (error.stratum, decode.stratum) == ("one in prefill", "one in decode")
+    assert decode.candidate_rms == pytest.approx(5)
+    assert error.candidate_rms == pytest.approx(math.sqrt((1 + 3 * 9) / 4))
+    assert error.candidate_max == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("dtype", "trials", "errors"), [(Dtype.FP32, 1, 0), (Dtype.BF16, 0, 1)])
+def test_columns_of_a_linear_are_read_out(dtype, trials, errors):
+    """Bit for bit in float32; in half precision as an error, since kernels round scales there."""
+    module = nn.ModuleDict({"one": nn.Linear(6, 5)}).to(getattr(torch, dtype.torch_name))
+    module.dtype = module["one"].weight.dtype
+    weight = module["one"].weight.detach().clone()
+    for wrong in (False, True):
+        with torch.no_grad():
+            module["one"].weight[2, 3] += 1.0 * wrong
+        log = OperatorLog(dtype)
+        read_out_columns(module, log, {"one": weight})
+        seen = log.operators()
+        assert (len(seen.exact), len(seen.errors)) == (trials, errors)
+        assert sum(trial.wrong for trial in seen.exact) == wrong * trials
+        assert all((rho(error, dtype) > 1.5) is wrong for error in seen.errors)
+
+
+def test_log_names_and_counts():
+    log = OperatorLog(Dtype.FP32)
+    log.attempt("a", torch.tensor([True, False]))
+    log.attempt("a", torch.tensor([[False], [True], [False]]))
+    log.compare("b", Triple(torch.ones(2), torch.zeros(2), torch.zeros(2, dtype=torch.float64)))
+    assert log.operators().exact == (ExactTrial("a", 5, 2),)
+    with pytest.raises(ValueError, match="3 of 2 are wrong"):
+        ExactTrial("a", 2, 3)
+
+
+GOOD = StratumError("attention of layer 0 in decode", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("operators", "told"),
+    [
+        (
+            Operators((GOOD, replace(GOOD, candidate_rms=1.6))),
+            "bf16 error of one operator over eager's (attention of layer 0 in decode) is 1.6, but",
+        ),
+        (Operators((GOOD, replace(GOOD, candidate_max=2.1))), "bf16 largest error of one operator over eager's"),
+        (
+            Operators((GOOD,), (ExactTrial("a", 9, 0), ExactTrial("values looked up", 9, 2))),
+            "bf16 outputs that are wrong where nothing rounds (values looked up) is 2, but should be at most 0 [O]",
+        ),
+    ],
+)
+def test_wrong_operator_is_a_mismatch(operators, told):
+    """Also where the whole model's output is as good as eager's."""
+    run = replace(rung(Dtype.BF16), operators=operators)
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(run, trusts=(NATIVE,)))
+    assert verdict.outcome is Outcome.MISMATCH
+    assert told in verdict.message
+
+
+def test_operators_stand_for_a_float32_run_and_the_verdict_says_so():
+    run = replace(rung(Dtype.BF16), operators=Operators((GOOD,), (ExactTrial("a", 9, 0),)))
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(run, trusts=(NATIVE,)))
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.message.startswith(
+        "bf16 only, 1 operators against float64 in place of an fp32 run of the same kernels"
+    )
+    assert verdict.numbers["bf16.operator"] == 1.0
