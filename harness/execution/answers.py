@@ -15,7 +15,7 @@ from harness.equivalence.numbers import Generation, compare
 from harness.execution.batching import Served
 from harness.execution.generation import generate_forced
 from harness.execution.rounding import put_weights
-from harness.execution.runs import Batch, Setup, in_float64, load_setup
+from harness.execution.runs import Batch, Setup, in_float64, keep_compared, load_setup
 from harness.paths.eager import Eager
 from harness.records import Comparison, FreeRun, GreedyAgreement, State, StratumError
 from harness.vocabulary import Dtype
@@ -31,7 +31,11 @@ def compare_with_alone(
         put_weights(weights, dense)
         with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
             runs[precision] = alone(dense, prompts, served.tokens)
-    return compare_served(served, eager=runs[dtype], reference=runs[Dtype.FP64], dtype=dtype)
+    eager, reference = runs[dtype], runs[Dtype.FP64]
+    if served.logits is not None:
+        candidate = as_generation(served, served.logits.to(eager.step_logits.dtype))
+        keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)
+    return compare_served(served, eager=eager, reference=reference, dtype=dtype)
 
 
 def compare_served(served: Served, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:
@@ -48,10 +52,14 @@ def compare_served(served: Served, *, eager: Generation, reference: Generation, 
     returned_error = replace(own, eager_rms=whole.eager_rms + lost, eager_max=whole.eager_max + lost)
     if served.logits is None:
         return _without_logits(served, returned_error, eager=eager, reference=reference, dtype=dtype)
-    logits = served.logits.to(eager.step_logits.dtype)
-    candidate = Generation(logits[:, :1], logits, served.tokens, eager.valid)
+    candidate = as_generation(served, served.logits.to(eager.step_logits.dtype))
     compared = compare(candidate, eager=eager, reference=reference, dtype=dtype)
     return replace(compared, strata=(*compared.strata, returned_error))
+
+
+def as_generation(served: Served, logits: Tensor) -> Generation:
+    """Answers with their logits (B, N, V) as a run: what was answered was forced on nothing, and stands for both."""
+    return Generation(logits[:, :1], logits, served.tokens, torch.ones(len(logits), 1, dtype=torch.bool))
 
 
 def _without_logits(

@@ -17,7 +17,15 @@ from harness.equivalence.numbers import compare, identical
 from harness.equivalence.state import CacheState
 from harness.execution.answers import compare_with_alone
 from harness.execution.batching import Served, serve_setup
-from harness.execution.runs import Setup, load_setup, planted, read_generation, save_generation, watched_run
+from harness.execution.runs import (
+    Setup,
+    keep_compared,
+    load_setup,
+    planted,
+    read_generation,
+    save_generation,
+    watched_run,
+)
 from harness.execution.vector_math import choose_vector_math
 from harness.paths.base import Optimization
 from harness.paths.observed import Observation, Rank, Shard
@@ -88,6 +96,7 @@ def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[O
         states = tuple(_joined(list(parts)) for parts in zip(*(run.states for run in runs), strict=True))
         parted = [run.keys[0].shape[1] for run in runs[0].states] < [run.keys[0].shape[1] for run in reference.states]
         candidate = replace(runs[0], states=states) if parted else runs[0]
+        keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)
         comparison = compare(candidate, eager=eager, reference=reference, dtype=dtype)
     ranks = tuple(replace(each.ranks[0], agrees=same) for each, same in zip(seen, alike, strict=True))
     return replace(seen[0], ranks=ranks), comparison

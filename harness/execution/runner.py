@@ -40,9 +40,16 @@ class Runner:
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def evidence(
-        self, case: Case, optimization: Optimization, *, fault: str = "", rungs: tuple[Dtype, ...] = ()
+        self,
+        case: Case,
+        optimization: Optimization,
+        *,
+        fault: str = "",
+        rungs: tuple[Dtype, ...] = (),
+        kept: Path | None = None,
     ) -> Evidence:
-        """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`."""
+        """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`. The
+        tensors that are compared stay in the folder `kept`, if there is one."""
         rungs_run: list[Rung] = []
         trusts: list[Trust] = []
         floor, why_none = 0.0, {}
@@ -55,7 +62,7 @@ class Runner:
                 break
             trusts.append(trust)
             try:
-                planted = replace(setup, fault=fault)
+                planted = replace(setup, fault=fault, kept=kept)
                 rungs_run.append(self._run(f"{case.id}-{dtype}", planted, dtype, optimization))
             except WorkerFailed as error:
                 why_none = {"failure": _failure(error, f"{dtype} run")}

@@ -38,6 +38,8 @@ class Setup:
     scratch: Path
     fault: str = ""
     """`module:function` of a context manager to hold open meanwhile: a fault to plant. Empty for none."""
+    kept: Path | None = None
+    """Folder in which the tensors that are compared stay behind, for other rules to judge; None to keep none."""
 
     def file(self, dtype: Dtype) -> Path:
         """Where eager's tensors in that dtype are kept; float64 is the reference."""
@@ -91,6 +93,18 @@ def read_generation(path: Path) -> Generation:
     held = torch.load(path, weights_only=True)
     states = tuple(CacheState(**state) for state in held.pop("states"))
     return Generation(**held, states=states)
+
+
+def keep_compared(setup: Setup, dtype: Dtype, **runs: Generation) -> None:
+    """Leave runs behind as they are compared, each under its role."""
+    if setup.kept:
+        for role, run in runs.items():
+            save_generation(run, kept_file(setup.kept, role, dtype))
+
+
+def kept_file(folder: Path, role: str, dtype: Dtype) -> Path:
+    """Where `keep_compared` leaves a run."""
+    return folder / f"{role}-{dtype}.pt"
 
 
 def planted(fault: str) -> AbstractContextManager[Any]:

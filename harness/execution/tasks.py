@@ -27,6 +27,7 @@ from harness.execution.runs import (
     Setup,
     exact_runs,
     in_float64,
+    keep_compared,
     load_setup,
     planted,
     read_generation,
@@ -124,6 +125,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     if kind is Tolerance.LOSSY:
         with optimization.applied():
             _, twin = run_batches(model, batches, reference, options=lambda: optimization.twin_options(model))
+    keep_compared(setup, dtype, candidate=candidate, eager=twin or eager, reference=reference)
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, seen),

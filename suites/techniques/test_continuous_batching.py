@@ -164,7 +164,7 @@ def test_swapped_page_table_row_is_caught(worker):
 
 
 def answer_with_swapped_row(prompts):
-    return answer(prompts, fault="suites.meta.faults.arithmetic:swapped_page_table_row")
+    return answer(prompts, fault="suites.meta.faults.of_batches:swapped_page_table_row")
 
 
 def test_end_of_sequence_ends_one_request_alone(worker):

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import wraps
 
 from suites.meta.faults import attention, patched
 
@@ -257,4 +258,37 @@ def plan_is_the_models_own() -> Iterator[None]:
         return original(*places, **options)
 
     with patched(AutoModelForCausalLM, "from_pretrained", classmethod(load)) as original:
+        yield
+
+
+@contextmanager
+def kernelize_does_nothing() -> Iterator[None]:
+    """Whoever asks for kernels gets the model as it was."""
+    import kernels
+
+    with patched(kernels, "kernelize", lambda model, **_: model):
+        yield
+
+
+@contextmanager
+def compiles_in_every_step() -> Iterator[None]:
+    """Compiled code depends on a number that is another in every step."""
+    from transformers import GenerationMixin
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3Model
+
+    def prepare(model, *arguments, **options):
+        model.model.step_number += 1
+        return prepare_inputs(model, *arguments, **options)
+
+    def forward(model, *arguments, **options):
+        if model.step_number < 0:
+            raise AssertionError
+        return original(model, *arguments, **options)
+
+    Qwen3Model.step_number = 0
+    prepare_inputs = GenerationMixin.prepare_inputs_for_generation
+    with (
+        patched(Qwen3ForCausalLM, "prepare_inputs_for_generation", prepare),
+        patched(Qwen3Model, "forward", wraps(Qwen3Model.forward)(forward)) as original,
+    ):
         yield

@@ -116,3 +116,18 @@ def rank_computes_alone() -> Iterator[None]:
 
     with patched(Qwen3ForCausalLM, "forward", forward) as original:
         yield
+
+
+@contextmanager
+def vocabulary_is_gathered_backwards() -> Iterator[None]:
+    """Parts of a tensor that ranks gather are put together in the wrong order."""
+    import torch
+    import torch.distributed
+
+    def all_gather_into_tensor(output, given, *arguments, **options):
+        work = original(output, given, *arguments, **options)
+        output.copy_(torch.cat(list(reversed(output.chunk(2)))))
+        return work
+
+    with patched(torch.distributed, "all_gather_into_tensor", all_gather_into_tensor) as original:
+        yield

@@ -1,0 +1,91 @@
+"""How many faults the rules catch and how often they cry wolf, beside the rules of others.
+
+Writes `results.json`, `table.md` and `picture.svg`. Fails if correct code raised an alarm, or if a fault passes that
+was caught when the results of this repository were recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fixtures.kernels import LOCAL_KERNELS
+from fixtures.workloads import PROBES
+from harness.execution.runner import Runner
+from harness.machine.inventory import describe, take_inventory
+from suites.meta.faults.catalogue import BLIND, FIRST, Fault
+from suites.meta.faults.measure import Row, measure_correct, measure_fault
+from suites.meta.faults.results import RECORDED, Results, read_results, write_results
+from suites.meta.faults.table import problems, summary, write_picture, write_table
+
+SEEDS = 8
+SETS = {"first": FIRST, "blind": BLIND}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    os.environ["LOCAL_KERNELS"] = LOCAL_KERNELS
+    asked = _parser().parse_args(arguments)
+    inventory, started = take_inventory(), time.monotonic()
+    logs = Path(tempfile.mkdtemp(prefix="faults-"))
+    chosen = [(kind, fault) for kind, faults in SETS.items() for fault in faults if asked.only in fault.id]
+
+    for folder in ("faults", "correct"):
+        (logs / folder).mkdir()
+
+    def faults() -> list[tuple[str, Row]]:
+        runner = Runner(PROBES, logs=logs / "faults")
+        rows = [(kind, _told(measure_fault(fault, runner, inventory), fault)) for kind, fault in chosen]
+        runner.close()
+        return rows
+
+    def correct() -> list[Row]:
+        runner = Runner(PROBES, logs=logs / "correct")
+        rows = [_told(row, None) for row in measure_correct(runner, inventory, seeds=range(asked.seeds))]
+        runner.close()
+        return rows
+
+    # Two threads, each with workers of its own, for the two cores of the smallest machine: nothing here is timed.
+    with ThreadPoolExecutor(2) as pool:
+        planted, quiet = pool.submit(faults), pool.submit(correct)
+        results = Results(
+            environment=describe(inventory, accelerators=""),
+            seconds=0.0,
+            faults={kind: tuple(row for own, row in planted.result() if own == kind) for kind in SETS},
+            correct=tuple(quiet.result()),
+        )
+    results = results.after(time.monotonic() - started)
+    folder = RECORDED if asked.accept else asked.out
+    recorded = read_results(RECORDED / "results.json") if (RECORDED / "results.json").exists() else None
+    write_results(results, folder / "results.json")
+    write_table(results, folder / "table.md")
+    write_picture(results, folder / "picture.svg")
+    print("\n".join(summary(results)))
+    print(f"written to {folder}; logs of workers in {logs}")
+    told = problems(results, recorded=recorded)
+    print("\n".join(told))
+    return 1 if told else 0
+
+
+def _told(row: Row, fault: Fault | None) -> Row:
+    """The row, once it was printed."""
+    cells = ", ".join(f"{name} {cell.outcome}" for name, cell in row.cells.items()) or "cannot run here"
+    print(f"{row.seconds:5.1f} s  {fault.id if fault else f'{row.path} ({row.name})'}: {cells}", flush=True)
+    return row
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m suites.meta.faults", description=__doc__)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose `name[path]` contains it")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"drawn prompts for correct paths (default: {SEEDS})")
+    parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder (default: runs/faults)")
+    parser.add_argument("--accept", action="store_true", help="record the results in this repository")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Plant every fault of the catalogue, run correct paths on drawn prompts, and let our rules and others' judge both."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fixtures.models import MODELS
+from fixtures.workloads import PROBES, WORKLOADS, look_up, segment, text
+from harness.execution.runner import Runner
+from harness.execution.runs import kept_file, read_generation
+from harness.judge import judge
+from harness.machine.inventory import Inventory
+from harness.paths import PATHS
+from harness.paths.base import Optimization
+from harness.plan import needs
+from harness.recipes import Workload
+from harness.records import Case, Evidence, Verdict
+from harness.vocabulary import Dtype, Outcome, Property
+from suites.meta.faults.catalogue import LADDER, Fault, Planted
+from suites.meta.faults.rivals import RIVALS, Runs
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fault, or one correct variant, in one precision or over the whole ladder."""
+
+    outcome: Outcome
+    factor: float | None
+    """By what factor the most exceeded limit is exceeded, of those that are not zero; None if no number decided."""
+    rivals: Mapping[str, bool]
+    """Whether each rule of others accepts the run; without those that have nothing to say of it."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """The verdict's, where they are kept: those of the ladder hold those of each dtype."""
+    rule: str = ""
+    """Name of the number with that factor."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All cells of a fault or of a correct variant."""
+
+    name: str
+    path: str
+    what: str
+    cells: Mapping[str, Cell]
+    """By dtype, and `ladder` for what a verdict on them together says."""
+    seconds: float
+    expected: Outcome = Outcome.PASS
+
+
+def measure_fault(fault: Fault, runner: Runner, inventory: Inventory) -> Row:
+    """A fault's row. Without cells if its path cannot run here."""
+    started = time.monotonic()
+    own = runner
+    if fault.into is not Planted.CANDIDATE:
+        own = Runner(PROBES, logs=runner.logs, reference_fault=fault.dotted)
+    planted = "" if fault.into is Planted.BASELINE else fault.dotted
+    optimization = next(path for path in PATHS if path.name == fault.path)
+    case = _case(fault.path, fault.model, next(entry for entry in WORKLOADS if entry.name == fault.workload))
+    cells = dict(_cells(case, optimization, own, planted=planted, dtypes=fault.dtypes, inventory=inventory))
+    if own is not runner:
+        own.close()
+    return Row(fault.name, fault.path, fault.what, cells, time.monotonic() - started, fault.outcome)
+
+
+CORRECT = (
+    "attention.sdpa",
+    "attention.sdpa_math",
+    "caching.dynamic",
+    "caching.none",
+    "caching.static",
+    "caching.quantized_quanto4",
+    "kernels.flash_attn2_local",
+    "kernels.layers_local",
+    "quantization.torchao_int8",
+    "quantization.quanto_int4",
+    "quantization.bnb_nf4",
+    "quantization.bnb_int8",
+    "compilation.static_cache",
+    "parallelism.tp2",
+    "continuous_batching.sdpa",
+    "continuous_batching.eager",
+)
+"""Paths on which the catalogue has faults, and their siblings."""
+AT_LEAST = ("recall", "operators")
+"""Numbers that should be at least their limit."""
+COMPILED = {"compilation.static_cache"}
+"""Tried on one seed: each length compiles anew."""
+
+
+def drawn(seed: int) -> Workload:
+    """Four rows of drawn lengths and contents, padded."""
+    draw = random.Random(seed)
+    return Workload(
+        f"drawn_{seed}",
+        (
+            segment(draw.randint(50, 90), period=draw.randint(23, 47), seed=seed),
+            text(draw.randint(40, 110), skip=draw.randint(0, 300)),
+            look_up(draw.randint(12, 30), asked=draw.randint(2, 8), seed=seed),
+            text(draw.randint(8, 40), skip=draw.randint(0, 400)),
+        ),
+        8,
+    )
+
+
+def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range) -> Iterator[Row]:
+    """Paths without a fault on drawn prompts, in turn on each of the tiny models."""
+    for seed in seeds:
+        model, workload = MODELS[seed % len(MODELS)], drawn(seed)
+        for path in (entry for entry in PATHS if entry.name in CORRECT):
+            if path.name in COMPILED and seed:
+                continue
+            started = time.monotonic()
+            case = _case(path.name, model.name, workload)
+            cells = dict(_cells(case, path, runner, planted="", dtypes=LADDER, inventory=inventory))
+            name = f"{model.name}, {workload.name}"
+            yield Row(name, path.name, "correct", cells, time.monotonic() - started)
+
+
+def _case(path: str, model: str, workload: Workload) -> Case:
+    optimization = next(entry for entry in PATHS if entry.name == path)
+    recipe = next(entry for entry in MODELS if entry.name == model)
+    return Case(path, optimization.technique, recipe, workload, "cpu", Dtype.BF16)
+
+
+def _cells(
+    case: Case,
+    path: Optimization,
+    runner: Runner,
+    *,
+    planted: str,
+    dtypes: tuple[Dtype, ...],
+    inventory: Inventory,
+) -> Iterator[tuple[str, Cell]]:
+    """By dtype, the most precise first, then the ladder. What cannot run here, or says so itself, has no cell."""
+    if any(need.unmet(inventory, device=case.device) for need in needs(path, case)):
+        return
+    found: list[tuple[Case, Evidence]] = []
+    accepted: dict[str, bool] = {}
+    for dtype in (dtype for dtype in dtypes if dtype in path.dtypes(case.device)):
+        native = replace(case, dtype=dtype)
+        with tempfile.TemporaryDirectory() as folder:
+            evidence = runner.evidence(native, path, fault=planted, rungs=(dtype,), kept=Path(folder))
+            rivals = _rivals(Path(folder), dtype)
+        verdict = judge(native, Property.EQUIVALENCE, evidence)
+        if verdict.outcome is not Outcome.UNSUPPORTED:
+            found.append((native, evidence))
+            accepted |= {name: accepted.get(name, True) and taken for name, taken in rivals.items()}
+            yield dtype, _cell(verdict, rivals)
+    if found:
+        yield "ladder", _cell(_together(found), accepted, keeps_numbers=True)
+
+
+def _together(found: list[tuple[Case, Evidence]]) -> Verdict:
+    """The verdict on all rungs of a case; if one has no result, on that."""
+    native, last = found[-1]
+    failed = next(((case, each) for case, each in found if each.failure or each.reference_failure), None)
+    if failed:
+        return judge(failed[0], Property.EQUIVALENCE, failed[1])
+    rungs = tuple(rung for _, each in found for rung in each.rungs)
+    trusts = tuple(trust for _, each in found for trust in each.trusts)
+    return judge(native, Property.EQUIVALENCE, replace(last, rungs=rungs, trusts=trusts))
+
+
+def _cell(verdict: Verdict, rivals: Mapping[str, bool], *, keeps_numbers: bool = False) -> Cell:
+    factors = excesses(verdict.numbers)
+    rule = max(factors, key=factors.__getitem__, default="")
+    return Cell(
+        verdict.outcome,
+        factors.get(rule),
+        dict(rivals),
+        numbers=dict(verdict.numbers) if keeps_numbers else {},
+        rule=rule,
+    )
+
+
+def excesses(numbers: Mapping[str, float]) -> dict[str, float]:
+    """By what factor each number of a verdict exceeds its limit, where that is not zero."""
+    limits = {name.removesuffix(".limit"): limit for name, limit in numbers.items() if name.endswith(".limit")}
+    found = {name: (numbers[name], limit) for name, limit in limits.items() if limit}
+    return {
+        name: limit / got if name.endswith(AT_LEAST) and got else got / limit for name, (got, limit) in found.items()
+    }
+
+
+def _rivals(folder: Path, dtype: Dtype) -> dict[str, bool]:
+    """What others would say of the tensors that were compared; nothing if there are none."""
+    files = [kept_file(folder, role, dtype) for role in ("candidate", "eager", "reference")]
+    if not all(file.exists() for file in files):
+        return {}
+    runs = Runs(*map(read_generation, files))
+    return {rival.name: rival.accepts(runs, dtype) for rival in RIVALS if dtype in rival.dtypes}

@@ -1,0 +1,214 @@
+"""The results of the catalogue as a table and a picture, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.codec import write_text
+from harness.vocabulary import Dtype, Outcome
+from suites.meta.faults.catalogue import LADDER
+from suites.meta.faults.measure import Cell, Row
+from suites.meta.faults.results import Results
+from suites.meta.faults.rivals import RIVALS
+
+COLUMNS = ("ladder", *map(str, LADDER))
+CONFIDENCE = 0.95
+WEAKEST = 8
+
+
+def upper_bound(alarms: int, trials: int) -> float:
+    """The largest rate of alarms that would show no more than these in so many independent trials with a probability of
+    1 - CONFIDENCE (Clopper and Pearson 1934, one-sided)."""
+    from scipy.stats import beta
+
+    return 1.0 if alarms >= trials else float(beta.ppf(CONFIDENCE, alarms + 1, trials - alarms))
+
+
+def caught(row: Row, column: str) -> bool | None:
+    """Whether a cell is red, as it should be; None if there is none."""
+    cell = row.cells.get(column)
+    return None if cell is None else cell.outcome.fails
+
+
+def summary(results: Results) -> list[str]:
+    """Caught of planted and alarms of correct runs, by dtype, by our rules and those of others, as a Markdown table."""
+    wrong = {kind: [row for row in rows if row.expected is Outcome.MISMATCH] for kind, rows in results.faults.items()}
+    lines = [["rule", *(f"{kind} set, {column}" for kind in results.faults for column in COLUMNS)]]
+    lines[0] += [f"alarms, {column}" for column in COLUMNS[1:]]
+    judges: list[tuple[str, dict[str, list[Row]], Callable[[Cell], bool | None]]] = [
+        ("ours, all faults", {kind: list(rows) for kind, rows in results.faults.items()}, _ours),
+        ("ours, wrong output", wrong, _ours),
+        *((rival.name, wrong, _theirs(rival.name)) for rival in RIVALS),
+    ]
+    for name, faults, red in judges:
+        cells = [_count(rows, column, red) for rows in faults.values() for column in COLUMNS]
+        lines.append([name, *cells, *(_count(results.correct, column, red) for column in COLUMNS[1:])])
+    return _markdown(lines)
+
+
+def _ours(cell: Cell) -> bool | None:
+    return cell.outcome.fails
+
+
+def _theirs(rival: str) -> Callable[[Cell], bool | None]:
+    return lambda cell: not cell.rivals[rival] if rival in cell.rivals else None
+
+
+def _count(rows: Sequence[Row], column: str, red: Callable[[Cell], bool | None]) -> str:
+    found = [red(row.cells[column]) for row in rows if column in row.cells]
+    told = [each for each in found if each is not None]
+    return f"{sum(told)} of {len(told)}" if told else "–"
+
+
+def write_table(results: Results, path: Path) -> None:
+    """Everything, as Markdown."""
+    where = "; ".join(f"{key} {value}" for key, value in results.environment.items())
+    lines = [
+        "# What the rules catch",
+        "",
+        f"Written by `python -m suites.meta.faults` in {results.seconds / 60:.0f} minutes; measured with: {where}.",
+        "",
+        *summary(results),
+        "",
+        *_quiet(results),
+        "",
+        *_weakest(results),
+        "",
+        *_missed(results),
+    ]
+    for kind, rows in results.faults.items():
+        lines += ["", f"## The {kind} set", "", *_faults(rows)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _quiet(results: Results) -> Iterator[str]:
+    """Judgements of correct runs, and how many were alarms."""
+    for column in COLUMNS[1:]:
+        found = [caught(row, column) for row in results.correct if column in row.cells]
+        yield _alarms(column, sum(map(bool, found)), len(found))
+    every = [cell.outcome.fails for row in results.correct for name, cell in row.cells.items() if name != "ladder"]
+    yield _alarms("all", sum(every), len(every))
+
+
+def _alarms(what: str, alarms: int, trials: int) -> str:
+    bound = (
+        f"at most {upper_bound(alarms, trials):.2%} with {CONFIDENCE:.0%} confidence" if trials else "nothing judged"
+    )
+    return f"- Correct runs, {what}: {alarms} false alarms of {trials} judgements, {bound}."
+
+
+def _weakest(results: Results) -> list[str]:
+    """Faults that were caught by the least factor over a limit that is not zero."""
+    rows = [(kind, row, row.cells["ladder"]) for kind, each in results.faults.items() for row in each if row.cells]
+    found = [
+        (cell.factor, kind, row, cell.rule)
+        for kind, row, cell in rows
+        if cell.outcome is Outcome.MISMATCH and cell.factor is not None and cell.factor > 1
+    ]
+    weakest = sorted(found, key=lambda entry: entry[0])[:WEAKEST]
+    head = [["weakest caught faults", "path", "set", "over its limit", "number"]]
+    return _markdown(head + [[r.name, r.path, kind, f"× {factor:.3g}", rule] for factor, kind, r, rule in weakest])
+
+
+def _missed(results: Results) -> Iterator[str]:
+    """Faults that pass the whole ladder, or end by another name than they should."""
+    for kind, rows in results.faults.items():
+        for row in rows:
+            cell = row.cells.get("ladder")
+            if cell is None:
+                yield f"- Not run here: {row.name} on {row.path} ({kind} set)."
+            elif not cell.outcome.fails:
+                yield f"- Missed: {row.name} on {row.path} ({kind} set): {row.what}"
+            elif cell.outcome is not row.expected:
+                yield f"- {row.name} on {row.path} ({kind} set) is {cell.outcome}, and was expected as {row.expected}."
+
+
+def _faults(rows: Sequence[Row]) -> list[str]:
+    head = ["fault", "path", *COLUMNS, *(rival.name for rival in RIVALS)]
+    return _markdown([head, *([row.name, row.path, *_ours_of(row), *_rivals_of(row)] for row in rows)])
+
+
+def _ours_of(row: Row) -> Iterator[str]:
+    for column in COLUMNS:
+        cell = row.cells.get(column)
+        if cell is None:
+            yield "–"
+            continue
+        factor = "" if cell.factor is None or column == "ladder" else f" {cell.factor:.2g}"
+        yield f"{cell.outcome if cell.outcome.fails else 'missed'}{factor}"
+
+
+def _rivals_of(row: Row) -> Iterator[str]:
+    """By dtype: caught, missed, or not asked."""
+    for rival in RIVALS:
+        told = [row.cells[dtype].rivals.get(rival.name) if dtype in row.cells else None for dtype in map(str, LADDER)]
+        yield " ".join("–" if accepts is None else "missed" if accepts else "caught" for accepts in told)
+
+
+def problems(results: Results, *, recorded: Results | None) -> list[str]:
+    """What must not be: alarms of correct code, and faults that pass although they were recorded as caught."""
+    told = [
+        f"false alarm: {row.path} on {row.name} in {name} is {cell.outcome}, but should be PASS"
+        for row in results.correct
+        for name, cell in row.cells.items()
+        if cell.outcome.fails
+    ]
+    before = {
+        (kind, row.name, row.path): row for kind, rows in (recorded.faults if recorded else {}).items() for row in rows
+    }
+    for kind, rows in results.faults.items():
+        for row in rows:
+            known = before.get((kind, row.name, row.path))
+            if known and caught(known, "ladder") and caught(row, "ladder") is False:
+                told.append(
+                    f"{row.name} on {row.path} passes, but should be {row.expected}: it was caught when it was recorded"
+                )
+    return told
+
+
+def _markdown(lines: list[list[str]]) -> list[str]:
+    head, *rest = lines
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rest)]
+
+
+COLOURS = {Dtype.FP32: "#0b7285", Dtype.FP16: "#e67700", Dtype.BF16: "#862e9c"}
+
+
+def write_picture(results: Results, path: Path) -> None:
+    """By what factor each fault with a wrong output exceeds its closest limit, by dtype, as SVG."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "faults"  # so that equal results give equal files
+    from matplotlib import pyplot as plt
+
+    rows = [
+        row
+        for rows in results.faults.values()
+        for row in rows
+        if row.expected is Outcome.MISMATCH and any(cell.factor for cell in row.cells.values())
+    ]
+    rows.sort(key=lambda row: max(cell.factor or 0 for cell in row.cells.values()))
+    figure, axes = plt.subplots(figsize=(9, 0.24 * len(rows) + 1.2), layout="constrained")
+    for dtype, colour in COLOURS.items():
+        points = [(row.cells[dtype].factor, place) for place, row in enumerate(rows) if dtype in row.cells]
+        _draw(axes, [(min(max(x or LEAST, LEAST), MOST), y) for x, y in points], colour, label=str(dtype))
+    axes.axvline(1.0, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(rows)), [f"{row.name} ({row.path.partition('.')[0]})" for row in rows], fontsize=7)
+    axes.set_xlabel("factor over the closest limit: right of the line is caught")
+    axes.legend(loc="lower right")
+    axes.grid(axis="x", linewidth=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+LEAST, MOST = 1e-2, 1e8
+"""Bounds of the picture; what lies beyond is drawn at the edge."""
+
+
+def _draw(axes: Any, points: list[tuple[float, int]], colour: str, *, label: str) -> None:
+    axes.scatter([x for x, _ in points], [y for _, y in points], s=16, color=colour, label=label, alpha=0.8)
