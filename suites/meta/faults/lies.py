@@ -276,6 +276,7 @@ def compiles_in_every_step() -> Iterator[None]:
     from transformers import GenerationMixin
     from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM, Qwen3Model
 
+    @wraps(GenerationMixin.prepare_inputs_for_generation)
     def prepare(model, *arguments, **options):
         model.model.step_number += 1
         return prepare_inputs(model, *arguments, **options)

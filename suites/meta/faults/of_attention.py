@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
 
 import torch
 
@@ -191,6 +192,7 @@ def kernel_forgets_the_oldest_key() -> Iterator[None]:
         kernel = original(*arguments, **options)
         whole = kernel.flash_attn_varlen_func
 
+        @wraps(whole)
         def without_first(q, k, v, *rest, **settings):
             v = v.clone()
             v[0] = 0

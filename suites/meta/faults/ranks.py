@@ -122,12 +122,11 @@ def rank_computes_alone() -> Iterator[None]:
 def vocabulary_is_gathered_backwards() -> Iterator[None]:
     """Parts of a tensor that ranks gather are put together in the wrong order."""
     import torch
-    import torch.distributed
+    from torch.distributed.tensor import Shard
 
-    def all_gather_into_tensor(output, given, *arguments, **options):
-        work = original(output, given, *arguments, **options)
-        output.copy_(torch.cat(list(reversed(output.chunk(2)))))
-        return work
+    def to_replicate(shard, *arguments, **options):
+        whole = original(shard, *arguments, **options)
+        return torch.cat(list(reversed(whole.chunk(2, shard.dim))), shard.dim)
 
-    with patched(torch.distributed, "all_gather_into_tensor", all_gather_into_tensor) as original:
+    with patched(Shard, "_to_replicate_tensor", to_replicate) as original:
         yield
