@@ -102,6 +102,9 @@ class FreeRun:
     """Rows whose first divergence is a near tie."""
     first_divergence: int
     """Smallest index of a differing token; -1 if all tokens are equal. Reported, never judged."""
+    unended: int = 0
+    """Rows that went on after the end of their sequence, or stopped without it, when one of the tokens that the run
+    generates was made to end it."""
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class Generation:
     """(B, P) bool: prompt positions that are no padding."""
     states: tuple[CacheState, ...] = ()
     """What the forced run left in its cache, one for each batch that was run; empty without a cache."""
+    unended: int = 0
+    """As in FreeRun."""
 
     def __post_init__(self) -> None:
         rows, prompt, vocabulary = self.prompt_logits.shape
@@ -165,7 +167,8 @@ def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit:
     near_tie = (slack <= limit) & (lost <= limit)
     first = {row: int(differs[row].int().argmax()) for row in differs.any(1).nonzero().flatten().tolist()}
     tied = sum(bool(near_tie[row, position]) for row, position in first.items())
-    return FreeRun(diverged=len(first) - tied, tied=tied, first_divergence=min(first.values(), default=-1))
+    begin = min(first.values(), default=-1)
+    return FreeRun(diverged=len(first) - tied, tied=tied, first_divergence=begin, unended=candidate.unended)
 
 
 def identical(one: Generation, other: Generation) -> bool:

@@ -137,10 +137,12 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
             replace(each, key=f"{each.key}.beside", what=f"{each.what}, without the lossy cache,")
             for each in findings(beside, Tolerance.REORDERED)
         ]
+    ends = "rows that do not end where their sequence does"
     found = [
         Finding(
             "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
-        )
+        ),
+        Finding("R5", f"{dtype}.unended", f"{dtype} {ends}", float(comparison.free.unended), 0.0),
     ]
     lengths = Finding(
         "R6", f"{dtype}.lengths", f"{dtype} cache layers of wrong length", float(comparison.state.wrong_lengths), 0.0

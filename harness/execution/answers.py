@@ -59,7 +59,8 @@ def compare_served(served: Served, *, eager: Generation, reference: Generation, 
 
 def as_generation(served: Served, logits: Tensor) -> Generation:
     """Answers with their logits (B, N, V) as a run: what was answered was forced on nothing, and stands for both."""
-    return Generation(logits[:, :1], logits, served.tokens, torch.ones(len(logits), 1, dtype=torch.bool))
+    valid = torch.ones(len(logits), 1, dtype=torch.bool)
+    return Generation(logits[:, :1], logits, served.tokens, valid, unended=served.unended)
 
 
 def _without_logits(
@@ -88,7 +89,7 @@ def _without_logits(
             worst_slack_limit=limit,
             worst_position=worst % lost.shape[1] if lost.flatten()[worst] else -1,
         ),
-        free=FreeRun(diverged=rows, tied=tied, first_divergence=-1),
+        free=FreeRun(diverged=rows, tied=tied, first_divergence=-1, unended=served.unended),
         divergence=None,
         state=State(()),
     )

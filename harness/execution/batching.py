@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig
 
 from harness.errors import HarnessError, Incompatible
+from harness.execution.generation import count_not_ended
 from harness.execution.runs import Batch, Setup, load_setup
 from harness.paths.base import Aspect, Optimization, Serving
 from harness.paths.observation import Watch, profiled_events, windows_of
@@ -45,6 +46,8 @@ class Served:
     """(B, N): what came back with the tokens."""
     logits: Tensor | None
     """(B, N, V): the model's own, from which each token was chosen; None if a CUDA graph hid them."""
+    unended: int = 0
+    """As in FreeRun."""
 
 
 class BatchingWatch(Watch):
@@ -176,13 +179,7 @@ def serve(
 
     Raises HarnessError if a request failed or is not answered in time.
     """
-    from transformers.generation.configuration_utils import ContinuousBatchingConfig
-
-    known = {entry.name for entry in fields(ContinuousBatchingConfig)}
-    options = {_name_of(name, known): value for name, value in serving.options.items()}
-    if unknown := options.keys() - known - ABSENT:
-        raise HarnessError(f"ContinuousBatchingConfig does not know {', '.join(sorted(unknown))}")
-    config = ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
+    config = _configured(serving)
     generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
     watch.prompts += map(len, prompts)
     if serving.again:
@@ -217,6 +214,30 @@ def serve(
     )
 
 
+def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Serving, *, tokens: Tensor) -> int:
+    """How many requests go on after the end of their sequence, or stop without it, if a token that the first chose half
+    way, out of the `tokens` (B, N) of all answers, ends them."""
+    end, new_tokens = int(tokens[0, tokens.shape[1] // 2]), tokens.shape[1]
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=0)
+    answers = model.generate_batch(
+        [list(prompt) for prompt in prompts],
+        generation_config=generation,
+        continuous_batching_config=_configured(serving),
+    )
+    rows = [answer.generated_tokens for answer in answers.values()]
+    return count_not_ended(rows, end=end, new_tokens=new_tokens, pad=NEVER)
+
+
+def _configured(serving: Serving) -> Any:
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    known = {entry.name for entry in fields(ContinuousBatchingConfig)}
+    options = {_name_of(name, known): value for name, value in serving.options.items()}
+    if unknown := options.keys() - known - ABSENT:
+        raise HarnessError(f"ContinuousBatchingConfig does not know {', '.join(sorted(unknown))}")
+    return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
+
+
 def serve_setup(
     setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving
 ) -> tuple[Any, Observation, Served, list[Batch]]:
@@ -224,10 +245,12 @@ def serve_setup(
     model, batches = load_setup(setup, dtype, optimization)
     prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
     watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
+    asked = [prompt.tolist() for prompt in prompts]
     with optimization.applied(), watch:
-        asked = [prompt.tolist() for prompt in prompts]
         served = serve(model, asked, serving, watch, new_tokens=setup.workload.new_tokens)
     seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
+    with optimization.applied():
+        served = replace(served, unended=requests_not_ended(model, asked, serving, tokens=served.tokens))
     answered = [*prompts, *reversed(prompts)] if serving.again else prompts
     return model, seen, served, [(prompt[None], torch.ones_like(prompt)[None]) for prompt in answered]
 

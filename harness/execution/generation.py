@@ -82,6 +82,35 @@ def generate_free(
     return output, output.sequences[:, ids.shape[1] :]
 
 
+@torch.no_grad()
+def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]) -> int:
+    """How many rows go on after the end of their sequence, or stop without it, if a token that the free run chose half
+    way in the first row, out of `tokens` (B, N), ends them; the first row must."""
+    end = int(tokens[0, tokens.shape[1] // 2])
+    output = model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=tokens.shape[1],
+        eos_token_id=end,
+        logits_to_keep=PROMPT_LOGITS,
+        return_dict_in_generate=True,
+        **options,
+    )
+    rows = output.sequences[:, ids.shape[1] :].tolist()
+    return count_not_ended(rows, end=end, new_tokens=tokens.shape[1], pad=model.generation_config.pad_token_id)
+
+
+def count_not_ended(rows: list[list[int]], *, end: int, new_tokens: int, pad: int) -> int:
+    """Rows of tokens in which anything but padding follows the first `end`, or that have none and stop before
+    `new_tokens`; and the first, if it has none: it was told to."""
+    wrong = 0
+    for index, row in enumerate(rows):
+        after = row[row.index(end) + 1 :] if end in row else []
+        missing = end not in row and (index == 0 or len(row) < new_tokens)
+        wrong += missing or not set(after) <= {pad}
+    return wrong
+
+
 def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask: Tensor, *, cache: Any) -> Generation:
     """The tensors of one pair of runs, on the CPU; `cache` is what the forced one returned."""
     valid = mask[:, -prompt_logits.shape[1] :].bool()

@@ -87,7 +87,7 @@ def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[O
     if seen[0].batching:
         answers = [torch.load(_file(setup, dtype, rank), weights_only=True) for rank in range(len(seen))]
         (first, prompts), *_ = answers
-        alike = [all(torch.equal(first[name], other[name]) for name in first) for other, _ in answers]
+        alike = [all(_same(first[name], other[name]) for name in first) for other, _ in answers]
         comparison = compare_with_alone(setup, dtype, Served(**first), prompts, {})
     else:
         runs = [read_generation(_file(setup, dtype, rank)) for rank in range(len(seen))]
@@ -136,6 +136,10 @@ def _shards(model: Any) -> list[Shard]:
 
 def _kept(parameter: Any) -> Any:
     return parameter.to_local() if hasattr(parameter, "to_local") else parameter
+
+
+def _same(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else bool(one == other)
 
 
 def _joined(parts: list[CacheState]) -> CacheState:

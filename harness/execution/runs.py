@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,14 @@ from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
 from harness.equivalence.numbers import Generation
 from harness.equivalence.state import CacheState
 from harness.errors import ReferenceInvalid, UnknownName
-from harness.execution.generation import generate_forced, generate_free, generation, joined, set_plain_greedy
+from harness.execution.generation import (
+    generate_forced,
+    generate_free,
+    generation,
+    joined,
+    rows_not_ended,
+    set_plain_greedy,
+)
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.paths.base import Aspect, Optimization
 from harness.paths.observation import Watch
@@ -78,11 +85,24 @@ def watched_run(
 ) -> tuple[Generation, Observation]:
     """(what all runs of the optimization gave, what was seen meanwhile)."""
     watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+    options = optimization.generate_options
     with optimization.applied(), watch:
-        outputs, own = run_batches(model, batches, reference, options=optimization.generate_options)
+        outputs, own = run_batches(model, batches, reference, options=options)
     steps = setup.workload.new_tokens - 1
     lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
-    return own, watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    with optimization.applied():
+        return replace(own, unended=_rows_not_ended(model, batches, own, options=options)), seen
+
+
+def _rows_not_ended(
+    model: Any, batches: list[Batch], free: Generation, *, options: Callable[[], Mapping[str, Any]]
+) -> int:
+    rows = [len(ids) for ids, _ in batches]
+    return sum(
+        rows_not_ended(model, ids, mask, tokens=tokens, options=options())
+        for (ids, mask), tokens in zip(batches, free.tokens.split(rows), strict=True)
+    )
 
 
 def save_generation(generation: Generation, path: Path) -> None:
