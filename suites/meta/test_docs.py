@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from harness.equivalence import rules
+from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS
 from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.vocabulary import Outcome
@@ -70,8 +71,8 @@ def test_every_outcome_that_can_occur_is_documented():
 
 
 def test_documented_limits_are_those_in_force():
-    assert f"| ≤ {rules.R0_RHO:g} | ≤ {rules.R1_RHO:g} |" in README
-    assert f"| ≤ {rules.R0_RHO_MAX:g} | ≤ {rules.R1_RHO_MAX:g} |" in README
+    assert f"| ≤ {LIMITS.fp32_rho:g} | ≤ {LIMITS.half_rho:g} |" in README
+    assert f"| ≤ {LIMITS.fp32_rho_max:g} | ≤ {LIMITS.half_rho_max:g} |" in README
     assert f"at most {rules.ULPS_OF_EAGER:g} unit roundoffs" in README
     assert f"recalls at least {rules.RECALL:.0%}".replace("%", " %") in README
 
@@ -81,8 +82,8 @@ def test_documented_budgets_are_those_in_force():
     assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in README
     assert f"at a share of {eight.flips:.0%} (8 bits) or {four.flips:.0%} (4 bits)".replace("%", " %") in README
     assert f"| {rules.R6_LOSSY:.1f} / (2^bits − 1) ×" in README
-    assert f"| {rules.R3_MEAN:g} × eager's + {rules.R3_MEAN_FLOOR:.0e} |".replace("e-0", "e-") in README
-    assert f"| {rules.R3_P99:g} × eager's + {rules.R3_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
+    assert f"| {LIMITS.kl:g} × eager's + {KL_FLOOR:.0e} |".replace("e-0", "e-") in README
+    assert f"| {LIMITS.kl_p99:g} × eager's + {KL_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
 
 
 def test_documented_budgets_of_weights_are_those_in_force():
