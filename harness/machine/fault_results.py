@@ -1,0 +1,57 @@
+"""The measured results of the fault catalogue: what every planted fault showed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.codec import from_plain
+from harness.equivalence.calibration import Fault
+from harness.errors import CorruptRecord
+from harness.vocabulary import Outcome
+
+FILE = Path("suites", "meta", "faults", "measured", "results.json")
+"""In a checkout: `{"faults": [{"name": ..., "cells": {"ladder": {"outcome": ..., "numbers": {...}}, ...}}, ...]}`."""
+CELL = "ladder"
+"""All precisions together: a fault is caught if any of them catches it."""
+
+
+def read_faults(path: Path) -> tuple[Fault, ...] | None:
+    """Each fault's ladder; None if there is no such file. Whatever else stands in it is not read.
+
+    Raises CorruptRecord.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CorruptRecord(f"{path}: is no JSON: {error} (record the catalogue's results again)") from error
+    entries = _entry(plain, "faults", str(path))
+    if not isinstance(entries, list) or not entries:
+        raise CorruptRecord(f"{path}: holds no faults, but should hold the catalogue (record its results again)")
+    return tuple(_fault(entry, f"{path}: faults[{i}]") for i, entry in enumerate(entries))
+
+
+def _fault(plain: Any, where: str) -> Fault:
+    cell = _entry(_entry(plain, "cells", where), CELL, f"{where}.cells")
+    here = f"{where}.cells.{CELL}"
+    outcome = from_plain(Outcome, _entry(cell, "outcome", here), where=f"{here}.outcome")
+    numbers = _entry(cell, "numbers", here)
+    if not isinstance(numbers, dict):
+        raise CorruptRecord(f"{here}.numbers: is {numbers!r:.60}, but should be a dict")
+    return Fault(
+        name=from_plain(str, _entry(plain, "name", where), where=f"{where}.name"),
+        outcome=outcome,
+        numbers={key: from_plain(float, value, where=f"{here}.numbers.{key}") for key, value in numbers.items()},
+    )
+
+
+def _entry(plain: Any, name: str, where: str) -> Any:
+    if not isinstance(plain, Mapping) or name not in plain:
+        raise CorruptRecord(f"{where}: lacks {name} (record the catalogue's results again)")
+    return plain[name]
