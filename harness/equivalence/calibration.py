@@ -113,7 +113,8 @@ def calibrated(q95: Mapping[str, float]) -> dict[str, Calibrated]:
     largest: dict[str, tuple[float, str]] = {}
     for key, value in q95.items():
         name = limit_of(key, q95)
-        largest[name] = max(largest.get(name, (0.0, key)), (value, key))
+        least = math.inf if math.isnan(value) else value
+        largest[name] = max(largest.get(name, (0.0, key)), (least, key))
     found = {}
     for name, (value, key) in largest.items():
         table = getattr(LIMITS, name)
