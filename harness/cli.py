@@ -38,6 +38,8 @@ from harness.records import Case
 from harness.report.tables import aligned
 from harness.vocabulary import Dtype, Technique
 
+LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
@@ -102,7 +104,7 @@ def numerics(run: Annotated[Path, typer.Argument(help="folder of a finished run,
 
 
 def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
-    """The profile of this machine with limits of today. Raises HarnessError, also if a fault would survive them."""
+    """The profile of this machine with today's limits. Raises HarnessError, also if a fault would survive them."""
     from harness.execution.calibrating import calibration_of, measure, refuse_survivors
     from harness.execution.runner import Runner  # imports torch
 
@@ -128,13 +130,15 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
 
 
 def _cases(asked: Asked, device: str, catalogue: Catalogue) -> list[Case]:
+    if Dtype.FP64 in asked.dtypes:
+        raise HarnessError(f"--dtype {Dtype.FP64}: the reference has no spread (choose fp32, fp16 or bf16)")
     models: tuple[ModelRecipe, ...] = tuple(find_model(name, catalogue) for name in asked.models) or catalogue.models
     workloads = tuple(_workload(name, catalogue) for name in asked.workloads)
     return [
         Case("eager", Technique.EAGER, model, workload, device, dtype)
         for model in models
         for workload in workloads or [entry for entry in catalogue.workloads if not entry.slow]
-        for dtype in asked.dtypes or (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+        for dtype in asked.dtypes or LADDER
     ]
 
 
