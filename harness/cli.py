@@ -14,9 +14,10 @@ import typer
 
 from harness.checkout import find_catalogue
 from harness.codec import to_plain
-from harness.equivalence.calibration import measured_spread
+from harness.equivalence.calibration import limits_of, measured_spread
 from harness.errors import HarnessError, UnknownName
 from harness.machine.fault_results import FILE as FAULTS
+from harness.machine.fault_results import refuse_survivors
 from harness.machine.inventory import describe, take_inventory
 from harness.machine.needs import Device
 from harness.machine.numerics import FILE as NUMERICS
@@ -105,7 +106,7 @@ def numerics(run: Annotated[Path, typer.Argument(help="folder of a finished run,
 
 def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     """The profile of this machine with today's limits. Raises HarnessError, also if a fault would survive them."""
-    from harness.execution.calibrating import calibration_of, measure, refuse_survivors
+    from harness.execution.calibrating import calibration_of, measure
     from harness.execution.runner import Runner  # imports torch
 
     profiles = read_profiles(root / BASELINES)
@@ -124,7 +125,7 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     shutil.rmtree(logs)  # of a worker that failed, its output is still there to read
     environment = describe(inventory, accelerators=accelerators)
     calibration = calibration_of(measured_spread(runs), cases, seeds=asked.seeds, environment=environment)
-    refuse_survivors(calibration, root / FAULTS)
+    refuse_survivors(limits_of(calibration.values), root / FAULTS)
     match = Match(device, machine_of(device, accelerators))
     return _profile(find_profile(profiles, match), match, calibration, root / BASELINES, asked.profile)
 

@@ -16,8 +16,8 @@ import pytest
 from harness.errors import HarnessError
 from harness.judge import judge, unsupported
 from harness.machine.inventory import Inventory, describe, take_inventory
-from harness.machine.profile import BASELINES, Match, Profile, machine_of, read_profiles
-from harness.machine.standard import Standard, standard_of
+from harness.machine.profile import Match, Profile, machine_of
+from harness.machine.standard import Standard, sound_profiles, standard_of
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
@@ -300,5 +300,5 @@ def _new_session(config: pytest.Config) -> Session:
     left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)
     planned = [entry for entry in planned if asked.run_slow or not entry.slow]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
-    profiles = read_profiles(config.rootpath / BASELINES)
+    profiles = sound_profiles(config.rootpath)
     return Session(catalogue, inventory, profiles, planned, left_out, seconds=asked.case_timeout, parent=parent)

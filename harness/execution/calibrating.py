@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 
-from harness.equivalence.calibration import Benign, Spread, calibrated, limits_of, survivors
-from harness.equivalence.limits import Limits
-from harness.errors import HarnessError
+from harness.equivalence.calibration import Benign, Spread, calibrated
 from harness.execution.runner import Runner
-from harness.machine.fault_results import read_faults
-from harness.machine.profile import Calibration, deviations
+from harness.machine.profile import Calibration
 from harness.records import Case
 
 VERSIONS = ("torch", "transformers")
@@ -47,20 +43,3 @@ def calibration_of(spread: Spread, cases: Sequence[Case], *, seeds: int, environ
         q95=spread.q95,
         values=calibrated(spread.q95),
     )
-
-
-def refuse_survivors(calibration: Calibration, results: Path) -> None:
-    """Raises HarnessError if a limit is loosened and a fault of the catalogue, whose results are in a file, would
-    survive it; or if there is no such file to tell."""
-    limits: Limits = limits_of(calibration.values)
-    if not limits.moved:
-        return
-    faults = read_faults(results)
-    if faults is None:
-        raise HarnessError(
-            f"{results}: is missing, so that no limit may be loosened, but {deviations(limits)} is what correct runs "
-            "need (record the fault catalogue's results, and calibrate again)"
-        )
-    if found := survivors(faults, limits):
-        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-        raise HarnessError(f"{found[0]}{more} (nothing was written)")

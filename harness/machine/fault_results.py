@@ -1,4 +1,4 @@
-"""The measured results of the fault catalogue: what every planted fault showed."""
+"""The measured results of the fault catalogue, what every planted fault showed: they hold limits where they are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.codec import from_plain
-from harness.equivalence.calibration import Fault
-from harness.errors import CorruptRecord
+from harness.equivalence.calibration import Fault, survivors
+from harness.equivalence.limits import Limits
+from harness.errors import CorruptRecord, HarnessError
+from harness.machine.profile import deviations
 from harness.vocabulary import Outcome
 
 FILE = Path("suites", "meta", "faults", "measured", "results.json")
@@ -35,6 +37,21 @@ def read_faults(path: Path) -> tuple[Fault, ...] | None:
     if not isinstance(entries, list) or not entries:
         raise CorruptRecord(f"{path}: holds no faults, but should hold the catalogue (record its results again)")
     return tuple(_fault(entry, f"{path}: faults[{i}]") for i, entry in enumerate(entries))
+
+
+def refuse_survivors(limits: Limits, results: Path) -> None:
+    """Raises HarnessError if a limit is looser than the table's and a fault of the catalogue, whose results are in a
+    file, would survive it; or if there is no such file to tell."""
+    if not limits.moved:
+        return
+    faults = read_faults(results)
+    if faults is None:
+        raise HarnessError(
+            f"{results}: is missing, so that no limit may be loosened, but {deviations(limits)} is asked for (record "
+            "the fault catalogue's results)"
+        )
+    if found := survivors(faults, limits):
+        raise HarnessError(f"{found[0]}{f', and {len(found) - 1} more' if len(found) > 1 else ''}")
 
 
 def _fault(plain: Any, where: str) -> Fault:

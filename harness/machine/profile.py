@@ -88,6 +88,10 @@ class Profile:
     calibration: Calibration | None
 
     @property
+    def file(self) -> Path:
+        return self.folder / FILE
+
+    @property
     def limits(self) -> Limits:
         return limits_of(self.calibration.values) if self.calibration else LIMITS
 
@@ -102,14 +106,13 @@ def machine_of(device: str, accelerators: str) -> str:
 def read_profiles(folder: Path) -> tuple[Profile, ...]:
     """All profiles below a folder, which need not exist. Raises CorruptRecord, or HarnessError if two match alike."""
     profiles = tuple(read_profile(path) for path in sorted(folder.glob(f"*/{FILE}")))
-    first: dict[Match, Profile] = {}
     for profile in profiles:
-        if other := first.setdefault(profile.match, profile) if profile.match in first else None:
+        first = next(other for other in profiles if other.match == profile.match)
+        if first is not profile:
             raise HarnessError(
-                f"{other.folder / FILE} and {profile.folder / FILE}: both match {profile.match.device} on "
-                f"{profile.match.machine}, but one should (remove one, or change its [match])"
+                f"{first.file} and {profile.file}: both match {profile.match.device} on {profile.match.machine}, "
+                "but one should (remove one, or change its [match])"
             )
-        first[profile.match] = profile
     return profiles
 
 
@@ -132,9 +135,8 @@ def write_profile(profile: Profile) -> Path:
     refuses."""
     plain = to_plain(Contents(profile.match, profile.calibration))
     lines = ["# Written by `harness calibrate`; README says what it measures and by which rule.", *_tables(plain, ())]
-    path = profile.folder / FILE
-    write_text(path, "\n".join(lines) + "\n")
-    return path
+    write_text(profile.file, "\n".join(lines) + "\n")
+    return profile.file
 
 
 def find_profile(profiles: tuple[Profile, ...], match: Match) -> Profile | None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.ratchet import Stored
+from harness.errors import HarnessError
+from harness.machine.fault_results import FILE as FAULTS
+from harness.machine.fault_results import refuse_survivors
 from harness.machine.numerics import FILE, read_numerics
-from harness.machine.profile import Match, Profile, deviations, find_profile
+from harness.machine.profile import BASELINES, Match, Profile, deviations, find_profile, read_profiles
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,18 @@ class Standard:
     """By case; empty if it was stored under other conditions."""
     notes: tuple[str, ...] = ()
     """What a reader of the verdicts must know, a line each."""
+
+
+def sound_profiles(root: Path) -> tuple[Profile, ...]:
+    """The profiles of a checkout. Raises HarnessError if one cannot be read, matches as another does, or has a limit
+    under which a fault of the catalogue would survive."""
+    profiles = read_profiles(root / BASELINES)
+    for profile in profiles:
+        try:
+            refuse_survivors(profile.limits, root / FAULTS)
+        except HarnessError as error:
+            raise HarnessError(f"{profile.file}: {error} (calibrate again)") from error
+    return profiles
 
 
 def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mapping[str, str]) -> Standard:

@@ -49,7 +49,7 @@ def test_bound_lies_above_the_true_mean_as_rarely_as_it_says(draw, most):
 
 def test_positions_drawn_one_by_one_would_err_far_more_often():
     """Eight positions of one sequence that agree are one fact: drawn apart they make a bound that is wrong one time in
-    six. So a sequence is one number."""
+    five. So a sequence is one number."""
 
     def positions(random):
         return np.repeat(random.normal(1, 0.5, SEQUENCES), 8)

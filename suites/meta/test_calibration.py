@@ -20,9 +20,8 @@ from harness.equivalence.calibration import (
 from harness.equivalence.limits import LIMITS, Limits, limit_of
 from harness.equivalence.rules import findings
 from harness.errors import CorruptRecord, HarnessError
-from harness.execution.calibrating import refuse_survivors
 from harness.judge import judge
-from harness.machine.fault_results import read_faults
+from harness.machine.fault_results import read_faults, refuse_survivors
 from harness.records import Divergence, Evidence, GreedyAgreement, State, StratumError
 from harness.vocabulary import Dtype, Outcome, Property, Tolerance
 from suites.meta.test_judge import CASE, CLOSE, FLOOR, TRUST, evidence, rung
@@ -236,36 +235,27 @@ def results(tmp_path):
     return write
 
 
-def measured(**q95):
-    """What calibrating would write."""
-    from harness.machine.profile import Calibration
-
-    found = calibration(**q95)
-    return Calibration("2026-01-01", {}, "made up", ("tiny",), ("single",), 8, 100, {}, {}, found)
-
-
 def test_loosening_is_refused_if_a_fault_would_survive(results):
     with pytest.raises(HarnessError) as refused:
-        refuse_survivors(measured(bf16_rho=1.4), results(STRONG, WEAK))
+        refuse_survivors(limits_of(calibration(bf16_rho=1.4)), results(STRONG, WEAK))
     assert str(refused.value) == (
-        "fault weak would survive: its bf16.rho is 1.6, over 1.5 today, but within 1.75 with limit half_rho "
-        "(nothing was written)"
+        "fault weak would survive: its bf16.rho is 1.6, over 1.5 today, but within 1.75 with limit half_rho"
     )
 
 
 def test_loosening_passes_if_every_fault_is_still_caught(results):
-    refuse_survivors(measured(bf16_rho=1.4), results(STRONG))
+    refuse_survivors(limits_of(calibration(bf16_rho=1.4)), results(STRONG))
 
 
 def test_nothing_is_loosened_without_the_catalogues_results(tmp_path):
     """The table's own limits need none."""
     absent = tmp_path / "results.json"
-    refuse_survivors(measured(bf16_rho=1.1), absent)
+    refuse_survivors(limits_of(calibration(bf16_rho=1.1)), absent)
     with pytest.raises(HarnessError) as refused:
-        refuse_survivors(measured(bf16_rho=1.4), absent)
+        refuse_survivors(limits_of(calibration(bf16_rho=1.4)), absent)
     assert str(refused.value) == (
-        f"{absent}: is missing, so that no limit may be loosened, but half_rho 1.75 instead of 1.5 is what correct "
-        "runs need (record the fault catalogue's results, and calibrate again)"
+        f"{absent}: is missing, so that no limit may be loosened, but half_rho 1.75 instead of 1.5 is asked for "
+        "(record the fault catalogue's results)"
     )
 
 

@@ -141,7 +141,7 @@ def test_limit_is_loosened_if_every_fault_is_still_caught(command, tmp_path):
         (
             [],
             1.4,
-            "is missing, so that no limit may be loosened, but half_rho 1.75 instead of 1.5 is what correct runs ",
+            "is missing, so that no limit may be loosened, but half_rho 1.75 instead of 1.5 is asked for ",
         ),
         ([STRONG], 2.5, "limit half_rho: correct runs need 1.25 × 2.5 (bf16."),
     ],

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import platform
 
 import pytest
 
-from harness.equivalence.calibration import calibrated, survivors
+from harness.equivalence.calibration import calibrated
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
-from harness.machine.fault_results import FILE, read_faults
+from harness.machine.fault_results import FILE
 from harness.machine.numerics import read_numerics
 from harness.machine.profile import (
     Calibration,
@@ -22,7 +23,7 @@ from harness.machine.profile import (
     read_profiles,
     write_profile,
 )
-from harness.machine.standard import Standard, standard_of
+from harness.machine.standard import Standard, sound_profiles, standard_of
 from suites.conftest import REPOSITORY
 
 HERE = Match("cpu", "x86_64")
@@ -146,12 +147,31 @@ def test_session_judges_by_the_profile_that_matches(made):
     assert standard_of((made,), Match("cpu", "other"), {}) == Standard()
 
 
+def test_profile_under_which_a_fault_survives_is_refused(tmp_path):
+    """Also if somebody wrote it by hand, and if nothing is there to tell."""
+    write_profile(Profile("here", tmp_path / "baselines" / "here", HERE, CALIBRATION))
+    file = tmp_path / "baselines" / "here" / "profile.toml"
+    with pytest.raises(HarnessError) as refused:
+        sound_profiles(tmp_path)
+    assert str(refused.value).startswith(f"{file}: {tmp_path / FILE}: is missing, so that no limit may be loosened")
+    numbers = {"fp32.rho": 3.2, "fp32.rho.limit": 3.0}
+    entry = {"name": "weak", "cells": {"ladder": {"outcome": "MISMATCH", "numbers": numbers}}}
+    (tmp_path / FILE).parent.mkdir(parents=True)
+    (tmp_path / FILE).write_text(json.dumps({"faults": [entry]}))
+    with pytest.raises(HarnessError) as refused:
+        sound_profiles(tmp_path)
+    assert str(refused.value) == (
+        f"{file}: fault weak would survive: its fp32.rho is 3.2, over 3 today, but within 3.25 with limit fp32_rho "
+        "(calibrate again)"
+    )
+    numbers["fp32.rho"] = 3.3
+    (tmp_path / FILE).write_text(json.dumps({"faults": [entry]}))
+    assert [profile.name for profile in sound_profiles(tmp_path)] == ["here"]
+
+
 def test_committed_profiles_are_sound():
     """Each can be read, with what is stored beside it, and lets no fault of the catalogue survive."""
-    profiles = read_profiles(REPOSITORY / "baselines")
+    profiles = sound_profiles(REPOSITORY)
     assert "cpu-x86" in {profile.name for profile in profiles}
-    faults = read_faults(REPOSITORY / FILE)
     for profile in profiles:
         read_numerics(profile.folder)
-        assert faults is not None or not profile.limits.moved
-        assert survivors(faults or (), profile.limits) == []

@@ -11,6 +11,7 @@ import pytest
 
 from harness.equivalence.calibration import calibrated
 from harness.equivalence.ratchet import Stored
+from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.inventory import describe, take_inventory
 from harness.machine.numerics import Numerics, conditions_of, store_numerics
 from harness.machine.profile import Calibration, Match, Profile, write_profile
@@ -180,6 +181,9 @@ def test_session_is_judged_by_the_profile_that_matches(session, pytester):
     found = Calibration("2026-01-01", {}, "made up", (), (), 8, 100, {}, q95, calibrated(q95))
     here = Profile("here", pytester.path / "baselines" / "here", Match("cpu", platform.machine()), found)
     write_profile(here)
+    caught = {"outcome": "MISMATCH", "numbers": {"fp32.rho": 30.0, "fp32.rho.limit": 3.0}}
+    (pytester.path / FAULTS).parent.mkdir(parents=True)
+    (pytester.path / FAULTS).write_text(json.dumps({"faults": [{"name": "a", "cells": {"ladder": caught}}]}))
     case = "cpu-fp32-tiny_qwen3-attention.dummy-single"
     conditions = conditions_of(describe(take_inventory(), accelerators=""))
     known = Stored("attention.dummy", "", {"fp32.rho": 0.1}, {})
