@@ -62,6 +62,9 @@ class Limits:
 
 LIMITS = Limits()
 
+ERRORS = ("rho", "cache_rho", "linear", "operator")
+"""Numbers that are held to the limits of an error over eager's; with `_max`, of the largest error."""
+
 
 def limit_of(key: str, numbers: Mapping[str, float]) -> str:
     """Name of the limit in Limits that a verdict's number is held to, or an empty string if it is none of these.
@@ -70,9 +73,9 @@ def limit_of(key: str, numbers: Mapping[str, float]) -> str:
     dtype, _, rest = key.removesuffix(".beside").partition(".")
     if rest in {"kl", "kl_p99", "slack"}:
         return "" if rest == "kl" and key.replace(".kl", ".kl_p99") not in numbers else rest
-    error = {"cache_rho": "rho", "linear": "rho", "cache": "rho", "cache_rho_max": "rho_max", "linear_max": "rho_max"}
-    name = f"{'fp32' if dtype == Dtype.FP32 else 'half'}_{error.get(rest, rest)}"
-    return name if name in vars(LIMITS) else ""
+    if rest.removesuffix("_max") not in ERRORS and rest != "cache":
+        return ""
+    return f"{'fp32' if dtype == Dtype.FP32 else 'half'}_rho{'_max' if rest.endswith('_max') else ''}"
 
 
 def floor_of(name: str) -> float:

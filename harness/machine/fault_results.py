@@ -36,7 +36,8 @@ def read_faults(path: Path) -> tuple[Fault, ...] | None:
     entries = _entry(plain, "faults", str(path))
     if not isinstance(entries, list) or not entries:
         raise CorruptRecord(f"{path}: holds no faults, but should hold the catalogue (record its results again)")
-    return tuple(_fault(entry, f"{path}: faults[{i}]") for i, entry in enumerate(entries))
+    faults = [_fault(entry, f"{path}: faults[{i}]") for i, entry in enumerate(entries)]
+    return tuple(fault for fault in faults if fault)
 
 
 def refuse_survivors(limits: Limits, results: Path) -> None:
@@ -54,18 +55,28 @@ def refuse_survivors(limits: Limits, results: Path) -> None:
         raise HarnessError(f"{found[0]}{f', and {len(found) - 1} more' if len(found) > 1 else ''}")
 
 
-def _fault(plain: Any, where: str) -> Fault:
-    cell = _entry(_entry(plain, "cells", where), CELL, f"{where}.cells")
-    here = f"{where}.cells.{CELL}"
-    outcome = from_plain(Outcome, _entry(cell, "outcome", here), where=f"{here}.outcome")
-    numbers = _entry(cell, "numbers", here)
+def _fault(plain: Any, where: str) -> Fault | None:
+    """None if the fault's path could not run where the catalogue did: then no limit caught it."""
+    cells = _entry(plain, "cells", where)
+    if not cells:
+        return None
+    cell, here = _entry(cells, CELL, f"{where}.cells"), f"{where}.cells.{CELL}"
+    numbers = cell.get("numbers", {}) if isinstance(cell, Mapping) else {}
     if not isinstance(numbers, dict):
         raise CorruptRecord(f"{here}.numbers: is {numbers!r:.60}, but should be a dict")
     return Fault(
         name=from_plain(str, _entry(plain, "name", where), where=f"{where}.name"),
-        outcome=outcome,
-        numbers={key: from_plain(float, value, where=f"{here}.numbers.{key}") for key, value in numbers.items()},
+        outcome=from_plain(Outcome, _entry(cell, "outcome", here), where=f"{here}.outcome"),
+        numbers={key: _number(value, f"{here}.numbers.{key}") for key, value in numbers.items()},
     )
+
+
+def _number(plain: Any, where: str) -> float:
+    """What JSON has no word for stands as one: `inf`, `nan`."""
+    try:
+        return float(plain)
+    except (TypeError, ValueError) as error:
+        raise CorruptRecord(f"{where}: is {plain!r:.60}, but should be a number") from error
 
 
 def _entry(plain: Any, name: str, where: str) -> Any:

@@ -99,6 +99,9 @@ def test_limits_outside_their_range_cannot_be_built(name, value):
         ("fp32.linear", "fp32_rho"),
         ("fp32.linear_max", "fp32_rho_max"),
         ("fp32.cache", "fp32_rho"),
+        ("bf16.operator_max", "half_rho_max"),
+        ("fp32.operators", ""),
+        ("fp32.cache_max", ""),
         ("fp32.kl", "kl"),
         ("fp32.kl_p99", "kl_p99"),
         ("bf16.slack", "slack"),
@@ -214,8 +217,14 @@ def test_results_recorded_under_other_limits_are_refused():
 
 
 def test_caught_fault_without_a_number_that_caught_it_is_refused():
-    with pytest.raises(HarnessError, match="fault odd: was caught, but none of its numbers exceeds its limit"):
-        survivors([replace(WEAK, name="odd", numbers={"bf16.rho": 1.0, "bf16.rho.limit": 1.5})], WIDER)
+    with pytest.raises(HarnessError, match="fault odd: was caught, but no number with a limit is recorded"):
+        survivors([replace(WEAK, name="odd", numbers={"claims_broken": 1.0})], WIDER)
+
+
+def test_number_that_rounding_put_on_its_limit_still_counts():
+    """Results are recorded to a few digits."""
+    edge = replace(WEAK, numbers={"bf16.rho": 1.5, "bf16.rho.limit": 1.5})
+    assert [found.key for found in survivors([edge], WIDER)] == ["bf16.rho"]
 
 
 @pytest.fixture
@@ -265,15 +274,15 @@ def test_nothing_is_loosened_without_the_catalogues_results(tmp_path):
         ("{", "is no JSON: "),
         ("[]", "lacks faults ("),
         ('{"faults": []}', "holds no faults, but should hold the catalogue ("),
-        ('{"faults": [{"name": "a", "cells": {}}]}', "faults[0].cells: lacks ladder ("),
+        ('{"faults": [{"name": "a", "cells": {"fp32": {}}}]}', "faults[0].cells: lacks ladder ("),
         ('{"faults": [{"cells": {"ladder": {"outcome": "PASS", "numbers": {}}}}]}', "faults[0]: lacks name ("),
         (
             '{"faults": [{"name": "a", "cells": {"ladder": {"outcome": "FINE", "numbers": {}}}}]}',
             "faults[0].cells.ladder.outcome: is 'FINE', but should be one of PASS, ",
         ),
         (
-            '{"faults": [{"name": "a", "cells": {"ladder": {"outcome": "PASS", "numbers": {"fp32.rho": "1"}}}}]}',
-            "numbers.fp32.rho: is '1', but should be a number",
+            '{"faults": [{"name": "a", "cells": {"ladder": {"outcome": "PASS", "numbers": {"fp32.rho": "one"}}}}]}',
+            "numbers.fp32.rho: is 'one', but should be a number",
         ),
         (
             '{"faults": [{"name": "a", "cells": {"ladder": {"outcome": "PASS", "numbers": []}}}]}',
@@ -292,9 +301,19 @@ def test_broken_results_are_refused_by_place(tmp_path, text, told):
 
 
 def test_infinite_numbers_survive_the_file(results, tmp_path):
-    """JSON has no word for them; the codec's strings are read."""
+    """JSON has no word for them, and they stand as strings."""
     path = results(WEAK)
-    path.write_text(path.read_text().replace("1.6", '"Infinity"'))
-    [known] = read_faults(path)
-    assert known.numbers["bf16.rho"] == math.inf
+    for word in ("inf", "Infinity"):
+        path.write_text(path.read_text().replace("1.6", f'"{word}"'))
+        [known] = read_faults(path)
+        assert known.numbers["bf16.rho"] == math.inf
     assert read_faults(tmp_path / "absent.json") is None
+
+
+def test_fault_that_could_not_run_is_no_fault_that_a_limit_caught(tmp_path):
+    """It has no cells; one whose verdict needed no numbers has none."""
+    caught = {"outcome": "NOT_ENGAGED"}
+    entries = [{"name": "away", "cells": {}}, {"name": "lie", "cells": {"ladder": caught}}]
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"faults": entries}))
+    assert read_faults(path) == (Fault("lie", Outcome.NOT_ENGAGED, {}),)
