@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from harness.equivalence.limits import LIMITS, Limits
+from harness.equivalence.ratchet import Stored, changed, growth
 from harness.equivalence.rules import Finding, findings, trust_findings
 from harness.records import Case, Evidence, Failure, Rung, Trust, Verdict
 from harness.vocabulary import Dtype, Outcome, Property
@@ -14,10 +16,15 @@ NEXT_STEP = {
     Outcome.MISMATCH: "its evidence file has the errors of every phase and row",
 }
 """What a person does about an outcome."""
+NUMERICS_CHANGED = "numerics changed: "
+"""Begins what a verdict that passes says of a number that was smaller when it was stored (R2)."""
 
 
-def judge(case: Case, asked: Property, evidence: Evidence) -> Verdict:
-    """The verdict on one property. Earlier properties are judged first, and fail it with their outcome.
+def judge(
+    case: Case, asked: Property, evidence: Evidence, *, limits: Limits = LIMITS, stored: Stored | None = None
+) -> Verdict:
+    """The verdict on one property. Earlier properties are judged first, and fail it with their outcome. `limits` are a
+    profile's; `stored` is what the case showed before, under equal conditions.
 
     Raises ValueError if the evidence is another case's.
     """
@@ -26,8 +33,8 @@ def judge(case: Case, asked: Property, evidence: Evidence) -> Verdict:
     return (
         _no_result(case, asked, evidence)
         or _engagement(case, asked, evidence)
-        or (_equivalence(case, asked, evidence) if asked is not Property.ENGAGEMENT else None)
-        or _passed(case, asked, evidence)
+        or (_equivalence(case, asked, evidence, limits, stored) if asked is not Property.ENGAGEMENT else None)
+        or _passed(case, asked, evidence, limits, stored)
     )
 
 
@@ -54,11 +61,13 @@ def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | No
     return _verdict(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
 
 
-def _equivalence(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
+def _equivalence(
+    case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: Stored | None
+) -> Verdict | None:
     trust = [finding for trust in _asked_for(case, evidence) for finding in trust_findings(trust, floor=evidence.floor)]
     if any(finding.violated for finding in trust):
         return _violation(case, asked, Outcome.BASELINE_UNTRUSTED, trust)
-    found = _findings(case, evidence)
+    found = _findings(case, evidence, limits, stored)
     if any(finding.violated for finding in found):
         return _violation(case, asked, Outcome.MISMATCH, found)
     return None
@@ -71,17 +80,21 @@ def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Findin
     return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({NEXT_STEP[outcome]})", _numbers(found))
 
 
-def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
+def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: Stored | None) -> Verdict:
     if asked is Property.ENGAGEMENT:
         claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
         kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
         return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
-    found = _findings(case, evidence)
+    found = _findings(case, evidence, limits, stored)
     counted = {rung.dtype for rung in _counted(case, evidence)}
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
     closest = max(found, key=lambda finding: finding.excess)
     message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
-    return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
+    numbers = _numbers(found)
+    before = changed(numbers, stored) if stored else {}
+    told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
+    was = {f"{key}.stored": was for key, was in before.items()}
+    return _verdict(case, asked, Outcome.PASS, told + message, {**numbers, **was})
 
 
 def _instead(case: Case, evidence: Evidence) -> str:
@@ -92,11 +105,14 @@ def _instead(case: Case, evidence: Evidence) -> str:
     return f"{max(map(len, operators))} operators against float64 in place of an fp32 run of the same kernels"
 
 
-def _findings(case: Case, evidence: Evidence) -> list[Finding]:
+def _findings(case: Case, evidence: Evidence, limits: Limits, stored: Stored | None) -> list[Finding]:
     return [
         finding
         for rung in _counted(case, evidence)
-        for finding in findings(rung, evidence.tolerance, budget=evidence.budget)
+        for finding in (
+            *findings(rung, evidence.tolerance, budget=evidence.budget, limits=limits),
+            *(growth(rung, stored) if stored else ()),
+        )
     ]
 
 

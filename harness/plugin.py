@@ -16,10 +16,12 @@ import pytest
 from harness.errors import HarnessError
 from harness.judge import judge, unsupported
 from harness.machine.inventory import Inventory, describe, take_inventory
+from harness.machine.profile import Match, Profile, machine_of
+from harness.machine.standard import Standard, sound_profiles, standard_of
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
-from harness.report.tables import aligned, case_table, skipped_paths, tally_outcomes
+from harness.report.tables import aligned, case_table, changed_numerics, skipped_paths, tally_outcomes
 from harness.vocabulary import Dtype, Property, Technique
 
 if TYPE_CHECKING:
@@ -51,11 +53,13 @@ class Session:
 
     catalogue: Catalogue
     inventory: Inventory
+    profiles: tuple[Profile, ...]
     planned: list[Planned]
     left_out: int
     """Slow cases that were not asked for."""
     seconds: float
     parent: Path
+    standard: Standard = field(default_factory=Standard)
     selected: int = 0
     problem: str = ""
     """What went wrong when the record was closed."""
@@ -72,7 +76,8 @@ class Session:
             if planned.case.id not in self.evidence:
                 self.evidence[planned.case.id] = runner.evidence(planned.case, planned.optimization)
                 folder.add_evidence(self.evidence[planned.case.id])
-            verdict = judge(planned.case, asked, self.evidence[planned.case.id])
+            evidence, stored = self.evidence[planned.case.id], self.standard.stored.get(planned.case.id)
+            verdict = judge(planned.case, asked, evidence, limits=self.standard.limits, stored=stored)
         folder.add(verdict)
         return verdict
 
@@ -98,8 +103,17 @@ class Session:
             self.runner = Runner(self.catalogue.probes, logs=self.folder.logs, seconds=self.seconds)
             devices = {entry.case.device for entry in self.planned if entry.unmet is None} - {"cpu"}
             accelerators = ", ".join(self.runner.device_names(device) for device in sorted(devices))
-            self.folder.describe(describe(self.inventory, accelerators=accelerators))
+            self._describe(self.folder, accelerators)
         return self.folder, self.runner
+
+    def _describe(self, folder: RunFolder, accelerators: str) -> None:
+        """Record on what the session runs, and find what it judges by."""
+        environment = describe(self.inventory, accelerators=accelerators)
+        device = self.planned[0].case.device
+        self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
+        if self.standard.notes:
+            environment["judged_by"] = "; ".join(self.standard.notes)
+        folder.describe(environment, profile=self.standard.profile)
 
 
 SESSION = pytest.StashKey[Session]()
@@ -226,6 +240,8 @@ def _summary(known: Session) -> Iterator[str]:
         yield ""
         yield from aligned(case_table([verdict for verdict in known.verdicts if not verdict.outcome.skips]))
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
+        yield from changed_numerics(known.verdicts)
+        yield from known.standard.notes
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
     if known.folder and known.left_out:
         yield f"{known.left_out} slow cases were not planned (--run-slow plans them)"
@@ -284,4 +300,5 @@ def _new_session(config: pytest.Config) -> Session:
     left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)
     planned = [entry for entry in planned if asked.run_slow or not entry.slow]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
-    return Session(catalogue, inventory, planned, left_out, seconds=asked.case_timeout, parent=parent)
+    profiles = sound_profiles(config.rootpath)
+    return Session(catalogue, inventory, profiles, planned, left_out, seconds=asked.case_timeout, parent=parent)

@@ -131,8 +131,9 @@ def _greedy(
     """Agreement of first choices, with (B, N) slack and its limit.
 
     With c eager's choice and m the candidate's: slack = (z[m] - z[c]) of the candidate minus the same of eager, at
-    least 0. Limit: max(9 eps, 3 ULP(|z[c]|)), eps eager's own RMS error in that phase: four independent errors enter
-    a slack, so 9 eps are 4.5 sigma.
+    least 0. Limit: max(9 eps, 3 ULP(|z[c]|), 8 largest), eps eager's own RMS error in that phase: four independent
+    errors enter a slack, so 9 eps are 4.5 sigma; and `largest` the largest error of eager in any decode step: each of
+    the four may be twice that, at a position at which the model itself is undecided.
     """
     ours, theirs = candidate.step_logits.double(), eager.step_logits.double()
     chosen, preferred = theirs.argmax(-1, keepdim=True), ours.argmax(-1, keepdim=True)
@@ -143,7 +144,8 @@ def _greedy(
     first, later = (eps.get(name, eps.get("decode", 0.0)) for name in ("first decode", "later decode"))
     per_step = torch.tensor([eps["prefill"], first, *[later] * (ours.shape[1] - 2)])
     ulp = 2.0 ** (theirs.gather(-1, chosen).abs().log2().floor() - dtype.mantissa_bits)
-    limit = torch.maximum(9 * per_step.to(ulp)[None], 3 * ulp.squeeze(-1))
+    largest = max((s.eager_max for s in strata if s.stratum.endswith("decode")), default=0.0)
+    limit = torch.maximum(9 * per_step.to(ulp)[None], 3 * ulp.squeeze(-1)).clamp(min=8 * largest)
     slack = slack.squeeze(-1)
     worst = int((slack / limit).nan_to_num(math.inf).argmax())
     exact = reference.step_logits.argmax(-1)

@@ -1,4 +1,5 @@
-"""Numbers to within-tolerance or not. The one table of limits, with the reason of each; no torch.
+"""Numbers to within-tolerance or not. The table of limits, with the reason of each; those that calibration may move
+stand in `limits`. No torch.
 
 Names R0 to R6, L and E are those of the rules in README. `rho` is the candidate's RMS error over eager's own, both
 against the float64 reference; `rho_max` the same for the largest error.
@@ -7,29 +8,17 @@ against the float64 reference; `rho_max` the same for the largest error.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from harness.equivalence.bootstrap import at_least
+from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, Limits
 from harness.records import Comparison, Operators, Rung, Scheme, StratumError, Trust
 from harness.vocabulary import Dtype, Tolerance
 
-R0_RHO, R0_RHO_MAX = 3.0, 5.0
-"""In float32. Correct paths reached 1.65 (without a cache) and 2.63 in the logits, 1.13 and 1.66 in the cache: all that
-a CPU runs daily, on the three tiny models. The weakest planted fault, a norm's epsilon of 1e-5, exceeds a limit
-thirtyfold."""
-R1_RHO, R1_RHO_MAX = 1.5, 2.0
-"""In half precision, whose own error hides more. The same cases reached 1.17 and 1.26 in the logits, 1.07
-and 1.18 in the cache, in bfloat16 on the tiny Qwen3. The 2 is flash-attention's rule."""
-R4_SLACK = 1.0
-"""Share of the rounding allowance that a flipped choice may use; the allowance itself is in `numbers._greedy`."""
 R4_FLIP_SIGMAS = 3.0
 """Standard deviations of a binomial count by which flips against the reference may exceed eager's own."""
 
-R3_MEAN, R3_MEAN_FLOOR = 3.0, 1e-7
-R3_P99, R3_P99_FLOOR = 5.0, 1e-6
-"""Factor over eager's own divergence from the reference, and nats below which neither is told from rounding. The
-divergence grows as the square of the error, so that 3 of it is 1.7 of the error."""
 L2_CHANCE = 0.01
 """How often a scheme that uses up its budget of changed choices may be told to exceed it."""
 GROUP = 32
@@ -121,12 +110,12 @@ def rho_max(error: StratumError) -> float:
     return _quotient(error.candidate_max, error.eager_max + error.rounding)
 
 
-def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Finding]:
+def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS) -> list[Finding]:
     """Every rule that applies to this run, violated or not. `budget` names those of lossy schemes in BUDGETS,
     joined by `+`."""
     comparison, dtype = rung.comparison, rung.dtype
     budgets = {name.partition("_")[0]: BUDGETS[name] for name in budget.split("+") if name}
-    scheme = list(_operators(rung.operators, dtype)) if rung.operators else []
+    scheme = list(_operators(rung.operators, dtype, limits)) if rung.operators else []
     if rung.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
         if rung.scheme is None or "weights" not in budgets:
             raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
@@ -135,7 +124,7 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
         beside = replace(rung, comparison=rung.beside, beside=None, scheme=None, operators=None)
         scheme += [
             replace(each, key=f"{each.key}.beside", what=f"{each.what}, without the lossy cache,")
-            for each in findings(beside, Tolerance.REORDERED)
+            for each in findings(beside, Tolerance.REORDERED, limits=limits)
         ]
     ends = "rows that do not end where their sequence does"
     found = [
@@ -153,40 +142,44 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
         return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         name = "R0" if dtype is Dtype.FP32 else "R1"
-        logits = _same_precision(comparison.strata, dtype, rule=name, key="rho", what="error")
-        state = _same_precision(comparison.state.strata, dtype, rule="R6", key="cache_rho", what="cache error")
-        return [*found, *logits, *_divergence(comparison), *_greedy(comparison), lengths, *state, *scheme]
+        logits = _same_precision(comparison.strata, dtype, limits.of_logits(dtype), rule=name, key="rho", what="error")
+        kept = comparison.state.strata
+        state = _same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", what="cache error")
+        return [
+            *found,
+            *logits,
+            *_divergence(comparison, limits),
+            *_greedy(comparison, limits),
+            lengths,
+            *state,
+            *scheme,
+        ]
     whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
     differs = float(not comparison.identical)
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
-    return [*found, *(_within(comparison, budgets["kv"]) if "kv" in budgets else ()), *scheme]
+    return [*found, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
 
 
-def _same_precision(
-    strata: tuple[StratumError, ...], dtype: Dtype, *, rule: str, key: str, what: str
+def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called
+    strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, what: str
 ) -> Iterator[Finding]:
     if not strata:
         return
-    rms_limit, max_limit = _ratio_limits(dtype)
+    rms_limit, max_limit = limits
     ratios = {error.stratum: rho(error, dtype) for error in strata}
     peaks = {error.stratum: rho_max(error) for error in strata}
     yield _largest(rule, f"{dtype}.{key}", f"{dtype} {what} over eager's", ratios, rms_limit)
     yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {what} over eager's", peaks, max_limit)
 
 
-def _ratio_limits(dtype: Dtype) -> tuple[float, float]:
-    """For the RMS error over eager's, and for the largest error."""
-    return (R0_RHO, R0_RHO_MAX) if dtype is Dtype.FP32 else (R1_RHO, R1_RHO_MAX)
-
-
-def _divergence(comparison: Comparison) -> Iterator[Finding]:
+def _divergence(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
     dtype, nats = comparison.dtype, comparison.divergence
     if nats is None:
         return
     for key, what, got, limit in (
-        ("kl", "mean divergence", nats.candidate_mean, R3_MEAN * nats.eager_mean + R3_MEAN_FLOOR),
-        ("kl_p99", "99th percentile of divergence", nats.candidate_p99, R3_P99 * nats.eager_p99 + R3_P99_FLOOR),
+        ("kl", "mean divergence", nats.candidate_mean, limits.kl * nats.eager_mean + KL_FLOOR),
+        ("kl_p99", "99th percentile of divergence", nats.candidate_p99, limits.kl_p99 * nats.eager_p99 + KL_P99_FLOOR),
     ):
         yield Finding("R3", f"{dtype}.{key}", f"{dtype} {what} in nats", got, limit)
 
@@ -201,12 +194,12 @@ def _cost(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
         yield Finding("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
 
 
-def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
+def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[Finding]:
     """What a cache that keeps less costs, in the decode steps and in itself."""
     dtype = comparison.dtype
     yield from _cost(comparison, budget)
     scheme = R6_LOSSY / (2**budget.bits - 1)
-    own, _ = _ratio_limits(dtype)
+    own, _ = limits.of_parts(dtype)
     shares = {
         error.stratum: _quotient(error.candidate_rms, scheme * error.reference_rms + own * error.eager_rms)
         for error in comparison.state.strata
@@ -217,8 +210,10 @@ def _within(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
         )
 
 
-def _operators(operators: Operators, dtype: Dtype) -> Iterator[Finding]:
-    yield from _same_precision(operators.errors, dtype, rule="O", key="operator", what="error of one operator")
+def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[Finding]:
+    yield from _same_precision(
+        operators.errors, dtype, limits.of_parts(dtype), rule="O", key="operator", what="error of one operator"
+    )
     wrong = sum(trial.wrong for trial in operators.exact)
     first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
     what = f"{dtype} outputs that are wrong where nothing rounds{first}"
@@ -239,15 +234,6 @@ def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:
             yield Finding("L2", f"{dtype}.{key}", f"{dtype} {what}, at least,", at_least(values), limit)
 
 
-def at_least(values: tuple[float, ...]) -> float:
-    """The mean that a sample of independent values shows with a confidence of 1 - L2_CHANCE: their own mean less so
-    many standard errors."""
-    sigmas = statistics.NormalDist().inv_cdf(1 - L2_CHANCE)
-    mean = sum(values) / len(values)
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean - sigmas * math.sqrt(variance / len(values))
-
-
 def most_by_chance(trials: int, share: float) -> int:
     """The count that a binomial variable of that share exceeds in at most L2_CHANCE of cases."""
     below, count = 0.0, -1
@@ -258,7 +244,7 @@ def most_by_chance(trials: int, share: float) -> int:
     return count
 
 
-def _greedy(comparison: Comparison) -> Iterator[Finding]:
+def _greedy(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
     dtype, greedy = comparison.dtype, comparison.greedy
     used = greedy.worst_slack / greedy.worst_slack_limit
     place = f"token {greedy.worst_position}" if greedy.worst_position >= 0 else "none flipped"
@@ -267,7 +253,7 @@ def _greedy(comparison: Comparison) -> Iterator[Finding]:
         f"{dtype}.slack",
         f"{dtype} margin of a flipped choice over its rounding allowance ({place})",
         used,
-        R4_SLACK,
+        limits.slack,
     )
     eager_rate = greedy.eager_flips / greedy.positions
     spread = math.sqrt(max(eager_rate, 1 / greedy.positions) / greedy.positions)

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness.errors import WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
-from harness.execution import tasks
+from harness.equivalence.rules import trust_findings
+from harness.errors import ReferenceInvalid, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
+from harness.execution import benign, tasks
 from harness.execution.ranks import Place
 from harness.execution.runs import Setup
 from harness.execution.workers import Answer, Worker, call_together
@@ -76,6 +77,19 @@ class Runner:
             floor=floor,
             **why_none,
         )
+
+    def benign(self, case: Case, *, seeds: int) -> list[Rung]:
+        """Correct variants of eager on the case's model, workload, device and dtype, compared as candidates are.
+
+        Raises HarnessError if eager, or a variant, is not what it should be: a worker's failure, or one line.
+        """
+        setup = Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
+        floor, trust = self._eager(setup, case.dtype)
+        if broken := [finding for finding in trust_findings(trust, floor=floor) if finding.violated]:
+            raise ReferenceInvalid(f"{case.id}: {broken[0]} (nothing can be calibrated on such an eager)")
+        about = f"variants-{setup.device}-{setup.recipe.name}-{setup.workload.name}"
+        self._once((about,), about, benign.check_variants, setup)
+        return self._ask(f"{about}-{case.dtype}", benign.measure_benign, setup, case.dtype, seeds)
 
     def device_names(self, device: str) -> str:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never

@@ -37,6 +37,8 @@ class Inventory:
     """Installed versions by distribution name; an absent package is absent here."""
     compiler: str
     """Path of the C++ compiler that torch.compile uses on the CPU; empty if there is none."""
+    cpu_capability: str = ""
+    """Which of the processor's instructions torch uses: `AVX512`, ..."""
 
     @property
     def default_device(self) -> str:
@@ -60,6 +62,7 @@ def take_inventory() -> Inventory:
         why_no_cuda="" if devices else _why_no_cuda(packages["torch"], built_for=torch.version.cuda),
         packages=packages,
         compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") or "",
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
     )
 
 
@@ -87,6 +90,7 @@ def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
+        "cpu_capability": inventory.cpu_capability,
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "accelerators": accelerators or "none",
         **inventory.packages,

@@ -38,9 +38,9 @@ class RunFolder:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def describe(self, environment: dict[str, str]) -> None:
-        """Tell on what the run runs."""
-        self.run = replace(self.run, environment=environment)
+    def describe(self, environment: dict[str, str], *, profile: str | None = None) -> None:
+        """Tell on what the run runs, and by which hardware profile it is judged."""
+        self.run = replace(self.run, environment=environment, profile=profile)
         write_record(self.path / "run.json", self.run)
 
     def add_evidence(self, evidence: Evidence) -> None:

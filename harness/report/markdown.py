@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.records import Run
-from harness.report.tables import case_table, markdown_table, skipped_paths, tally_outcomes
+from harness.report.tables import case_table, changed_numerics, markdown_table, skipped_paths, tally_outcomes
 
 ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
@@ -20,6 +20,8 @@ def markdown(run: Run) -> str:
         lines += ["## Failed", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in failures), ""]
     if skipped := skipped_paths(run.verdicts):
         lines += ["## Not judged", "", *(f"- {reason}: {', '.join(paths)}" for reason, paths in skipped.items()), ""]
+    if changed := changed_numerics(run.verdicts):
+        lines += ["## Numerics changed", "", *(f"- {line}" for line in changed), ""]
     if judged:
         lines += ["## Cases", "", *markdown_table(case_table(judged)), ""]
         lines += [ERROR_RATIO, ""]

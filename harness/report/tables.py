@@ -10,6 +10,8 @@ from harness.vocabulary import Outcome, Property
 
 RATIO = ".rho"
 """Numbers shown in the table: error over eager's own, by dtype."""
+STORED = ".stored"
+"""Ends the name of what a number was when it was stored; only numbers that have changed have it."""
 
 
 def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
@@ -38,6 +40,11 @@ def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
             paths = found.setdefault(f"{verdict.outcome}: {verdict.message.partition(': ')[2]}", [])
             paths += [verdict.path] if verdict.path not in paths else []
     return found
+
+
+def changed_numerics(verdicts: Iterable[Verdict]) -> list[str]:
+    """What passed with a larger error than was stored, a line each."""
+    return [f"{v.case}: {v.message}" for v in verdicts if any(key.endswith(STORED) for key in v.numbers)]
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -13,7 +13,11 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 
-from harness.equivalence import rules
+from harness.cli import app, main
+from harness.equivalence import calibration, rules
+from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
+from harness.equivalence.ratchet import L3_SHARE, R2_FACTOR
+from harness.machine.profile import read_profiles
 from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.vocabulary import Outcome
@@ -70,8 +74,8 @@ def test_every_outcome_that_can_occur_is_documented():
 
 
 def test_documented_limits_are_those_in_force():
-    assert f"| ≤ {rules.R0_RHO:g} | ≤ {rules.R1_RHO:g} |" in README
-    assert f"| ≤ {rules.R0_RHO_MAX:g} | ≤ {rules.R1_RHO_MAX:g} |" in README
+    assert f"| ≤ {LIMITS.fp32_rho:g} | ≤ {LIMITS.half_rho:g} |" in README
+    assert f"| ≤ {LIMITS.fp32_rho_max:g} | ≤ {LIMITS.half_rho_max:g} |" in README
     assert f"at most {rules.ULPS_OF_EAGER:g} unit roundoffs" in README
     assert f"recalls at least {rules.RECALL:.0%}".replace("%", " %") in README
 
@@ -81,8 +85,8 @@ def test_documented_budgets_are_those_in_force():
     assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in README
     assert f"at a share of {eight.flips:.0%} (8 bits) or {four.flips:.0%} (4 bits)".replace("%", " %") in README
     assert f"| {rules.R6_LOSSY:.1f} / (2^bits − 1) ×" in README
-    assert f"| {rules.R3_MEAN:g} × eager's + {rules.R3_MEAN_FLOOR:.0e} |".replace("e-0", "e-") in README
-    assert f"| {rules.R3_P99:g} × eager's + {rules.R3_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
+    assert f"| {LIMITS.kl:g} × eager's + {KL_FLOOR:.0e} |".replace("e-0", "e-") in README
+    assert f"| {LIMITS.kl_p99:g} × eager's + {KL_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
 
 
 def test_documented_budgets_of_weights_are_those_in_force():
@@ -92,6 +96,27 @@ def test_documented_budgets_of_weights_are_those_in_force():
     assert f"| {eight.nats:g} (8 bits, float8), {four.nats:g} (4 bits) |" in README
     shares = f"| {eight.flips:.0%} (8 bits), {float8.flips:.0%} (float8), {four.flips:.0%} (4 bits) |"
     assert shares.replace("%", " %") in README
+
+
+def test_documented_commands_are_the_registered_ones():
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(re.findall(r"^harness ([a-z]+)", README, re.MULTILINE)) == commands
+    assert PROJECT["scripts"] == {"harness": f"{main.__module__}:{main.__name__}"}
+
+
+def test_documented_spread_is_the_profiles():
+    """And so is the rule that its limits follow."""
+    [profile] = [each for each in read_profiles(REPOSITORY / "baselines") if each.name == "cpu-x86"]
+    found = profile.calibration
+    assert f"{found.judgements} correct runs (three models, three workloads), none over the table" in README
+    assert (len(found.models), len(found.workloads), found.seeds, found.over_table) == (3, 3, 8, {})
+    for number in dict.fromkeys(key.partition(".")[2] for key in found.q95):
+        figures = " | ".join(f"{found.q95[f'{dtype}.{number}']:.2f}" for dtype in ("fp32", "fp16", "bf16"))
+        assert re.search(rf"^\| `{number}`, .* \| {re.escape(figures)} \|$", README, re.MULTILINE)
+    assert f"{calibration.MARGIN} times the {calibration.QUANTILE * 100:.0f}th percentile" in README
+    assert LOOSEST == 2
+    assert f"errs more than {R2_FACTOR} times" in " ".join(README.split())
+    assert f"| {L3_SHARE:.0%} of what was stored |".replace("%", " %") in README
 
 
 def test_tox_environments_in_readme_exist():

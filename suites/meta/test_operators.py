@@ -247,7 +247,7 @@ GOOD = StratumError("attention of layer 0 in decode", 1.0, 1.0, 1.0, 1.0, 1.0, 0
             Operators((GOOD, replace(GOOD, candidate_rms=1.6))),
             "bf16 error of one operator over eager's (attention of layer 0 in decode) is 1.6, but",
         ),
-        (Operators((GOOD, replace(GOOD, candidate_max=2.1))), "bf16 largest error of one operator over eager's"),
+        (Operators((GOOD, replace(GOOD, candidate_max=3.1))), "bf16 largest error of one operator over eager's"),
         (
             Operators((GOOD,), (ExactTrial("a", 9, 0), ExactTrial("values looked up", 9, 2))),
             "bf16 outputs that are wrong where nothing rounds (values looked up) is 2, but should be at most 0 [O]",

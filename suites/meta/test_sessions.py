@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 
 import pytest
 
+from harness.equivalence.calibration import calibrated
+from harness.equivalence.ratchet import Stored
+from harness.machine.fault_results import FILE as FAULTS
+from harness.machine.inventory import describe, take_inventory
+from harness.machine.numerics import Numerics, conditions_of, store_numerics
+from harness.machine.profile import Calibration, Match, Profile, write_profile
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
 from suites.meta.test_workers import left_behind
@@ -165,3 +172,38 @@ def test_broken_model_folder_is_an_error_verdict(session, pytester):
     assert result.ret == 1
     assert set(outcomes(record).values()) == {Outcome.ERROR}
     assert "eager: " in record["verdicts"][0]["message"]
+
+
+def test_session_is_judged_by_the_profile_that_matches(session, pytester):
+    """Its name stands in the record; limits that are not the table's, in the record, the report and the terminal. So
+    does what has changed since it was stored there."""
+    q95 = {"fp32.rho": 2.6}
+    found = Calibration("2026-01-01", {}, "made up", (), (), 8, 100, {}, q95, calibrated(q95))
+    here = Profile("here", pytester.path / "baselines" / "here", Match("cpu", platform.machine()), found)
+    write_profile(here)
+    caught = {"outcome": "MISMATCH", "numbers": {"fp32.rho": 30.0, "fp32.rho.limit": 3.0}}
+    (pytester.path / FAULTS).parent.mkdir(parents=True)
+    (pytester.path / FAULTS).write_text(json.dumps({"faults": [{"name": "a", "cells": {"ladder": caught}}]}))
+    case = "cpu-fp32-tiny_qwen3-attention.dummy-single"
+    conditions = conditions_of(describe(take_inventory(), accelerators=""))
+    known = Stored("attention.dummy", "", {"fp32.rho": 0.1}, {})
+    store_numerics(Numerics(1, conditions, {case: known}), here.folder)
+    result, record = session("--dtype", "fp32", paths="(Dummy(),)")
+    assert result.ret == 0
+    assert record["profile"] == "here"
+    limits = {verdict["numbers"].get("fp32.rho.limit") for verdict in record["verdicts"]}
+    assert limits == {None, 3.25}
+    told = "limits of profile here are not the table's: fp32_rho 3.25 instead of 3"
+    assert record["environment"]["judged_by"] == told
+    assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
+    result.stdout.fnmatch_lines([f"{case}: numerics changed: fp32.rho is *, was 0.1; *", told])
+
+
+def test_broken_profile_ends_the_session_with_one_line(session, pytester):
+    path = pytester.path / "baselines" / "here" / "profile.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("[match")
+    result, record = session("--dtype", "fp32")
+    assert result.ret == 4
+    assert record is None
+    result.stdout.fnmatch_lines([f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or calibrate again)*"])

@@ -1,0 +1,45 @@
+"""Find the checkout that a command is run in, and what it offers to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+from harness.errors import HarnessError, first_line
+from harness.plan import Catalogue
+
+HOOK = "pytest_harness_catalogue"
+
+
+def find_catalogue(start: Path) -> tuple[Path, Catalogue]:
+    """(folder, catalogue) of the conftest.py in `start`, or the nearest folder above it, that implements the hook by
+    which pytest learns the same. It is imported, as pytest would.
+
+    Raises HarnessError if there is none, or if it cannot be imported.
+    """
+    for folder in (start, *start.parents):
+        path = folder / "conftest.py"
+        if path.is_file() and f"def {HOOK}" in path.read_text(encoding="utf-8", errors="replace"):
+            return folder, _catalogue(path)
+    raise HarnessError(f"{start}: holds no conftest.py with {HOOK}, and no folder above it does (run it in a checkout)")
+
+
+def _catalogue(path: Path) -> Catalogue:
+    spec = importlib.util.spec_from_file_location("conftest", path)
+    if spec is None or spec.loader is None:
+        raise HarnessError(f"{path}: cannot be imported (repair it)")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+        catalogue = getattr(module, HOOK)()
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise HarnessError(
+            f"{path}: gives no catalogue: {type(error).__name__}: {first_line(error)} (repair it)"
+        ) from error
+    if not isinstance(catalogue, Catalogue):
+        raise HarnessError(f"{path}: {HOOK} gives {catalogue!r:.60}, but should give a Catalogue")
+    return catalogue

@@ -1,0 +1,95 @@
+"""The limits that calibration may move, as data. The table that holds where nothing was calibrated, with the reason of
+each; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from harness.vocabulary import Dtype
+
+LOOSEST = 2.0
+"""Times its table value that no limit may exceed. A machine whose correct runs need more has something to explain, and
+the weakest faults of half precision stand close above the table."""
+KL_FLOOR, KL_P99_FLOOR = 1e-7, 1e-6
+"""Nats below which neither divergence is told from rounding."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """By what a run of a re-ordered path may exceed eager in the same dtype. Never below the table, nor above LOOSEST
+    times it."""
+
+    fp32_rho: float = 3.0
+    """RMS error over eager's: of logits (R0), of a head in the cache (R6), of one operator (O). Correct paths reached
+    1.65 (without a cache), 1.13 and 1.35: all that a CPU runs daily, on the three tiny models. The weakest planted
+    fault, a norm's epsilon of 1e-5, exceeds it thirtyfold."""
+    fp32_rho_max: float = 5.0
+    """The same for the largest error: 2.63, 1.66 and 1.72."""
+    half_rho: float = 3.0
+    """In half precision, of logits (R1). Some positions, at which the model itself is undecided, err ten times as much
+    as the others in eager and candidate alike, and the ratio of a phase is often theirs: of 1,800 correct runs on drawn
+    prompts (three tiny models, three paths) 95 % stay below 1.3, and the last reaches 2.4."""
+    half_rho_max: float = 5.0
+    """The same for the largest error: 1.6 in 95 %, and up to 4.1."""
+    half_part_rho: float = 1.5
+    """In half precision, of a head in the cache (R6) and of one operator (O), where nothing is amplified: up to 1.2."""
+    half_part_rho_max: float = 3.0
+    """Up to 2.1."""
+    kl: float = 9.0
+    """Factor over eager's own mean divergence from the reference (R3), beyond KL_FLOOR: the square of the limit of an
+    error, as a divergence grows as the square of one. Up to 4.7 over the same runs."""
+    kl_p99: float = 25.0
+    """The same for the 99th percentile, beyond KL_P99_FLOOR, by the limit of the largest error. Up to 5.3."""
+    slack: float = 1.0
+    """Share of the rounding allowance that a flipped choice may use (R4); the allowance is in `numbers._greedy`."""
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, table = getattr(self, entry.name), entry.default
+            if isinstance(table, float) and not table <= value <= LOOSEST * table:
+                raise ValueError(
+                    f"limit {entry.name} is {value:g}, but should be from {table:g}, the table's, to "
+                    f"{LOOSEST * table:g}"
+                )
+
+    def of_logits(self, dtype: Dtype) -> tuple[float, float]:
+        """For the RMS error over eager's, and for the largest error."""
+        return (self.fp32_rho, self.fp32_rho_max) if dtype is Dtype.FP32 else (self.half_rho, self.half_rho_max)
+
+    def of_parts(self, dtype: Dtype) -> tuple[float, float]:
+        """The same for what is compared by itself: a cache, an operator."""
+        if dtype is Dtype.FP32:
+            return self.fp32_rho, self.fp32_rho_max
+        return self.half_part_rho, self.half_part_rho_max
+
+    @property
+    def moved(self) -> dict[str, float]:
+        """Those that are not the table's."""
+        return {name: value for name, value in vars(self).items() if value != getattr(LIMITS, name)}
+
+
+LIMITS = Limits()
+
+PARTS = ("cache_rho", "operator")
+"""Numbers that are errors of a part over eager's, as `rho` is of logits; with `_max`, of the largest error."""
+
+
+def limit_of(key: str, numbers: Mapping[str, float]) -> str:
+    """Name of the limit in Limits that a verdict's number is held to, or an empty string if it is none of these.
+    `numbers` tells the two divergences named `kl` apart: R3 always gives the 99th percentile beside the mean, a
+    scheme's budget does not."""
+    dtype, _, rest = key.removesuffix(".beside").partition(".")
+    if rest in {"kl", "kl_p99", "slack"}:
+        return "" if rest == "kl" and key.replace(".kl", ".kl_p99") not in numbers else rest
+    error, largest = rest.removesuffix("_max"), "_max" if rest.endswith("_max") else ""
+    if error not in {"rho", *PARTS} and rest != "cache":
+        return ""
+    if dtype == Dtype.FP32:
+        return f"fp32_rho{largest}"
+    return f"half_rho{largest}" if error == "rho" else f"half_part_rho{largest}"
+
+
+def floor_of(name: str) -> float:
+    """What a limit of that name allows before its factor counts, in the number's own unit."""
+    return {"kl": KL_FLOOR, "kl_p99": KL_P99_FLOOR}.get(name, 0.0)

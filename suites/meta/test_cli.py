@@ -1,0 +1,240 @@
+"""The `harness` command: what it writes, what it refuses, and that every refusal is one line. Runs nothing but made-up
+correct runs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import replace
+
+import pytest
+
+from harness import cli
+from harness.checkout import find_catalogue
+from harness.errors import WorkerTimedOut
+from harness.execution.runner import Runner
+from harness.machine.fault_results import FILE
+from harness.machine.profile import Match, Profile, read_profile, read_profiles, write_profile
+from harness.plan import Catalogue
+from harness.records import Claim, Engagement
+from suites.conftest import CATALOGUE
+from suites.meta.test_calibration import STRONG, WEAK
+from suites.meta.test_judge import rung
+
+CONFTEST = """
+from suites.conftest import CATALOGUE
+def pytest_harness_catalogue():
+    return CATALOGUE
+"""
+FULL = ("--model", "tiny_qwen3", "--workload", "single")
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs `harness` in a checkout in which correct runs err `ratio` times as much as eager; (code, output, errors)."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def run(*arguments, ratio=1.0, fails=None):
+        def benign(self, case, *, seeds):
+            asked.append((case, seeds))
+            if fails:
+                raise fails
+            named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
+            return [replace(rung(case.dtype, ratio=ratio), engagement=named)] * 3
+
+        monkeypatch.setattr(Runner, "benign", benign)
+        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        told = capsys.readouterr()
+        return ended.value.code or 0, told.out, told.err
+
+    run.asked = asked
+    return run
+
+
+def results(folder, *faults):
+    path = folder / FILE
+    path.parent.mkdir(parents=True)
+    cells = [{"ladder": {"outcome": known.outcome, "numbers": known.numbers}} for known in faults]
+    entries = [{"name": known.name, "cells": cell} for known, cell in zip(faults, cells, strict=True)]
+    path.write_text(json.dumps({"faults": entries}))
+
+
+def refusal(told):
+    """The one line of a refusal, after the lines of progress."""
+    [line] = [line for line in told.splitlines() if line.startswith("harness: ")]
+    assert told.rstrip().endswith(line)
+    assert "Traceback" not in told
+    return line.removeprefix("harness: ")
+
+
+def test_calibrating_writes_a_profile_with_its_provenance(command, tmp_path):
+    code, out, _ = command("calibrate", "--device", "cpu", "--seeds", "2", "--profile", "here", *FULL)
+    assert code == 0
+    assert "9 correct runs of eager; over the table's limits: none" in out
+    assert "profile here: all limits are those of the table" in out
+    profile = read_profile(tmp_path / "baselines" / "here" / "profile.toml")
+    assert profile.match == Match("cpu", platform.machine())
+    found = profile.calibration
+    assert (found.models, found.workloads, found.seeds, found.judgements) == (("tiny_qwen3",), ("single",), 2, 9)
+    assert set(found.versions) == {"torch", "transformers"}
+    assert found.q95["bf16.cache_rho"] == found.values["half_part_rho"].q95 == 1.0
+    assert [(case.dtype, seeds) for case, seeds in command.asked] == [(dtype, 2) for dtype in ("fp32", "fp16", "bf16")]
+
+
+def test_defaults_are_all_that_runs_daily(command, tmp_path):
+    """Trained models, workloads that are not slow, three dtypes; the profile is named by device and machine."""
+    command("calibrate", "--device", "cpu")
+    cases = [case for case, _ in command.asked]
+    assert {case.recipe.name for case in cases} == {model.name for model in CATALOGUE.models}
+    assert {case.workload.name for case in cases} == {"ragged_b4", "single", "residues"}
+    assert len(cases) == 27
+    [profile] = read_profiles(tmp_path / "baselines")
+    assert profile.name == f"cpu_{platform.machine()}"
+
+
+def test_dry_run_writes_nothing_and_json_is_json(command, tmp_path):
+    code, out, _ = command("calibrate", "--device", "cpu", "--dry-run", "--json", "--dtype", "fp32", *FULL)
+    assert code == 0
+    assert json.loads(out)["calibration"]["values"]["fp32_rho"] == {"table": 3.0, "q95": 1.0, "value": 3.0}
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_calibrating_again_renews_the_profile_that_matches(command, tmp_path):
+    """Under its name; another one for the same machine is refused."""
+    match = Match("cpu", platform.machine())
+    write_profile(Profile("mine", tmp_path / "baselines" / "mine", match, None))
+    assert command("calibrate", "--device", "cpu", *FULL)[0] == 0
+    assert read_profile(tmp_path / "baselines" / "mine" / "profile.toml").calibration
+    code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
+    assert code == 1
+    assert refusal(told) == "--profile yours: profile mine matches this machine already (leave the option out)"
+
+
+def test_profile_of_another_machine_is_not_overwritten(command, tmp_path):
+    write_profile(Profile("mine", tmp_path / "baselines" / "mine", Match("cpu", "other"), None))
+    code, _, told = command("calibrate", "--device", "cpu", "--profile", "mine", *FULL)
+    assert code == 1
+    assert "mine: is there and matches another machine (choose another --profile)" in refusal(told)
+
+
+def test_limit_is_loosened_if_every_fault_is_still_caught(command, tmp_path):
+    results(tmp_path, STRONG)
+    code, out, _ = command("calibrate", "--device", "cpu", "--profile", "here", "--dtype", "bf16", *FULL, ratio=1.4)
+    assert code == 0
+    assert "profile here: half_part_rho 1.75 instead of 1.5" in out
+    assert read_profile(tmp_path / "baselines" / "here" / "profile.toml").limits.half_part_rho == 1.75
+
+
+@pytest.mark.parametrize(
+    ("faults", "ratio", "told"),
+    [
+        (
+            [STRONG, WEAK],
+            1.4,
+            "fault weak would survive: its bf16.cache_rho is 1.6, over 1.5 today, but within 1.75 with limit ",
+        ),
+        (
+            [],
+            1.4,
+            "is missing, so that no limit may be loosened, but half_part_rho 1.75 instead of 1.5 is asked for ",
+        ),
+        ([STRONG], 2.5, "limit half_part_rho: correct runs need 1.25 × 2.5 (bf16."),
+    ],
+    ids=["survivor", "no results", "beyond"],
+)
+def test_loosening_is_refused(command, tmp_path, faults, ratio, told):
+    """And nothing is written."""
+    if faults:
+        results(tmp_path, *faults)
+    code, _, errors = command("calibrate", "--device", "cpu", "--dtype", "bf16", *FULL, ratio=ratio)
+    assert code == 1
+    assert told in refusal(errors)
+    assert not (tmp_path / "baselines").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--model", "nosuch"), "model 'nosuch' is unknown, but should be one of: "),
+        (("--workload", "nosuch"), "workload 'nosuch' is unknown, but should be one of: long_b2, ragged_b4, "),
+        (("--device", "mps"), "needs mps: "),
+        (("--dtype", "fp64"), "--dtype fp64: the reference has no spread (choose fp32, fp16 or bf16)"),
+    ],
+)
+def test_unknown_names_are_refused(command, arguments, told):
+    code, _, errors = command("calibrate", *arguments)
+    assert code == 1
+    assert refusal(errors).startswith(told)
+    assert command.asked == []
+
+
+def test_worker_that_fails_is_one_line_that_names_its_log(command, tmp_path):
+    code, _, errors = command("calibrate", "--device", "cpu", *FULL, fails=WorkerTimedOut("no answer", log="/x.log"))
+    assert code == 1
+    assert refusal(errors) == "no answer (read /x.log)"
+
+
+def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
+    path = tmp_path / "baselines" / "here" / "profile.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("[match]\n")
+    code, _, errors = command("calibrate", "--device", "cpu", *FULL)
+    assert code == 1
+    assert refusal(errors) == (
+        f"{path}.match: lacks device, machine, which Match needs (repair it, or calibrate again)"
+    )
+    assert command.asked == []
+
+
+def test_numbers_of_what_is_no_run_are_refused(command, tmp_path):
+    code, _, errors = command("numerics", str(tmp_path))
+    assert code == 1
+    assert refusal(errors).startswith(f"{tmp_path}/run.json: could not be read: ")
+
+
+def test_bad_usage_is_exit_code_2(command):
+    assert command("calibrate", "--dtype", "fp8")[0] == 2
+    assert command("calibrate", "--seeds", "0")[0] == 2
+
+
+def test_catalogue_is_found_from_any_folder_of_a_checkout(tmp_path):
+    """conftest.py files that tell nothing are passed by."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    inner = tmp_path / "suites" / "meta"
+    inner.mkdir(parents=True)
+    (tmp_path / "suites" / "conftest.py").write_text("import nosuch")
+    root, catalogue = find_catalogue(inner)
+    assert root == tmp_path
+    assert isinstance(catalogue, Catalogue)
+    assert [model.name for model in catalogue.models] == [model.name for model in CATALOGUE.models]
+
+
+@pytest.mark.parametrize(
+    ("conftest", "told"),
+    [
+        (
+            None,
+            "holds no conftest.py with pytest_harness_catalogue, and no folder above it does (run it in a checkout)",
+        ),
+        ("import nosuch\ndef pytest_harness_catalogue(): ...", "gives no catalogue: ModuleNotFoundError: No module"),
+        ("def pytest_harness_catalogue(): ...", "pytest_harness_catalogue gives None, but should give a Catalogue"),
+        (
+            "def pytest_harness_catalogue(config): ...",
+            "gives no catalogue: TypeError: pytest_harness_catalogue() missing",
+        ),
+    ],
+)
+def test_no_checkout_is_one_line(tmp_path, monkeypatch, capsys, conftest, told):
+    monkeypatch.chdir(tmp_path)
+    if conftest:
+        (tmp_path / "conftest.py").write_text(conftest)
+    monkeypatch.setattr(sys, "argv", ["harness", "calibrate"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    assert told in refusal(capsys.readouterr().err)

@@ -1,0 +1,177 @@
+"""Hardware profiles: exact match, strict reading, limits that hold their provenance. No torch."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import pytest
+
+from harness.equivalence.calibration import calibrated
+from harness.equivalence.limits import LIMITS, Limits
+from harness.errors import CorruptRecord, HarnessError
+from harness.machine.fault_results import FILE
+from harness.machine.numerics import read_numerics
+from harness.machine.profile import (
+    Calibration,
+    Match,
+    Profile,
+    deviations,
+    find_profile,
+    machine_of,
+    read_profile,
+    read_profiles,
+    write_profile,
+)
+from harness.machine.standard import Standard, sound_profiles, standard_of
+from suites.conftest import REPOSITORY
+
+HERE = Match("cpu", "x86_64")
+Q95 = {"fp32.rho": 2.6, "bf16.cache_rho": 1.02, "bf16.kl": 0.0, "bf16.kl_p99": 1.0}
+CALIBRATION = Calibration(
+    date="2026-01-01",
+    versions={"torch": "2.13.0", "transformers": "5.22.2"},
+    hardware='a "processor", AVX512, 2 cores',
+    models=("tiny_qwen3", "tiny_llama3"),
+    workloads=("single",),
+    seeds=8,
+    judgements=100,
+    over_table={},
+    q95=Q95,
+    values=calibrated(Q95),
+)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A profile that was written."""
+    profile = Profile("here", tmp_path / "here", HERE, CALIBRATION)
+    write_profile(profile)
+    return profile
+
+
+def test_what_is_written_is_read(made):
+    """Provenance and limits, names with dots included."""
+    [read] = read_profiles(made.folder.parent)
+    assert read == made
+    assert read.limits == Limits(fp32_rho=3.25)
+    assert deviations(read.limits) == "fp32_rho 3.25 instead of 3"
+
+
+def test_profile_without_limits_judges_by_the_table(tmp_path):
+    bare = Profile("bare", tmp_path / "bare", HERE, None)
+    assert read_profile(write_profile(bare)) == bare
+    assert bare.limits == LIMITS
+    assert deviations(bare.limits) == ""
+
+
+def test_profile_matches_by_device_and_machine(made):
+    assert find_profile((made,), HERE) is made
+    for other in (Match("cuda", "x86_64"), Match("cpu", "aarch64")):
+        assert find_profile((made,), other) is None
+    assert read_profiles(made.folder / "nowhere") == ()
+
+
+def test_machine_is_the_processor_or_the_accelerator():
+    assert machine_of("cpu", "") == platform.machine()
+    assert machine_of("cuda", "NVIDIA H100, NVIDIA H100") == "NVIDIA H100"
+    assert machine_of("cuda", "NVIDIA H100, NVIDIA L4") == "NVIDIA H100, NVIDIA L4"
+
+
+def test_two_profiles_that_match_alike_are_refused(made, tmp_path):
+    write_profile(Profile("there", tmp_path / "there", HERE, None))
+    with pytest.raises(HarnessError) as refused:
+        read_profiles(tmp_path)
+    assert str(refused.value) == (
+        f"{tmp_path}/here/profile.toml and {tmp_path}/there/profile.toml: both match cpu on x86_64, but one should "
+        "(remove one, or change its [match])"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("[match]", "[match", "is no TOML: "),
+        ("[match]", "[mach]", ": has unknown mach, but Contents knows match, limits"),
+        ('device = "cpu"', "device = 1", ".match.device: is 1, but should be a str"),
+        ('device = "cpu"\n', "", ".match: lacks device, which Match needs"),
+        ("seeds = 8", 'seeds = 8\nseed = "9"', ".limits: has unknown seed, but Calibration knows date, "),
+        ("seeds = 8", 'seeds = "8"', ".limits.seeds: is '8', but should be a int"),
+        ("judgements = 100", "judgements = true", ".limits.judgements: is True, but should be a int"),
+        ("value = 3.25", 'value = "3.25"', ".limits.values.fp32_rho.value: is '3.25', but should be a number"),
+        ("value = 3.25", "value = 3.5", ".fp32_rho: value is 3.5, but should be 3.25, the larger of table and 1.25 ×"),
+        ("value = 3.25", "value = 2.9", ".fp32_rho: value is 2.9, but should be 3.25, the larger of table and 1.25 ×"),
+        (
+            "table = 3.0\nq95 = 2.6\nvalue = 3.25",
+            "table = 3.0\nq95 = 5.0\nvalue = 6.25",
+            ".limits: limit fp32_rho is 6.25, but should be from 3, the table's, to 6",
+        ),
+        (
+            "table = 3.0\nq95 = 2.6\nvalue = 3.25",
+            "table = 2.0\nq95 = 2.6\nvalue = 3.25",
+            ".limits: limit fp32_rho was calibrated over 2, but the table says 3",
+        ),
+        ("values.fp32_rho]", "values.fp32_row]", ".limits: limit fp32_row is unknown, but should be one of fp32_rho, "),
+    ],
+)
+def test_each_defect_of_a_profile_is_refused_by_place(made, old, new, told):
+    """In one line that says what to do."""
+    path = made.folder / "profile.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises(CorruptRecord) as refused:
+        read_profile(path)
+    message = str(refused.value)
+    assert message.startswith(str(path))
+    assert told in message
+    assert message.endswith("(repair it, or calibrate again)")
+    assert "\n" not in message
+
+
+def test_profile_that_cannot_be_read_is_refused(made, tmp_path):
+    path = made.folder / "profile.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(CorruptRecord, match="is no TOML: "):
+        read_profile(path)
+    with pytest.raises(CorruptRecord, match="could not be read: No such file or directory"):
+        read_profile(tmp_path / "profile.toml")
+
+
+def test_session_judges_by_the_profile_that_matches(made):
+    """Another machine by the table."""
+    standard = standard_of((made,), HERE, {})
+    assert standard.profile == "here"
+    assert standard.limits == Limits(fp32_rho=3.25)
+    assert standard.notes == ("limits of profile here are not the table's: fp32_rho 3.25 instead of 3",)
+    assert standard_of((made,), Match("cpu", "other"), {}) == Standard()
+
+
+def test_profile_under_which_a_fault_survives_is_refused(tmp_path):
+    """Also if somebody wrote it by hand, and if nothing is there to tell."""
+    write_profile(Profile("here", tmp_path / "baselines" / "here", HERE, CALIBRATION))
+    file = tmp_path / "baselines" / "here" / "profile.toml"
+    with pytest.raises(HarnessError) as refused:
+        sound_profiles(tmp_path)
+    assert str(refused.value).startswith(f"{file}: {tmp_path / FILE}: is missing, so that no limit may be loosened")
+    numbers = {"fp32.rho": 3.2, "fp32.rho.limit": 3.0}
+    entry = {"name": "weak", "cells": {"ladder": {"outcome": "MISMATCH", "numbers": numbers}}}
+    (tmp_path / FILE).parent.mkdir(parents=True)
+    (tmp_path / FILE).write_text(json.dumps({"faults": [entry]}))
+    with pytest.raises(HarnessError) as refused:
+        sound_profiles(tmp_path)
+    assert str(refused.value) == (
+        f"{file}: fault weak would survive: its fp32.rho is 3.2, over 3 today, but within 3.25 with limit fp32_rho "
+        "(calibrate again)"
+    )
+    numbers["fp32.rho"] = 3.3
+    (tmp_path / FILE).write_text(json.dumps({"faults": [entry]}))
+    assert [profile.name for profile in sound_profiles(tmp_path)] == ["here"]
+
+
+def test_committed_profiles_are_sound():
+    """Each can be read, with what is stored beside it, and lets no fault of the catalogue survive."""
+    profiles = sound_profiles(REPOSITORY)
+    assert "cpu-x86" in {profile.name for profile in profiles}
+    for profile in profiles:
+        read_numerics(profile.folder)
