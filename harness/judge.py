@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from harness.equivalence.rules import Finding, findings, trust_findings
-from harness.records import Case, Evidence, Failure, Rung, Trust, Verdict
+from harness.records import Case, Engagement, Evidence, Failure, Rung, Trust, Verdict
 from harness.vocabulary import Dtype, Outcome, Property
 
 NEXT_STEP = {
@@ -25,7 +25,7 @@ def judge(case: Case, asked: Property, evidence: Evidence) -> Verdict:
         raise ValueError(f"{case.id}: evidence is of {evidence.case}, but should be of the case itself")
     return (
         _no_result(case, asked, evidence)
-        or _engagement(case, asked, evidence)
+        or _engagement(case, asked, {rung.dtype: rung.engagement for rung in evidence.rungs})
         or (_equivalence(case, asked, evidence) if asked is not Property.ENGAGEMENT else None)
         or _passed(case, asked, evidence)
     )
@@ -36,15 +36,33 @@ def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
     return _verdict(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
 
 
-def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    failure = evidence.reference_failure or evidence.failure
-    if failure is None:
-        return None
+def failed(case: Case, asked: Property, failure: Failure) -> Verdict:
+    """The verdict on a case without a result."""
     return _verdict(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
 
 
-def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    broken = [(rung.dtype, claim) for rung in evidence.rungs for claim in rung.engagement.claims if not claim.holds]
+def judge_relation(
+    case: Case, engagements: Mapping[Dtype, Engagement], found: list[Finding], *, told: str, next_step: str
+) -> Verdict:
+    """The verdict on a relation that holds for any input, from what its path engaged and from every number that was
+    held against a limit. `told` goes before the number closest to its limit if none is violated, `next_step` behind the
+    most violated one."""
+    asked = Property.EQUIVALENCE
+    unengaged = _engagement(case, asked, engagements)
+    if unengaged is not None:
+        return unengaged
+    if any(finding.violated for finding in found):
+        return _violation(case, asked, Outcome.MISMATCH, found, next_step=next_step)
+    return _verdict(case, asked, Outcome.PASS, f"{told}{_closest(found)}", _numbers(found))
+
+
+def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
+    failure = evidence.reference_failure or evidence.failure
+    return failed(case, asked, failure) if failure else None
+
+
+def _engagement(case: Case, asked: Property, engagements: Mapping[Dtype, Engagement]) -> Verdict | None:
+    broken = [(dtype, claim) for dtype, seen in engagements.items() for claim in seen.claims if not claim.holds]
     if not broken:
         return None
     dtype, claim = broken[0]
@@ -64,11 +82,12 @@ def _equivalence(case: Case, asked: Property, evidence: Evidence) -> Verdict | N
     return None
 
 
-def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Finding]) -> Verdict:
+def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Finding], *, next_step: str = "") -> Verdict:
     most = max(found, key=lambda finding: finding.excess)
     more = sum(finding.violated for finding in found) - 1
     also = f", and {more} more" if more else ""
-    return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({NEXT_STEP[outcome]})", _numbers(found))
+    todo = next_step or NEXT_STEP[outcome]
+    return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", _numbers(found))
 
 
 def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
@@ -79,9 +98,12 @@ def _passed(case: Case, asked: Property, evidence: Evidence) -> Verdict:
     found = _findings(case, evidence)
     counted = {rung.dtype for rung in _counted(case, evidence)}
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, no fp32 run of the same kernels; "
+    return _verdict(case, asked, Outcome.PASS, f"{ladder}{_closest(found)}", _numbers(found))
+
+
+def _closest(found: list[Finding]) -> str:
     closest = max(found, key=lambda finding: finding.excess)
-    message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
-    return _verdict(case, asked, Outcome.PASS, message, _numbers(found))
+    return f"closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
 
 
 def _findings(case: Case, evidence: Evidence) -> list[Finding]:

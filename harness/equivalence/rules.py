@@ -150,8 +150,7 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
         some = Finding("L1", f"{dtype}.linears", f"{dtype} linears that were compared", compared, 1.0, at_most=False)
         return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
-        name = "R0" if dtype is Dtype.FP32 else "R1"
-        logits = _same_precision(comparison.strata, dtype, rule=name, key="rho", what="error")
+        logits = error_findings(comparison.strata, dtype)
         state = _same_precision(comparison.state.strata, dtype, rule="R6", key="cache_rho", what="cache error")
         return [*found, *logits, *_divergence(comparison), *_greedy(comparison), lengths, *state, *scheme]
     whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
@@ -159,6 +158,12 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "") -> list[Find
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
     return [*found, *(_within(comparison, budgets["kv"]) if "kv" in budgets else ()), *scheme]
+
+
+def error_findings(strata: tuple[StratumError, ...], dtype: Dtype) -> list[Finding]:
+    """R0 or R1: what holds for logits of the same content computed in another order."""
+    rule = "R0" if dtype is Dtype.FP32 else "R1"
+    return list(_same_precision(strata, dtype, rule=rule, key="rho", what="error"))
 
 
 def _same_precision(
