@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -55,6 +56,7 @@ class Opened:
 def open_path(question: Question) -> Opened:
     """Run the path as `generate` does, and see whether it engages. Raises Incompatible as its cases do."""
     seen = {dtype: _engagement(question, dtype) for dtype in question.dtypes}
+    gc.freeze()  # continuous batching collects garbage after every run, and need not walk what stays
     windows = windows_of(_eager(question.setup, question.dtypes[0]).config.get_text_config())
     return Opened(seen, tuple(sorted({*EDGES, *filter(None, windows)})))
 

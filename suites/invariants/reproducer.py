@@ -31,9 +31,14 @@ Expected: {expected}
 Run it by `python FILE`: it exits with 1 while that is so, and with 0 once the relation holds.
 """
 
+import os
 import sys
 
 sys.path.insert(0, {root!r})
+
+from harness.execution.workers import ENVIRONMENT
+
+os.environ.update({{**ENVIRONMENT, **os.environ}})  # as for every worker, before torch is imported
 
 from suites.invariants.reproducer import reproduce
 

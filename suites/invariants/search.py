@@ -24,6 +24,8 @@ class Budget:
     examples: int
     seed: int = 0
     """The same examples come from the same seed."""
+    shrinks: bool = True
+    """Whether a smaller example is looked for once one is wrong."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ def search(
         deadline=None,
         print_blob=False,
         report_multiple_bugs=False,
-        phases=(Phase.generate, Phase.shrink),
+        phases=(Phase.generate, Phase.shrink) if budget.shrinks else (Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
     @given(relation.examples(edges))
