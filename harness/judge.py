@@ -45,10 +45,10 @@ def judge_relation(
     case: Case, engagements: Mapping[Dtype, Engagement], found: list[Finding], *, told: str, next_step: str
 ) -> Verdict:
     """The verdict on a relation that holds for any input, from what its path engaged and from every number that was
-    held against a limit. `told` goes before the number closest to its limit if none is violated, `next_step` behind the
-    most violated one."""
+    held against a limit. `told` goes before the number closest to its limit if none is violated, and otherwise
+    `next_step` behind what is wrong."""
     asked = Property.EQUIVALENCE
-    unengaged = _engagement(case, asked, engagements)
+    unengaged = _engagement(case, asked, engagements, next_step=next_step)
     if unengaged is not None:
         return unengaged
     if any(finding.violated for finding in found):
@@ -61,14 +61,16 @@ def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | Non
     return failed(case, asked, failure) if failure else None
 
 
-def _engagement(case: Case, asked: Property, engagements: Mapping[Dtype, Engagement]) -> Verdict | None:
+def _engagement(
+    case: Case, asked: Property, engagements: Mapping[Dtype, Engagement], *, next_step: str = ""
+) -> Verdict | None:
     broken = [(dtype, claim) for dtype, seen in engagements.items() for claim in seen.claims if not claim.holds]
     if not broken:
         return None
     dtype, claim = broken[0]
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
     told = f"{claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more}"
-    message = f"{case.id}: {told} ({NEXT_STEP[Outcome.NOT_ENGAGED]})"
+    message = f"{case.id}: {told} ({next_step or NEXT_STEP[Outcome.NOT_ENGAGED]})"
     return _verdict(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import shlex
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -161,10 +162,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--invariant-examples",
         metavar="N",
-        type=int,
+        type=_positive,
         help="examples drawn for each relation that must hold for any input; from a new random seed, which is printed "
         f"(default: {INVARIANT_EXAMPLES}, the same in every run)",
     )
+
+
+def _positive(given: str) -> int:
+    if not given.isdecimal() or not int(given):
+        raise ArgumentTypeError(f"is {given}, but should be at least 1")
+    return int(given)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,6 +20,8 @@ from suites.invariants.relations import relation_named
 from suites.invariants.reproducer import write_reproducer
 from suites.invariants.search import Budget, Searched, search
 
+UNENGAGED = "something else served the request: suites/every_path judges the path itself"
+
 
 @dataclass
 class _Open:
@@ -47,7 +49,7 @@ class Asking:
         if isinstance(opened.known, Failure):
             return failed(case, Property.EQUIVALENCE, opened.known)
         if not all(engagement.engaged for engagement in opened.known.engagements.values()):
-            return judge_relation(case, opened.known.engagements, [], told="", next_step="")
+            return judge_relation(case, opened.known.engagements, [], told="", next_step=UNENGAGED)
         relation = relation_named(case.workload.name)
 
         def ask(example: dict[str, Any]) -> list[Finding]:

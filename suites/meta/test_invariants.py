@@ -10,10 +10,11 @@ from dataclasses import replace
 
 import pytest
 
+from harness.paths import PATHS
 from harness.vocabulary import Dtype, Outcome
 from suites.conftest import REPOSITORY
 from suites.invariants.asking import Asking
-from suites.invariants.relations import RELATIONS
+from suites.invariants.relations import RELATIONS, applies
 from suites.invariants.search import Budget
 
 HERE = "suites.meta.faults.relations"
@@ -150,6 +151,27 @@ def test_unengaged_path_is_asked_nothing(asked):
     verdict = asked("future_tokens", fault="suites.meta.faults.lies:sdpa_is_eager")
     assert verdict.outcome is Outcome.NOT_ENGAGED
     assert re.match(rf"{verdict.case}: attention in prefill in fp32 is .*, but should be ", verdict.message)
+    assert verdict.message.endswith("(something else served the request: suites/every_path judges the path itself)")
+
+
+def test_paths_that_are_asked():
+    """Each relation says something of some path; what is asked of none says so in `applies`."""
+    asked = {relation.name: {path.name for path in PATHS if applies(relation, path)} for relation in RELATIONS}
+    assert all(asked.values())
+    assert {"caching.static", "quantization.bnb_nf4"} <= asked["unused_slots"]
+    assert "caching.none" not in asked["unused_slots"] | asked["chunked_prefill"]
+    assert {name.partition(".")[0] for name in asked["arrival_order"]} == {"continuous_batching"}
+    assert not {name for name in asked["padding"] if name.startswith("quantization.")}
+    everything = set().union(*asked.values())
+    assert not {name for name in everything if name.startswith(("compilation.", "parallelism.", "stacks."))}
+    assert not {"attention.flex", "quantization.bnb_int8", "caching.quantized_quanto4"} & everything
+
+
+def test_number_of_examples_is_positive():
+    run = [sys.executable, "-m", "pytest", "--invariant-examples", "0", "--co", "suites/invariants"]
+    told = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 4
+    assert "argument --invariant-examples: is 0, but should be at least 1" in told.stderr
 
 
 def test_examples_are_recorded_with_their_seed(tmp_path):
