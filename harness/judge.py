@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.ratchet import Stored, changed, growth
 from harness.equivalence.rules import Finding, findings, trust_findings
-from harness.records import Case, Evidence, Failure, Rung, Trust, Verdict
+from harness.records import Case, Engagement, Evidence, Failure, Rung, Trust, Verdict
 from harness.vocabulary import Dtype, Outcome, Property
 
 NEXT_STEP = {
@@ -32,7 +32,7 @@ def judge(
         raise ValueError(f"{case.id}: evidence is of {evidence.case}, but should be of the case itself")
     return (
         _no_result(case, asked, evidence)
-        or _engagement(case, asked, evidence)
+        or _engagement(case, asked, {rung.dtype: rung.engagement for rung in evidence.rungs})
         or (_equivalence(case, asked, evidence, limits, stored) if asked is not Property.ENGAGEMENT else None)
         or _passed(case, asked, evidence, limits, stored)
     )
@@ -43,21 +43,41 @@ def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
     return _verdict(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
 
 
-def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    failure = evidence.reference_failure or evidence.failure
-    if failure is None:
-        return None
+def failed(case: Case, asked: Property, failure: Failure) -> Verdict:
+    """The verdict on a case without a result."""
     return _verdict(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
 
 
-def _engagement(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    broken = [(rung.dtype, claim) for rung in evidence.rungs for claim in rung.engagement.claims if not claim.holds]
+def judge_relation(
+    case: Case, engagements: Mapping[Dtype, Engagement], found: list[Finding], *, told: str, next_step: str
+) -> Verdict:
+    """The verdict on a relation that holds for any input, from what its path engaged and from every number that was
+    held against a limit. `told` goes before the number closest to its limit if none is violated, and otherwise
+    `next_step` behind what is wrong."""
+    asked = Property.EQUIVALENCE
+    unengaged = _engagement(case, asked, engagements, next_step=next_step)
+    if unengaged is not None:
+        return unengaged
+    if any(finding.violated for finding in found):
+        return _violation(case, asked, Outcome.MISMATCH, found, next_step=next_step)
+    return _verdict(case, asked, Outcome.PASS, f"{told}{_closest(found)}", _numbers(found))
+
+
+def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
+    failure = evidence.reference_failure or evidence.failure
+    return failed(case, asked, failure) if failure else None
+
+
+def _engagement(
+    case: Case, asked: Property, engagements: Mapping[Dtype, Engagement], *, next_step: str = ""
+) -> Verdict | None:
+    broken = [(dtype, claim) for dtype, seen in engagements.items() for claim in seen.claims if not claim.holds]
     if not broken:
         return None
     dtype, claim = broken[0]
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
     told = f"{claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more}"
-    message = f"{case.id}: {told} ({NEXT_STEP[Outcome.NOT_ENGAGED]})"
+    message = f"{case.id}: {told} ({next_step or NEXT_STEP[Outcome.NOT_ENGAGED]})"
     return _verdict(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
 
 
@@ -73,11 +93,12 @@ def _equivalence(
     return None
 
 
-def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Finding]) -> Verdict:
+def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Finding], *, next_step: str = "") -> Verdict:
     most = max(found, key=lambda finding: finding.excess)
     more = sum(finding.violated for finding in found) - 1
     also = f", and {more} more" if more else ""
-    return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({NEXT_STEP[outcome]})", _numbers(found))
+    todo = next_step or NEXT_STEP[outcome]
+    return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", _numbers(found))
 
 
 def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: Stored | None) -> Verdict:
@@ -88,13 +109,16 @@ def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, sto
     found = _findings(case, evidence, limits, stored)
     counted = {rung.dtype for rung in _counted(case, evidence)}
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
-    closest = max(found, key=lambda finding: finding.excess)
-    message = f"{ladder}closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
     numbers = _numbers(found)
     before = changed(numbers, stored) if stored else {}
     told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
-    return _verdict(case, asked, Outcome.PASS, told + message, {**numbers, **was})
+    return _verdict(case, asked, Outcome.PASS, f"{told}{ladder}{_closest(found)}", {**numbers, **was})
+
+
+def _closest(found: list[Finding]) -> str:
+    closest = max(found, key=lambda finding: finding.excess)
+    return f"closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
 
 
 def _instead(case: Case, evidence: Evidence) -> str:

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import shlex
+from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, sound_profiles, standard_of
 from harness.plan import Catalogue, Planned, find_model, plan
+from harness.recipes import Workload
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
 from harness.report.tables import aligned, case_table, changed_numerics, skipped_paths, tally_outcomes
@@ -38,6 +41,9 @@ MARKERS = {
     **{str(asked): f"judges the {asked} of cases" for asked in Property},
 }
 
+INVARIANT_EXAMPLES = 6
+"""Drawn for each relation when no number is asked for."""
+
 
 class Hooks:
     """What a conftest.py can tell the plugin."""
@@ -45,6 +51,17 @@ class Hooks:
     @pytest.hookspec(firstresult=True)
     def pytest_harness_catalogue(self, config: pytest.Config) -> Catalogue | None:
         """The paths, models and workloads to run."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_harness_plan(
+        self, config: pytest.Config, replan: Callable[[tuple[Workload, ...]], list[Planned]]
+    ) -> list[Planned] | None:
+        """The cases that the tests of a folder are asked of, where these are not the catalogue's own. `replan` plans
+        the session's paths, models and dtypes with other workloads, slow ones included."""
+
+
+Judging = Callable[[RunFolder, "Runner"], Verdict]
+"""Runs a case and judges it, with a place for files and a runner."""
 
 
 @dataclass
@@ -59,27 +76,34 @@ class Session:
     """Slow cases that were not asked for."""
     seconds: float
     parent: Path
+    replan: Callable[[tuple[Workload, ...]], list[Planned]]
+    """Plans the same with other workloads, slow cases included."""
     standard: Standard = field(default_factory=Standard)
     selected: int = 0
+    elsewhere: list[Planned] = field(default_factory=list)
+    """Cases of folders that have a plan of their own."""
     problem: str = ""
     """What went wrong when the record was closed."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
     folder: RunFolder | None = None
     runner: Runner | None = None
 
-    def verdict(self, planned: Planned, asked: Property) -> Verdict:
-        """Judge one property of a case, running it if it has not run."""
+    def verdict(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
+        """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
         folder, runner = self._open()
-        if planned.unmet:
-            verdict = unsupported(planned.case, asked, planned.unmet)
-        else:
-            if planned.case.id not in self.evidence:
-                self.evidence[planned.case.id] = runner.evidence(planned.case, planned.optimization)
-                folder.add_evidence(self.evidence[planned.case.id])
-            evidence, stored = self.evidence[planned.case.id], self.standard.stored.get(planned.case.id)
-            verdict = judge(planned.case, asked, evidence, limits=self.standard.limits, stored=stored)
+        unmet = planned.unmet
+        verdict = unsupported(planned.case, asked, unmet) if unmet else judging(folder, runner)
         folder.add(verdict)
         return verdict
+
+    def judge(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner) -> Verdict:
+        """Judge one property by the evidence of the case, running it if it has not run."""
+        case = planned.case
+        if case.id not in self.evidence:
+            self.evidence[case.id] = runner.evidence(case, planned.optimization)
+            folder.add_evidence(self.evidence[case.id])
+        evidence, stored = self.evidence[case.id], self.standard.stored.get(case.id)
+        return judge(case, asked, evidence, limits=self.standard.limits, stored=stored)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -101,7 +125,7 @@ class Session:
 
             self.folder = RunFolder(self.parent)
             self.runner = Runner(self.catalogue.probes, logs=self.folder.logs, seconds=self.seconds)
-            devices = {entry.case.device for entry in self.planned if entry.unmet is None} - {"cpu"}
+            devices = {entry.case.device for entry in (*self.planned, *self.elsewhere) if entry.unmet is None} - {"cpu"}
             accelerators = ", ".join(self.runner.device_names(device) for device in sorted(devices))
             self._describe(self.folder, accelerators)
         return self.folder, self.runner
@@ -149,6 +173,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=300.0,
         help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
     )
+    group.addoption(
+        "--invariant-examples",
+        metavar="N",
+        type=_positive,
+        help="examples drawn for each relation that must hold for any input; from a new random seed, which is printed "
+        f"(default: {INVARIANT_EXAMPLES}, the same in every run)",
+    )
+
+
+def _positive(given: str) -> int:
+    if not given.isdecimal() or not int(given):
+        raise ArgumentTypeError(f"is {given}, but should be at least 1")
+    return int(given)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -162,7 +199,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         unlimited = pytest.mark.timeout(0)
         cases = [
             pytest.param(entry, id=entry.case.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
-            for entry in _planned(metafunc.config)
+            for entry in _planned(metafunc)
         ]
         metafunc.parametrize("planned", cases)
 
@@ -183,12 +220,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def judged(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Property], Verdict]:
-    """Judges one property of the case; skips the test when nothing could be judged."""
+def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Property, Judging], Verdict]:
+    """Puts a verdict on the case into the record; skips the test when nothing could be judged."""
 
-    def verdict_on(asked: Property) -> Verdict:
+    def record(asked: Property, judging: Judging) -> Verdict:
         try:
-            verdict = _session(request.config).verdict(planned, asked)
+            verdict = _session(request.config).verdict(planned, asked, judging)
         except HarnessError as error:  # not the case's fault: a full disk, a folder that is gone
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         request.node.user_properties.append(("outcome", str(verdict.outcome)))
@@ -197,7 +234,15 @@ def judged(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Proper
             pytest.skip(f"{verdict.outcome}: {verdict.message}")
         return verdict
 
-    return verdict_on
+    return record
+
+
+@pytest.fixture
+def judged(
+    request: pytest.FixtureRequest, planned: Planned, recorded: Callable[[Property, Judging], Verdict]
+) -> Callable[[Property], Verdict]:
+    """Judges one property by the evidence of the case."""
+    return lambda asked: recorded(asked, partial(_session(request.config).judge, planned, asked))
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -229,7 +274,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     for line in _summary(known):
         terminalreporter.write_line(line)
-    if known.planned and not known.selected:
+    if (known.planned or known.elsewhere) and not known.selected:
         terminalreporter.write_line(_why_nothing_is_selected(known, config.option.markexpr, config.option.keyword))
 
 
@@ -257,7 +302,8 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
     why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
     why += f"; {known.left_out} slow ones need --run-slow" if known.left_out and "slow" in markers else ""
     chosen = chosen or "the selection"
-    return f"nothing was judged: {chosen} selects none of the {len(known.planned)} cases planned here{why}"
+    cases = [*known.planned, *known.elsewhere]
+    return f"nothing was judged: {chosen} selects none of the {len(cases)} cases planned here{why}"
 
 
 def _case_of(item: pytest.Item) -> str:
@@ -267,12 +313,19 @@ def _case_of(item: pytest.Item) -> str:
     return planned.case.id if isinstance(planned, Planned) else ""
 
 
-def _planned(config: pytest.Config) -> list[Planned]:
+def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
     try:
-        return _session(config).planned
+        session = _session(metafunc.config)
     except pytest.exit.Exception as stop:
-        config.stash[STOP] = stop
+        metafunc.config.stash[STOP] = stop
         return []
+    own = metafunc.definition.ihook.pytest_harness_plan(config=metafunc.config, replan=session.replan)
+    if own is None:
+        return session.planned
+    kept = [entry for entry in own if metafunc.config.option.run_slow or not entry.slow]
+    session.elsewhere += kept
+    session.left_out += len(own) - len(kept)
+    return kept
 
 
 def _session(config: pytest.Config) -> Session:
@@ -290,15 +343,16 @@ def _new_session(config: pytest.Config) -> Session:
         raise HarnessError("no catalogue: a conftest.py should implement pytest_harness_catalogue")
     inventory = take_inventory()
     asked = config.option
-    planned = plan(
-        catalogue,
-        inventory,
-        models=tuple(find_model(name, catalogue) for name in asked.model) or catalogue.models,
-        device=asked.device or inventory.default_device,
-        dtypes=tuple(Dtype(name) for name in asked.dtype),
-    )
+    models = tuple(find_model(name, catalogue) for name in asked.model) or catalogue.models
+    device = asked.device or inventory.default_device
+    dtypes = tuple(Dtype(name) for name in asked.dtype)
+
+    def replan(workloads: tuple[Workload, ...]) -> list[Planned]:
+        return plan(replace(catalogue, workloads=workloads), inventory, models=models, device=device, dtypes=dtypes)
+
+    planned = replan(catalogue.workloads)
     left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)
     planned = [entry for entry in planned if asked.run_slow or not entry.slow]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
     profiles = sound_profiles(config.rootpath)
-    return Session(catalogue, inventory, profiles, planned, left_out, seconds=asked.case_timeout, parent=parent)
+    return Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)

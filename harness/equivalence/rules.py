@@ -141,8 +141,7 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limi
         some = Finding("O", f"{dtype}.operators", f"{dtype} operators that were compared", compared, 1.0, at_most=False)
         return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
-        name = "R0" if dtype is Dtype.FP32 else "R1"
-        logits = _same_precision(comparison.strata, dtype, limits.of_logits(dtype), rule=name, key="rho", what="error")
+        logits = error_findings(comparison.strata, dtype, limits=limits)
         kept = comparison.state.strata
         state = _same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", what="cache error")
         return [
@@ -159,6 +158,12 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limi
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
     return [*found, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
+
+
+def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[Finding]:
+    """R0 or R1: what holds for logits of the same content computed in another order."""
+    rule = "R0" if dtype is Dtype.FP32 else "R1"
+    return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", what="error"))
 
 
 def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called

@@ -59,14 +59,14 @@ class Runner:
                 setup = Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
                 floor, trust = self._eager(setup, dtype)
             except WorkerFailed as error:
-                why_none = {"reference_failure": _failure(error, "eager")}
+                why_none = {"reference_failure": failure_of(error, "eager")}
                 break
             trusts.append(trust)
             try:
                 planted = replace(setup, fault=fault, kept=kept)
                 rungs_run.append(self._run(f"{case.id}-{dtype}", planted, dtype, optimization))
             except WorkerFailed as error:
-                why_none = {"failure": _failure(error, f"{dtype} run")}
+                why_none = {"failure": failure_of(error, f"{dtype} run")}
                 break
         return Evidence(
             case=case.id,
@@ -170,7 +170,8 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _failure(error: WorkerFailed, what: str) -> Failure:
+def failure_of(error: WorkerFailed, what: str) -> Failure:
+    """Why there is no result: what the error of a worker that was asked for `what` means."""
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
     declared = isinstance(error, WorkerRaised) and error.incompatible
     outcome = Outcome.UNSUPPORTED if declared else outcomes.get(type(error), Outcome.ERROR)

@@ -101,7 +101,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     kind, scheme, twin, beside = optimization.tolerance, None, None, None
     weights: Weights = {}
-    with _refusals(optimization, setup):
+    with refusals(optimization, setup):
         if optimization.rounds_weights:
             plain = dense_text(setup, dtype, text)
             if kind is not Tolerance.DYNAMIC:
@@ -139,7 +139,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
 
 def run_rank_of(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place) -> Observation:
     """Run one rank of a parallel candidate. Raises Incompatible as `run_candidate` does."""
-    with _refusals(optimization, setup):
+    with refusals(optimization, setup):
         return run_rank(setup, dtype, optimization, place)
 
 
@@ -167,7 +167,7 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
     """The same for prompts that are served as requests: each is compared with its prompt run alone."""
     started = time.monotonic()
     rounded = optimization.rounds_weights
-    with _refusals(optimization, setup):
+    with refusals(optimization, setup):
         if rounded:
             weights, changed = rounded_weights(setup, dtype, optimization)
             plain = dense_text(setup, dtype, text)
@@ -216,7 +216,7 @@ def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
 
 
 @contextmanager
-def _refusals(optimization: Optimization, setup: Setup) -> Iterator[None]:
+def refusals(optimization: Optimization, setup: Setup) -> Iterator[None]:
     """An error that says that things do not go together becomes Incompatible: why, and in the library's words."""
     try:
         yield

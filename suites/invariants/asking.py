@@ -1,0 +1,99 @@
+"""From a case to its verdict: one worker keeps the models of a path while its relations are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.equivalence.rules import Finding
+from harness.errors import WorkerFailed
+from harness.execution.runner import failure_of
+from harness.execution.runs import Setup
+from harness.execution.workers import Worker
+from harness.judge import failed, judge_relation
+from harness.paths.base import Optimization
+from harness.records import Case, Failure, Verdict
+from harness.vocabulary import Property
+from suites.invariants.probing import Opened, Question, open_path, try_example
+from suites.invariants.relations import relation_named
+from suites.invariants.reproducer import write_reproducer
+from suites.invariants.search import Budget, Searched, search
+
+UNENGAGED = "something else served the request: suites/every_path judges the path itself"
+
+
+@dataclass
+class _Open:
+    """A worker that keeps the models of a question."""
+
+    question: Question
+    worker: Worker
+    known: Opened | Failure
+    """What is known of the path, or why it cannot be asked anything."""
+
+
+@dataclass
+class Asking:
+    """Asks relations of paths. `close` ends the worker, of which there is one at a time."""
+
+    scratch: Path
+    seconds: float
+    """Deadline of one example."""
+    _open: _Open | None = None
+
+    def verdict(self, case: Case, path: Optimization, *, budget: Budget, folder: Path, fault: str = "") -> Verdict:
+        """Look for an example that violates the relation that the case's workload is named after. A violating one is
+        written into `folder` as a script."""
+        opened = self._opened(case, path, logs=folder / "logs", fault=fault)
+        if isinstance(opened.known, Failure):
+            return failed(case, Property.EQUIVALENCE, opened.known)
+        if not all(engagement.engaged for engagement in opened.known.engagements.values()):
+            return judge_relation(case, opened.known.engagements, [], told="", next_step=UNENGAGED)
+        relation = relation_named(case.workload.name)
+
+        def ask(example: dict[str, Any]) -> list[Finding]:
+            return opened.worker.call(try_example, opened.question, relation.name, example, seconds=self.seconds)
+
+        result = search(relation, ask, edges=opened.known.edges, budget=budget)
+        reproduced = ""
+        if result.example is not None:
+            script = write_reproducer(folder, case, opened.question, result)
+            reproduced = f"python {script} reproduces it"
+        if result.failure:
+            self.close()  # whatever state the worker is in
+            return failed(case, Property.EQUIVALENCE, _why_none(result, reproduced))
+        verdict = judge_relation(
+            case,
+            opened.known.engagements,
+            result.violating or list(result.worst.values()),
+            told=f"{result.tried} examples; ",
+            next_step=reproduced,
+        )
+        return replace(verdict, numbers={**verdict.numbers, "examples": result.tried, "seed": budget.seed})
+
+    def close(self) -> None:
+        if self._open:
+            self._open.worker.__exit__(None, None, None)
+            self._open = None
+
+    def _opened(self, case: Case, path: Optimization, *, logs: Path, fault: str) -> _Open:
+        workload = replace(case.workload, name="relations")  # one model for all relations
+        question = Question(Setup(case.recipe, workload, case.device, self.scratch, fault), path, path.rungs(case))
+        if self._open is None or self._open.question != question:
+            self.close()
+            logs.mkdir(parents=True, exist_ok=True)
+            worker = Worker(log=logs / f"{replace(case, workload=workload).id}.log")
+            self._open = _Open(question, worker, self._ask(worker, question))
+        return self._open
+
+    def _ask(self, worker: Worker, question: Question) -> Opened | Failure:
+        try:
+            return worker.call(open_path, question, seconds=self.seconds)
+        except WorkerFailed as error:
+            return failure_of(error, "engaging")
+
+
+def _why_none(result: Searched, reproduced: str) -> Failure:
+    failure = failure_of(result.failure, f"example {result.example}")
+    return replace(failure, message=f"{failure.message} ({reproduced})")

@@ -1,0 +1,140 @@
+"""The registry of relations, and which of them are asked of which path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis.strategies import SearchStrategy
+
+from harness.paths.base import Aspect, Optimization
+from harness.plan import Planned
+from harness.recipes import Prompt, Workload
+from harness.vocabulary import Technique, Tolerance
+from suites.invariants import bitwise, close
+from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject, cache_of
+
+ENGAGING = (
+    Prompt(30, text="A relation holds for any input, but only an engaged path is asked for it."),
+    Prompt(19, text="Shorter, therefore padded on the left."),
+)
+"""Prompts on which a path must show that it engages before it is asked for anything: padded, longer than a page of 16
+and than the window of the tiny Olmo."""
+LENGTHENING = frozenset({DYNAMIC, STATIC})
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Something that must hold between two calls of a model, for any input."""
+
+    name: str
+    """The workload in case ids."""
+    what: str
+    """Of an exact one: what may not change. Of others: what stands on the sides."""
+    examples: Callable[[tuple[int, ...]], SearchStrategy[dict[str, Any]]]
+    """Strategy of its examples, given lengths around which to look."""
+    tries: Callable[[Subject, dict[str, Any]], Iterator[Any]]
+    """Runs one example in a worker."""
+    exact: bool = False
+    """Whether what it protects is compared bit for bit; otherwise by R0 and R1."""
+    caches: frozenset[str] = frozenset({DYNAMIC, STATIC, NONE})
+    """Caches of the paths for which it says something."""
+    served: bool = False
+    """Whether it is about requests of continuous batching."""
+
+    @property
+    def workload(self) -> Workload:
+        return Workload(self.name, ENGAGING, new_tokens=3)
+
+
+RELATIONS = (
+    Relation("repetition", "logits of the same input again", bitwise.batches, bitwise.repetition, exact=True),
+    Relation("future_tokens", "logits before other tokens", bitwise.cut_batches, bitwise.future_tokens, exact=True),
+    Relation("other_rows", "logits of a row beside other rows", bitwise.chosen_rows, bitwise.other_rows, exact=True),
+    Relation("permuted_rows", "logits of reordered rows", bitwise.orders, bitwise.permuted_rows, exact=True),
+    Relation("masked_ids", "logits beside other masked ids", bitwise.padded_batches, bitwise.masked_ids, exact=True),
+    Relation(
+        "unused_slots", "logits before garbage in unused slots of a static cache", bitwise.spare_slots,
+        bitwise.unused_slots, exact=True, caches=LENGTHENING,
+    ),
+    Relation("padding", "a row padded on either side, or not at all", close.padded_rows, close.padding),
+    Relation("batch_size", "rows together, or alone", close.equal_rows, close.batch_size),
+    Relation(
+        "chunked_prefill", "a prompt at once, or in chunks", close.chunked_rows, close.chunked_prefill,
+        caches=LENGTHENING,
+    ),
+    Relation(
+        "cache_or_none", "steps with the path's cache, or with none", close.decoded_rows, close.cache_or_none,
+        caches=LENGTHENING,
+    ),
+    Relation(
+        "static_or_dynamic", "steps with a cache of fixed size, or with one that grows", close.decoded_rows_and_slots,
+        close.static_or_dynamic, caches=frozenset({DYNAMIC}),
+    ),
+    Relation("prefix", "the beginning of a row alone, or within the row", close.begun_rows, close.prefix),
+    Relation(
+        "arrival_order", "requests in one order, or in another behind other requests", close.orders_of_requests,
+        close.arrival_order, served=True,
+    ),
+)  # fmt: skip
+
+
+def relation_named(name: str) -> Relation:
+    return next(relation for relation in RELATIONS if relation.name == name)
+
+
+def applies(relation: Relation, path: Optimization) -> bool:
+    """Whether a relation is asked of a path, and each reason why not."""
+    if path.launch() is not None:
+        return False  # several processes hold the model, and none of them can be called alone
+    if Aspect.COMPILATION in path.changes:
+        return False  # every shape that is drawn would be compiled
+    if path.technique is Technique.STACKS:
+        return False  # each part is asked by itself
+    if path.tolerance in {Tolerance.LOSSY, Tolerance.DYNAMIC}:
+        return (
+            False  # what a quantized cache gives back depends on when it was packed, an LLM.int8 row on its neighbours
+        )
+    if path.rounds_weights and not relation.exact:
+        return False  # its reference would be a dense model of the rounded weights, which suites/every_path compares
+    serving = path.serving()
+    if relation.served or serving is not None:
+        return relation.served and serving is not None and serving.shows_logits  # logits are what is compared
+    return cache_of(path) in relation.caches
+
+
+DAILY = frozenset(
+    {
+        "eager",
+        "attention.sdpa",
+        "kernels.flash_attn2_local",
+        "kernels.layers_local",
+        "quantization.torchao_int8",
+        "continuous_batching.sdpa",
+    }
+)
+"""Paths that a CPU asks daily, one for each code that could break a relation. The others vary these; caches of every
+kind stand in the relations themselves."""
+DAILY_OF = {
+    "tiny_llama3": frozenset[str](),
+    "tiny_olmo3": frozenset({"attention.sdpa", "caching.static", "kernels.flash_attn2_local"}),
+}
+"""The same of models that nobody named: what sliding windows change, and nothing of what only repeats another model."""
+
+
+def relations_planned(replan: Callable[[tuple[Workload, ...]], list[Planned]], *, named: bool) -> list[Planned]:
+    """Cases of all relations; on the CPU those that vary another one are slow. `named` tells whether models were asked
+    for by name."""
+    asked = {relation.workload: relation for relation in RELATIONS}
+    return [
+        _slower(entry, daily=DAILY if named else DAILY_OF.get(entry.case.recipe.name, DAILY))
+        for entry in replan(tuple(asked))
+        if applies(asked[entry.case.workload], entry.optimization)
+    ]
+
+
+def _slower(entry: Planned, *, daily: frozenset[str]) -> Planned:
+    if entry.slow or entry.case.device != "cpu" or entry.optimization.name in daily:
+        return entry
+    return replace(entry, slow=True, markers=(*entry.markers, "slow"))
