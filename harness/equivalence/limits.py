@@ -22,8 +22,8 @@ class Limits:
 
     fp32_rho: float = 3.0
     """RMS error over eager's: of logits (R0), of a head in the cache (R6), of one operator (O). 990 correct runs on
-    drawn prompts (three tiny models; sdpa, local flash attention, local layers) reached 2.2 in the logits and 1.3 in the
-    cache; operators 1.4. The weakest planted fault in float32 stands at 10 times it."""
+    drawn prompts (three tiny models; sdpa, local flash attention, local layers) reached 2.2 in the logits and 1.3 in
+    the cache; operators 1.4."""
     fp32_rho_max: float = 8.0
     """The same for the largest error: 4.5, 1.9 and 1.7."""
     half_rho: float = 4.0

@@ -96,7 +96,7 @@ def test_page_of_another_request_is_caught(asked):
     verdict = asked(
         "arrival_order",
         path="continuous_batching.sdpa",
-        fault="suites.meta.faults.arithmetic:swapped_page_table_row",
+        fault="suites.meta.faults.of_batches:swapped_page_table_row",
         budget=Budget(8, shrinks=False),
     )
     assert verdict.outcome is Outcome.MISMATCH, verdict.message

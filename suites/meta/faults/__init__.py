@@ -1,7 +1,7 @@
 """Faults to plant into workers, in the library under test and never in the judge.
 
 Each is a context manager without arguments, named in a request as `module:function`; `lies` serve something else than
-was asked for, `arithmetic` compute something else.
+was asked for, the others compute something else. `catalogue` says into which cases they are planted.
 """
 
 from __future__ import annotations
