@@ -15,7 +15,7 @@ LAYERS = (
     ("machine", "equivalence", "measurement", "baseline_store", "paths.base", "paths.observed"),
     ("paths", "models"),
     ("plan", "checkout", "execution", "judge"),
-    ("report", "plugin", "cli"),
+    ("report", "session", "plugin", "cli"),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")

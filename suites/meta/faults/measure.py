@@ -78,6 +78,8 @@ CORRECT = (
     "kernels.flash_attn2_local",
     "kernels.layers_local",
     "quantization.torchao_int8",
+    "quantization.torchao_int4",
+    "quantization.quanto_int8",
     "quantization.quanto_int4",
     "quantization.bnb_nf4",
     "quantization.bnb_int8",

@@ -1,0 +1,100 @@
+"""One pytest session: what it plans, runs, judges by and records. Knows nothing of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.judge import judge, unsupported
+from harness.machine.inventory import Inventory, describe
+from harness.machine.profile import Match, Profile, machine_of
+from harness.machine.standard import Standard, standard_of
+from harness.plan import Catalogue, Planned
+from harness.recipes import Workload
+from harness.records import Evidence, Verdict
+from harness.report.folder import RunFolder
+from harness.vocabulary import Property
+
+if TYPE_CHECKING:
+    from harness.execution.runner import Runner
+
+Judging = Callable[[RunFolder, "Runner"], Verdict]
+"""Runs a case and judges it, with a place for files and a runner."""
+
+
+@dataclass
+class Session:
+    """What one pytest session knows. Made when cases are first asked for, so that other tests cost nothing."""
+
+    catalogue: Catalogue
+    inventory: Inventory
+    profiles: tuple[Profile, ...]
+    planned: list[Planned]
+    left_out: int
+    """Slow cases that were not asked for."""
+    seconds: float
+    parent: Path
+    replan: Callable[[tuple[Workload, ...]], list[Planned]]
+    """Plans the same with other workloads, slow cases included."""
+    standard: Standard = field(default_factory=Standard)
+    selected: int = 0
+    elsewhere: list[Planned] = field(default_factory=list)
+    """Cases of folders that have a plan of their own."""
+    problem: str = ""
+    """What went wrong when the record was closed."""
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    folder: RunFolder | None = None
+    runner: Runner | None = None
+
+    def verdict(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
+        """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
+        folder, runner = self._open()
+        unmet = planned.unmet
+        verdict = unsupported(planned.case, asked, unmet) if unmet else judging(folder, runner)
+        folder.add(verdict)
+        return verdict
+
+    def judge(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner) -> Verdict:
+        """Judge one property by the evidence of the case, running it if it has not run."""
+        case = planned.case
+        if case.id not in self.evidence:
+            self.evidence[case.id] = runner.evidence(case, planned.optimization)
+            folder.add_evidence(self.evidence[case.id])
+        evidence, stored = self.evidence[case.id], self.standard.stored.get(case.id)
+        return judge(case, asked, evidence, limits=self.standard.limits, stored=stored)
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        return self.folder.run.verdicts if self.folder else ()
+
+    @property
+    def judged(self) -> int:
+        return sum(not verdict.outcome.skips for verdict in self.verdicts)
+
+    def close(self, exit_code: int) -> None:
+        if self.runner:
+            self.runner.close()
+        if self.folder:
+            self.folder.finish(exit_code)
+
+    def _open(self) -> tuple[RunFolder, Runner]:
+        if self.folder is None or self.runner is None:
+            from harness.execution.runner import Runner  # imports torch, which listing cases does not need
+
+            self.folder = RunFolder(self.parent)
+            self.runner = Runner(self.catalogue.probes, logs=self.folder.logs, seconds=self.seconds)
+            devices = {entry.case.device for entry in (*self.planned, *self.elsewhere) if entry.unmet is None} - {"cpu"}
+            accelerators = ", ".join(self.runner.device_names(device) for device in sorted(devices))
+            self._describe(self.folder, accelerators)
+        return self.folder, self.runner
+
+    def _describe(self, folder: RunFolder, accelerators: str) -> None:
+        """Record on what the session runs, and find what it judges by."""
+        environment = describe(self.inventory, accelerators=accelerators)
+        device = self.planned[0].case.device
+        self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
+        if self.standard.notes:
+            environment["judged_by"] = "; ".join(self.standard.notes)
+        folder.describe(environment, profile=self.standard.profile)
