@@ -166,8 +166,8 @@ def read_out_columns(model: Any, log: OperatorLog, weights: Weights) -> None:
         ones[torch.arange(len(columns)), columns] = 1
         bias = 0 if module.bias is None else module.bias
         right = weight[:, columns].T.double() + bias
-        least = torch.finfo(ones.dtype).tiny
-        allowed = ROUNDINGS * log.dtype.unit_roundoff * right.abs().clamp(min=least)
+        # A weight may be a difference, of level and zero point: what its parts lose is relative to the row's largest.
+        allowed = ROUNDINGS * log.dtype.unit_roundoff * weight.double().abs().amax(1)
         log.attempt(f"columns of {name}", ((module.forward(ones) - right).abs() > allowed).any(-1))
 
 

@@ -83,7 +83,7 @@ def test_limit_beyond_twice_the_tables_is_refused(q95, shown):
     assert told in str(refused.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("fp32_rho", 2.9), ("half_part_rho_max", 6.1), ("slack", math.nan)])
+@pytest.mark.parametrize(("name", "value"), [("fp32_rho", 2.9), ("half_part_rho_max", 8.1), ("slack", math.nan)])
 def test_limits_outside_their_range_cannot_be_built(name, value):
     with pytest.raises(ValueError, match=f"limit {name} is .*, but should be from .*, the table's, to "):
         Limits(**{name: value})
@@ -116,7 +116,7 @@ def test_numbers_name_their_limit(key, limit):
 
 
 WIDER = Limits(
-    fp32_rho=3.6, fp32_rho_max=9.6, half_part_rho=1.8, half_part_rho_max=3.6, kl=19.2, kl_p99=76.8, slack=1.2
+    fp32_rho=3.6, fp32_rho_max=9.6, half_part_rho=1.8, half_part_rho_max=4.8, kl=19.2, kl_p99=76.8, slack=1.2
 )
 ALMOST = (StratumError("prefill", 3.5, 3.5, 1.0, 1.0, 1.0, 0.0),)
 

@@ -211,20 +211,20 @@ def test_errors_of_several_calls_are_pooled():
 
 
 @pytest.mark.parametrize("dtype", [Dtype.FP32, Dtype.BF16])
-@pytest.mark.parametrize(("factor", "wrong"), [(1, 0), (1 + 2**-7, 0), (1 + 2**-6, 1)])
-def test_columns_of_a_linear_are_read_out(dtype, factor, wrong):
-    """In bfloat16 two steps are more than three roundings may make, one is not; float32 allows neither."""
+@pytest.mark.parametrize(("steps", "wrong"), [(0, 0), (1, 0), (2, 1)])
+def test_columns_of_a_linear_are_read_out(dtype, steps, wrong):
+    """Two steps of bfloat16, from the row's largest weight, are more than three roundings may make, and one is not;
+    float32 allows neither."""
     module = nn.ModuleDict({"one": nn.Linear(6, 5, bias=False)})
     with torch.no_grad():
-        module["one"].weight.copy_(torch.ones(5, 6))
+        module["one"].weight.copy_(torch.eye(5, 6))
         weight = module["one"].weight.detach().clone()
-        module["one"].weight[2, 3] = factor
+        module["one"].weight[2, 3] = steps * 2**-7
     module.to(getattr(torch, dtype.torch_name))
     module.dtype = module["one"].weight.dtype
     log = OperatorLog(dtype)
     read_out_columns(module, log, {"one": weight})
-    allowed = dtype is Dtype.FP32 and factor > 1
-    assert log.operators().exact == (ExactTrial("columns of one", 6, 1 if allowed else wrong),)
+    assert log.operators().exact == (ExactTrial("columns of one", 6, int(steps > 0) if dtype is Dtype.FP32 else wrong),)
 
 
 def test_log_names_and_counts():
@@ -247,7 +247,7 @@ GOOD = StratumError("attention of layer 0 in decode", 1.0, 1.0, 1.0, 1.0, 1.0, 0
             Operators((GOOD, replace(GOOD, candidate_rms=1.6))),
             "bf16 error of one operator over eager's (attention of layer 0 in decode) is 1.6, but",
         ),
-        (Operators((GOOD, replace(GOOD, candidate_max=3.1))), "bf16 largest error of one operator over eager's"),
+        (Operators((GOOD, replace(GOOD, candidate_max=4.1))), "bf16 largest error of one operator over eager's"),
         (
             Operators((GOOD,), (ExactTrial("a", 9, 0), ExactTrial("values looked up", 9, 2))),
             "bf16 outputs that are wrong where nothing rounds (values looked up) is 2, but should be at most 0 [O]",

@@ -91,6 +91,9 @@ CORRECT = (
 """Paths on which the catalogue has faults, and their siblings."""
 AT_LEAST = ("recall", "operators")
 """Numbers that should be at least their limit."""
+DEFECTIVE = {("quantization.torchao_int8", "tiny_olmo3", Dtype.FP16)}
+"""Cells in which a library is wrong, and a mismatch is no false alarm: torchao 0.18 multiplies by levels of up to 127
+before it scales, and float16 overflows."""
 COMPILED = {"compilation.static_cache"}
 """Tried on one seed: each length compiles anew."""
 
@@ -119,7 +122,8 @@ def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range) -> It
                 continue
             started = time.monotonic()
             case = _case(path.name, model.name, workload)
-            cells = dict(_cells(case, path, runner, planted="", dtypes=LADDER, inventory=inventory))
+            sound = tuple(dtype for dtype in LADDER if (path.name, model.name, dtype) not in DEFECTIVE)
+            cells = dict(_cells(case, path, runner, planted="", dtypes=sound, inventory=inventory))
             name = f"{model.name}, {workload.name}"
             yield Row(name, path.name, "correct", cells, time.monotonic() - started)
 
