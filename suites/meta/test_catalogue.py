@@ -18,7 +18,7 @@ from suites.meta.faults.catalogue import BLIND, FIRST, Planted
 from suites.meta.faults.measure import CORRECT, Cell, Row, drawn, excesses
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.rivals import RIVALS
-from suites.meta.faults.table import problems, summary, upper_bound, write_picture, write_table
+from suites.meta.faults.table import alarms, problems, summary, upper_bound, write_picture, write_table
 
 PATH_NAMES = {path.name: path for path in PATHS}
 
@@ -125,6 +125,9 @@ def test_false_alarm_and_a_fault_that_passes_again_are_problems():
     alarm = replace(QUIET, cells={"fp32": cell(Outcome.MISMATCH)})
     [told] = problems(results(correct=(alarm,)), recorded=None)
     assert told == "false alarm: attention.sdpa on drawn in fp32 is MISMATCH, but should be PASS"
+    rare = results(correct=(alarm, *[QUIET] * 60))
+    assert problems(rare, recorded=None) == []
+    assert alarms(rare) == [told]
     lost = replace(CAUGHT, cells=MISSED.cells)
     [told] = problems(results(lost, MISSED), recorded=results(CAUGHT, MISSED))
     assert told == "fault on attention.sdpa passes, but should be MISMATCH: it was caught when it was recorded"
