@@ -125,6 +125,10 @@ def test_engagement_does_not_need_a_trusted_baseline():
             "rows whose free run diverges by more than a tie is 1, but should be at most 0 [R5]",
         ),
         (
+            rung(free=FreeRun(0, 0, -1, unended=1)),
+            "bf16 rows that do not end where their sequence does is 1, but should be at most 0 [R5]",
+        ),
+        (
             rung(divergence=replace(CLOSE, candidate_mean=2e-5)),
             "bf16 mean divergence in nats is 2e-05, but should be at most 1.61e-05 [R3]",
         ),
