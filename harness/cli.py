@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -24,7 +24,6 @@ from harness.machine.numerics import FILE as NUMERICS
 from harness.machine.numerics import numerics_of, store_numerics
 from harness.machine.profile import (
     BASELINES,
-    Calibration,
     Match,
     Profile,
     deviations,
@@ -33,6 +32,7 @@ from harness.machine.profile import (
     read_profiles,
     write_profile,
 )
+from harness.machine.profile import FILE as PROFILE
 from harness.plan import Catalogue, find_model
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Case
@@ -119,6 +119,7 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     runner = Runner(catalogue.probes, logs=logs, seconds=asked.seconds)
     try:
         accelerators = "" if device == "cpu" else runner.device_names(device)
+        place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, asked.profile)
         runs = measure(runner, cases, seeds=asked.seeds, tell=lambda line: typer.echo(line, err=True))
     finally:
         runner.close()
@@ -126,8 +127,7 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     environment = describe(inventory, accelerators=accelerators)
     calibration = calibration_of(measured_spread(runs), cases, seeds=asked.seeds, environment=environment)
     refuse_survivors(limits_of(calibration.values), root / FAULTS)
-    match = Match(device, machine_of(device, accelerators))
-    return _profile(find_profile(profiles, match), match, calibration, root / BASELINES, asked.profile)
+    return replace(place, calibration=calibration)
 
 
 def _cases(asked: Asked, device: str, catalogue: Catalogue) -> list[Case]:
@@ -150,18 +150,19 @@ def _workload(name: str, catalogue: Catalogue) -> Workload:
     raise UnknownName("workload", name, [workload.name for workload in catalogue.workloads])
 
 
-def _profile(known: Profile | None, match: Match, calibration: Calibration, folder: Path, name: str) -> Profile:
-    """The matching profile with new limits, or a new one."""
+def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str) -> Profile:
+    """The matching profile, or a new one in `folder`. Raises HarnessError if a name was chosen that does not go."""
+    known = find_profile(profiles, match)
     if known:
         if name and name != known.name:
             raise HarnessError(
                 f"--profile {name}: profile {known.name} matches this machine already (leave the option out)"
             )
-        return Profile(known.name, known.folder, known.match, calibration)
+        return known
     name = name or "".join(char if char.isalnum() else "_" for char in f"{match.device}_{match.machine}")
-    if (folder / name).exists():
+    if (folder / name / PROFILE).exists():
         raise HarnessError(f"{folder / name}: is there and matches another machine (choose another --profile)")
-    return Profile(name, folder / name, match, calibration)
+    return Profile(name, folder / name, match, None)
 
 
 def _told(profile: Profile) -> list[str]:

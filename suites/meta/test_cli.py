@@ -122,6 +122,15 @@ def test_profile_of_another_machine_is_not_overwritten(command, tmp_path):
     assert "mine: is there and matches another machine (choose another --profile)" in refusal(told)
 
 
+def test_folder_without_a_profile_is_used(command, tmp_path):
+    """One that holds stored numbers alone; a name that does not go is refused before anything is measured."""
+    (tmp_path / "baselines" / "mine").mkdir(parents=True)
+    assert command("calibrate", "--device", "cpu", "--profile", "mine", *FULL)[0] == 0
+    code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
+    assert code == 1
+    assert " of " not in told.partition("harness:")[0]
+
+
 def test_limit_is_loosened_if_every_fault_is_still_caught(command, tmp_path):
     results(tmp_path, STRONG)
     code, out, _ = command("calibrate", "--device", "cpu", "--profile", "here", "--dtype", "bf16", *FULL, ratio=1.4)
@@ -186,7 +195,7 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
     code, _, errors = command("calibrate", "--device", "cpu", *FULL)
     assert code == 1
     assert refusal(errors) == (
-        f"{path}.match: lacks device, machine, which Match needs (repair it, or calibrate again)"
+        f"{path}.match: lacks device, machine, which Match needs (repair it, or delete it and calibrate again)"
     )
     assert command.asked == []
 

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import Incompatible
 from harness.execution.workers import Worker
 from harness.paths.local_kernels import kernel_logs
-from harness.paths.observation import _flash_call, _without_wrappers, windows_of
+from harness.paths.observation import _flash_call, _without_wrappers, windows_by_layer, windows_of
 from harness.paths.observed import AttentionCall, Phase
 
 
@@ -134,3 +134,12 @@ def test_recompile_limit_is_seen(worker):
     seen = worker.call(watch_compiled, "limit", seconds=60)
     assert "recompile limit" in seen.recompile_limit.lower()
     assert seen.compiled_calls < 7
+
+
+def test_windows_are_told_by_layer():
+    """Layers that do not attend, or in chunks, have none to tell."""
+    kinds = ["full_attention", "linear_attention", "sliding_attention", "chunked_attention"]
+    config = SimpleNamespace(layer_types=kinds, sliding_window=8, attention_chunk_size=4)
+    assert windows_by_layer(config) == {0: 0, 2: 8}
+    plain = SimpleNamespace(layer_types=None, num_hidden_layers=2, sliding_window=None)
+    assert windows_by_layer(plain) == {0: 0, 1: 0}

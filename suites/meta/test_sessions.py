@@ -206,4 +206,6 @@ def test_broken_profile_ends_the_session_with_one_line(session, pytester):
     result, record = session("--dtype", "fp32")
     assert result.ret == 4
     assert record is None
-    result.stdout.fnmatch_lines([f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or calibrate again)*"])
+    result.stdout.fnmatch_lines(
+        [f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or delete it and calibrate again)*"]
+    )
