@@ -14,7 +14,8 @@ from harness.errors import CorruptRecord
 from harness.paths import PATHS
 from harness.vocabulary import Dtype, Outcome, Technique
 from suites.conftest import REPOSITORY
-from suites.meta.faults.catalogue import BLIND, FIRST, Planted
+from suites.meta.faults.blind_set import BLIND
+from suites.meta.faults.catalogue import FIRST, Planted
 from suites.meta.faults.measure import CORRECT, Cell, Row, drawn, excesses
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.rivals import RIVALS

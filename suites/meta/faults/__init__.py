@@ -15,11 +15,13 @@ from typing import Any
 def patched(owner: Any, name: str, replacement: Any) -> Iterator[Any]:
     """`owner.name` is `replacement` meanwhile; yields what it was."""
     original = getattr(owner, name)
+    # Of a class, as it stands there: what one asks a class for may be bound already.
+    kept = owner.__dict__.get(name, original) if isinstance(owner, type) else original
     setattr(owner, name, replacement)
     try:
         yield original
     finally:
-        setattr(owner, name, original)
+        setattr(owner, name, kept)
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from fixtures.kernels import LOCAL_KERNELS
 from fixtures.workloads import PROBES
 from harness.execution.runner import Runner
 from harness.machine.inventory import describe, take_inventory
-from suites.meta.faults.catalogue import BLIND, FIRST, Fault
+from suites.meta.faults.blind_set import BLIND
+from suites.meta.faults.catalogue import FIRST, Fault
 from suites.meta.faults.measure import Row, measure_correct, measure_fault
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.table import alarms, problems, summary, write_picture, write_table

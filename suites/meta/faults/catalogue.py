@@ -138,6 +138,3 @@ FIRST = (
     Fault(of_eager.half_precision_eager, SDPA, Outcome.ERROR, Planted.BASELINE, dtypes=(Dtype.FP32, Dtype.BF16)),
 )
 """Those with whose help the rules and their limits were settled."""
-
-BLIND: tuple[Fault, ...] = ()
-"""Written after the limits were frozen, by somebody who knew neither them nor the rules nor the first set."""

@@ -136,7 +136,7 @@ def recompile_limit_is_hit() -> Iterator[None]:
     """torch gives up compiling at the second length, and runs eager from then on."""
     import torch
 
-    with torch._dynamo.config.patch(recompile_limit=1):  # noqa: SLF001 - dynamo has no public switch for it
+    with torch._dynamo.config.patch(recompile_limit=1):
         yield
 
 

@@ -35,7 +35,7 @@ def swapped_block_scales() -> Iterator[None]:
     def forward(module, given):
         if not first:
             first.append(module)
-            scale = module.weight._scale  # noqa: SLF001 - a fault reaches where users do not
+            scale = module.weight._scale
             scale[[0, 1]] = scale[[1, 0]]
         return original(module, given)
 
@@ -105,7 +105,7 @@ def scales_in_float16() -> Iterator[None]:
     def corrupt(model):
         for module in model.modules():
             if hasattr(getattr(module, "weight", None), "_scale"):
-                scale = module.weight._scale  # noqa: SLF001 - a fault reaches where users do not
+                scale = module.weight._scale
                 scale.copy_(scale.half())
 
     with _after_loading(corrupt):

@@ -192,6 +192,7 @@ def write_picture(results: Results, path: Path) -> None:
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "faults"  # so that equal results give equal files
+    mpl.rcParams["svg.fonttype"] = "none"
     from matplotlib import pyplot as plt
 
     rows = [
@@ -203,8 +204,10 @@ def write_picture(results: Results, path: Path) -> None:
     rows.sort(key=lambda row: max(cell.factor or 0 for cell in row.cells.values()))
     figure, axes = plt.subplots(figsize=(9, 0.24 * len(rows) + 1.2), layout="constrained")
     for dtype, colour in COLOURS.items():
-        points = [(row.cells[dtype].factor, place) for place, row in enumerate(rows) if dtype in row.cells]
-        _draw(axes, [(min(max(x or LEAST, LEAST), MOST), y) for x, y in points], colour, label=str(dtype))
+        cells = [(place, row.cells[dtype]) for place, row in enumerate(rows) if dtype in row.cells]
+        _draw(axes, [(place, cell) for place, cell in cells if not _by_zero(cell)], colour, label=str(dtype))
+        _draw(axes, [(place, cell) for place, cell in cells if _by_zero(cell)], colour, label="", marker="s")
+    axes.scatter([], [], s=30, color="grey", marker="s", label="caught where nothing may differ")
     axes.axvline(1.0, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [f"{row.name} ({row.path.partition('.')[0]})" for row in rows], fontsize=7)
@@ -220,5 +223,12 @@ LEAST, MOST = 1e-2, 1e8
 """Bounds of the picture; what lies beyond is drawn at the edge."""
 
 
-def _draw(axes: Any, points: list[tuple[float, int]], colour: str, *, label: str) -> None:
-    axes.scatter([x for x, _ in points], [y for _, y in points], s=16, color=colour, label=label, alpha=0.8)
+def _by_zero(cell: Cell) -> bool:
+    """Whether a fault was caught by nothing but limits of zero, which no factor is over."""
+    return cell.outcome.fails and not (cell.factor or 0) > 1
+
+
+def _draw(axes: Any, cells: list[tuple[int, Cell]], colour: str, *, label: str, marker: str = "o") -> None:
+    factors = [min(max(cell.factor or LEAST, LEAST), MOST) for _, cell in cells]
+    places = [place for place, _ in cells]
+    axes.scatter(factors, places, s=18, color=colour, label=label or None, marker=marker, alpha=0.8)

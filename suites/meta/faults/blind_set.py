@@ -1,0 +1,71 @@
+"""The blind set: faults written after the limits were frozen, by somebody who knew the techniques, the paths and the
+interface of a fault, and neither the rules, nor the limits, nor the first set."""
+
+from __future__ import annotations
+
+from harness.vocabulary import Dtype
+from suites.meta.faults.blind import (
+    attention,
+    baseline,
+    batching,
+    caching,
+    compilation,
+    kernels,
+    parallelism,
+    quantization,
+)
+from suites.meta.faults.catalogue import BROKEN, COMPILED, LIE, SDPA, STATIC, WIDER, Fault, Planted
+
+BLIND = (
+    Fault(attention.sdpa_first_row_mask, SDPA),
+    Fault(attention.sdpa_top_left_decode, SDPA, workload="single"),
+    Fault(attention.sdpa_heads_tiled, SDPA),
+    Fault(attention.sdpa_tf32_scores, "attention.sdpa_math", dtypes=(Dtype.FP32,)),
+    Fault(attention.sdpa_resolves_to_eager, SDPA, LIE),
+    Fault(attention.sdpa_window_one_wider, SDPA, model="tiny_olmo3"),
+    Fault(attention.sdpa_last_row_stale_value, "attention.sdpa_math"),
+    Fault(caching.static_slot_at_64, STATIC, workload="residues"),
+    Fault(caching.static_first_decode_stale, STATIC, workload="residues"),
+    Fault(caching.dynamic_bf16_values, "caching.dynamic", dtypes=WIDER),
+    Fault(caching.dynamic_window_evicts_early, "caching.dynamic", model="tiny_olmo3"),
+    Fault(caching.dynamic_last_row_shares_value, "caching.dynamic"),
+    Fault(caching.no_cache_still_caches, "caching.none", LIE),
+    Fault(caching.no_cache_context_of_96, "caching.none"),
+    Fault(caching.quanto_cache_unquantized, "caching.quantized_quanto4", LIE),
+    Fault(caching.quanto_cache_requantizes, "caching.quantized_quanto4"),
+    Fault(caching.quanto_cache_key_scale, "caching.quantized_quanto4"),
+    Fault(compilation.compiled_call_is_eager, COMPILED, LIE),
+    Fault(compilation.compiled_position_frozen, COMPILED),
+    Fault(compilation.compiled_silu_fast_exp, COMPILED),
+    Fault(compilation.compiled_padding_specialized, COMPILED),
+    Fault(kernels.flash_tail_key_dropped, "kernels.flash_attn2_local", workload="residues"),
+    Fault(kernels.flash_total_not_rescaled, "kernels.flash_attn2_local"),
+    Fault(kernels.flash_window_one_wider, "kernels.flash_attn2_local", model="tiny_olmo3"),
+    Fault(kernels.flash_resolves_to_sdpa, "kernels.flash_attn2_local", LIE),
+    Fault(kernels.kernel_norm_epsilon, "kernels.layers_local"),
+    Fault(kernels.kernel_rotary_first_row, "kernels.layers_local"),
+    Fault(kernels.kernel_silu_half_row, "kernels.layers_local", dtypes=WIDER),
+    Fault(kernels.kernel_norm_not_replaced, "kernels.layers_local", LIE),
+    Fault(quantization.torchao_int8_truncates, "quantization.torchao_int8"),
+    Fault(quantization.torchao_int8_per_tensor, "quantization.torchao_int8"),
+    Fault(quantization.torchao_int4_group_shifted, "quantization.torchao_int4"),
+    Fault(quantization.quanto_int8_not_replaced, "quantization.quanto_int8", LIE),
+    Fault(quantization.quanto_int8_range_misses_last, "quantization.quanto_int8"),
+    Fault(quantization.quanto_int4_shift_fp8, "quantization.quanto_int4"),
+    Fault(quantization.bnb_nf4_is_fp4, "quantization.bnb_nf4", LIE),
+    Fault(quantization.bnb_nf4_range_misses_last, "quantization.bnb_nf4"),
+    Fault(quantization.bnb_nf4_single_token_tail, "quantization.bnb_nf4", workload="single"),
+    Fault(quantization.bnb_int8_scale_128, "quantization.bnb_int8"),
+    Fault(parallelism.tp_reduces_in_bf16, "parallelism.tp2", dtypes=WIDER),
+    Fault(parallelism.tp_rank_one_lags, "parallelism.tp2"),
+    Fault(parallelism.tp_plan_is_empty, "parallelism.tp2", LIE),
+    Fault(batching.paged_table_wraps, "continuous_batching.sdpa"),
+    Fault(batching.paged_last_slot_lost, "continuous_batching.eager"),
+    Fault(batching.paged_chunk_restarts_positions, "continuous_batching.eager"),
+    Fault(batching.paged_mask_leaks, "continuous_batching.sdpa"),
+    Fault(batching.paged_eager_runs_sdpa, "continuous_batching.eager", LIE),
+    Fault(baseline.eager_rotary_bf16, SDPA, BROKEN, Planted.BASELINE),
+    Fault(baseline.eager_padding_one_longer, STATIC, BROKEN, Planted.BASELINE),
+    Fault(baseline.eager_heads_tiled, SDPA, BROKEN, Planted.BASELINE, model="tiny_llama3"),
+)
+"""50 of them."""
