@@ -125,9 +125,13 @@ def test_tox_environments_in_readme_exist():
     assert {"testenv:cpu", "testenv:cpu-tf517"} <= named <= both
 
 
-def test_ci_runs_the_second_command_of_readme():
-    command = next(line for line in README.splitlines() if line.endswith("tox run -e tests"))
-    assert command in (REPOSITORY / ".ci" / "run").read_text()
+def test_ci_runs_the_tox_commands_of_readme():
+    """The tests with their set-up, as they stand there; the others in the environment that is made by then."""
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+    assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
+    assert len(commands) == 4
+    assert all(f".venv/bin/tox run -e {line.partition('tox run -e ')[2]}\n" in ci for line in commands)
 
 
 @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
