@@ -34,23 +34,27 @@ LARGEST = 2**15
 @contextmanager
 def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[None]:
     """Compare every call of the attention function that the model is set to. `seen` (B, L) bool tells which of all
-    positions that will be fed are no padding. Layers that attend in chunks are left out."""
+    positions that will be fed are no padding. Layers that attend in chunks are left out, and architectures without
+    eager code of the usual form."""
     name = model.config._attn_implementation
     original = ALL_ATTENTION_FUNCTIONS[name]
     windows = windows_by_layer(model.config.get_text_config())
     fed: Counter[int] = Counter()
 
-    def watched(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
-        result = original(module, query, key, value, mask, **options)
+    def watched(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **options: Any
+    ) -> Any:
+        result = original(module, query, key, value, attention_mask, **options)
         layer, queries = module.layer_idx, query.shape[-2]
         fed[layer] += queries
-        if layer in windows:
+        eager = _eager_code(module)
+        if layer in windows and eager:
             phase = Phase.DECODE if queries == 1 else Phase.PREFILL
             allowed = allowed_keys(seen[:, : fed[layer]], queries=queries, keys=key.shape[-2], window=windows[layer])
-            call = _Call(module, allowed, options)
+            call = _Call(module, eager, allowed, options)
             log.compare(f"attention of layer {layer} in {phase}", call.triple(result[0], query, key, value))
             probe = call.probe(query, key, value)
-            found = original(module, *probe, mask, **options)[0]
+            found = original(module, *probe, attention_mask, **options)[0]
             log.attempt(f"values that attention of layer {layer} looks up in {phase}", call.missed(found, *probe))
         return result
 
@@ -73,11 +77,18 @@ def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tenso
     return may & real[:, None]
 
 
+def _eager_code(module: Any) -> Callable[..., tuple[Tensor, Any]] | None:
+    """transformers' own attention for an architecture, as its modelling file has it."""
+    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+
+
 @dataclass(frozen=True)
 class _Call:
     """One call of attention. B rows, H heads of queries, K of keys and values, Q queries, S keys, D their size."""
 
     module: Any
+    eager: Callable[..., tuple[Tensor, Any]]
+    """Of the model's own architecture."""
     allowed: Tensor
     """(B, Q, S) bool."""
     options: Mapping[str, Any]
@@ -127,11 +138,10 @@ class _Call:
         return kinds.gather(0, turn[None])[0].clamp(0, keys - 1)
 
     def _eager(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, last queries, H, D), by the eager code of the model's own architecture."""
-        eager: Callable[..., tuple[Tensor, Any]] = sys.modules[type(self.module).__module__].eager_attention_forward
+        """(B, last queries, H, D)."""
         mask = torch.zeros(self.allowed.shape, dtype=query.dtype, device=query.device)
         mask.masked_fill_(~self.allowed, torch.finfo(query.dtype).min)
-        output, _ = eager(
+        output, _ = self.eager(
             self.module,
             query[:, :, -QUERIES:],
             key,

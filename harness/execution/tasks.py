@@ -113,8 +113,14 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         with planted(setup.fault):
             model, batches = load_setup(setup, dtype, optimization)
             candidate, seen = watched_run(setup, model, batches, reference, optimization)
-            operators = compare_operators(
-                model, batches, reference.tokens, optimization, log=OperatorLog(dtype), weights=weights
+            engaged = engagement(optimization, seen)
+            # Of something else that ran there is nothing to compare.
+            operators = (
+                compare_operators(
+                    model, batches, reference.tokens, optimization, log=OperatorLog(dtype), weights=weights
+                )
+                if engaged.engaged
+                else None
             )
             if optimization.rounds_weights:
                 scheme = Scheme(quality_of(model, plain), changed)
@@ -128,7 +134,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     keep_compared(setup, dtype, candidate=candidate, eager=twin or eager, reference=reference)
     return Rung(
         dtype=dtype,
-        engagement=engagement(optimization, seen),
+        engagement=engaged,
         comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype, twin=twin),
         seconds=time.monotonic() - started,
         beside=beside,
