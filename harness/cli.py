@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -159,6 +160,8 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
                 f"--profile {name}: profile {known.name} matches this machine already (leave the option out)"
             )
         return known
+    if name and not re.fullmatch(r"[\w.-]+", name):
+        raise HarnessError(f"--profile {name}: should be the name of one folder (letters, digits, '.', '_' and '-')")
     name = name or "".join(char if char.isalnum() else "_" for char in f"{match.device}_{match.machine}")
     if (folder / name / PROFILE).exists():
         raise HarnessError(f"{folder / name}: is there and matches another machine (choose another --profile)")

@@ -109,6 +109,8 @@ def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, sto
     found = _findings(case, evidence, limits, stored)
     counted = {rung.dtype for rung in _counted(case, evidence)}
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
+    missing = sorted({what for rung in evidence.rungs if rung.operators for what in rung.operators.unwatched})
+    ladder += "".join(f"not compared: {what}; " for what in missing)
     numbers = _numbers(found)
     before = changed(numbers, stored) if stored else {}
     told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
@@ -126,7 +128,8 @@ def _instead(case: Case, evidence: Evidence) -> str:
     operators = [rung.operators.errors for rung in _counted(case, evidence) if rung.operators]
     if not any(operators):
         return "no fp32 run of the same kernels"
-    return f"{max(map(len, operators))} operators against float64 in place of an fp32 run of the same kernels"
+    most = max(map(len, operators))
+    return f"operators against float64 ({most} by layer and phase) in place of an fp32 run of the same kernels"
 
 
 def _findings(case: Case, evidence: Evidence, limits: Limits, stored: Stored | None) -> list[Finding]:

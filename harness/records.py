@@ -199,6 +199,8 @@ class Operators:
     """By operator and phase, against float64 on the same inputs; of eager stands what it computes from these. A scheme
     that rounds activations is held against its own arithmetic, and a dense linear's error is its yardstick."""
     exact: tuple[ExactTrial, ...] = ()
+    unwatched: tuple[str, ...] = ()
+    """What could not be compared, and why."""
 
 
 @dataclass(frozen=True)

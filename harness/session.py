@@ -20,8 +20,8 @@ from harness.vocabulary import Property
 if TYPE_CHECKING:
     from harness.execution.runner import Runner
 
-Judging = Callable[[RunFolder, "Runner"], Verdict]
-"""Runs a case and judges it, with a place for files and a runner."""
+Judging = Callable[[RunFolder, "Runner", Standard], Verdict]
+"""Runs a case and judges it, with a place for files, a runner, and what to judge by."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Session:
         """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
         folder, runner = self._open()
         unmet = planned.unmet
-        verdict = unsupported(planned.case, asked, unmet) if unmet else judging(folder, runner)
+        verdict = unsupported(planned.case, asked, unmet) if unmet else judging(folder, runner, self.standard)
         folder.add(verdict)
         return verdict
 

@@ -18,7 +18,7 @@ from harness.vocabulary import Outcome, Tolerance
 QUANTILE = 0.95
 MARGIN = 1.25
 """Over that quantile of what correct runs need."""
-AT_LEAST = (".linears", ".operators", ".recall")
+AT_LEAST = (".compared", ".operators", ".recall")
 """Ends of the keys of numbers whose limit is a lower one."""
 
 

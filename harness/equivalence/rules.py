@@ -223,6 +223,9 @@ def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[F
     first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
     what = f"{dtype} outputs that are wrong where nothing rounds{first}"
     yield Finding("O", f"{dtype}.exact", what, float(wrong), 0.0)
+    if not operators.unwatched:
+        compared = len(operators.errors) + sum(trial.tried for trial in operators.exact)
+        yield Finding("O", f"{dtype}.compared", f"{dtype} operators compared", float(compared), 1.0, at_most=False)
 
 
 def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:

@@ -21,7 +21,6 @@ from harness.equivalence.errors import Triple
 from harness.equivalence.exact import PromoteToFloat64
 from harness.execution.operator_log import OperatorLog
 from harness.paths.observation import windows_by_layer
-from harness.paths.observed import Phase
 
 QUERIES = 64
 """Last queries of a call that are compared: the matrix of scores is made whole for them."""
@@ -48,14 +47,17 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
         layer, queries = module.layer_idx, query.shape[-2]
         fed[layer] += queries
         eager = _eager_code(module)
-        if layer in windows and eager:
-            phase = Phase.DECODE if queries == 1 else Phase.PREFILL
+        if layer not in windows:
+            log.unwatched.add("attention in chunks")
+        elif eager is None:
+            log.unwatched.add(f"attention of {type(module).__name__}, which has no eager code of the usual form")
+        else:
             allowed = allowed_keys(seen[:, : fed[layer]], queries=queries, keys=key.shape[-2], window=windows[layer])
-            call = _Call(module, eager, allowed, options)
-            log.compare(f"attention of layer {layer} in {phase}", call.triple(result[0], query, key, value))
+            call = AttentionCall(module, eager, allowed, options)
+            log.compare(f"attention of layer {layer} in {log.phase}", call.triple(result[0], query, key, value))
             probe = call.probe(query, key, value)
             found = original(module, *probe, attention_mask, **options)[0]
-            log.attempt(f"values that attention of layer {layer} looks up in {phase}", call.missed(found, *probe))
+            log.attempt(f"values that attention of layer {layer} looks up in {log.phase}", call.missed(found, *probe))
         return result
 
     ALL_ATTENTION_FUNCTIONS.register(name, watched)
@@ -83,7 +85,7 @@ def _eager_code(module: Any) -> Callable[..., tuple[Tensor, Any]] | None:
 
 
 @dataclass(frozen=True)
-class _Call:
+class AttentionCall:
     """One call of attention. B rows, H heads of queries, K of keys and values, Q queries, S keys, D their size."""
 
     module: Any
@@ -109,10 +111,13 @@ class _Call:
         random = torch.Generator().manual_seed(0)
         rows, heads, _, size = key.shape
         signs = torch.randint(0, 2, key.shape, generator=random).to(key) * 2 - 1
-        integers = torch.randint(-8, 9, value.shape, generator=random).to(value)
+        # None is 0, to which the least weight of another would add something.
+        integers = torch.randint(1, 9, value.shape, generator=random) * (
+            torch.randint(0, 2, value.shape, generator=random) * 2 - 1
+        )
         target = self._targets(random).to(key.device)[:, None, :, None].expand(rows, heads, -1, size)
         asked = signs.gather(2, target) * 2.0 ** int(torch.tensor(LARGEST / size).log2())
-        return asked.repeat_interleave(query.shape[1] // heads, 1).to(query.dtype), signs, integers
+        return asked.repeat_interleave(query.shape[1] // heads, 1).to(query.dtype), signs, integers.to(value)
 
     def missed(self, output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """(n,) bool: which look-ups gave anything but the value, where in float64 one key has all the weight."""

@@ -224,8 +224,12 @@ def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Servin
         generation_config=generation,
         continuous_batching_config=_configured(serving),
     )
+    if len(answers) != len(prompts):
+        raise HarnessError(
+            f"{len(answers)} of {len(prompts)} requests were answered when one of their tokens ends them"
+        )
     rows = [answer.generated_tokens for answer in answers.values()]
-    return count_not_ended(rows, end=end, new_tokens=new_tokens, pad=NEVER)
+    return count_not_ended(rows, free=tokens[0].tolist(), end=end, pad=NEVER)
 
 
 def _configured(serving: Serving) -> Any:

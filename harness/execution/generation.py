@@ -97,16 +97,18 @@ def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, opt
         **options,
     )
     rows = output.sequences[:, ids.shape[1] :].tolist()
-    return count_not_ended(rows, end=end, new_tokens=tokens.shape[1], pad=model.generation_config.pad_token_id)
+    return count_not_ended(rows, free=tokens[0].tolist(), end=end, pad=model.generation_config.pad_token_id)
 
 
-def count_not_ended(rows: list[list[int]], *, end: int, new_tokens: int, pad: int) -> int:
-    """Rows of tokens in which anything but padding follows the first `end`, or that have none and stop before
-    `new_tokens`; and the first, if it has none: it was told to."""
+def count_not_ended(rows: list[list[int]], *, free: list[int], end: int, pad: int) -> int:
+    """Rows of tokens in which anything but padding follows the first `end`, or that have none and stop before as many
+    tokens as the `free` run of the first row has; and the first, if it repeats that run up to its end and has none."""
     wrong = 0
+    begun = free[: free.index(end)]
     for index, row in enumerate(rows):
         after = row[row.index(end) + 1 :] if end in row else []
-        missing = end not in row and (index == 0 or len(row) < new_tokens)
+        told = index == 0 and row[: len(begun)] == begun
+        missing = end not in row and (told or len(row) < len(free))
         wrong += missing or not set(after) <= {pad}
     return wrong
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.equivalence.errors import Triple, stratum_error
+from harness.paths.observed import Phase
 from harness.records import ExactTrial, Operators, StratumError
 from harness.vocabulary import Dtype
 
@@ -22,6 +24,17 @@ class OperatorLog:
     """Values of each output that was compared, and its errors."""
     trials: dict[str, list[Tensor]] = field(default_factory=dict)
     """Which outputs were wrong, bool."""
+    unwatched: set[str] = field(default_factory=set)
+    """What could not be compared, and why."""
+    phase: Phase = Phase.PREFILL
+    """Of the forward pass that is running."""
+
+    def enter_phase(self, model: Any, arguments: Any, options: Any) -> None:
+        """To be called before each forward pass of a model, as torch calls a hook."""
+        del model
+        ids = arguments[0] if arguments else options.get("input_ids")
+        given = options["inputs_embeds"] if ids is None else ids
+        self.phase = Phase.DECODE if given.shape[1] == 1 else Phase.PREFILL
 
     def compare(self, operator: str, part: Triple) -> None:
         error = stratum_error(operator, part, dtype=self.dtype, without_mean=False)
@@ -35,6 +48,7 @@ class OperatorLog:
         return Operators(
             errors=tuple(_pooled(name, calls) for name, calls in self.errors.items()),
             exact=tuple(ExactTrial(name, wrong.numel(), int(wrong.sum())) for name, wrong in found.items()),
+            unwatched=tuple(sorted(self.unwatched)),
         )
 
 

@@ -27,7 +27,6 @@ from harness.execution.runs import Batch
 from harness.paths.base import Aspect, Optimization
 from harness.paths.layer_census import exchanged_layers
 from harness.paths.linear_reading import linears_of
-from harness.paths.observed import Phase
 from harness.records import Operators
 from harness.vocabulary import Tolerance
 
@@ -65,6 +64,7 @@ def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its e
         seen = torch.cat([mask, torch.ones_like(forced)], 1).bool()
         with ExitStack() as watches:
             watches.enter_context(optimization.applied())
+            watches.callback(model.register_forward_pre_hook(log.enter_phase, with_kwargs=True).remove)
             if Aspect.ATTENTION in replaced:
                 watches.enter_context(watched_attention(model, seen, log))
             if Aspect.CACHE in replaced:
@@ -97,7 +97,7 @@ def watched_cache(log: OperatorLog) -> Iterator[None]:
         for name, back, whole in zip(("keys", "values"), got, both, strict=True):
             kept = min(back.shape[-2], whole.shape[-2])
             wrong = (back[..., :kept, :] != whole[..., whole.shape[-2] - kept :, :]).any(-1)
-            log.attempt(f"{name} that the cache of layer {layer_idx} gives back in {_phase(keys)}", wrong)
+            log.attempt(f"{name} that the cache of layer {layer_idx} gives back in {log.phase}", wrong)
         return got
 
     original = Cache.update
@@ -119,7 +119,7 @@ def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
         with PromoteToFloat64():
             exact = plain(wide, *map(_double, arguments), **{key: _double(value) for key, value in options.items()})
         for part in zip(*map(_tensors, (output, eager, exact)), strict=True):
-            log.compare(f"{name} in {_phase(_tensors(output)[0])}", Triple(*part))
+            log.compare(f"{name} in {log.phase}", Triple(*part))
 
     with ExitStack() as hooks:
         for name, module in exchanged_layers(model):
@@ -136,11 +136,11 @@ def watched_linears(model: Any, log: OperatorLog, optimization: Optimization, we
     """Linears with packed weights against dense ones; those that round activations too against their own arithmetic."""
 
     def compare(name: str, module: Any, given: Tensor, output: Tensor) -> None:
-        weight, bias = weights[name], module.bias
+        weight, bias = weights[name].to(given.device), module.bias
         wide = linear(given.double(), weight.double(), None if bias is None else bias.double())
         dense = linear(given, weight.to(given.dtype), bias)
         exact = optimization.exact_output(module, given) if optimization.tolerance is Tolerance.DYNAMIC else wide
-        log.compare(f"{name} in {_phase(given)}", Triple(output, exact + (dense.double() - wide), exact))
+        log.compare(f"{name} in {log.phase}", Triple(output, exact + (dense.double() - wide), exact))
 
     with ExitStack() as hooks:
         for name, module in linears_of(model):
@@ -160,20 +160,15 @@ def read_out_columns(model: Any, log: OperatorLog, weights: Weights) -> None:
     for name, module in linears_of(model):
         if name not in weights:
             continue
-        weight = weights[name]
+        weight = weights[name].to(model.device)
         columns = torch.linspace(0, weight.shape[1] - 1, min(ONE_HOTS, weight.shape[1])).long().to(weight.device)
         ones = torch.zeros(len(columns), weight.shape[1], dtype=model.dtype, device=weight.device)
         ones[torch.arange(len(columns)), columns] = 1
         bias = 0 if module.bias is None else module.bias
         right = weight[:, columns].T.double() + bias
         # A weight may be a difference, of level and zero point: what its parts lose is relative to the row's largest.
-        allowed = ROUNDINGS * log.dtype.unit_roundoff * weight.double().abs().amax(1)
+        allowed = ROUNDINGS * log.dtype.unit_roundoff * (weight.double().abs().amax(1) + abs(bias))
         log.attempt(f"columns of {name}", ((module.forward(ones) - right).abs() > allowed).any(-1))
-
-
-def _phase(given: Tensor) -> Phase:
-    """Of a call whose input or output has positions as its last dimension but one."""
-    return Phase.DECODE if given.shape[-2] == 1 else Phase.PREFILL
 
 
 def _tensors(result: Any) -> tuple[Tensor, ...]:

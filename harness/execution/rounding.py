@@ -112,7 +112,7 @@ def rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> t
 @torch.no_grad()
 def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
     dense = ((name, optimization.dense_weight(module)) for name, module in linears_of(model))
-    return {name: weight.detach() for name, weight in dense if weight is not None}
+    return {name: weight.detach().cpu() for name, weight in dense if weight is not None}
 
 
 @torch.no_grad()

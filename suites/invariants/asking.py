@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.rules import Finding
 from harness.errors import WorkerFailed
 from harness.execution.runner import failure_of
@@ -42,10 +43,12 @@ class Asking:
     """Deadline of one example."""
     _open: _Open | None = None
 
-    def verdict(self, case: Case, path: Optimization, *, budget: Budget, folder: Path, fault: str = "") -> Verdict:
+    def verdict(
+        self, case: Case, path: Optimization, *, budget: Budget, folder: Path, fault: str = "", limits: Limits = LIMITS
+    ) -> Verdict:
         """Look for an example that violates the relation that the case's workload is named after. A violating one is
         written into `folder` as a script."""
-        opened = self._opened(case, path, logs=folder / "logs", fault=fault)
+        opened = self._opened(case, path, logs=folder / "logs", fault=fault, limits=limits)
         if isinstance(opened.known, Failure):
             return failed(case, Property.EQUIVALENCE, opened.known)
         if not all(engagement.engaged for engagement in opened.known.engagements.values()):
@@ -77,9 +80,10 @@ class Asking:
             self._open.worker.__exit__(None, None, None)
             self._open = None
 
-    def _opened(self, case: Case, path: Optimization, *, logs: Path, fault: str) -> _Open:
+    def _opened(self, case: Case, path: Optimization, *, logs: Path, fault: str, limits: Limits) -> _Open:
         workload = replace(case.workload, name="relations")  # one model for all relations
-        question = Question(Setup(case.recipe, workload, case.device, self.scratch, fault), path, path.rungs(case))
+        setup = Setup(case.recipe, workload, case.device, self.scratch, fault)
+        question = Question(setup, path, path.rungs(case), limits)
         if self._open is None or self._open.question != question:
             self.close()
             logs.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.equivalence.errors import Triple, centered, rms, same_bits, stratum_error
+from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.rules import Finding, error_findings
 from harness.execution.batching import serve_setup
 from harness.execution.runs import Setup, exact_runs, in_float64, load_setup, planted, watched_run
@@ -42,6 +43,7 @@ class Question:
     """With the workload on which the path must engage, and the fault to plant, which reaches the path alone."""
     optimization: Optimization
     dtypes: tuple[Dtype, ...]
+    limits: Limits = LIMITS
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def _by_position(pair: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]
 def _close(question: Question, dtype: Dtype, relation: Relation, example: dict[str, Any]) -> list[Finding]:
     with planted(question.setup.fault):
         sides = list(relation.tries(_subject(question, dtype), example))
-    return error_findings(tuple(_error(question.setup, dtype, side) for side in sides), dtype)
+    return error_findings(tuple(_error(question.setup, dtype, side) for side in sides), dtype, limits=question.limits)
 
 
 def _error(setup: Setup, dtype: Dtype, side: Side) -> StratumError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import traceback
 from pathlib import Path
 from pprint import pformat
 from typing import Any
@@ -25,11 +26,13 @@ SCRIPT = '''\
 
 Relation {relation}: {what}.
 {tried}
-Found:    {found}
 Expected: {expected}
 
-Run it by `python FILE`: it exits with 1 while that is so, and with 0 once the relation holds.
+Run it by `python FILE`: it exits with 1 while that is not so, with 0 once the relation holds, with 2 if it cannot tell.
 """
+
+FOUND = {found!r}
+"""When this was written."""
 
 import os
 import sys
@@ -90,14 +93,20 @@ def write_reproducer(folder: Path, case: Case, question: Question, result: Searc
 def reproduce(
     example: dict[str, Any], *, relation: str, path: str, model: str, device: str, dtypes: list[str], fault: str = ""
 ) -> int:
-    """Try one example in this process, say in a line what came of it, and return the exit code: 1 if it is violated."""
-    os.environ.setdefault("LOCAL_KERNELS", LOCAL_KERNELS)
+    """Try one example in this process, say in a line what came of it, and return the exit code: 1 if it is violated, 2
+    if it raises."""
+    os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNELS"), LOCAL_KERNELS]))
     choose_vector_math()  # as every worker does
     optimization = next(entry for entry in CATALOGUE.paths if entry.name == path)
     with tempfile.TemporaryDirectory() as scratch:
         setup = Setup(find_model(model, CATALOGUE), relation_named(relation).workload, device, Path(scratch), fault)
         question = Question(setup, optimization, tuple(Dtype(name) for name in dtypes))
-        found = try_example(question, relation, example)
+        try:
+            found = try_example(question, relation, example)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is not to be taken for a violation
+            traceback.print_exc()
+            print(f"{relation}: cannot be told: {error!r}")
+            return 2
     violated = [str(finding) for finding in found if finding.violated]
     print(f"{relation}: {'; '.join(violated) or 'holds'}")
     return 1 if violated else 0

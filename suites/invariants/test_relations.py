@@ -11,8 +11,10 @@ from harness.vocabulary import Property
 def test_relation(planned, recorded, asking, budget):
     """An engaged path keeps the relation on every example, in float32 and in the native dtype."""
 
-    def judging(folder, runner):
-        return asking.verdict(planned.case, planned.optimization, budget=budget, folder=folder.path)
+    def judging(folder, runner, standard):
+        return asking.verdict(
+            planned.case, planned.optimization, budget=budget, folder=folder.path, limits=standard.limits
+        )
 
     verdict = recorded(Property.EQUIVALENCE, judging)
     if verdict.outcome.fails:

@@ -14,6 +14,7 @@ from harness.errors import CorruptRecord
 from harness.paths import PATHS
 from harness.vocabulary import Dtype, Outcome, Technique
 from suites.conftest import REPOSITORY
+from suites.meta.faults.__main__ import main as catalogue
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Planted
 from suites.meta.faults.measure import CORRECT, Cell, Row, drawn, excesses
@@ -64,15 +65,21 @@ def test_recorded_results_are_of_this_catalogue():
     recorded = read_results(RECORDED / "results.json")
     for kind, faults in (("first", FIRST), ("blind", BLIND)):
         assert {(row.name, row.path) for row in recorded.faults.get(kind, ())} == {(f.name, f.path) for f in faults}
-    assert len(recorded.correct) * 2 > 200
+    judged = [name for row in recorded.correct for name in row.cells if name != "ladder"]
+    assert len(judged) >= 200
 
 
 def test_readme_shows_the_recorded_results():
     """Its table, and the picture."""
     recorded = read_results(RECORDED / "results.json")
     readme = (REPOSITORY / "README.md").read_text()
+    table = (RECORDED / "table.md").read_text()
     for line in summary(recorded):
         assert line in readme
+        assert line in table
+    weakest = table.partition("| weakest caught faults")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(weakest) == 8
+    assert all(line in readme for line in weakest)
     assert "(suites/meta/faults/measured/picture.svg)" in readme
     assert (RECORDED / "picture.svg").read_text().startswith("<?xml")
 
@@ -131,8 +138,30 @@ def test_false_alarm_and_a_fault_that_passes_again_are_problems():
     assert alarms(rare) == [told]
     lost = replace(CAUGHT, cells=MISSED.cells)
     [told] = problems(results(lost, MISSED), recorded=results(CAUGHT, MISSED))
-    assert told == "fault on attention.sdpa passes, but should be MISMATCH: it was caught when it was recorded"
+    assert told == "fault on attention.sdpa is PASS, but should be MISMATCH: it was caught when it was recorded"
+    died = replace(CAUGHT, cells={"ladder": cell(Outcome.CRASHED)})
+    [told] = problems(results(died), recorded=None)
+    assert told == "fault on attention.sdpa is CRASHED, but should be MISMATCH"
     assert problems(results(replace(CAUGHT, cells={})), recorded=results(CAUGHT)) == []
+
+
+def test_run_that_was_not_judged_is_no_catch():
+    """Unless it should end so. Another judgement than expected is one, and is told."""
+    ended = [row(str(outcome), ladder=cell(outcome)) for outcome in (Outcome.ERROR, Outcome.NOT_ENGAGED)]
+    expected = row("c", expected=Outcome.ERROR, ladder=cell(Outcome.ERROR))
+    assert "| ours, all faults | 2 of 3 |" in summary(results(*ended, expected))[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--only", "no such fault"], "--only no such fault: no fault's name[path] contains it"),
+        (["--only", "norm", "--accept"], "--accept with --only would record a part for the whole (leave one out)"),
+    ],
+)
+def test_catalogue_refuses_to_measure_nothing_or_to_record_a_part(capsys, arguments, told):
+    assert catalogue(arguments) == 2
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

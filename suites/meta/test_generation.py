@@ -29,11 +29,12 @@ END, PAD = 7, 0
         ([[1, 2, 3, 4], [1, 2, 3, 7]], 1),
         ([[1, 7, 0], [1, 2, 3]], 1),
         ([[7, 1, 1, 1], [7, 1, 1, 1]], 2),
+        ([[2, 2, 3, 4], [1, 2, 3, 4]], 0),
     ],
 )
 def test_rows_end_with_their_sequence(rows, wrong):
-    """Nothing but padding follows an end, none stops without one, and the first row has one."""
-    assert count_not_ended(rows, end=END, new_tokens=4, pad=PAD) == wrong
+    """Nothing but padding follows an end, none stops without one, and the first row has one, if it begins as before."""
+    assert count_not_ended(rows, free=[1, 7, 3, 4], end=END, pad=PAD) == wrong
 
 
 def test_generate_that_ignores_the_end_is_counted(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,13 +16,14 @@ from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.equivalence.errors import Triple
 from harness.equivalence.rules import rho
-from harness.execution.attention_operator import allowed_keys
+from harness.execution.attention_operator import AttentionCall, allowed_keys
 from harness.execution.operator_log import OperatorLog
 from harness.execution.operators import compare_operators, read_out_columns, replaced_operators, watched_linears
 from harness.execution.runs import Setup, load_setup
 from harness.judge import judge
 from harness.paths import PATHS
 from harness.paths.base import Aspect
+from harness.paths.observed import Phase
 from harness.paths.quantization import QuantizedWeights
 from harness.records import ExactTrial, Operators, StratumError
 from harness.vocabulary import Dtype, Outcome, Property, Tolerance
@@ -182,6 +184,7 @@ def called(model, *inputs):
     weights = {name: module.weight.detach().double() for name, module in model.items() if name != "dense"}
     with torch.no_grad(), watched_linears(model, log, Doubles(), weights):
         for given in inputs:
+            log.enter_phase(model, (given,), {})
             for module in model.values():
                 module(given)
     return log.operators().errors
@@ -190,7 +193,7 @@ def called(model, *inputs):
 def test_each_linear_is_compared_with_the_scheme_and_not_with_its_neighbours():
     model = nn.ModuleDict({name: nn.Linear(8, 8, bias=False) for name in ("right", "wrong", "dense")})
     model["right"].register_forward_hook(lambda *called: 2 * called[-1])
-    errors = called(model, torch.ones(3, 8))
+    errors = called(model, torch.ones(1, 3, 8))
     right, wrong = (error.candidate_rms / error.reference_rms for error in errors)
     assert [error.stratum for error in errors] == ["right in prefill", "wrong in prefill"]
     assert right == pytest.approx(0.0, abs=1e-6)
@@ -203,7 +206,7 @@ def test_errors_of_several_calls_are_pooled():
     module = nn.ModuleDict({"one": nn.Linear(4, 4, bias=False)})
     with torch.no_grad():
         module["one"].weight.copy_(torch.eye(4))
-    error, decode = called(module, torch.ones(2, 4), 3 * torch.ones(6, 4), 5 * torch.ones(1, 4))
+    error, decode = called(module, *(value * torch.ones(1, rows, 4) for value, rows in ((1, 2), (3, 6), (5, 1))))
     assert (error.stratum, decode.stratum) == ("one in prefill", "one in decode")
     assert decode.candidate_rms == pytest.approx(5)
     assert error.candidate_rms == pytest.approx(math.sqrt((1 + 3 * 9) / 4))
@@ -221,10 +224,41 @@ def test_columns_of_a_linear_are_read_out(dtype, steps, wrong):
         weight = module["one"].weight.detach().clone()
         module["one"].weight[2, 3] = steps * 2**-7
     module.to(getattr(torch, dtype.torch_name))
-    module.dtype = module["one"].weight.dtype
+    module.dtype, module.device = module["one"].weight.dtype, module["one"].weight.device
     log = OperatorLog(dtype)
     read_out_columns(module, log, {"one": weight})
     assert log.operators().exact == (ExactTrial("columns of one", 6, int(steps > 0) if dtype is Dtype.FP32 else wrong),)
+
+
+def test_bias_is_rounded_too():
+    """Right columns of a linear whose bias is much larger than its weights."""
+    for dtype in (Dtype.FP32, Dtype.BF16):
+        torch.manual_seed(0)
+        module = nn.ModuleDict({"one": nn.Linear(16, 8)}).to(getattr(torch, dtype.torch_name))
+        module.dtype, module.device = module["one"].weight.dtype, module["one"].weight.device
+        with torch.no_grad():
+            module["one"].weight.mul_(0.02)
+            module["one"].bias.fill_(10.3)
+        log = OperatorLog(dtype)
+        read_out_columns(module, log, {"one": module["one"].weight.detach().clone()})
+        assert log.operators().exact == (ExactTrial("columns of one", 16, 0),)
+
+
+def test_soft_cap_leaves_look_ups_alone():
+    """What other keys keep of the weight is lost beside any value but 0."""
+    from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
+
+    module = SimpleNamespace(num_key_value_groups=2, training=False)
+    query, key, value = (torch.randn(2, heads, 20, 32) for heads in (4, 2, 2))
+    allowed = torch.ones(20, 20).tril().bool().expand(2, -1, -1)
+    options = {"scaling": 32**-0.5, "softcap": 50.0}
+    call = AttentionCall(module, eager_attention_forward, allowed, options)
+    probe = call.probe(query, key, value)
+    mask = torch.zeros(2, 1, 20, 20).masked_fill(~allowed[:, None], torch.finfo(torch.float32).min)
+    found, _ = eager_attention_forward(module, *probe, mask, **options)
+    missed = call.missed(found, *probe)
+    assert missed.numel() > 20
+    assert not missed.any()
 
 
 def test_log_names_and_counts():
@@ -238,6 +272,27 @@ def test_log_names_and_counts():
 
 
 GOOD = StratumError("attention of layer 0 in decode", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+
+
+def test_operators_that_were_not_compared_are_a_mismatch_or_told():
+    """Nothing compared is no pass, unless it says why."""
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(replace(rung(), operators=Operators(())), trusts=(NATIVE,)))
+    assert verdict.outcome is Outcome.MISMATCH
+    assert "bf16 operators compared is 0, but should be at least 1 [O]" in verdict.message
+    told = Operators((), (), ("attention in chunks",))
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(replace(rung(), operators=told), trusts=(NATIVE,)))
+    assert verdict.outcome is Outcome.PASS
+    assert "not compared: attention in chunks; " in verdict.message
+
+
+def test_phase_is_that_of_the_forward_pass():
+    log = OperatorLog(Dtype.FP32)
+    for options, phase in (
+        ({"input_ids": torch.ones(2, 1)}, Phase.DECODE),
+        ({"inputs_embeds": torch.ones(2, 3, 4)}, Phase.PREFILL),
+    ):
+        log.enter_phase(None, (), options)
+        assert log.phase is phase
 
 
 @pytest.mark.parametrize(
@@ -266,7 +321,6 @@ def test_operators_stand_for_a_float32_run_and_the_verdict_says_so():
     run = replace(rung(Dtype.BF16), operators=Operators((GOOD,), (ExactTrial("a", 9, 0),)))
     verdict = judge(CASE, Property.EQUIVALENCE, evidence(run, trusts=(NATIVE,)))
     assert verdict.outcome is Outcome.PASS
-    assert verdict.message.startswith(
-        "bf16 only, 1 operators against float64 in place of an fp32 run of the same kernels"
-    )
+    told = "bf16 only, operators against float64 (1 by layer and phase) in place of an fp32 run of the same kernels"
+    assert verdict.message.startswith(told)
     assert verdict.numbers["bf16.operator"] == 1.0

@@ -184,8 +184,8 @@ def noisy_attention() -> Iterator[None]:
 
 
 @contextmanager
-def kernel_forgets_the_oldest_key() -> Iterator[None]:
-    """The kernel that replaces attention never reads the first position."""
+def kernel_loses_the_first_value() -> Iterator[None]:
+    """The kernel that replaces attention takes the first value of a packed batch for zero."""
     from transformers.integrations import hub_kernels
 
     def get_kernel(*arguments, **options):

@@ -28,10 +28,19 @@ def upper_bound(alarms: int, trials: int) -> float:
     return 1.0 if alarms >= trials else float(beta.ppf(CONFIDENCE, alarms + 1, trials - alarms))
 
 
+JUDGED = (Outcome.MISMATCH, Outcome.NOT_ENGAGED, Outcome.BASELINE_UNTRUSTED)
+"""Outcomes that say what is wrong. A run that died, hung or raised was not judged."""
+
+
+def is_caught(row: Row, cell: Cell) -> bool:
+    """Whether a fault was judged to be one, or ended as it should."""
+    return cell.outcome is row.expected or cell.outcome in JUDGED
+
+
 def caught(row: Row, column: str) -> bool | None:
-    """Whether a cell is red, as it should be; None if there is none."""
+    """The same of a column; None if it has no cell."""
     cell = row.cells.get(column)
-    return None if cell is None else cell.outcome.fails
+    return None if cell is None else is_caught(row, cell)
 
 
 def summary(results: Results) -> list[str]:
@@ -39,27 +48,31 @@ def summary(results: Results) -> list[str]:
     wrong = {kind: [row for row in rows if row.expected is Outcome.MISMATCH] for kind, rows in results.faults.items()}
     lines = [["rule", *(f"{kind} set, {column}" for kind in results.faults for column in COLUMNS)]]
     lines[0] += [f"alarms, {column}" for column in COLUMNS[1:]]
-    judges: list[tuple[str, dict[str, list[Row]], Callable[[Cell], bool | None]]] = [
-        ("ours, all faults", {kind: list(rows) for kind, rows in results.faults.items()}, _ours),
-        ("ours, wrong output", wrong, _ours),
+    judges: list[tuple[str, dict[str, list[Row]], Red]] = [
+        ("ours, all faults", {kind: list(rows) for kind, rows in results.faults.items()}, is_caught),
+        ("ours, wrong output", wrong, is_caught),
         *((rival.name, wrong, _theirs(rival.name)) for rival in RIVALS),
     ]
     for name, faults, red in judges:
         cells = [_count(rows, column, red) for rows in faults.values() for column in COLUMNS]
-        lines.append([name, *cells, *(_count(results.correct, column, red) for column in COLUMNS[1:])])
+        alarm = _alarm if red is is_caught else red
+        lines.append([name, *cells, *(_count(results.correct, column, alarm) for column in COLUMNS[1:])])
     return _markdown(lines)
 
 
-def _ours(cell: Cell) -> bool | None:
-    return cell.outcome.fails
+Red = Callable[[Row, Cell], bool | None]
 
 
-def _theirs(rival: str) -> Callable[[Cell], bool | None]:
-    return lambda cell: not cell.rivals[rival] if rival in cell.rivals else None
+def _alarm(row: Row, cell: Cell) -> bool:
+    return cell.outcome is not row.expected
 
 
-def _count(rows: Sequence[Row], column: str, red: Callable[[Cell], bool | None]) -> str:
-    found = [red(row.cells[column]) for row in rows if column in row.cells]
+def _theirs(rival: str) -> Red:
+    return lambda _, cell: not cell.rivals[rival] if rival in cell.rivals else None
+
+
+def _count(rows: Sequence[Row], column: str, red: Red) -> str:
+    found = [red(row, row.cells[column]) for row in rows if column in row.cells]
     told = [each for each in found if each is not None]
     return f"{sum(told)} of {len(told)}" if told else "–"
 
@@ -88,9 +101,9 @@ def write_table(results: Results, path: Path) -> None:
 def _quiet(results: Results) -> Iterator[str]:
     """Judgements of correct runs, and how many were alarms."""
     for column in COLUMNS[1:]:
-        found = [caught(row, column) for row in results.correct if column in row.cells]
-        yield _alarms(column, sum(map(bool, found)), len(found))
-    every = [cell.outcome.fails for row in results.correct for name, cell in row.cells.items() if name != "ladder"]
+        found = [_alarm(row, row.cells[column]) for row in results.correct if column in row.cells]
+        yield _alarms(column, sum(found), len(found))
+    every = [_alarm(row, cell) for row in results.correct for name, cell in row.cells.items() if name != "ladder"]
     yield _alarms("all", sum(every), len(every))
 
 
@@ -109,9 +122,17 @@ def _weakest(results: Results) -> list[str]:
         for kind, row, cell in rows
         if cell.outcome is Outcome.MISMATCH and cell.factor is not None and cell.factor > 1
     ]
+    by_zero = [
+        f"{row.name} on {row.path}" for _, row, cell in rows if cell.outcome is Outcome.MISMATCH and _by_zero(cell)
+    ]
     weakest = sorted(found, key=lambda entry: entry[0])[:WEAKEST]
     head = [["weakest caught faults", "path", "set", "over its limit", "number"]]
-    return _markdown(head + [[r.name, r.path, kind, f"× {factor:.3g}", rule] for factor, kind, r, rule in weakest])
+    table = _markdown(head + [[r.name, r.path, kind, f"× {factor:.3g}", rule] for factor, kind, r, rule in weakest])
+    return [
+        *table,
+        "",
+        f"Caught by nothing but a limit of zero, which no factor is over: {', '.join(by_zero) or 'none'}.",
+    ]
 
 
 def _missed(results: Results) -> Iterator[str]:
@@ -121,6 +142,8 @@ def _missed(results: Results) -> Iterator[str]:
             cell = row.cells.get("ladder")
             if cell is None:
                 yield f"- Not run here: {row.name} on {row.path} ({kind} set)."
+            elif not is_caught(row, cell) and cell.outcome.fails:
+                yield f"- Not judged: {row.name} on {row.path} ({kind} set) is {cell.outcome}: {row.what}"
             elif not cell.outcome.fails:
                 yield f"- Missed: {row.name} on {row.path} ({kind} set): {row.what}"
             elif cell.outcome is not row.expected:
@@ -155,7 +178,7 @@ def alarms(results: Results) -> list[str]:
         f"false alarm: {row.path} on {row.name} in {name} is {cell.outcome}, but should be PASS"
         for row in results.correct
         for name, cell in row.cells.items()
-        if cell.outcome.fails
+        if _alarm(row, cell)
     ]
 
 
@@ -171,10 +194,12 @@ def problems(results: Results, *, recorded: Results | None) -> list[str]:
     for kind, rows in results.faults.items():
         for row in rows:
             known = before.get((kind, row.name, row.path))
-            if known and caught(known, "ladder") and caught(row, "ladder") is False:
-                told.append(
-                    f"{row.name} on {row.path} passes, but should be {row.expected}: it was caught when it was recorded"
-                )
+            if caught(row, "ladder") is not False or (known and not caught(known, "ladder")):
+                continue
+            outcome = row.cells["ladder"].outcome
+            if known or outcome.fails:
+                since = ": it was caught when it was recorded" if known else ""
+                told.append(f"{row.name} on {row.path} is {outcome}, but should be {row.expected}{since}")
     return told
 
 

@@ -1,4 +1,4 @@
-"""Faults of the blind set: by whom and when they were written, stands in `blind_set`."""
+"""Faults of the blind set: under what conditions they were written, stands in `blind_set`."""
 
 from __future__ import annotations
 
