@@ -107,28 +107,22 @@ def among_the_top(runs: Runs, dtype: Dtype) -> bool:
     is looked at.
 
     The forced logits stand for the free ones, which they equal as long as a run chose the tokens that were forced. A
-    row that both runs had already left alike is taken as right: `undecided_rows` counts those.
+    row in which both runs had already left them alike is taken as right: nobody saw the logits from which they chose.
     """
     del dtype  # ranks have no tolerance
-    for row, step in _first_differences(runs, decided=True):
+    for row, step in _first_differences(runs):
         for run, other in ((runs.candidate, runs.eager), (runs.eager, runs.candidate)):
             if run.tokens[row, step] not in other.step_logits[row, step].topk(TOP).indices:
                 return False
     return True
 
 
-def undecided_rows(runs: Runs) -> int:
-    """Rows in which candidate and eager part only after both have left the forced tokens alike: nobody saw the logits
-    from which they chose, so that `among_the_top` takes them as right."""
-    return sum(1 for _ in _first_differences(runs, decided=False))
-
-
-def _first_differences(runs: Runs, *, decided: bool) -> Iterator[tuple[int, int]]:
-    """(row, step) where candidate and eager first choose differently: with the forced tokens as their past, or not."""
+def _first_differences(runs: Runs) -> Iterator[tuple[int, int]]:
+    """(row, step) where candidate and eager first choose differently with the forced tokens as their past."""
     differs = runs.candidate.tokens != runs.eager.tokens
     for row in differs.any(1).nonzero().flatten().tolist():
         step = int(differs[row].int().argmax())
-        if torch.equal(runs.eager.tokens[row, :step], runs.reference.tokens[row, :step]) is decided:
+        if torch.equal(runs.eager.tokens[row, :step], runs.reference.tokens[row, :step]):
             yield row, step
 
 
