@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.equivalence.numbers import compare, identical, relative_error
+from harness.equivalence.numbers import Generation, compare, identical, relative_error
 from harness.equivalence.rules import GROUP
 from harness.errors import HarnessError, Incompatible
 from harness.execution.answers import compare_with_alone
@@ -22,8 +22,9 @@ from harness.execution.generation import generate_free
 from harness.execution.operator_log import OperatorLog
 from harness.execution.operators import Weights, compare_operators
 from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
-from harness.execution.rounding import dense_text, dense_twin_of, quality_of, rounded_weights
+from harness.execution.rounding import DenseText, dense_text, dense_twin_of, quality_of, rounded_weights
 from harness.execution.runs import (
+    Batch,
     Setup,
     exact_runs,
     in_float64,
@@ -42,7 +43,7 @@ from harness.paths.eager import Eager
 from harness.paths.observation import windows_of
 from harness.paths.observed import Observation
 from harness.recipes import ModelRecipe, Prompt, Workload
-from harness.records import Rung, Scheme, Trust
+from harness.records import Comparison, Rung, Scheme, Trust
 from harness.vocabulary import Dtype, Tolerance
 
 
@@ -98,50 +99,79 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     if serving := optimization.serving():
         return _serve_candidate(setup, dtype, optimization, serving, text)
     started = time.monotonic()
-    reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
-    kind, scheme, twin, beside = optimization.tolerance, None, None, None
-    weights: Weights = {}
     with refusals(optimization, setup):
-        if optimization.rounds_weights:
-            plain = dense_text(setup, dtype, text)
-            if kind is not Tolerance.DYNAMIC:
-                dense = dense_twin_of(setup, dtype, optimization)
-                reference, eager, changed = dense.reference, dense.eager, dense.changed_by_saving
-                weights = dense.weights
-            else:
-                weights, changed = rounded_weights(setup, dtype, optimization)
+        against = _yardstick(setup, dtype, optimization, text)
         with planted(setup.fault):
             model, batches = load_setup(setup, dtype, optimization)
-            candidate, seen = watched_run(setup, model, batches, reference, optimization)
+            candidate, seen = watched_run(setup, model, batches, against.reference, optimization)
             engaged = engagement(optimization, seen)
-            # Of something else that ran there is nothing to compare.
-            operators = (
-                compare_operators(
-                    model, batches, reference.tokens, optimization, log=OperatorLog(dtype), weights=weights
-                )
-                if engaged.engaged
-                else None
-            )
-            if optimization.rounds_weights:
-                scheme = Scheme(quality_of(model, plain), changed)
-            if (options := optimization.options_beside()) is not None:
-                with optimization.applied():
-                    _, exact = run_batches(model, batches, reference, options=partial(dict, options))
-                beside = compare(exact, eager=eager, reference=reference, dtype=dtype)
-    if kind is Tolerance.LOSSY:
+            operators = None
+            if engaged.engaged:  # of something else that ran there is nothing to compare
+                tokens, log = against.reference.tokens, OperatorLog(dtype)
+                operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
+            scheme = Scheme(quality_of(model, against.text), against.changed) if against.text else None
+            beside = _beside(model, batches, optimization, against, dtype=dtype)
+    twin = None
+    if optimization.tolerance is Tolerance.LOSSY:
         with optimization.applied():
-            _, twin = run_batches(model, batches, reference, options=lambda: optimization.twin_options(model))
-    if kind is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
-        keep_compared(setup, dtype, candidate=candidate, eager=twin or eager, reference=reference)
+            options = partial(optimization.twin_options, model)
+            _, twin = run_batches(model, batches, against.reference, options=options)
+    if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
+        keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
     return Rung(
         dtype=dtype,
         engagement=engaged,
-        comparison=compare(candidate, eager=eager, reference=reference, dtype=dtype, twin=twin),
+        comparison=against.compare(candidate, dtype=dtype, twin=twin),
         seconds=time.monotonic() - started,
         beside=beside,
         scheme=scheme,
         operators=operators,
     )
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """What a candidate is compared with."""
+
+    reference: Generation
+    """In float64."""
+    eager: Generation
+    """In the candidate's dtype."""
+    weights: Weights
+    """Dense weights that its linears stand for, from a load of their own."""
+    changed: int | None
+    """Linears whose weights saving and loading changed."""
+    text: DenseText | None
+    """What dense eager says of a text, if weights are rounded."""
+
+    def compare(self, run: Generation, *, dtype: Dtype, twin: Generation | None = None) -> Comparison:
+        return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
+
+
+def _yardstick(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> _Yardstick:
+    """Eager and the reference, or, if weights are rounded, dense models of the same ones. A dynamic scheme errs more
+    than any of them, and is compared with eager itself."""
+    kept = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    if not optimization.rounds_weights:
+        return _Yardstick(*kept, weights={}, changed=None, text=None)
+    plain = dense_text(setup, dtype, text)
+    if optimization.tolerance is Tolerance.DYNAMIC:
+        weights, changed = rounded_weights(setup, dtype, optimization)
+        return _Yardstick(*kept, weights=weights, changed=changed, text=plain)
+    dense = dense_twin_of(setup, dtype, optimization)
+    return _Yardstick(dense.reference, dense.eager, dense.weights, dense.changed_by_saving, plain)
+
+
+def _beside(
+    model: Any, batches: list[Batch], optimization: Optimization, against: _Yardstick, *, dtype: Dtype
+) -> Comparison | None:
+    """The candidate once more without its lossy part, if it is a stack with one."""
+    options = optimization.options_beside()
+    if options is None:
+        return None
+    with optimization.applied():
+        _, run = run_batches(model, batches, against.reference, options=partial(dict, options))
+    return against.compare(run, dtype=dtype)
 
 
 def run_rank_of(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place) -> Observation:
