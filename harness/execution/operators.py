@@ -42,11 +42,14 @@ Weights = Mapping[str, Tensor]
 def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
     """The operators of an optimization that can be watched from outside. Not those inside compiled steps, of ranks,
     which hold parts of them, and of continuous batching, whose inputs are packed; a quantized cache is not meant to
-    give back what it was given, and has a dense twin."""
+    give back what it was given, and has a dense twin; without a cache nothing is given back."""
     if optimization.compiles_steps or optimization.launch() or optimization.serving():
         return frozenset()
-    lossy = {Aspect.CACHE} if optimization.tolerance is Tolerance.LOSSY else set()
-    return optimization.changes & ({Aspect.ATTENTION, Aspect.CACHE, Aspect.LAYERS, Aspect.WEIGHTS} - lossy)
+    gives_back = optimization.tolerance is not Tolerance.LOSSY and optimization.generate_options().get(
+        "use_cache", True
+    )
+    kept = {Aspect.CACHE} if gives_back else set()
+    return optimization.changes & ({Aspect.ATTENTION, Aspect.LAYERS, Aspect.WEIGHTS} | kept)
 
 
 def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its errors go

@@ -147,7 +147,14 @@ def test_quantized_cache_and_compiled_steps_and_ranks_are_not_watched():
     assert replaced["stacks.sdpa+quantized_quanto4"] == {Aspect.ATTENTION}
     assert replaced["kernels.layers_local"] == {Aspect.LAYERS}
     assert replaced["quantization.torchao_int8"] == {Aspect.WEIGHTS}
-    for name in ("eager", "compilation.static_cache", "stacks.sdpa+static_cache", "parallelism.tp2", "caching.dynamic"):
+    for name in (
+        "eager",
+        "compilation.static_cache",
+        "stacks.sdpa+static_cache",
+        "parallelism.tp2",
+        "caching.dynamic",
+        "caching.none",
+    ):
         assert replaced[name] == frozenset()
     assert replaced["continuous_batching.sdpa"] == replaced["stacks.tp2+batched_sdpa"] == frozenset()
 
