@@ -56,14 +56,16 @@ class Session:
         folder.add(verdict)
         return verdict
 
-    def judge(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner) -> Verdict:
+    def judge(
+        self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
+    ) -> Verdict:
         """Judge one property by the evidence of the case, running it if it has not run."""
         case = planned.case
         if case.id not in self.evidence:
             self.evidence[case.id] = runner.evidence(case, planned.optimization)
             folder.add_evidence(self.evidence[case.id])
-        evidence, stored = self.evidence[case.id], self.standard.stored.get(case.id)
-        return judge(case, asked, evidence, limits=self.standard.limits, stored=stored)
+        evidence, stored = self.evidence[case.id], standard.stored.get(case.id)
+        return judge(case, asked, evidence, limits=standard.limits, stored=stored)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
