@@ -14,7 +14,7 @@ from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution import tasks
-from harness.execution.tasks import Setup, _circumstances, _refusals, make_reference
+from harness.execution.tasks import Setup, _circumstances, refusals, make_reference
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
 from harness.paths.base import Circumstances
@@ -117,14 +117,14 @@ def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
     padded, single = (Setup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
     with (
         pytest.raises(Incompatible, match=r"^it is padded \(ValueError: X is only supported for Y\)$"),
-        _refusals(Refused(), padded),
+        refusals(Refused(), padded),
     ):
         raise ValueError("first line\n/some/file.cpp:1:2: error: X is only supported for Y\nlast line")
-    with pytest.raises(ValueError, match="something else"), _refusals(Refused(), padded):
+    with pytest.raises(ValueError, match="something else"), refusals(Refused(), padded):
         raise ValueError("something else")
-    with pytest.raises(ValueError, match="only supported for"), _refusals(Refused(), single):
+    with pytest.raises(ValueError, match="only supported for"), refusals(Refused(), single):
         raise ValueError("only supported for")
-    with pytest.raises(ValueError, match="only supported for"), _refusals(Eager(), padded):
+    with pytest.raises(ValueError, match="only supported for"), refusals(Eager(), padded):
         raise ValueError("only supported for")
 
 
@@ -156,7 +156,7 @@ def test_window_longer_than_everything_needs_no_mask(monkeypatch):
 
 def test_errors_that_say_all_are_left_as_they_are():
     padded = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
-    with pytest.raises(ModelUnavailable, match="only supported for"), _refusals(Refused(), padded):
+    with pytest.raises(ModelUnavailable, match="only supported for"), refusals(Refused(), padded):
         raise ModelUnavailable("only supported for")
 
 
