@@ -80,6 +80,10 @@ def test_readme_shows_the_recorded_results():
     weakest = table.partition("| weakest caught faults")[2].partition("\n\n")[0].splitlines()[2:]
     assert len(weakest) == 8
     assert all(line in readme for line in weakest)
+    red = [cell.outcome.fails for row in recorded.correct for name, cell in row.cells.items() if name != "ladder"]
+    bound = f"{upper_bound(sum(red), len(red)):.2%}".replace("%", " %")
+    assert sum(red) == 0
+    assert f"Of {len(red)} judgements none was an alarm: at most {bound} are, with 95 % confidence" in readme
     assert "(suites/meta/faults/measured/picture.svg)" in readme
     assert (RECORDED / "picture.svg").read_text().startswith("<?xml")
 

@@ -14,7 +14,7 @@ from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution import tasks
-from harness.execution.tasks import Setup, _circumstances, refusals, make_reference
+from harness.execution.tasks import Setup, _circumstances, make_reference, refusals
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.models.seeding import save_seeded
 from harness.paths.base import Circumstances
