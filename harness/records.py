@@ -287,6 +287,10 @@ class Evidence:
             raise ValueError(f"{self.case}: every run needs what is known of eager in its dtype, and nothing else")
 
 
+EXAMPLES = "examples"
+"""The number of a verdict on a relation that says how many examples were drawn; other verdicts have none."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One property of one case, judged."""

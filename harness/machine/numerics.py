@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.codec import read_record, write_record
 from harness.equivalence.ratchet import Stored, disordered
 from harness.errors import CorruptRecord, HarnessError
-from harness.records import Evidence, Run
+from harness.records import EXAMPLES, Evidence, Run
 from harness.vocabulary import Outcome, Property
 
 SCHEMA = 1
@@ -57,12 +57,14 @@ def read_numerics(folder: Path) -> Numerics | None:
 
 
 def numerics_of(folder: Path) -> tuple[Numerics, str]:
-    """(numbers of every case of a finished run whose equivalence passed, the profile it ran with).
+    """(numbers of every case of a finished run whose equivalence passed, the profile it ran with). Relations have no
+    case of their own: what they are tried on is drawn anew.
 
     Raises HarnessError if the folder holds no such run.
     """
     run = read_record(Run, folder / "run.json")
-    passed = [v for v in run.verdicts if v.property is Property.EQUIVALENCE and v.outcome is Outcome.PASS]
+    judged = [v for v in run.verdicts if v.property is Property.EQUIVALENCE and EXAMPLES not in v.numbers]
+    passed = [v for v in judged if v.outcome is Outcome.PASS]
     if run.finished is None or run.profile is None or not passed:
         why = "is not finished" if run.finished is None else "matched no profile" if passed else "passed nothing"
         raise HarnessError(f"{folder}: the run {why}, but its numbers should be worth storing (name another run)")

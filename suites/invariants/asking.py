@@ -14,7 +14,7 @@ from harness.execution.runs import Setup
 from harness.execution.workers import Worker
 from harness.judge import failed, judge_relation
 from harness.paths.base import Optimization
-from harness.records import Case, Failure, Verdict
+from harness.records import EXAMPLES, Case, Failure, Verdict
 from harness.vocabulary import Property
 from suites.invariants.probing import Opened, Question, open_path, try_example
 from suites.invariants.relations import relation_named
@@ -73,7 +73,7 @@ class Asking:
             told=f"{result.tried} examples; ",
             next_step=reproduced,
         )
-        return replace(verdict, numbers={**verdict.numbers, "examples": result.tried, "seed": budget.seed})
+        return replace(verdict, numbers={**verdict.numbers, EXAMPLES: result.tried, "seed": budget.seed})
 
     def close(self) -> None:
         if self._open:

@@ -16,7 +16,7 @@ from harness.judge import judge
 from harness.machine.numerics import FILE, Numerics, conditions_of, numerics_of, read_numerics, store_numerics
 from harness.machine.profile import Match, Profile
 from harness.machine.standard import standard_of
-from harness.records import Evidence, Quality, Run, Scheme
+from harness.records import EXAMPLES, Evidence, Quality, Run, Scheme
 from harness.report.markdown import markdown
 from harness.report.tables import changed_numerics
 from harness.vocabulary import Dtype, Outcome, Property, Tolerance
@@ -131,7 +131,8 @@ ENVIRONMENT = {"torch": "2.13.0", "transformers": "5.22.2", "processor": "a", "c
 
 @pytest.fixture
 def finished(tmp_path):
-    """The folder of a finished run: one case of ratios, one of rounded weights, one that failed."""
+    """The folder of a finished run: one case of ratios, one of rounded weights, one that failed, and a relation, which
+    leaves no evidence."""
     flat = tuple(0.0 for _ in COST)
     ratios = evidence(rung(Dtype.FP32, ratio=1.2), rung())
     run = replace(rung(Dtype.FP32), scheme=Scheme(Quality(COST, flat, flat)))
@@ -139,6 +140,7 @@ def finished(tmp_path):
     verdicts = [judge(CASE, asked, ratios) for asked in Property]
     verdicts += [judge(NATIVE, Property.EQUIVALENCE, weights)]
     verdicts += [replace(verdicts[1], case="failed", outcome=Outcome.MISMATCH)]
+    verdicts += [replace(verdicts[1], case="relation", numbers={EXAMPLES: 6})]
     for each in (ratios, weights):
         write_record(tmp_path / "run" / "evidence" / f"{each.case}.json", each)
 
