@@ -36,7 +36,7 @@ def _catalogue(path: Path) -> Catalogue:
         catalogue = getattr(module, HOOK)()
     except HarnessError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a conftest.py raises: it goes on as one line that names the file
         raise HarnessError(
             f"{path}: gives no catalogue: {type(error).__name__}: {first_line(error)} (repair it)"
         ) from error

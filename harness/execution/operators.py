@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,11 +127,7 @@ def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
 
     with ExitStack() as hooks:
         for name, module in exchanged_layers(model):
-
-            def hook(module: Any, arguments: Any, options: Any, output: Any, name: str = name) -> None:
-                compare(name, module, arguments, options, output)
-
-            hooks.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(partial(compare, name), with_kwargs=True).remove)
         yield
 
 
@@ -138,7 +135,8 @@ def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
 def watched_linears(model: Any, log: OperatorLog, optimization: Optimization, weights: Weights) -> Iterator[None]:
     """Linears with packed weights against dense ones; those that round activations too against their own arithmetic."""
 
-    def compare(name: str, module: Any, given: Tensor, output: Tensor) -> None:
+    def compare(name: str, module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        given = arguments[0]
         weight, bias = weights[name].to(given.device), module.bias
         wide = linear(given.double(), weight.double(), None if bias is None else bias.double())
         dense = linear(given, weight.to(given.dtype), bias)
@@ -148,11 +146,7 @@ def watched_linears(model: Any, log: OperatorLog, optimization: Optimization, we
     with ExitStack() as hooks:
         for name, module in linears_of(model):
             if name in weights:
-
-                def hook(module: Any, arguments: Any, output: Tensor, name: str = name) -> None:
-                    compare(name, module, arguments[0], output)
-
-                hooks.callback(module.register_forward_hook(hook).remove)
+                hooks.callback(module.register_forward_hook(partial(compare, name)).remove)
         yield
 
 

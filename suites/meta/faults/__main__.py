@@ -32,16 +32,15 @@ SETS = {"first": FIRST, "blind": BLIND}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    os.environ["LOCAL_KERNELS"] = LOCAL_KERNELS
     asked = _parser().parse_args(arguments)
-    inventory, started = take_inventory(), time.monotonic()
-    logs = Path(tempfile.mkdtemp(prefix="faults-"))
     if asked.accept and asked.only:
         return _refuse("--accept with --only would record a part for the whole (leave one out)")
     chosen = [(kind, fault) for kind, faults in SETS.items() for fault in faults if asked.only in fault.id]
-
     if not chosen:
         return _refuse(f"--only {asked.only}: no fault's name[path] contains it")
+    os.environ["LOCAL_KERNELS"] = LOCAL_KERNELS
+    inventory, started = take_inventory(), time.monotonic()
+    logs = Path(tempfile.mkdtemp(prefix="faults-"))
     for folder in ("faults", "correct"):
         (logs / folder).mkdir()
 
