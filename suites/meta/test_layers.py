@@ -11,13 +11,13 @@ import pytest
 from suites.conftest import REPOSITORY
 
 LAYERS = (
-    ("vocabulary", "records", "recipes", "errors", "codec"),
+    ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "paths.base", "paths.observed"),
     ("paths", "models"),
     ("plan", "checkout", "execution", "judge"),
     ("report", "session", "plugin", "cli"),
 )
-NOUNS = ("harness.vocabulary", "harness.records", "harness.recipes")
+NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")
 ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics")
 

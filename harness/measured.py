@@ -1,0 +1,177 @@
+"""The nouns of measuring: what was timed and weighed of a case. Frozen records without I/O, environment or torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.records import Failure
+from harness.vocabulary import Dtype
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timed run of a workload."""
+
+    seconds: float
+    """Host wall time between two synchronisations of the device."""
+    first: float | None = None
+    """Seconds of these until the first token of all rows was there; None if it cannot be seen."""
+    device_seconds: float | None = None
+    """Between two CUDA events around the same calls; None without CUDA."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf or (self.first is not None and not 0 < self.first <= self.seconds):
+            raise ValueError(f"a sample of {self.seconds} s with its first token after {self.first} s cannot be")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Candidate and eager, one right after the other, in random order."""
+
+    candidate: Sample
+    eager: Sample
+    dropped: str = ""
+    """What happened meanwhile that makes the pair worthless: a compilation, throttling, a foreign process. Empty for
+    a pair that counts."""
+
+    @property
+    def log_speedup(self) -> float:
+        """ln(eager's seconds / candidate's): positive if the candidate is faster."""
+        return math.log(self.eager.seconds / self.candidate.seconds)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What came before the first sample."""
+
+    first_call: float
+    """Seconds of the first run after loading."""
+    calls: int
+    """Runs until nothing was compiled any more."""
+    compile_seconds: float = 0.0
+    """Of them spent by torch.compile, as it tells itself."""
+    capture_seconds: float = 0.0
+    """Of them spent recording CUDA graphs, likewise."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What arithmetic says that a run must move and compute; formulas in `harness/measurement/roofline.py`."""
+
+    decode_bytes: float
+    """Bytes that an average decode step reads: weights in use, and keys and values."""
+    prefill_flops: float
+    """Floating-point operations of the prefill."""
+    decode_steps: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Timed runs of candidate and eager."""
+
+    pairs: tuple[Pair, ...]
+    """In the order of sampling, dropped ones included."""
+    looks: tuple[int, ...]
+    """How many pairs counted at each look at whether they suffice; the last one ended the sampling."""
+    stopped: str
+    """Why: `decided`, `precise`, `pairs`, `seconds`, or `dropped`."""
+    rows: int
+    new_tokens: int
+    candidate: WarmUp
+    eager: WarmUp
+    work: Work
+    """Of the candidate."""
+    seconds: float
+    """Spent on sampling, between the first pair and the last."""
+    differing: int = 0
+    """Timed runs whose tokens were not those of the verified run, of either side."""
+    foreign: int = 0
+    """Most processes of others that computed on the device meanwhile."""
+    alternating: bool = False
+    """Whether both models did not fit, or the candidate spans processes, so that workers took turns in blocks."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """Threads, load, clocks: recorded, not judged."""
+
+    def __post_init__(self) -> None:
+        if not self.looks or list(self.looks) != sorted(set(self.looks)):
+            raise ValueError(f"looks at {self.looks} pairs, but should be at ever more, and at least one")
+        if self.looks[-1] != len(self.kept):
+            raise ValueError(f"the last look was at {self.looks[-1]} pairs, but {len(self.kept)} count")
+
+    @property
+    def kept(self) -> tuple[Pair, ...]:
+        return tuple(pair for pair in self.pairs if not pair.dropped)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one model and one run of its workload hold, each in a fresh process. All in bytes."""
+
+    weights: int
+    """Of all tensors that loading left alive, each storage once."""
+    kv: int
+    """Of the storages of the cache that a run returned; 0 for none."""
+    kv_expected: int
+    """The same by the formula: 2 x element size x positions x heads x size, over layers and rows, windows respected."""
+    logits: int
+    """Of the logits that every run must hold at once."""
+    resident: int
+    """More than before loading, once the model is there: of the process (CPU) or allocated (CUDA)."""
+    peak: int
+    """Most that was held at once during a run, above what there was before loading."""
+    growth: int
+    """By how much more is held after the last of several equal runs than after the first."""
+    reserved: int | None = None
+    """Of the device by the allocator, at the peak; None without CUDA."""
+
+    @property
+    def least(self) -> int:
+        """Lower bound of the peak: weights, keys and values, and logits."""
+        return self.weights + self.kv + self.logits
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What candidate and eager hold."""
+
+    candidate: Held
+    eager: Held
+    kv_exact: bool
+    """Whether the candidate's cache must take exactly what the formula says: a path that packs it takes less."""
+    own_weights: bool
+    """Whether the candidate's weights should be eager's, byte for byte in number: no path but one that rounds them."""
+    snapshot: str = ""
+    """Path of the allocator's snapshot; empty if there is none."""
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """What the machine can do, measured in the session."""
+
+    copy_bandwidth: float
+    """Bytes per second read and written by the fastest copy of a tensor that no cache holds."""
+    flops: Mapping[Dtype, float]
+    """Floating-point operations per second of the fastest square matrix product."""
+    launch: float
+    """Seconds from one launch of an empty kernel to the next."""
+
+    def __post_init__(self) -> None:
+        if not (self.copy_bandwidth > 0 and self.launch > 0 and all(rate > 0 for rate in self.flops.values())):
+            raise ValueError("peaks should be positive")
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """All that was measured of one case. Serialisable; judged again from it."""
+
+    case: str
+    """`Case.id`."""
+    speed: Speed | None = None
+    memory: Memory | None = None
+    peaks: Peaks | None = None
+    speed_failure: Failure | None = None
+    """Why there is no speed."""
+    memory_failure: Failure | None = None
+    """Why there is no memory."""

@@ -1,0 +1,1 @@
+"""Speed, memory and utilization: how they are sampled, and what the samples show."""
