@@ -40,12 +40,12 @@ def judge(
 
 def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
     """The verdict on a case that cannot run here, with the need that is unmet."""
-    return _verdict(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
+    return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
 
 
 def failed(case: Case, asked: Property, failure: Failure) -> Verdict:
     """The verdict on a case without a result."""
-    return _verdict(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
+    return verdict_on(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
 
 
 def judge_relation(
@@ -60,7 +60,7 @@ def judge_relation(
         return unengaged
     if any(finding.violated for finding in found):
         return _violation(case, asked, Outcome.MISMATCH, found, next_step=next_step)
-    return _verdict(case, asked, Outcome.PASS, f"{told}{_closest(found)}", _numbers(found))
+    return verdict_on(case, asked, Outcome.PASS, f"{told}{_closest(found)}", _numbers(found))
 
 
 def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
@@ -78,7 +78,7 @@ def _engagement(
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
     told = f"{claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more}"
     message = f"{case.id}: {told} ({next_step or NEXT_STEP[Outcome.NOT_ENGAGED]})"
-    return _verdict(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
+    return verdict_on(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
 
 
 def _equivalence(
@@ -98,14 +98,14 @@ def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Findin
     more = sum(finding.violated for finding in found) - 1
     also = f", and {more} more" if more else ""
     todo = next_step or NEXT_STEP[outcome]
-    return _verdict(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", _numbers(found))
+    return verdict_on(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", _numbers(found))
 
 
 def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: Stored | None) -> Verdict:
     if asked is Property.ENGAGEMENT:
         claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
         kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
-        return _verdict(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
+        return verdict_on(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     found = _findings(case, evidence, limits, stored)
     counted = {rung.dtype for rung in _counted(case, evidence)}
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
@@ -115,7 +115,7 @@ def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, sto
     before = changed(numbers, stored) if stored else {}
     told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
-    return _verdict(case, asked, Outcome.PASS, f"{told}{ladder}{_closest(found)}", {**numbers, **was})
+    return verdict_on(case, asked, Outcome.PASS, f"{told}{ladder}{_closest(found)}", {**numbers, **was})
 
 
 def _closest(found: list[Finding]) -> str:
@@ -176,9 +176,10 @@ def _look(failure: Failure) -> str:
     return f" (read {failure.log})" if failure.log else " (set it right and run again)"
 
 
-def _verdict(
+def verdict_on(
     case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
 ) -> Verdict:
+    """A verdict with the case's own facts."""
     return Verdict(
         case=case.id,
         property=asked,

@@ -85,8 +85,15 @@ class Speed:
     """Of the candidate."""
     seconds: float
     """Spent on sampling, between the first pair and the last."""
+    block: int = 4
+    """Consecutive pairs that share what the machine was doing, or a load of the models: the bootstrap draws them
+    together."""
     differing: int = 0
     """Timed runs whose tokens were not those of the verified run, of either side."""
+    kernels: tuple[str, ...] = ()
+    """Of attention and packed weights, seen in one more run of the candidate after the last sample."""
+    verified_kernels: tuple[str, ...] = ()
+    """The same of the run that was verified; both are empty if the path serves requests."""
     foreign: int = 0
     """Most processes of others that computed on the device meanwhile."""
     alternating: bool = False

@@ -40,7 +40,7 @@ class Catalogue:
                 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Planned:
     """A case with what is needed to run it, or why it cannot run here."""
 
@@ -51,6 +51,10 @@ class Planned:
     """The first need that this machine does not meet."""
     slow: bool = False
     """Whether it runs only when slow cases are asked for."""
+
+    def __repr__(self) -> str:
+        """Short: other plugins write parameters of tests into their files."""
+        return f"Planned({self.case.id})"
 
 
 def plan(
@@ -124,7 +128,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
     taken = optimization.dtypes(case.device)
     if unmet is None and case.dtype not in taken:
         unmet = f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}"
-    slow = not daily or case.workload.slow or (case.device == "cpu" and optimization.slow_on_cpu(case))
+    slow = not daily or case.workload.slow or (case.device == "cpu" and _slow_on_cpu(optimization, case))
     marks = [
         case.technique,
         *(["cuda"] if case.device == "cuda" else []),
@@ -133,6 +137,12 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
     ]
     markers = tuple(dict.fromkeys(str(mark) for mark in marks))
     return Planned(case, optimization, markers, unmet, slow)
+
+
+def _slow_on_cpu(optimization: Optimization, case: Case) -> bool:
+    if case.workload.timed is None:
+        return optimization.slow_on_cpu(case)
+    return case.workload.timed not in optimization.pays or not case.recipe.timed_daily
 
 
 def _plain(name: str) -> str:

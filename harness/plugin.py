@@ -21,7 +21,7 @@ from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import Workload
 from harness.records import Verdict
 from harness.report.tables import aligned, case_table, changed_numerics, skipped_paths, tally_outcomes
-from harness.session import Judging, Session
+from harness.session import TIMING_SECONDS, Judging, Session
 from harness.vocabulary import Dtype, Property, Technique
 
 MARKERS = {
@@ -88,6 +88,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
     )
     group.addoption(
+        "--timing-seconds",
+        metavar="SECONDS",
+        type=float,
+        default=TIMING_SECONDS,
+        help="spent at most on the timed pairs of one case; what is then not decided is INCONCLUSIVE "
+        f"(default: {TIMING_SECONDS:g})",
+    )
+    group.addoption(
         "--invariant-examples",
         metavar="N",
         type=_positive,
@@ -111,9 +119,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "planned" in metafunc.fixturenames:
         # Workers have deadlines of their own, which cost a verdict; pytest-timeout would cost the session its record.
         unlimited = pytest.mark.timeout(0)
+        asked = {mark.name for mark in metafunc.definition.iter_markers()}
+        timed = any(entry.measured and str(entry) in asked for entry in Property)
         cases = [
             pytest.param(entry, id=entry.case.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
             for entry in _planned(metafunc)
+            if entry.case.workload.timed or not timed
         ]
         metafunc.parametrize("planned", cases)
 
@@ -157,6 +168,17 @@ def judged(
 ) -> Callable[[Property], Verdict]:
     """Judges one property by the evidence of the case."""
     return lambda asked: recorded(asked, partial(_session(request.config).judge, planned, asked))
+
+
+@pytest.fixture
+def timed_seconds(request: pytest.FixtureRequest, planned: Planned) -> Callable[[], list[float]]:
+    """The candidate's seconds in all pairs of the case that count; none if it was not timed."""
+
+    def seconds() -> list[float]:
+        measured = _session(request.config).measured.get(planned.case.id)
+        return [pair.candidate.seconds for pair in measured.speed.kept] if measured and measured.speed else []
+
+    return seconds
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -269,4 +291,6 @@ def _new_session(config: pytest.Config) -> Session:
     planned = [entry for entry in planned if asked.run_slow or not entry.slow]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
     profiles = sound_profiles(config.rootpath)
-    return Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
+    session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
+    session.timing_seconds = asked.timing_seconds
+    return session

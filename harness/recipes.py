@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.vocabulary import Dtype
+from harness.vocabulary import Dtype, Load
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class ModelRecipe:
     """Native dtype on the CPU when none is asked for; accelerators take bfloat16."""
     solves_recall: bool = False
     """Whether the model was trained to continue `Prompt.answer`: its eager output is then held to it."""
+    timed_daily: bool = True
+    """Whether a CPU times it without being asked for slow cases: one of several alike is enough."""
 
     def __post_init__(self) -> None:
         _need_plain_name("model recipe", self.name)
@@ -90,9 +92,13 @@ class Workload:
     """Every prompt is a run of its own, in one process: other lengths one after another, and no padding."""
     slow: bool = False
     """Left out unless slow cases are asked for."""
+    timed: Load | None = None
+    """Whether speed, memory, utilization and regressions are asked for too, and what then takes the time."""
 
     def __post_init__(self) -> None:
         _need_plain_name("workload", self.name)
+        if self.timed and self.separate:
+            raise ValueError(f"workload {self.name} is timed, but should then be one run")
         if not self.prompts:
             raise ValueError(f"workload {self.name} has no prompts, but should have at least one")
         if self.new_tokens < 3:

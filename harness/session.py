@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.judge import judge, unsupported
+from harness.judge_measured import Bar, aims_of, judge_measured
 from harness.machine.inventory import Inventory, describe
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
+from harness.measured import Measurements
+from harness.measurement.speed_rules import Aims
+from harness.measurement.thresholds import threshold_of
 from harness.plan import Catalogue, Planned
 from harness.recipes import Workload
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
-from harness.vocabulary import Property
+from harness.vocabulary import Outcome, Property
+
+TIMING_SECONDS = 30.0
+"""The default."""
 
 if TYPE_CHECKING:
     from harness.execution.runner import Runner
@@ -42,9 +49,12 @@ class Session:
     selected: int = 0
     elsewhere: list[Planned] = field(default_factory=list)
     """Cases of folders that have a plan of their own."""
+    timing_seconds: float = TIMING_SECONDS
+    """Spent on the pairs of one case at most."""
     problem: str = ""
     """What went wrong when the record was closed."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    measured: dict[str, Measurements] = field(default_factory=dict)
     folder: RunFolder | None = None
     runner: Runner | None = None
 
@@ -59,13 +69,39 @@ class Session:
     def judge(
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
     ) -> Verdict:
-        """Judge one property by the evidence of the case, running it if it has not run."""
+        """Judge one property by the evidence of the case, running and measuring it as far as it was not."""
         case = planned.case
         if case.id not in self.evidence:
             self.evidence[case.id] = runner.evidence(case, planned.optimization)
             folder.add_evidence(self.evidence[case.id])
         evidence, stored = self.evidence[case.id], standard.stored.get(case.id)
-        return judge(case, asked, evidence, limits=standard.limits, stored=stored)
+        first = Property.EQUIVALENCE if asked.measured else asked
+        verdict = judge(case, first, evidence, limits=standard.limits, stored=stored)
+        if not asked.measured:
+            return verdict
+        recorded = standard.recorded(case.id, case.technique)
+        bar = Bar(threshold_of(case, standard.thresholds), *recorded)
+        if verdict.outcome is Outcome.PASS:
+            self._measure(planned, asked, folder, runner, bar)
+        return judge_measured(case, asked, verdict, self.measured.get(case.id), bar)
+
+    def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
+        """Measure what the property needs and is not known yet."""
+        case = planned.case
+        known = self.measured.get(case.id, Measurements(case.id))
+        timed = asked is not Property.MEMORY
+        if timed and known.speed is None and known.speed_failure is None:
+            rung = next(rung for rung in self.evidence[case.id].rungs if rung.dtype is case.dtype)
+            stored = bar.recorded.figures.speed if bar.recorded else None
+            aims = Aims(tuple(aims_of(bar.threshold).values()), stored.speedup if stored else None)
+            known = runner.timed(
+                known, planned, aims=aims, kernels=rung.engagement.kernels, seconds=self.timing_seconds
+            )
+        if asked in (Property.MEMORY, Property.REGRESSION) and known.memory is None and known.memory_failure is None:
+            known = runner.weighed(known, planned)
+        if known != self.measured.get(case.id):
+            self.measured[case.id] = known
+            folder.add_measurements(known)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

@@ -51,6 +51,26 @@ class Property(StrEnum):
 
     ENGAGEMENT = "engagement"
     EQUIVALENCE = "equivalence"
+    SPEED = "speed"
+    MEMORY = "memory"
+    UTILIZATION = "utilization"
+    REGRESSION = "regression"
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is asked of timed workloads alone, and needs more than one run of the case."""
+        return self not in (Property.ENGAGEMENT, Property.EQUIVALENCE)
+
+
+class Load(StrEnum):
+    """What a timed workload spends its time on."""
+
+    PREFILL = "prefill"
+    """A long prompt, all positions at once."""
+    DECODE = "decode"
+    """Tokens generated one after another, of one row."""
+    BATCH = "batch"
+    """The same of many rows of different lengths."""
 
 
 class Tolerance(StrEnum):

@@ -214,6 +214,21 @@ def serve(
     )
 
 
+def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> Tensor:
+    """(B, new_tokens) int64: what is generated for the rows of a batch, each a request without its padding, unwatched.
+
+    Raises HarnessError if a request failed.
+    """
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(*batch, strict=True)]
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
+    answers = model.generate_batch(
+        prompts, generation_config=generation, continuous_batching_config=_configured(serving)
+    ).values()
+    if len(answers) != len(prompts) or any(len(answer.generated_tokens) != new_tokens for answer in answers):
+        raise HarnessError(f"{len(answers)} of {len(prompts)} timed requests were answered, but all should be, in full")
+    return torch.tensor([answer.generated_tokens for answer in answers])
+
+
 def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Serving, *, tokens: Tensor) -> int:
     """How many requests go on after the end of their sequence, or stop without it, if a token that the first chose half
     way, out of the `tokens` (B, N) of all answers, ends them."""

@@ -52,22 +52,27 @@ class Place:
             MASTER_PORT=str(self.port),
         )
 
+    def join(self, device: str) -> None:
+        """Meet the other ranks. Not by transformers, which tells nothing of why it could not."""
+        self.announce()
+        if device == "cuda":
+            torch.cuda.set_device(self.rank)
+        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+
 
 def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
     """Run the optimization as one of several ranks, and keep its tensors. Without a `place` it is announced already,
     and transformers itself lets the ranks meet."""
     if place:
-        place.announce()
+        place.join(setup.device)
     rank = int(os.environ["RANK"])
-    if setup.device == "cuda":
+    if place is None and setup.device == "cuda":
         torch.cuda.set_device(rank)
-    if place:
-        # Not by transformers, which tells nothing of why it could not.
-        torch.distributed.init_process_group("nccl" if setup.device == "cuda" else "gloo")
     with planted(setup.fault):
         if serving := optimization.serving():
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
             torch.save((vars(served), prompts), _file(setup, dtype, rank))
+            torch.save(served.tokens, setup.verified(dtype, optimization.name))
         else:
             model, seen = _generate(setup, dtype, optimization, rank)
     found = Rank(
@@ -107,6 +112,8 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
     model, batches = load_setup(setup, dtype, optimization)
     own, seen = watched_run(setup, model, batches, reference, optimization)
     save_generation(own, _file(setup, dtype, rank))
+    if rank == 0:
+        torch.save(own.tokens, setup.verified(dtype, optimization.name))
     return model, seen
 
 

@@ -14,14 +14,23 @@ from typing import Any
 
 from harness.equivalence.rules import trust_findings
 from harness.errors import ReferenceInvalid, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
-from harness.execution import benign, tasks
+from harness.execution import benign, tasks, timing, weighing
+from harness.execution.alternating import Sides, alternate
 from harness.execution.ranks import Place
 from harness.execution.runs import Setup
 from harness.execution.workers import Answer, Worker, call_together
+from harness.machine.peaks import measure_peaks
+from harness.measured import Measurements, Memory, Peaks, Speed
+from harness.measurement.speed_rules import Aims
 from harness.paths.base import Optimization
+from harness.paths.eager import Eager
+from harness.plan import Planned
 from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
 from harness.vocabulary import Dtype, Outcome
+
+NO_ROOM = "OutOfMemoryError"
+"""How the error of a worker begins whose device holds no two models."""
 
 
 @dataclass
@@ -56,7 +65,7 @@ class Runner:
         floor, why_none = 0.0, {}
         for dtype in rungs or optimization.rungs(case):
             try:
-                setup = Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
+                setup = self._setup(case)
                 floor, trust = self._eager(setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": failure_of(error, "eager")}
@@ -83,13 +92,67 @@ class Runner:
 
         Raises HarnessError if eager, or a variant, is not what it should be: a worker's failure, or one line.
         """
-        setup = Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
+        setup = self._setup(case)
         floor, trust = self._eager(setup, case.dtype)
         if broken := [finding for finding in trust_findings(trust, floor=floor) if finding.violated]:
             raise ReferenceInvalid(f"{case.id}: {broken[0]} (nothing can be calibrated on such an eager)")
         about = f"variants-{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         self._once((about,), about, benign.check_variants, setup)
         return self._ask(f"{about}-{case.dtype}", benign.measure_benign, setup, case.dtype, seeds)
+
+    def timed(
+        self, known: Measurements, planned: Planned, *, aims: Aims, kernels: tuple[str, ...], seconds: float
+    ) -> Measurements:
+        """What is known of a case, and its speed, or why there is none."""
+        sampling = timing.Sampling(seconds, aims, kernels=kernels)
+        try:
+            peaks = self.peaks(planned.case.device)
+            return replace(known, peaks=peaks, speed=self.speed(planned.case, planned.optimization, sampling))
+        except WorkerFailed as error:
+            return replace(known, speed_failure=failure_of(error, "timing"))
+
+    def weighed(self, known: Measurements, planned: Planned) -> Measurements:
+        """What is known of a case, and its memory, or why there is none."""
+        try:
+            return replace(known, memory=self.memory(planned.case, planned.optimization))
+        except WorkerFailed as error:
+            return replace(known, memory_failure=failure_of(error, "weighing"))
+
+    def speed(self, case: Case, optimization: Optimization, sampling: timing.Sampling, *, fault: str = "") -> Speed:
+        """Time a case whose evidence this runner made, in its native dtype, with `fault` planted into the candidate.
+
+        Raises WorkerFailed.
+        """
+        name, setup = f"{case.id}-speed", self._setup(case, fault)
+        if optimization.launch() is None:
+            deadline = self.seconds + sampling.seconds
+            try:
+                with Worker(log=self._log(name)) as worker:
+                    return worker.call(timing.time_pairs, setup, case.dtype, optimization, sampling, seconds=deadline)
+            except WorkerRaised as error:
+                if not str(error).startswith(NO_ROOM):
+                    raise
+        sides = Sides(
+            candidate=lambda: self._block(name, setup, case.dtype, optimization, sampling),
+            eager=lambda: self._block(f"{name}-eager", self._setup(case), case.dtype, Eager(), sampling),
+            rows=case.workload.batch,
+            new_tokens=case.workload.new_tokens,
+        )
+        return alternate(sides, sampling)
+
+    def memory(self, case: Case, optimization: Optimization, *, fault: str = "") -> Memory:
+        """Weigh a case, and eager once for all cases of its model, workload and dtype. Raises WorkerFailed."""
+        about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}"
+        eager = self._once(
+            ("held", about), f"eager-{about}-memory", weighing.weigh, self._setup(case), case.dtype, Eager()
+        )
+        held = self._ask(f"{case.id}-memory", weighing.weigh, self._setup(case, fault), case.dtype, optimization)
+        return weighing.memory_of(held, eager, optimization)
+
+    def peaks(self, device: str) -> Peaks:
+        """What the machine can do, measured once. Raises WorkerFailed."""
+        measured: Peaks = self._once(("peaks", device), f"peaks-{device}", measure_peaks, device)
+        return measured
 
     def device_names(self, device: str) -> str:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
@@ -101,6 +164,9 @@ class Runner:
 
     def close(self) -> None:
         self._scratch.cleanup()
+
+    def _setup(self, case: Case, fault: str = "") -> Setup:
+        return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
 
     def _run(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
         launch = optimization.launch()
@@ -115,6 +181,19 @@ class Runner:
                 raise
         # Somebody took the port between its choice and its use.
         return self._run_ranks(name, setup, dtype, optimization, launch.ranks)
+
+    def _block(
+        self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, sampling: timing.Sampling
+    ) -> timing.Block:
+        """Runs of one side in workers of their own: of a parallel model in as many as it has ranks."""
+        launch = optimization.launch()
+        if launch is None:
+            return self._ask(name, timing.time_block, setup, dtype, optimization, sampling)
+        with ExitStack() as stack:
+            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{i}"))) for i in range(launch.ranks)]
+            port = _free_port()
+            asked = [(setup, dtype, optimization, sampling, Place(i, launch.ranks, port)) for i in range(launch.ranks)]
+            return call_together(workers, timing.time_block, asked, seconds=self.seconds)[0]
 
     def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
         started = time.monotonic()

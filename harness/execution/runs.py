@@ -52,6 +52,10 @@ class Setup:
         """Where eager's tensors in that dtype are kept; float64 is the reference."""
         return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
 
+    def verified(self, dtype: Dtype, path: str) -> Path:
+        """Where the tokens are kept that a path chose in the free run that was compared."""
+        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}-{path}.pt"
+
 
 def load_setup(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:
     torch.set_float32_matmul_precision("highest")

@@ -116,6 +116,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         with optimization.applied():
             options = partial(optimization.twin_options, model)
             _, twin = run_batches(model, batches, against.reference, options=options)
+    torch.save(candidate.tokens, setup.verified(dtype, optimization.name))
     if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
         keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
     return Rung(
@@ -212,6 +213,7 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
             weights, changed = {}, None
         with planted(setup.fault):
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
+            torch.save(served.tokens, setup.verified(dtype, optimization.name))
             scheme = Scheme(quality_of(model, plain), changed) if rounded else None
     return Rung(
         dtype=dtype,

@@ -19,10 +19,15 @@ from harness.codec import from_plain, to_plain, write_text
 from harness.equivalence.calibration import Calibrated, limits_of
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
+from harness.measurement.thresholds import Threshold, twice
 
 BASELINES = "baselines"
 """Folder of all profiles, in the root of a checkout."""
 FILE = "profile.toml"
+HEAD = (
+    "# [match] and [limits] are written by `harness calibrate`, which keeps the [[thresholds]]: those are written by",
+    "# hand, each with its reason. README says what all of them mean.",
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,11 @@ class Contents:
 
     match: Match
     limits: Calibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
+
+    def __post_init__(self) -> None:
+        if doubled := twice(self.thresholds):
+            raise ValueError(doubled)
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,7 @@ class Profile:
     folder: Path
     match: Match
     calibration: Calibration | None
+    thresholds: tuple[Threshold, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -127,14 +138,14 @@ def read_profile(path: Path) -> Profile:
         raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or delete it and calibrate again)") from error
     except CorruptRecord as error:
         raise CorruptRecord(f"{error} (repair it, or delete it and calibrate again)") from error
-    return Profile(path.parent.name, path.parent, contents.match, contents.limits)
+    return Profile(path.parent.name, path.parent, contents.match, contents.limits, contents.thresholds)
 
 
 def write_profile(profile: Profile) -> Path:
     """Write a profile into its folder, as a whole or not at all; returns the file. Raises HarnessError if the disk
     refuses."""
-    plain = to_plain(Contents(profile.match, profile.calibration))
-    lines = ["# Written by `harness calibrate`; README says what it measures and by which rule.", *_tables(plain, ())]
+    plain = to_plain(Contents(profile.match, profile.calibration, profile.thresholds))
+    lines = [*HEAD, *_tables(plain, ())]
     write_text(profile.file, "\n".join(lines) + "\n")
     return profile.file
 
@@ -150,7 +161,7 @@ def deviations(limits: Limits) -> str:
 
 def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
     """Lines of a TOML table: its own entries, then the tables inside it. None is left out."""
-    own = {key: value for key, value in plain.items() if not isinstance(value, dict) and value is not None}
+    own = {key: value for key, value in plain.items() if not isinstance(value, dict) and not _tabled(value)}
     if name and (own or not plain):
         yield ""
         yield f"[{'.'.join(map(_key, name))}]"
@@ -158,6 +169,16 @@ def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
     for key, value in plain.items():
         if isinstance(value, dict):
             yield from _tables(value, (*name, key))
+        elif _tabled(value):
+            for entry in value or ():
+                yield ""
+                yield f"[[{'.'.join(map(_key, (*name, key)))}]]"
+                yield from _tables(entry, ())
+
+
+def _tabled(value: Any) -> bool:
+    """Whether it is no entry of its own: nothing, or a list of tables."""
+    return value is None or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value)) or value == []
 
 
 def _key(name: str) -> str:

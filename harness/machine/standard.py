@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.baseline_store import Baselines, read_baselines
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.ratchet import Stored
 from harness.errors import HarnessError
@@ -13,6 +14,9 @@ from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.fault_results import refuse_survivors
 from harness.machine.numerics import FILE, read_numerics
 from harness.machine.profile import BASELINES, Match, Profile, deviations, find_profile, read_profiles
+from harness.measurement.regression import Recorded
+from harness.measurement.thresholds import Threshold
+from harness.vocabulary import Technique
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,19 @@ class Standard:
     limits: Limits = LIMITS
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """By case; empty if it was stored under other conditions."""
+    thresholds: tuple[Threshold, ...] = ()
+    baselines: Baselines | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of the session."""
     notes: tuple[str, ...] = ()
     """What a reader of the verdicts must know, a line each."""
+
+    def recorded(self, case: str, technique: Technique) -> tuple[Recorded | None, str]:
+        """(what is recorded of a case for this hardware, why nothing is)."""
+        if self.baselines is None:
+            return None, "no profile matches this machine, so that nothing is recorded on it"
+        found = self.baselines.find(case, technique, environment=self.environment)
+        return (None, found) if isinstance(found, str) else (found, "")
 
 
 def sound_profiles(root: Path) -> tuple[Profile, ...]:
@@ -52,4 +67,12 @@ def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mappin
     if other:
         notes.append(f"{profile.name}/{FILE} is not compared with: it was stored with {other}")
     stored = numerics.cases if numerics and not other else {}
-    return Standard(profile.name, profile.limits, stored, tuple(notes))
+    return Standard(
+        profile.name,
+        profile.limits,
+        stored,
+        thresholds=profile.thresholds,
+        baselines=read_baselines(profile),
+        environment=environment,
+        notes=tuple(notes),
+    )

@@ -1,8 +1,8 @@
 """What paired samples show with confidence. Pure numbers: no torch, no I/O.
 
-The estimate is the median of the pairs' log ratios, its interval a percentile bootstrap that draws blocks of consecutive
-pairs, since neighbours share what the machine was doing. Looking repeatedly spends the chance of error: each look gets
-an equal share.
+The estimate is the median of the pairs' log ratios, its interval a percentile bootstrap that draws blocks of
+consecutive pairs, since neighbours share what the machine was doing. Looking repeatedly spends the chance of error:
+each look gets an equal share.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ ALPHA = 0.01
 """Chance, on each side, that an interval of any look does not hold the truth."""
 LOOKS = (20, 40, 80, 140, 200)
 """Pairs at which the samples are looked at."""
-BLOCK = 4
-"""Consecutive pairs that are drawn together."""
 RESAMPLES = 10_000
 """So that a look's share of ALPHA, 0.002, is the 20th of them."""
 
@@ -46,23 +44,24 @@ class Interval:
         return f"{self.mid:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def ratio_interval(log_ratios: Sequence[float], *, alpha: float = ALPHA / len(LOOKS)) -> Interval:
-    """exp of the median of `log_ratios`, each bound wrong with a chance of `alpha`. The same for the same numbers.
+def ratio_interval(log_ratios: Sequence[float], *, block: int, alpha: float = ALPHA / len(LOOKS)) -> Interval:
+    """exp of the median of `log_ratios`, of which `block` consecutive ones are drawn together, each bound wrong with a
+    chance of `alpha`. The same for the same numbers.
 
-    Raises ValueError for fewer than BLOCK numbers.
+    Raises ValueError for fewer than `block` numbers.
     """
-    if len(log_ratios) < BLOCK:
-        raise ValueError(f"{len(log_ratios)} pairs show nothing, but {BLOCK} may")
+    if len(log_ratios) < block:
+        raise ValueError(f"{len(log_ratios)} pairs show nothing, but {block} may")
     sample = np.asarray(log_ratios, dtype=np.float64)
-    medians = np.median(sample[_drawn(len(sample))], axis=1)
+    medians = np.median(sample[_drawn(len(sample), block)], axis=1)
     low, high = np.quantile(medians, (alpha, 1 - alpha))
     mid = float(np.median(sample))
     return Interval(math.exp(min(low, mid)), math.exp(mid), math.exp(max(high, mid)))
 
 
 @cache
-def _drawn(count: int) -> NDArray[np.intp]:
-    """(RESAMPLES, count) indices in blocks of BLOCK consecutive ones."""
-    blocks = -(-count // BLOCK)
-    starts = np.random.default_rng(0).integers(count - BLOCK + 1, size=(RESAMPLES, blocks))
-    return (starts[:, :, None] + np.arange(BLOCK)).reshape(RESAMPLES, -1)[:, :count]
+def _drawn(count: int, block: int) -> NDArray[np.intp]:
+    """(RESAMPLES, count) indices in blocks of consecutive ones."""
+    blocks = -(-count // block)
+    starts = np.random.default_rng(0).integers(count - block + 1, size=(RESAMPLES, blocks))
+    return (starts[:, :, None] + np.arange(block)).reshape(RESAMPLES, -1)[:, :count]

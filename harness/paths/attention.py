@@ -12,7 +12,7 @@ from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
 from harness.paths.observed import Observation, Phase
 from harness.records import Case, Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique
 
 AMPERE = (8, 0)
 """The compute capability from which on torch's flash and cuDNN kernels run."""
@@ -37,6 +37,10 @@ class Sdpa(Optimization):
     """Whether its CUDA kernels take no mask: then torch has none to offer where one is needed."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
+
+    @property
+    def pays(self) -> frozenset[Load]:
+        return frozenset() if self.backend else frozenset({Load.PREFILL})
 
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(),) if self.only_cuda else ()

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from harness.machine.needs import Need
 from harness.paths.observed import AttentionCall, Observation, Phase
 from harness.records import Case, Claim, Engagement
-from harness.vocabulary import Dtype, Technique, Tolerance
+from harness.vocabulary import Dtype, Load, Technique, Tolerance
 
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
@@ -90,6 +90,8 @@ class Optimization(ABC):
     """Why it is declared not to work: it is planned as UNSUPPORTED for that reason."""
     saves: bool = False
     """Whether a model with rounded weights can be saved and loaded again as it is."""
+    pays: frozenset[Load] = frozenset()
+    """Timed workloads that a CPU asks it for daily: where its gain, or what it holds, shows there."""
 
     @abstractmethod
     def claims(self, seen: Observation) -> list[Claim]:
@@ -104,7 +106,7 @@ class Optimization(ABC):
         return (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
     def slow_on_cpu(self, case: Case) -> bool:
-        """Whether a CPU runs a case of it only when slow cases are asked for."""
+        """Whether a CPU runs a case of it, on a workload that is not timed, only when slow cases are asked for."""
         del case
         return self.extra
 

@@ -12,7 +12,7 @@ from harness.machine.needs import Cuda, Need, Package
 from harness.paths.base import Aspect, Circumstances, Optimization, cache_claims, dynamic_cache, equal, tally
 from harness.paths.observed import NO_CACHE, Observation
 from harness.records import Claim
-from harness.vocabulary import Technique, Tolerance
+from harness.vocabulary import Load, Technique, Tolerance
 
 
 def static_cache(seen: Observation) -> list[Claim]:
@@ -41,6 +41,7 @@ class NoCache(Optimization):
 
     name: str = "caching.none"
     technique = Technique.CACHING
+    pays = frozenset({Load.DECODE})
     changes = frozenset({Aspect.CACHE})
 
     def generate_options(self) -> Mapping[str, Any]:
@@ -56,6 +57,7 @@ class StaticCache(Optimization):
 
     name: str = "caching.static"
     technique = Technique.CACHING
+    pays = frozenset({Load.DECODE})
     changes = frozenset({Aspect.CACHE})
 
     def generate_options(self) -> Mapping[str, Any]:

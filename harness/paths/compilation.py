@@ -11,7 +11,7 @@ from harness.paths.base import Aspect, Optimization, equal
 from harness.paths.caching import static_cache
 from harness.paths.observed import Observation
 from harness.records import Case, Claim
-from harness.vocabulary import Technique
+from harness.vocabulary import Load, Technique
 
 LENGTH_OF_WINDOW = "cumulative_length_int"
 """What a static sliding-window layer calls its length, as dynamo's reasons quote it."""
@@ -32,6 +32,10 @@ class CompiledStaticCache(Optimization):
     technique = Technique.COMPILATION
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
     compiles_steps = True
+
+    @property
+    def pays(self) -> frozenset[Load]:
+        return frozenset() if self.extra else frozenset({Load.DECODE})
 
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)

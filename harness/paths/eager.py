@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.paths.base import Optimization, equal
 from harness.paths.observed import Observation
 from harness.records import Claim
-from harness.vocabulary import Technique, Tolerance
+from harness.vocabulary import Load, Technique, Tolerance
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Eager(Optimization):
     name: str = "eager"
     technique = Technique.EAGER
     tolerance = Tolerance.EXACT
+    pays = frozenset({Load.DECODE})  # timed against itself: what the session's comparisons are worth
 
     def claims(self, seen: Observation) -> list[Claim]:
         return [equal("attention implementation", "eager", seen.attention_implementation)]

@@ -138,6 +138,17 @@ def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
     )
 
 
+def kernels_used(events: list[tuple[str, Any]]) -> tuple[str, ...]:
+    """Kernels in the profiler's events, as `Engagement.kernels` names those of them that operators show."""
+    attention = {f"{call.phase} {call.operator}" for call in _without_wrappers(list(_attention_calls(events)))}
+    return tuple(sorted(attention | {f"packed {name}" for name, _ in events if name.startswith(PACKED)}))
+
+
+def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of an Engagement's kernels that `kernels_used` can name: not what kernels count by themselves."""
+    return tuple(sorted(name for name in kernels if name.partition(" ")[2].startswith(WATCHED)))
+
+
 def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
     """Attention operators in the profiler's events. The first input of each is the query, or for eager the scores:
     its last dimension but one counts the query's positions, of which a decode step has one."""

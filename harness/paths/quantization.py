@@ -20,7 +20,7 @@ from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, tally
 from harness.paths.observed import Observation
 from harness.records import Case, Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique, Tolerance
 
 
 @dataclass(frozen=True)
@@ -234,6 +234,10 @@ class Quanto(QuantizedWeights):
     budget: str = "weights_8bit"
     kinds = "QLinear *QB*sTensor"
     operators = "*LinearFunction"
+
+    @property
+    def pays(self) -> frozenset[Load]:
+        return frozenset({Load.DECODE}) if self.bits == 4 else frozenset()
 
     def needs(self) -> tuple[Need, ...]:
         return (Package("optimum-quanto"),)

@@ -1,4 +1,5 @@
-"""The folder of a run: `run.json`, `report.md`, `junit.xml`, `evidence/` and `logs/`, and `latest` beside it."""
+"""The folder of a run: `run.json`, `report.md`, `junit.xml`, `evidence/`, `measurements/` and `logs/`; and `latest`
+beside it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from harness.codec import SCHEMA, write_record, write_text
 from harness.errors import HarnessError
+from harness.measured import Measurements
 from harness.records import Evidence, Run, Verdict
 from harness.report.junit import junit
 from harness.report.markdown import markdown
@@ -45,6 +47,9 @@ class RunFolder:
 
     def add_evidence(self, evidence: Evidence) -> None:
         write_record(self.path / "evidence" / f"{evidence.case}.json", evidence)
+
+    def add_measurements(self, measurements: Measurements) -> None:
+        write_record(self.path / "measurements" / f"{measurements.case}.json", measurements)
 
     def add(self, verdict: Verdict) -> None:
         self.run = replace(self.run, verdicts=(*self.run.verdicts, verdict))

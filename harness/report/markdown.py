@@ -9,6 +9,11 @@ ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
     "the worst of all phases and rows."
 )
+FIGURES = (
+    "Speed ×: eager's time over the path's, by the median of pairs, with its 99 % interval. Memory ×: its peak over "
+    "eager's. MBU: share of the measured memory bandwidth that a decode step uses; MFU: share of the measured rate of "
+    "matrix products that the prefill uses."
+)
 
 
 def markdown(run: Run) -> str:
@@ -25,6 +30,7 @@ def markdown(run: Run) -> str:
     if judged:
         lines += ["## Cases", "", *markdown_table(case_table(judged)), ""]
         lines += [ERROR_RATIO, ""]
+        lines += [FIGURES, ""] if any(verdict.property.measured for verdict in judged) else []
     lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
     lines += [
         "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from harness.records import Verdict
 from harness.vocabulary import Outcome, Property
@@ -24,11 +24,15 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
         {key for judged in cases.values() for v in judged.values() for key in v.numbers if key.endswith(RATIO)},
         reverse=True,
     )
-    rows = [["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios)]]
+    figures = [
+        name for name, (key, _) in FIGURES.items() if any(key in v.numbers for j in cases.values() for v in j.values())
+    ]
+    rows = [["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *figures]]
     for case, judged in cases.items():
         numbers = {key: value for verdict in judged.values() for key, value in verdict.numbers.items()}
         outcomes = [str(judged[p].outcome) if p in judged else "" for p in asked]
-        rows.append([case, *outcomes, *(_ratio(numbers, key) for key in ratios)])
+        shown = [FIGURES[name][1](numbers) if FIGURES[name][0] in numbers else "" for name in figures]
+        rows.append([case, *outcomes, *(_ratio(numbers, key) for key in ratios), *shown])
     return rows
 
 
@@ -63,6 +67,19 @@ def tally_outcomes(verdicts: Iterable[Verdict]) -> str:
     """`10 PASS, 2 UNSUPPORTED`, in the order of the outcomes."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "no verdict"
+
+
+def _interval(numbers: Mapping[str, float]) -> str:
+    return f"{numbers['speedup']:.2f} ({numbers['speedup.low']:.2f} to {numbers['speedup.high']:.2f})"
+
+
+FIGURES: dict[str, tuple[str, Callable[[Mapping[str, float]], str]]] = {
+    "speed × (99 %)": ("speedup.low", _interval),
+    "memory ×": ("memory_ratio", lambda numbers: f"{numbers['memory_ratio']:.2f}"),
+    "MBU": ("mbu", lambda numbers: f"{numbers['mbu']:.3f}"),
+    "MFU": ("mfu", lambda numbers: f"{numbers['mfu']:.3f}"),
+}
+"""Columns of timed cases: the number that a case needs to have one, and how it is shown."""
 
 
 def _ratio(numbers: dict[str, float], key: str) -> str:

@@ -1,0 +1,83 @@
+"""Time a candidate against eager in workers that take turns: where both models do not fit beside each other, or the
+candidate spans processes.
+
+Every block is a load of its own, so that what differs from load to load is in the interval: it draws whole blocks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.execution.timing import Block, Sampling
+from harness.measured import Pair, Speed
+from harness.measurement.speed_rules import enough, settled
+
+LOOKS = (60, 120, 200)
+"""Pairs at which the samples are looked at: after at least six loads of each side."""
+
+
+@dataclass(frozen=True)
+class Sides:
+    """How a block of each side is run, in fresh workers, and how many rows and tokens each run has."""
+
+    candidate: Callable[[], Block]
+    eager: Callable[[], Block]
+    rows: int
+    new_tokens: int
+
+
+def alternate(sides: Sides, sampling: Sampling) -> Speed:
+    """Blocks of candidate and eager, the order turning round after each pair of them, until they tell enough. Raises
+    what running a block does."""
+    pairs: list[Pair] = []
+    looks: list[int] = []
+    done: list[tuple[Block, Block]] = []
+    started = time.monotonic()
+    why = ""
+    while not why:
+        done.append(_both(sides, candidate_first=len(done) % 2 == 0))
+        pairs += _paired(*done[-1])
+        kept = [pair for pair in pairs if not pair.dropped]
+        late = time.monotonic() - started >= sampling.seconds
+        why = enough(len(pairs), len(kept), looks=LOOKS, late=late)
+        if len(looks) < len(LOOKS) and len(kept) >= LOOKS[len(looks)]:
+            looks.append(len(kept))
+            why = settled(kept, sampling.aims, block=sampling.block) or why
+        if why and looks[-1:] != [len(kept)]:
+            looks.append(len(kept))
+    (candidate, eager), spent = done[0], time.monotonic() - started
+    return Speed(
+        pairs=tuple(pairs),
+        looks=tuple(looks),
+        stopped=why,
+        rows=sides.rows,
+        new_tokens=sides.new_tokens,
+        candidate=candidate.warm_up,
+        eager=eager.warm_up,
+        work=candidate.work,
+        seconds=spent,
+        block=sampling.block,
+        differing=sum(block.differing for both in done for block in both),
+        kernels=candidate.kernels,
+        verified_kernels=candidate.verified_kernels,
+        foreign=max(block.foreign for both in done for block in both),
+        alternating=True,
+        conditions=candidate.conditions,
+    )
+
+
+def _both(sides: Sides, *, candidate_first: bool) -> tuple[Block, Block]:
+    if candidate_first:
+        candidate = sides.candidate()
+        return candidate, sides.eager()
+    eager = sides.eager()
+    return sides.candidate(), eager
+
+
+def _paired(candidate: Block, eager: Block) -> list[Pair]:
+    return [
+        Pair(ours, theirs, why or other)
+        for (ours, why), (theirs, other) in zip(candidate.samples, eager.samples, strict=True)
+    ]

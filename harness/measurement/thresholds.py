@@ -1,0 +1,77 @@
+"""What a path must reach: what the optimization overview claims of its technique, or what a profile says of a machine.
+Pure: no torch, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.records import Case
+from harness.vocabulary import Technique
+
+CLAIMS_MEMORY = {Technique.ATTENTION, Technique.CACHING, Technique.KERNELS, Technique.QUANTIZATION}
+"""Techniques that the optimization overview of transformers ticks for memory; it ticks every one for speed.
+https://huggingface.co/docs/transformers/optimization_overview"""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What a path must reach on one workload. Ratios are to eager in the same session."""
+
+    path: str
+    workload: str
+    reason: str
+    """Why these numbers, and where they were measured."""
+    recipe: str = ""
+    """The model that it is for; empty for every model without a threshold of its own."""
+    speed_min: float | None = None
+    """Eager's time over the path's, at least."""
+    speed_max: float | None = None
+    """At most: of a control, which must lose what the optimization gains."""
+    memory_max: float | None = None
+    """The path's peak over eager's, at most."""
+    weights_max: float | None = None
+    """The bytes of its weights over those of eager's, at most."""
+    mbu_min: float | None = None
+    """Share of the measured bandwidth that decode must reach."""
+
+    def __post_init__(self) -> None:
+        limits = (self.speed_min, self.speed_max, self.memory_max, self.weights_max, self.mbu_min)
+        where = f"threshold of {self.path} on {self.workload}"
+        if not self.reason:
+            raise ValueError(f"{where} has no reason, but should say why, and where it was measured")
+        if all(limit is None for limit in limits) or any(limit is not None and limit <= 0 for limit in limits):
+            raise ValueError(f"{where} should limit something, by a positive number")
+
+
+def threshold_of(case: Case, known: Iterable[Threshold]) -> Threshold:
+    """That of the case's path and workload for its model, or for every model; else what the overview claims."""
+    fitting = [each for each in known if (each.path, each.workload) == (case.path, case.workload.name)]
+    for recipe in (case.recipe.name, ""):
+        for each in fitting:
+            if each.recipe == recipe:
+                return each
+    return overview(case)
+
+
+def overview(case: Case) -> Threshold:
+    """No slower than eager, and where memory is claimed no larger. Eager itself is as fast as itself."""
+    return Threshold(
+        case.path,
+        case.workload.name,
+        "the optimization overview claims it" if case.technique is not Technique.EAGER else "it is eager itself",
+        speed_min=1.0,
+        speed_max=1.0 if case.technique is Technique.EAGER else None,
+        memory_max=1.0 if case.technique in CLAIMS_MEMORY | {Technique.EAGER} else None,
+    )
+
+
+def twice(known: Iterable[Threshold]) -> str:
+    """The first threshold that stands twice, as a clause; empty if none does."""
+    seen = set()
+    for each in known:
+        key = (each.path, each.workload, each.recipe)
+        if key in seen:
+            return f"{each.path} on {each.workload} has two thresholds for {each.recipe or 'every model'}"
+        seen.add(key)
+    return ""

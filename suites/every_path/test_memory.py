@@ -1,0 +1,15 @@
+"""Is it as small as it should be?"""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.vocabulary import Property
+
+
+@pytest.mark.memory
+def test_memory(judged):
+    """What the case holds is what arithmetic says, and no more than its threshold allows over eager."""
+    verdict = judged(Property.MEMORY)
+    if verdict.outcome.fails:
+        pytest.fail(f"{verdict.outcome}: {verdict.message}", pytrace=False)

@@ -1,0 +1,128 @@
+"""What paired samples tell of a speed: intervals, aims, and when they suffice. No torch."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from harness.measured import Pair, Sample
+from harness.measurement.speed_rules import Aim, Aims, Told, enough, ratios_of, settled, speedup
+from harness.measurement.statistics import ALPHA, LOOKS, Interval, ratio_interval
+from suites.meta.timings import pairs, speed
+
+
+def test_interval_holds_the_truth_and_narrows():
+    """Around the true ratio, narrower with more pairs, and the same when asked again."""
+    few, many = speedup(speed(2.0, count=20)), speedup(speed(2.0, count=180))
+    assert few.low < 2.0 < few.high
+    assert many.low < 2.0 < many.high
+    assert many.half_width < few.half_width / 2
+    assert speedup(speed(2.0, count=20)) == few
+
+
+def test_interval_is_that_of_a_slow_bootstrap():
+    """The same quantiles, drawn one resample after another by plain Python with another seed, within what chance does."""
+    logs = [pair.log_speedup for pair in pairs(1.5, count=40, noise=0.05)]
+    alpha, draw, medians = ALPHA / len(LOOKS), random.Random(7), []
+    for _ in range(4000):
+        chosen = []
+        while len(chosen) < len(logs):
+            start = draw.randrange(len(logs) - 3)
+            chosen += logs[start : start + 4]
+        chosen = sorted(chosen[: len(logs)])
+        medians.append((chosen[19] + chosen[20]) / 2)
+    medians.sort()
+    slow = [math.exp(medians[round(q * (len(medians) - 1))]) for q in (alpha, 1 - alpha)]
+    fast = ratio_interval(logs, block=4)
+    assert fast.low == pytest.approx(slow[0], rel=0.01)
+    assert fast.high == pytest.approx(slow[1], rel=0.01)
+
+
+def test_neighbours_that_agree_widen_the_interval():
+    """Pairs of one load are drawn together: ten that agree are no ten witnesses."""
+    draw = random.Random(1)
+    loads = [draw.gauss(0.0, 0.05) for _ in range(6)]
+    logs = [load + draw.gauss(0.0, 0.001) for load in loads for _ in range(10)]
+    assert ratio_interval(logs, block=10).half_width > 1.5 * ratio_interval(logs, block=1).half_width
+
+
+def test_too_few_pairs_show_nothing():
+    with pytest.raises(ValueError, match="3 pairs show nothing, but 4 may"):
+        ratio_interval([0.1, 0.2, 0.3], block=4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (1.00, 1.05, Told.MET),
+        (0.98, 1.02, Told.MET),
+        (0.975, 1.02, Told.OPEN),
+        (0.95, 0.995, Told.OPEN),
+        (0.95, 0.989, Told.MISSED),
+        (0.982, 0.985, Told.MET),
+    ],
+)
+def test_an_interval_meets_or_misses_a_limit_or_neither(low, high, told):
+    """For a least and, turned round, for a most."""
+    middle = math.sqrt(low * high)
+    assert Aim(1.0).told(Interval(low, middle, high)) is told
+    assert Aim(1.0, at_least=False).told(Interval(1 / high, 1 / middle, 1 / low)) is told
+
+
+def test_sampling_ends_when_all_aims_are_told():
+    """And not before that of the baseline is: twice the recorded speed meets its threshold, and is undecided nowhere."""
+    made = pairs(2.0, count=40)
+    assert settled(made, Aims((Aim(1.0),)), block=4) == "decided"
+    assert settled(made, Aims((Aim(2.03),)), block=4) == ""
+    recorded = Interval(1.2, 2.1, 3.0)
+    assert settled(made, Aims((Aim(1.0),), recorded), block=4) == ""
+    assert settled(made, Aims((Aim(1.0),), Interval(1.98, 2.0, 2.02)), block=4) == "decided"
+
+
+def test_precise_pairs_end_sampling_though_nothing_is_decided():
+    assert settled(pairs(2.0, count=40, noise=0.001), Aims((Aim(2.04),)), block=4) == "precise"
+
+
+def test_sampling_ends_by_count_time_or_loss():
+    """Time ends it once there is anything to judge; loss, once there was a fair chance."""
+    assert enough(200, 200, looks=LOOKS, late=False) == "pairs"
+    assert enough(9, 9, looks=LOOKS, late=True) == "seconds"
+    assert enough(7, 7, looks=LOOKS, late=True) == ""
+    assert enough(19, 2, looks=LOOKS, late=False) == ""
+    assert enough(20, 15, looks=LOOKS, late=False) == "dropped"
+    assert enough(20, 16, looks=LOOKS, late=False) == ""
+
+
+def test_figures_are_those_of_the_median_run():
+    found = ratios_of(speed(2.0, noise=1e-9))
+    assert found["seconds"] == pytest.approx(0.052)
+    assert found["tokens_per_second"] == pytest.approx(33 / 0.052)
+    assert found["first_seconds"] == pytest.approx(0.020)
+    assert found["token_seconds"] == pytest.approx(0.001)
+    assert found["first_speedup"] == pytest.approx(2.0)
+    assert found["token_speedup"] == pytest.approx(2.0)
+    assert "host_over_device" not in found
+
+
+def test_host_time_over_device_time_is_told_where_both_are_known():
+    made = tuple(Pair(Sample(0.05, device_seconds=0.04), Sample(0.05, device_seconds=0.05)) for _ in range(20))
+    found = ratios_of(speed(pairs=made, looks=(20,)))
+    assert found["host_over_device"] == pytest.approx(1.25)
+    assert "first_seconds" not in found
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first"), [(0.0, None), (-1.0, None), (math.nan, None), (1.0, 0.0), (1.0, 2.0), (math.inf, None)]
+)
+def test_impossible_samples_cannot_be_made(seconds, first):
+    with pytest.raises(ValueError, match="cannot be"):
+        Sample(seconds, first=first)
+
+
+def test_looks_must_end_with_what_counts():
+    with pytest.raises(ValueError, match="the last look was at 20 pairs, but 40 count"):
+        speed(looks=(20,))
+    with pytest.raises(ValueError, match="should be at ever more"):
+        speed(looks=(40, 40))
