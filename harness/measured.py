@@ -132,11 +132,13 @@ class Held:
     """By how much more is held after the last of several equal runs than after the first."""
     reserved: int | None = None
     """Of the device by the allocator, at the peak; None without CUDA."""
+    kv_elsewhere: int = 0
+    """Of `kv`, what lies in another place than the model: an offloaded cache."""
 
     @property
     def least(self) -> int:
         """Lower bound of the peak: weights, keys and values, and logits."""
-        return self.weights + self.kv + self.logits
+        return self.weights + self.kv - self.kv_elsewhere + self.logits
 
 
 @dataclass(frozen=True)

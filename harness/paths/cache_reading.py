@@ -32,6 +32,13 @@ def read_state(cache: Any, seen: Tensor) -> CacheState:
     )
 
 
+def cache_tensors(cache: Any) -> list[Tensor]:
+    """All that keys and values are kept in, packed or as they are; nothing of no cache."""
+    places = [f"{packed}{name}" for packed in ("", "_quantized_") for name in ("keys", "values")]
+    held = [getattr(layer, place, None) for layer in _attention_layers(cache) for place in places]
+    return list(leaves(held))
+
+
 def _attention_layers(cache: Any) -> list[Any]:
     return [layer for layer in getattr(cache, "layers", ()) if isinstance(getattr(layer, "keys", None), Tensor)]
 

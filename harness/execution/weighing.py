@@ -1,0 +1,166 @@
+"""Weigh one model and the runs of its workload, in a fresh worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo
+
+from harness.errors import Incompatible
+from harness.execution.generation import generate_free
+from harness.execution.runs import Batch, Setup, load_setup, planted
+from harness.execution.tasks import refusals
+from harness.measured import Held, Memory
+from harness.measurement.memory import (
+    Gauge,
+    Storages,
+    gauge_of,
+    kv_bytes,
+    nbytes,
+    storages,
+    storages_alive,
+    touch,
+    without,
+)
+from harness.paths.base import Optimization
+from harness.paths.cache_reading import cache_tensors
+from harness.paths.observation import windows_of
+from harness.vocabulary import Dtype, Tolerance
+
+RUNS = 3
+"""Equal ones that are weighed, after one that is not: two could not tell a leak from what is kept once."""
+HISTORY = 100_000
+"""Allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
+
+
+def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path | None = None) -> Held:
+    """Load the model and run the workload freely, with `setup.fault` planted. To be asked of a fresh worker.
+
+    All is done once before, out of reach of the fault, and thrown away: what libraries keep when they are first used
+    (code, 34 to 51 MiB of it on the CPU; a compiler; workspaces) would otherwise count as the model's. On CUDA the
+    allocator's history goes to the file `snapshot`, if one is named.
+
+    Raises Incompatible if the library refuses by words that the optimization declares, or for a path or a workload that
+    cannot be weighed yet; HarnessError if the machine does not tell what it holds.
+    """
+    _refuse(setup, optimization)
+    if setup.device == "cpu":
+        torch.set_num_threads(1)  # so that buffers do not depend on the machine
+    gauge = gauge_of(setup.device)
+    with refusals(optimization, setup):
+        _rehearse(setup, dtype, optimization)
+        before, others = gauge.now(), storages_alive()
+        with planted(setup.fault):
+            model, batches = load_setup(setup, dtype, optimization)
+            loaded = _of_model(batches[0], others)
+            resident = gauge.now() - before
+            with _recorded(snapshot if setup.device == "cuda" else None):
+                _run(model, batches[0], setup, optimization)
+                held, cache = _weigh_runs(gauge, model, batches[0], setup, optimization)
+                peak, reserved = gauge.peak() - before, gauge.reserved()
+    return Held(
+        weights=nbytes(loaded),
+        kv=nbytes(cache),
+        kv_expected=_kv_expected(model, setup, dtype, optimization),
+        logits=setup.workload.batch * model.config.get_text_config().vocab_size * _itemsize(dtype),
+        resident=resident,
+        peak=peak,
+        growth=held[-1] - held[0],
+        reserved=reserved,
+        kv_elsewhere=nbytes(cache) - nbytes(cache, device=setup.device),
+    )
+
+
+def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snapshot: str = "") -> Memory:
+    """Both sides, and what the path declares of its own."""
+    return Memory(
+        candidate=candidate,
+        eager=eager,
+        kv_exact=optimization.tolerance is not Tolerance.LOSSY and optimization.serving() is None,
+        own_weights=not optimization.rounds_weights,
+        snapshot=snapshot,
+    )
+
+
+def _refuse(setup: Setup, optimization: Optimization) -> None:
+    if optimization.launch() is not None:
+        raise Incompatible("memory of several processes is not measured yet")
+    if optimization.serving() is not None:
+        raise Incompatible("memory of continuous batching is not measured yet")
+    if setup.workload.separate:
+        raise Incompatible("memory of prompts that run one by one is not measured yet")
+
+
+def _rehearse(setup: Setup, dtype: Dtype, optimization: Optimization) -> None:
+    model, batches = load_setup(setup, dtype, optimization)
+    _run(model, batches[0], setup, optimization)
+    torch._dynamo.reset()  # holds the model and what was compiled of it
+
+
+def _of_model(batch: Batch, others: Storages) -> Storages:
+    """What loading left alive, all of it in memory."""
+    loaded = without(without(storages_alive(), others), storages(batch))
+    touch(loaded)
+    return loaded
+
+
+def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> Any:
+    """The cache that a run returned."""
+    with optimization.applied():
+        output, _ = generate_free(
+            model, *batch, new_tokens=setup.workload.new_tokens, options=optimization.generate_options()
+        )
+    return output.past_key_values
+
+
+def _weigh_runs(
+    gauge: Gauge, model: Any, batch: Batch, setup: Setup, optimization: Optimization
+) -> tuple[list[int], Storages]:
+    """(held after each run, the storages of the last cache)."""
+    held = []
+    gauge.restart()
+    for _ in range(RUNS):
+        cache = _run(model, batch, setup, optimization)
+        kept = storages(cache_tensors(cache))
+        held.append(gauge.now())
+    return held, kept
+
+
+def _kv_expected(model: Any, setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
+    """By the config; nothing if the path asks for no cache."""
+    if not optimization.generate_options().get("use_cache", True):
+        return 0
+    config, workload = model.config.get_text_config(), setup.workload
+    windows = windows_of(config)
+    heads = config.num_attention_heads
+    return kv_bytes(
+        windows[: len(windows) - (getattr(config, "num_kv_shared_layers", None) or 0)],
+        rows=workload.batch,
+        length=workload.longest + workload.new_tokens - 1,
+        heads=getattr(config, "num_key_value_heads", None) or heads,
+        size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        itemsize=_itemsize(dtype),
+    )
+
+
+def _itemsize(dtype: Dtype) -> int:
+    size: int = getattr(torch, dtype.torch_name).itemsize
+    return size
+
+
+@contextmanager
+def _recorded(snapshot: Path | None) -> Iterator[None]:
+    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz."""
+    if snapshot is None:
+        yield
+        return
+    torch.cuda.memory._record_memory_history(max_entries=HISTORY)
+    try:
+        yield
+        torch.cuda.memory._dump_snapshot(str(snapshot))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)

@@ -1,0 +1,176 @@
+"""Weigh a process and its tensors: what is held now, what was held at most, and which storages are alive. Runs in workers.
+
+On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on CUDA the allocator's own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, UntypedStorage
+
+from harness.errors import HarnessError
+
+STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+"""proc_pid_status(5) and proc_pid_clear_refs(5): writing 5 resets VmHWM to VmRSS."""
+OWN_MAPPING = 64 * 1024
+"""Bytes from which malloc gives a block a mapping of its own, which is gone as soon as the block is freed. By default
+this limit rises to 32 MiB with the blocks that are freed, and the peak of one and the same run came out as 75.4 or
+77.4 MiB; with it, as 73.7 to 74.0 (`mini` in bfloat16, 128 tokens)."""
+M_MMAP_THRESHOLD = -3
+"""As mallopt(3) knows it, from glibc's malloc.h."""
+PAGE = 4096
+"""Bytes: no page is smaller."""
+
+Storages = Mapping[tuple[str, int], UntypedStorage]
+"""By device and address."""
+
+
+class Gauge(ABC):
+    """What is held in a place, in bytes."""
+
+    @abstractmethod
+    def now(self) -> int:
+        """Held now, once what nobody refers to is gone."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Forget the peak."""
+
+    @abstractmethod
+    def peak(self) -> int:
+        """Most that was held at once since `restart`."""
+
+    def reserved(self) -> int | None:
+        """Most that the allocator took from the device since `restart`; None for a place without such an allocator."""
+        return None
+
+
+class ProcessGauge(Gauge):
+    """The resident memory of this process: also of interpreter and libraries, so only differences say something."""
+
+    def __init__(self) -> None:
+        """From here on malloc gives freed memory back at once, in this process. Raises HarnessError if the system does
+        not tell a peak that can be reset."""
+        self._malloc = ctypes.CDLL(None)
+        if hasattr(self._malloc, "mallopt"):
+            self._malloc.mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
+        self.restart()
+        self.peak()
+
+    def now(self) -> int:
+        self._settle()
+        return _status("VmRSS")
+
+    def restart(self) -> None:
+        self._settle()
+        try:
+            CLEAR_REFS.write_text("5")
+        except OSError as error:
+            raise HarnessError(
+                f"{CLEAR_REFS} cannot be written ({error.strerror}), so the peak of a process cannot be measured "
+                "(memory on the CPU needs Linux with CONFIG_PROC_PAGE_MONITOR)"
+            ) from error
+
+    def peak(self) -> int:
+        return _status("VmHWM")
+
+    def _settle(self) -> None:
+        gc.collect()
+        if hasattr(self._malloc, "malloc_trim"):
+            self._malloc.malloc_trim(0)
+
+
+class CudaGauge(Gauge):
+    """What torch allocated on the current CUDA device."""
+
+    def now(self) -> int:
+        gc.collect()
+        torch.cuda.synchronize()
+        return torch.cuda.memory_allocated()
+
+    def restart(self) -> None:
+        gc.collect()
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what earlier work reserved is not this run's
+        torch.cuda.reset_peak_memory_stats()
+
+    def peak(self) -> int:
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+
+    def reserved(self) -> int | None:
+        return torch.cuda.max_memory_reserved()
+
+
+def gauge_of(device: str) -> Gauge:
+    """The gauge of a type of device. Raises HarnessError if there is none."""
+    gauges: dict[str, type[Gauge]] = {"cpu": ProcessGauge, "cuda": CudaGauge}
+    if device not in gauges:
+        raise HarnessError(f"memory of {device} cannot be measured (choose one of: {', '.join(gauges)})")
+    return gauges[device]()
+
+
+def _status(entry: str) -> int:
+    try:
+        lines = STATUS.read_text().splitlines()
+    except OSError as error:
+        raise HarnessError(f"{STATUS} cannot be read ({error.strerror}): memory on the CPU needs Linux") from error
+    found = next((line.split()[1] for line in lines if line.startswith(f"{entry}:")), None)
+    if found is None:
+        raise HarnessError(f"{STATUS} has no {entry}: memory on the CPU needs a Linux kernel that tells it")
+    return int(found) * 1024
+
+
+def storages_alive() -> Storages:
+    """The storages of all tensors that Python can see, wherever they are kept. The result keeps them alive, so that no
+    other gets the address of one of them."""
+    gc.collect()
+    # Not isinstance, which asks proxies what they stand for.
+    return storages(thing for thing in gc.get_objects() if issubclass(type(thing), Tensor))
+
+
+def storages(tensors: Iterable[Tensor]) -> Storages:
+    """The storages of tensors, each once. Those of tensors that wrap others (torchao, quanto, DTensor) hold nothing."""
+    found = {}
+    for tensor in tensors:
+        try:
+            storage = tensor.untyped_storage()
+            address = 0 if storage.device.type == "meta" else storage.data_ptr()
+        except RuntimeError:  # a wrapper, or a tensor without data: what it wraps is a tensor of its own
+            continue
+        if address:
+            found[str(storage.device), address] = storage
+    return found
+
+
+def nbytes(found: Storages, *, device: str = "") -> int:
+    """Bytes of storages, of those on a type of device if it is named."""
+    return sum(storage.nbytes() for (place, _), storage in found.items() if place.startswith(device))
+
+
+def without(found: Storages, others: Storages) -> Storages:
+    return {place: storage for place, storage in found.items() if place not in others}
+
+
+def touch(found: Storages) -> None:
+    """Read a byte of each page in the host's memory: weights that are mapped from a file are resident only then, and
+    rows of an embedding that no prompt asks for never would be."""
+    for (place, _), storage in found.items():
+        if place == "cpu":
+            torch.empty(0, dtype=torch.uint8).set_(storage)[::PAGE].sum()
+
+
+def kv_bytes(windows: Iterable[int], *, rows: int, length: int, heads: int, size: int, itemsize: int) -> int:
+    """Bytes of keys and values: 2 x element size x rows x heads x head size x positions, over attention layers.
+
+    `windows` are those of the layers, 0 for none. A layer with one keeps as many positions, whether its buffer is fixed
+    or grows: of a growing one the next step sees one less, but as a part of what the last step put together.
+    """
+    positions = sum(min(length, window) if window else length for window in windows)
+    return 2 * itemsize * rows * heads * size * positions
