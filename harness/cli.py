@@ -14,6 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from harness.checkout import find_catalogue
+from harness.cli_baseline import app as baseline
 from harness.codec import to_plain
 from harness.equivalence.calibration import limits_of, measured_spread
 from harness.errors import HarnessError, UnknownName
@@ -43,6 +44,7 @@ from harness.vocabulary import Dtype, Technique
 LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app.add_typer(baseline, name="baseline")
 
 
 @dataclass(frozen=True)

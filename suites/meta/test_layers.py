@@ -12,10 +12,10 @@ from suites.conftest import REPOSITORY
 
 LAYERS = (
     ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
-    ("machine", "equivalence", "measurement", "baseline_store", "paths.base", "paths.observed"),
+    ("machine", "equivalence", "measurement", "baseline_store", "baseline_proposals", "paths.base", "paths.observed"),
     ("paths", "models"),
     ("plan", "checkout", "execution", "judge"),
-    ("report", "session", "plugin", "cli"),
+    ("report", "session", "plugin", "cli", "cli_baseline"),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")
