@@ -11,8 +11,8 @@ from harness.measured import Measurements, Peaks, Speed
 from harness.measurement.memory_rules import findings as memory_findings
 from harness.measurement.regression import Change, Recorded, compare, figures_of, overall
 from harness.measurement.roofline import mbu, mfu
-from harness.measurement.speed_rules import DROPPED, LEAST, Aim, Told, ratios_of, speedup
-from harness.measurement.statistics import Interval
+from harness.measurement.speed_rules import DROPPED, Aim, Told, ratios_of, speedup
+from harness.measurement.statistics import LEAST, Interval
 from harness.measurement.thresholds import Threshold
 from harness.records import Case, Verdict
 from harness.vocabulary import Outcome, Property

@@ -20,7 +20,7 @@ from enum import StrEnum
 from statistics import median
 
 from harness.measured import Measurements, Memory, Sample, Speed
-from harness.measurement.statistics import BLOCK, Interval, ratio_interval
+from harness.measurement.statistics import LEAST, Interval, ratio_interval
 
 MARGIN = 1.05
 """Factor of the speedup that counts as a change: less is what two sessions on one machine differ by."""
@@ -58,7 +58,7 @@ class SpeedFigures:
     """Median seconds to the first token; None likewise."""
 
     def __post_init__(self) -> None:
-        if self.pairs < BLOCK or self.speedup.low <= 0 or self.spread < 0:
+        if self.pairs < LEAST or self.speedup.low <= 0 or self.spread < 0:
             raise ValueError(
                 f"{self.pairs} pairs with a speedup of {self.speedup} and a spread of {self.spread} cannot be"
             )
@@ -187,17 +187,17 @@ def mebibytes(size: int) -> str:
 
 
 def _speed_figures(speed: Speed, *, device: str) -> SpeedFigures | None:
-    if len(speed.kept) < BLOCK:
+    if len(speed.kept) < LEAST:
         return None
     logs = [pair.log_speedup for pair in speed.kept]
     middle = median(logs)
     spread = median(abs(value - middle) for value in logs)
     runs = [pair.candidate for pair in speed.kept]
     if device == "cpu":
-        return SpeedFigures(len(logs), ratio_interval(logs), spread)
+        return SpeedFigures(len(logs), ratio_interval(logs, block=speed.block), spread)
     return SpeedFigures(
         len(logs),
-        ratio_interval(logs),
+        ratio_interval(logs, block=speed.block),
         spread,
         seconds=median(run.seconds for run in runs),
         per_token=_seen(runs, lambda run, first: (run.seconds - first) / (speed.new_tokens - 1)),

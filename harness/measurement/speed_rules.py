@@ -9,7 +9,7 @@ from statistics import median
 
 from harness.measured import Pair, Sample, Speed
 from harness.measurement.regression import Change, speed_change
-from harness.measurement.statistics import Interval, ratio_interval
+from harness.measurement.statistics import LEAST, Interval, ratio_interval
 
 MET_BEYOND = 0.02
 """By how much of it a speed may miss its limit and still meet it, if the interval says so."""
@@ -17,8 +17,6 @@ MISSED_BEYOND = 0.01
 """By how much of it a speed must miss its limit at least for a verdict against it."""
 PRECISE = 0.01
 """Half width of an interval that more pairs need not narrow."""
-LEAST = 8
-"""Pairs that must count."""
 DROPPED = 0.2
 """Share of pairs that may be dropped."""
 
