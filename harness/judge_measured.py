@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from harness.judge import failed, verdict_on
-from harness.measured import Measurements, Peaks, Speed
+from harness.measured import Measurements, Speed
 from harness.measurement.memory_rules import findings as memory_findings
 from harness.measurement.regression import Change, Recorded, compare, figures_of, overall
 from harness.measurement.roofline import mbu, mfu
@@ -115,7 +115,7 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
         most = max(wrong, key=lambda finding: finding.excess)
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         where = f"look into {memory.snapshot}" if memory.snapshot else "its measurements file has every number"
-        impossible = any(finding.rule == "bound" for finding in wrong)
+        impossible = any(finding.rule == "M3" for finding in wrong)
         outcome = Outcome.ERROR if impossible else Outcome.OVER_MEMORY
         return verdict_on(case, asked, outcome, f"{case.id}: {most}{more} ({where})", numbers)
     told = (
@@ -131,8 +131,8 @@ def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
         return early or _nothing(case, asked)
     rates = _rates(case, measured)
     if not rates:
-        message = f"{case.id}: is served as requests, whose first tokens are not seen apart"
-        return verdict_on(case, asked, Outcome.UNSUPPORTED, message)
+        why = measured.speed.uncounted or "requests are served together, and their first tokens not seen apart"
+        return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {why}")
     told = ", ".join(f"{name.upper()} {rates[name]:.3g}" for name in ("mbu", "mfu") if name in rates)
     least = bar.threshold.mbu_min
     if least is not None and "mbu" in rates and rates["mbu"] < least:
@@ -228,20 +228,16 @@ def _numbers(speed: Speed, interval: Interval) -> dict[str, float]:
 
 
 def _rates(case: Case, measured: Measurements) -> dict[str, float]:
-    """MBU of decode and MFU of the prefill; empty if first tokens were not seen."""
+    """MBU of decode and MFU of the prefill, by the median run; empty if they cannot be told."""
     speed, peaks = measured.speed, measured.peaks
-    if speed is None or peaks is None or any(pair.candidate.first is None for pair in speed.kept):
+    if speed is None or speed.work is None or peaks is None:
         return {}
-    return utilization(case, speed, peaks)
-
-
-def utilization(case: Case, speed: Speed, peaks: Peaks) -> dict[str, float]:
-    """Shares of the measured peaks that the candidate used, by median sample."""
     times = ratios_of(speed)
+    if "first_seconds" not in times:
+        return {}
     found = {"mbu": mbu(speed.work, times["token_seconds"], peaks)}
-    if case.dtype in peaks.flops:
-        found["mfu"] = mfu(speed.work, times["first_seconds"], peaks, case.dtype)
-    return found
+    prefill = mfu(speed.work, times["first_seconds"], peaks, dtype=case.dtype)
+    return found if prefill is None else found | {"mfu": prefill}
 
 
 def _spent(speed: Speed) -> str:

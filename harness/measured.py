@@ -81,8 +81,8 @@ class Speed:
     new_tokens: int
     candidate: WarmUp
     eager: WarmUp
-    work: Work
-    """Of the candidate."""
+    work: Work | None
+    """Of the candidate; None if it cannot be counted."""
     seconds: float
     """Spent on sampling, between the first pair and the last."""
     block: int = 4
@@ -98,6 +98,8 @@ class Speed:
     """Most processes of others that computed on the device meanwhile."""
     alternating: bool = False
     """Whether both models did not fit, or the candidate spans processes, so that workers took turns in blocks."""
+    uncounted: str = ""
+    """Why there is no work."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Threads, load, clocks: recorded, not judged."""
 

@@ -142,7 +142,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
 def _slow_on_cpu(optimization: Optimization, case: Case) -> bool:
     if case.workload.timed is None:
         return optimization.slow_on_cpu(case)
-    return case.workload.timed not in optimization.pays or not case.recipe.timed_daily
+    return case.workload.timed not in optimization.pays_in() or not case.recipe.timed_daily
 
 
 def _plain(name: str) -> str:

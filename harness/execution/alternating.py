@@ -57,6 +57,7 @@ def alternate(sides: Sides, sampling: Sampling) -> Speed:
         candidate=candidate.warm_up,
         eager=eager.warm_up,
         work=candidate.work,
+        uncounted=candidate.uncounted,
         seconds=spent,
         block=sampling.block,
         differing=sum(block.differing for both in done for block in both),

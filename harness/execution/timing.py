@@ -25,9 +25,10 @@ from harness.execution.runs import Batch, Setup, load_setup, planted, read_gener
 from harness.execution.tasks import refusals
 from harness.measured import Pair, Sample, Speed, WarmUp, Work
 from harness.measurement.conditions import Reading, capture_seconds, compile_seconds, open_conditions
+from harness.measurement.roofline import work_of
 from harness.measurement.speed_rules import Aims, enough, settled
 from harness.measurement.statistics import LOOKS
-from harness.measurement.work import work_of
+from harness.measurement.work import figures_of
 from harness.paths.base import Optimization, Serving
 from harness.paths.eager import Eager
 from harness.paths.observation import kernels_used, profiled_events, shown_by_operators
@@ -148,7 +149,8 @@ class Block:
     samples: tuple[tuple[Sample, str], ...]
     """Each with why it must be dropped; empty if it counts."""
     warm_up: WarmUp
-    work: Work
+    work: Work | None
+    uncounted: str
     differing: int
     kernels: tuple[str, ...]
     verified_kernels: tuple[str, ...]
@@ -175,10 +177,12 @@ def time_block(
                 timed, tokens = subject.run()
                 samples.append((timed, conditions.between(before, conditions.read())))
                 check(tokens)
+        work, uncounted = _work(setup, subject)
         return Block(
             samples=tuple(samples),
             warm_up=warm,
-            work=_work(setup, subject),
+            work=work,
+            uncounted=uncounted,
             differing=check.differing,
             kernels=() if serving else subject.kernels(),
             verified_kernels=() if serving else shown_by_operators(sampling.kernels),
@@ -209,6 +213,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
         ]
         with _no_garbage():
             pairs, looks, stopped, seconds = sample(candidate, eager, sampling, watching=conditions, checks=checks)
+        work, uncounted = _work(setup, candidate)
         return Speed(
             pairs=tuple(pairs),
             looks=tuple(looks),
@@ -217,7 +222,8 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
             new_tokens=setup.workload.new_tokens,
             candidate=warm[0],
             eager=warm[1],
-            work=_work(setup, candidate),
+            work=work,
+            uncounted=uncounted,
             seconds=seconds,
             differing=sum(check.differing for check in checks),
             kernels=() if serving else candidate.kernels(),
@@ -237,9 +243,14 @@ def _timed_serving(optimization: Optimization) -> Serving | None:
     return serving
 
 
-def _work(setup: Setup, subject: Subject) -> Work:
+def _work(setup: Setup, subject: Subject) -> tuple[Work | None, str]:
+    """(what a run must move and compute, why that cannot be counted)."""
     load = setup.workload
-    return work_of(subject.model, rows=load.batch, prompt=load.longest, new_tokens=load.new_tokens)
+    try:
+        figures = figures_of(subject.model)
+    except Incompatible as error:
+        return None, str(error)
+    return work_of(figures, rows=load.batch, prompt=load.longest, new_tokens=load.new_tokens), ""
 
 
 def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, fault: str = "") -> Subject:
@@ -255,7 +266,8 @@ def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, faul
 def warm_up(subject: Subject, watching: Watching) -> WarmUp:
     """Run until nothing is compiled any more."""
     compiled, captured = compile_seconds(), capture_seconds()
-    seconds, quiet = [], 0
+    seconds: list[float] = []
+    quiet = 0
     least, most = WARM_CALLS
     while len(seconds) < least or (quiet < 2 and len(seconds) < most):
         before = watching.read()

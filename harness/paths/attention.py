@@ -38,8 +38,7 @@ class Sdpa(Optimization):
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 
-    @property
-    def pays(self) -> frozenset[Load]:
+    def pays_in(self) -> frozenset[Load]:
         return frozenset() if self.backend else frozenset({Load.PREFILL})
 
     def needs(self) -> tuple[Need, ...]:

@@ -90,8 +90,6 @@ class Optimization(ABC):
     """Why it is declared not to work: it is planned as UNSUPPORTED for that reason."""
     saves: bool = False
     """Whether a model with rounded weights can be saved and loaded again as it is."""
-    pays: frozenset[Load] = frozenset()
-    """Timed workloads that a CPU asks it for daily: where its gain, or what it holds, shows there."""
 
     @abstractmethod
     def claims(self, seen: Observation) -> list[Claim]:
@@ -109,6 +107,10 @@ class Optimization(ABC):
         """Whether a CPU runs a case of it, on a workload that is not timed, only when slow cases are asked for."""
         del case
         return self.extra
+
+    def pays_in(self) -> frozenset[Load]:
+        """Timed workloads that a CPU asks it for daily: where its gain, or what it holds, shows there."""
+        return frozenset()
 
     def rungs(self, case: Case) -> tuple[Dtype, ...]:
         """The precision ladder of a case: the most precise format that the kernels take, in which subtle errors show,

@@ -41,8 +41,10 @@ class NoCache(Optimization):
 
     name: str = "caching.none"
     technique = Technique.CACHING
-    pays = frozenset({Load.DECODE})
     changes = frozenset({Aspect.CACHE})
+
+    def pays_in(self) -> frozenset[Load]:
+        return frozenset({Load.DECODE})
 
     def generate_options(self) -> Mapping[str, Any]:
         return {"use_cache": False}
@@ -57,8 +59,10 @@ class StaticCache(Optimization):
 
     name: str = "caching.static"
     technique = Technique.CACHING
-    pays = frozenset({Load.DECODE})
     changes = frozenset({Aspect.CACHE})
+
+    def pays_in(self) -> frozenset[Load]:
+        return frozenset({Load.DECODE})
 
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "static", "disable_compile": True}

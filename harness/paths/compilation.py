@@ -33,8 +33,7 @@ class CompiledStaticCache(Optimization):
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
     compiles_steps = True
 
-    @property
-    def pays(self) -> frozenset[Load]:
+    def pays_in(self) -> frozenset[Load]:
         return frozenset() if self.extra else frozenset({Load.DECODE})
 
     def needs(self) -> tuple[Need, ...]:

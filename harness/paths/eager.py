@@ -15,7 +15,10 @@ class Eager(Optimization):
     name: str = "eager"
     technique = Technique.EAGER
     tolerance = Tolerance.EXACT
-    pays = frozenset({Load.DECODE})  # timed against itself: what the session's comparisons are worth
+
+    def pays_in(self) -> frozenset[Load]:
+        """Timed against itself: what the session's comparisons are worth."""
+        return frozenset({Load.DECODE})
 
     def claims(self, seen: Observation) -> list[Claim]:
         return [equal("attention implementation", "eager", seen.attention_implementation)]

@@ -235,8 +235,7 @@ class Quanto(QuantizedWeights):
     kinds = "QLinear *QB*sTensor"
     operators = "*LinearFunction"
 
-    @property
-    def pays(self) -> frozenset[Load]:
+    def pays_in(self) -> frozenset[Load]:
         return frozenset({Load.DECODE}) if self.bits == 4 else frozenset()
 
     def needs(self) -> tuple[Need, ...]:
