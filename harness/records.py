@@ -253,6 +253,8 @@ class Trust:
     """Tokens of the recall probe that eager generated as determined."""
     asked: int = 0
     """Tokens of the recall probe; 0 if the model was not trained on recall."""
+    positions: int = 0
+    """Of the longest row."""
 
     @property
     def recall(self) -> float:

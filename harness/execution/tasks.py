@@ -85,6 +85,7 @@ def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
         relative_error=relative_error(runs[0], reference),
         recalled=recalled,
         asked=asked,
+        positions=setup.workload.longest + setup.workload.new_tokens - 1,
     )
 
 

@@ -8,7 +8,7 @@ from harness.measured import Held, Measurements, Memory, Pair, Peaks, Sample, Sp
 from harness.vocabulary import Dtype
 
 MIB = 2**20
-PEAKS = Peaks(copy_bandwidth=1e10, flops={Dtype.FP32: 1e11, Dtype.BF16: 2e11}, launch=1e-6)
+PEAKS = Peaks(copy_bandwidth=1e10, read_bandwidth=8e9, flops={Dtype.FP32: 1e11, Dtype.BF16: 2e11}, launch=1e-6)
 WARM = WarmUp(first_call=0.5, calls=3)
 WORK = Work(decode_bytes=4e6, prefill_flops=1e9, decode_steps=32)
 """At 1 ms a token and 20 ms to the first: 40 % of the bandwidth, 50 % of the arithmetic of PEAKS."""

@@ -1,0 +1,80 @@
+"""What makes a path slow, or seem fast."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+
+import torch
+from transformers.generation.utils import GenerationMixin
+
+from suites.meta.faults.patching import replaced
+
+
+@contextmanager
+def _slower_by(share):
+    """The decoding loop takes that share longer, whatever it takes."""
+
+    def sample(original, model, *arguments, **options):
+        started = time.perf_counter()
+        output = original(model, *arguments, **options)
+        until = started + (1 + share) * (time.perf_counter() - started)
+        while time.perf_counter() < until:
+            pass
+        return output
+
+    with replaced(GenerationMixin, "_sample", sample):
+        yield
+
+
+def slower_by_3_percent():
+    return _slower_by(0.03)
+
+
+def slower_by_5_percent():
+    return _slower_by(0.05)
+
+
+def slower_by_10_percent():
+    return _slower_by(0.10)
+
+
+def slower_by_half():
+    return _slower_by(0.5)
+
+
+@contextmanager
+def cheats_while_timed():
+    """Skips the last layer where only a stream of tokens is asked for, as a demonstration would, and no logits."""
+
+    def generate(original, model, *arguments, **options):
+        if options.get("streamer") is None:
+            return original(model, *arguments, **options)
+        layers = model.model.layers
+        last = layers[-1]
+        del layers[-1]
+        try:
+            return original(model, *arguments, **options)
+        finally:
+            layers.append(last)
+
+    with replaced(GenerationMixin, "generate", generate):
+        yield
+
+
+@contextmanager
+def holds_one_model():
+    """The device has room for one model: loading a second runs out of memory, as long as the process lives."""
+    from transformers import AutoModelForCausalLM
+
+    loaded = []
+    original = AutoModelForCausalLM.from_pretrained
+
+    def load(*arguments, **options):
+        if loaded:
+            raise torch.OutOfMemoryError("the device holds one model")
+        loaded.append(True)
+        return original(*arguments, **options)
+
+    AutoModelForCausalLM.from_pretrained = load  # stays: eager is loaded beside the candidate, out of the fault's reach
+    yield
