@@ -258,7 +258,8 @@ def _refuse_unexplained(lost: Mapping[str, list[str]], worse: str) -> None:
         raise HarnessError(f"--worse {worse}: no case is worse than recorded (leave the option out)")
     if lost and not worse.strip():
         case, lines = next(iter(lost.items()))
-        more = f", and {len(lost) - 1} more cases lose" if len(lost) > 1 else ""
+        count = len(lost) - 1
+        more = f", and {count} more case{'s lose' if count > 1 else ' loses'}" if count else ""
         raise HarnessError(
             f"{case}: {' and '.join(lines)}{more}: baselines do not get worse by themselves (nothing was recorded; "
             "tell why with --worse REASON, or choose other cases with --case)"

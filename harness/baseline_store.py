@@ -104,7 +104,8 @@ def read_baselines(profile: Profile) -> Baselines:
     files = {}
     for path in sorted(profile.folder.glob("*.json")):
         if path.name != NUMERICS:
-            files[_technique(path)] = _sound(path, profile)
+            technique = _technique(path)
+            files[technique] = _sound(path, profile)
     return Baselines(profile, files)
 
 

@@ -36,7 +36,7 @@ STORED = Interval(1.98, 2.0, 2.02)
 MEMORY = MemoryFigures(weights=10 * MIB, kv=2 * MIB, peak=400 * MIB, eager_peak=420 * MIB)
 
 
-def timed(speedup=2.0, *, count=20, noise=0.01, first=0.5, dropped=()):
+def timed(speedup=2.0, *, count=20, noise=0.005, first=0.5, dropped=()):
     """Speed of `count` pairs in which the candidate takes about 1 s; the same for the same arguments."""
     drawn = random.Random(0)
     pairs = [
