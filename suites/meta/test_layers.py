@@ -19,7 +19,7 @@ LAYERS = (
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")
-ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics")
+ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics", "harness.measurement.memory_rules")
 
 
 def modules(package):
