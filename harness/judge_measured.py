@@ -150,7 +150,9 @@ def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     if early or measured.speed is None:
         return early or _nothing(case, asked)
     if bar.recorded is None:
-        return verdict_on(case, asked, Outcome.NO_BASELINE, f"{case.id}: {bar.why_none}", {"speedup": speedup(measured.speed).mid})
+        return verdict_on(
+            case, asked, Outcome.NO_BASELINE, f"{case.id}: {bar.why_none}", {"speedup": speedup(measured.speed).mid}
+        )
     found = compare(bar.recorded.figures, figures_of(measured, device=case.device), device=case.device)
     numbers = {f"{each.metric}.stored": each.stored for each in found if each.stored is not None}
     numbers |= {each.metric: each.now for each in found if each.now is not None}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo
 
 from harness.errors import Incompatible
 from harness.execution.generation import generate_free
@@ -19,8 +18,8 @@ from harness.measurement.memory import (
     Gauge,
     Storages,
     gauge_of,
-    kv_bytes,
     nbytes,
+    positions_kept,
     storages,
     storages_alive,
     touch,
@@ -98,7 +97,7 @@ def _refuse(setup: Setup, optimization: Optimization) -> None:
 def _rehearse(setup: Setup, dtype: Dtype, optimization: Optimization) -> None:
     model, batches = load_setup(setup, dtype, optimization)
     _run(model, batches[0], setup, optimization)
-    torch._dynamo.reset()  # holds the model and what was compiled of it
+    torch.compiler.reset()  # holds the model and what was compiled of it
 
 
 def _of_model(batch: Batch, others: Storages) -> Storages:
@@ -131,20 +130,18 @@ def _weigh_runs(
 
 
 def _kv_expected(model: Any, setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
-    """By the config; nothing if the path asks for no cache."""
+    """2 x element size x rows x heads x head size x positions over layers, by the config; nothing if the path asks for
+    no cache."""
     if not optimization.generate_options().get("use_cache", True):
         return 0
     config, workload = model.config.get_text_config(), setup.workload
     windows = windows_of(config)
-    heads = config.num_attention_heads
-    return kv_bytes(
-        windows[: len(windows) - (getattr(config, "num_kv_shared_layers", None) or 0)],
-        rows=workload.batch,
-        length=workload.longest + workload.new_tokens - 1,
-        heads=getattr(config, "num_key_value_heads", None) or heads,
-        size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        itemsize=_itemsize(dtype),
-    )
+    cached = windows[: len(windows) - (getattr(config, "num_kv_shared_layers", None) or 0)]
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    positions = positions_kept(cached, length=workload.longest + workload.new_tokens - 1)
+    expected: int = 2 * _itemsize(dtype) * workload.batch * heads * size * positions
+    return expected
 
 
 def _itemsize(dtype: Dtype) -> int:

@@ -1,4 +1,4 @@
-"""Weigh a process and its tensors: what is held now, what was held at most, and which storages are alive. Runs in workers.
+"""Weigh a process and its tensors: what is held now, what was at most, and which storages are alive. Runs in workers.
 
 On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on CUDA the allocator's own.
 """
@@ -166,11 +166,10 @@ def touch(found: Storages) -> None:
             torch.empty(0, dtype=torch.uint8).set_(storage)[::PAGE].sum()
 
 
-def kv_bytes(windows: Iterable[int], *, rows: int, length: int, heads: int, size: int, itemsize: int) -> int:
-    """Bytes of keys and values: 2 x element size x rows x heads x head size x positions, over attention layers.
+def positions_kept(windows: Iterable[int], *, length: int) -> int:
+    """Positions in the cache after `length` of them, over attention layers, of which `windows` are given, 0 for none.
 
-    `windows` are those of the layers, 0 for none. A layer with one keeps as many positions, whether its buffer is fixed
-    or grows: of a growing one the next step sees one less, but as a part of what the last step put together.
+    A layer with a window keeps as many, whether its buffer is fixed or grows: of a growing one the next step sees one
+    less, but as a part of what the last step put together.
     """
-    positions = sum(min(length, window) if window else length for window in windows)
-    return 2 * itemsize * rows * heads * size * positions
+    return sum(min(length, window) if window else length for window in windows)

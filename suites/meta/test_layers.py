@@ -19,7 +19,11 @@ LAYERS = (
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")
+<<<<<<< HEAD
 ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics", "harness.measurement.regression")
+=======
+ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics", "harness.measurement.memory_rules")
+>>>>>>> memory
 
 
 def modules(package):

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 from transformers.generation.utils import GenerationMixin
 
-from suites.meta.faults.patching import replaced
+from suites.meta.faults import patched
 
 
 @contextmanager
 def _slower_by(share):
     """The decoding loop takes that share longer, whatever it takes."""
 
-    def sample(original, model, *arguments, **options):
+    def sample(model, *arguments, **options):
         started = time.perf_counter()
         output = original(model, *arguments, **options)
         until = started + (1 + share) * (time.perf_counter() - started)
@@ -23,7 +23,7 @@ def _slower_by(share):
             pass
         return output
 
-    with replaced(GenerationMixin, "_sample", sample):
+    with patched(GenerationMixin, "_sample", sample) as original:
         yield
 
 
@@ -47,7 +47,7 @@ def slower_by_half():
 def cheats_while_timed():
     """Skips the last layer where only a stream of tokens is asked for, as a demonstration would, and no logits."""
 
-    def generate(original, model, *arguments, **options):
+    def generate(model, *arguments, **options):
         if options.get("streamer") is None:
             return original(model, *arguments, **options)
         layers = model.model.layers
@@ -58,7 +58,7 @@ def cheats_while_timed():
         finally:
             layers.append(last)
 
-    with replaced(GenerationMixin, "generate", generate):
+    with patched(GenerationMixin, "generate", generate) as original:
         yield
 
 

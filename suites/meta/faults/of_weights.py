@@ -11,7 +11,7 @@ from suites.meta.faults import patched
 
 
 @contextmanager
-def _after_loading(act):
+def after_loading(act):
     """`act` is done to every model that is loaded."""
     from transformers import AutoModelForCausalLM
 
@@ -83,7 +83,7 @@ def scale_of_one_row() -> Iterator[None]:
     def corrupt(model):
         model.model.layers[1].mlp.up_proj.weight.scale[3] *= 1.01
 
-    with _after_loading(corrupt):
+    with after_loading(corrupt):
         yield
 
 
@@ -94,7 +94,7 @@ def one_wrong_level() -> Iterator[None]:
     def corrupt(model):
         model.model.layers[1].self_attn.v_proj.weight.qdata[5, 7] += 1
 
-    with _after_loading(corrupt):
+    with after_loading(corrupt):
         yield
 
 
@@ -108,7 +108,7 @@ def scales_in_float16() -> Iterator[None]:
                 scale = module.weight._scale
                 scale.copy_(scale.half())
 
-    with _after_loading(corrupt):
+    with after_loading(corrupt):
         yield
 
 
@@ -120,7 +120,7 @@ def swapped_blocks() -> Iterator[None]:
         scales = model.model.layers[2].mlp.gate_proj.weight.quant_state.absmax
         scales[[10, 11]] = scales[[11, 10]]
 
-    with _after_loading(corrupt):
+    with after_loading(corrupt):
         yield
 
 
@@ -135,5 +135,5 @@ def wrong_code() -> Iterator[None]:
             if hasattr(getattr(module, "weight", None), "quant_state"):
                 module.weight.quant_state.code = get_4bit_type("fp4", device="cpu")
 
-    with _after_loading(corrupt):
+    with after_loading(corrupt):
         yield
