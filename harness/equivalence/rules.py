@@ -59,8 +59,8 @@ figure is known for keys and values of two bits: what they cost stands in the ev
 ULPS_OF_EAGER = 128.0
 """Relative RMS error that eager may have, in unit roundoffs of its dtype: trained small models show 3 to 33."""
 ULPS_PER_POSITION = 0.25
-"""More of them in float32 on long prompts: rotary angles are computed in it whatever the dtype, and err in proportion to
-the position. Trained small models show up to 0.12 at 2,048 positions."""
+"""As many in float32 on long prompts: rotary angles are computed in it whatever the dtype, and err in proportion to the
+position. Trained small models show up to 0.12 at 2,048 positions."""
 FLOOR = 1e-3
 """Share of eager's error that the reference's own, cached against uncached, may reach: about 1e-9 is normal."""
 RECALL = 0.99

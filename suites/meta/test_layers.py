@@ -14,16 +14,17 @@ LAYERS = (
     ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "baseline_proposals", "paths.base", "paths.observed"),
     ("paths", "models"),
-    ("plan", "checkout", "execution", "judge"),
+    ("plan", "checkout", "execution", "judge", "judge_measured"),
     ("report", "session", "plugin", "cli", "cli_baseline"),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")
-<<<<<<< HEAD
-ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics", "harness.measurement.regression")
-=======
-ALLOWED_TO_JUDGE = (*NOUNS, *PURE, "harness.measurement.statistics", "harness.measurement.memory_rules")
->>>>>>> memory
+MEASURING = tuple(
+    f"harness.measurement.{name}"
+    for name in ("statistics", "regression", "memory_rules", "speed_rules", "roofline", "thresholds")
+)
+JUDGES = ("harness.judge", "harness.judge_measured")
+ALLOWED_TO_JUDGE = (*NOUNS, *PURE, *MEASURING, "harness.judge")
 
 
 def modules(package):
@@ -59,7 +60,7 @@ def violations(name, tree):
         package = target.partition(".")[0]
         if package == "harness" and name.startswith("harness.") and layer(target) > layer(name):
             yield f"{name} imports {target} from a layer below"
-        if name == "harness.judge" and package == "harness" and not target.startswith(ALLOWED_TO_JUDGE):
+        if name in JUDGES and package == "harness" and not target.startswith(ALLOWED_TO_JUDGE):
             yield f"{name} imports {target}"
         if name.startswith("harness.") and package in {"fixtures", "suites", "conftest"}:
             yield f"{name} imports {target}"
@@ -95,7 +96,7 @@ def test_forbidden_imports_are_found(name, source):
 
 
 @pytest.mark.parametrize(
-    "module", ["judge", "plan", "plugin", "cli", "report.folder", "machine.needs", "equivalence.calibration"]
+    "module", ["judge", "judge_measured", "plan", "plugin", "cli", "report.folder", "machine.needs", "equivalence.calibration"]
 )
 def test_judging_and_planning_need_no_torch(module):
     """Finished runs are judged, and cases planned, without importing torch or transformers."""
