@@ -1,4 +1,7 @@
-"""What NVIDIA's management library (NVML) tells of one GPU. Names and units: nvml.h, through `pynvml` of nvidia-ml-py."""
+"""What NVIDIA's management library (NVML) tells of one GPU, through `pynvml`, the module of nvidia-ml-py.
+
+Names and units are those of its header: https://docs.nvidia.com/deploy/nvml-api/group__nvmlFieldValueEnums.html
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,8 @@ class Gpu:
         return clock
 
     def _processes(self) -> int | None:
-        return self._ask("processes", lambda: len(self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)))
+        found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        return None if found is None else len(found)
 
     def _counter(self, name: str) -> int | None:
         """A field has a status of its own: that the call went well says nothing of it."""

@@ -5,11 +5,13 @@ Every reader takes the root of the file system, so that tests can bring their ow
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/")
 UNKNOWN = "unknown"
+UNITS = {"K": 2**10, "M": 2**20}
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ def turbo(root: Path = ROOT) -> str:
     intel = _text(root / "sys/devices/system/cpu/intel_pstate/no_turbo").strip()
     others = _text(root / "sys/devices/system/cpu/cpufreq/boost").strip()
     return {"0": "on", "1": "off"}.get(intel) or {"0": "off", "1": "on"}.get(others, UNKNOWN)
+
+
+def last_cache(root: Path = ROOT) -> int:
+    """Bytes of the first processor's largest cache; 0 if unknown. A virtual machine may be told of one that it shares
+    with many."""
+    files = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    sizes = [match for file in files if (match := re.fullmatch(r"(\d+)([KM])", _text(file).strip()))]
+    return max((int(number) * UNITS[unit] for number, unit in map(re.Match.groups, sizes)), default=0)
 
 
 def _text(file: Path) -> str:

@@ -4,23 +4,22 @@ A run reports its share of these, so they must be what the hardware gives to the
 says. The fastest of several tries counts: whatever disturbs makes a try slower, never faster.
 
 A copy moves each byte twice, read and written, and is the usual measure. Decoding hardly writes: it reads weights. On
-processors whose caches fetch a line before they overwrite it, a copy moves three bytes for every two that it is credited
-with, and reading alone is faster by a tenth or more; a share of the copy's rate could then pass 1 though nothing is
-wrong. So reading is measured beside it.
+processors whose caches fetch a line before they overwrite it, a copy moves three bytes for every two that count, and
+reading alone is faster by a tenth or more; a share of the copy's rate could then pass 1 though nothing is wrong. So
+reading is measured beside it.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import torch
 
+from harness.machine.host import last_cache
 from harness.measured import Peaks
 from harness.vocabulary import Dtype
 
@@ -62,15 +61,6 @@ def bytes_beyond_cache(last_cache: int) -> int:
     """Bytes to touch on a CPU whose last cache is that large; 0 if unknown."""
     least, most = CPU_BYTES
     return min(max(CACHES * last_cache, least), most)
-
-
-def last_cache(root: Path = Path("/")) -> int:
-    """Bytes of the first processor's largest cache as Linux tells them; 0 if it does not."""
-    sizes = [0]
-    for file in (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        if told := re.fullmatch(r"(\d+)([KM])", file.read_text().strip()):
-            sizes.append(int(told[1]) * {"K": 1024, "M": MIB}[told[2]])
-    return max(sizes)
 
 
 def _bandwidths(device: str) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from suites.conftest import REPOSITORY
 LAYERS = (
     ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "paths.base", "paths.observed"),
-    ("paths", "models"),
+    ("paths", "models", "measurement.work"),
     ("plan", "checkout", "execution", "judge"),
     ("report", "session", "plugin", "cli"),
 )
