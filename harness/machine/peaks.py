@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from harness.machine.host import last_cache
 from harness.measured import Peaks
@@ -45,16 +46,21 @@ DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 
 def measure_peaks(device: str) -> Peaks:
-    """Peaks of `device`, in about 4 s on a CPU, of which most goes into touching fresh memory. On the CPU those of one
+    """Peaks of `device`, in about 5 s on a CPU, of which most goes into touching fresh memory. On the CPU those of one
     thread, since timed runs use one; TF32 stays off, as when a model is loaded.
 
-    The setting of float32 products stays changed.
+    What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour that was busy
+    meanwhile halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products stays
+    changed.
     """
     torch.set_float32_matmul_precision("highest")
     with _one_thread(), torch.inference_mode():
+        held = torch.ones(_bytes_to_touch(device) // 4, device=device).view(-1, COLUMNS)  # written: all pages are there
+        before = _copied(held), _read(held), _launch_seconds(device)
         rates = {dtype: _matmul_rate(device, getattr(torch, dtype.torch_name)) for dtype in DTYPES}
-        copied, read = _bandwidths(device)
-        return Peaks(copied, read, {dtype: rate for dtype, rate in rates.items() if rate}, _launch_seconds(device))
+        after = _copied(held), _read(held), _launch_seconds(device)
+    copied, read, launch = zip(before, after, strict=True)
+    return Peaks(max(copied), max(read), {dtype: rate for dtype, rate in rates.items() if rate}, min(launch))
 
 
 def bytes_beyond_cache(last_cache: int) -> int:
@@ -63,15 +69,16 @@ def bytes_beyond_cache(last_cache: int) -> int:
     return min(max(CACHES * last_cache, least), most)
 
 
-def _bandwidths(device: str) -> tuple[float, float]:
-    """Bytes per second (copied, read)."""
-    size = _bytes_to_touch(device)
-    held = torch.ones(size // 4, device=device).view(-1, COLUMNS)  # written, so that every page is there
+def _copied(held: Tensor) -> float:
+    """Bytes read and written per second, from one half of a tensor to the other."""
     source, target = held.chunk(2)
-    vector = torch.ones(COLUMNS, device=device)
-    copied = 2 * source.nbytes / _fastest(device, partial(target.copy_, source))
-    read = max(held.nbytes / _fastest(device, work) for work in (held.sum, partial(held.mv, vector)))
-    return copied, read
+    return 2 * source.nbytes / _fastest(held.device.type, partial(target.copy_, source))
+
+
+def _read(held: Tensor) -> float:
+    """Bytes read per second, by the faster of two ways."""
+    vector = torch.ones(COLUMNS, device=held.device)
+    return max(held.nbytes / _fastest(held.device.type, work) for work in (held.sum, partial(held.mv, vector)))
 
 
 def _bytes_to_touch(device: str) -> int:

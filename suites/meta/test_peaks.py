@@ -34,12 +34,20 @@ def test_one_thread_is_used_and_the_setting_restored(monkeypatch):
     """Since timed runs on the CPU use one."""
     used, threads = [], torch.get_num_threads()
     monkeypatch.setattr(peaks, "_matmul_rate", lambda device, dtype: used.append(torch.get_num_threads()))
-    monkeypatch.setattr(peaks, "_bandwidths", lambda device: (2.0, 1.0))
+    monkeypatch.setattr(peaks, "_bytes_to_touch", lambda device: MIB)
     torch.set_num_threads(2)
     found = measure_peaks("cpu")
-    assert (torch.get_num_threads(), used) == (2, [1, 1, 1])
-    assert (found.copy_bandwidth, found.read_bandwidth, found.flops) == (2.0, 1.0, {})
+    assert (torch.get_num_threads(), used, found.flops) == (2, [1, 1, 1], {})
     torch.set_num_threads(threads)
+
+
+def test_better_of_before_and_after_counts(monkeypatch):
+    """A neighbour that was busy at one of both times does not lower a peak."""
+    for name, told in {"_copied": [1.0, 2.0], "_read": [4.0, 3.0], "_launch_seconds": [0.5, 0.25]}.items():
+        monkeypatch.setattr(peaks, name, lambda what, told=told: told.pop(0))
+    monkeypatch.setattr(peaks, "_matmul_rate", lambda device, dtype: 7.0 if dtype == torch.float32 else None)
+    monkeypatch.setattr(peaks, "_bytes_to_touch", lambda device: MIB)
+    assert measure_peaks("cpu") == Peaks(2.0, 4.0, {Dtype.FP32: 7.0}, 0.25)
 
 
 def test_fastest_try_counts_and_the_first_starts_things(monkeypatch):
@@ -63,11 +71,10 @@ def test_matrices_grow_until_a_product_takes_long_enough(monkeypatch):
 
 
 def test_copy_counts_bytes_twice_and_reading_once(monkeypatch):
-    """The faster of both ways to read counts."""
-    monkeypatch.setattr(peaks, "last_cache", lambda: 0)
+    """Half of what is held is copied to the other half; the faster of both ways to read counts."""
+    held = torch.ones(MIB // 4).view(-1, peaks.COLUMNS)
     scripted(monkeypatch, [0.5] * 6 + [0.25] * 6 + [0.125] * 6)
-    copied, read = peaks._bandwidths("cpu")
-    assert (copied, read) == (256 * MIB / 0.5, 256 * MIB / 0.125)
+    assert (peaks._copied(held), peaks._read(held)) == (MIB / 0.5, MIB / 0.125)
 
 
 @pytest.mark.parametrize(
