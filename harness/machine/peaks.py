@@ -46,11 +46,11 @@ DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 
 def measure_peaks(device: str) -> Peaks:
-    """Peaks of `device`, in about 5 s on a CPU, of which most goes into touching fresh memory. On the CPU those of one
+    """Peaks of `device`, in about 6 s on a CPU, most of them to touch fresh memory. On the CPU those of one
     thread, since timed runs use one; TF32 stays off, as when a model is loaded.
 
-    What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour that was busy
-    meanwhile halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products stays
+    What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour busy
+    at the time halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products stays
     changed.
     """
     torch.set_float32_matmul_precision("highest")
