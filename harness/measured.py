@@ -163,14 +163,22 @@ class Peaks:
 
     copy_bandwidth: float
     """Bytes per second read and written by the fastest copy of a tensor that no cache holds."""
+    read_bandwidth: float
+    """Bytes per second of the fastest pass that only reads one: more than a copy on processors that fetch a line before
+    they overwrite it."""
     flops: Mapping[Dtype, float]
     """Floating-point operations per second of the fastest square matrix product."""
     launch: float
     """Seconds from one launch of an empty kernel to the next."""
 
     def __post_init__(self) -> None:
-        if not (self.copy_bandwidth > 0 and self.launch > 0 and all(rate > 0 for rate in self.flops.values())):
+        if not all(peak > 0 for peak in (self.copy_bandwidth, self.read_bandwidth, self.launch, *self.flops.values())):
             raise ValueError("peaks should be positive")
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that no run can pass."""
+        return max(self.copy_bandwidth, self.read_bandwidth)
 
 
 @dataclass(frozen=True)

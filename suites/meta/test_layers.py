@@ -13,7 +13,7 @@ from suites.conftest import REPOSITORY
 LAYERS = (
     ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "baseline_proposals", "paths.base", "paths.observed"),
-    ("paths", "models"),
+    ("paths", "models", "measurement.work"),
     ("plan", "checkout", "execution", "judge", "judge_measured"),
     ("report", "session", "plugin", "cli", "cli_baseline"),
 )

@@ -1,0 +1,116 @@
+"""What NVIDIA's management library (NVML) tells of one GPU, through `pynvml`, the module of nvidia-ml-py.
+
+Names and units are those of its header: https://docs.nvidia.com/deploy/nvml-api/group__nvmlFieldValueEnums.html
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import first_line
+
+CAUSES = {
+    "software thermal slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN",
+    "hardware thermal slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN",
+    "hardware power brake": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN",
+}
+"""What slows a GPU down for a while, and the counter of the time it did, which never falls."""
+POWER_CAP = "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP"
+"""The same of the power limit: how such a card always works, therefore recorded only."""
+
+
+@dataclass(frozen=True)
+class GpuReading:
+    """One look at a GPU. What it does not tell is None, or lacking."""
+
+    throttled: Mapping[str, int] = field(default_factory=dict)
+    """Nanoseconds by cause, as in CAUSES, since the driver was loaded."""
+    capped: int | None = None
+    """Nanoseconds at the power limit."""
+    clock: int | None = None
+    """MHz of the multiprocessors."""
+    processes: int | None = None
+    """That compute on it, of everyone."""
+
+
+class Gpu:
+    """One GPU that NVML watches."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self.untold: dict[str, str] = {}
+        """What NVML refused to tell at any time, and its words."""
+        self.full_clock: int | None = self._ask("full SM clock", self._full_clock)
+        """MHz that the multiprocessors reach at most."""
+
+    def read(self) -> GpuReading:
+        """Takes well under a millisecond on a healthy driver."""
+        times = {name: self._counter(name) for name in (*CAUSES.values(), POWER_CAP)}
+        throttled = {cause: time for cause, name in CAUSES.items() if (time := times[name]) is not None}
+        return GpuReading(throttled, times[POWER_CAP], self._ask("SM clock", self._clock), self._processes())
+
+    def told(self) -> dict[str, str]:
+        """What describes its state, to be recorded."""
+        nvml, handle = self._nvml, self._handle
+        clock = self._ask("SM clock", self._clock)
+        heat = self._ask("temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        power = self._ask("power limit", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+        facts = {
+            "sm_clock": clock and f"{clock} of {self.full_clock} MHz",
+            "temperature": heat and f"{heat} °C",
+            "power_limit": power and f"{power / 1000:g} W",
+            "nvml_untold": ", ".join(f"{what} ({why})" for what, why in self.untold.items()),
+        }
+        return {name: fact for name, fact in facts.items() if fact}
+
+    def _clock(self) -> int:
+        clock: int = self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
+        return clock
+
+    def _full_clock(self) -> int:
+        clock: int = self._nvml.nvmlDeviceGetMaxClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
+        return clock
+
+    def _processes(self) -> int | None:
+        found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        return None if found is None else len(found)
+
+    def _counter(self, name: str) -> int | None:
+        """A field has a status of its own: that the call went well says nothing of it."""
+        nvml = self._nvml
+        if not hasattr(nvml, name):
+            self.untold[name] = "this nvidia-ml-py is too old"
+            return None
+        answers = self._ask(name, lambda: nvml.nvmlDeviceGetFieldValues(self._handle, [getattr(nvml, name)]))
+        if answers is None:
+            return None
+        if answers[0].nvmlReturn != nvml.NVML_SUCCESS:
+            self.untold[name] = str(nvml.NVMLError(answers[0].nvmlReturn))
+            return None
+        return int(answers[0].value.ullVal)
+
+    def _ask(self, what: str, query: Callable[[], Any]) -> Any:
+        try:
+            return query()
+        except self._nvml.NVMLError as error:
+            self.untold[what] = first_line(error)
+            return None
+
+
+def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:
+    """(the GPU with the UUID that torch tells, why there is none). CUDA numbers only what it may see, NVML everything;
+    a UUID means the same to both. `nvml` stands for the module `pynvml`."""
+    try:
+        nvml = nvml or importlib.import_module("pynvml")
+    except ModuleNotFoundError:
+        return None, "install nvidia-ml-py"
+    try:
+        nvml.nvmlInit()
+        named = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"  # torch leaves the prefix out
+        return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(named)), ""
+    except nvml.NVMLError as error:
+        return None, f"NVML says {first_line(error)} of GPU {uuid}"

@@ -1,0 +1,81 @@
+"""What Linux tells about how the processors of this machine are run: throttled, stolen, clocked. Nothing elsewhere.
+
+Every reader takes the root of the file system, so that tests can bring their own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/")
+UNKNOWN = "unknown"
+UNITS = {"K": 2**10, "M": 2**20}
+
+
+@dataclass(frozen=True)
+class Ticks:
+    """Time of all processors since the start, in the kernel's ticks."""
+
+    total: int
+    stolen: int
+    """Taken by the host for other virtual machines."""
+
+
+def read_ticks(root: Path = ROOT) -> Ticks | None:
+    """The sum line of /proc/stat; its last two entries are part of the first two and left out (man 5 proc_stat)."""
+    first, _, _ = _text(root / "proc/stat").partition("\n")
+    numbers = [int(number) for number in first.split()[1:9]]
+    return Ticks(sum(numbers), numbers[7]) if len(numbers) == 8 else None
+
+
+def throttle_files(root: Path = ROOT) -> tuple[Path, ...]:
+    """The `cpu.stat` of this process's control group and of those above it, which can hold it back as well, as far as
+    they count: /proc/self/cgroup names the group, of version 2 by `0::/path`, of version 1 by `3:cpu,cpuacct:/path`."""
+    found = []
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        base = root / "sys/fs/cgroup"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        for mount in (base, base / "cpu", base / controllers) if controllers else (base,):
+            own = mount / path.strip("/")
+            # In a container the path is often the host's, and the group itself is mounted at the top.
+            groups = [own, *(parent for parent in own.parents if parent.is_relative_to(mount))]
+            found += [group / "cpu.stat" for group in groups]
+    return tuple(file for file in dict.fromkeys(found) if "nr_throttled" in _text(file))
+
+
+def times_throttled(files: tuple[Path, ...]) -> int:
+    """How often the control groups used up their share and had to wait, since they exist."""
+    lines = (line.split() for file in files for line in _text(file).splitlines())
+    return sum(int(line[1]) for line in lines if line[0] == "nr_throttled")
+
+
+def governor(root: Path = ROOT) -> str:
+    """Who sets the clock of the first processor: `performance`, `powersave`, ..."""
+    return _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or UNKNOWN
+
+
+def turbo(root: Path = ROOT) -> str:
+    """Whether clocks above the nominal one are allowed."""
+    intel = _text(root / "sys/devices/system/cpu/intel_pstate/no_turbo").strip()
+    others = _text(root / "sys/devices/system/cpu/cpufreq/boost").strip()
+    return {"0": "on", "1": "off"}.get(intel) or {"0": "off", "1": "on"}.get(others, UNKNOWN)
+
+
+def last_cache(root: Path = ROOT) -> int:
+    """Bytes of the first processor's largest cache; 0 if unknown. A virtual machine may be told of one that it shares
+    with many."""
+    files = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    sizes = [match for file in files if (match := re.fullmatch(r"(\d+)([KM])", _text(file).strip()))]
+    return max((int(number) * UNITS[unit] for number, unit in map(re.Match.groups, sizes)), default=0)
+
+
+def _text(file: Path) -> str:
+    """Empty if there is no such file, or none that may be read: what it would tell is then unknown."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

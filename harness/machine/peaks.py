@@ -1,0 +1,142 @@
+"""What this machine can do: how fast it moves bytes, multiplies and launches. Run in a fresh worker.
+
+A run reports its share of these, so they must be what the hardware gives to the best simple code, not what a data sheet
+says. The fastest of several tries counts: whatever disturbs makes a try slower, never faster.
+
+A copy moves each byte twice, read and written, and is the usual measure. Decoding hardly writes: it reads weights. On
+processors whose caches fetch a line before they overwrite it, a copy moves three bytes for every two that count, and
+reading alone is faster by a tenth or more; a share of the copy's rate could then pass 1 though nothing is wrong. So
+reading is measured beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from harness.machine.host import last_cache
+from harness.measured import Peaks
+from harness.vocabulary import Dtype
+
+MIB = 2**20
+TRIES = 5
+"""Of each kind; the fastest counts."""
+CACHES = 4
+"""How many times the last cache what is copied should be."""
+CPU_BYTES = (256 * MIB, 1024 * MIB)
+"""Least and most that is touched on the CPU, however large its cache claims to be: a virtual machine shares it."""
+CUDA_BYTES = 2048 * MIB
+"""Half of it is copied to the other half: 20 times the last cache of any GPU of 2025, which is 126 MB."""
+COLUMNS = 4096
+"""Of the matrix whose product with a vector reads it: a usual width of models."""
+SMALLEST, LARGEST = 256, 16384
+"""Rows of square matrices."""
+PRODUCT_SECONDS = 0.02
+"""Matrices grow until one product takes as long: shorter ones show starts and ends as well."""
+EMULATED_SECONDS = 0.25
+"""A smallest product that takes as long runs at 0.13 GFLOP/s: the processor does not know the format."""
+LAUNCHES = 10_000
+DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+
+
+def measure_peaks(device: str) -> Peaks:
+    """Peaks of `device`, in about 6 s on a CPU, most of them to touch fresh memory. On the CPU those of one
+    thread, since timed runs use one; TF32 stays off, as when a model is loaded.
+
+    What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour busy
+    at the time halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products stays
+    changed.
+    """
+    torch.set_float32_matmul_precision("highest")
+    with _one_thread(), torch.inference_mode():
+        held = torch.ones(_bytes_to_touch(device) // 4, device=device).view(-1, COLUMNS)  # written: all pages are there
+        before = _copied(held), _read(held), _launch_seconds(device)
+        rates = {dtype: _matmul_rate(device, getattr(torch, dtype.torch_name)) for dtype in DTYPES}
+        after = _copied(held), _read(held), _launch_seconds(device)
+    copied, read, launch = zip(before, after, strict=True)
+    return Peaks(max(copied), max(read), {dtype: rate for dtype, rate in rates.items() if rate}, min(launch))
+
+
+def bytes_beyond_cache(last_cache: int) -> int:
+    """Bytes to touch on a CPU whose last cache is that large; 0 if unknown."""
+    least, most = CPU_BYTES
+    return min(max(CACHES * last_cache, least), most)
+
+
+def _copied(held: Tensor) -> float:
+    """Bytes read and written per second, from one half of a tensor to the other."""
+    source, target = held.chunk(2)
+    return 2 * source.nbytes / _fastest(held.device.type, partial(target.copy_, source))
+
+
+def _read(held: Tensor) -> float:
+    """Bytes read per second, by the faster of two ways."""
+    vector = torch.ones(COLUMNS, device=held.device)
+    return max(held.nbytes / _fastest(held.device.type, work) for work in (held.sum, partial(held.mv, vector)))
+
+
+def _bytes_to_touch(device: str) -> int:
+    if device == "cpu":
+        return bytes_beyond_cache(last_cache())
+    free, _ = torch.cuda.mem_get_info()
+    return min(CUDA_BYTES, free // 2) // (8 * COLUMNS) * (8 * COLUMNS)
+
+
+def _matmul_rate(device: str, dtype: torch.dtype) -> float | None:
+    """Floating-point operations per second; None if the processor emulates the format."""
+    best, rows, seconds = 0.0, SMALLEST, 0.0
+    while seconds < PRODUCT_SECONDS and rows <= LARGEST:
+        square = torch.full((rows, rows), 0.5, device=device, dtype=dtype)
+        seconds = _fastest(device, partial(torch.mm, square, square), enough=EMULATED_SECONDS)
+        if rows == SMALLEST and seconds > EMULATED_SECONDS:
+            return None
+        best = max(best, 2 * rows**3 / seconds)
+        rows *= 2
+    return best
+
+
+def _launch_seconds(device: str) -> float:
+    one = torch.zeros(1, device=device)
+
+    def launch() -> None:
+        for _ in range(LAUNCHES):
+            one.add_(1)
+
+    return _fastest(device, launch) / LAUNCHES
+
+
+def _fastest(device: str, work: Callable[[], object], *, enough: float = math.inf) -> float:
+    """Seconds of the fastest try, the first of which starts things; no further ones after one of `enough` seconds."""
+    seconds = [_seconds(device, work) for _ in range(2)]
+    while len(seconds) <= TRIES and seconds[-1] < enough:
+        seconds.append(_seconds(device, work))
+    return min(seconds)
+
+
+def _seconds(device: str, work: Callable[[], object]) -> float:
+    _synchronize(device)
+    start = time.perf_counter()
+    work()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: str) -> None:
+    if device != "cpu":
+        torch.accelerator.synchronize()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
