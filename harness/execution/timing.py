@@ -171,7 +171,7 @@ def time_block(
         warm = warm_up(subject, conditions)
         check = TokenCheck(subject, _verified(setup, dtype, optimization))
         samples = []
-        with _no_garbage():
+        with no_garbage():
             for _ in range(sampling.block):
                 before = conditions.read()
                 timed, tokens = subject.run()
@@ -211,7 +211,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
                 (eager, read_generation(setup.file(dtype)).tokens),
             )
         ]
-        with _no_garbage():
+        with no_garbage():
             pairs, looks, stopped, seconds = sample(candidate, eager, sampling, watching=conditions, checks=checks)
         work, uncounted = _work(setup, candidate)
         return Speed(
@@ -349,7 +349,7 @@ def _pair(
 
 
 @contextmanager
-def _no_garbage() -> Iterator[None]:
+def no_garbage() -> Iterator[None]:
     """No collection falls into a sample."""
     gc.collect()
     gc.freeze()

@@ -50,8 +50,8 @@ def measure_peaks(device: str) -> Peaks:
     thread, since timed runs use one; TF32 stays off, as when a model is loaded.
 
     What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour busy
-    at the time halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products stays
-    changed.
+    at the time halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products
+    stays changed.
     """
     torch.set_float32_matmul_precision("highest")
     with _one_thread(), torch.inference_mode():

@@ -30,7 +30,7 @@ from harness.measurement.regression import (
     size_change,
     speed_change,
 )
-from harness.measurement.statistics import BLOCK, Interval
+from harness.measurement.statistics import LEAST, Interval
 
 STORED = Interval(1.98, 2.0, 2.02)
 MEMORY = MemoryFigures(weights=10 * MIB, kv=2 * MIB, peak=400 * MIB, eager_peak=420 * MIB)
@@ -232,7 +232,7 @@ def test_first_token_that_cannot_be_seen_is_none():
 
 
 def test_too_few_pairs_are_no_speed():
-    few = timed(count=BLOCK, dropped=(0,))
+    few = timed(count=LEAST, dropped=(0,))
     assert figures_of(measured(speed=few), device="cpu").speed is None
     assert figures_of(Measurements("case"), device="cpu") == Figures(None, None)
 

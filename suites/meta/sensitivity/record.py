@@ -1,0 +1,43 @@
+"""Record traces: rounds of eager and of a second eager, as it is and slowed down, in random order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from harness.execution.runs import Setup
+from harness.execution.timing import load_subject, no_garbage, warm_up
+from harness.measurement.conditions import open_conditions
+from harness.paths.eager import Eager
+from harness.vocabulary import Dtype
+
+FAULT = "suites.meta.faults.of_speed:slower_by_{}_percent"
+EAGER, SAME, ARMS = "eager", "0", ("0", "3", "5", "10")
+"""The baseline; and by which percentage a second model is slowed down, in proportion to what each run takes."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One process: seconds of the runs of every arm, the first of each from the first round and so on."""
+
+    seconds: dict[str, tuple[float, ...]]
+    dropped: tuple[bool, ...]
+    """Rounds in which something happened for which a verdict would drop a pair."""
+
+
+def record_trace(setup: Setup, dtype: Dtype, rounds: int, seed: int) -> Trace:
+    """Time two loads of eager in this worker, the second as every arm says, once in each round."""
+    eager, other = (load_subject(setup, dtype, Eager()) for _ in range(2))
+    arms = {EAGER: eager} | {arm: other if arm == SAME else replace(other, fault=FAULT.format(arm)) for arm in ARMS}
+    conditions = open_conditions(setup.device)
+    for subject in (eager, other):
+        warm_up(subject, conditions)
+    order, seconds, dropped = random.Random(seed), {arm: [] for arm in arms}, []
+    with no_garbage():
+        for _ in range(rounds):
+            before = conditions.read()
+            for arm in order.sample(sorted(arms), len(arms)):
+                timed, _ = arms[arm].run()
+                seconds[arm].append(timed.seconds)
+            dropped.append(bool(conditions.between(before, conditions.read())))
+    return Trace({arm: tuple(values) for arm, values in seconds.items()}, tuple(dropped))
