@@ -6,8 +6,10 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from harness.baseline_store import read_baselines, unused
 from harness.errors import HarnessError, first_line
-from harness.plan import Catalogue
+from harness.machine.profile import Profile
+from harness.plan import Catalogue, case_ids
 
 HOOK = "pytest_harness_catalogue"
 
@@ -23,6 +25,26 @@ def find_catalogue(start: Path) -> tuple[Path, Catalogue]:
         if path.is_file() and f"def {HOOK}" in path.read_text(encoding="utf-8", errors="replace"):
             return folder, _catalogue(path)
     raise HarnessError(f"{start}: holds no conftest.py with {HOOK}, and no folder above it does (run it in a checkout)")
+
+
+def refuse_unused(profiles: tuple[Profile, ...], catalogue: Catalogue) -> None:
+    """Raises HarnessError for the first threshold or baseline of a profile that no path, model or workload of the
+    catalogue uses: it would look as if something were held to it."""
+    for profile in profiles:
+        known = {
+            "path": {path.name for path in catalogue.paths},
+            "workload": {workload.name for workload in catalogue.workloads if workload.timed},
+            "recipe": {"", *(model.name for model in (*catalogue.models, *catalogue.more_models))},
+        }
+        for threshold in profile.thresholds:
+            for what, names in known.items():
+                if getattr(threshold, what) not in names:
+                    raise HarnessError(
+                        f"{profile.file}: the threshold of {threshold.path} on {threshold.workload} names {what} "
+                        f"{getattr(threshold, what)}, which is not in the catalogue (correct or remove it)"
+                    )
+        for line in unused(read_baselines(profile), case_ids(catalogue, profile.match.device)):
+            raise HarnessError(line)
 
 
 def _catalogue(path: Path) -> Catalogue:

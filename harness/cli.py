@@ -81,7 +81,9 @@ def calibrate(
     device: Annotated[str, typer.Option(help="torch device type; default: cuda if there is one, else cpu")] = "",
     dtype: Annotated[list[Dtype] | None, typer.Option(help="may be repeated; default: fp32, fp16 and bf16")] = None,
     model: Annotated[list[str] | None, typer.Option(help="recipe, hub id or folder; default: the tiny ones")] = None,
-    workload: Annotated[list[str] | None, typer.Option(help="may be repeated; default: all but slow ones")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help="may be repeated; default: all daily ones not timed")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="weight symmetries of each model, workload and dtype")] = 8,
     profile: Annotated[str, typer.Option(help="its name, where none matches yet; default: device_machine")] = "",
     case_timeout: Annotated[float, typer.Option(help="deadline of one request to a worker, in seconds")] = 300.0,
@@ -141,7 +143,7 @@ def _cases(asked: Asked, device: str, catalogue: Catalogue) -> list[Case]:
     return [
         Case("eager", Technique.EAGER, model, workload, device, dtype)
         for model in models
-        for workload in workloads or [entry for entry in catalogue.workloads if not entry.slow]
+        for workload in workloads or [entry for entry in catalogue.workloads if not (entry.slow or entry.timed)]
         for dtype in asked.dtypes or LADDER
     ]
 

@@ -13,10 +13,8 @@ from harness.baseline_store import prune, read_baselines
 from harness.checkout import find_catalogue
 from harness.codec import to_plain
 from harness.machine.profile import BASELINES, read_profiles
-from harness.plan import Catalogue
-from harness.records import Case
+from harness.plan import case_ids
 from harness.report.tables import aligned
-from harness.vocabulary import Dtype
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -91,17 +89,6 @@ def prune_command() -> None:
         for case in gone:
             typer.echo(f"removed from {profile.name}: {case}")
         typer.echo(f"{profile.name}: {_count(len(gone))} removed")
-
-
-def case_ids(catalogue: Catalogue, device: str) -> set[str]:
-    """Ids of all cases that a catalogue gives on a torch device type, in any dtype."""
-    return {
-        Case(path.name, path.technique, model, workload, device, dtype).id
-        for path in catalogue.paths
-        for model in (*catalogue.models, *catalogue.more_models)
-        for workload in catalogue.workloads
-        for dtype in Dtype
-    }
 
 
 def _cells(row: Row) -> list[str]:

@@ -112,6 +112,17 @@ def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
     raise UnknownName("model", asked, [*names, "a folder with config.json", "a hub id owner/name"])
 
 
+def case_ids(catalogue: Catalogue, device: str) -> set[str]:
+    """Ids of all cases that a catalogue gives on a torch device type, in any dtype."""
+    return {
+        Case(path.name, path.technique, model, workload, device, dtype).id
+        for path in catalogue.paths
+        for model in (*catalogue.models, *catalogue.more_models)
+        for workload in catalogue.workloads
+        for dtype in Dtype
+    }
+
+
 def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
     """All that a case needs: its device, its model, and what its optimization needs."""
     source = case.recipe.source

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.checkout import refuse_unused
 from harness.errors import HarnessError
 from harness.machine.inventory import take_inventory
 from harness.machine.standard import sound_profiles
@@ -291,6 +292,7 @@ def _new_session(config: pytest.Config) -> Session:
     planned = [entry for entry in planned if asked.run_slow or not entry.slow]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
     profiles = sound_profiles(config.rootpath)
+    refuse_unused(profiles, catalogue)
     session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
     session.timing_seconds = asked.timing_seconds
     return session

@@ -83,7 +83,11 @@ class Session:
         bar = Bar(threshold_of(case, standard.thresholds), *recorded)
         if verdict.outcome is Outcome.PASS:
             self._measure(planned, asked, folder, runner, bar)
-        return judge_measured(case, asked, verdict, self.measured.get(case.id), bar)
+        measured = self.measured.get(case.id)
+        verdict = judge_measured(case, asked, verdict, measured, bar)
+        if asked is Property.MEMORY and measured and measured.memory and not verdict.outcome.fails:
+            folder.remove_snapshot(measured.memory.snapshot)
+        return verdict
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
         """Measure what the property needs and is not known yet."""
