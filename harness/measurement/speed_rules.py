@@ -15,6 +15,8 @@ MET_BEYOND = 0.02
 """By how much of it a speed may miss its limit and still meet it, if the interval says so."""
 MISSED_BEYOND = 0.01
 """By how much of it a speed must miss its limit at least for a verdict against it."""
+RESOLVED = 0.02
+"""Half width that an interval should reach though it decided before: it may be recorded, and later ones held to it."""
 PRECISE = 0.01
 """Half width of an interval that more pairs need not narrow."""
 DROPPED = 0.2
@@ -69,7 +71,7 @@ def speedup(speed: Speed) -> Interval:
 def settled(kept: Sequence[Pair], aims: Aims, *, block: int) -> str:
     """Why no more pairs are needed: `decided` or `precise`; empty if they are."""
     interval = ratio_interval([pair.log_speedup for pair in kept], block=block)
-    if aims.met(interval):
+    if aims.met(interval) and interval.half_width <= RESOLVED:
         return "decided"
     return "precise" if interval.half_width <= PRECISE else ""
 

@@ -74,12 +74,17 @@ def test_an_interval_meets_or_misses_a_limit_or_neither(low, high, told):
 def test_sampling_ends_when_all_aims_are_told():
     """Of the threshold and of the baseline."""
     made = pairs(2.0, count=40, noise=0.05)
-    assert settled(made, Aims((Aim(1.0),)), block=4) == "decided"
-    assert settled(made, Aims((Aim(2.03),)), block=4) == ""
+    steady = pairs(2.0, count=40)
+    assert settled(steady, Aims((Aim(1.0),)), block=4) == "decided"
+    assert settled(steady, Aims((Aim(2.02),)), block=4) == ""
     recorded = Interval(1.2, 2.1, 3.0)
     assert settled(made, Aims((Aim(1.0),), recorded), block=4) == ""
-    steady = pairs(2.0, count=40)
     assert settled(steady, Aims((Aim(1.0),), Interval(1.98, 2.0, 2.02)), block=4) == "decided"
+
+
+def test_a_decision_waits_for_an_interval_that_can_be_recorded():
+    """Ten times as fast is beyond doubt at once, and how much it is, is not known yet."""
+    assert settled(pairs(10.0, count=20, noise=0.1), Aims((Aim(1.0),)), block=4) == ""
 
 
 def test_precise_pairs_end_sampling_though_nothing_is_decided():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 
 from harness.measured import Pair, Sample
@@ -103,9 +104,7 @@ def by_baseline(traces: Sequence[Trace], trials: Sequence[Trial]) -> tuple[Count
 
 def by_absolute(traces: Sequence[Trace], arm: str) -> Counts:
     """Median seconds of all rounds against those of the undisturbed arm in the trace before: caught is beyond 5 %."""
-    ratios = [
-        median(now.seconds[arm]) / median(before.seconds[SAME]) for before, now in zip(traces, traces[1:], strict=False)
-    ]
+    ratios = [median(now.seconds[arm]) / median(before.seconds[SAME]) for before, now in pairwise(traces)]
     caught = sum(ratio > ABSOLUTE_LIMIT for ratio in ratios)
     return Counts(caught, 0, len(ratios) - caught)
 
