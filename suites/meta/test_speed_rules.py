@@ -76,7 +76,7 @@ def test_sampling_ends_when_all_aims_are_told():
     made = pairs(2.0, count=40, noise=0.05)
     steady = pairs(2.0, count=40)
     assert settled(steady, Aims((Aim(1.0),)), block=4) == "decided"
-    assert settled(steady, Aims((Aim(2.02),)), block=4) == ""
+    assert settled(steady, Aims((Aim(2.04),)), block=4) == ""
     recorded = Interval(1.2, 2.1, 3.0)
     assert settled(made, Aims((Aim(1.0),), recorded), block=4) == ""
     assert settled(steady, Aims((Aim(1.0),), Interval(1.98, 2.0, 2.02)), block=4) == "decided"
