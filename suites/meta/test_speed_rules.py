@@ -74,7 +74,7 @@ def test_an_interval_meets_or_misses_a_limit_or_neither(low, high, told):
 def test_sampling_ends_when_all_aims_are_told():
     """Of the threshold and of the baseline."""
     made = pairs(2.0, count=40, noise=0.05)
-    steady = pairs(2.0, count=40)
+    steady = pairs(2.0, count=40, noise=0.03)
     assert settled(steady, Aims((Aim(1.0),)), block=4) == "decided"
     assert settled(steady, Aims((Aim(2.04),)), block=4) == ""
     recorded = Interval(1.2, 2.1, 3.0)
