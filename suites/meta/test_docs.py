@@ -13,13 +13,17 @@ import tomllib
 import pytest
 from packaging.requirements import Requirement
 
+from harness import judge_measured
 from harness.cli import app, main
 from harness.equivalence import calibration, rules
 from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
 from harness.equivalence.ratchet import L3_SHARE, R2_FACTOR
 from harness.machine.profile import read_profiles
+from harness.measurement import memory_rules, regression, speed_rules, statistics
 from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
+from harness.report.tables import markdown_table
+from harness.session import TIMING_SECONDS
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
 
@@ -66,7 +70,7 @@ def test_documented_markers_are_the_registered_ones():
 
 
 def test_every_outcome_that_can_occur_is_documented():
-    """The others belong to properties that are not judged yet."""
+    """The others are not given yet."""
     files = [path for path in (REPOSITORY / "harness").rglob("*.py") if path.name != "vocabulary.py"]
     source = "".join(path.read_text() for path in files)
     occurring = {outcome for outcome in Outcome if f"Outcome.{outcome}" in source}
@@ -100,7 +104,8 @@ def test_documented_budgets_of_weights_are_those_in_force():
 
 def test_documented_commands_are_the_registered_ones():
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert set(re.findall(r"^harness ([a-z]+)", README, re.MULTILINE)) == commands
+    groups = {group.name for group in app.registered_groups}
+    assert set(re.findall(r"^harness ([a-z]+)", README, re.MULTILINE)) == commands | groups
     assert PROJECT["scripts"] == {"harness": f"{main.__module__}:{main.__name__}"}
 
 
@@ -117,6 +122,41 @@ def test_documented_spread_is_the_profiles():
     assert LOOSEST == 2
     assert f"errs more than {R2_FACTOR} times" in " ".join(README.split())
     assert f"| {L3_SHARE:.0%} of what was stored |".replace("%", " %") in README
+
+
+def test_documented_rules_of_timing_are_those_in_force():
+    flowing = " ".join(README.split())
+    looks = ", ".join(map(str, statistics.LOOKS[:-1]))
+    assert f"{len(statistics.LOOKS)} looks, at {looks} and {statistics.LOOKS[-1]} pairs" in flowing.replace("Five", "5")
+    assert f"a chance of error of {statistics.ALPHA:.0%}".replace("%", " %") in flowing
+    assert f"bootstrap of {statistics.RESAMPLES:,} resamples" in flowing
+    assert f"give or take {speed_rules.MET_BEYOND:.0%}".replace("%", " %") in flowing
+    assert f"more than {speed_rules.MISSED_BEYOND:.0%} below".replace("%", " %") in flowing
+    assert f"the interval is within {speed_rules.RESOLVED:.0%}".replace("%", " %") in flowing
+    assert f"when it is within {speed_rules.PRECISE:.0%}".replace("%", " %") in flowing
+    assert speed_rules.DROPPED == 1 / 5
+    assert f"More than {judge_measured.IMPOSSIBLE} of a peak is impossible" in flowing
+    assert regression.MARGIN == 1.05
+    assert f"| {TIMING_SECONDS:g} | spent at most" in README
+
+
+def test_documented_allowances_of_memory_are_those_in_force():
+    process, device = memory_rules.PROCESS, memory_rules.ALLOCATOR
+    told = [f"{s.peak:.0%} + {s.peak_bytes // 2**20} MiB".replace("%", " %") for s in (process, device)]
+    assert f"+ {told[0]} of a process, + {told[1]} of CUDA's allocator" in README
+    told = [f"{s.growth:.0%} or {s.growth_bytes // 2**20} MiB".replace("%", " %") for s in (process, device)]
+    assert f"| {told[0]} of a process, {told[1]} of CUDA's allocator |" in README
+
+
+def test_documented_thresholds_are_the_profiles():
+    [profile] = [each for each in read_profiles(REPOSITORY / "baselines") if each.name == "cpu-x86"]
+    rows = [["path", "workload", "limits", "reason"]]
+    for each in profile.thresholds:
+        limits = {name: getattr(each, name) for name in ("speed_min", "speed_max", "memory_max", "weights_max")}
+        told = ", ".join(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)
+        rows.append([f"`{each.path}`", f"`{each.workload}`", told, each.reason])
+    shown = README.partition("<!-- thresholds -->")[2].partition("<!-- end of thresholds -->")[0].strip()
+    assert "\n".join(markdown_table(rows)) in shown
 
 
 def test_tox_environments_in_readme_exist():

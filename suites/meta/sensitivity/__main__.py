@@ -1,4 +1,4 @@
-"""`python -m suites.meta.sensitivity --sessions 40 --out FOLDER`: record traces, and study them."""
+"""`python -m suites.meta.sensitivity`: record traces of eager with itself and slowed down, and study them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,60 @@ from pathlib import Path
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
+from harness.codec import write_text
 from harness.execution.runs import Setup
 from harness.execution.workers import Worker
-from suites.meta.sensitivity.record import record_trace
+from harness.machine.inventory import describe, take_inventory
+from suites.meta.sensitivity.record import Trace, record_trace
+from suites.meta.sensitivity.report import results_of, table_of
 
-MODEL, WORKLOAD = MODELS[1], next(each for each in WORKLOADS if each.name == "decode_b1")
+MODEL = next(model for model in MODELS if model.timed_daily)
+WORKLOAD = next(workload for workload in WORKLOADS if workload.name == "decode_b1")
+MEASURED = Path(__file__).parent / "measured"
+KEPT = ("processor", "cpu_capability", "cores", "torch", "transformers")
+"""Of the environment."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sessions", type=int, default=40, help="fresh processes to record")
-    parser.add_argument("--rounds", type=int, default=200, help="of each")
-    parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"))
-    asked = parser.parse_args()
+def main(arguments: list[str] | None = None) -> int:
+    """Exit code 0 once everything is written. Traces are added to those that are there: what was recorded stays."""
+    asked = _parser().parse_args(arguments)
+    file = asked.out / "traces.jsonl"
     asked.out.mkdir(parents=True, exist_ok=True)
+    for session in range(asked.sessions):
+        _record(file, rounds=asked.rounds, seed=session)
+        sys.stderr.write(f"{session + 1} of {asked.sessions}\n")
+    traces = [_trace(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    environment = describe(take_inventory(), accelerators="")
+    results = results_of(traces, environment={name: environment[name] for name in KEPT})
+    table = "\n".join(table_of(results))
+    for folder in (asked.out, *([MEASURED] if asked.accept else [])):
+        write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
+        write_text(folder / "table.md", table + "\n")
+    print(table)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sessions", type=int, default=40, help="fresh processes to record, 0 to study what is there")
+    parser.add_argument("--rounds", type=int, default=200, help="of each, in which every arm runs once")
+    parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder for traces and results")
+    parser.add_argument("--accept", action="store_true", help="keep the results as those that README shows")
+    return parser
+
+
+def _record(file: Path, *, rounds: int, seed: int) -> None:
     setup = Setup(MODEL, WORKLOAD, "cpu", Path(tempfile.gettempdir()))
-    traces = asked.out / "traces.jsonl"
-    with traces.open("a", encoding="utf-8") as file:
-        for seed in range(asked.sessions):
-            with Worker(log=asked.out / "worker.log") as worker:
-                trace = worker.call(record_trace, setup, MODEL.cpu_dtype, asked.rounds, seed, seconds=1800.0)
-            file.write(json.dumps({"seconds": trace.seconds, "dropped": trace.dropped}) + "\n")
-            file.flush()
-            sys.stderr.write(f"{seed + 1} of {asked.sessions}\n")
+    with Worker(log=file.with_name("worker.log")) as worker:
+        trace = worker.call(record_trace, setup, MODEL.cpu_dtype, rounds, seed, seconds=1800.0)
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(vars(trace)) + "\n")
+
+
+def _trace(line: str) -> Trace:
+    plain = json.loads(line)
+    return Trace({arm: tuple(seconds) for arm, seconds in plain["seconds"].items()}, tuple(plain["dropped"]))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

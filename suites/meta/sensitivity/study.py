@@ -121,3 +121,7 @@ def widths(traces: Sequence[Trace]) -> list[tuple[int, float, float, float]]:
         half = sorted(width for _, width in found)
         rows.append((count, median(spent for spent, _ in found), median(half), half[int(0.9 * (len(half) - 1))]))
     return rows
+
+
+def median_pairs(trials: Sequence[Trial]) -> float:
+    return median(each.pairs for each in trials)

@@ -1,0 +1,72 @@
+"""What the study found, as numbers and as README's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scipy.stats import binomtest
+
+from harness.measurement.statistics import LOOKS
+from harness.report.tables import markdown_table
+from suites.meta.sensitivity.record import ARMS, SAME, Trace
+from suites.meta.sensitivity.study import (
+    Counts,
+    by_absolute,
+    by_baseline,
+    by_threshold,
+    median_pairs,
+    trials_of,
+    widths,
+)
+
+RULES = ("threshold", "baseline", "absolute")
+NAMES = {
+    "threshold": "no slower than eager",
+    "baseline": "no slower than the speedup recorded in the session before",
+    "absolute": "time no more than 5 % above the one stored in the session before, as most projects have it",
+}
+
+
+def results_of(traces: Sequence[Trace], *, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Verdicts by rule and arm, and how intervals narrow, with what they were recorded on."""
+    found: dict[str, Any] = {"environment": dict(environment), "traces": len(traces), "rounds": len(traces[0].dropped)}
+    for arm in ARMS:
+        alone, recorded = trials_of(traces, arm), trials_of(traces, arm, recorded=True)
+        held, improved = by_baseline(traces, recorded)
+        found[arm] = {
+            "threshold": _counted(by_threshold(alone)),
+            "baseline": _counted(held) | {"improved": improved},
+            "absolute": _counted(by_absolute(traces, arm)),
+            "speedups": [round(each.interval.mid, 4) for each in alone],
+            "median_pairs": median_pairs(alone),
+        }
+    found["widths"] = [
+        {"pairs": pairs, "seconds": seconds, "median": half, "nine_in_ten": worst}
+        for pairs, seconds, half, worst in widths(traces)
+    ]
+    return found
+
+
+def table_of(results: Mapping[str, Any]) -> list[str]:
+    """Lines of Markdown: verdicts by rule and slowdown, and widths by pairs."""
+    rows = [["rule", "eager with itself", *(f"slowed by {arm} %" for arm in ARMS if arm != SAME)]]
+    rows += [[NAMES[rule], *(_cell(results[arm][rule], alarm=arm == SAME) for arm in ARMS)] for rule in RULES]
+    spans = [["pairs", *(str(look) for look in LOOKS)]]
+    spans.append(["seconds, median", *(f"{each['seconds']:.0f}" for each in results["widths"])])
+    spans.append(["half width, median", *(f"{each['median']:.1%}".replace("%", " %") for each in results["widths"])])
+    nine = [f"{each['nine_in_ten']:.1%}".replace("%", " %") for each in results["widths"]]
+    spans.append(["half width, nine in ten below", *nine])
+    return [*markdown_table(rows), "", *markdown_table(spans)]
+
+
+def _counted(counts: Counts) -> dict[str, int]:
+    return {"caught": counts.caught, "undecided": counts.undecided, "missed": counts.missed}
+
+
+def _cell(counted: Mapping[str, int], *, alarm: bool) -> str:
+    trials = counted["caught"] + counted["undecided"] + counted["missed"]
+    interval = binomtest(counted["caught"], trials).proportion_ci(0.95, method="wilson")
+    word = "alarms" if alarm else "caught"
+    open_ = f", {counted['undecided']} inconclusive" if counted["undecided"] else ""
+    return f"{counted['caught']} of {trials} {word} ({100 * interval.low:.0f} to {100 * interval.high:.0f} %){open_}"
