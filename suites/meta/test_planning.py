@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,9 +18,10 @@ from harness.machine.needs import Compiler, Cuda, Device, Devices, HubKernel, Hu
 from harness.paths import PATHS
 from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
+from harness.plugin import SESSION, pytest_generate_tests
 from harness.recipes import Folder, Hub, Workload
 from harness.vocabulary import Dtype, Load, Property
-from suites.conftest import CATALOGUE, REPOSITORY
+from suites.conftest import CATALOGUE
 
 CPU = Inventory(
     {"cpu": 1}, "torch is built without CUDA", {"transformers": "5.22.2", "kernels": "0.17.2"}, "/usr/bin/g++"
@@ -76,21 +76,21 @@ def test_timed_workload_of_several_runs_is_refused():
     assert Workload("ragged", prompts, 8, timed=Load.DECODE).batches == (prompts,)
 
 
-def test_measured_properties_are_asked_of_timed_cases_alone():
-    """Engagement and equivalence of all."""
-    command = [sys.executable, "-m", "pytest", "suites/every_path", "--collect-only", "-q", "--device", "cpu"]
-    command += ["-p", "no:cacheprovider", "--model", "tiny_llama3", "--dtype", "fp32"]
-    listed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert listed.returncode == 0, listed.stdout + listed.stderr
-    lines = re.findall(r"test_(\w+)\.py::\w+\[([^\]]+)\]", listed.stdout)
-    timed = {workload.name for workload in WORKLOADS if workload.timed}
-    asked = {}
-    for name, case in lines:
-        asked.setdefault(case, set()).add(name)
-    assert {case.rpartition("-")[2] for case in asked} >= {"single", "decode_b1", "prefill_b1"}
-    for case, properties in asked.items():
-        measured = case.rpartition("-")[2] in timed
-        assert properties == {str(each) for each in Property if measured or not each.measured}, case
+@pytest.mark.parametrize("asked", Property)
+def test_measured_properties_are_asked_of_timed_cases_alone(asked):
+    """Engagement and equivalence of all. By the marker that the test of each property has."""
+    test = getattr(import_module(f"suites.every_path.test_{asked}"), f"test_{asked}")
+    given, entries = {}, planned(CPU, "cpu")
+    config = SimpleNamespace(stash={SESSION: SimpleNamespace(planned=entries, replan=None)})
+    hooks = SimpleNamespace(pytest_harness_plan=lambda **_: None)
+    definition = SimpleNamespace(iter_markers=lambda: test.pytestmark, ihook=hooks)
+    generated = SimpleNamespace(
+        fixturenames=("planned",), definition=definition, config=config, parametrize=given.__setitem__
+    )
+    pytest_generate_tests(generated)
+    assert [parameter.id for parameter in given["planned"]] == [
+        entry.case.id for entry in entries if entry.case.workload.timed or not asked.measured
+    ]
 
 
 def test_markers_come_from_technique_device_and_needs():
