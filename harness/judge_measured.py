@@ -3,31 +3,30 @@ nothing that did not engage, or computes something else, is fast or small."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from harness.judge import failed, verdict_on
-from harness.measured import Measurements, Speed
+from harness.measured import Measurements, Memory, Speed
 from harness.measurement.memory_rules import findings as memory_findings
-from harness.measurement.regression import Change, Recorded, compare, figures_of, overall
-from harness.measurement.roofline import mbu, mfu
+from harness.measurement.regression import Change, Compared, Recorded, compare, figures_of, mebibytes, overall
+from harness.measurement.roofline import IMPOSSIBLE, mbu, mfu
 from harness.measurement.speed_rules import DROPPED, Aim, Told, ratios_of, speedup
 from harness.measurement.statistics import LEAST, Interval
 from harness.measurement.thresholds import Threshold
 from harness.records import Case, Verdict
 from harness.vocabulary import Outcome, Property
 
-IMPOSSIBLE = 1.02
-"""Share of a measured peak above which the measurement must be wrong: a run was not waited for, ended early, or worked
-in a cache that the peak's tensor did not fit into."""
-
+QUIETER = "ask on a quieter machine"
+MORE_TIME = "allow more with --timing-seconds"
 
 CHANGED = {
     Change.REGRESSED: (
         Outcome.REGRESSED,
         "compare the environments of both; if it is meant: harness baseline accept RUN --worse REASON",
     ),
-    Change.UNDECIDED: (Outcome.INCONCLUSIVE, "ask on a quieter machine"),
+    Change.UNDECIDED: (Outcome.INCONCLUSIVE, QUIETER),
     Change.IMPROVED: (Outcome.IMPROVED, "keep it: harness baseline accept RUN"),
 }
 """Of a change: what the verdict says, and what a person does about it."""
@@ -50,12 +49,16 @@ def judge_measured(
     """The verdict on one measured property. `equivalence` is that on the same case, whose outcome stands if it is no
     PASS; only then may there be no `measurements`.
 
-    Raises ValueError if any of these is another case's.
+    Raises ValueError if any of these is another case's, or the property is not measured.
     """
     if equivalence.case != case.id or (measurements and measurements.case != case.id):
         raise ValueError(f"{case.id}: judged by another case's evidence, but should be by its own")
-    if equivalence.outcome is not Outcome.PASS or measurements is None:
+    if not asked.measured:
+        raise ValueError(f"{case.id}: {asked} is judged by measurements, but should be by evidence")
+    if equivalence.outcome is not Outcome.PASS:
         return replace(equivalence, property=asked)
+    if measurements is None:
+        return _nothing(case, asked)
     rules: dict[Property, Callable[[Case, Measurements, Bar], Verdict]] = {
         Property.SPEED: _speed,
         Property.MEMORY: _memory,
@@ -70,28 +73,21 @@ def _speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     early = _unusable(case, asked, measured)
     if early or measured.speed is None:
         return early or _nothing(case, asked)
-    speed, threshold = measured.speed, bar.threshold
+    speed, aims = measured.speed, aims_of(bar.threshold)
     interval = speedup(speed)
-    numbers = {**_numbers(speed, interval), **_rates(case, measured)}
-    aims = aims_of(threshold)
-    for name, aim in aims.items():
-        numbers[f"speedup.{name}"] = aim.limit
+    limits = {f"speedup.{name}": aim.limit for name, aim in aims.items()}
+    numbers = {**_numbers(speed, interval), **_rates(case, measured), **limits}
     what = f"speed over eager's is {interval}"
-    for name, aim in aims.items():
-        told = aim.told(interval)
-        if told is not Told.MET:
-            bound = f"should be {name.replace('_', ' ')} {aim.limit:g}"
-            if told is Told.MISSED:
-                message = (
-                    f"{case.id}: {what}, but {bound}, since {threshold.reason} (its measurements file has all pairs)"
-                )
-                return verdict_on(case, asked, Outcome.SLOW, message, numbers)
-            message = (
-                f"{case.id}: {what}, which does not tell whether it {bound} ({_spent(speed)}; ask on a quieter machine)"
-            )
-            return verdict_on(case, asked, Outcome.INCONCLUSIVE, message, numbers)
-    bounds = ", ".join(f"{name.replace('_', ' ')} {aim.limit:g}" for name, aim in aims.items()) or "no limit"
-    return verdict_on(case, asked, Outcome.PASS, f"{what} of {bounds}; {_spent(speed)}", numbers)
+    bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.told(interval) for name, aim in aims.items()}
+    for bound in (bound for bound, told in bounds.items() if told is Told.MISSED):
+        why = f"{bound}, since {bar.threshold.reason} (its measurements file has all pairs)"
+        return verdict_on(case, asked, Outcome.SLOW, f"{case.id}: {what}, but should be {why}", numbers)
+    for bound in (bound for bound, told in bounds.items() if told is Told.OPEN):
+        todo = MORE_TIME if speed.stopped == "seconds" else QUIETER
+        message = f"{case.id}: {what}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
+        return verdict_on(case, asked, Outcome.INCONCLUSIVE, message, numbers)
+    held = f"should be {' and '.join(bounds)}" if bounds else "no limit is set"
+    return verdict_on(case, asked, Outcome.PASS, f"{what}, {held}; {_spent(speed)}", numbers)
 
 
 def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
@@ -104,24 +100,25 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     found = memory_findings(
         memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device
     )
-    numbers = {
-        **{f"candidate.{name}": float(value) for name, value in vars(memory.candidate).items() if value is not None},
-        **{f"eager.{name}": float(value) for name, value in vars(memory.eager).items() if value is not None},
-        "memory_ratio": memory.candidate.peak / memory.eager.peak if memory.eager.peak else 0.0,
-        "memory_overhead": memory.candidate.peak / memory.candidate.least - 1 if memory.candidate.least else 0.0,
+    numbers = _bytes(memory) | {
+        name: float(value)
+        for finding in found
+        for name, value in ((f"{finding.key}_mib", finding.got), (f"{finding.key}_mib.limit", finding.limit))
     }
     wrong = [finding for finding in found if finding.violated]
     if wrong:
-        most = max(wrong, key=lambda finding: finding.excess)
+        # What was not measured right says nothing of the other limits.
+        impossible = [finding for finding in wrong if finding.rule == "M3"]
+        most = max(impossible or wrong, key=lambda finding: finding.excess)
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         where = f"look into {memory.snapshot}" if memory.snapshot else "its measurements file has every number"
-        impossible = any(finding.rule == "M3" for finding in wrong)
         outcome = Outcome.ERROR if impossible else Outcome.OVER_MEMORY
         return verdict_on(case, asked, outcome, f"{case.id}: {most}{more} ({where})", numbers)
-    told = (
-        f"peak {_mib(memory.candidate.peak)} of eager's {_mib(memory.eager.peak)}, least {_mib(memory.candidate.least)}"
+    ours, eagers, least = (
+        mebibytes(size) for size in (memory.candidate.peak, memory.eager.peak, memory.candidate.least)
     )
-    return verdict_on(case, asked, Outcome.PASS, f"{told}; {len(found)} limits hold", numbers)
+    told = f"peak {ours} beside eager's {eagers}, least {least}; {len(found)} limits hold"
+    return verdict_on(case, asked, Outcome.PASS, told, numbers)
 
 
 def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
@@ -129,19 +126,18 @@ def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     early = _unusable(case, asked, measured)
     if early or measured.speed is None or measured.peaks is None:
         return early or _nothing(case, asked)
-    rates = _rates(case, measured)
+    rates, least = _rates(case, measured), bar.threshold.mbu_min
     if not rates:
-        why = measured.speed.uncounted or "requests are served together, and their first tokens not seen apart"
-        return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {why}")
-    told = ", ".join(f"{name.upper()} {rates[name]:.3g}" for name in ("mbu", "mfu") if name in rates)
-    least = bar.threshold.mbu_min
-    if least is not None and "mbu" in rates and rates["mbu"] < least:
+        return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {_unseen(measured.speed)}")
+    numbers = rates if least is None else {**rates, "mbu.at_least": least}
+    if least is not None and rates["mbu"] < least:
         message = f"{case.id}: MBU of decode is {rates['mbu']:.3g}, but should be at least {least:g}, since "
         message += (
             f"{bar.threshold.reason} (launches or synchronisations between kernels cost the rest: profile a step)"
         )
-        return verdict_on(case, asked, Outcome.SLOW, message, {**rates, "mbu.at_least": least})
-    return verdict_on(case, asked, Outcome.PASS, f"{told} of this machine's measured peaks", rates)
+        return verdict_on(case, asked, Outcome.SLOW, message, numbers)
+    told = ", ".join(f"{name.upper()} {share:.3g}" for name, share in rates.items())
+    return verdict_on(case, asked, Outcome.PASS, f"{told} of this machine's measured peaks", numbers)
 
 
 def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
@@ -153,18 +149,21 @@ def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
         return verdict_on(
             case, asked, Outcome.NO_BASELINE, f"{case.id}: {bar.why_none}", {"speedup": speedup(measured.speed).mid}
         )
+    if measured.memory_failure and bar.recorded.figures.memory:
+        return failed(case, asked, measured.memory_failure)
     found = compare(bar.recorded.figures, figures_of(measured, device=case.device), device=case.device)
-    numbers = {f"{each.metric}.stored": each.stored for each in found if each.stored is not None}
-    numbers |= {each.metric: each.now for each in found if each.now is not None}
     change = overall(found)
-    told = [str(each) for each in found if each.change is change]
+    told = [entry for entry in found if entry.change is change]
     if change is Change.UNCHANGED:
-        return verdict_on(
-            case, asked, Outcome.PASS, f"as recorded on {bar.recorded.recorded}: {'; '.join(told)}", numbers
-        )
+        message = f"as recorded on {bar.recorded.recorded}: {'; '.join(map(str, told))}"
+        return verdict_on(case, asked, Outcome.PASS, message, _compared(found))
     outcome, todo = CHANGED[change]
+    if told[0].stored is None:
+        todo = "record it too: harness baseline accept RUN"
+    elif told[0].now is None:
+        todo = "run the case again"
     more = f", and {len(told) - 1} more" if len(told) > 1 else ""
-    return verdict_on(case, asked, outcome, f"{case.id}: {told[0]}{more} ({todo})", numbers)
+    return verdict_on(case, asked, outcome, f"{case.id}: {told[0]}{more} ({todo})", _compared(found))
 
 
 def aims_of(threshold: Threshold) -> dict[str, Aim]:
@@ -181,35 +180,46 @@ def _unusable(case: Case, asked: Property, measured: Measurements) -> Verdict | 
     if speed is None:
         return None
     if speed.differing:
-        message = (
-            f"{case.id}: timed runs with other tokens than the verified one are {speed.differing}, but should be 0 "
-        )
-        return verdict_on(case, asked, Outcome.MISMATCH, f"{message}(what was timed is not what was compared)")
+        what = f"timed runs with other tokens than the verified one are {speed.differing}, but should be 0"
+        message = f"{case.id}: {what} (what was timed is not what was compared)"
+        return verdict_on(case, asked, Outcome.MISMATCH, message)
     if speed.kernels != speed.verified_kernels:
         ours, theirs = (", ".join(names) or "none" for names in (speed.kernels, speed.verified_kernels))
-        message = f"{case.id}: kernels in the timed session are {ours}, but should be {theirs} "
-        return verdict_on(case, asked, Outcome.NOT_ENGAGED, f"{message}(as in the verified run)")
-    why = _unfit(speed)
-    if why:
-        return verdict_on(case, asked, Outcome.INCONCLUSIVE, f"{case.id}: {why} (ask again when it is alone)")
-    for name, share in _rates(case, measured).items():
-        if name in {"mbu", "mfu"} and share > IMPOSSIBLE:
-            message = (
-                f"{case.id}: {name.upper()} is {share:.3g} of the measured peak, but should be at most {IMPOSSIBLE:g} "
-            )
-            message += "(the measurement is wrong: was every run waited for, and did none end early?)"
-            return verdict_on(case, asked, Outcome.ERROR, message, {name: share})
-    return None
+        message = f"{case.id}: kernels in the timed session are {ours}, but should be {theirs} (as in the verified run)"
+        return verdict_on(case, asked, Outcome.NOT_ENGAGED, message)
+    if why := _unfit(speed):
+        return verdict_on(case, asked, Outcome.INCONCLUSIVE, f"{case.id}: {why}")
+    return _impossible(case, asked, _rates(case, measured))
 
 
 def _unfit(speed: Speed) -> str:
+    """Why pairs do not suffice, and what to do; empty if they do."""
     if speed.foreign:
-        return f"{speed.foreign} foreign processes computed on the device"
-    gone, needed = len(speed.pairs) - len(speed.kept), max(LEAST, speed.block)
-    if gone > DROPPED * len(speed.pairs):
-        reasons = ", ".join(sorted({pair.dropped for pair in speed.pairs if pair.dropped}))
-        return f"{gone} of {len(speed.pairs)} pairs were dropped: {reasons}"
-    return f"{len(speed.kept)} pairs count, but at least {needed} should" if len(speed.kept) < needed else ""
+        return (
+            f"foreign processes that computed on the device are {speed.foreign}, but should be 0 (ask again when it "
+            "is alone)"
+        )
+    gone, most = len(speed.pairs) - len(speed.kept), DROPPED * len(speed.pairs)
+    if gone > most:
+        [(reason, _)] = Counter(pair.dropped for pair in speed.pairs if pair.dropped).most_common(1)
+        return (
+            f"dropped pairs are {gone} of {len(speed.pairs)}, but should be at most {most:g} (ask again without what "
+            f"befell most of them: {reason})"
+        )
+    needed = max(LEAST, speed.block)
+    if len(speed.kept) < needed:
+        return f"pairs that count are {len(speed.kept)}, but should be at least {needed} ({MORE_TIME})"
+    return ""
+
+
+def _impossible(case: Case, asked: Property, rates: Mapping[str, float]) -> Verdict | None:
+    """The verdict on times that no machine can reach."""
+    for name, share in rates.items():
+        if share > IMPOSSIBLE:
+            what = f"{name.upper()} is {share:.3g} of the measured peak, but should be at most {IMPOSSIBLE:g}"
+            message = f"{case.id}: {what} (the measurement is wrong: was every run waited for, and did none end early?)"
+            return verdict_on(case, asked, Outcome.ERROR, message, {name: share, f"{name}.limit": IMPOSSIBLE})
+    return None
 
 
 def _numbers(speed: Speed, interval: Interval) -> dict[str, float]:
@@ -236,9 +246,39 @@ def _rates(case: Case, measured: Measurements) -> dict[str, float]:
     times = ratios_of(speed)
     if "first_seconds" not in times:
         return {}
-    found = {"mbu": mbu(speed.work, times["token_seconds"], peaks)}
+    # A run whose tokens all come at once with the first did not do its work, and must show as impossible.
+    found = {"mbu": mbu(speed.work, max(times["token_seconds"], 1e-12), peaks)}
     prefill = mfu(speed.work, times["first_seconds"], peaks, dtype=case.dtype)
     return found if prefill is None else found | {"mfu": prefill}
+
+
+def _unseen(speed: Speed) -> str:
+    """Why there are no rates, although there are peaks."""
+    if speed.work is None:
+        return speed.uncounted or "what it must move and compute was not counted"
+    return "requests are served together, and their first tokens not seen apart"
+
+
+def _bytes(memory: Memory) -> dict[str, float]:
+    """What both sides held, and of the candidate's peak how much more than eager's and than the least it is."""
+    found = {
+        f"{side}.{name}": float(value)
+        for side, held in (("candidate", memory.candidate), ("eager", memory.eager))
+        for name, value in vars(held).items()
+        if value is not None
+    }
+    if memory.eager.peak:
+        found["memory_ratio"] = memory.candidate.peak / memory.eager.peak
+    if memory.candidate.least:
+        found["memory_overhead"] = memory.candidate.peak / memory.candidate.least - 1
+    return found
+
+
+def _compared(found: tuple[Compared, ...]) -> dict[str, float]:
+    """What was measured, and what was recorded, of every metric."""
+    names = {each: each.metric.replace(" ", "_") for each in found}
+    now = {names[each]: float(each.now) for each in found if each.now is not None}
+    return now | {f"{names[each]}.recorded": float(each.stored) for each in found if each.stored is not None}
 
 
 def _spent(speed: Speed) -> str:
@@ -250,7 +290,3 @@ def _spent(speed: Speed) -> str:
 
 def _nothing(case: Case, asked: Property) -> Verdict:
     return verdict_on(case, asked, Outcome.ERROR, f"{case.id}: the record holds no {asked} (run the case again)")
-
-
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.1f} MiB"

@@ -3,6 +3,7 @@ Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,8 +41,12 @@ class Threshold:
         where = f"threshold of {self.path} on {self.workload}"
         if not self.reason:
             raise ValueError(f"{where} has no reason, but should say why, and where it was measured")
-        if all(limit is None for limit in limits) or any(limit is not None and limit <= 0 for limit in limits):
+        if not any(limits) or any(limit is not None and not 0 < limit < math.inf for limit in limits):
             raise ValueError(f"{where} should limit something, by a positive number")
+        if self.speed_min and self.speed_max and self.speed_min > self.speed_max:
+            raise ValueError(f"{where} wants a speed of at least {self.speed_min:g} and at most {self.speed_max:g}")
+        if self.mbu_min and self.mbu_min >= 1:
+            raise ValueError(f"{where} wants an MBU of {self.mbu_min:g}, but no run reaches all of the bandwidth")
 
 
 def threshold_of(case: Case, known: Iterable[Threshold]) -> Threshold:

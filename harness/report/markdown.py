@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from harness.records import Run
-from harness.report.tables import case_table, changed_numerics, markdown_table, skipped_paths, tally_outcomes
+from harness.report.tables import (
+    case_table,
+    changed_numerics,
+    judged_cases,
+    markdown_table,
+    skipped_paths,
+    tally_outcomes,
+)
 
 ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
     "the worst of all phases and rows."
 )
 FIGURES = (
-    "Speed ×: eager's time over the path's, by the median of pairs, with its 99 % interval. Memory ×: its peak over "
-    "eager's. MBU: share of the measured memory bandwidth that a decode step uses; MFU: share of the measured rate of "
-    "matrix products that the prefill uses."
+    "Speed ×: eager's time over the path's, the median of pairs with an interval of which each bound holds with 99 % "
+    "confidence. Memory ×: the path's peak over eager's. MBU: share of the measured memory bandwidth that a decode "
+    "step uses. MFU: share of the measured rate of matrix products that the prefill uses."
 )
 
 
 def markdown(run: Run) -> str:
     """The report of a run."""
     failures = [verdict for verdict in run.verdicts if verdict.outcome.fails]
-    judged = [verdict for verdict in run.verdicts if not verdict.outcome.skips]
+    judged = judged_cases(run.verdicts)
     lines = [f"# {tally_outcomes(run.verdicts)}", ""]
     if failures:
         lines += ["## Failed", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in failures), ""]

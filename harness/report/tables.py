@@ -5,35 +5,50 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from harness.measurement.statistics import Interval
 from harness.records import Verdict
 from harness.vocabulary import Outcome, Property
 
 RATIO = ".rho"
 """Numbers shown in the table: error over eager's own, by dtype."""
 STORED = ".stored"
-"""Ends the name of what a number was when it was stored; only numbers that have changed have it."""
+"""Ends the name of what an error was when it was stored; only errors that have changed have it."""
+
+
+def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """All verdicts on the cases of which at least one property was judged: where one was not, the table says so."""
+    known = list(verdicts)
+    judged = {verdict.case for verdict in known if not verdict.outcome.skips}
+    return [verdict for verdict in known if verdict.case in judged]
 
 
 def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
-    """Header and one row per case: its id, the outcome of each property judged, the error ratio in each dtype."""
+    """Header and one row per case: its id, the outcome of each property judged, the error ratio in each dtype, and the
+    figures of timed cases."""
     cases: dict[str, dict[Property, Verdict]] = {}
     for verdict in verdicts:
         cases.setdefault(verdict.case, {})[verdict.property] = verdict
+    numbers = {
+        case: {key: value for verdict in judged.values() for key, value in verdict.numbers.items()}
+        for case, judged in cases.items()
+    }
     asked = [p for p in Property if any(p in judged for judged in cases.values())]
-    ratios = sorted(
-        {key for judged in cases.values() for v in judged.values() for key in v.numbers if key.endswith(RATIO)},
-        reverse=True,
-    )
-    figures = [
-        name for name, (key, _) in FIGURES.items() if any(key in v.numbers for j in cases.values() for v in j.values())
+    known = {key for figures in numbers.values() for key in figures}
+    ratios = sorted((key for key in known if key.endswith(RATIO)), reverse=True)
+    figures = [(name, key, show) for name, (key, show) in FIGURES.items() if key in known]
+    head = ["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *(f[0] for f in figures)]
+    return [
+        head,
+        *(
+            [
+                case,
+                *(str(judged[p].outcome) if p in judged else "" for p in asked),
+                *(_ratio(numbers[case], key) for key in ratios),
+                *(show(numbers[case]) if key in numbers[case] else "" for _, key, show in figures),
+            ]
+            for case, judged in cases.items()
+        ),
     ]
-    rows = [["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *figures]]
-    for case, judged in cases.items():
-        numbers = {key: value for verdict in judged.values() for key, value in verdict.numbers.items()}
-        outcomes = [str(judged[p].outcome) if p in judged else "" for p in asked]
-        shown = [FIGURES[name][1](numbers) if FIGURES[name][0] in numbers else "" for name in figures]
-        rows.append([case, *outcomes, *(_ratio(numbers, key) for key in ratios), *shown])
-    return rows
 
 
 def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
@@ -70,17 +85,21 @@ def tally_outcomes(verdicts: Iterable[Verdict]) -> str:
 
 
 def _interval(numbers: Mapping[str, float]) -> str:
-    return f"{numbers['speedup']:.2f} ({numbers['speedup.low']:.2f} to {numbers['speedup.high']:.2f})"
+    return str(Interval(*(numbers[f"speedup{bound}"] for bound in (".low", "", ".high"))))
+
+
+def _figure(key: str) -> tuple[str, Callable[[Mapping[str, float]], str]]:
+    return key, lambda numbers: f"{numbers[key]:.3g}"
 
 
 FIGURES: dict[str, tuple[str, Callable[[Mapping[str, float]], str]]] = {
-    "speed × (99 %)": ("speedup.low", _interval),
-    "memory ×": ("memory_ratio", lambda numbers: f"{numbers['memory_ratio']:.2f}"),
-    "MBU": ("mbu", lambda numbers: f"{numbers['mbu']:.3f}"),
-    "MFU": ("mfu", lambda numbers: f"{numbers['mfu']:.3f}"),
+    "speed ×": ("speedup.low", _interval),
+    "memory ×": _figure("memory_ratio"),
+    "MBU": _figure("mbu"),
+    "MFU": _figure("mfu"),
 }
 """Columns of timed cases: the number that a case needs to have one, and how it is shown."""
 
 
-def _ratio(numbers: dict[str, float], key: str) -> str:
+def _ratio(numbers: Mapping[str, float], key: str) -> str:
     return f"{numbers[key]:.2f} of {numbers[f'{key}.limit']:g}" if key in numbers else ""

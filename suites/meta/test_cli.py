@@ -16,6 +16,7 @@ from harness.errors import WorkerTimedOut
 from harness.execution.runner import Runner
 from harness.machine.fault_results import FILE
 from harness.machine.profile import Match, Profile, read_profile, read_profiles, write_profile
+from harness.measurement.thresholds import Threshold
 from harness.plan import Catalogue
 from harness.records import Claim, Engagement
 from suites.conftest import CATALOGUE
@@ -105,11 +106,14 @@ def test_dry_run_writes_nothing_and_json_is_json(command, tmp_path):
 
 
 def test_calibrating_again_renews_the_profile_that_matches(command, tmp_path):
-    """Under its name; another one for the same machine is refused."""
+    """Under its name, with its thresholds; another one for the same machine is refused."""
     match = Match("cpu", platform.machine())
-    write_profile(Profile("mine", tmp_path / "baselines" / "mine", match, None))
+    kept = (Threshold("eager", "single", "by hand", speed_min=1.0),)
+    write_profile(Profile("mine", tmp_path / "baselines" / "mine", match, None, kept))
     assert command("calibrate", "--device", "cpu", *FULL)[0] == 0
-    assert read_profile(tmp_path / "baselines" / "mine" / "profile.toml").calibration
+    renewed = read_profile(tmp_path / "baselines" / "mine" / "profile.toml")
+    assert renewed.calibration
+    assert renewed.thresholds == kept
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
     assert code == 1
     assert refusal(told) == "--profile yours: profile mine matches this machine already (leave the option out)"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +18,9 @@ from harness.machine.needs import Compiler, Cuda, Device, Devices, HubKernel, Hu
 from harness.paths import PATHS
 from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
-from harness.recipes import Folder, Hub
-from harness.vocabulary import Dtype
+from harness.plugin import SESSION, pytest_generate_tests
+from harness.recipes import Folder, Hub, Workload
+from harness.vocabulary import Dtype, Load, Property
 from suites.conftest import CATALOGUE
 
 CPU = Inventory(
@@ -39,6 +42,55 @@ def test_every_path_meets_every_model_and_workload_once():
     ids = [entry.case.id for entry in planned(CPU, "cpu")]
     assert len(set(ids)) == len(ids) == len(PATHS) * len(MODELS) * len(WORKLOADS)
     assert "cpu-bf16-tiny_qwen3-attention.sdpa-ragged_b4" in ids
+
+
+def test_timed_workloads_are_planned_for_every_path():
+    """On any device, so that what is not timed daily can be asked for."""
+    timed = {workload.name for workload in WORKLOADS if workload.timed}
+    assert timed == {"decode_b1", "prefill_b1", "decode_b16"}
+    assert {workload.timed for workload in WORKLOADS} == {None, *Load}
+    for entries in (planned(CPU, "cpu"), planned(GPU, "cuda")):
+        found = {(entry.case.path, entry.case.workload.name) for entry in entries if entry.case.workload.timed}
+        assert found == {(path.name, workload) for path in PATHS for workload in timed}
+
+
+def test_cpu_times_daily_what_pays_there_on_one_model():
+    """Elsewhere every path is timed on every model."""
+    found = {(entry.case.recipe.name, entry.case.path, entry.case.workload.timed) for entry in daily(CPU, "cpu")}
+    timed = {(model, path, load) for model, path, load in found if load}
+    models = [model.name for model in MODELS if model.timed_daily]
+    assert timed == {(model, path.name, load) for model in models for path in PATHS for load in path.pays_in()}
+    assert {load for *_, load in timed} == {Load.DECODE, Load.PREFILL}
+    assert ("tiny_llama3", "caching.none", Load.DECODE) in timed
+    assert ("tiny_llama3", "attention.sdpa", Load.PREFILL) in timed
+    assert models == ["tiny_llama3"]
+    everywhere = [entry for entry in planned(GPU, "cuda") if entry.case.workload.timed]
+    assert not any(entry.slow for entry in everywhere)
+
+
+def test_timed_workload_of_several_runs_is_refused():
+    """One run has one time."""
+    prompts = WORKLOADS[0].prompts
+    with pytest.raises(ValueError, match="workload both is timed, but should then be one run"):
+        Workload("both", prompts, 8, separate=True, timed=Load.DECODE)
+    assert Workload("ragged", prompts, 8, timed=Load.DECODE).batches == (prompts,)
+
+
+@pytest.mark.parametrize("asked", Property)
+def test_measured_properties_are_asked_of_timed_cases_alone(asked):
+    """Engagement and equivalence of all. By the marker that the test of each property has."""
+    test = getattr(import_module(f"suites.every_path.test_{asked}"), f"test_{asked}")
+    given, entries = {}, planned(CPU, "cpu")
+    config = SimpleNamespace(stash={SESSION: SimpleNamespace(planned=entries, replan=None)})
+    hooks = SimpleNamespace(pytest_harness_plan=lambda **_: None)
+    definition = SimpleNamespace(iter_markers=lambda: test.pytestmark, ihook=hooks)
+    generated = SimpleNamespace(
+        fixturenames=("planned",), definition=definition, config=config, parametrize=given.__setitem__
+    )
+    pytest_generate_tests(generated)
+    assert [parameter.id for parameter in given["planned"]] == [
+        entry.case.id for entry in entries if entry.case.workload.timed or not asked.measured
+    ]
 
 
 def test_markers_come_from_technique_device_and_needs():

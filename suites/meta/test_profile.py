@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import tomllib
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +26,7 @@ from harness.machine.profile import (
     write_profile,
 )
 from harness.machine.standard import Standard, sound_profiles, standard_of
+from harness.measurement.thresholds import Threshold
 from suites.conftest import REPOSITORY
 
 HERE = Match("cpu", "x86_64")
@@ -39,6 +42,10 @@ CALIBRATION = Calibration(
     over_table={},
     q95=Q95,
     values=calibrated(Q95),
+)
+THRESHOLDS = (
+    Threshold("caching.none", "decode_b1", 'a control: "no cache", 4 × slower', speed_max=0.5, memory_max=1.25),
+    Threshold("caching.none", "decode_b1", "its own", recipe="mini", speed_max=0.25, weights_max=1.0, mbu_min=0.1),
 )
 
 
@@ -56,6 +63,74 @@ def test_what_is_written_is_read(made):
     assert read == made
     assert read.limits == Limits(fp32_rho=3.25)
     assert deviations(read.limits) == "fp32_rho 3.25 instead of 3"
+
+
+def test_thresholds_are_kept(made):
+    """As tables of a list, each with what it limits alone; a profile that is calibrated anew keeps those written by
+    hand."""
+    profile = replace(made, thresholds=THRESHOLDS)
+    path = write_profile(profile)
+    assert read_profile(path) == profile
+    [general, _] = tomllib.loads(path.read_text())["thresholds"]
+    assert general.keys() == {"path", "workload", "reason", "recipe", "speed_max", "memory_max"}
+    assert path.read_text().count("\n[[thresholds]]\n") == 2
+    write_profile(replace(read_profile(path), calibration=replace(CALIBRATION, seeds=9)))
+    assert read_profile(path).thresholds == THRESHOLDS
+    assert read_profile(path).calibration.seeds == 9
+    bare = replace(profile, calibration=None)
+    assert read_profile(write_profile(bare)) == bare
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (
+            THRESHOLDS[:1] * 2,
+            ": caching.none on decode_b1 has two thresholds for every model (",
+        ),
+        (
+            (THRESHOLDS[1], replace(THRESHOLDS[1], speed_max=0.1)),
+            ": caching.none on decode_b1 has two thresholds for mini (",
+        ),
+    ],
+)
+def test_doubled_threshold_is_refused_by_file_and_path(made, written, told):
+    """Otherwise the first would decide, and who edits the second wonders."""
+    path = made.folder / "profile.toml"
+    tables = []
+    for each in written:
+        alone = write_profile(replace(made, folder=made.folder.parent / "alone", thresholds=(each,)))
+        tables.append("\n[[thresholds]]\n" + alone.read_text().partition("\n[[thresholds]]\n")[2])
+    path.write_text(path.read_text() + "".join(tables))
+    with pytest.raises(CorruptRecord) as refused:
+        read_profile(path)
+    assert str(refused.value) == f"{path}{told}repair it, or delete it and calibrate again)"
+    with pytest.raises(ValueError, match="has two thresholds"):
+        write_profile(replace(made, thresholds=written))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("speed_max = 0.5", "speed_maximum = 0.5", "[0]: has unknown speed_maximum, but Threshold knows path, "),
+        ("speed_max = 0.5", 'speed_max = "0.5"', "[0].speed_max: is '0.5', but should be a number"),
+        ("speed_max = 0.5", "speed_max = nan", "[0]: threshold of caching.none on decode_b1 should limit something"),
+        ("mbu_min = 0.1", "mbu_min = 10", "[1]: threshold of caching.none on decode_b1 wants an MBU of 10, but no run"),
+        ('path = "caching.none"\n', "", "[0]: lacks path, which Threshold needs"),
+        ('reason = "its own"', 'reason = ""', "[1]: threshold of caching.none on decode_b1 has no reason, but should"),
+        ("[[thresholds]]", "[[threshold]]", ": has unknown threshold, but Contents knows match, limits, thresholds"),
+        ("[[thresholds]]", "[thresholds]", ": is no TOML: "),
+    ],
+)
+def test_each_defect_of_a_threshold_is_refused_by_place(made, old, new, told):
+    path = write_profile(replace(made, thresholds=THRESHOLDS))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new) if "[[" in old else text.replace(old, new, 1))
+    with pytest.raises(CorruptRecord) as refused:
+        read_profile(path)
+    assert str(refused.value).startswith(f"{path}.thresholds{told}" if told.startswith("[") else f"{path}{told}")
+    assert "\n" not in str(refused.value)
 
 
 def test_profile_without_limits_judges_by_the_table(tmp_path):
@@ -145,6 +220,8 @@ def test_session_judges_by_the_profile_that_matches(made):
     assert standard.limits == Limits(fp32_rho=3.25)
     assert standard.notes == ("limits of profile here are not the table's: fp32_rho 3.25 instead of 3",)
     assert standard_of((made,), Match("cpu", "other"), {}) == Standard()
+    standard = standard_of((replace(made, thresholds=THRESHOLDS),), HERE, {})
+    assert standard.thresholds == THRESHOLDS
 
 
 def test_profile_under_which_a_fault_survives_is_refused(tmp_path):

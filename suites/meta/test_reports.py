@@ -13,8 +13,11 @@ from harness.records import Run, Verdict
 from harness.report.folder import RunFolder
 from harness.report.junit import junit
 from harness.report.markdown import markdown
-from harness.report.tables import aligned, case_table, tally_outcomes
+from harness.report.tables import aligned, case_table, changed_numerics, judged_cases, tally_outcomes
 from harness.vocabulary import Outcome, Property
+from suites.meta.judging import bar, judged, recorded
+from suites.meta.test_judge import CASE
+from suites.meta.timings import measured
 
 GOOD = Verdict("a", Property.EQUIVALENCE, Outcome.PASS, "fine", {"fp32.rho": 1.25, "fp32.rho.limit": 3.0})
 BAD = Verdict("b", Property.ENGAGEMENT, Outcome.NOT_ENGAGED, "b: x is <1>, but should be 2 (look)")
@@ -29,6 +32,76 @@ def test_table_has_a_row_per_case_and_a_column_per_property_and_dtype():
         ["b", "NOT_ENGAGED", "", ""],
         ["c", "UNSUPPORTED", "", ""],
     ]
+
+
+def timed(case, asked, outcome=Outcome.PASS, **numbers):
+    """A verdict on a measured property; `__` stands for a dot in the name of a number."""
+    return Verdict(
+        case, asked, outcome, f"{case}: x", {key.replace("__", "."): value for key, value in numbers.items()}
+    )
+
+
+TIMED = (
+    GOOD,
+    timed("a", Property.SPEED, speedup=1.994, speedup__low=1.981, speedup__high=2.0123, mbu=0.4321, mfu=0.05),
+    timed("a", Property.MEMORY, Outcome.OVER_MEMORY, memory_ratio=1.2345),
+    timed("a", Property.UTILIZATION, mbu=0.4321, mfu=0.05),
+    timed("a", Property.REGRESSION, Outcome.NO_BASELINE, speedup=1.994),
+    timed("d", Property.SPEED, Outcome.SLOW, speedup=0.01994, speedup__low=0.01981, speedup__high=0.02012),
+    timed("d", Property.UTILIZATION, Outcome.UNSUPPORTED),
+)
+
+
+def test_timed_cases_have_columns_of_their_figures():
+    """Small ratios keep their digits. Without such a case there are none of these columns."""
+    head = ["case", "equivalence", "speed", "memory", "utilization", "regression", "fp32 error ratio"]
+    assert case_table(TIMED) == [
+        [*head, "speed ×", "memory ×", "MBU", "MFU"],
+        [
+            *("a", "PASS", "PASS", "OVER_MEMORY", "PASS", "NO_BASELINE", "1.25 of 3"),
+            *("1.99 (1.98 to 2.01)", "1.23", "0.432", "0.05"),
+        ],
+        ["d", "", "SLOW", "", "UNSUPPORTED", "", "", "0.0199 (0.0198 to 0.0201)", "", "", ""],
+    ]
+    assert case_table(TIMED[4:5])[0] == ["case", "regression"]
+
+
+def test_figures_of_real_verdicts_are_shown():
+    """The names of numbers are those that judging gives."""
+    verdicts = [judged(asked) for asked in Property if asked.measured]
+    head, row = case_table(verdicts)
+    shown = dict(zip(head, row, strict=True))
+    assert [shown[name] for name in ("speed ×", "memory ×", "MBU", "MFU")] == [
+        "2.01 (1.99 to 2.02)", "1", "0.4", "0.25",
+    ]  # fmt: skip
+
+
+def test_cases_of_which_nothing_was_judged_stand_in_no_table():
+    """Of others, what was not judged is told in its cell."""
+    assert judged_cases((*TIMED, AWAY)) == list(TIMED)
+    text = markdown(replace(RUN, verdicts=(*TIMED, AWAY)))
+    row = (
+        "| a | PASS | PASS | OVER_MEMORY | PASS | NO_BASELINE | 1.25 of 3 | 1.99 (1.98 to 2.01) | 1.23 | 0.432 | 0.05 |"
+    )
+    assert row in text
+    assert "| c |" not in text
+
+
+def test_figures_are_explained_where_there_are_any():
+    explained = ("Speed ×: eager's time over the path's", "Memory ×: ", "MBU: ", "MFU: ")
+    with_timed, without = (markdown(replace(RUN, verdicts=verdicts)) for verdicts in (TIMED, (GOOD,)))
+    for line in explained:
+        assert line in with_timed
+        assert line not in without
+    assert all("Error ratio: " in text for text in (with_timed, without))
+
+
+def test_comparison_with_a_baseline_changes_no_numerics():
+    """What was recorded of speed and bytes is no error that has grown."""
+    fine = judged(Property.REGRESSION, against=bar(speed_min=1.0, recorded=recorded(measured(CASE.id))))
+    assert changed_numerics([fine]) == []
+    grown = replace(GOOD, message="numerics changed: fp32.rho is 1.25, was 1; x", numbers={"fp32.rho.stored": 1.0})
+    assert changed_numerics([fine, grown]) == [f"a: {grown.message}"]
 
 
 def test_columns_are_aligned():

@@ -1,0 +1,107 @@
+"""Thresholds: which are refused, and which one a case is held to. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from harness.judge_measured import aims_of
+from harness.measurement.speed_rules import Aim, Told
+from harness.measurement.statistics import Interval
+from harness.measurement.thresholds import Threshold, overview, threshold_of, twice
+from harness.vocabulary import Technique
+from suites.meta.test_judge import CASE
+
+LIMITS = ("speed_min", "speed_max", "memory_max", "weights_max", "mbu_min")
+GENERAL = Threshold(CASE.path, CASE.workload.name, "of every model", speed_min=2.0)
+OWN = replace(GENERAL, recipe=CASE.recipe.name, reason="of its own", speed_min=3.0)
+
+
+def of(technique):
+    """The claim for a case of a technique."""
+    return overview(replace(CASE, technique=technique))
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_limit_that_is_no_positive_number_is_refused(limit, value):
+    """NaN too, which no number is below."""
+    with pytest.raises(ValueError, match="threshold of a on b should limit something, by a positive number"):
+        Threshold("a", "b", "why", **{limit: value})
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_one_limit_is_enough_with_a_reason(limit):
+    assert vars(Threshold("a", "b", "why", **{limit: 0.5}))[limit] == 0.5
+    with pytest.raises(ValueError, match="on b has no reason, but should say why, and where it was measured"):
+        Threshold("a", "b", "", **{limit: 0.5})
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ({}, "should limit something, by a positive number"),
+        ({"speed_min": 2.0, "speed_max": 1.5}, "wants a speed of at least 2 and at most 1.5"),
+        ({"mbu_min": 1.0}, "wants an MBU of 1, but no run reaches all of the bandwidth"),
+    ],
+)
+def test_threshold_that_nothing_or_everything_meets_is_refused(limits, told):
+    with pytest.raises(ValueError, match="threshold of a on b") as refused:
+        Threshold("a", "b", "why", **limits)
+    assert str(refused.value) == f"threshold of a on b {told}"
+
+
+def test_models_own_threshold_comes_before_the_general_one_and_this_before_the_claim():
+    """In whatever order they stand. A threshold stands alone: what it does not limit is not limited."""
+    for known in ((GENERAL, OWN), (OWN, GENERAL)):
+        assert threshold_of(CASE, known) is OWN
+        assert threshold_of(replace(CASE, recipe=replace(CASE.recipe, name="other")), known) is GENERAL
+    assert threshold_of(CASE, (GENERAL,)) is GENERAL
+    assert threshold_of(CASE, ()) == overview(CASE)
+
+
+@pytest.mark.parametrize("other", [{"path": "attention.other"}, {"workload": "other"}, {"recipe": "other"}])
+def test_threshold_of_something_else_is_none(other):
+    assert threshold_of(CASE, (replace(OWN, **other),)) == overview(CASE)
+
+
+def test_two_thresholds_for_one_thing_are_told():
+    """One for a model and one for all of them are no two."""
+    assert twice((GENERAL, OWN, replace(OWN, workload="other"), replace(OWN, path="other"))) == ""
+    assert twice((GENERAL, OWN, replace(GENERAL, speed_min=9.0))) == (
+        "attention.some on work has two thresholds for every model"
+    )
+    assert twice((GENERAL, OWN, OWN)) == "attention.some on work has two thresholds for model"
+
+
+@pytest.mark.parametrize("technique", Technique)
+def test_overview_claims_speed_of_every_technique(technique):
+    claim = of(technique)
+    assert claim.speed_min == 1.0
+    assert (claim.weights_max, claim.mbu_min) == (None, None)
+
+
+def test_overview_claims_memory_of_some():
+    """Its ticks; eager is as large as itself."""
+    claimed = {technique for technique in Technique if of(technique).memory_max == 1.0}
+    assert claimed == {"attention", "caching", "kernels", "quantization", "eager"}
+    assert {of(technique).memory_max for technique in set(Technique) - claimed} == {None}
+    assert of(Technique.QUANTIZATION).reason == "the optimization overview claims it"
+
+
+def test_eager_is_held_to_its_own_speed_from_both_sides():
+    """A harness that finds it faster or slower than itself measures something else."""
+    claim = of(Technique.EAGER)
+    assert (claim.speed_min, claim.speed_max, claim.reason) == (1.0, 1.0, "it is eager itself")
+    aims = aims_of(claim)
+    assert aims == {"at_least": Aim(1.0), "at_most": Aim(1.0, at_least=False)}
+    for interval, told in (
+        (Interval(0.99, 1.0, 1.01), [Told.MET, Told.MET]),
+        (Interval(0.9, 0.92, 0.95), [Told.MISSED, Told.MET]),
+        (Interval(1.05, 1.08, 1.1), [Told.MET, Told.MISSED]),
+    ):
+        assert [aim.told(interval) for aim in aims.values()] == told
+    assert aims_of(of(Technique.CACHING)) == {"at_least": Aim(1.0)}
+    assert aims_of(replace(GENERAL, speed_min=None, memory_max=1.0)) == {}
