@@ -30,7 +30,8 @@ def pytest_harness_catalogue():
     loads = (Workload("short", (text(512),), 3, timed=Load.PREFILL),)
     return Catalogue(paths=(Sdpa(), OffloadedCache()), models=tuple(models), workloads=loads, probes=PROBES)
 """
-"""A path that is several times as fast as eager, and one that no CPU can run. Measuring peaks would take longer than all else."""
+"""A path that is several times as fast as eager, and one that no CPU can run. Measuring peaks would take longer than
+all else."""
 CASE = "cpu-fp32-tiny_llama3-attention.sdpa-short"
 OTHER = "cpu-fp32-tiny_llama3-caching.offloaded-short"
 
