@@ -15,7 +15,8 @@ from harness.measured import Pair, Speed
 from harness.measurement.speed_rules import enough, settled
 
 LOOKS = (60, 120, 200)
-"""Pairs at which the samples are looked at: after at least six loads of each side."""
+"""Pairs at which the samples are looked at: after at least six loads of each side, however late it is. One load alone
+has no spread."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def alternate(sides: Sides, sampling: Sampling) -> Speed:
         done.append(_both(sides, candidate_first=len(done) % 2 == 0))
         pairs += _paired(*done[-1])
         kept = [pair for pair in pairs if not pair.dropped]
-        late = time.monotonic() - started >= sampling.seconds
+        late = len(kept) >= LOOKS[0] and time.monotonic() - started >= sampling.seconds
         why = enough(len(pairs), len(kept), looks=LOOKS, late=late)
         if len(looks) < len(LOOKS) and len(kept) >= LOOKS[len(looks)]:
             looks.append(len(kept))

@@ -1,0 +1,221 @@
+"""Timing: what is timed is what was verified, in one worker or in several that take turns, and slowness is seen.
+
+Ratios alone are asserted: the machine of a test is busy.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from statistics import median
+
+import pytest
+import torch
+
+from fixtures.models import MODELS
+from fixtures.workloads import WORKLOADS
+from harness.errors import WorkerRaised
+from harness.execution import alternating
+from harness.execution.runner import failure_of
+from harness.execution.runs import Setup
+from harness.execution.timing import Sampling, load_subject, no_garbage
+from harness.execution.workers import Worker
+from harness.judge import judge
+from harness.judge_measured import Bar, judge_measured
+from harness.measured import Measurements
+from harness.measurement.speed_rules import Aim, Aims, speedup
+from harness.measurement.statistics import ratio_interval
+from harness.measurement.thresholds import overview
+from harness.paths import PATHS
+from harness.paths.eager import Eager
+from harness.records import Case
+from harness.vocabulary import Dtype, Outcome, Property
+
+FAULTS = "suites.meta.faults.of_speed"
+FEW = (8,)
+"""Looks: as few pairs as may be judged."""
+OVERHEAD = 1.02
+"""Most that timing a run may add to it."""
+
+
+@pytest.fixture
+def timed(runner):
+    """(case, its evidence, its speed) of a path, verified first, with a fault planted into what is timed alone."""
+
+    def run(path, fault="", *, workload="decode_b1", **sampling):
+        case, optimization = case_of(path, workload)
+        evidence = runner.evidence(case, optimization)
+        verdict = judge(case, Property.EQUIVALENCE, evidence)
+        assert verdict.outcome is Outcome.PASS, verdict.message
+        options = {"seconds": 0.0, "aims": Aims(), "looks": FEW, "kernels": evidence.rungs[0].engagement.kernels}
+        planted = fault and f"{FAULTS}:{fault}"
+        return case, evidence, runner.speed(case, optimization, Sampling(**options | sampling), fault=planted)
+
+    return run
+
+
+def case_of(path, workload):
+    optimization = next(each for each in PATHS if each.name == path)
+    model = next(each for each in MODELS if each.name == "tiny_llama3")
+    load = next(each for each in WORKLOADS if each.name == workload)
+    return Case(path, optimization.technique, model, load, "cpu", Dtype.FP32), optimization
+
+
+def judged(case, evidence, speed):
+    """The verdict on the speed, by the threshold that needs no profile."""
+    equivalence = judge(case, Property.EQUIVALENCE, evidence)
+    return judge_measured(case, Property.SPEED, equivalence, Measurements(case.id, speed), Bar(overview(case)))
+
+
+def test_eager_beside_itself_is_timed_in_one_worker(timed):
+    """All that a speed tells is there: both samples with their first tokens, right tokens, the verified kernels."""
+    _, evidence, speed = timed("eager")
+    assert (len(speed.pairs), speed.looks, speed.stopped) == (8, (8,), "pairs") or speed.stopped == "decided"
+    assert not speed.alternating
+    assert speed.block == 4
+    assert (speed.rows, speed.new_tokens, speed.differing, speed.foreign) == (1, 33, 0, 0)
+    for pair in speed.pairs:
+        for sample in (pair.candidate, pair.eager):
+            assert 0 < sample.first < sample.seconds
+            assert sample.device_seconds is None
+    for warm in (speed.candidate, speed.eager):
+        assert (warm.calls, warm.compile_seconds, warm.capture_seconds) == (3, 0.0, 0.0)
+        assert warm.first_call > 0
+    assert speed.kernels == speed.verified_kernels == evidence.rungs[0].engagement.kernels != ()
+    assert speed.work.decode_steps == 32
+    assert min(speed.work.decode_bytes, speed.work.prefill_flops) > 0
+    assert speed.uncounted == ""
+    assert speed.conditions["threads"] == "1"
+    assert {"load", "governor", "steal", "involuntary_switches", "cpu_throttling"} <= speed.conditions.keys()
+
+
+def test_kernels_of_the_timed_session_must_be_the_verified_ones(timed):
+    """They are, of a path with a kernel of its own; had others been verified, the verdict would say so."""
+    case, evidence, speed = timed("attention.sdpa")
+    own = evidence.rungs[0].engagement.kernels
+    assert speed.kernels == speed.verified_kernels == own
+    assert all("scaled_dot_product" in name for name in own)
+    others = ("decode aten::_scaled_dot_product_other",)
+    _, _, speed = timed("attention.sdpa", kernels=others)
+    assert (speed.kernels, speed.verified_kernels) == (own, others)
+    verdict = judged(case, evidence, speed)
+    assert verdict.outcome is Outcome.NOT_ENGAGED
+    assert f"are {', '.join(own)}, but should be {others[0]} (as in the verified run)" in verdict.message
+
+
+def test_path_that_is_slower_by_half_is_slow(timed):
+    """1 / 1.5 of eager's speed."""
+    case, evidence, speed = timed("eager", "slower_by_half", looks=(20,), aims=Aims((Aim(1.0),)))
+    assert speed.differing == 0
+    assert speedup(speed).high < 0.75
+    verdict = judged(case, evidence, speed)
+    assert verdict.outcome is Outcome.SLOW
+    assert "but should be at least 1, since it is eager itself (its measurements file" in verdict.message
+
+
+def test_path_that_cheats_while_it_is_timed_is_a_mismatch(timed):
+    """However fast: what was timed is not what was compared."""
+    case, evidence, speed = timed("attention.sdpa", "cheats_while_timed")
+    assert speed.differing >= len(speed.pairs)
+    verdict = judged(case, evidence, speed)
+    assert verdict.outcome is Outcome.MISMATCH
+    assert f"are {speed.differing}, but should be 0 (what was timed is not what was compared)" in verdict.message
+
+
+def test_workers_take_turns_where_one_model_fits(timed, monkeypatch):
+    """The verdict says so."""
+    monkeypatch.setattr(alternating, "LOOKS", (20,))
+    case, evidence, speed = timed("attention.sdpa", "holds_one_model", workload="single")
+    assert speed.alternating
+    assert (speed.block, len(speed.pairs), speed.looks, speed.differing) == (10, 20, (20,), 0)
+    assert speed.kernels == speed.verified_kernels != ()
+    assert all(0 < pair.eager.first < pair.eager.seconds for pair in speed.pairs)
+    assert "20 pairs in " in (told := judged(case, evidence, speed).message)
+    assert ", workers took turns in blocks" in told
+
+
+def test_ranks_are_timed_together_against_eager_alone(timed, monkeypatch):
+    """Both ranks generate in step; the first one's times count."""
+    monkeypatch.setattr(alternating, "LOOKS", (4,))
+    _, _, speed = timed("parallelism.tp2", workload="ragged_b4", block=4)
+    assert speed.alternating
+    assert (speed.block, len(speed.pairs), speed.rows, speed.differing) == (4, 4, 4, 0)
+    assert speed.kernels == speed.verified_kernels
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("parallelism.tp2_torchrun", r"timing: rank \d: is not timed: ranks compute alike, whoever starts them"),
+        ("continuous_batching.sdpa_shared", "timing: is not timed: every request is submitted twice"),
+    ],
+)
+def test_what_would_time_something_else_is_unsupported(runner, path, why):
+    case, optimization = case_of(path, "ragged_b4")
+    with pytest.raises(WorkerRaised) as raised:
+        runner.speed(case, optimization, Sampling(0.0, Aims(), looks=FEW))
+    failure = failure_of(raised.value, "timing")
+    assert failure.outcome is Outcome.UNSUPPORTED
+    assert re.fullmatch(why, failure.message)
+
+
+def test_nothing_is_timed_before_it_was_verified(runner):
+    case, optimization = case_of("caching.dynamic", "single")
+    with pytest.raises(WorkerRaised, match=r"caching\.dynamic: nothing is timed before its tokens were verified"):
+        runner.speed(case, optimization, Sampling(0.0, Aims(), looks=FEW))
+
+
+def test_requests_are_timed_without_first_tokens(timed):
+    """Served together, each has a first token of its own; eager's batch has one moment, and is compared in all."""
+    _, _, speed = timed("continuous_batching.sdpa", workload="ragged_b4")
+    assert (len(speed.pairs), speed.differing, speed.kernels) == (8, 0, ())
+    assert all(pair.candidate.first is None and pair.eager.first for pair in speed.pairs)
+
+
+def test_compilation_falls_into_the_warm_up_alone(timed):
+    """It ends when nothing is compiled any more: no pair is dropped for it."""
+    _, _, speed = timed("compilation.static_cache", workload="ragged_b4")
+    assert {pair.dropped for pair in speed.pairs} <= {
+        "",
+        "throttled: control group used up its share of the processors",
+    }
+    assert speed.candidate.calls >= 3
+    assert 0 < speed.candidate.compile_seconds < speed.candidate.first_call * speed.candidate.calls
+    assert speed.candidate.first_call > 10 * median(pair.candidate.seconds for pair in speed.pairs)
+    assert speed.eager.compile_seconds == 0
+    assert speed.differing == 0
+    assert speed.kernels == speed.verified_kernels
+
+
+def overhead(setup, count):
+    """Log ratios of the seconds of a whole timed run, bookkeeping included, over those of a bare call of `generate`."""
+    subject = load_subject(setup, Dtype.FP32, Eager())
+    (ids, mask), new_tokens = subject.batch, subject.new_tokens
+
+    def bare():
+        subject.model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens)
+
+    order, ratios = random.Random(0), []
+    for call in (bare, subject.run) * 2:
+        call()
+    with no_garbage():
+        for _ in range(count):
+            seconds = {}
+            for call in order.sample([bare, subject.run], 2):
+                started = time.perf_counter()
+                call()
+                seconds[call] = time.perf_counter() - started
+            ratios.append(float(torch.tensor(seconds[subject.run] / seconds[bare]).log()))
+    return ratios
+
+
+def test_timing_a_run_costs_next_to_nothing(tmp_path, record_property):
+    """Beside a bare call of `generate`: more than 2 % of it would have to be seen with confidence to fail."""
+    case, _ = case_of("eager", "decode_b1")
+    with Worker(log=tmp_path / "log") as worker:
+        ratios = worker.call(overhead, Setup(case.recipe, case.workload, "cpu", tmp_path), 80, seconds=120)
+    cost = ratio_interval(ratios, block=4)
+    record_property("overhead", str(cost))
+    print(f"a timed run takes {cost} of a bare one")
+    assert cost.low <= OVERHEAD, f"a timed run takes {cost} of a bare one, but should take at most {OVERHEAD}"
