@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.baseline_store import read_baselines, unused
@@ -32,7 +33,6 @@ def refuse_unused(profiles: tuple[Profile, ...], catalogue: Catalogue) -> None:
     catalogue uses: it would look as if something were held to it."""
     for profile in profiles:
         known = {
-            "path": {path.name for path in catalogue.paths},
             "workload": {workload.name for workload in catalogue.workloads if workload.timed},
             "recipe": {"", *(model.name for model in (*catalogue.models, *catalogue.more_models))},
         }
@@ -43,6 +43,11 @@ def refuse_unused(profiles: tuple[Profile, ...], catalogue: Catalogue) -> None:
                         f"{profile.file}: the threshold of {threshold.path} on {threshold.workload} names {what} "
                         f"{getattr(threshold, what)}, which is not in the catalogue (correct or remove it)"
                     )
+            if not any(fnmatchcase(path.name, threshold.path) for path in catalogue.paths):
+                raise HarnessError(
+                    f"{profile.file}: the threshold of {threshold.path} on {threshold.workload} is of no path in the "
+                    "catalogue (correct or remove it)"
+                )
         for line in unused(read_baselines(profile), case_ids(catalogue, profile.match.device)):
             raise HarnessError(line)
 

@@ -103,7 +103,7 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     numbers = _bytes(memory) | {
         name: float(value)
         for finding in found
-        for name, value in ((f"{finding.key}_mib", finding.got), (f"{finding.key}_mib.limit", finding.limit))
+        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
     }
     wrong = [finding for finding in found if finding.violated]
     if wrong:

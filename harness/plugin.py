@@ -21,7 +21,14 @@ from harness.machine.standard import sound_profiles
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import Workload
 from harness.records import Verdict
-from harness.report.tables import aligned, case_table, changed_numerics, skipped_paths, tally_outcomes
+from harness.report.tables import (
+    aligned,
+    case_table,
+    changed_numerics,
+    judged_cases,
+    skipped_paths,
+    tally_outcomes,
+)
 from harness.session import TIMING_SECONDS, Judging, Session
 from harness.vocabulary import Dtype, Property, Technique
 
@@ -220,7 +227,7 @@ def _summary(known: Session) -> Iterator[str]:
     skipped = skipped_paths(known.verdicts)
     if known.folder:
         yield ""
-        yield from aligned(case_table([verdict for verdict in known.verdicts if not verdict.outcome.skips]))
+        yield from aligned(case_table(judged_cases(known.verdicts)))
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield from changed_numerics(known.verdicts)
         yield from known.standard.notes

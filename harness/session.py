@@ -80,7 +80,7 @@ class Session:
         if not asked.measured:
             return verdict
         recorded = standard.recorded(case.id, case.technique)
-        bar = Bar(threshold_of(case, standard.thresholds), *recorded)
+        bar = Bar(threshold_of(case, standard.thresholds, control=planned.optimization.control), *recorded)
         if verdict.outcome is Outcome.PASS:
             self._measure(planned, asked, folder, runner, bar)
         measured = self.measured.get(case.id)

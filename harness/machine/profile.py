@@ -135,9 +135,9 @@ def read_profile(path: Path) -> Profile:
     except OSError as error:
         raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or delete it and calibrate again)") from error
+        raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or restore it from version control)") from error
     except CorruptRecord as error:
-        raise CorruptRecord(f"{error} (repair it, or delete it and calibrate again)") from error
+        raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
     return Profile(path.parent.name, path.parent, contents.match, contents.limits, contents.thresholds)
 
 

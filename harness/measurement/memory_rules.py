@@ -44,7 +44,7 @@ def findings(
     """Every rule that applies, violated or not. `ratio_limit` is the most that the candidate's peak may be of eager's,
     `weights_limit` the same of the bytes of its weights; None to leave either open."""
     found = list(_findings(memory, ratio_limit, PROCESS if device == "cpu" else ALLOCATOR))
-    if weights_limit is not None:
+    if weights_limit is not None and memory.eager.weights:
         share = memory.candidate.weights / memory.eager.weights
         found.append(Finding("M6", "weights_ratio", "bytes of weights over those of eager's", share, weights_limit))
     return found
@@ -54,19 +54,21 @@ def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterat
     candidate, eager = memory.candidate, memory.eager
     if memory.own_weights:
         # The same tensors under another name: any difference is a copy, or a part that was not loaded.
-        yield _equal("M1", "weights", "MiB of weights {} eager's {}", got=candidate.weights, wanted=eager.weights)
+        yield _equal("M1", "weights_mib", "MiB of weights {} eager's {}", got=candidate.weights, wanted=eager.weights)
     if memory.kv_exact:
         # A cache that keeps what it must, as it is, has no reason for a byte more or less.
         what = "MiB of keys and values {} the formula's {}"
-        yield _equal("M2", "kv", what, got=candidate.kv, wanted=candidate.kv_expected)
+        yield _equal("M2", "kv_mib", what, got=candidate.kv, wanted=candidate.kv_expected)
     for side, held in (("", candidate), ("eager's ", eager)):
         # A run that took less than what it cannot do without was not measured.
         what = f"{side}peak in MiB, which holds weights, keys, values and logits,"
-        yield Finding("M3", f"{side[:5]}least", what, held.peak / MIB, held.least / MIB, at_most=False)
+        yield Finding(
+            "M3", f"{'eager_' if side else ''}least_mib", what, held.peak / MIB, held.least / MIB, at_most=False
+        )
     if ratio_limit is not None:
         limit = ratio_limit * eager.peak * (1 + slack.peak) + slack.peak_bytes
         what = f"peak in MiB, beside {eager.peak / MIB:.4g} of eager,"
-        yield Finding("M4", "peak", what, candidate.peak / MIB, limit / MIB)
+        yield Finding("M4", "peak_mib", what, candidate.peak / MIB, limit / MIB)
     yield _growth(candidate, slack)
 
 
@@ -74,7 +76,7 @@ def _growth(held: Held, slack: Slack) -> Finding:
     """Of the candidate. A leak in proportion to its peak is found as well as one of many bytes."""
     limit = max(slack.growth_bytes, slack.growth * held.peak)
     what = "what equal runs leave behind in MiB"
-    return Finding("M5", "growth", what, max(0, held.growth) / MIB, limit / MIB)
+    return Finding("M5", "growth_mib", what, max(0, held.growth) / MIB, limit / MIB)
 
 
 def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> Finding:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from harness.records import Case
 from harness.vocabulary import Technique
@@ -20,6 +21,7 @@ class Threshold:
     """What a path must reach on one workload. Ratios are to eager in the same session."""
 
     path: str
+    """Its name, or a pattern of names such as `kernels.*`, for paths without a threshold of their own."""
     workload: str
     reason: str
     """Why these numbers, and where they were measured."""
@@ -49,24 +51,42 @@ class Threshold:
             raise ValueError(f"{where} wants an MBU of {self.mbu_min:g}, but no run reaches all of the bandwidth")
 
 
-def threshold_of(case: Case, known: Iterable[Threshold]) -> Threshold:
-    """That of the case's path and workload for its model, or for every model; else what the overview claims."""
-    fitting = [each for each in known if (each.path, each.workload) == (case.path, case.workload.name)]
-    for recipe in (case.recipe.name, ""):
-        for each in fitting:
-            if each.recipe == recipe:
-                return each
-    return overview(case)
+def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False) -> Threshold:
+    """That of the case's path and workload for its model, or for every model; or one whose pattern its path matches,
+    likewise. What it leaves open is what the overview claims. A `control` is no optimization, and must not be
+    faster."""
+    fitting = [each for each in known if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
+    fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
+    claim = overview(case, control=control)
+    if not fitting:
+        return claim
+    best = max(fitting, key=lambda each: (each.path == case.path, each.recipe != ""))
+    bounded = best.speed_min is not None or best.speed_max is not None
+    return replace(
+        best,
+        path=case.path,
+        speed_min=best.speed_min if bounded else claim.speed_min,
+        speed_max=best.speed_max if bounded else claim.speed_max,
+        memory_max=claim.memory_max if best.memory_max is None else best.memory_max,
+    )
 
 
-def overview(case: Case) -> Threshold:
+def overview(case: Case, *, control: bool = False) -> Threshold:
     """No slower than eager, and where memory is claimed no larger. Eager itself is as fast as itself."""
+    eager = case.technique is Technique.EAGER
+    reason = (
+        "it is eager itself"
+        if eager
+        else "it lacks what eager has"
+        if control
+        else "the optimization overview claims it"
+    )
     return Threshold(
         case.path,
         case.workload.name,
-        "the optimization overview claims it" if case.technique is not Technique.EAGER else "it is eager itself",
-        speed_min=1.0,
-        speed_max=1.0 if case.technique is Technique.EAGER else None,
+        reason,
+        speed_min=None if control else 1.0,
+        speed_max=1.0 if eager or control else None,
         memory_max=1.0 if case.technique in CLAIMS_MEMORY | {Technique.EAGER} else None,
     )
 

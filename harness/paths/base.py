@@ -86,6 +86,8 @@ class Optimization(ABC):
     """Whether the model computes with rounded weights, and is judged against a dense one with the same."""
     compiles_steps: bool = False
     """Whether torch.compile takes in whole forward passes, so that no operator can be watched from outside."""
+    control: bool = False
+    """Whether it is no optimization, but what is to be lost without one."""
     impossible: str = ""
     """Why it is declared not to work: it is planned as UNSUPPORTED for that reason."""
     saves: bool = False

@@ -41,6 +41,7 @@ class NoCache(Optimization):
 
     name: str = "caching.none"
     technique = Technique.CACHING
+    control = True
     changes = frozenset({Aspect.CACHE})
 
     def pays_in(self) -> frozenset[Load]:

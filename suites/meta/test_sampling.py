@@ -171,7 +171,7 @@ def sides(clock):
                 turns.append(name)
                 clock.now += 10 * seconds
                 wrong, why = (differing, dropped) if name == "candidate" else (0, "")
-                slower = 1.5 if name == "candidate" and turns.count(name) % 2 else 1.0  # from load to load
+                slower = 1.01 if name == "candidate" and turns.count(name) % 2 else 1.0  # from load to load
                 runs = ((Sample(seconds * slower), why),) * 10
                 return Block(
                     runs, WarmUp(1.0, 3), None, "no work", wrong, ("k",), ("k",), len(turns) % 2, {"load": "1"}

@@ -11,6 +11,7 @@ from harness.judge_measured import aims_of
 from harness.measurement.speed_rules import Aim, Told
 from harness.measurement.statistics import Interval
 from harness.measurement.thresholds import Threshold, overview, threshold_of, twice
+from harness.paths.caching import NoCache
 from harness.vocabulary import Technique
 from suites.meta.test_judge import CASE
 
@@ -54,12 +55,29 @@ def test_threshold_that_nothing_or_everything_meets_is_refused(limits, told):
 
 
 def test_models_own_threshold_comes_before_the_general_one_and_this_before_the_claim():
-    """In whatever order they stand. A threshold stands alone: what it does not limit is not limited."""
-    for known in ((GENERAL, OWN), (OWN, GENERAL)):
-        assert threshold_of(CASE, known) is OWN
-        assert threshold_of(replace(CASE, recipe=replace(CASE.recipe, name="other")), known) is GENERAL
-    assert threshold_of(CASE, (GENERAL,)) is GENERAL
+    """In whatever order they stand; and a pattern that its path matches comes after both."""
+    pattern = replace(GENERAL, path="attention.*", speed_min=0.5, reason="of all alike")
+    for known in ((GENERAL, OWN, pattern), (pattern, OWN, GENERAL)):
+        assert threshold_of(CASE, known).speed_min == 3.0
+        assert threshold_of(replace(CASE, recipe=replace(CASE.recipe, name="other")), known).speed_min == 2.0
+    assert threshold_of(CASE, (GENERAL, pattern)).speed_min == 2.0
+    assert threshold_of(CASE, (pattern,)) == replace(pattern, path=CASE.path, memory_max=1.0)
     assert threshold_of(CASE, ()) == overview(CASE)
+
+
+def test_what_a_threshold_leaves_open_is_what_the_overview_claims():
+    """A profile that says something of memory has not freed the speed."""
+    only = Threshold(CASE.path, CASE.workload.name, "measured here", memory_max=0.4)
+    assert threshold_of(CASE, (only,)) == replace(only, speed_min=1.0)
+    assert threshold_of(CASE, (GENERAL,)).memory_max == 1.0
+    at_most = Threshold(CASE.path, CASE.workload.name, "the control", speed_max=0.5)
+    assert threshold_of(CASE, (at_most,)).speed_min is None
+
+
+def test_a_control_must_not_be_faster():
+    assert NoCache().control
+    claim = threshold_of(CASE, (), control=True)
+    assert (claim.speed_min, claim.speed_max, claim.reason) == (None, 1.0, "it lacks what eager has")
 
 
 @pytest.mark.parametrize("other", [{"path": "attention.other"}, {"workload": "other"}, {"recipe": "other"}])
