@@ -165,13 +165,13 @@ def test_warm_up_ends_after_two_runs_without_compiling(clock, compiling, calls):
 def sides(clock):
     """Sides that note whose block was run. Of the candidate's, `differing` have wrong tokens."""
 
-    def make(turns, *, differing=0, dropped=""):
+    def make(turns, *, differing=0, dropped="", uneven=1.5):
         def block(name, seconds):
             def run():
                 turns.append(name)
                 clock.now += 10 * seconds
                 wrong, why = (differing, dropped) if name == "candidate" else (0, "")
-                slower = 1.01 if name == "candidate" and turns.count(name) % 2 else 1.0  # from load to load
+                slower = uneven if name == "candidate" and turns.count(name) % 2 else 1.0  # from load to load
                 runs = ((Sample(seconds * slower), why),) * 10
                 return Block(
                     runs, WarmUp(1.0, 3), None, "no work", wrong, ("k",), ("k",), len(turns) % 2, {"load": "1"}
@@ -187,7 +187,7 @@ def sides(clock):
 def test_workers_turn_round_who_comes_first(sides):
     """And all of what their blocks saw is in the speed."""
     turns = []
-    speed = alternate(sides(turns, differing=2), Sampling(1e9, Aims((Aim(1.0),))))
+    speed = alternate(sides(turns, differing=2, uneven=1.01), Sampling(1e9, Aims((Aim(1.0),))))
     assert turns == ["candidate", "eager", "eager", "candidate"] * 3
     assert (speed.looks, speed.stopped, speed.block, speed.alternating) == ((60,), "decided", 10, True)
     assert (speed.differing, speed.foreign, speed.rows, speed.new_tokens) == (12, 1, 1, 9)
