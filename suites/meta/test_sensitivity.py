@@ -10,8 +10,8 @@ import pytest
 
 from suites.conftest import REPOSITORY
 from suites.meta.sensitivity.__main__ import MEASURED, main
-from suites.meta.sensitivity.record import ARMS, EAGER, Trace
-from suites.meta.sensitivity.report import results_of, table_of
+from suites.meta.sensitivity.record import EAGER, Trace
+from suites.meta.sensitivity.report import ARMS, results_of, table_of
 from suites.meta.sensitivity.study import THRESHOLD, by_absolute, by_baseline, by_threshold, trials_of, widths
 
 
@@ -72,12 +72,13 @@ def test_what_was_recorded_is_what_readme_shows(traces):
     readme = (REPOSITORY / "README.md").read_text()
     shown = readme.partition("<!-- sensitivity -->")[2].partition("<!-- end of sensitivity -->")[0]
     assert table in shown
-    assert results_of(traces, environment={}).keys() == results.keys()
+    assert results_of(traces, traces, environment={}).keys() == results.keys()
 
 
 def test_study_adds_no_traces_when_none_is_asked_for(traces, tmp_path, capsys):
     lines = [json.dumps({"seconds": each.seconds, "dropped": each.dropped}) for each in traces]
-    (tmp_path / "traces.jsonl").write_text("\n".join(lines) + "\n")
+    for name in ("alone.jsonl", "slowed.jsonl"):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
     assert main(["--sessions", "0", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
     assert json.loads((tmp_path / "results.json").read_text())["traces"] == 4

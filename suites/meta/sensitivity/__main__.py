@@ -14,7 +14,7 @@ from harness.codec import write_text
 from harness.execution.runs import Setup
 from harness.execution.workers import Worker
 from harness.machine.inventory import describe, take_inventory
-from suites.meta.sensitivity.record import Trace, record_trace
+from suites.meta.sensitivity.record import SLOWED, Trace, record_trace
 from suites.meta.sensitivity.report import results_of, table_of
 
 MODEL = next(model for model in MODELS if model.timed_daily)
@@ -27,14 +27,15 @@ KEPT = ("processor", "cpu_capability", "cores", "torch", "transformers")
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 once everything is written. Traces are added to those that are there: what was recorded stays."""
     asked = _parser().parse_args(arguments)
-    file = asked.out / "traces.jsonl"
     asked.out.mkdir(parents=True, exist_ok=True)
+    files = {"alone.jsonl": (), "slowed.jsonl": SLOWED}
     for session in range(asked.sessions):
-        _record(file, rounds=asked.rounds, seed=session)
+        for name, slowed in files.items():
+            _record(asked.out / name, rounds=asked.rounds, seed=session, slowed=slowed)
         sys.stderr.write(f"{session + 1} of {asked.sessions}\n")
-    traces = [_trace(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    alone, slower = ([_trace(line) for line in (asked.out / name).read_text().splitlines()] for name in files)
     environment = describe(take_inventory(), accelerators="")
-    results = results_of(traces, environment={name: environment[name] for name in KEPT})
+    results = results_of(alone, slower, environment={name: environment[name] for name in KEPT})
     table = "\n".join(table_of(results))
     for folder in (asked.out, *([MEASURED] if asked.accept else [])):
         write_text(folder / "results.json", json.dumps(results, indent=1) + "\n")
@@ -45,17 +46,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sessions", type=int, default=40, help="fresh processes to record, 0 to study what is there")
+    parser.add_argument(
+        "--sessions", type=int, default=40, help="fresh processes of each kind to record, 0 to study what is there"
+    )
     parser.add_argument("--rounds", type=int, default=200, help="of each, in which every arm runs once")
     parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder for traces and results")
     parser.add_argument("--accept", action="store_true", help="keep the results as those that README shows")
     return parser
 
 
-def _record(file: Path, *, rounds: int, seed: int) -> None:
+def _record(file: Path, *, rounds: int, seed: int, slowed: tuple[str, ...]) -> None:
     setup = Setup(MODEL, WORKLOAD, "cpu", Path(tempfile.gettempdir()))
     with Worker(log=file.with_name("worker.log")) as worker:
-        trace = worker.call(record_trace, setup, MODEL.cpu_dtype, rounds, seed, seconds=1800.0)
+        trace = worker.call(record_trace, setup, MODEL.cpu_dtype, rounds, seed, slowed, seconds=1800.0)
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(vars(trace)) + "\n")
 

@@ -12,8 +12,8 @@ from harness.paths.eager import Eager
 from harness.vocabulary import Dtype
 
 FAULT = "suites.meta.faults.of_speed:slower_by_{}_percent"
-EAGER, SAME, ARMS = "eager", "0", ("0", "3", "5", "10")
-"""The baseline; and by which percentage a second model is slowed down, in proportion to what each run takes."""
+EAGER, SAME, SLOWED = "eager", "0", ("3", "5", "10")
+"""The baseline; a second load of it as it is, and slowed down by that percentage of what each run takes."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,12 @@ class Trace:
     """Rounds in which something happened for which a verdict would drop a pair."""
 
 
-def record_trace(setup: Setup, dtype: Dtype, rounds: int, seed: int) -> Trace:
-    """Time two loads of eager in this worker, the second as every arm says, once in each round."""
+def record_trace(setup: Setup, dtype: Dtype, rounds: int, seed: int, slowed: tuple[str, ...]) -> Trace:
+    """Time two loads of eager in this worker, the second as it is and `slowed`, once each in every round."""
     eager, other = (load_subject(setup, dtype, Eager()) for _ in range(2))
-    arms = {EAGER: eager} | {arm: other if arm == SAME else replace(other, fault=FAULT.format(arm)) for arm in ARMS}
+    arms = {EAGER: eager} | {
+        arm: other if arm == SAME else replace(other, fault=FAULT.format(arm)) for arm in (SAME, *slowed)
+    }
     conditions = open_conditions(setup.device)
     for subject in (eager, other):
         warm_up(subject, conditions)

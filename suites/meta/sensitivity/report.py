@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
 from scipy.stats import binomtest
 
 from harness.measurement.statistics import LOOKS
 from harness.report.tables import markdown_table
-from suites.meta.sensitivity.record import ARMS, SAME, Trace
+from suites.meta.sensitivity.record import SAME, SLOWED, Trace
 from suites.meta.sensitivity.study import (
     Counts,
     by_absolute,
@@ -28,22 +29,30 @@ NAMES = {
 }
 
 
-def results_of(traces: Sequence[Trace], *, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Verdicts by rule and arm, and how intervals narrow, with what they were recorded on."""
-    found: dict[str, Any] = {"environment": dict(environment), "traces": len(traces), "rounds": len(traces[0].dropped)}
+ARMS = (SAME, *SLOWED)
+
+
+def results_of(alone: Sequence[Trace], slowed: Sequence[Trace], *, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Verdicts by rule and arm, and how intervals narrow, with what they were recorded on. `alone` are traces of eager
+    with itself and nothing else, from which its alarms are told."""
+    found: dict[str, Any] = {"environment": dict(environment), "rounds": len(alone[0].dropped)}
+    found |= {"traces": len(alone), "slowed_traces": len(slowed)}
+    beside = [each.interval.mid for each in trials_of(slowed, SAME)]
+    found["same_beside_slowed"] = median(beside)
     for arm in ARMS:
-        alone, recorded = trials_of(traces, arm), trials_of(traces, arm, recorded=True)
+        traces = alone if arm == SAME else slowed
+        trials, recorded = trials_of(traces, arm), trials_of(traces, arm, recorded=True)
         held, improved = by_baseline(traces, recorded)
         found[arm] = {
-            "threshold": _counted(by_threshold(alone)),
+            "threshold": _counted(by_threshold(trials)),
             "baseline": _counted(held) | {"improved": improved},
             "absolute": _counted(by_absolute(traces, arm)),
-            "speedups": [round(each.interval.mid, 4) for each in alone],
-            "median_pairs": median_pairs(alone),
+            "speedups": [round(each.interval.mid, 4) for each in trials],
+            "median_pairs": median_pairs(trials),
         }
     found["widths"] = [
         {"pairs": pairs, "seconds": seconds, "median": half, "nine_in_ten": worst}
-        for pairs, seconds, half, worst in widths(traces)
+        for pairs, seconds, half, worst in widths(alone)
     ]
     return found
 

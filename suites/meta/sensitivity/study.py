@@ -103,7 +103,7 @@ def by_baseline(traces: Sequence[Trace], trials: Sequence[Trial]) -> tuple[Count
 
 
 def by_absolute(traces: Sequence[Trace], arm: str) -> Counts:
-    """Median seconds of all rounds against those of the undisturbed arm in the trace before: caught is beyond 5 %."""
+    """Median seconds of all rounds against those of eager itself in the trace before: caught is beyond 5 %."""
     ratios = [median(now.seconds[arm]) / median(before.seconds[SAME]) for before, now in pairwise(traces)]
     caught = sum(ratio > ABSOLUTE_LIMIT for ratio in ratios)
     return Counts(caught, 0, len(ratios) - caught)
