@@ -153,16 +153,18 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 @pytest.fixture
-def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Property, Judging], Verdict]:
-    """Puts a verdict on the case into the record; skips the test when nothing could be judged."""
+def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., Verdict]:
+    """Puts a verdict on the case into the record, and hands it to `then`; skips the test when nothing was judged."""
 
-    def record(asked: Property, judging: Judging) -> Verdict:
+    def record(asked: Property, judging: Judging, then: Callable[[Verdict], None] | None = None) -> Verdict:
         try:
             verdict = _session(request.config).verdict(planned, asked, judging)
         except HarnessError as error:  # not the case's fault: a full disk, a folder that is gone
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         request.node.user_properties.append(("outcome", str(verdict.outcome)))
         request.node.user_properties.extend(verdict.numbers.items())
+        if then:
+            then(verdict)
         if verdict.outcome.skips:
             pytest.skip(f"{verdict.outcome}: {verdict.message}")
         return verdict
@@ -172,10 +174,14 @@ def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[[Prop
 
 @pytest.fixture
 def judged(
-    request: pytest.FixtureRequest, planned: Planned, recorded: Callable[[Property, Judging], Verdict]
-) -> Callable[[Property], Verdict]:
-    """Judges one property by the evidence of the case."""
-    return lambda asked: recorded(asked, partial(_session(request.config).judge, planned, asked))
+    request: pytest.FixtureRequest, planned: Planned, recorded: Callable[..., Verdict]
+) -> Callable[..., Verdict]:
+    """Judges one property by the evidence of the case; `then` is given the verdict, also one that skips the test."""
+
+    def judge(asked: Property, *, then: Callable[[Verdict], None] | None = None) -> Verdict:
+        return recorded(asked, partial(_session(request.config).judge, planned, asked), then)
+
+    return judge
 
 
 @pytest.fixture

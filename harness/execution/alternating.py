@@ -62,7 +62,7 @@ def alternate(sides: Sides, sampling: Sampling) -> Speed:
         seconds=spent,
         block=sampling.block,
         differing=sum(block.differing for both in done for block in both),
-        kernels=candidate.kernels,
+        kernels=next((ours.kernels for ours, _ in done if ours.kernels != ours.verified_kernels), candidate.kernels),
         verified_kernels=candidate.verified_kernels,
         foreign=max(block.foreign for both in done for block in both),
         alternating=True,

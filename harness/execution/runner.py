@@ -105,6 +105,10 @@ class Runner:
     ) -> Measurements:
         """What is known of a case, and its speed, or why there is none."""
         sampling = timing.Sampling(seconds, aims, kernels=kernels)
+        launch = planned.optimization.launch()
+        if launch and launch.torchrun:
+            why = "timing: ranks compute alike, whoever starts them; those started as workers are timed"
+            return replace(known, speed_failure=Failure(Outcome.UNSUPPORTED, why))
         try:
             peaks = self.peaks(planned.case.device)
             return replace(known, peaks=peaks, speed=self.speed(planned.case, planned.optimization, sampling))

@@ -5,40 +5,29 @@ Every timed run gives its tokens too, which must be those of the verified run: a
 
 from __future__ import annotations
 
-import gc
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
-from transformers.generation.streamers import BaseStreamer
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.batching import answer_all
 from harness.execution.ranks import Place
-from harness.execution.runs import Batch, Setup, load_setup, planted, read_generation
+from harness.execution.runs import Setup, read_generation
+from harness.execution.subject import Subject, TokenCheck, Watching, load_subject, no_garbage, warm_up
 from harness.execution.tasks import refusals
 from harness.measured import Pair, Sample, Speed, WarmUp, Work
-from harness.measurement.conditions import Reading, capture_seconds, compile_seconds, open_conditions
+from harness.measurement.conditions import open_conditions
 from harness.measurement.roofline import work_of
 from harness.measurement.speed_rules import Aims, enough, settled
 from harness.measurement.statistics import LOOKS
 from harness.measurement.work import figures_of
 from harness.paths.base import Optimization, Serving
 from harness.paths.eager import Eager
-from harness.paths.observation import kernels_used, profiled_events, shown_by_operators
+from harness.paths.observation import shown_by_operators
 from harness.vocabulary import Dtype
-
-WARM_CALLS = (3, 12)
-"""Runs before the first sample: at least, and at most until two in a row compile nothing."""
-NEAR_TIE_ULPS = 8
-"""Units in the last place of a logit by which a timed run, which computes fewer logits of the prompt than the verified
-one and so may multiply in another order, may prefer another token."""
 
 
 @dataclass(frozen=True)
@@ -56,90 +45,6 @@ class Sampling:
     """Of the verified run, as in Engagement."""
     block: int = 10
     """Runs of one side in one worker, where sides take turns."""
-
-
-class Watching(Protocol):
-    """What a Conditions tells, as tests may stand in for it."""
-
-    def read(self) -> Reading: ...
-    def between(self, before: Reading, after: Reading) -> str: ...
-
-
-class FirstToken(BaseStreamer):
-    """Notes when the first token of all rows is there: `generate` hands over the prompt, then each step's tokens, which
-    it has copied to the host."""
-
-    def __init__(self) -> None:
-        self.handed = 0
-        self.at = 0.0
-
-    def put(self, value: Tensor) -> None:
-        del value
-        self.handed += 1
-        if self.handed == 2:
-            self.at = time.perf_counter()
-
-    def end(self) -> None:
-        """Nothing is held back."""
-
-
-@dataclass
-class Subject:
-    """A loaded model with what it is timed on."""
-
-    model: Any
-    batch: Batch
-    optimization: Optimization
-    new_tokens: int
-    fault: str = ""
-
-    def run(self) -> tuple[Sample, Tensor]:
-        """(a timed run, its tokens (B, N))."""
-        with planted(self.fault), self.optimization.applied():
-            if serving := self.optimization.serving():
-                return self._timed(lambda: (answer_all(self.model, self.batch, serving, self.new_tokens), None))
-            first = FirstToken()
-            options = self.optimization.generate_options()
-            return self._timed(lambda: (self._generate(streamer=first, **options).sequences, first))
-
-    def plain(self) -> tuple[Tensor, Tensor | None]:
-        """(tokens, logits (B, N, V) that chose them), called as it is timed."""
-        with planted(self.fault), self.optimization.applied():
-            if serving := self.optimization.serving():
-                return answer_all(self.model, self.batch, serving, self.new_tokens), None
-            output = self._generate(output_logits=True, **self.optimization.generate_options())
-        return self._new(output.sequences), torch.stack(output.logits, dim=1)
-
-    def kernels(self) -> tuple[str, ...]:
-        """Kernels of attention and of packed weights that one run uses, as `Engagement.kernels` names them."""
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-            self.run()
-        return kernels_used(profiled_events(profiler))
-
-    def _generate(self, **options: Any) -> Any:
-        ids, mask = self.batch
-        return self.model.generate(
-            ids, attention_mask=mask, max_new_tokens=self.new_tokens, return_dict_in_generate=True, **options
-        )
-
-    def _new(self, sequences: Tensor) -> Tensor:
-        return sequences[:, -self.new_tokens :].cpu()
-
-    def _timed(self, call: Callable[[], tuple[Tensor, FirstToken | None]]) -> tuple[Sample, Tensor]:
-        device = self.model.device.type
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device == "cuda" else []
-        _synchronize(device)
-        started = time.perf_counter()
-        for event in events[:1]:
-            event.record()
-        sequences, first = call()
-        for event in events[1:]:
-            event.record()
-        _synchronize(device)
-        seconds = time.perf_counter() - started
-        on_device = events[0].elapsed_time(events[1]) / 1e3 if events else None
-        sample = Sample(seconds, first.at - started if first and first.handed > 1 else None, on_device)
-        return sample, self._new(sequences)
 
 
 @dataclass(frozen=True)
@@ -235,9 +140,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
 
 def _timed_serving(optimization: Optimization) -> Serving | None:
     """How the path serves, if it does. Raises Incompatible if it cannot be timed."""
-    serving, launch = optimization.serving(), optimization.launch()
-    if launch and launch.torchrun:
-        raise Incompatible("is not timed: ranks compute alike, whoever starts them")
+    serving = optimization.serving()
     if serving and serving.again:
         raise Incompatible("is not timed: every request is submitted twice")
     return serving
@@ -251,64 +154,6 @@ def _work(setup: Setup, subject: Subject) -> tuple[Work | None, str]:
     except Incompatible as error:
         return None, str(error)
     return work_of(figures, rows=load.batch, prompt=load.longest, new_tokens=load.new_tokens), ""
-
-
-def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, fault: str = "") -> Subject:
-    """A model to time, loaded with its fault planted. On the CPU this process computes with one thread from now on: a
-    thread per core of a shared machine waits for the neighbours."""
-    if setup.device == "cpu":
-        torch.set_num_threads(1)
-    with planted(fault):
-        model, [batch] = load_setup(setup, dtype, optimization)
-    return Subject(model, batch, optimization, setup.workload.new_tokens, fault)
-
-
-def warm_up(subject: Subject, watching: Watching) -> WarmUp:
-    """Run until nothing is compiled any more."""
-    compiled, captured = compile_seconds(), capture_seconds()
-    seconds: list[float] = []
-    quiet = 0
-    least, most = WARM_CALLS
-    while len(seconds) < least or (quiet < 2 and len(seconds) < most):
-        before = watching.read()
-        timed, _ = subject.run()
-        seconds.append(timed.seconds)
-        quiet = 0 if watching.between(before, watching.read()) == "compiled" else quiet + 1
-    return WarmUp(
-        first_call=seconds[0],
-        calls=len(seconds),
-        compile_seconds=compile_seconds() - compiled,
-        capture_seconds=capture_seconds() - captured,
-    )
-
-
-class TokenCheck:
-    """Counts timed runs whose tokens are wrong. Right are those of the plain run, which may leave the verified ones at
-    a near tie of its own logits alone."""
-
-    def __init__(self, subject: Subject, verified: Tensor) -> None:
-        """`verified` (B, N) are the tokens of the run that was compared."""
-        self.plain, logits = subject.plain()
-        self.differing = 0 if agrees(self.plain, verified, logits) else 1
-
-    def __call__(self, tokens: Tensor) -> None:
-        self.differing += not torch.equal(tokens, self.plain)
-
-
-def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None) -> bool:
-    """Whether each row of tokens (B, N) is the verified one, or first leaves it where `logits` (B, N, V) hardly prefer
-    one to the other."""
-    if tokens.shape != verified.shape:
-        return False
-    for row in (tokens != verified).any(1).nonzero().flatten().tolist():
-        step = int((tokens[row] != verified[row]).nonzero()[0])
-        if logits is None:
-            return False
-        ours, theirs = (float(logits[row, step, which[row, step]]) for which in (tokens, verified))
-        ulp = torch.finfo(logits.dtype).eps * max(abs(ours), abs(theirs))
-        if not ours - theirs <= NEAR_TIE_ULPS * ulp:
-            return False
-    return True
 
 
 def sample(
@@ -348,19 +193,6 @@ def _pair(
     return Pair(samples[0], samples[1], watching.between(before, watching.read()))
 
 
-@contextmanager
-def no_garbage() -> Iterator[None]:
-    """No collection falls into a sample."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
-
-
 def _verified(setup: Setup, dtype: Dtype, optimization: Optimization) -> Tensor:
     if isinstance(optimization, Eager):
         return read_generation(setup.file(dtype)).tokens
@@ -369,8 +201,3 @@ def _verified(setup: Setup, dtype: Dtype, optimization: Optimization) -> Tensor:
     except FileNotFoundError as error:
         raise HarnessError(f"{optimization.name}: nothing is timed before its tokens were verified") from error
     return own
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()

@@ -19,7 +19,7 @@ ALPHA = 0.01
 """Chance, on each side, that an interval of any look does not hold the truth."""
 LOOKS = (20, 40, 80, 140, 200)
 """Pairs at which the samples are looked at."""
-LEAST = 8
+LEAST = 12
 """Pairs below which nothing is judged."""
 RESAMPLES = 10_000
 """So that a look's share of ALPHA, 0.002, is the 20th of them."""

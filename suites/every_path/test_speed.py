@@ -30,12 +30,15 @@ def replayed_clock():
 @pytest.mark.benchmark(timer=replayed_clock)
 def test_speed(judged, planned, timed_seconds, benchmark):
     """The interval of the speed over eager's lies within the threshold, and every timed token was right."""
-    verdict = judged(Property.SPEED)
-    samples = timed_seconds()
-    if samples:
-        case, rounds = planned.case, iter(samples)
-        benchmark.group = f"{case.device} {case.dtype} {case.recipe.name} {case.workload.name}"
-        benchmark.extra_info.update(verdict.numbers, outcome=str(verdict.outcome), path=case.path)
-        benchmark.pedantic(Replay.advance, setup=lambda: ((next(rounds),), {}), rounds=len(samples))
+
+    def replay(verdict):
+        samples = timed_seconds()
+        if samples:
+            case, rounds = planned.case, iter(samples)
+            benchmark.group = f"{case.device} {case.dtype} {case.recipe.name} {case.workload.name}"
+            benchmark.extra_info.update(verdict.numbers, outcome=str(verdict.outcome), path=case.path)
+            benchmark.pedantic(Replay.advance, setup=lambda: ((next(rounds),), {}), rounds=len(samples))
+
+    verdict = judged(Property.SPEED, then=replay)
     if verdict.outcome.fails:
         pytest.fail(f"{verdict.outcome}: {verdict.message}", pytrace=False)

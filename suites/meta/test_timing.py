@@ -19,7 +19,8 @@ from harness.errors import WorkerRaised
 from harness.execution import alternating
 from harness.execution.runner import failure_of
 from harness.execution.runs import Setup
-from harness.execution.timing import Sampling, load_subject, no_garbage
+from harness.execution.subject import load_subject, no_garbage
+from harness.execution.timing import Sampling
 from harness.execution.workers import Worker
 from harness.judge import judge
 from harness.judge_measured import Bar, judge_measured

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, replace
 
 from harness.execution.runs import Setup
-from harness.execution.timing import load_subject, no_garbage, warm_up
+from harness.execution.subject import load_subject, no_garbage, warm_up
 from harness.measurement.conditions import open_conditions
 from harness.paths.eager import Eager
 from harness.vocabulary import Dtype
