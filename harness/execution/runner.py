@@ -105,10 +105,6 @@ class Runner:
     ) -> Measurements:
         """What is known of a case, and its speed, or why there is none."""
         sampling = timing.Sampling(seconds, aims, kernels=kernels)
-        launch = planned.optimization.launch()
-        if launch and launch.torchrun:
-            why = "timing: ranks compute alike, whoever starts them; those started as workers are timed"
-            return replace(known, speed_failure=Failure(Outcome.UNSUPPORTED, why))
         try:
             peaks = self.peaks(planned.case.device)
             return replace(known, peaks=peaks, speed=self.speed(planned.case, planned.optimization, sampling))
@@ -127,8 +123,10 @@ class Runner:
 
         Raises WorkerFailed.
         """
-        name, setup = f"{case.id}-speed", self._setup(case, fault)
-        if optimization.launch() is None:
+        name, setup, launch = f"{case.id}-speed", self._setup(case, fault), optimization.launch()
+        if launch and launch.torchrun:
+            raise WorkerRaised("is not timed: ranks compute alike, whoever starts them", incompatible=True)
+        if launch is None:
             deadline = self.seconds + sampling.seconds
             try:
                 with Worker(log=self._log(name)) as worker:

@@ -129,7 +129,7 @@ def test_what_is_as_recorded_passes():
         (1.5, {}, Outcome.IMPROVED, "speedup is {now}, was {then} (keep it: harness baseline accept RUN)"),
         (
             2.0,
-            {"noise": 0.5, "count": 10},
+            {"noise": 0.5, "count": 12},
             Outcome.INCONCLUSIVE,
             "speedup is {now}, was {then} (ask on a quieter machine)",
         ),

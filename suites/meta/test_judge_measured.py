@@ -115,12 +115,12 @@ def test_failed_timing_says_nothing_of_memory():
         (
             {"count": 7},
             Outcome.INCONCLUSIVE,
-            "pairs that count are 7, but should be at least 8 (allow more with --timing-seconds)",
+            "pairs that count are 7, but should be at least 12 (allow more with --timing-seconds)",
         ),
         (
-            {"count": 9, "block": 10},
+            {"count": 13, "block": 14},
             Outcome.INCONCLUSIVE,
-            "pairs that count are 9, but should be at least 10 (allow more with --timing-seconds)",
+            "pairs that count are 13, but should be at least 14 (allow more with --timing-seconds)",
         ),
         (
             {"work": replace(WORK, decode_bytes=1.1e7)},

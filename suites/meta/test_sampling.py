@@ -114,10 +114,10 @@ def test_sampling_ends_at_the_first_look_that_decides(sampled):
 
 def test_sampling_ends_when_its_seconds_are_spent(sampled):
     """With a last look at what there is then; but not before enough pairs count to be judged."""
-    pairs, looks, why, *_ = sampled(spread(1.5), seconds=30.0)
-    assert (len(pairs), looks, why) == (10, [8, 10], "seconds")
-    pairs, looks, why, *_ = sampled(spread(1.5), seconds=0.0, looks=(12, 16))
-    assert (len(pairs), looks, why) == (8, [8], "seconds")
+    pairs, looks, why, *_ = sampled(spread(1.5), seconds=42.0)
+    assert (len(pairs), looks, why) == (14, [8, 12, 14], "seconds")
+    pairs, looks, why, *_ = sampled(spread(1.5), seconds=0.0, looks=(14, 16))
+    assert (len(pairs), looks, why) == (12, [12], "seconds")
 
 
 def test_dropped_pairs_are_kept_apart_and_made_up_for(sampled):

@@ -95,8 +95,8 @@ def test_precise_pairs_end_sampling_though_nothing_is_decided():
 def test_sampling_ends_by_count_time_or_loss():
     """Time ends it once there is anything to judge; loss, once there was a fair chance."""
     assert enough(200, 200, looks=LOOKS, late=False) == "pairs"
-    assert enough(9, 9, looks=LOOKS, late=True) == "seconds"
-    assert enough(7, 7, looks=LOOKS, late=True) == ""
+    assert enough(12, 12, looks=LOOKS, late=True) == "seconds"
+    assert enough(11, 11, looks=LOOKS, late=True) == ""
     assert enough(19, 2, looks=LOOKS, late=False) == ""
     assert enough(20, 15, looks=LOOKS, late=False) == "dropped"
     assert enough(20, 16, looks=LOOKS, late=False) == ""

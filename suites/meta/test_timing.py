@@ -34,7 +34,7 @@ from harness.records import Case
 from harness.vocabulary import Dtype, Outcome, Property
 
 FAULTS = "suites.meta.faults.of_speed"
-FEW = (8,)
+FEW = (12,)
 """Looks: as few pairs as may be judged."""
 OVERHEAD = 1.02
 """Most that timing a run may add to it."""
@@ -72,7 +72,7 @@ def judged(case, evidence, speed):
 def test_eager_beside_itself_is_timed_in_one_worker(timed):
     """All that a speed tells is there: both samples with their first tokens, right tokens, the verified kernels."""
     _, evidence, speed = timed("eager")
-    assert (len(speed.kept), speed.looks, speed.stopped) == (8, (8,), "decided")
+    assert (len(speed.kept), speed.looks, speed.stopped) == (12, (12,), "decided")
     assert not speed.alternating
     assert speed.block == 4
     assert (speed.rows, speed.new_tokens, speed.differing, speed.foreign) == (1, 33, 0, 0)
@@ -149,7 +149,7 @@ def test_ranks_are_timed_together_against_eager_alone(timed, monkeypatch):
 @pytest.mark.parametrize(
     ("path", "why"),
     [
-        ("parallelism.tp2_torchrun", r"timing: rank \d: is not timed: ranks compute alike, whoever starts them"),
+        ("parallelism.tp2_torchrun", "timing: is not timed: ranks compute alike, whoever starts them"),
         ("continuous_batching.sdpa_shared", "timing: is not timed: every request is submitted twice"),
     ],
 )
@@ -171,7 +171,7 @@ def test_nothing_is_timed_before_it_was_verified(runner):
 def test_requests_are_timed_without_first_tokens(timed):
     """Served together, each has a first token of its own; eager's batch has one moment, and is compared in all."""
     _, _, speed = timed("continuous_batching.sdpa", workload="ragged_b4")
-    assert (len(speed.pairs), speed.differing, speed.kernels) == (8, 0, ())
+    assert (len(speed.pairs), speed.differing, speed.kernels) == (12, 0, ())
     assert all(pair.candidate.first is None and pair.eager.first for pair in speed.pairs)
 
 

@@ -46,9 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--sessions", type=int, default=40, help="processes of each kind; 0: study what is there"
-    )
+    parser.add_argument("--sessions", type=int, default=40, help="processes of each kind; 0: study what is there")
     parser.add_argument("--rounds", type=int, default=200, help="of each, in which every arm runs once")
     parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder for traces and results")
     parser.add_argument("--accept", action="store_true", help="keep the results as those that README shows")
