@@ -145,8 +145,10 @@ def kernels_used(events: list[tuple[str, Any]]) -> tuple[str, ...]:
 
 
 def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of an Engagement's kernels that `kernels_used` can name: not what kernels count by themselves."""
-    return tuple(sorted(name for name in kernels if name.partition(" ")[2].startswith(WATCHED)))
+    """Those of an Engagement's kernels that `kernels_used` can name: neither what kernels count by themselves, nor the
+    classes of packed weights, which are no operators."""
+    named = (name for name in kernels if not name.endswith("Tensor"))
+    return tuple(sorted(name for name in named if name.partition(" ")[2].startswith(WATCHED)))
 
 
 def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:

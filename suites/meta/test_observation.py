@@ -10,7 +10,13 @@ import pytest
 from harness.errors import Incompatible
 from harness.execution.workers import Worker
 from harness.paths.local_kernels import kernel_logs
-from harness.paths.observation import _flash_call, _without_wrappers, windows_by_layer, windows_of
+from harness.paths.observation import (
+    _flash_call,
+    _without_wrappers,
+    shown_by_operators,
+    windows_by_layer,
+    windows_of,
+)
 from harness.paths.observed import AttentionCall, Phase
 
 
@@ -143,3 +149,10 @@ def test_windows_are_told_by_layer():
     assert windows_by_layer(config) == {0: 0, 2: 8}
     plain = SimpleNamespace(layer_types=None, num_hidden_layers=2, sliding_window=None)
     assert windows_by_layer(plain) == {0: 0, 1: 0}
+
+
+def test_kernels_that_a_timed_session_can_show_are_those_of_operators():
+    """Not what local kernels count, layers, or the classes of packed weights."""
+    shown = ("decode aten::_softmax", "packed WeightQBytesLinearFunction", "packed quanto::qbytes_mm")
+    counted = ("decode kernels-community/flash-attn2:fwd", "layer RMSNorm", "packed WeightQBytesTensor")
+    assert shown_by_operators((*counted, *shown)) == shown
