@@ -199,7 +199,7 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
     code, _, errors = command("calibrate", "--device", "cpu", *FULL)
     assert code == 1
     assert refusal(errors) == (
-        f"{path}.match: lacks device, machine, which Match needs (repair it, or delete it and calibrate again)"
+        f"{path}.match: lacks device, machine, which Match needs (repair it, or restore it from version control)"
     )
     assert command.asked == []
 

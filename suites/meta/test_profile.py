@@ -200,7 +200,7 @@ def test_each_defect_of_a_profile_is_refused_by_place(made, old, new, told):
     message = str(refused.value)
     assert message.startswith(str(path))
     assert told in message
-    assert message.endswith("(repair it, or delete it and calibrate again)")
+    assert message.endswith("(repair it, or restore it from version control)")
     assert "\n" not in message
 
 
