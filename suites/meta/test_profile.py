@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from harness.baseline_store import BaselineFile, write_files
+from harness.checkout import refuse_unused
 from harness.equivalence.calibration import calibrated
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
@@ -26,8 +28,11 @@ from harness.machine.profile import (
     write_profile,
 )
 from harness.machine.standard import Standard, sound_profiles, standard_of
+from harness.measurement.regression import Figures, Recorded, SpeedFigures
+from harness.measurement.statistics import Interval
 from harness.measurement.thresholds import Threshold
-from suites.conftest import REPOSITORY
+from harness.vocabulary import Technique
+from suites.conftest import CATALOGUE, REPOSITORY
 
 HERE = Match("cpu", "x86_64")
 Q95 = {"fp32.rho": 2.6, "bf16.cache_rho": 1.02, "bf16.kl": 0.0, "bf16.kl_p99": 1.0}
@@ -104,7 +109,7 @@ def test_doubled_threshold_is_refused_by_file_and_path(made, written, told):
     path.write_text(path.read_text() + "".join(tables))
     with pytest.raises(CorruptRecord) as refused:
         read_profile(path)
-    assert str(refused.value) == f"{path}{told}repair it, or delete it and calibrate again)"
+    assert str(refused.value) == f"{path}{told}repair it, or restore it from version control)"
     with pytest.raises(ValueError, match="has two thresholds"):
         write_profile(replace(made, thresholds=written))
 
@@ -252,3 +257,49 @@ def test_committed_profiles_are_sound():
     assert "cpu-x86" in {profile.name for profile in profiles}
     for profile in profiles:
         read_numerics(profile.folder)
+
+
+def held(made, **changes):
+    """The profile with one threshold, some of which is changed."""
+    given = {"path": "attention.sdpa", "workload": "decode_b1", "reason": "the test", "speed_min": 1.0}
+    return (replace(made, thresholds=(Threshold(**given | changes),)),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        (
+            {"path": "attention.spda"},
+            "of attention.spda on decode_b1 is of no path in the catalogue (correct or remove ",
+        ),
+        ({"path": "atention.*"}, "of atention.* on decode_b1 is of no path in the catalogue (correct or remove it)"),
+        ({"workload": "decode"}, "of attention.sdpa on decode names workload decode, which is not in the catalogue ("),
+        ({"workload": "single"}, "of attention.sdpa on single names workload single, which is not in the catalogue ("),
+        ({"recipe": "big"}, "of attention.sdpa on decode_b1 names recipe big, which is not in the catalogue ("),
+    ],
+)
+def test_threshold_that_nothing_uses_is_refused(made, changes, told):
+    """A misspelt one would hold nothing to anything; nor would one of a workload that is not timed."""
+    with pytest.raises(HarnessError) as refused:
+        refuse_unused(held(made, **changes), CATALOGUE)
+    assert str(refused.value).startswith(f"{made.file}: the threshold {told}")
+
+
+@pytest.mark.parametrize("changes", [{}, {"path": "attention.*"}, {"recipe": "mini"}])
+def test_threshold_that_something_uses_is_not_refused(made, changes):
+    refuse_unused(held(made, **changes), CATALOGUE)
+    refuse_unused(sound_profiles(REPOSITORY), CATALOGUE)
+
+
+def test_baseline_that_nothing_uses_stops_the_session(made):
+    """With the command that removes it."""
+    speed = SpeedFigures(pairs=20, speedup=Interval(1.0, 1.1, 1.2), spread=0.01)
+    entry = Recorded("attention.sdpa", "tiny_qwen3", "gone", Figures(speed, None), "2026-01-01", {}, "0" * 64)
+    file = BaselineFile(1, made.match, {}, {"cpu-fp32-tiny_qwen3-attention.sdpa-gone": entry})
+    write_files({Technique.ATTENTION: file}, made.folder)
+    with pytest.raises(HarnessError) as refused:
+        refuse_unused((made,), CATALOGUE)
+    assert str(refused.value) == (
+        f"{made.folder}/attention.json: cpu-fp32-tiny_qwen3-attention.sdpa-gone is recorded, but no path, model or "
+        "workload gives it any more (harness baseline prune)"
+    )

@@ -207,5 +207,5 @@ def test_broken_profile_ends_the_session_with_one_line(session, pytester):
     assert result.ret == 4
     assert record is None
     result.stdout.fnmatch_lines(
-        [f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or delete it and calibrate again)*"]
+        [f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or restore it from version control)*"]
     )
