@@ -207,3 +207,33 @@ def test_commands_that_choose_succeed(command, tmp_path):
         assert (latest / "report.md").read_text().startswith(f"# {len(passed)} PASS")
         assert (latest / "junit.xml").read_text().count('name="outcome" value="PASS"') == len(passed) > 0
         assert {path.stem for path in (latest / "evidence").iterdir()} == set(passed)
+
+
+TIMING = README.partition("## Speed, memory, utilization")[2].partition("\n## ")[0]
+MEASURING = [line for block in TIMING.split("```\n")[1::2] for line in block.splitlines() if line.startswith("pytest")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("measuring")
+
+
+@pytest.mark.parametrize("command", MEASURING)
+def test_commands_that_measure_succeed(command, folder):
+    """In README's order, since the last compares what the one before it saved."""
+    program, *arguments = shlex.split(command.replace("runs/", f"{folder}/"))
+    run = [sys.executable, "-m", *(["pytest", "--run-dir", folder] if program == "pytest" else ["pytest_benchmark"])]
+    told = subprocess.run([*run, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout
+    if program == "pytest":
+        verdicts = json.loads((folder / "latest" / "run.json").read_text())["verdicts"]
+        assert {verdict["outcome"] for verdict in verdicts} <= {"PASS", "UNSUPPORTED", "INCONCLUSIVE"}
+    assert (folder / "speed.json").exists() is any(
+        "--benchmark-json" in line for line in MEASURING[: MEASURING.index(command) + 1]
+    )
+    assert program == "pytest" or "static-decode_b1" in told.stdout
+
+
+def test_every_command_that_measures_is_tried():
+    """Those of `harness baseline` in test_cli_baseline.py."""
+    assert [line.split()[0] for line in MEASURING] == ["pytest"] * 4 + ["pytest-benchmark"]
