@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from harness.records import Failure
 from harness.vocabulary import Dtype
@@ -85,11 +86,12 @@ class Speed:
     """Of the candidate; None if it cannot be counted."""
     seconds: float
     """Spent on sampling, between the first pair and the last."""
-    block: int = 4
-    """Consecutive pairs that share what the machine was doing, or a load of the models: the bootstrap draws them
-    together."""
+    block: int = 1
+    """Consecutive pairs that share a load of the models: each load has one voice, its median."""
     differing: int = 0
-    """Timed runs whose tokens were not those of the verified run, of either side."""
+    """Timed runs of the candidate whose tokens were not those of the verified run."""
+    eager_differing: int = 0
+    """The same of eager."""
     kernels: tuple[str, ...] = ()
     """Of attention and packed weights, seen in one more run of the candidate after the last sample."""
     verified_kernels: tuple[str, ...] = ()
@@ -112,6 +114,17 @@ class Speed:
     @property
     def kept(self) -> tuple[Pair, ...]:
         return tuple(pair for pair in self.pairs if not pair.dropped)
+
+    @property
+    def log_speedups(self) -> list[float]:
+        return log_speedups(self.pairs, self.block)
+
+
+def log_speedups(pairs: Sequence[Pair], block: int) -> list[float]:
+    """Of the pairs that count, in their order; of every `block` of all pairs the median, if any of it counts."""
+    loads = (pairs[start : start + block] for start in range(0, len(pairs), block))
+    kept = ([pair.log_speedup for pair in load if not pair.dropped] for load in loads)
+    return [median(values) for values in kept if values]
 
 
 @dataclass(frozen=True)
@@ -194,3 +207,5 @@ class Measurements:
     """Why there is no speed."""
     memory_failure: Failure | None = None
     """Why there is no memory."""
+    peaks_failure: Failure | None = None
+    """Why there are no peaks."""

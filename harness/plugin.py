@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
@@ -98,9 +99,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--timing-seconds",
         metavar="SECONDS",
-        type=float,
+        type=_seconds,
         default=TIMING_SECONDS,
-        help="spent at most on the timed pairs of one case; what is then not decided is INCONCLUSIVE "
+        help="after which no more pairs of one case are timed, once enough are; what is not decided is INCONCLUSIVE "
         f"(default: {TIMING_SECONDS:g})",
     )
     group.addoption(
@@ -116,6 +117,16 @@ def _positive(given: str) -> int:
     if not given.isdecimal() or not int(given):
         raise ArgumentTypeError(f"is {given}, but should be at least 1")
     return int(given)
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ArgumentTypeError(f"is {given}, but should be a positive number of seconds")
+    return seconds
 
 
 def pytest_configure(config: pytest.Config) -> None:

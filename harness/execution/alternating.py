@@ -1,7 +1,7 @@
 """Time a candidate against eager in workers that take turns: where both models do not fit beside each other, or the
 candidate spans processes.
 
-Every block is a load of its own, so that what differs from load to load is in the interval: it draws whole blocks.
+Every block is a load of its own, and has one voice in the interval, so that what differs from load to load is in it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from harness.execution.timing import Block, Sampling
 from harness.measured import Pair, Speed
 from harness.measurement.speed_rules import enough, settled
 
-LOOKS = (60, 120, 200)
-"""Pairs at which the samples are looked at: after at least six loads of each side, however late it is. One load alone
-has no spread."""
+LOOKS = (100, 150, 200)
+"""Pairs at which the samples are looked at: after at least ten loads of each side, since fewer cannot tell, however
+late it is."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def alternate(sides: Sides, sampling: Sampling) -> Speed:
         why = enough(len(pairs), len(kept), looks=LOOKS, late=late)
         if len(looks) < len(LOOKS) and len(kept) >= LOOKS[len(looks)]:
             looks.append(len(kept))
-            why = settled(kept, sampling.aims, block=sampling.block) or why
+            why = settled(pairs, sampling.aims, block=sampling.block) or why
         if why and looks[-1:] != [len(kept)]:
             looks.append(len(kept))
     (candidate, eager), spent = done[0], time.monotonic() - started
@@ -61,7 +61,8 @@ def alternate(sides: Sides, sampling: Sampling) -> Speed:
         uncounted=candidate.uncounted,
         seconds=spent,
         block=sampling.block,
-        differing=sum(block.differing for both in done for block in both),
+        differing=sum(ours.differing for ours, _ in done),
+        eager_differing=sum(theirs.differing for _, theirs in done),
         kernels=next((ours.kernels for ours, _ in done if ours.kernels != ours.verified_kernels), candidate.kernels),
         verified_kernels=candidate.verified_kernels,
         foreign=max(block.foreign for both in done for block in both),

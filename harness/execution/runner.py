@@ -106,8 +106,11 @@ class Runner:
         """What is known of a case, and its speed, or why there is none."""
         sampling = timing.Sampling(seconds, aims, kernels=kernels)
         try:
-            peaks = self.peaks(planned.case.device)
-            return replace(known, peaks=peaks, speed=self.speed(planned.case, planned.optimization, sampling))
+            known = replace(known, peaks=self.peaks(planned.case.device))
+        except WorkerFailed as error:
+            known = replace(known, peaks_failure=failure_of(error, "peaks"))
+        try:
+            return replace(known, speed=self.speed(planned.case, planned.optimization, sampling))
         except WorkerFailed as error:
             return replace(known, speed_failure=failure_of(error, "timing"))
 
@@ -199,7 +202,7 @@ class Runner:
             workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{i}"))) for i in range(launch.ranks)]
             port = _free_port()
             asked = [(setup, dtype, optimization, sampling, Place(i, launch.ranks, port)) for i in range(launch.ranks)]
-            return call_together(workers, timing.time_block, asked, seconds=self.seconds)[0]
+            return timing.joined(call_together(workers, timing.time_block, asked, seconds=self.seconds))
 
     def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
         started = time.monotonic()

@@ -24,9 +24,11 @@ from harness.vocabulary import Dtype
 
 WARM_CALLS = (3, 12)
 """Runs before the first sample: at least, and at most until two in a row compile nothing."""
-NEAR_TIE_ULPS = 8
-"""Units in the last place of a logit by which a timed run, which computes fewer logits of the prompt than the verified
-one and so may multiply in another order, may prefer another token."""
+WARM_SECONDS = 60.0
+"""Beyond the first run, after which no more of them is begun."""
+NEAR_TIE_ULPS = 3
+"""Units in the last place of a logit, in the model's dtype, by which a timed run may prefer another token: it computes
+fewer logits of the prompt than the verified one, and so may multiply in another order."""
 
 
 class Watching(Protocol):
@@ -123,13 +125,13 @@ def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, faul
     return Subject(model, batch, optimization, setup.workload.new_tokens, fault)
 
 
-def warm_up(subject: Subject, watching: Watching) -> WarmUp:
-    """Run until nothing is compiled any more."""
+def warm_up(subject: Subject, watching: Watching, *, calls: int | None = None) -> WarmUp:
+    """Run until nothing is compiled any more; or `calls` times, where ranks must agree on it."""
     compiled, captured = compile_seconds(), capture_seconds()
     seconds: list[float] = []
     quiet = 0
-    least, most = WARM_CALLS
-    while len(seconds) < least or (quiet < 2 and len(seconds) < most):
+    least, most = (calls, calls) if calls else WARM_CALLS
+    while len(seconds) < least or (quiet < 2 and len(seconds) < most and sum(seconds[1:]) < WARM_SECONDS):
         before = watching.read()
         timed, _ = subject.run()
         seconds.append(timed.seconds)
@@ -149,15 +151,15 @@ class TokenCheck:
     def __init__(self, subject: Subject, verified: Tensor) -> None:
         """`verified` (B, N) are the tokens of the run that was compared."""
         self.plain, logits = subject.plain()
-        self.differing = 0 if agrees(self.plain, verified, logits) else 1
+        self.differing = 0 if agrees(self.plain, verified, logits, dtype=subject.model.dtype) else 1
 
     def __call__(self, tokens: Tensor) -> None:
         self.differing += not torch.equal(tokens, self.plain)
 
 
-def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None) -> bool:
+def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None, *, dtype: torch.dtype) -> bool:
     """Whether each row of tokens (B, N) is the verified one, or first leaves it where `logits` (B, N, V) hardly prefer
-    one to the other."""
+    one to the other, by the steps of `dtype`, in which they were computed: `generate` copies them to float32."""
     if tokens.shape != verified.shape:
         return False
     for row in (tokens != verified).any(1).nonzero().flatten().tolist():
@@ -165,7 +167,7 @@ def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None) -> bool:
         if logits is None:
             return False
         ours, theirs = (float(logits[row, step, which[row, step]]) for which in (tokens, verified))
-        ulp = torch.finfo(logits.dtype).eps * max(abs(ours), abs(theirs))
+        ulp = torch.finfo(dtype).eps * max(abs(ours), abs(theirs))
         if not ours - theirs <= NEAR_TIE_ULPS * ulp:
             return False
     return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,10 +24,14 @@ from harness.measurement.roofline import work_of
 from harness.measurement.speed_rules import Aims, enough, settled
 from harness.measurement.statistics import LOOKS
 from harness.measurement.work import figures_of
-from harness.paths.base import Optimization, Serving
+from harness.paths.base import EAGER_ATTENTION, Optimization
 from harness.paths.eager import Eager
 from harness.paths.observation import shown_by_operators
-from harness.vocabulary import Dtype
+from harness.paths.observed import Phase
+from harness.vocabulary import Dtype, Tolerance
+
+RANK_CALLS = 5
+"""Warm-up runs of ranks, each of which must make as many: the others wait for it."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +71,13 @@ def time_block(
     setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling, place: Place | None = None
 ) -> Block:
     """Runs of one side, which in a parallel model is the rank at `place`."""
-    serving = _timed_serving(optimization)
+    _refuse_untimed(optimization)
     if place:
         place.join(setup.device)
     with refusals(optimization, setup):
         subject = load_subject(setup, dtype, optimization, fault=setup.fault)
         conditions = open_conditions(setup.device)
-        warm = warm_up(subject, conditions)
+        warm = warm_up(subject, conditions, calls=RANK_CALLS if place else None)
         check = TokenCheck(subject, _verified(setup, dtype, optimization))
         samples = []
         with no_garbage():
@@ -82,18 +86,36 @@ def time_block(
                 timed, tokens = subject.run()
                 samples.append((timed, conditions.between(before, conditions.read())))
                 check(tokens)
-        work, uncounted = _work(setup, subject)
+        work, uncounted = _work(setup, subject, optimization)
+        kernels, verified = _kernels(subject, sampling)
         return Block(
             samples=tuple(samples),
             warm_up=warm,
             work=work,
             uncounted=uncounted,
             differing=check.differing,
-            kernels=() if serving else subject.kernels(),
-            verified_kernels=() if serving else shown_by_operators(sampling.kernels),
+            kernels=kernels,
+            verified_kernels=verified,
             foreign=conditions.foreign,
             conditions=conditions.told(),
         )
+
+
+def joined(ranks: list[Block]) -> Block:
+    """Of the ranks of one model, the first one's times, and what went wrong in any."""
+    samples = tuple(
+        (first, next(filter(None, reasons), ""))
+        for first, reasons in zip(
+            (timed for timed, _ in ranks[0].samples),
+            zip(*([why for _, why in rank.samples] for rank in ranks), strict=True),
+            strict=True,
+        )
+    )
+    odd = next((rank.kernels for rank in ranks if rank.kernels != rank.verified_kernels), ranks[0].kernels)
+    foreign = max(rank.foreign for rank in ranks)
+    return replace(
+        ranks[0], samples=samples, kernels=odd, differing=sum(rank.differing for rank in ranks), foreign=foreign
+    )
 
 
 def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Speed:
@@ -101,7 +123,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
 
     Raises Incompatible if the path submits its requests twice, and torch.OutOfMemoryError if both do not fit.
     """
-    serving = _timed_serving(optimization)
+    _refuse_untimed(optimization)
     with refusals(optimization, setup):
         candidate, eager = (
             load_subject(setup, dtype, path, fault=fault)
@@ -118,7 +140,9 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
         ]
         with no_garbage():
             pairs, looks, stopped, seconds = sample(candidate, eager, sampling, watching=conditions, checks=checks)
-        work, uncounted = _work(setup, candidate)
+        work, uncounted = _work(setup, candidate, optimization)
+        kernels, verified_kernels = _kernels(candidate, sampling)
+        _refuse_other_eager(eager)
         return Speed(
             pairs=tuple(pairs),
             looks=tuple(looks),
@@ -130,25 +154,47 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
             work=work,
             uncounted=uncounted,
             seconds=seconds,
-            differing=sum(check.differing for check in checks),
-            kernels=() if serving else candidate.kernels(),
-            verified_kernels=() if serving else shown_by_operators(sampling.kernels),
+            differing=checks[0].differing,
+            eager_differing=checks[1].differing,
+            kernels=kernels,
+            verified_kernels=verified_kernels,
             foreign=conditions.foreign,
             conditions=conditions.told(),
         )
 
 
-def _timed_serving(optimization: Optimization) -> Serving | None:
-    """How the path serves, if it does. Raises Incompatible if it cannot be timed."""
+def _refuse_untimed(optimization: Optimization) -> None:
     serving = optimization.serving()
     if serving and serving.again:
         raise Incompatible("is not timed: every request is submitted twice")
-    return serving
 
 
-def _work(setup: Setup, subject: Subject) -> tuple[Work | None, str]:
+def _kernels(subject: Subject, sampling: Sampling) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(kernels that one more run uses, those of the verified run); none of requests. A graph that is replayed shows no
+    operators of its decode steps, as the run did in which it was recorded: there only others would be wrong."""
+    if subject.optimization.serving():
+        return (), ()
+    used, verified = subject.kernels(), shown_by_operators(sampling.kernels)
+    if subject.optimization.compiles_steps:
+        verified = tuple(name for name in verified if name in used or not name.startswith(Phase.DECODE))
+    return used, verified
+
+
+def _refuse_other_eager(eager: Subject) -> None:
+    """Raises HarnessError if the baseline beside the candidate is eager no more."""
+    wanted = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
+    if (used := eager.kernels()) != wanted:
+        raise HarnessError(
+            f"eager beside the candidate used {', '.join(used) or 'no kernel'}, but should use {', '.join(wanted)} "
+            "(something of the candidate reaches beyond its model)"
+        )
+
+
+def _work(setup: Setup, subject: Subject, optimization: Optimization) -> tuple[Work | None, str]:
     """(what a run must move and compute, why that cannot be counted)."""
     load = setup.workload
+    if optimization.tolerance is Tolerance.LOSSY:
+        return None, "the bytes of a packed cache are not counted yet"
     try:
         figures = figures_of(subject.model)
     except Incompatible as error:
@@ -176,7 +222,7 @@ def sample(
         why = enough(len(pairs), len(kept), looks=sampling.looks, late=spent >= sampling.seconds)
         if len(kept) in sampling.looks and len(kept) not in looks:
             looks.append(len(kept))
-            why = settled(kept, sampling.aims, block=Speed.block) or why
+            why = settled(pairs, sampling.aims) or why
         if why:
             looks += [] if looks[-1:] == [len(kept)] else [len(kept)]
             return pairs, looks, why, spent

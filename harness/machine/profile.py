@@ -145,6 +145,8 @@ def write_profile(profile: Profile) -> Path:
     """Write a profile into its folder, as a whole or not at all; returns the file. Raises HarnessError if the disk
     refuses."""
     plain = to_plain(Contents(profile.match, profile.calibration, profile.thresholds))
+    if not profile.thresholds:
+        del plain["thresholds"]
     lines = [*HEAD, *_tables(plain, ())]
     write_text(profile.file, "\n".join(lines) + "\n")
     return profile.file
@@ -178,7 +180,7 @@ def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
 
 def _tabled(value: Any) -> bool:
     """Whether it is no entry of its own: nothing, or a list of tables."""
-    return value is None or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value)) or value == []
+    return value is None or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
 
 
 def _key(name: str) -> str:

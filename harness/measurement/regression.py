@@ -194,10 +194,10 @@ def _speed_figures(speed: Speed, *, device: str) -> SpeedFigures | None:
     spread = median(abs(value - middle) for value in logs)
     runs = [pair.candidate for pair in speed.kept]
     if device == "cpu":
-        return SpeedFigures(len(logs), ratio_interval(logs, block=speed.block), spread)
+        return SpeedFigures(len(logs), ratio_interval(speed.log_speedups), spread)
     return SpeedFigures(
         len(logs),
-        ratio_interval(logs, block=speed.block),
+        ratio_interval(speed.log_speedups),
         spread,
         seconds=median(run.seconds for run in runs),
         per_token=_seen(runs, lambda run, first: (run.seconds - first) / (speed.new_tokens - 1)),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from harness.measured import Pair, Sample, Speed
+from harness.measured import Pair, Sample, Speed, log_speedups
 from harness.measurement.regression import Change, speed_change
 from harness.measurement.statistics import LEAST, Interval, ratio_interval
 
@@ -65,12 +65,12 @@ class Aims:
 
 def speedup(speed: Speed) -> Interval:
     """Eager's seconds over the candidate's."""
-    return ratio_interval([pair.log_speedup for pair in speed.kept], block=speed.block)
+    return ratio_interval(speed.log_speedups)
 
 
-def settled(kept: Sequence[Pair], aims: Aims, *, block: int) -> str:
+def settled(pairs: Sequence[Pair], aims: Aims, *, block: int = 1) -> str:
     """Why no more pairs are needed: `decided` or `precise`; empty if they are."""
-    interval = ratio_interval([pair.log_speedup for pair in kept], block=block)
+    interval = ratio_interval(log_speedups(pairs, block))
     if aims.met(interval) and interval.half_width <= RESOLVED:
         return "decided"
     return "precise" if interval.half_width <= PRECISE else ""

@@ -51,13 +51,13 @@ class Threshold:
             raise ValueError(f"{where} wants an MBU of {self.mbu_min:g}, but no run reaches all of the bandwidth")
 
 
-def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False) -> Threshold:
+def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False, claimed: bool = True) -> Threshold:
     """That of the case's path and workload for its model, or for every model; or one whose pattern its path matches,
     likewise. What it leaves open is what the overview claims. A `control` is no optimization, and must not be
-    faster."""
+    faster; of what is not `claimed` to be faster no speed is asked."""
     fitting = [each for each in known if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
     fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
-    claim = overview(case, control=control)
+    claim = overview(case, control=control, claimed=claimed)
     if not fitting:
         return claim
     best = max(fitting, key=lambda each: (each.path == case.path, each.recipe != ""))
@@ -71,7 +71,7 @@ def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = Fals
     )
 
 
-def overview(case: Case, *, control: bool = False) -> Threshold:
+def overview(case: Case, *, control: bool = False, claimed: bool = True) -> Threshold:
     """No slower than eager, and where memory is claimed no larger. Eager itself is as fast as itself."""
     eager = case.technique is Technique.EAGER
     why = "it lacks what eager has" if control else "the optimization overview claims it"
@@ -79,7 +79,7 @@ def overview(case: Case, *, control: bool = False) -> Threshold:
         case.path,
         case.workload.name,
         "it is eager itself" if eager else why,
-        speed_min=None if control else 1.0,
+        speed_min=1.0 if claimed and not control else None,
         speed_max=1.0 if eager or control else None,
         memory_max=1.0 if case.technique in CLAIMS_MEMORY | {Technique.EAGER} else None,
     )

@@ -129,7 +129,7 @@ def test_documented_rules_of_timing_are_those_in_force():
     looks = ", ".join(map(str, statistics.LOOKS[:-1]))
     assert f"{len(statistics.LOOKS)} looks, at {looks} and {statistics.LOOKS[-1]} pairs" in flowing.replace("Five", "5")
     assert f"a chance of error of {statistics.ALPHA:.0%}".replace("%", " %") in flowing
-    assert f"bootstrap of {statistics.RESAMPLES:,} resamples" in flowing
+    assert f"once {statistics.LEAST} pairs count" in flowing
     assert f"give or take {speed_rules.MET_BEYOND:.0%}".replace("%", " %") in flowing
     assert f"more than {speed_rules.MISSED_BEYOND:.0%} below".replace("%", " %") in flowing
     assert f"the interval is within {speed_rules.RESOLVED:.0%}".replace("%", " %") in flowing
@@ -137,7 +137,7 @@ def test_documented_rules_of_timing_are_those_in_force():
     assert speed_rules.DROPPED == 1 / 5
     assert f"More than {judge_measured.IMPOSSIBLE} of a peak is impossible" in flowing
     assert regression.MARGIN == 1.05
-    assert f"| {TIMING_SECONDS:g} | spent at most" in README
+    assert f"| {TIMING_SECONDS:g} | after which no more pairs" in README
 
 
 def test_documented_allowances_of_memory_are_those_in_force():

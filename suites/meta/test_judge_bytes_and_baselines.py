@@ -101,7 +101,7 @@ def test_nothing_recorded_is_said_in_the_stores_words():
 
 def test_what_is_as_recorded_passes():
     verdict = judged(Property.REGRESSION, against=bar(speed_min=1.0, recorded=recorded(measured(CASE.id))))
-    both = "2.01 (1.99 to 2.02)"
+    both = "2.01 (1.99 to 2.03)"
     size = 4 * MIB
     assert told(verdict) == (
         Outcome.PASS,

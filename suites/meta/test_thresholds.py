@@ -74,6 +74,13 @@ def test_what_a_threshold_leaves_open_is_what_the_overview_claims():
     assert threshold_of(CASE, (at_most,)).speed_min is None
 
 
+def test_where_no_gain_is_claimed_no_speed_is_asked():
+    """Memory is, where the technique is ticked for it."""
+    claim = threshold_of(CASE, (), claimed=False)
+    assert (claim.speed_min, claim.speed_max, claim.memory_max) == (None, None, 1.0)
+    assert threshold_of(CASE, (GENERAL,), claimed=False).speed_min == 2.0
+
+
 def test_a_control_must_not_be_faster():
     assert NoCache().control
     claim = threshold_of(CASE, (), control=True)

@@ -217,7 +217,7 @@ def test_timing_a_run_costs_next_to_nothing(tmp_path, record_property):
     case, _ = case_of("eager", "decode_b1")
     with Worker(log=tmp_path / "log") as worker:
         ratios = worker.call(overhead, Setup(case.recipe, case.workload, "cpu", tmp_path), 80, seconds=120)
-    cost = ratio_interval(ratios, block=4)
+    cost = ratio_interval(ratios)
     record_property("overhead", str(cost))
     print(f"a timed run takes {cost} of a bare one")
     assert cost.low <= OVERHEAD, f"a timed run takes {cost} of a bare one, but should take at most {OVERHEAD}"

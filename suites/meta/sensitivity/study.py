@@ -20,7 +20,6 @@ from suites.meta.sensitivity.record import EAGER, SAME, Trace
 
 STARTS = 3
 """Trials of a trace and arm."""
-BLOCK = 4
 THRESHOLD = Aims((Aim(1.0),))
 ABSOLUTE_LIMIT = 1.05
 """What most projects do: alarm if the median time exceeds a stored one by 5 %."""
@@ -59,8 +58,8 @@ def trial(recorded: Trace, arm: str, *, trace: int, start: int, aims: Aims) -> T
         spent += pair.candidate.seconds + pair.eager.seconds
         kept += [] if dropped else [pair]
         why = enough(seen, len(kept), looks=LOOKS, late=spent >= TIMING_SECONDS)
-        if why or (not dropped and len(kept) in LOOKS and settled(kept, aims, block=BLOCK)):
-            interval = ratio_interval([each.log_speedup for each in kept], block=BLOCK)
+        if why or (not dropped and len(kept) in LOOKS and settled(kept, aims)):
+            interval = ratio_interval([each.log_speedup for each in kept])
             return Trial(arm, trace, start, len(kept), spent, interval)
     raise ValueError(f"trace {trace} holds {len(kept)} pairs, but should hold {LOOKS[-1]}")
 
@@ -117,7 +116,7 @@ def widths(traces: Sequence[Trace]) -> list[tuple[int, float, float, float]]:
         for recorded in traces:
             pairs = [pair for pair, dropped in _pairs(recorded, SAME, 0) if not dropped][:count]
             spent = sum(pair.candidate.seconds + pair.eager.seconds for pair in pairs)
-            found.append((spent, ratio_interval([pair.log_speedup for pair in pairs], block=BLOCK).half_width))
+            found.append((spent, ratio_interval([pair.log_speedup for pair in pairs]).half_width))
         half = sorted(width for _, width in found)
         rows.append((count, median(spent for spent, _ in found), median(half), half[int(0.9 * (len(half) - 1))]))
     return rows
