@@ -78,3 +78,17 @@ def holds_one_model():
 
     AutoModelForCausalLM.from_pretrained = load  # stays: eager is loaded beside the candidate, out of the fault's reach
     yield
+
+
+@contextmanager
+def leaks_into_eager():
+    """Eager attention is served by sdpa, and stays so in the process."""
+    from transformers.models.llama import modeling_llama
+
+    def eager(module, query, key, value, attention_mask, **options):
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+
+    modeling_llama.eager_attention_forward = eager
+    yield
