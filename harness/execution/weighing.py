@@ -59,7 +59,7 @@ def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path
             resident = gauge.now() - before
             with _recorded(snapshot if setup.device == "cuda" else None):
                 _run(model, batches[0], setup, optimization)
-                held, cache = _weigh_runs(gauge, model, batches[0], setup, optimization)
+                held, cache = weigh_runs(gauge, model, batches[0], setup, optimization)
                 peak, reserved = gauge.peak() - before, gauge.reserved()
     return Held(
         weights=nbytes(loaded),
@@ -116,15 +116,16 @@ def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> 
     return output.past_key_values
 
 
-def _weigh_runs(
+def weigh_runs(
     gauge: Gauge, model: Any, batch: Batch, setup: Setup, optimization: Optimization
 ) -> tuple[list[int], Storages]:
     """(held after each run, the storages of the last cache)."""
-    held = []
+    held: list[int] = []
+    kept: Storages = {}
     gauge.restart()
     for _ in range(RUNS):
-        cache = _run(model, batch, setup, optimization)
-        kept = storages(cache_tensors(cache))
+        kept = {}  # or the next run's peak would hold two caches
+        kept = storages(cache_tensors(_run(model, batch, setup, optimization)))
         held.append(gauge.now())
     return held, kept
 

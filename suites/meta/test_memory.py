@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import torch
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
 from harness.errors import HarnessError, WorkerRaised
+from harness.execution import weighing
 from harness.execution.runs import Setup
 from harness.execution.tasks import make_checkpoint
 from harness.execution.weighing import memory_of, weigh
@@ -108,6 +112,22 @@ def test_weight_that_is_kept_twice_is_found(weighed, model, fault):
     assert copied.weights - eager.weights == HEAD * 4
     told = f"MiB of weights beyond eager's {eager.weights / MIB:.4g} is 0.1289, but should be at most 0 [M1]"
     assert violated(memory_of(copied, eager, path_named("attention.sdpa"))) == [told]
+
+
+def test_cache_of_a_run_is_gone_before_the_next(monkeypatch):
+    """Else the peak of the runs after the first would hold two of them. That of the last is what is counted."""
+    given, alive = [], []
+
+    def run(*_):
+        alive.append(sum(cache() is not None for cache in given))
+        layer = SimpleNamespace(keys=torch.ones(5), values=torch.ones(5))
+        given.append(weakref.ref(layer.keys.untyped_storage()))
+        return SimpleNamespace(layers=[layer])
+
+    monkeypatch.setattr(weighing, "_run", run)
+    gauge = SimpleNamespace(restart=lambda: None, now=gc.collect)
+    held, kept = weighing.weigh_runs(gauge, *[None] * 4)
+    assert (alive, len(held), nbytes(kept)) == ([0] * weighing.RUNS, weighing.RUNS, 2 * 5 * 4)
 
 
 def test_weight_that_is_missing_is_found(weighed):
