@@ -79,7 +79,7 @@ def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snaps
     return Memory(
         candidate=candidate,
         eager=eager,
-        kv_exact=optimization.tolerance is not Tolerance.LOSSY and optimization.serving() is None,
+        kv_exact=optimization.tolerance is not Tolerance.LOSSY,
         own_weights=not optimization.rounds_weights,
         snapshot=snapshot,
     )

@@ -96,10 +96,20 @@ def test_path_without_a_cache_must_hold_none(weighed):
     assert held.kv == held.kv_expected == 0
 
 
-def test_quantized_cache_takes_less_than_the_formula_and_is_not_held_to_it(weighed):
+def test_quantized_cache_takes_less_than_the_formula(weighed):
     held, path = weighed("tiny_llama3", "caching.quantized_quanto4"), path_named("caching.quantized_quanto4")
     assert 0 < held.kv < held.kv_expected / 4
     assert violated(memory_of(held, held, path)) == []
+
+
+@pytest.mark.parametrize("beyond", [0, MIB])
+def test_quantized_cache_that_saves_nothing_is_found(beyond):
+    """Such as one that keeps all as it was given."""
+    whole = replace(HELD, kv=HELD.kv_expected + beyond)
+    told = "MiB by which packed keys and values are less than the formula's 10 is 0, but should be at least 9.537e-07"
+    assert violated(memory_of(whole, HELD, path_named("caching.quantized_quanto4"))) == [f"{told} [M2]"]
+    less = replace(HELD, kv=HELD.kv_expected - 1)
+    assert violated(memory_of(less, HELD, path_named("caching.quantized_quanto4"))) == []
 
 
 @pytest.mark.parametrize(
