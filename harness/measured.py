@@ -155,7 +155,7 @@ class Memory:
     own_weights: bool
     """Whether the candidate's weights should be eager's, byte for byte in number: no path but one that rounds them."""
     snapshot: str = ""
-    """Path of the allocator's snapshot; empty if there is none."""
+    """Of the allocator, as a path in the run's folder; empty if there is none."""
 
 
 @dataclass(frozen=True)

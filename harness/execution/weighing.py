@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path
             model, batches = load_setup(setup, dtype, optimization)
             loaded = _of_model(batches[0], others)
             resident = gauge.now() - before
-            with _recorded(snapshot if setup.device == "cuda" else None):
+            with recorded(snapshot if setup.device == "cuda" else None):
                 _run(model, batches[0], setup, optimization)
                 held, cache = weigh_runs(gauge, model, batches[0], setup, optimization)
                 peak, reserved = gauge.peak() - before, gauge.reserved()
@@ -151,14 +151,24 @@ def _itemsize(dtype: Dtype) -> int:
 
 
 @contextmanager
-def _recorded(snapshot: Path | None) -> Iterator[None]:
-    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz."""
+def recorded(snapshot: Path | None) -> Iterator[None]:
+    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz, also if it ends in an
+    error."""
     if snapshot is None:
         yield
         return
     torch.cuda.memory._record_memory_history(max_entries=HISTORY)
     try:
         yield
+    except BaseException:
+        with suppress(RuntimeError, OSError, MemoryError):  # what follows from the error would hide it
+            _dump(snapshot)
+        raise
+    _dump(snapshot)
+
+
+def _dump(snapshot: Path) -> None:
+    try:
         torch.cuda.memory._dump_snapshot(str(snapshot))
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)
