@@ -163,11 +163,12 @@ class Memory:
     candidate: Held
     eager: Held
     kv_exact: bool
-    """Whether the candidate's cache must take exactly what the formula says: a path that packs it takes less."""
+    """Whether the candidate's cache must take exactly what the formula says; if not, its path packs it, and it must
+    take less."""
     own_weights: bool
     """Whether the candidate's weights should be eager's, byte for byte in number: no path but one that rounds them."""
     snapshot: str = ""
-    """Path of the allocator's snapshot; empty if there is none."""
+    """Of the allocator, as a path in the run's folder; empty if there is none."""
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,12 @@ class Session:
         if verdict.outcome is Outcome.PASS:
             self._measure(planned, asked, folder, runner, bar)
         measured = self.measured.get(case.id)
-        verdict = judge_measured(case, asked, verdict, measured, bar)
-        if asked is Property.MEMORY and measured and measured.memory and not verdict.outcome.fails:
-            folder.remove_snapshot(measured.memory.snapshot)
-        return verdict
+        if measured and (measured.memory or measured.memory_failure):
+            # Weighed for a comparison with a baseline too.
+            weighed = judge_measured(case, Property.MEMORY, verdict, measured, bar)
+            if not weighed.outcome.fails:
+                folder.remove_snapshot(case.id)
+        return judge_measured(case, asked, verdict, measured, bar)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
         """Measure what the property needs and is not known yet."""

@@ -151,12 +151,13 @@ class Runner:
         eager = self._once(
             ("held", about), f"eager-{about}-memory", weighing.weigh, self._setup(case), case.dtype, Eager()
         )
-        snapshot = self.logs.parent / "snapshots" / f"{case.id}.pickle"
+        named = f"snapshots/{case.id}.pickle"
+        snapshot = self.logs.parent / named
         if case.device == "cuda":
             snapshot.parent.mkdir(exist_ok=True)
         asked = (self._setup(case, fault), case.dtype, optimization, snapshot)
         held = self._ask(f"{case.id}-memory", weighing.weigh, *asked)
-        return weighing.memory_of(held, eager, optimization, snapshot=str(snapshot) if snapshot.exists() else "")
+        return weighing.memory_of(held, eager, optimization, snapshot=named if snapshot.exists() else "")
 
     def peaks(self, device: str) -> Peaks:
         """What the machine can do, measured once. Raises WorkerFailed."""

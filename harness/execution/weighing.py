@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,9 @@ def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path
             model, batches = load_setup(setup, dtype, optimization)
             loaded = _of_model(batches[0], others)
             resident = gauge.now() - before
-            with _recorded(snapshot if setup.device == "cuda" else None):
+            with recorded(snapshot if setup.device == "cuda" else None):
                 _run(model, batches[0], setup, optimization)
-                held, cache = _weigh_runs(gauge, model, batches[0], setup, optimization)
+                held, cache = weigh_runs(gauge, model, batches[0], setup, optimization)
                 peak, reserved = gauge.peak() - before, gauge.reserved()
     return Held(
         weights=nbytes(loaded),
@@ -79,7 +79,7 @@ def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snaps
     return Memory(
         candidate=candidate,
         eager=eager,
-        kv_exact=optimization.tolerance is not Tolerance.LOSSY and optimization.serving() is None,
+        kv_exact=optimization.tolerance is not Tolerance.LOSSY,
         own_weights=not optimization.rounds_weights,
         snapshot=snapshot,
     )
@@ -116,15 +116,16 @@ def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> 
     return output.past_key_values
 
 
-def _weigh_runs(
+def weigh_runs(
     gauge: Gauge, model: Any, batch: Batch, setup: Setup, optimization: Optimization
 ) -> tuple[list[int], Storages]:
     """(held after each run, the storages of the last cache)."""
-    held = []
+    held: list[int] = []
+    kept: Storages = {}
     gauge.restart()
     for _ in range(RUNS):
-        cache = _run(model, batch, setup, optimization)
-        kept = storages(cache_tensors(cache))
+        kept = {}  # or the next run's peak would hold two caches
+        kept = storages(cache_tensors(_run(model, batch, setup, optimization)))
         held.append(gauge.now())
     return held, kept
 
@@ -150,14 +151,24 @@ def _itemsize(dtype: Dtype) -> int:
 
 
 @contextmanager
-def _recorded(snapshot: Path | None) -> Iterator[None]:
-    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz."""
+def recorded(snapshot: Path | None) -> Iterator[None]:
+    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz, also if it ends in an
+    error."""
     if snapshot is None:
         yield
         return
     torch.cuda.memory._record_memory_history(max_entries=HISTORY)
     try:
         yield
+    except BaseException:
+        with suppress(RuntimeError, OSError, MemoryError):  # what follows from the error would hide it
+            _dump(snapshot)
+        raise
+    _dump(snapshot)
+
+
+def _dump(snapshot: Path) -> None:
+    try:
         torch.cuda.memory._dump_snapshot(str(snapshot))
     finally:
         torch.cuda.memory._record_memory_history(enabled=None)

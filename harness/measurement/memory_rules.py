@@ -59,6 +59,10 @@ def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterat
         # A cache that keeps what it must, as it is, has no reason for a byte more or less.
         what = "MiB of keys and values {} the formula's {}"
         yield _equal("M2", "kv_mib", what, got=candidate.kv, wanted=candidate.kv_expected)
+    elif candidate.kv_expected:
+        what = f"MiB by which packed keys and values are less than the formula's {candidate.kv_expected / MIB:.4g}"
+        saved = max(0, candidate.kv_expected - candidate.kv) / MIB
+        yield Finding("M2", "kv_saved_mib", what, saved, 1 / MIB, at_most=False)  # one byte: less, however little
     for side, held in (("", candidate), ("eager's ", eager)):
         # A run that took less than what it cannot do without was not measured.
         what = f"{side}peak in MiB, which holds weights, keys, values and logits,"

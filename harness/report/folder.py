@@ -51,10 +51,9 @@ class RunFolder:
     def add_measurements(self, measurements: Measurements) -> None:
         write_record(self.path / "measurements" / f"{measurements.case}.json", measurements)
 
-    def remove_snapshot(self, snapshot: str) -> None:
+    def remove_snapshot(self, case: str) -> None:
         """Of an allocator that did nothing wrong: it is large."""
-        if snapshot:
-            Path(snapshot).unlink(missing_ok=True)
+        (self.path / "snapshots" / f"{case}.pickle").unlink(missing_ok=True)
 
     def add(self, verdict: Verdict) -> None:
         self.run = replace(self.run, verdicts=(*self.run.verdicts, verdict))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ import torch
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
 from harness.errors import HarnessError, WorkerRaised
+from harness.execution import weighing
 from harness.execution.runs import Setup
 from harness.execution.tasks import make_checkpoint
 from harness.execution.weighing import memory_of, weigh
@@ -92,10 +96,20 @@ def test_path_without_a_cache_must_hold_none(weighed):
     assert held.kv == held.kv_expected == 0
 
 
-def test_quantized_cache_takes_less_than_the_formula_and_is_not_held_to_it(weighed):
+def test_quantized_cache_takes_less_than_the_formula(weighed):
     held, path = weighed("tiny_llama3", "caching.quantized_quanto4"), path_named("caching.quantized_quanto4")
     assert 0 < held.kv < held.kv_expected / 4
     assert violated(memory_of(held, held, path)) == []
+
+
+@pytest.mark.parametrize("beyond", [0, MIB])
+def test_quantized_cache_that_saves_nothing_is_found(beyond):
+    """Such as one that keeps all as it was given."""
+    whole = replace(HELD, kv=HELD.kv_expected + beyond)
+    told = "MiB by which packed keys and values are less than the formula's 10 is 0, but should be at least 9.537e-07"
+    assert violated(memory_of(whole, HELD, path_named("caching.quantized_quanto4"))) == [f"{told} [M2]"]
+    less = replace(HELD, kv=HELD.kv_expected - 1)
+    assert violated(memory_of(less, HELD, path_named("caching.quantized_quanto4"))) == []
 
 
 @pytest.mark.parametrize(
@@ -108,6 +122,22 @@ def test_weight_that_is_kept_twice_is_found(weighed, model, fault):
     assert copied.weights - eager.weights == HEAD * 4
     told = f"MiB of weights beyond eager's {eager.weights / MIB:.4g} is 0.1289, but should be at most 0 [M1]"
     assert violated(memory_of(copied, eager, path_named("attention.sdpa"))) == [told]
+
+
+def test_cache_of_a_run_is_gone_before_the_next(monkeypatch):
+    """Else the peak of the runs after the first would hold two of them. That of the last is what is counted."""
+    given, alive = [], []
+
+    def run(*_):
+        alive.append(sum(cache() is not None for cache in given))
+        layer = SimpleNamespace(keys=torch.ones(5), values=torch.ones(5))
+        given.append(weakref.ref(layer.keys.untyped_storage()))
+        return SimpleNamespace(layers=[layer])
+
+    monkeypatch.setattr(weighing, "_run", run)
+    gauge = SimpleNamespace(restart=lambda: None, now=gc.collect)
+    held, kept = weighing.weigh_runs(gauge, *[None] * 4)
+    assert (alive, len(held), nbytes(kept)) == ([0] * weighing.RUNS, weighing.RUNS, 2 * 5 * 4)
 
 
 def test_weight_that_is_missing_is_found(weighed):
