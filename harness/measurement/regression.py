@@ -16,6 +16,7 @@ Memory repeats, so that a number decides; peaks have an allowance, sizes by uniq
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,9 @@ from harness.measurement.statistics import LEAST, Interval, ratio_interval
 
 MARGIN = 1.05
 """Factor of the speedup that counts as a change: less is what two sessions on one machine differ by."""
+WIDEST = math.sqrt(MARGIN) - 1
+"""Half width of a speedup that may still be recorded, 2.5 %: it and that of a later one as wide fit into the
+margin together, and enough later pairs always decide against it."""
 MIB = 2**20
 CPU_ALLOWANCE = (1.03, 16 * MIB)
 """(factor, bytes) by which the peak of a process may differ: it holds what allocators and libraries keep."""
