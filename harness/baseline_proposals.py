@@ -22,10 +22,11 @@ from harness.baseline_store import (
 from harness.codec import read_record, to_plain
 from harness.errors import CorruptRecord, HarnessError, UnknownName
 from harness.machine.profile import BASELINES, FILE, Profile, read_profile
-from harness.measured import Measurements
-from harness.measurement.regression import Change, Figures, Recorded, compare, figures_of, losses
+from harness.measured import Measurements, Speed
+from harness.measurement.regression import WIDEST, Change, Figures, Recorded, compare, figures_of, losses
+from harness.measurement.speed_rules import speedup, unfit
 from harness.records import Run, Verdict
-from harness.vocabulary import Outcome, Technique
+from harness.vocabulary import Outcome, Property, Technique
 
 MEASUREMENTS = "measurements"
 """Folder of a run with one record of Measurements per case."""
@@ -108,7 +109,8 @@ def proposal_of(run: Path, root: Path) -> Proposal:
             found.setdefault(technique_of(entry.path), {})[measured.case] = entry
     if not found:
         first = next((f": {case}: {why}" for case, why in left_out.items()), "")
-        raise HarnessError(f"{run}: the run measured nothing that is worth recording{first} (name another run)")
+        nothing = f"{run}: the run measured nothing that is worth recording{first}"
+        raise HarnessError(_with_step(nothing, "name another run"))
     hardware = hardware_of(profile.match.device, record.environment)
     files = {name: BaselineFile(SCHEMA, profile.match, hardware, cases).sealed() for name, cases in found.items()}
     return Proposal(run, record.environment, profile, files, left_out)
@@ -204,9 +206,31 @@ def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:
         # That it is worse than recorded is what --worse is for.
         if verdict.outcome.fails and verdict.outcome is not Outcome(Change.REGRESSED):
             return f"its {verdict.property} is {verdict.outcome}, so that its numbers are worth nothing"
+    if measured.speed and (why := _undecided(measured.speed, verdicts)):
+        return why
     if figures_of(measured, device=verdicts[0].device) == NOTHING:
         return "neither its speed nor its memory was measured"
     return ""
+
+
+def _undecided(speed: Speed, verdicts: list[Verdict]) -> str:
+    """Why nothing could be held to a speed, and what to do; empty if it can. Memory waits for a run with both."""
+    if why := unfit(speed):
+        return why
+    interval, again = speedup(speed), "run again with more --timing-seconds"
+    if any(each.property is Property.SPEED and each.outcome is Outcome.INCONCLUSIVE for each in verdicts):
+        return f"its speed of {interval} is INCONCLUSIVE ({again})"
+    if interval.half_width > WIDEST:
+        return (
+            f"the half width of its speed of {interval} is {interval.half_width:.2%}, but should be at most "
+            f"{WIDEST:.2%} ({again})"
+        )
+    return ""
+
+
+def _with_step(line: str, step: str) -> str:
+    """With what to do, unless the line says that itself."""
+    return line if line.endswith(")") else f"{line} ({step})"
 
 
 def _written(proposal: Proposal) -> Proposal:
@@ -237,7 +261,7 @@ def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
     known = proposal.cases
     for case in cases:
         if case in proposal.left_out:
-            raise HarnessError(f"{case}: {proposal.left_out[case]} (set that right and run again)")
+            raise HarnessError(_with_step(f"{case}: {proposal.left_out[case]}", "set that right and run again"))
         if case not in known:
             raise UnknownName("case", case, list(known))
     return {case: entry for case, entry in known.items() if not cases or case in cases}

@@ -3,7 +3,6 @@ nothing that did not engage, or computes something else, is fast or small."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,14 +11,13 @@ from harness.measured import Measurements, Memory, Speed
 from harness.measurement.memory_rules import findings as memory_findings
 from harness.measurement.regression import Change, Compared, Recorded, compare, figures_of, mebibytes, overall
 from harness.measurement.roofline import IMPOSSIBLE, mbu, mfu
-from harness.measurement.speed_rules import DROPPED, Aim, Told, ratios_of, speedup
-from harness.measurement.statistics import LEAST, Interval
+from harness.measurement.speed_rules import MORE_TIME, Aim, Told, ratios_of, speedup, unfit
+from harness.measurement.statistics import Interval
 from harness.measurement.thresholds import Threshold
 from harness.records import Case, Verdict
 from harness.vocabulary import Outcome, Property
 
 QUIETER = "ask on a quieter machine"
-MORE_TIME = "allow more with --timing-seconds"
 
 CHANGED = {
     Change.REGRESSED: (
@@ -141,27 +139,45 @@ def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+    """What regressed decides, be the other half unusable; else why that half is stands. Runs of something else than was
+    verified come before both."""
     asked = Property.REGRESSION
     early = _unusable(case, asked, measured)
-    if early or measured.speed is None:
-        return early or _nothing(case, asked)
+    if early is None and measured.speed is None:
+        early = _nothing(case, asked)
+    if early and measured.speed and early.outcome is not Outcome.INCONCLUSIVE:
+        return early
     if bar.recorded is None:
-        return verdict_on(
-            case, asked, Outcome.NO_BASELINE, f"{case.id}: {bar.why_none}", {"speedup": speedup(measured.speed).mid}
-        )
-    if measured.memory_failure and bar.recorded.figures.memory:
-        return failed(case, asked, measured.memory_failure)
-    found = compare(bar.recorded.figures, figures_of(measured, device=case.device), device=case.device)
-    change = overall(found)
+        return early or _unrecorded(case, measured, bar)
+    usable = replace(measured, speed=None) if early else measured
+    found = compare(bar.recorded.figures, figures_of(usable, device=case.device), device=case.device)
+    if overall(found) is not Change.REGRESSED:
+        if early:
+            return early
+        if measured.memory_failure and bar.recorded.figures.memory:
+            return failed(case, asked, measured.memory_failure)
+    return _changed(case, found, bar.recorded)
+
+
+def _unrecorded(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+    numbers = {"speedup": speedup(measured.speed).mid} if measured.speed else {}
+    return verdict_on(case, Property.REGRESSION, Outcome.NO_BASELINE, f"{case.id}: {bar.why_none}", numbers)
+
+
+def _changed(case: Case, found: tuple[Compared, ...], recorded: Recorded) -> Verdict:
+    """The verdict on what became of every metric."""
+    asked, change = Property.REGRESSION, overall(found)
     told = [entry for entry in found if entry.change is change]
     if change is Change.UNCHANGED:
-        message = f"as recorded on {bar.recorded.recorded}: {'; '.join(map(str, told))}"
+        message = f"as recorded on {recorded.recorded}: {'; '.join(map(str, told))}"
         return verdict_on(case, asked, Outcome.PASS, message, _compared(found))
     outcome, todo = CHANGED[change]
     if told[0].stored is None:
         todo = "record it too: harness baseline accept RUN"
     elif told[0].now is None:
         todo = "run the case again"
+    elif not told[0].alike:
+        todo = "record it anew: harness baseline accept RUN --case ID"
     more = f", and {len(told) - 1} more" if len(told) > 1 else ""
     return verdict_on(case, asked, outcome, f"{case.id}: {told[0]}{more} ({todo})", _compared(found))
 
@@ -191,29 +207,9 @@ def _unusable(case: Case, asked: Property, measured: Measurements) -> Verdict | 
         ours, theirs = (", ".join(names) or "none" for names in (speed.kernels, speed.verified_kernels))
         message = f"{case.id}: kernels in the timed session are {ours}, but should be {theirs} (as in the verified run)"
         return verdict_on(case, asked, Outcome.NOT_ENGAGED, message)
-    if why := _unfit(speed):
+    if why := unfit(speed):
         return verdict_on(case, asked, Outcome.INCONCLUSIVE, f"{case.id}: {why}")
     return _impossible(case, asked, _rates(case, measured))
-
-
-def _unfit(speed: Speed) -> str:
-    """Why pairs do not suffice, and what to do; empty if they do."""
-    if speed.foreign:
-        return (
-            f"foreign processes that computed on the device are {speed.foreign}, but should be 0 (ask again when it "
-            "is alone)"
-        )
-    gone, most = len(speed.pairs) - len(speed.kept), DROPPED * len(speed.pairs)
-    if gone > most:
-        [(reason, _)] = Counter(pair.dropped for pair in speed.pairs if pair.dropped).most_common(1)
-        return (
-            f"dropped pairs are {gone} of {len(speed.pairs)}, but should be at most {most:g} (ask again without what "
-            f"befell most of them: {reason})"
-        )
-    needed = max(LEAST, speed.block)
-    if len(speed.kept) < needed:
-        return f"pairs that count are {len(speed.kept)}, but should be at least {needed} ({MORE_TIME})"
-    return ""
 
 
 def _impossible(case: Case, asked: Property, rates: Mapping[str, float]) -> Verdict | None:

@@ -9,11 +9,14 @@ Speed is the speedup over eager, whose interval [low, high] is held against the 
   high: what may be better is no worse.
 * UNDECIDED: anything else. More pairs end it, unless the stored interval itself spans more than the margin.
 
+Pairs that one worker timed are not compared with those of workers that took turns: UNDECIDED, however they lie.
+
 Memory repeats, so that a number decides; peaks have an allowance, sizes by unique storage none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -24,11 +27,16 @@ from harness.measurement.statistics import LEAST, Interval, ratio_interval
 
 MARGIN = 1.05
 """Factor of the speedup that counts as a change: less is what two sessions on one machine differ by."""
+WIDEST = math.sqrt(MARGIN) - 1
+"""Half width of a speedup that may still be recorded, 2.5 %: it and that of a later one as wide fit into the
+margin together, and enough later pairs always decide against it."""
 MIB = 2**20
 CPU_ALLOWANCE = (1.03, 16 * MIB)
 """(factor, bytes) by which the peak of a process may differ: it holds what allocators and libraries keep."""
 DEVICE_ALLOWANCE = (1.01, 2 * MIB)
 """The same of allocated memory of an accelerator, which is counted exactly."""
+TIMED_BY = {False: "by one worker", True: "by workers in turns"}
+"""How pairs are timed, by whether it was alternating."""
 
 
 class Change(StrEnum):
@@ -56,6 +64,8 @@ class SpeedFigures:
     """Median seconds per output token after the first; None on the CPU, or where the first cannot be seen."""
     first: float | None = None
     """Median seconds to the first token; None likewise."""
+    alternating: bool = False
+    """Whether workers took turns in blocks: see `harness.measured.Speed`."""
 
     def __post_init__(self) -> None:
         if self.pairs < LEAST or self.speedup.low <= 0 or self.spread < 0:
@@ -121,6 +131,8 @@ class Compared:
     """None if it was not measured."""
     was: str
     got: str
+    alike: bool = True
+    """Whether both were measured in the same way; what was not can only be recorded anew."""
 
     def __str__(self) -> str:
         return f"{self.metric} is {self.got}, was {self.was}"
@@ -194,7 +206,7 @@ def _speed_figures(speed: Speed, *, device: str) -> SpeedFigures | None:
     spread = median(abs(value - middle) for value in logs)
     runs = [pair.candidate for pair in speed.kept]
     if device == "cpu":
-        return SpeedFigures(len(logs), ratio_interval(speed.log_speedups), spread)
+        return SpeedFigures(len(logs), ratio_interval(speed.log_speedups), spread, alternating=speed.alternating)
     return SpeedFigures(
         len(logs),
         ratio_interval(speed.log_speedups),
@@ -202,6 +214,7 @@ def _speed_figures(speed: Speed, *, device: str) -> SpeedFigures | None:
         seconds=median(run.seconds for run in runs),
         per_token=_seen(runs, lambda run, first: (run.seconds - first) / (speed.new_tokens - 1)),
         first=_seen(runs, lambda _, first: first),
+        alternating=speed.alternating,
     )
 
 
@@ -217,7 +230,12 @@ def _memory_figures(memory: Memory) -> MemoryFigures:
 
 
 def _compared_speed(stored: SpeedFigures | None, now: SpeedFigures | None) -> Iterator[Compared]:
-    if stored and now:
+    if stored and now and stored.alternating is not now.alternating:
+        was, got = (f"{each.speedup} {TIMED_BY[each.alternating]}" for each in (stored, now))
+        yield Compared(
+            "speedup", Change.UNDECIDED, stored.speedup.mid, now.speedup.mid, f"{was}: not comparable", got, alike=False
+        )
+    elif stored and now:
         change = speed_change(stored.speedup, now.speedup)
         yield Compared("speedup", change, stored.speedup.mid, now.speedup.mid, str(stored.speedup), str(now.speedup))
     elif stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +22,7 @@ PRECISE = 0.01
 """Half width of an interval that more pairs need not narrow."""
 DROPPED = 0.2
 """Share of pairs that may be dropped."""
+MORE_TIME = "allow more with --timing-seconds"
 
 
 class Told(StrEnum):
@@ -84,6 +86,26 @@ def enough(pairs: int, kept: int, *, looks: Sequence[int], late: bool) -> str:
     if kept >= looks[-1]:
         return "pairs"
     return "seconds" if late and kept >= LEAST else ""
+
+
+def unfit(speed: Speed) -> str:
+    """Why pairs do not suffice, and what to do; empty if they do."""
+    if speed.foreign:
+        return (
+            f"foreign processes that computed on the device are {speed.foreign}, but should be 0 (ask again when it "
+            "is alone)"
+        )
+    gone, most = len(speed.pairs) - len(speed.kept), DROPPED * len(speed.pairs)
+    if gone > most:
+        [(reason, _)] = Counter(pair.dropped for pair in speed.pairs if pair.dropped).most_common(1)
+        return (
+            f"dropped pairs are {gone} of {len(speed.pairs)}, but should be at most {most:g} (ask again without what "
+            f"befell most of them: {reason})"
+        )
+    needed = max(LEAST, speed.block)
+    if len(speed.kept) < needed:
+        return f"pairs that count are {len(speed.kept)}, but should be at least {needed} ({MORE_TIME})"
+    return ""
 
 
 def ratios_of(speed: Speed) -> dict[str, float]:

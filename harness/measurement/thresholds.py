@@ -21,7 +21,8 @@ class Threshold:
     """What a path must reach on one workload. Ratios are to eager in the same session."""
 
     path: str
-    """Its name, or a pattern of names such as `kernels.*`, for paths without a threshold of their own."""
+    """Its name, or a pattern of names such as `kernels.*`, for paths without a threshold of their own. The
+    longest that matches is used; of equally long ones the first in the file."""
     workload: str
     reason: str
     """Why these numbers, and where they were measured."""
@@ -53,14 +54,15 @@ class Threshold:
 
 def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False, claimed: bool = True) -> Threshold:
     """That of the case's path and workload for its model, or for every model; or one whose pattern its path matches,
-    likewise. What it leaves open is what the overview claims. A `control` is no optimization, and must not be
-    faster; of what is not `claimed` to be faster no speed is asked."""
+    likewise: of several patterns the longest, which says most of the path, and of equally long ones the first. What it
+    leaves open is what the overview claims. A `control` is no optimization, and must not be faster; of what is not
+    `claimed` to be faster no speed is asked."""
     fitting = [each for each in known if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
     fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
     claim = overview(case, control=control, claimed=claimed)
     if not fitting:
         return claim
-    best = max(fitting, key=lambda each: (each.path == case.path, each.recipe != ""))
+    best = max(fitting, key=lambda each: (each.path == case.path, len(each.path), each.recipe != ""))
     bounded = best.speed_min is not None or best.speed_max is not None
     return replace(
         best,

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.vocabulary import Property
+from harness.vocabulary import Outcome, Property
+
+TIMED = {Outcome.PASS, Outcome.SLOW, Outcome.INCONCLUSIVE}
+"""Verdicts after which the samples are of the path: those of any other are of something else, or of nothing."""
 
 
 class Replay:
@@ -33,7 +36,7 @@ def test_speed(judged, planned, timed_seconds, benchmark):
 
     def replay(verdict):
         samples = timed_seconds()
-        if samples:
+        if samples and verdict.outcome in TIMED:
             case, rounds = planned.case, iter(samples)
             benchmark.group = f"{case.device} {case.dtype} {case.recipe.name} {case.workload.name}"
             benchmark.extra_info.update(verdict.numbers, outcome=str(verdict.outcome), path=case.path)

@@ -7,11 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 
+from harness.vocabulary import Outcome, Property
 from suites.conftest import REPOSITORY
+from suites.every_path import test_speed as speed_module
+from suites.meta.judging import EQUIVALENT
+from suites.meta.test_judge import CASE as PLANNED
 
 CONFTEST = """
 from fixtures.models import MODELS
@@ -108,6 +115,22 @@ def test_case_that_was_not_timed_leaves_no_benchmark(first, benchmarks):
     _, printed = first
     assert f"UNSUPPORTED: {OTHER}: needs cuda" in printed
     assert [entry["extra_info"]["path"] for entry in benchmarks] == ["attention.sdpa"]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_only_times_of_the_path_are_benchmarks(outcome):
+    """Other tokens, other kernels, or more than the machine can do are no times of the path, and enter no file."""
+    replayed = []
+    benchmark = SimpleNamespace(extra_info={}, pedantic=lambda *_, rounds, **__: replayed.append(rounds))
+    verdict = replace(EQUIVALENT, property=Property.SPEED, outcome=outcome)
+
+    def judged(asked, *, then):
+        then(verdict)
+        return verdict
+
+    with pytest.raises(pytest.fail.Exception) if outcome.fails else nullcontext():
+        speed_module.test_speed(judged, SimpleNamespace(case=PLANNED), lambda: [0.5, 0.6], benchmark)
+    assert replayed == ([2] if outcome in {"PASS", "SLOW", "INCONCLUSIVE"} else [])
 
 
 def test_two_saved_runs_compare(front, first):

@@ -12,7 +12,7 @@ from harness.records import Failure
 from harness.vocabulary import Outcome, Property
 from suites.meta.judging import bar, judged, memory, recorded, told
 from suites.meta.test_judge import CASE
-from suites.meta.timings import HELD, MIB, measured, speed
+from suites.meta.timings import HELD, MIB, WORK, measured, speed
 
 
 def test_memory_within_its_limits_passes():
@@ -187,3 +187,69 @@ def test_failed_weighing_fails_a_case_whose_memory_is_recorded():
     assert told(verdict) == (Outcome.CRASHED, "weighing: the worker was killed (read /x.log)")
     against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, memory=None)))
     assert judged(Property.REGRESSION, against=against, **given).outcome is Outcome.PASS
+
+
+CRASHED = Failure(Outcome.CRASHED, "the worker was killed", "/x.log")
+UNTIMED = Failure(Outcome.UNSUPPORTED, "is not timed", "/x.log")
+
+
+@pytest.mark.parametrize(
+    ("unusable", "outcome"),
+    [
+        ({"speed": speed(foreign=2)}, Outcome.INCONCLUSIVE),
+        ({"speed": speed(1.0, count=7)}, Outcome.INCONCLUSIVE),
+        ({"speed": speed(count=13, block=14)}, Outcome.INCONCLUSIVE),
+        ({"speed": None, "speed_failure": CRASHED}, Outcome.CRASHED),
+        ({"speed": None, "speed_failure": UNTIMED}, Outcome.UNSUPPORTED),
+        ({"speed": None}, Outcome.ERROR),
+    ],
+)
+def test_speed_that_cannot_be_judged_hides_no_regression_of_memory(unusable, outcome):
+    """Its own reason stands if memory is as recorded, or better."""
+    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id)))
+    verdict = judged(Property.REGRESSION, against=against, **unusable, memory=memory(peak=60 * MIB))
+    assert verdict.outcome is Outcome.REGRESSED
+    assert told(verdict)[1].startswith("peak memory is 60.0 MiB, was 40.0 MiB (")
+    assert "speedup" not in verdict.numbers
+    alone = judged(Property.REGRESSION, **unusable)
+    assert alone.outcome is outcome
+    for held in (HELD.peak, 20 * MIB):
+        assert judged(Property.REGRESSION, against=against, **unusable, memory=memory(peak=held)) == alone
+
+
+@pytest.mark.parametrize("then", [2.0, 2.5])
+def test_failed_weighing_hides_no_regression_of_speed(then):
+    """Which is told; the failure stands otherwise."""
+    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then))))
+    verdict = judged(Property.REGRESSION, against=against, memory=None, memory_failure=CRASHED)
+    if then > 2:
+        assert verdict.outcome is Outcome.REGRESSED
+        assert told(verdict)[1].startswith(f"speedup is {speedup(speed())}, was {speedup(speed(then))} (")
+    else:
+        assert told(verdict) == (Outcome.CRASHED, "the worker was killed (read /x.log)")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "outcome"),
+    [
+        ({"differing": 1}, Outcome.MISMATCH),
+        ({"kernels": ("a",)}, Outcome.NOT_ENGAGED),
+        ({"work": replace(WORK, decode_bytes=1.1e7)}, Outcome.ERROR),
+    ],
+)
+def test_times_of_something_else_come_before_a_regression(wrong, outcome):
+    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id)))
+    verdict = judged(Property.REGRESSION, against=against, speed=speed(**wrong), memory=memory(peak=60 * MIB))
+    assert verdict.outcome is outcome
+
+
+@pytest.mark.parametrize("then", [1.0, 4.0])
+def test_speed_that_was_timed_in_another_way_is_recorded_anew(then):
+    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then, alternating=True))))
+    assert told(judged(Property.REGRESSION, against=against)) == (
+        Outcome.INCONCLUSIVE,
+        (
+            f"speedup is {speedup(speed())} by one worker, was {speedup(speed(then))} by workers in turns: not "
+            "comparable (record it anew: harness baseline accept RUN --case ID)"
+        ),
+    )

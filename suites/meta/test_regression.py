@@ -195,6 +195,30 @@ def test_metric_on_one_side_alone_is_undecided():
     assert overall(()) is Change.UNCHANGED
 
 
+@pytest.mark.parametrize("mid", [1.0, 2.0, 4.0])
+def test_speeds_that_were_timed_differently_are_not_compared(mid):
+    """However they lie, either way round."""
+    paired, turns = Interval(1.98, 2.0, 2.02), around(mid)
+    one, other = (
+        Figures(SpeedFigures(40, paired, 0.01), None),
+        Figures(SpeedFigures(40, turns, 0.01, alternating=True), None),
+    )
+    for stored, now, told in (
+        (one, other, f"speedup is {turns} by workers in turns, was {paired} by one worker: not comparable"),
+        (other, one, f"speedup is {paired} by one worker, was {turns} by workers in turns: not comparable"),
+    ):
+        [found] = compare(stored, now, device="cpu")
+        assert (str(found), found.change, found.alike) == (told, Change.UNDECIDED, False)
+    assert compare(other, other, device="cpu")[0].change is Change.UNCHANGED
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("alternating", [False, True])
+def test_how_pairs_were_timed_is_recorded(device, alternating):
+    made = measured(speed=replace(timed(), alternating=alternating))
+    assert figures_of(made, device=device).speed.alternating is alternating
+
+
 def test_recording_gives_way_to_no_slow_decline():
     """A loss within the margin is no regression, and is still not recorded by itself; a metric that is gone neither."""
     assert losses(speed(STORED), speed(around(1.99)), device="cpu") == []

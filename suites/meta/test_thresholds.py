@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -63,6 +64,18 @@ def test_models_own_threshold_comes_before_the_general_one_and_this_before_the_c
     assert threshold_of(CASE, (GENERAL, pattern)).speed_min == 2.0
     assert threshold_of(CASE, (pattern,)) == replace(pattern, path=CASE.path, memory_max=1.0)
     assert threshold_of(CASE, ()) == overview(CASE)
+
+
+def test_longest_pattern_that_matches_is_used():
+    """In whatever order they stand, and although a shorter one is for the model; of equally long ones the first."""
+    wide, narrow = (replace(GENERAL, path=path, speed_min=limit) for path, limit in (("*", 0.5), ("attention.*", 0.7)))
+    of_the_model = replace(OWN, path="att*", speed_min=0.6)
+    for known in itertools.permutations((wide, narrow, of_the_model)):
+        assert threshold_of(CASE, known).speed_min == 0.7
+    same = replace(narrow, path="*ttention.*", speed_min=0.8)
+    assert len(same.path) == len(narrow.path)
+    assert threshold_of(CASE, (narrow, same)).speed_min == 0.7
+    assert threshold_of(CASE, (same, narrow)).speed_min == 0.8
 
 
 def test_what_a_threshold_leaves_open_is_what_the_overview_claims():
