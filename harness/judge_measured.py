@@ -122,6 +122,8 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     asked = Property.UTILIZATION
     early = _unusable(case, asked, measured)
+    if early is None and measured.peaks_failure:
+        early = failed(case, asked, measured.peaks_failure)
     if early or measured.speed is None or measured.peaks is None:
         return early or _nothing(case, asked)
     rates, least = _rates(case, measured), bar.threshold.mbu_min

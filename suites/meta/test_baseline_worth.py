@@ -11,7 +11,7 @@ from harness.measurement.regression import MARGIN, WIDEST, Change, speed_change
 from harness.measurement.speed_rules import speedup
 from harness.measurement.statistics import Interval
 from harness.vocabulary import Outcome, Property
-from suites.meta.test_baseline_store import FLASH, KNOWN, SDPA, Checkout, refusal, verdict
+from suites.meta.recorded_runs import FLASH, KNOWN, SDPA, Checkout, refusal, verdict
 from suites.meta.test_regression import measured, timed
 
 AGAIN = "(run again with more --timing-seconds)"

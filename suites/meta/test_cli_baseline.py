@@ -13,7 +13,7 @@ from harness.cli_baseline import app, case_ids
 from harness.machine.profile import Match, Profile, write_profile
 from harness.vocabulary import Outcome
 from suites.conftest import CATALOGUE
-from suites.meta.test_baseline_store import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout, case, resealed, verdict
+from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout, case, resealed, verdict
 from suites.meta.test_cli import CONFTEST, refusal
 
 

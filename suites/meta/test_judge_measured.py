@@ -287,3 +287,20 @@ def test_utilization_that_cannot_be_told_is_unsupported_for_its_reason():
     assert told(judged(Property.UTILIZATION, speed=speed(pairs=unseen))) == (
         Outcome.UNSUPPORTED, "requests are served together, and their first tokens not seen apart",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("asked", TIMED)
+def test_eager_that_changes_its_tokens_is_no_baseline(asked):
+    """It is not the candidate that is wrong."""
+    outcome, message = told(judged(asked, speed=speed(eager_differing=2, differing=1)))
+    assert outcome is Outcome.BASELINE_UNTRUSTED
+    what = "timed runs of eager with other tokens than its own before are 2, but should be 0"
+    assert message == f"{what} (nothing can be compared with it)"
+
+
+def test_peaks_that_could_not_be_measured_cost_the_utilization_alone():
+    failure = Failure(Outcome.TIMED_OUT, "peaks: no answer within 1 s", "/x.log")
+    changes = {"peaks": None, "peaks_failure": failure}
+    verdict = judged(Property.UTILIZATION, **changes)
+    assert told(verdict) == (Outcome.TIMED_OUT, "peaks: no answer within 1 s (read /x.log)")
+    assert judged(Property.SPEED, **changes).outcome is Outcome.PASS

@@ -12,7 +12,15 @@ from suites.conftest import REPOSITORY
 from suites.meta.sensitivity.__main__ import MEASURED, main
 from suites.meta.sensitivity.record import EAGER, Trace
 from suites.meta.sensitivity.report import ARMS, results_of, table_of
-from suites.meta.sensitivity.study import THRESHOLD, by_absolute, by_baseline, by_threshold, trials_of, widths
+from suites.meta.sensitivity.study import (
+    THRESHOLD,
+    by_absolute,
+    by_baseline,
+    by_threshold,
+    lengthened,
+    trials_of,
+    widths,
+)
 
 
 def trace(seed, *, noise=0.03, drift=1.0, rounds=200, dropped=()):
@@ -48,6 +56,14 @@ def test_a_stored_time_cries_wolf_where_the_machine_drifts(traces):
     """As is known of it: what it measures is the machine."""
     assert by_absolute(traces, "0").caught == 2
     assert by_absolute([trace(seed) for seed in range(6)], "0").caught == 0
+
+
+def test_a_lengthened_trace_is_slower_by_so_much():
+    """Run by run, and nothing else changes."""
+    before = trace(3)
+    after = lengthened(before, "5")
+    assert after.seconds["5"] == tuple(1.05 * seconds for seconds in before.seconds["0"])
+    assert after.seconds["0"] == before.seconds["0"]
 
 
 def test_dropped_rounds_do_not_count():

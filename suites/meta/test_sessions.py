@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+from argparse import ArgumentTypeError
 
 import pytest
 
@@ -15,6 +16,7 @@ from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.inventory import describe, take_inventory
 from harness.machine.numerics import Numerics, conditions_of, store_numerics
 from harness.machine.profile import Calibration, Match, Profile, write_profile
+from harness.plugin import _seconds
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
 from suites.meta.test_workers import left_behind
@@ -209,3 +211,11 @@ def test_broken_profile_ends_the_session_with_one_line(session, pytester):
     result.stdout.fnmatch_lines(
         [f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or restore it from version control)*"]
     )
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon"])
+def test_time_for_pairs_must_be_seconds(given):
+    """With not-a-number sampling would never end."""
+    with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be a positive number of seconds"):
+        _seconds(given)
+    assert _seconds("0.5") == 0.5

@@ -7,7 +7,7 @@ doing, and are not independent.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
@@ -70,6 +70,13 @@ def _pairs(recorded: Trace, arm: str, start: int) -> Iterator[tuple[Pair, bool]]
         at = (start + step) % rounds
         candidate, eager = (recorded.seconds[name][at] for name in (arm, EAGER))
         yield Pair(Sample(candidate), Sample(eager)), recorded.dropped[at]
+
+
+def lengthened(recorded: Trace, arm: str) -> Trace:
+    """The same, with an arm of which each run is a run of the second eager, longer by that percentage: what the planted
+    slowdown does, by arithmetic, so that its pairs are as close as those of a session."""
+    longer = tuple(seconds * (1 + int(arm) / 100) for seconds in recorded.seconds[SAME])
+    return replace(recorded, seconds={**recorded.seconds, arm: longer})
 
 
 @dataclass(frozen=True)
