@@ -23,9 +23,8 @@ BESIDE_WEIGHTS = ("meta", "quant_state", "state2", "SCB", "state")
 """Where hqq and bitsandbytes keep scales and zero points: attributes of a module, its weight, or one another."""
 
 
-def figures_of(model: Any, *, kv_bytes: float | None = None) -> ModelFigures:
-    """Of a model as it was loaded. `kv_bytes` per element if its cache keeps keys and values in another
-    format than the model's own.
+def figures_of(model: Any) -> ModelFigures:
+    """Of a model as it was loaded, whose cache keeps keys and values in its own dtype.
 
     Raises Incompatible for what cannot be counted: other attention than over keys and values of equal heads, experts
     that are modules of their own, a parameter of unknown use, or weights spread over processes.
@@ -49,7 +48,7 @@ def figures_of(model: Any, *, kv_bytes: float | None = None) -> ModelFigures:
         lookup_bytes=sum(table.nbytes / len(table) for table in tables if _place(table) not in read),
         multiply_adds=products + sum(weight.numel() for weight in loose),
         head_multiply_adds=_size(head) if head is not None else 0,
-        layers=_attention_layers(config, kv_bytes=model.dtype.itemsize if kv_bytes is None else kv_bytes),
+        layers=_attention_layers(config, kv_bytes=model.dtype.itemsize),
         experts=_experts(expert, config),
     )
 
