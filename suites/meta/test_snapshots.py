@@ -78,7 +78,7 @@ def test_snapshot_stays_only_of_memory_that_failed(tmp_path, asked, found, kept)
     snapshot.touch()
     known = {"evidence": {CASE.id: evidence(*GOOD)}, "measured": {CASE.id: measured(CASE.id, **found)}}
     session = Session(None, None, (), [], 0, 1.0, tmp_path, None, **known)
-    planned = SimpleNamespace(case=CASE, optimization=SimpleNamespace(control=False))
+    planned = SimpleNamespace(case=CASE, optimization=Eager())
     session.judge(planned, asked, folder, None, session.standard)
     assert snapshot.exists() is kept
 
