@@ -22,15 +22,7 @@ from harness.report.folder import RunFolder
 from harness.vocabulary import Outcome, Property
 
 TIMING_SECONDS = 30.0
-"""The default."""
-
-
-def _threshold(planned: Planned, standard: Standard) -> Threshold:
-    """What a case is held to. On a CPU the overview's claim of speed is one only where the path should gain there."""
-    case, path = planned.case, planned.optimization
-    claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
-    return threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)
-
+"""The default of `Session.timing_seconds`."""
 
 if TYPE_CHECKING:
     from harness.execution.runner import Runner
@@ -58,7 +50,7 @@ class Session:
     elsewhere: list[Planned] = field(default_factory=list)
     """Cases of folders that have a plan of their own."""
     timing_seconds: float = TIMING_SECONDS
-    """Spent on the pairs of one case at most."""
+    """After which no more pairs of one case are timed, once enough are."""
     problem: str = ""
     """What went wrong when the record was closed."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
@@ -150,3 +142,10 @@ class Session:
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
         folder.describe(environment, profile=self.standard.profile)
+
+
+def _threshold(planned: Planned, standard: Standard) -> Threshold:
+    """What a case is held to. On a CPU the overview's claim of speed is one only where the path should gain there."""
+    case, path = planned.case, planned.optimization
+    claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
+    return threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)

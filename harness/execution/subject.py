@@ -16,6 +16,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from harness.execution.batching import answer_all
 from harness.execution.runs import Batch, Setup, load_setup, planted
+from harness.machine.peaks import synchronize
 from harness.measured import Sample, WarmUp
 from harness.measurement.conditions import Reading, capture_seconds, compile_seconds
 from harness.paths.base import Optimization
@@ -101,14 +102,14 @@ class Subject:
     def _timed(self, call: Callable[[], tuple[Tensor, FirstToken | None]]) -> tuple[Sample, Tensor]:
         device = self.model.device.type
         events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device == "cuda" else []
-        _synchronize(device)
+        synchronize(device)
         started = time.perf_counter()
         for event in events[:1]:
             event.record()
         sequences, first = call()
         for event in events[1:]:
             event.record()
-        _synchronize(device)
+        synchronize(device)
         seconds = time.perf_counter() - started
         on_device = events[0].elapsed_time(events[1]) / 1e3 if events else None
         sample = Sample(seconds, first.at - started if first and first.handed > 1 else None, on_device)
@@ -184,8 +185,3 @@ def no_garbage() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
-
-
-def _synchronize(device: str) -> None:
-    if device != "cpu":
-        torch.accelerator.synchronize()

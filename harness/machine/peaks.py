@@ -120,14 +120,14 @@ def _fastest(device: str, work: Callable[[], object], *, enough: float = math.in
 
 
 def _seconds(device: str, work: Callable[[], object]) -> float:
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     work()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start
 
 
-def _synchronize(device: str) -> None:
+def synchronize(device: str) -> None:
     if device != "cpu":
         torch.accelerator.synchronize()
 

@@ -160,6 +160,7 @@ def test_disabled_benchmarks_are_judged_all_the_same(front):
 
 def test_histogram_is_drawn(first):
     if not find_spec("pygal"):  # importing it would leave a hook of the old kind behind
+        # An extra of its own; tox.ini pins it for the tests, so that CI never comes here.
         pytest.skip("histograms need pip install pytest-benchmark[histogram]")
     folder, _ = first
     [drawn] = (folder / "drawn").iterdir()
