@@ -31,7 +31,7 @@ from harness.report.tables import (
     tally_outcomes,
 )
 from harness.session import TIMING_SECONDS, Judging, Session
-from harness.vocabulary import Dtype, Property, Technique
+from harness.vocabulary import CASE_PROPERTIES, Dtype, Property, Technique
 
 MARKERS = {
     "cuda": "runs on a CUDA device",
@@ -41,7 +41,8 @@ MARKERS = {
     "flash_attn": "needs a package of flash-attention",
     "slow": "runs only with --run-slow",
     **{str(technique): f"cases of the technique {technique}" for technique in Technique if technique != "kernels"},
-    **{str(asked): f"judges the {asked} of cases" for asked in Property},
+    **{str(asked): f"judges the {asked} of cases" for asked in CASE_PROPERTIES},
+    str(Property.CLAIM): "judges what the optimization overview says",
 }
 
 INVARIANT_EXAMPLES = 6

@@ -55,11 +55,17 @@ class Property(StrEnum):
     MEMORY = "memory"
     UTILIZATION = "utilization"
     REGRESSION = "regression"
+    CLAIM = "claim"
+    """Asked of what the optimization overview says, not of cases."""
 
     @property
     def measured(self) -> bool:
         """Whether it is asked of timed workloads alone, and needs more than one run of the case."""
-        return self not in (Property.ENGAGEMENT, Property.EQUIVALENCE)
+        return self not in (Property.ENGAGEMENT, Property.EQUIVALENCE, Property.CLAIM)
+
+
+CASE_PROPERTIES = tuple(asked for asked in Property if asked is not Property.CLAIM)
+"""What is asked of every case."""
 
 
 class Load(StrEnum):
@@ -101,6 +107,10 @@ class Outcome(StrEnum):
     OVER_MEMORY = "OVER_MEMORY"
     REGRESSED = "REGRESSED"
     IMPROVED = "IMPROVED"
+    DOES_NOT_HOLD = "DOES_NOT_HOLD"
+    """Of a claim: the numbers contradict it."""
+    DISCLAIMED = "DISCLAIMED"
+    """The same, and the profile of this hardware says so and why."""
     INCONCLUSIVE = "INCONCLUSIVE"
     NO_BASELINE = "NO_BASELINE"
     UNSUPPORTED = "UNSUPPORTED"
@@ -116,4 +126,4 @@ class Outcome(StrEnum):
 
     @property
     def fails(self) -> bool:
-        return not self.skips and self not in (Outcome.PASS, Outcome.IMPROVED)
+        return not self.skips and self not in (Outcome.PASS, Outcome.IMPROVED, Outcome.DISCLAIMED)

@@ -63,8 +63,13 @@ class RunFolder:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         self.run = replace(self.run, finished=finished, exit=exit_code)
         write_record(self.path / "run.json", self.run)
-        write_text(self.path / "report.md", markdown(self.run))
-        write_text(self.path / "junit.xml", junit(self.run))
+        write_reports(self.path, self.run)
+
+
+def write_reports(folder: Path, run: Run) -> None:
+    """Render a run into its folder."""
+    write_text(folder / "report.md", markdown(run))
+    write_text(folder / "junit.xml", junit(run))
 
 
 def _fresh_folder(parent: Path, name: str) -> Path:

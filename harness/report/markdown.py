@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from harness.records import Run
+from harness.report.overview import overview_table
 from harness.report.tables import (
     case_table,
+    claim_table,
     changed_numerics,
     judged_cases,
     markdown_table,
@@ -15,6 +17,10 @@ from harness.report.tables import (
 ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
     "the worst of all phases and rows."
+)
+OVERVIEW = (
+    "Ticks of the overview hold, do not hold, or are undecided, by the whole interval; a figure without such a word has "
+    "no tick there."
 )
 FIGURES = (
     "Speed ×: eager's time over the path's, the median of pairs with an interval of which each bound holds with 99 % "
@@ -30,6 +36,10 @@ def markdown(run: Run) -> str:
     lines = [f"# {tally_outcomes(run.verdicts)}", ""]
     if failures:
         lines += ["## Failed", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in failures), ""]
+    if measured := overview_table(run.verdicts):
+        lines += ["## The optimization overview, measured here", "", *markdown_table(measured), "", OVERVIEW, ""]
+    if claims := claim_table(run.verdicts):
+        lines += ["## Claims", "", *markdown_table(claims), ""]
     if skipped := skipped_paths(run.verdicts):
         lines += ["## Not judged", "", *(f"- {reason}: {', '.join(paths)}" for reason, paths in skipped.items()), ""]
     if changed := changed_numerics(run.verdicts):

@@ -17,7 +17,7 @@ STORED = ".stored"
 
 def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """All verdicts on the cases of which at least one property was judged: where one was not, the table says so."""
-    known = list(verdicts)
+    known = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
     judged = {verdict.case for verdict in known if not verdict.outcome.skips}
     return [verdict for verdict in known if verdict.case in judged]
 
@@ -51,11 +51,18 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     ]
 
 
+def claim_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
+    """Header and one row per claim that was judged or did not apply; empty if none was asked for."""
+    asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
+    rows = [[v.case, str(v.outcome), v.message.removeprefix(f"{v.case}: ")] for v in asked]
+    return [["claim", "outcome", "found"], *rows] if rows else []
+
+
 def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
     """Why cases were not judged, each reason with the paths that it holds for."""
     found: dict[str, list[str]] = {}
     for verdict in verdicts:
-        if verdict.outcome.skips:
+        if verdict.outcome.skips and verdict.property is not Property.CLAIM:
             paths = found.setdefault(f"{verdict.outcome}: {verdict.message.partition(': ')[2]}", [])
             paths += [verdict.path] if verdict.path not in paths else []
     return found

@@ -25,7 +25,7 @@ from harness.records import (
     StratumError,
     Trust,
 )
-from harness.vocabulary import Dtype, Outcome, Property, Technique, Tolerance
+from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tolerance
 
 CASE = Case(
     path="attention.some",
@@ -68,12 +68,12 @@ def evidence(*rungs, trusts=(TRUST, NATIVE), **options):
 GOOD = (rung(Dtype.FP32), rung())
 
 
-@pytest.mark.parametrize("asked", Property)
+@pytest.mark.parametrize("asked", CASE_PROPERTIES)
 def test_good_evidence_passes(asked):
     assert judge(CASE, asked, evidence(*GOOD)).outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize("asked", Property)
+@pytest.mark.parametrize("asked", CASE_PROPERTIES)
 @pytest.mark.parametrize("outcome", [Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR])
 def test_no_result_is_its_own_outcome_for_every_property(asked, outcome):
     """Also when the native run failed after a good float32 run."""

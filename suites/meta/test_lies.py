@@ -12,7 +12,7 @@ from harness.machine.inventory import take_inventory
 from harness.paths import STACKS
 from harness.paths.compilation import CompiledForward
 from harness.plan import plan
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property
 from suites.conftest import CATALOGUE
 
 LIES = [
@@ -86,7 +86,7 @@ def test_lie_is_not_engaged(runner, planned_case, lie, path, expected):
     """The verdict on every property, also on a later one asked for alone, is NOT_ENGAGED and says what ran instead."""
     case, optimization = planned_case(path, dtype=Dtype.FP32, workload=WORKLOADS.get(lie, "ragged_b4"))
     evidence = runner.evidence(case, optimization, fault=f"suites.meta.faults.lies:{lie}")
-    for asked in Property:
+    for asked in CASE_PROPERTIES:
         verdict = judge(case, asked, evidence)
         assert verdict.outcome is Outcome.NOT_ENGAGED, verdict.message
         assert expected in verdict.message

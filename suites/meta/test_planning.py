@@ -20,7 +20,7 @@ from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
 from harness.plugin import SESSION, pytest_generate_tests
 from harness.recipes import Folder, Hub, Workload
-from harness.vocabulary import Dtype, Load, Property
+from harness.vocabulary import CASE_PROPERTIES, Dtype, Load
 from suites.conftest import CATALOGUE
 
 CPU = Inventory(
@@ -76,7 +76,7 @@ def test_timed_workload_of_several_runs_is_refused():
     assert Workload("ragged", prompts, 8, timed=Load.DECODE).batches == (prompts,)
 
 
-@pytest.mark.parametrize("asked", Property)
+@pytest.mark.parametrize("asked", CASE_PROPERTIES)
 def test_measured_properties_are_asked_of_timed_cases_alone(asked):
     """Engagement and equivalence of all. By the marker that the test of each property has."""
     test = getattr(import_module(f"suites.every_path.test_{asked}"), f"test_{asked}")

@@ -19,7 +19,7 @@ from harness.machine.standard import standard_of
 from harness.records import EXAMPLES, Evidence, Quality, Run, Scheme
 from harness.report.markdown import markdown
 from harness.report.tables import changed_numerics
-from harness.vocabulary import Dtype, Outcome, Property, Tolerance
+from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Tolerance
 from suites.meta.test_judge import CASE, FLOOR, TRUST, evidence, rung
 
 RATIOS = Stored(CASE.path, "", {"fp32.rho": 1.0, "bf16.rho": 1.0}, {})
@@ -137,7 +137,7 @@ def finished(tmp_path):
     ratios = evidence(rung(Dtype.FP32, ratio=1.2), rung())
     run = replace(rung(Dtype.FP32), scheme=Scheme(Quality(COST, flat, flat)))
     weights = Evidence(NATIVE.id, Tolerance.ROUNDED, (run,), (TRUST,), FLOOR, budget="weights_4bit")
-    verdicts = [judge(CASE, asked, ratios) for asked in Property]
+    verdicts = [judge(CASE, asked, ratios) for asked in CASE_PROPERTIES]
     verdicts += [judge(NATIVE, Property.EQUIVALENCE, weights)]
     verdicts += [replace(verdicts[1], case="failed", outcome=Outcome.MISMATCH)]
     verdicts += [replace(verdicts[1], case="relation", numbers={EXAMPLES: 6})]
