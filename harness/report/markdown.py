@@ -6,8 +6,8 @@ from harness.records import Run
 from harness.report.overview import overview_table
 from harness.report.tables import (
     case_table,
-    claim_table,
     changed_numerics,
+    claim_table,
     judged_cases,
     markdown_table,
     skipped_paths,
@@ -19,8 +19,8 @@ ERROR_RATIO = (
     "the worst of all phases and rows."
 )
 OVERVIEW = (
-    "Ticks of the overview hold, do not hold, or are undecided, by the whole interval; a figure without such a word has "
-    "no tick there."
+    "A tick of the overview holds, does not hold, or is undecided, by its whole interval; a figure without such a word "
+    "has no tick."
 )
 FIGURES = (
     "Speed ×: eager's time over the path's, the median of pairs with an interval of which each bound holds with 99 % "
