@@ -19,7 +19,7 @@ from harness.codec import from_plain, to_plain, write_text
 from harness.equivalence.calibration import Calibrated, limits_of
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
-from harness.measurement.thresholds import Threshold, twice
+from harness.measurement.thresholds import Threshold, unsound
 
 BASELINES = "baselines"
 """Folder of all profiles, in the root of a checkout."""
@@ -84,8 +84,8 @@ class Contents:
     thresholds: tuple[Threshold, ...] = ()
 
     def __post_init__(self) -> None:
-        if doubled := twice(self.thresholds):
-            raise ValueError(doubled)
+        if wrong := unsound(self.thresholds):
+            raise ValueError(wrong)
 
 
 @dataclass(frozen=True)

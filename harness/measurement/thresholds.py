@@ -40,16 +40,19 @@ class Threshold:
     """Share of the measured bandwidth that decode must reach."""
 
     def __post_init__(self) -> None:
-        limits = (self.speed_min, self.speed_max, self.memory_max, self.weights_max, self.mbu_min)
         where = f"threshold of {self.path} on {self.workload}"
         if not self.reason:
             raise ValueError(f"{where} has no reason, but should say why, and where it was measured")
-        if not any(limits) or any(limit is not None and not 0 < limit < math.inf for limit in limits):
-            raise ValueError(f"{where} should limit something, by a positive number")
+        if any(limit is not None and not 0 < limit < math.inf for limit in self.limits):
+            raise ValueError(f"{where} should limit by positive numbers")
         if self.speed_min and self.speed_max and self.speed_min > self.speed_max:
             raise ValueError(f"{where} wants a speed of at least {self.speed_min:g} and at most {self.speed_max:g}")
         if self.mbu_min and self.mbu_min >= 1:
             raise ValueError(f"{where} wants an MBU of {self.mbu_min:g}, but no run reaches all of the bandwidth")
+
+    @property
+    def limits(self) -> tuple[float | None, ...]:
+        return self.speed_min, self.speed_max, self.memory_max, self.weights_max, self.mbu_min
 
 
 def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False, claimed: bool = True) -> Threshold:
@@ -87,10 +90,12 @@ def overview(case: Case, *, control: bool = False, claimed: bool = True) -> Thre
     )
 
 
-def twice(known: Iterable[Threshold]) -> str:
-    """The first threshold that stands twice, as a clause; empty if none does."""
+def unsound(known: Iterable[Threshold]) -> str:
+    """The first threshold of a profile that limits nothing, or stands twice, as a clause; empty if none does."""
     seen = set()
     for each in known:
+        if not any(each.limits):
+            return f"threshold of {each.path} on {each.workload} should limit something"
         key = (each.path, each.workload, each.recipe)
         if key in seen:
             return f"{each.path} on {each.workload} has two thresholds for {each.recipe or 'every model'}"

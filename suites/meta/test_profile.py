@@ -119,7 +119,11 @@ def test_doubled_threshold_is_refused_by_file_and_path(made, written, told):
     [
         ("speed_max = 0.5", "speed_maximum = 0.5", "[0]: has unknown speed_maximum, but Threshold knows path, "),
         ("speed_max = 0.5", 'speed_max = "0.5"', "[0].speed_max: is '0.5', but should be a number"),
-        ("speed_max = 0.5", "speed_max = nan", "[0]: threshold of caching.none on decode_b1 should limit something"),
+        (
+            "speed_max = 0.5",
+            "speed_max = nan",
+            "[0]: threshold of caching.none on decode_b1 should limit by positive numbers",
+        ),
         ("mbu_min = 0.1", "mbu_min = 10", "[1]: threshold of caching.none on decode_b1 wants an MBU of 10, but no run"),
         ('path = "caching.none"\n', "", "[0]: lacks path, which Threshold needs"),
         ('reason = "its own"', 'reason = ""', "[1]: threshold of caching.none on decode_b1 has no reason, but should"),

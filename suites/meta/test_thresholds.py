@@ -11,7 +11,7 @@ import pytest
 from harness.judge_measured import aims_of
 from harness.measurement.speed_rules import Aim, Told
 from harness.measurement.statistics import Interval
-from harness.measurement.thresholds import Threshold, overview, threshold_of, twice
+from harness.measurement.thresholds import Threshold, overview, threshold_of, unsound
 from harness.paths.caching import NoCache
 from harness.vocabulary import Technique
 from suites.meta.test_judge import CASE
@@ -30,7 +30,7 @@ def of(technique):
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_limit_that_is_no_positive_number_is_refused(limit, value):
     """NaN too, which no number is below."""
-    with pytest.raises(ValueError, match="threshold of a on b should limit something, by a positive number"):
+    with pytest.raises(ValueError, match="threshold of a on b should limit by positive numbers"):
         Threshold("a", "b", "why", **{limit: value})
 
 
@@ -44,15 +44,22 @@ def test_one_limit_is_enough_with_a_reason(limit):
 @pytest.mark.parametrize(
     ("limits", "told"),
     [
-        ({}, "should limit something, by a positive number"),
         ({"speed_min": 2.0, "speed_max": 1.5}, "wants a speed of at least 2 and at most 1.5"),
         ({"mbu_min": 1.0}, "wants an MBU of 1, but no run reaches all of the bandwidth"),
     ],
 )
-def test_threshold_that_nothing_or_everything_meets_is_refused(limits, told):
+def test_threshold_that_nothing_meets_is_refused(limits, told):
     with pytest.raises(ValueError, match="threshold of a on b") as refused:
         Threshold("a", "b", "why", **limits)
     assert str(refused.value) == f"threshold of a on b {told}"
+
+
+def test_threshold_of_a_profile_that_limits_nothing_is_told_and_a_claim_of_nothing_is_none():
+    """What is ticked for speed alone, and not claimed to gain here, has no limit: it is measured all the same."""
+    nothing = threshold_of(replace(CASE, technique=Technique.COMPILATION), (), claimed=False)
+    assert not any(nothing.limits)
+    assert unsound((GENERAL, OWN)) == ""
+    assert unsound((GENERAL, Threshold("a", "b", "why"))) == "threshold of a on b should limit something"
 
 
 def test_models_own_threshold_comes_before_the_general_one_and_this_before_the_claim():
@@ -107,11 +114,11 @@ def test_threshold_of_something_else_is_none(other):
 
 def test_two_thresholds_for_one_thing_are_told():
     """One for a model and one for all of them are no two."""
-    assert twice((GENERAL, OWN, replace(OWN, workload="other"), replace(OWN, path="other"))) == ""
-    assert twice((GENERAL, OWN, replace(GENERAL, speed_min=9.0))) == (
+    assert unsound((GENERAL, OWN, replace(OWN, workload="other"), replace(OWN, path="other"))) == ""
+    assert unsound((GENERAL, OWN, replace(GENERAL, speed_min=9.0))) == (
         "attention.some on work has two thresholds for every model"
     )
-    assert twice((GENERAL, OWN, OWN)) == "attention.some on work has two thresholds for model"
+    assert unsound((GENERAL, OWN, OWN)) == "attention.some on work has two thresholds for model"
 
 
 @pytest.mark.parametrize("technique", Technique)
