@@ -111,6 +111,7 @@ def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, sto
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
     missing = sorted({what for rung in evidence.rungs if rung.operators for what in rung.operators.unwatched})
     ladder += "".join(f"not compared: {what}; " for what in missing)
+    ladder += "" if evidence.trained or not evidence.budget else "its budget (L2) not asked, since weights are random; "
     numbers = _numbers(found)
     before = changed(numbers, stored) if stored else {}
     told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
@@ -140,6 +141,7 @@ def _findings(case: Case, evidence: Evidence, limits: Limits, stored: Stored | N
             *findings(rung, evidence.tolerance, budget=evidence.budget, limits=limits),
             *(growth(rung, stored) if stored else ()),
         )
+        if evidence.trained or finding.rule != "L2"
     ]
 
 

@@ -51,10 +51,16 @@ class Planned:
     """The first need that this machine does not meet."""
     slow: bool = False
     """Whether it runs only when slow cases are asked for."""
+    claim: str = ""
+    """Of the optimization overview, that is tried on the case; empty if the case itself is judged."""
+
+    @property
+    def id(self) -> str:
+        return self.claim or self.case.id
 
     def __repr__(self) -> str:
         """Short: other plugins write parameters of tests into their files."""
-        return f"Planned({self.case.id})"
+        return f"Planned({self.id})"
 
 
 def plan(

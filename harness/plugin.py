@@ -20,7 +20,7 @@ from harness.errors import HarnessError
 from harness.machine.inventory import take_inventory
 from harness.machine.standard import sound_profiles
 from harness.plan import Catalogue, Planned, find_model, plan
-from harness.recipes import Workload
+from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
 from harness.report.tables import (
     aligned,
@@ -30,7 +30,7 @@ from harness.report.tables import (
     skipped_paths,
     tally_outcomes,
 )
-from harness.session import TIMING_SECONDS, Judging, Session
+from harness.session import TIMING_SECONDS, Judging, Measuring, Replan, Session
 from harness.vocabulary import CASE_PROPERTIES, Dtype, Property, Technique
 
 MARKERS = {
@@ -57,11 +57,10 @@ class Hooks:
         """The paths, models and workloads to run."""
 
     @pytest.hookspec(firstresult=True)
-    def pytest_harness_plan(
-        self, config: pytest.Config, replan: Callable[[tuple[Workload, ...]], list[Planned]]
-    ) -> list[Planned] | None:
+    def pytest_harness_plan(self, config: pytest.Config, replan: Replan) -> list[Planned] | None:
         """The cases that the tests of a folder are asked of, where these are not the catalogue's own. `replan` plans
-        the session's paths, models and dtypes with other workloads, slow ones included."""
+        the session's paths, models and dtypes with other workloads, slow ones included; or other models, if it is
+        given any."""
 
 
 SESSION = pytest.StashKey[Session]()
@@ -142,7 +141,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         asked = {mark.name for mark in metafunc.definition.iter_markers()}
         timed = any(entry.measured and str(entry) in asked for entry in Property)
         cases = [
-            pytest.param(entry, id=entry.case.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
+            pytest.param(entry, id=entry.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
             for entry in _planned(metafunc)
             if entry.case.workload.timed or not timed
         ]
@@ -194,6 +193,12 @@ def judged(
         return recorded(asked, partial(_session(request.config).judge, planned, asked), then)
 
     return judge
+
+
+@pytest.fixture
+def measurements(request: pytest.FixtureRequest) -> Measuring:
+    """Runs and measures a case, and tells what was found, for judgements that are not of one property of one case."""
+    return _session(request.config).measurements
 
 
 @pytest.fixture
@@ -309,8 +314,9 @@ def _new_session(config: pytest.Config) -> Session:
     device = asked.device or inventory.default_device
     dtypes = tuple(Dtype(name) for name in asked.dtype)
 
-    def replan(workloads: tuple[Workload, ...]) -> list[Planned]:
-        return plan(replace(catalogue, workloads=workloads), inventory, models=models, device=device, dtypes=dtypes)
+    def replan(workloads: tuple[Workload, ...], others: tuple[ModelRecipe, ...] = ()) -> list[Planned]:
+        known = replace(catalogue, workloads=workloads)
+        return plan(known, inventory, models=others or models, device=device, dtypes=dtypes)
 
     planned = replan(catalogue.workloads)
     left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)

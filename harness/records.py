@@ -279,6 +279,8 @@ class Evidence:
     """Why there is no reference to compare with."""
     budget: str = ""
     """Name of a lossy scheme's budget in the table of limits; empty if the scheme has none."""
+    trained: bool = True
+    """Whether the weights were; of random ones any rounding changes half of what they choose, and no budget holds."""
 
     def __post_init__(self) -> None:
         if self.failure or self.reference_failure:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.claims import as_claim
 from harness.judge import judge, unsupported
 from harness.judge_measured import Bar, aims_of, judge_measured
 from harness.machine.inventory import Inventory, describe
@@ -16,7 +17,6 @@ from harness.measured import Measurements
 from harness.measurement.speed_rules import Aims
 from harness.measurement.thresholds import Threshold, threshold_of
 from harness.plan import Catalogue, Planned
-from harness.recipes import Workload
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
 from harness.vocabulary import Outcome, Property
@@ -27,6 +27,10 @@ TIMING_SECONDS = 30.0
 if TYPE_CHECKING:
     from harness.execution.runner import Runner
 
+Replan = Callable[..., list[Planned]]
+"""Plans the session's paths with the workloads given, and with its own models or the ones given."""
+Measuring = Callable[..., tuple[Verdict, Measurements | None]]
+"""`Session.measurements`."""
 Judging = Callable[[RunFolder, "Runner", Standard], Verdict]
 """Runs a case and judges it, with a place for files, a runner, and what to judge by."""
 
@@ -43,7 +47,7 @@ class Session:
     """Slow cases that were not asked for."""
     seconds: float
     parent: Path
-    replan: Callable[[tuple[Workload, ...]], list[Planned]]
+    replan: Replan
     """Plans the same with other workloads, slow cases included."""
     standard: Standard = field(default_factory=Standard)
     selected: int = 0
@@ -63,6 +67,8 @@ class Session:
         folder, runner = self._open()
         unmet = planned.unmet
         verdict = unsupported(planned.case, asked, unmet) if unmet else judging(folder, runner, self.standard)
+        if planned.claim and verdict.case != planned.claim:
+            verdict = as_claim(planned.claim, verdict)
         folder.add(verdict)
         return verdict
 
@@ -70,26 +76,36 @@ class Session:
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
     ) -> Verdict:
         """Judge one property by the evidence of the case, running and measuring it as far as it was not."""
-        case = planned.case
-        if case.id not in self.evidence:
-            self.evidence[case.id] = runner.evidence(case, planned.optimization)
-            folder.add_evidence(self.evidence[case.id])
-        evidence, stored = self.evidence[case.id], standard.stored.get(case.id)
-        first = Property.EQUIVALENCE if asked.measured else asked
-        verdict = judge(case, first, evidence, limits=standard.limits, stored=stored)
+        case, bar = planned.case, _bar(planned, standard)
         if not asked.measured:
-            return verdict
-        recorded = standard.recorded(case.id, case.technique)
-        bar = Bar(_threshold(planned, standard), *recorded)
-        if verdict.outcome is Outcome.PASS:
-            self._measure(planned, asked, folder, runner, bar)
-        measured = self.measured.get(case.id)
+            return self._by_evidence(planned, asked, folder, runner, standard)
+        verdict, measured = self.measurements(planned, (asked,), folder, runner, standard)
         if measured and (measured.memory or measured.memory_failure):
             # Weighed for a comparison with a baseline too.
             weighed = judge_measured(case, Property.MEMORY, verdict, measured, bar)
             if not weighed.outcome.fails:
                 folder.remove_snapshot(case.id)
         return judge_measured(case, asked, verdict, measured, bar)
+
+    def measurements(
+        self, planned: Planned, asked: tuple[Property, ...], folder: RunFolder, runner: Runner, standard: Standard
+    ) -> tuple[Verdict, Measurements | None]:
+        """(the verdict on the equivalence of a case, and if it passes all that is known of it for these measured
+        properties)."""
+        verdict = self._by_evidence(planned, Property.EQUIVALENCE, folder, runner, standard)
+        for each in asked if verdict.outcome is Outcome.PASS else ():
+            self._measure(planned, each, folder, runner, _bar(planned, standard))
+        return verdict, self.measured.get(planned.case.id)
+
+    def _by_evidence(
+        self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
+    ) -> Verdict:
+        case = planned.case
+        if case.id not in self.evidence:
+            self.evidence[case.id] = runner.evidence(case, planned.optimization)
+            folder.add_evidence(self.evidence[case.id])
+        stored = standard.stored.get(case.id)
+        return judge(case, asked, self.evidence[case.id], limits=standard.limits, stored=stored)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
         """Measure what the property needs and is not known yet."""
@@ -142,6 +158,10 @@ class Session:
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
         folder.describe(environment, profile=self.standard.profile)
+
+
+def _bar(planned: Planned, standard: Standard) -> Bar:
+    return Bar(_threshold(planned, standard), *standard.recorded(planned.case.id, planned.case.technique))
 
 
 def _threshold(planned: Planned, standard: Standard) -> Threshold:

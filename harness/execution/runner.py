@@ -6,8 +6,8 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from harness.measured import Measurements, Memory, Peaks, Speed
 from harness.measurement.speed_rules import Aims
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
+from harness.paths.observed import Rank
 from harness.plan import Planned
 from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
@@ -65,7 +66,7 @@ class Runner:
         floor, why_none = 0.0, {}
         for dtype in rungs or optimization.rungs(case):
             try:
-                setup = self._setup(case)
+                setup = self.setup(case)
                 floor, trust = self._eager(setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": failure_of(error, "eager")}
@@ -81,6 +82,7 @@ class Runner:
             case=case.id,
             tolerance=optimization.tolerance,
             budget=optimization.budget,
+            trained=not isinstance(case.recipe.source, Seeded),
             rungs=tuple(rungs_run),
             trusts=tuple(trusts),
             floor=floor,
@@ -92,13 +94,13 @@ class Runner:
 
         Raises HarnessError if eager, or a variant, is not what it should be: a worker's failure, or one line.
         """
-        setup = self._setup(case)
+        setup = self.setup(case)
         floor, trust = self._eager(setup, case.dtype)
         if broken := [finding for finding in trust_findings(trust, floor=floor) if finding.violated]:
             raise ReferenceInvalid(f"{case.id}: {broken[0]} (nothing can be calibrated on such an eager)")
         about = f"variants-{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         self._once((about,), about, benign.check_variants, setup)
-        return self._ask(f"{about}-{case.dtype}", benign.measure_benign, setup, case.dtype, seeds)
+        return self.ask(f"{about}-{case.dtype}", benign.measure_benign, setup, case.dtype, seeds)
 
     def timed(
         self, known: Measurements, planned: Planned, *, aims: Aims, kernels: tuple[str, ...], seconds: float
@@ -126,7 +128,7 @@ class Runner:
 
         Raises WorkerFailed.
         """
-        name, setup, launch = f"{case.id}-speed", self._setup(case, fault), optimization.launch()
+        name, setup, launch = f"{case.id}-speed", self.setup(case, fault), optimization.launch()
         if launch and launch.torchrun:
             raise WorkerRaised("is not timed: ranks compute alike, whoever starts them", incompatible=True)
         if launch is None:
@@ -139,7 +141,7 @@ class Runner:
                     raise
         sides = Sides(
             candidate=lambda: self._block(name, setup, case.dtype, optimization, sampling),
-            eager=lambda: self._block(f"{name}-eager", self._setup(case), case.dtype, Eager(), sampling),
+            eager=lambda: self._block(f"{name}-eager", self.setup(case), case.dtype, Eager(), sampling),
             rows=case.workload.batch,
             new_tokens=case.workload.new_tokens,
         )
@@ -149,15 +151,22 @@ class Runner:
         """Weigh a case, and eager once for all cases of its model, workload and dtype. Raises WorkerFailed."""
         about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}"
         eager = self._once(
-            ("held", about), f"eager-{about}-memory", weighing.weigh, self._setup(case), case.dtype, Eager()
+            ("held", about), f"eager-{about}-memory", weighing.weigh, self.setup(case), case.dtype, Eager()
         )
         named = f"snapshots/{case.id}.pickle"
         snapshot = self.logs.parent / named
         if case.device == "cuda":
             snapshot.parent.mkdir(exist_ok=True)
-        asked = (self._setup(case, fault), case.dtype, optimization, snapshot)
-        held = self._ask(f"{case.id}-memory", weighing.weigh, *asked)
+        asked = (self.setup(case, fault), case.dtype, optimization, snapshot)
+        held = self.ask(f"{case.id}-memory", weighing.weigh, *asked)
         return weighing.memory_of(held, eager, optimization, snapshot=named if snapshot.exists() else "")
+
+    def observe_ranks(self, case: Case, optimization: Optimization, *, count: int) -> list[Rank]:
+        """What each of so many ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
+        with self._ranks(f"{case.id}-ranks", count) as (workers, places):
+            asked = [(self.setup(case), case.dtype, optimization, place) for place in places]
+            seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
+        return [rank for observed in seen for rank in observed.ranks]
 
     def peaks(self, device: str) -> Peaks:
         """What the machine can do, measured once. Raises WorkerFailed."""
@@ -168,22 +177,28 @@ class Runner:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
         holds a device."""
         try:
-            return str(self._ask("devices", tasks.device_names, device))
+            return str(self.ask("devices", tasks.device_names, device))
         except WorkerFailed as error:
             return f"{device}: unknown, {error}"
+
+    def setup(self, case: Case, fault: str = "") -> Setup:
+        """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
+        return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
+
+    def ask(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """What a worker of its own answers; its output goes to a log of that name. Raises WorkerFailed."""
+        with Worker(log=self._log(name)) as worker:
+            return worker.call(function, *arguments, seconds=self.seconds)
 
     def close(self) -> None:
         self._scratch.cleanup()
 
-    def _setup(self, case: Case, fault: str = "") -> Setup:
-        return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
-
     def _run(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
         launch = optimization.launch()
         if launch is None:
-            return self._ask(name, tasks.run_candidate, setup, dtype, optimization, self.probes.text)
+            return self.ask(name, tasks.run_candidate, setup, dtype, optimization, self.probes.text)
         if launch.torchrun:
-            return self._ask(name, tasks.launch_candidate, setup, dtype, optimization, launch.ranks)
+            return self.ask(name, tasks.launch_candidate, setup, dtype, optimization, launch.ranks)
         try:
             return self._run_ranks(name, setup, dtype, optimization, launch.ranks)
         except WorkerRaised as error:
@@ -198,22 +213,26 @@ class Runner:
         """Runs of one side in workers of their own: of a parallel model in as many as it has ranks."""
         launch = optimization.launch()
         if launch is None:
-            return self._ask(name, timing.time_block, setup, dtype, optimization, sampling)
-        with ExitStack() as stack:
-            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{i}"))) for i in range(launch.ranks)]
-            port = _free_port()
-            asked = [(setup, dtype, optimization, sampling, Place(i, launch.ranks, port)) for i in range(launch.ranks)]
+            return self.ask(name, timing.time_block, setup, dtype, optimization, sampling)
+        with self._ranks(name, launch.ranks) as (workers, places):
+            asked = [(setup, dtype, optimization, sampling, place) for place in places]
             return timing.joined(call_together(workers, timing.time_block, asked, seconds=self.seconds))
 
     def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
         started = time.monotonic()
-        port = _free_port()
-        with ExitStack() as stack:
-            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(ranks)]
-            asked = [(setup, dtype, optimization, Place(rank, ranks, port)) for rank in range(ranks)]
+        with self._ranks(name, ranks) as (workers, places):
+            asked = [(setup, dtype, optimization, place) for place in places]
             seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
             rung = workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
         return replace(rung, seconds=time.monotonic() - started)
+
+    @contextmanager
+    def _ranks(self, name: str, count: int) -> Iterator[tuple[list[Worker], list[Place]]]:
+        """Workers that are to be ranks of one model, and where they meet."""
+        port = _free_port()
+        with ExitStack() as stack:
+            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(count)]
+            yield workers, [Place(rank, count, port) for rank in range(count)]
 
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
         """The recipe itself, or for seeded weights one of the folder into which they are written, once."""
@@ -236,17 +255,13 @@ class Runner:
     def _once(self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         if key not in self._known:
             try:
-                self._known[key] = self._ask(name, function, *arguments)
+                self._known[key] = self.ask(name, function, *arguments)
             except WorkerFailed as error:
                 self._known[key] = error
         known = self._known[key]
         if isinstance(known, WorkerFailed):
             raise known
         return known
-
-    def _ask(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        with Worker(log=self._log(name)) as worker:
-            return worker.call(function, *arguments, seconds=self.seconds)
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"

@@ -25,8 +25,8 @@ BASELINES = "baselines"
 """Folder of all profiles, in the root of a checkout."""
 FILE = "profile.toml"
 HEAD = (
-    "# [match] and [limits] are written by `harness calibrate`, which keeps the [[thresholds]]: those are written by",
-    "# hand, each with its reason. README says what all of them mean.",
+    "# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]] and [[disclaimers]]: those",
+    "# are written by hand, each with its reason. README says what all of them mean.",
 )
 
 
@@ -76,14 +76,32 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Disclaimer:
+    """What the optimization overview says and such hardware does not show."""
+
+    claim: str
+    """Its name in `suites/claims`."""
+    reason: str
+    """Why, and where it was measured."""
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise ValueError(f"disclaimer of {self.claim} has no reason, but should say why, and where it was measured")
+
+
+@dataclass(frozen=True)
 class Contents:
     """A profile file."""
 
     match: Match
     limits: Calibration | None = None
     thresholds: tuple[Threshold, ...] = ()
+    disclaimers: tuple[Disclaimer, ...] = ()
 
     def __post_init__(self) -> None:
+        for disclaimer in self.disclaimers:
+            if [other.claim for other in self.disclaimers].count(disclaimer.claim) > 1:
+                raise ValueError(f"{disclaimer.claim} has two disclaimers")
         if wrong := unsound(self.thresholds):
             raise ValueError(wrong)
 
@@ -97,6 +115,7 @@ class Profile:
     match: Match
     calibration: Calibration | None
     thresholds: tuple[Threshold, ...] = ()
+    disclaimers: tuple[Disclaimer, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -138,15 +157,23 @@ def read_profile(path: Path) -> Profile:
         raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or restore it from version control)") from error
     except CorruptRecord as error:
         raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
-    return Profile(path.parent.name, path.parent, contents.match, contents.limits, contents.thresholds)
+    return Profile(
+        path.parent.name,
+        path.parent,
+        contents.match,
+        contents.limits,
+        contents.thresholds,
+        contents.disclaimers,
+    )
 
 
 def write_profile(profile: Profile) -> Path:
     """Write a profile into its folder, as a whole or not at all; returns the file. Raises HarnessError if the disk
     refuses."""
-    plain = to_plain(Contents(profile.match, profile.calibration, profile.thresholds))
-    if not profile.thresholds:
-        del plain["thresholds"]
+    plain = to_plain(Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers))
+    for name in ("thresholds", "disclaimers"):
+        if not plain[name]:
+            del plain[name]
     lines = [*HEAD, *_tables(plain, ())]
     write_text(profile.file, "\n".join(lines) + "\n")
     return profile.file

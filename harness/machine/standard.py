@@ -28,6 +28,8 @@ class Standard:
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """By case; empty if it was stored under other conditions."""
     thresholds: tuple[Threshold, ...] = ()
+    disclaimers: Mapping[str, str] = field(default_factory=dict)
+    """Claims that such hardware does not show, and why."""
     baselines: Baselines | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the session."""
@@ -72,6 +74,7 @@ def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mappin
         profile.limits,
         stored,
         thresholds=profile.thresholds,
+        disclaimers={disclaimer.claim: disclaimer.reason for disclaimer in profile.disclaimers},
         baselines=read_baselines(profile),
         environment=environment,
         notes=tuple(notes),

@@ -39,8 +39,8 @@ class ContinuousBatching(Optimization):
     back with the tokens are judged."""
     page: int = 16
     """Tokens of a page."""
-    pages: int = 64
-    """How many there are. The default would take most of the memory."""
+    pages: int = 256
+    """How many there are: enough for the longest prompt of the workloads. The default would take most of the memory."""
     tokens: int = 64
     """Most tokens of one forward pass: fewer than some prompts, which are then prefilled in chunks."""
     impossible: str = ""

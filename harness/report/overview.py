@@ -1,26 +1,13 @@
-"""The table of the optimization overview, with what was measured where it has ticks.
-
-The overview: https://huggingface.co/docs/transformers/optimization_overview, as of transformers 5.22.
-"""
+"""The table of the optimization overview, with what was measured where it has ticks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
 from harness.measurement.statistics import Interval
+from harness.measurement.thresholds import TICKS
 from harness.records import Verdict
 from harness.vocabulary import Outcome, Property, Technique
-
-TICKS: Mapping[Technique, tuple[Property, ...]] = {
-    Technique.COMPILATION: (Property.SPEED,),
-    Technique.ATTENTION: (Property.SPEED, Property.MEMORY),
-    Technique.KERNELS: (Property.SPEED, Property.MEMORY),
-    Technique.QUANTIZATION: (Property.SPEED, Property.MEMORY),
-    Technique.CACHING: (Property.SPEED, Property.MEMORY),
-    Technique.PARALLELISM: (Property.SPEED,),
-    Technique.CONTINUOUS_BATCHING: (Property.SPEED,),
-}
-"""The overview's rows, in its order, and where each has a tick."""
 
 FIGURE = {Property.SPEED: "speedup", Property.MEMORY: "memory_ratio"}
 """The number of a verdict that a tick is about; `.low` and `.high` behind it are its interval's."""

@@ -145,7 +145,7 @@ BROKEN = [
             ("sdpa", {"shared": 16, "prefilled": 147}, "tokens of shared pages", "0", "16"),
             ("sdpa", {"in_flight": (1, 1)}, "requests in one step", "at least 2", "1 (step by step 1, 1)"),
             ("sdpa", {"widest": 65}, "tokens of one step", "at most 64", "65"),
-            ("sdpa", {"pages": 9999}, "pages", "64 of 16", "9999 of 16"),
+            ("sdpa", {"pages": 9999}, "pages", "256 of 16", "9999 of 16"),
             ("sdpa", {"dropped": ("TopH",)}, "logits processors dropped", "none", "TopH"),
             ("sdpa", {"steps": 9}, "attention in all steps", "36 × aten::_scaled_dot_product_*",
              f"32 × {SDPA_FLASH}"),

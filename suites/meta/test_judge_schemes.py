@@ -52,6 +52,15 @@ def test_each_rule_of_lossy_paths_can_fail(changes, told):
     assert told in verdict.message
 
 
+def test_budget_is_not_asked_of_random_weights():
+    """Any rounding changes half of what they choose. Every other rule is asked, and the verdict says what is not."""
+    costly = replace(lossy(divergence=replace(CLOSE, decode_mean=0.06)), trained=False)
+    verdict = judge(CASE, Property.EQUIVALENCE, costly)
+    assert verdict.outcome is Outcome.PASS
+    assert "its budget (L2) not asked, since weights are random" in verdict.message
+    assert judge(CASE, Property.EQUIVALENCE, replace(lossy(identical=False), trained=False)).outcome is Outcome.MISMATCH
+
+
 @pytest.mark.parametrize(
     ("error", "identical", "outcome"),
     [(0.75, True, Outcome.PASS), (0.75, False, Outcome.MISMATCH), (1.0, True, Outcome.MISMATCH)],

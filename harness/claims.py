@@ -1,0 +1,158 @@
+"""What the optimization overview says, held against numbers. Pure: no torch, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.judge import verdict_on
+from harness.measured import Measurements, Memory
+from harness.measurement.memory_rules import ALLOCATOR, PROCESS
+from harness.measurement.roofline import mbu
+from harness.measurement.speed_rules import Told, speedup
+from harness.measurement.statistics import ALPHA, Interval, ratio_interval
+from harness.records import Case, Verdict
+from harness.vocabulary import Outcome, Property
+
+NEXT_STEP = {
+    Outcome.DOES_NOT_HOLD: "if this is what such hardware does, say so in [[disclaimers]] of its profile",
+    Outcome.INCONCLUSIVE: "ask on a quieter machine, or allow more with --timing-seconds",
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number that a claim rests on."""
+
+    key: str
+    """Its name among a verdict's numbers."""
+    what: str
+    """Its name in a sentence: `<what> is <got>`."""
+    got: Interval
+    limit: float
+    at_least: bool = True
+    """Or at most."""
+
+    @property
+    def told(self) -> Told:
+        """By the whole interval, and without the allowances of thresholds: a claim is either true or not."""
+        low, high, limit = self.got.low, self.got.high, self.limit
+        if not self.at_least:
+            low, high, limit = -high, -low, -limit
+        if low >= limit:
+            return Told.MET
+        return Told.MISSED if high < limit else Told.OPEN
+
+    @property
+    def claimed(self) -> str:
+        return f"at {'least' if self.at_least else 'most'} {self.limit:.4g}"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {**interval_numbers(self.key, self.got), f"{self.key}.limit": self.limit}
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.got.mid:.4g}" if self.got.low == self.got.high else f"{self.what} is {self.got}"
+
+
+def exactly(value: float) -> Interval:
+    """A number that was counted, as an interval of no width."""
+    return Interval(value, value, value)
+
+
+def interval_numbers(key: str, interval: Interval) -> dict[str, float]:
+    """An interval among a verdict's numbers."""
+    return {key: interval.mid, f"{key}.low": interval.low, f"{key}.high": interval.high}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A claim, and what it is tried on."""
+
+    name: str
+    case: Case
+    disclaimed: str = ""
+    """Why the profile says that it does not hold on such hardware; empty if it does not say so."""
+
+
+def judge_claim(
+    statement: Statement, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = ""
+) -> Verdict:
+    """The verdict on a claim: it holds if all parts do, and does not if one is contradicted. `figures` and `told` are
+    reported beside them.
+
+    Raises ValueError without parts: nothing would be claimed.
+    """
+    name, case = statement.name, statement.case
+    if not parts:
+        raise ValueError(f"{name}: rests on no number, but should on at least one")
+    wrong = [part for part in parts if part.told is Told.MISSED]
+    unknown = [part for part in parts if part.told is Told.OPEN]
+    numbers = dict(figures or {})
+    for part in parts:
+        numbers |= part.numbers
+    others = "; ".join(f"{part}, claimed {part.claimed}" for part in parts if part not in (wrong or unknown)[:1])
+    others = "; ".join(filter(None, (others, told)))
+    if not wrong and not unknown:
+        return claim_verdict(name, case, Outcome.PASS, others, numbers)
+    first = (wrong or unknown)[0]
+    outcome = Outcome.DOES_NOT_HOLD if wrong else Outcome.INCONCLUSIVE
+    why = NEXT_STEP[outcome]
+    if wrong and statement.disclaimed:
+        outcome, why = Outcome.DISCLAIMED, f"its profile says so: {statement.disclaimed}"
+    message = f"{name}: {first}, but should be {first.claimed} ({why})"
+    return claim_verdict(name, case, outcome, f"{message}; {others}" if others else message, numbers)
+
+
+def claim_verdict(
+    name: str, case: Case, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
+) -> Verdict:
+    """A verdict on a claim, with the facts of the case that it was tried on."""
+    return replace(verdict_on(case, Property.CLAIM, outcome, message, numbers), case=name)
+
+
+def as_claim(name: str, verdict: Verdict) -> Verdict:
+    """What befell the case that a claim is tried on, as the claim's own verdict."""
+    message = verdict.message.removeprefix(f"{verdict.case}: ")
+    return replace(verdict, case=name, property=Property.CLAIM, message=f"{name}: {message}")
+
+
+def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
+    """One peak over another, give or take what the device's way of weighing may add to equal work (rule M4)."""
+    slack = PROCESS if device == "cpu" else ALLOCATOR
+    unsure = slack.peak * baseline + slack.peak_bytes
+    low, high = max(0.0, candidate - unsure), candidate + unsure
+    return Interval(low / baseline, candidate / baseline, high / baseline)
+
+
+def of_memory(memory: Memory, *, device: str) -> Interval:
+    """The candidate's peak over eager's."""
+    return memory_ratio(memory.candidate.peak, memory.eager.peak, device=device)
+
+
+def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]:
+    """What the overview shows of a case: its speed, memory and MBU with their intervals, and its error ratios."""
+    found = {key: value for key, value in equivalence.numbers.items() if key.endswith(".rho")}
+    if measured.speed:
+        found |= interval_numbers("speedup", speedup(measured.speed))
+    if measured.memory and measured.memory.eager.peak:
+        found |= interval_numbers("memory_ratio", of_memory(measured.memory, device=equivalence.device))
+    shares = _shares_of_bandwidth(measured)
+    if shares:
+        logs = [math.log(share) for share in shares]
+        found |= interval_numbers("mbu", ratio_interval(logs, alpha=ALPHA))
+    return found
+
+
+def _shares_of_bandwidth(measured: Measurements) -> list[float]:
+    """MBU of each timed run of the candidate; none if it cannot be told."""
+    speed, peaks = measured.speed, measured.peaks
+    if speed is None or speed.work is None or peaks is None:
+        return []
+    samples = [pair.candidate for pair in speed.kept]
+    if any(sample.first is None for sample in samples):
+        return []
+    steps = speed.new_tokens - 1
+    times = [(sample.seconds - (sample.first or 0)) / steps for sample in samples]
+    return [mbu(speed.work, max(time, 1e-12), peaks) for time in times]

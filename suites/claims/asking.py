@@ -1,0 +1,133 @@
+"""What a claim is, and what it can be asked with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.claims import Part, Statement, as_claim, judge_claim
+from harness.errors import WorkerFailed
+from harness.execution.runner import Runner, failure_of
+from harness.execution.runs import Setup
+from harness.judge import failed
+from harness.judge_measured import Bar, judge_measured
+from harness.machine.standard import Standard
+from harness.measured import Measurements
+from harness.measurement.thresholds import Threshold
+from harness.paths.base import Optimization
+from harness.plan import Planned
+from harness.recipes import ModelRecipe, Workload
+from harness.records import Case, Verdict
+from harness.report.folder import RunFolder
+from harness.session import Measuring
+from harness.vocabulary import Outcome, Property
+
+ANYWHERE = ""
+"""The key of a place for every type of device that has none of its own."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a claim should hold, and is tried."""
+
+    path: str
+    workload: Workload
+    model: ModelRecipe
+    """Unless the session names models."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One tick, sentence or example of the overview."""
+
+    name: str
+    says: str
+    """In our words."""
+    judging: Callable[[Asked], Verdict]
+    """Tries it."""
+    places: Mapping[str, Place]
+    """By type of device."""
+
+    def place(self, device: str) -> Place:
+        return self.places.get(device, self.places[ANYWHERE])
+
+
+class Settled(Exception):
+    """There is nothing more to measure: what it is tried on does not run, or not as it should."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(verdict.message)
+        self.verdict = verdict
+
+
+@dataclass
+class Asked:
+    """A claim that is being tried, with what a session offers for it."""
+
+    planned: Planned
+    measure: Measuring
+    """`Session.measurements`."""
+    folder: RunFolder
+    runner: Runner
+    standard: Standard
+    timing_seconds: float
+    asked: int = 0
+    """Requests to workers so far; each has a log of its own."""
+
+    @property
+    def case(self) -> Case:
+        return self.planned.case
+
+    @property
+    def optimization(self) -> Optimization:
+        return self.planned.optimization
+
+    def verdict(self, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = "") -> Verdict:
+        name = self.planned.claim
+        statement = Statement(name, self.case, self.standard.disclaimers.get(name, ""))
+        return judge_claim(statement, parts, figures=figures, told=told)
+
+    def measured(self, *asked: Property) -> tuple[Verdict, Measurements]:
+        """(the case's equivalence, what was measured of it). Raises Settled if it is not equivalent."""
+        equivalence, measured = self.measure(self.planned, asked, self.folder, self.runner, self.standard)
+        if equivalence.outcome is not Outcome.PASS or measured is None:
+            raise Settled(equivalence)
+        return equivalence, measured
+
+    def judged(self, asked: Property) -> tuple[Verdict, Measurements]:
+        """The same of one property, which is held to no limit. Raises Settled if nothing can be said of it."""
+        equivalence, measured = self.measured(asked)
+        unlimited = Threshold(self.case.path, self.case.workload.name, "a claim has its own limit")
+        verdict = judge_measured(self.case, asked, equivalence, measured, Bar(unlimited))
+        if verdict.outcome is not Outcome.PASS:
+            raise Settled(verdict)
+        return equivalence, measured
+
+    def equivalent(self) -> Verdict:
+        """Raises Settled if the case is not engaged and equivalent."""
+        equivalence, _ = self.measure(self.planned, (), self.folder, self.runner, self.standard)
+        if equivalence.outcome is not Outcome.PASS:
+            raise Settled(equivalence)
+        return equivalence
+
+    def setup(self, workload: Workload | None = None) -> Setup:
+        case = self.case
+        if workload is not None:
+            case = Case(case.path, case.technique, case.recipe, workload, case.device, case.dtype)
+        return self.runner.setup(case)
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a fresh worker answers. Raises WorkerFailed."""
+        self.asked += 1
+        return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments)
+
+
+def try_claim(claim: Claim, asked: Asked) -> Verdict:
+    """The verdict on a claim, whatever happens to the workers that it asks."""
+    try:
+        return claim.judging(asked)
+    except Settled as settled:
+        return as_claim(claim.name, settled.verdict)
+    except WorkerFailed as error:
+        return as_claim(claim.name, failed(asked.case, Property.CLAIM, failure_of(error, "asking")))

@@ -1,0 +1,101 @@
+"""The overview's seven examples, run as a user runs them: in a process of their own, without our local kernels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+from harness.claims import claim_verdict
+from harness.errors import HarnessError
+from harness.machine.inventory import take_inventory
+from harness.machine.needs import Cuda, FlashAttention, HubKernel, Kernels, Need, Package
+from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
+from harness.recipes import Hub
+from harness.records import Verdict
+from harness.vocabulary import Outcome, Technique
+from suites.claims.asking import ANYWHERE, Asked, Claim, Place
+from suites.claims.places import DECODE, SMALL, TINY
+
+HUB_KERNEL = (Cuda(), Kernels(), HubKernel(HUB_FLASH_ATTENTION))
+NEEDS: dict[Technique, tuple[Need, ...]] = {
+    Technique.COMPILATION: (),
+    Technique.ATTENTION: (Cuda(), FlashAttention("flash-attn")),
+    Technique.KERNELS: HUB_KERNEL,
+    Technique.QUANTIZATION: (Package("bitsandbytes"),),
+    Technique.CACHING: HUB_KERNEL,
+    Technique.PARALLELISM: (),
+    Technique.CONTINUOUS_BATCHING: (),
+}
+"""Of each example, without which its failure says nothing against it."""
+RANKS = 4
+"""Of the overview's `tp_size`. It leaves out that somebody must start them; torchrun does."""
+ROOT = Path(__file__).parents[2]
+
+
+def example_runs(technique: Technique, asked: Asked) -> Verdict:
+    """UNSUPPORTED only if a need is unmet, and the example then really fails; its error is quoted."""
+    name, case = asked.planned.claim, asked.case
+    inventory = take_inventory()
+    unmet = next(filter(None, (need.unmet(inventory, device=case.device) for need in NEEDS[technique])), "")
+    error, deprecated = run_example(technique, asked)
+    if error and unmet:
+        return claim_verdict(name, case, Outcome.UNSUPPORTED, f"{name}: {unmet} (without it: {error})")
+    if error:
+        why = asked.standard.disclaimers.get(name, "")
+        outcome = Outcome.DISCLAIMED if why else Outcome.DOES_NOT_HOLD
+        todo = f"its profile says so: {why}" if why else "the example's needs are met here: ask transformers"
+        return claim_verdict(name, case, outcome, f"{name}: ends with {error}, but should run ({todo})")
+    told = f"runs, and says: {'; '.join(deprecated)}" if deprecated else "runs, and warns of no deprecation"
+    started = f", on {RANKS} ranks started by torchrun" if technique is Technique.PARALLELISM else ""
+    return claim_verdict(name, case, Outcome.PASS, told + started, {"deprecated": len(deprecated)})
+
+
+def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
+    """(the error in one line, or nothing; what was said of deprecation).
+
+    Raises HarnessError if an example that ended well says nothing.
+    """
+    source = asked.runner.setup(asked.case).recipe.source
+    model = source.repository if isinstance(source, Hub) else source.path
+    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"] if technique is Technique.PARALLELISM else []
+    command = [sys.executable, *launch, "-m", "suites.claims.overview_examples", str(technique), model]
+    environment = {key: value for key, value in os.environ.items() if key != "LOCAL_KERNELS"}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    log = asked.folder.logs / f"{asked.planned.claim}.log"
+    with log.open("w") as output:
+        try:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=output, env=environment, text=True, check=False,
+                timeout=asked.runner.seconds, cwd=asked.folder.logs,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"no result after {asked.runner.seconds:g} s (read {log})", []
+    if done.returncode:
+        return last_error(log.read_text(errors="replace")) or f"exit code {done.returncode} (read {log})", []
+    try:
+        return "", json.loads(done.stdout.splitlines()[-1])["deprecated"]
+    except (IndexError, ValueError, KeyError) as error:
+        raise HarnessError(f"{technique}: the example ended without a result (read {log})") from error
+
+
+def last_error(text: str) -> str:
+    """The last line that names an exception, as Python ends a traceback."""
+    named = (line.rpartition("]:")[2].strip() for line in text.splitlines())
+    errors = [line for line in named if line.partition(":")[0].isidentifier() and line.partition(":")[0][:1].isupper()]
+    errors = [line for line in errors if line.partition(":")[0].endswith(("Error", "Exception")) and ": " in line]
+    return errors[-1][:300] if errors else ""
+
+
+EXAMPLES = tuple(
+    Claim(
+        f"example.{technique}",
+        f"the overview's example of {technique} runs",
+        partial(example_runs, technique),
+        {"cpu": Place("eager", DECODE, TINY), ANYWHERE: Place("eager", DECODE, SMALL)},
+    )
+    for technique in NEEDS
+)

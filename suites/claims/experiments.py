@@ -1,0 +1,197 @@
+"""What claims measure beyond cases. Functions that workers run: of picklable requests, with numbers for answers."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.errors import HarnessError
+from harness.execution.generation import generate_free
+from harness.execution.runs import Setup, load_setup
+from harness.execution.subject import Subject, agrees, load_subject, no_garbage, warm_up
+from harness.execution.tasks import refusals
+from harness.measured import Sample
+from harness.measurement.conditions import open_conditions
+from harness.measurement.memory import nbytes, storages
+from harness.measurement.statistics import LEAST
+from harness.paths.base import Optimization
+from harness.paths.linear_reading import linears_of, packed_bits
+from harness.paths.observation import Watch
+from harness.paths.observed import Observation
+from harness.vocabulary import Dtype
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a timing: a path on a workload."""
+
+    setup: Setup
+    optimization: Optimization
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Samples of each arm, round by round: in each all arms ran once, in random order."""
+
+    arms: tuple[tuple[Sample, ...], ...]
+    dropped: int
+    """Rounds in which something was compiled, or throttled."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """When enough rounds were timed."""
+
+    rounds: int
+    seconds: float
+    """After which no more are begun, once there are LEAST."""
+
+
+def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
+    """Time arms against each other in this worker, in one thread on the CPU.
+
+    Raises HarnessError if two arms on one workload give different tokens, near ties apart.
+    """
+    subjects = []
+    for arm in arms:
+        with refusals(arm.optimization, arm.setup):
+            subjects.append(load_subject(arm.setup, dtype, arm.optimization))
+    conditions = open_conditions(arms[0].setup.device)
+    for subject in subjects:
+        warm_up(subject, conditions)
+    _refuse_differing(arms, subjects)
+    order, kept, dropped = random.Random(0), [], 0
+    started = time.perf_counter()
+    with no_garbage():
+        while len(kept) < until.rounds and (len(kept) < LEAST or time.perf_counter() - started < until.seconds):
+            before, taken = conditions.read(), {}
+            for index in order.sample(range(len(subjects)), len(subjects)):
+                taken[index], _ = subjects[index].run()
+            if conditions.between(before, conditions.read()):
+                dropped += 1
+                if dropped > until.rounds:
+                    raise HarnessError(f"{dropped} rounds were dropped, but should be few (ask on a quieter machine)")
+                continue
+            kept.append([taken[index] for index in range(len(subjects))])
+    return Rounds(tuple(zip(*kept, strict=True)), dropped)
+
+
+def _refuse_differing(arms: tuple[Arm, ...], subjects: list[Subject]) -> None:
+    first: dict[str, tuple[Arm, torch.Tensor]] = {}
+    for arm, subject in zip(arms, subjects, strict=True):
+        tokens, logits = subject.plain()
+        other, wanted = first.setdefault(arm.setup.workload.name, (arm, tokens))
+        if logits is not None and not agrees(tokens, wanted, logits, dtype=subject.model.dtype):
+            raise HarnessError(
+                f"{arm.optimization.name} gave other tokens than {other.optimization.name} on "
+                f"{arm.setup.workload.name}, but should not (nothing wrong is timed)"
+            )
+
+
+def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, later: int) -> tuple[float, list[float]]:
+    """Seconds of the first run of a fresh worker's model, and of `later` further ones after one that is not counted."""
+    with refusals(optimization, setup):
+        subject = load_subject(setup, dtype, optimization)
+        seconds = [subject.run()[0].seconds for _ in range(later + 2)]
+    return seconds[0], seconds[2:]
+
+
+def observe(setup: Setup, dtype: Dtype, optimization: Optimization) -> Observation:
+    """What is seen while the workload runs freely, once."""
+    with refusals(optimization, setup):
+        model, batches = load_setup(setup, dtype, optimization)
+        watch = Watch(model, layers=False)
+        with optimization.applied(), watch:
+            outputs = [
+                generate_free(
+                    model, *batch, new_tokens=setup.workload.new_tokens, options=optimization.generate_options()
+                )[0]
+                for batch in batches
+            ]
+        steps = setup.workload.new_tokens - 1
+        lengths = [ids.shape[1] + steps for ids, _ in batches]
+        return watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+
+
+def observe_without(
+    setup: Setup, dtype: Dtype, optimization: Optimization, package: str
+) -> tuple[Observation, list[str]]:
+    """The same, and the modules of a package that were imported meanwhile."""
+    seen = observe(setup, dtype, optimization)
+    return seen, sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one run dispatches."""
+
+    launches: int
+    """Kernels on CUDA; elsewhere operators that compute."""
+    bytes: int
+    """That operators read and write, each tensor they are given or give once; 0 on CUDA, where kernels that are no
+    operators of torch would be missing."""
+
+
+def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
+    """Launches and bytes of one run of the workload, after one that is not counted."""
+    with refusals(optimization, setup):
+        subject = load_subject(setup, dtype, optimization)
+        subject.run()
+        if setup.device == "cuda":
+            with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+                subject.run()
+            kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+            return Traffic(len(kernels), 0)
+        with _Dispatched() as dispatched:
+            subject.run()
+    return Traffic(dispatched.operators, dispatched.bytes)
+
+
+class _Dispatched(TorchDispatchMode):
+    """Counts operators whose output is no view of an input, and the bytes of their tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = [leaf for leaf in tree_leaves((args, kwargs, output)) if isinstance(leaf, torch.Tensor)]
+            self.operators += 1
+            self.bytes += sum(tensor.nbytes for tensor in tensors)
+        return output
+
+
+def bits_per_weight(setup: Setup, dtype: Dtype, optimization: Optimization) -> dict[str, float]:
+    """Of each linear layer that the path rounds: bits of all that it keeps, scales included, per weight of the dense
+    one."""
+    with refusals(optimization, setup):
+        model, _ = load_setup(setup, dtype, optimization)
+    return {
+        name: 8 * nbytes(storages(_tensors(linear))) / (linear.in_features * linear.out_features)
+        for name, linear in linears_of(model)
+        if packed_bits(linear)
+    }
+
+
+def _tensors(held: Any, depth: int = 4) -> Iterator[torch.Tensor]:
+    """All tensors that an object holds, however its library hides them."""
+    if isinstance(held, torch.Tensor):
+        yield held
+    if depth == 0 or isinstance(held, str | bytes | type):
+        return
+    inner = held.values() if isinstance(held, dict) else held if isinstance(held, list | tuple) else ()
+    own = vars(held).values() if hasattr(held, "__dict__") else ()
+    for entry in (*inner, *own):
+        yield from _tensors(entry, depth - 1)

@@ -1,0 +1,44 @@
+"""On what claims are tried: models, workloads, and the paths that stand for techniques."""
+
+from __future__ import annotations
+
+from fixtures.models import MODELS, MORE_MODELS
+from fixtures.workloads import WORKLOADS, text
+from harness.machine.inventory import take_inventory
+from harness.paths import PATHS
+from harness.paths.base import Optimization
+from harness.recipes import Workload
+from harness.vocabulary import Load
+
+TINY = next(model for model in MODELS if model.name == "tiny_llama3")
+MINI = next(model for model in MORE_MODELS if model.name == "mini")
+SMALL = next(model for model in MORE_MODELS if model.name == "shape_qwen3_0_6b")
+"""The smallest published shape: accelerators need something to do."""
+
+DECODE, PREFILL = (
+    next(workload for workload in WORKLOADS if workload.name == name) for name in ("decode_b1", "prefill_b1")
+)
+WHOLE = Workload("whole_b1", (text(768),), 65, timed=Load.DECODE)
+"""Prefill and decode in turn take the time."""
+RAGGED = Workload(
+    "ragged_b16",
+    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 12, 64, 256, 512, 1024))),
+    17,
+    timed=Load.BATCH,
+)
+"""A padded batch computes eight positions for each that it was asked for."""
+CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Load.PREFILL)
+"""What the cache holds is most of what is held."""
+LENGTHS = tuple(Workload(f"length_{n}", (text(n),), 3, timed=Load.PREFILL) for n in (1024, 2048, 4096))
+STEPS = tuple(Workload(f"behind_{n}", (text(n),), 5, timed=Load.DECODE) for n in (128, 1024))
+
+
+def path_named(name: str) -> Optimization:
+    return next(path for path in PATHS if path.name == name)
+
+
+def runnable(names: tuple[str, ...], device: str) -> list[Optimization]:
+    """Those of the paths whose needs this machine meets."""
+    inventory = take_inventory()
+    paths = (path_named(name) for name in names)
+    return [path for path in paths if not any(need.unmet(inventory, device=device) for need in path.needs())]

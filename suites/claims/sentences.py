@@ -1,0 +1,349 @@
+"""The overview's sentences about speed and memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+
+from harness.claims import Part, exactly, figures_of
+from harness.execution.weighing import weigh
+from harness.measured import Sample
+from harness.measurement.statistics import ALPHA, Interval, ratio_interval
+from harness.paths.base import engagement
+from harness.paths.caching import DynamicCache, NoCache, StaticCache
+from harness.paths.compilation import CompiledStaticCache
+from harness.paths.eager import Eager
+from harness.records import Verdict
+from harness.vocabulary import Property
+from suites.claims.asking import ANYWHERE, Asked, Claim, Place, Settled
+from suites.claims.experiments import (
+    Arm,
+    Rounds,
+    Until,
+    bits_per_weight,
+    first_and_later,
+    observe,
+    observe_without,
+    time_rounds,
+    traffic,
+)
+from suites.claims.places import (
+    DECODE,
+    LENGTHS,
+    PREFILL,
+    RAGGED,
+    SMALL,
+    STEPS,
+    TINY,
+    WHOLE,
+    path_named,
+    runnable,
+)
+
+LOADS = 7
+"""Fresh workers whose first runs are looked at: the fewest that all lie above the median with a chance below 1 %."""
+ROUNDS = 40
+"""Of arms, one more look than claims need to be told with confidence."""
+HALF = 0.5
+"""Exponent between growing with the length and not growing, and between squares and lines if 1 is added."""
+MORE_BITS = 1.0
+"""Bits per weight that scales and zero points may add to those of a scheme: 32 per 64 weights in bitsandbytes' blocks
+are half of it (docs of bitsandbytes, functional.quantize_4bit, blocksize)."""
+
+
+def compiles_by_itself(asked: Asked) -> Verdict:
+    """`generate` is told of a static cache, and of nothing else."""
+    asked.equivalent()
+    seen = asked.ask(observe, asked.setup(), asked.case.dtype, StaticCache())
+    share = seen.compiled_calls / seen.decode_steps
+    return asked.verdict([Part("compiled_share", "share of decode steps that ran compiled", exactly(share), 1.0)])
+
+
+def first_run_warms_up(asked: Asked) -> Verdict:
+    asked.equivalent()
+    case, setup = asked.case, asked.setup()
+    logs = []
+    for _ in range(LOADS):
+        first, later = asked.ask(first_and_later, setup, case.dtype, asked.optimization, 5)
+        logs.append(math.log(first / median(later)))
+    part = Part("first_over_later", "time of the first run over later ones", ratio_interval(logs, alpha=ALPHA), 1.0)
+    return asked.verdict([part], told=f"{LOADS} fresh workers")
+
+
+def outside_recompiles(asked: Asked) -> Verdict:
+    """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows."""
+    asked.equivalent()
+    case, setup = asked.case, asked.setup()
+    outside, inside = (
+        asked.ask(observe, setup, case.dtype, path) for path in (asked.optimization, CompiledStaticCache())
+    )
+    parts = [
+        Part("recompiled", "recompilations of a function compiled outside", exactly(len(outside.recompiles)), 1),
+        Part("recompiled_inside", "those by generate", exactly(len(inside.recompiles)), 0, at_least=False),
+    ]
+    share = len(outside.recompiles) / outside.decode_steps
+    told = f"{share:.2g} per decode step, not one in every step: dynamo then compiles for any length"
+    return asked.verdict(parts, figures={"recompiled_per_step": share}, told=told)
+
+
+def attention_grows_linearly(asked: Asked) -> Verdict:
+    """Peak beyond what must be held, over the prompt's length: the exponents between neighbouring lengths."""
+    asked.equivalent()
+    case = asked.case
+    parts = []
+    others = runnable(("attention.sdpa", "kernels.flash_attn2_local"), case.device)
+    for path in (Eager(), *(path for path in others if case.dtype in path.dtypes(case.device))):
+        held = [asked.ask(weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
+        beyond = [each.peak - each.least for each in held]
+        exponents = [
+            math.log(more / less) / math.log(long.longest / short.longest)
+            for (less, more), (short, long) in zip(pairwise(beyond), pairwise(LENGTHS), strict=True)
+        ]
+        got = Interval(min(exponents), median(exponents), max(exponents))
+        eager = isinstance(path, Eager)
+        what = f"exponent of the peak over the prompt's length of {path.name}"
+        parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF, at_least=eager))
+    return asked.verdict(parts, told=f"{', '.join(str(load.longest) for load in LENGTHS)} tokens")
+
+
+def kernel_needs_no_package(asked: Asked) -> Verdict:
+    equivalence = asked.equivalent()
+    seen, imported = asked.ask(observe_without, asked.setup(), asked.case.dtype, asked.optimization, "flash_attn")
+    unengaged = sum(not claim.holds for claim in engagement(asked.optimization, seen).claims)
+    parts = [
+        Part("kernel_calls", "calls of the repository's kernel", exactly(len(seen.kernel_calls)), 1),
+        Part("imported", "modules imported of flash-attn", exactly(len(imported)), 0, at_least=False),
+        Part("unengaged", "claims of the path that are not engaged", exactly(unengaged), 0, at_least=False),
+    ]
+    return asked.verdict(parts, told=equivalence.message)
+
+
+def kernels_fuse(asked: Asked) -> Verdict:
+    asked.equivalent()
+    case, setup = asked.case, asked.setup()
+    ours, eagers = (asked.ask(traffic, setup, case.dtype, path) for path in (asked.optimization, Eager()))
+    launches = exactly(ours.launches / eagers.launches)
+    parts = [Part("launches_ratio", "launches over eager's", launches, below(1), at_least=False)]
+    if eagers.bytes:
+        moved = exactly(ours.bytes / eagers.bytes)
+        parts.append(Part("bytes_ratio", "bytes that operators touch over eager's", moved, below(1), at_least=False))
+    told = f"{ours.launches} and {eagers.launches} {'kernels' if case.device == 'cuda' else 'operators'}"
+    return asked.verdict(parts, told=told)
+
+
+def every_parameter_shrinks(asked: Asked) -> Verdict:
+    """Of each scheme that can be loaded here, the linear layer that keeps most bits per weight."""
+    asked.equivalent()
+    case, setup = asked.case, asked.setup()
+    names = ("bnb_nf4", "bnb_nf4_double", "bnb_int8", "torchao_int8", "quanto_int8", "quanto_int4")
+    parts = []
+    for path in runnable(tuple(f"quantization.{name}" for name in names), case.device):
+        bits = asked.ask(bits_per_weight, setup, case.dtype, path)
+        most, scheme = max(bits.values()), path_named(path.name).bits
+        what = f"bits per weight of {path.name}, the most of {len(bits)} linears,"
+        parts.append(Part(f"{path.name}.bits", what, exactly(most), scheme + MORE_BITS, at_least=False))
+    return asked.verdict(parts)
+
+
+def cost_per_token_is_flat(asked: Asked) -> Verdict:
+    """Time of a step behind a long text over that behind a short one, with a cache and without, as an exponent."""
+    asked.equivalent()
+    case = asked.case
+    arms = tuple(Arm(asked.setup(load), path) for path in (DynamicCache(), NoCache()) for load in STEPS)
+    rounds = _timed(asked, arms)
+    short, long = (load.longest for load in STEPS)
+    parts = []
+    for place, what, growing in ((0, "with a cache", False), (2, "without one", True)):
+        pairs = zip(rounds.arms[place], rounds.arms[place + 1], strict=True)
+        logs = [math.log(_step(more, STEPS[1].new_tokens) / _step(less, STEPS[0].new_tokens)) for less, more in pairs]
+        got = _scaled(ratio_interval(logs, alpha=ALPHA), 1 / math.log(long / short))
+        key = "growing" if growing else "flat"
+        parts.append(Part(key, f"exponent of a step's time over the length {what}", got, HALF, at_least=growing))
+    return asked.verdict(parts, told=f"{short} and {long} tokens, {case.recipe.name}")
+
+
+def offloading_keeps_one_layer(asked: Asked) -> Verdict:
+    _, measured = asked.judged(Property.MEMORY)
+    held = measured.memory.candidate
+    elsewhere = exactly(held.kv_elsewhere / held.kv)
+    layers = len(asked.ask(observe, asked.setup(), asked.case.dtype, asked.optimization).cache_windows)
+    part = Part("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
+    return asked.verdict([part])
+
+
+def ranks_shard_and_cost_memory(asked: Asked) -> Verdict:
+    asked.equivalent()
+    launch = asked.optimization.launch()
+    ranks = asked.runner.observe_ranks(asked.case, asked.optimization, count=launch.ranks)
+    kept, whole = sum(rank.bytes_kept for rank in ranks), ranks[0].bytes_whole
+    shards = [shard for rank in ranks for shard in rank.shards]
+    unsplit = sum(math.prod(shard.kept) * len(ranks) != math.prod(shard.whole) for shard in shards)
+    parts = [
+        Part(
+            "unsplit",
+            f"of {len(shards)} shards that the plan names, those not split",
+            exactly(unsplit),
+            0,
+            at_least=False,
+        ),
+        Part("total", "bytes of parameters on all ranks over those of one model", exactly(kept / whole), above(1)),
+    ]
+    return asked.verdict(parts, told=f"{ranks[0].bytes_kept / whole:.3f} of them on each rank")
+
+
+def requests_beat_padding(asked: Asked) -> Verdict:
+    """The same requests, as they come and as one padded batch, both with sdpa."""
+    asked.equivalent()
+    setup = asked.setup()
+    serving = replace(asked.optimization, tokens=512)
+    rounds = _timed(asked, (Arm(setup, serving), Arm(setup, path_named("attention.sdpa"))))
+    lengths = sorted(prompt.length for prompt in asked.case.workload.prompts)
+    told = f"{len(lengths)} prompts of {lengths[0]} to {lengths[-1]} tokens; steps of at most {serving.tokens}"
+    return asked.verdict([_faster(rounds, 0, 1, key="speedup", what="speed over a padded batch's")], told=told)
+
+
+def speed_may_cost_memory(asked: Asked) -> Verdict:
+    """Compiled decoding, ticked for speed alone: faster, and no smaller."""
+    equivalence, measured = asked.judged(Property.SPEED)
+    _, measured = asked.measured(Property.SPEED, Property.MEMORY)
+    figures = figures_of(measured, equivalence)
+    if "memory_ratio" not in figures:
+        raise Settled(replace(equivalence, message=f"{asked.case.id}: its memory is not known"))
+    speed = Interval(*(figures[f"speedup{end}"] for end in (".low", "", ".high")))
+    ratio = exactly(measured.memory.candidate.peak / measured.memory.eager.peak)
+    parts = [
+        Part("speedup", "speed over eager's", speed, 1.0),
+        Part("peak_ratio", "peak over eager's", ratio, above(1)),
+    ]
+    return asked.verdict(parts, figures=figures)
+
+
+def stack_beats_its_best_part(asked: Asked) -> Verdict:
+    asked.equivalent()
+    setup = asked.setup()
+    parts = ("attention.sdpa", "compilation.static_cache")
+    rounds = _timed(asked, (Arm(setup, asked.optimization), *(Arm(setup, path_named(name)) for name in parts)))
+    return asked.verdict(
+        [
+            _faster(rounds, 0, place, key=f"over_{name}", what=f"speed over that of {name}")
+            for place, name in enumerate(parts, start=1)
+        ]
+    )
+
+
+def above(limit: float) -> float:
+    """The next number: more than the limit, and not the limit itself."""
+    return math.nextafter(limit, math.inf)
+
+
+def below(limit: float) -> float:
+    return math.nextafter(limit, -math.inf)
+
+
+def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
+    return asked.ask(time_rounds, arms, asked.case.dtype, Until(ROUNDS, asked.timing_seconds))
+
+
+def _faster(rounds: Rounds, ours: int, theirs: int, *, key: str, what: str) -> Part:
+    pairs = zip(rounds.arms[ours], rounds.arms[theirs], strict=True)
+    logs = [math.log(other.seconds / own.seconds) for own, other in pairs]
+    return Part(key, what, ratio_interval(logs, alpha=ALPHA), 1.0)
+
+
+def _step(sample: Sample, new_tokens: int) -> float:
+    """Seconds per token after the first."""
+    return (sample.seconds - (sample.first or 0.0)) / (new_tokens - 1)
+
+
+def _scaled(ratio: Interval, factor: float) -> Interval:
+    """The logarithm of a ratio, times a positive factor."""
+    low, mid, high = (factor * math.log(bound) if 0 < bound < math.inf else bound for bound in vars(ratio).values())
+    return Interval(low if ratio.low > 0 else -math.inf, mid, high)
+
+
+def _places(path: str, cpu, accelerator=None, *, elsewhere: str = "") -> dict[str, Place]:
+    return {"cpu": Place(path, cpu, TINY), ANYWHERE: Place(elsewhere or path, accelerator or cpu, SMALL)}
+
+
+SENTENCES = (
+    Claim(
+        "sentence.compiles_by_itself",
+        "a cache of fixed size makes generate compile by itself",
+        compiles_by_itself,
+        _places("caching.static", DECODE),
+    ),
+    Claim(
+        "sentence.first_run_warms_up",
+        "the first run warms up, and later ones use the faster compiled path",
+        first_run_warms_up,
+        _places("compilation.static_cache", DECODE),
+    ),
+    Claim(
+        "sentence.outside_recompiles",
+        "compiled outside generate, the model is compiled again",
+        outside_recompiles,
+        _places("compilation.outside", DECODE),
+    ),
+    Claim(
+        "sentence.attention_grows_linearly",
+        "flash-type attention avoids large intermediate tensors",
+        attention_grows_linearly,
+        _places("attention.sdpa", PREFILL),
+    ),
+    Claim(
+        "sentence.kernel_needs_no_package",
+        "a kernel repository's flash attention needs no installed package",
+        kernel_needs_no_package,
+        _places("kernels.flash_attn2_local", DECODE),
+    ),
+    Claim(
+        "sentence.kernels_fuse",
+        "kernels fuse operations",
+        kernels_fuse,
+        _places("kernels.layers_local", DECODE),
+    ),
+    Claim(
+        "sentence.every_parameter_shrinks",
+        "quantization shrinks every parameter",
+        every_parameter_shrinks,
+        _places("quantization.quanto_int4", DECODE, elsewhere="quantization.bnb_nf4"),
+    ),
+    Claim(
+        "sentence.cost_per_token_is_flat",
+        "a cache reuses keys and values instead of computing them again for every token",
+        cost_per_token_is_flat,
+        _places("caching.dynamic", DECODE),
+    ),
+    Claim(
+        "sentence.offloading_keeps_one_layer",
+        "an offloaded cache leaves the current layer on the device",
+        offloading_keeps_one_layer,
+        _places("caching.offloaded", DECODE),
+    ),
+    Claim(
+        "sentence.ranks_shard_and_cost_memory",
+        "parallelism splits layers over devices, and takes more memory in all",
+        ranks_shard_and_cost_memory,
+        _places("parallelism.tp2", DECODE),
+    ),
+    Claim(
+        "sentence.requests_beat_padding",
+        "continuous batching keeps the device busy by scheduling requests and prefilling in chunks",
+        requests_beat_padding,
+        _places("continuous_batching.sdpa", RAGGED),
+    ),
+    Claim(
+        "sentence.speed_may_cost_memory",
+        "a pure speed optimization may use more memory",
+        speed_may_cost_memory,
+        _places("compilation.static_cache", DECODE),
+    ),
+    Claim(
+        "sentence.stack_beats_its_best_part",
+        "techniques stacked give the most",
+        stack_beats_its_best_part,
+        _places("stacks.sdpa+static_cache", WHOLE),
+    ),
+)

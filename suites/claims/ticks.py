@@ -1,0 +1,129 @@
+"""The overview's table: each tick at a workload where it should hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from harness.claims import Part, figures_of, memory_ratio
+from harness.execution.weighing import weigh
+from harness.measurement.statistics import Interval
+from harness.measurement.thresholds import TICKS
+from harness.paths.attention import Sdpa
+from harness.paths.stacks import Stack
+from harness.records import Verdict
+from harness.report.overview import tick_name
+from harness.vocabulary import Property, Technique
+from suites.claims.asking import ANYWHERE, Asked, Claim, Place
+from suites.claims.places import CACHED, DECODE, MINI, PREFILL, RAGGED, SMALL, TINY
+
+SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
+
+
+def faster(asked: Asked) -> Verdict:
+    """Eager takes longer. What the path holds is measured beside it, where that can be."""
+    equivalence, measured = asked.judged(Property.SPEED)
+    _, measured = asked.measured(Property.SPEED, Property.MEMORY)
+    figures = figures_of(measured, equivalence)
+    return asked.verdict([_speed(figures)], figures=figures)
+
+
+def smaller(asked: Asked) -> Verdict:
+    """Eager's peak is larger."""
+    equivalence, measured = asked.judged(Property.MEMORY)
+    figures = figures_of(measured, equivalence)
+    return asked.verdict([_memory(_interval(figures, "memory_ratio"))], figures=figures)
+
+
+def cache_is_faster(asked: Asked) -> Verdict:
+    """Tried on the control: eager, which has a cache, against the same without."""
+    equivalence, measured = asked.judged(Property.SPEED)
+    without = _interval(figures_of(measured, equivalence), "speedup")
+    gain = Interval(1 / without.high, 1 / without.mid, 1 / without.low)
+    part = Part("speedup", "speed over that without a cache", gain, 1.0)
+    return replace(asked.verdict([part]), path="caching.dynamic")
+
+
+def cache_is_smaller(asked: Asked) -> Verdict:
+    """The path's cache beside the default one, both with sdpa: eager attention's scores would hide either."""
+    asked.equivalent()
+    both = Stack((Sdpa(), asked.optimization))
+    case, setup = asked.case, asked.setup(CACHED)
+    peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (both, Sdpa())]
+    ratio = memory_ratio(*peaks, device=case.device)
+    verdict = asked.verdict([_memory(ratio)], told=f"on {CACHED.name}, both with sdpa")
+    return replace(verdict, path=both.name, workload=CACHED.name)
+
+
+JUDGING = {Property.SPEED: faster, Property.MEMORY: smaller}
+SPECIAL = {
+    (Technique.CACHING, Property.SPEED): cache_is_faster,
+    (Technique.CACHING, Property.MEMORY): cache_is_smaller,
+}
+
+PLACES: Mapping[tuple[Technique, Property], Mapping[str, Place]] = {
+    (Technique.COMPILATION, Property.SPEED): {
+        "cpu": Place("compilation.static_cache", DECODE, TINY),
+        ANYWHERE: Place("compilation.static_cache", DECODE, SMALL),
+    },
+    **{
+        (Technique.ATTENTION, about): {
+            "cpu": Place("attention.sdpa", PREFILL, TINY),
+            ANYWHERE: Place("attention.sdpa", PREFILL, SMALL),
+        }
+        for about in SAYS
+    },
+    **{
+        (Technique.KERNELS, about): {
+            "cpu": Place("kernels.flash_attn2_local", PREFILL, TINY),
+            ANYWHERE: Place("kernels.flash_attn2_local", PREFILL, SMALL),
+        }
+        for about in SAYS
+    },
+    **{
+        (Technique.QUANTIZATION, about): {
+            "cpu": Place("quantization.quanto_int4", DECODE, MINI),
+            ANYWHERE: Place("quantization.bnb_nf4", DECODE, SMALL),
+        }
+        for about in SAYS
+    },
+    (Technique.CACHING, Property.SPEED): {
+        "cpu": Place("caching.none", DECODE, TINY),
+        ANYWHERE: Place("caching.none", DECODE, SMALL),
+    },
+    (Technique.CACHING, Property.MEMORY): {
+        "cpu": Place("caching.quantized_quanto4", DECODE, TINY),
+        ANYWHERE: Place("caching.offloaded", DECODE, SMALL),
+    },
+    (Technique.PARALLELISM, Property.SPEED): {
+        "cpu": Place("parallelism.tp2", PREFILL, TINY),
+        ANYWHERE: Place("parallelism.tp2", PREFILL, SMALL),
+    },
+    (Technique.CONTINUOUS_BATCHING, Property.SPEED): {
+        "cpu": Place("continuous_batching.sdpa", RAGGED, TINY),
+        ANYWHERE: Place("continuous_batching.sdpa", RAGGED, SMALL),
+    },
+}
+
+TICKED = tuple(
+    Claim(
+        tick_name(technique, about),
+        f"{technique}: {SAYS[about]}",
+        SPECIAL.get((technique, about), JUDGING[about]),
+        PLACES[technique, about],
+    )
+    for technique, ticked in TICKS.items()
+    for about in ticked
+)
+
+
+def _speed(figures: Mapping[str, float]) -> Part:
+    return Part("speedup", "speed over eager's", _interval(figures, "speedup"), 1.0)
+
+
+def _memory(ratio: Interval) -> Part:
+    return Part("memory_ratio", "peak over that without it", ratio, 1.0, at_least=False)
+
+
+def _interval(figures: Mapping[str, float], key: str) -> Interval:
+    return Interval(figures[f"{key}.low"], figures[key], figures[f"{key}.high"])
