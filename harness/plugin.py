@@ -59,8 +59,8 @@ class Hooks:
     @pytest.hookspec(firstresult=True)
     def pytest_harness_plan(self, config: pytest.Config, replan: Replan) -> list[Planned] | None:
         """The cases that the tests of a folder are asked of, where these are not the catalogue's own. `replan` plans
-        the session's paths, models and dtypes with other workloads, slow ones included; or other models, if it is
-        given any."""
+        the session's paths, models and dtypes with other workloads, slow ones included; other models, `recipes`, or a
+        single `path`, if it is given any."""
 
 
 SESSION = pytest.StashKey[Session]()
@@ -314,9 +314,12 @@ def _new_session(config: pytest.Config) -> Session:
     device = asked.device or inventory.default_device
     dtypes = tuple(Dtype(name) for name in asked.dtype)
 
-    def replan(workloads: tuple[Workload, ...], others: tuple[ModelRecipe, ...] = ()) -> list[Planned]:
-        known = replace(catalogue, workloads=workloads)
-        return plan(known, inventory, models=others or models, device=device, dtypes=dtypes)
+    def replan(
+        workloads: tuple[Workload, ...], *, recipes: tuple[ModelRecipe, ...] = (), path: str = ""
+    ) -> list[Planned]:
+        paths = tuple(entry for entry in catalogue.paths if path in {"", entry.name})
+        known = replace(catalogue, workloads=workloads, paths=paths)
+        return plan(known, inventory, models=recipes or models, device=device, dtypes=dtypes)
 
     planned = replan(catalogue.workloads)
     left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)

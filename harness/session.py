@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from harness.execution.runner import Runner
 
 Replan = Callable[..., list[Planned]]
-"""Plans the session's paths with the workloads given, and with its own models or the ones given."""
+"""Plans the session's paths, or the one named `path`, with the workloads given, on its models or on `recipes`."""
 Measuring = Callable[..., tuple[Verdict, Measurements | None]]
 """`Session.measurements`."""
 Judging = Callable[[RunFolder, "Runner", Standard], Verdict]

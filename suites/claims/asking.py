@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.claims import Part, Statement, as_claim, judge_claim
@@ -111,11 +111,10 @@ class Asked:
             raise Settled(equivalence)
         return equivalence
 
-    def setup(self, workload: Workload | None = None) -> Setup:
+    def setup(self, workload: Workload | None = None, model: ModelRecipe | None = None) -> Setup:
+        """Of the case, or of the same on another workload or model."""
         case = self.case
-        if workload is not None:
-            case = Case(case.path, case.technique, case.recipe, workload, case.device, case.dtype)
-        return self.runner.setup(case)
+        return self.runner.setup(replace(case, workload=workload or case.workload, recipe=model or case.recipe))
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a fresh worker answers. Raises WorkerFailed."""

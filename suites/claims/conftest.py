@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.vocabulary import Technique
+from suites.claims.asking import ANYWHERE
 from suites.claims.registry import CLAIMS
 
 
@@ -15,9 +15,8 @@ def pytest_harness_plan(config, replan):
 def planned_for(claim, replan, *, named):
     """The case that a claim is tried on, on the session's device: on the first of its models if it names any, else on
     the claim's own, in the first of their dtypes."""
-    eager = replan((claim.places[""].workload,))[0]
+    [eager, *_] = replan((claim.places[ANYWHERE].workload,), path="eager")
     place = claim.place(eager.case.device)
-    models = () if named else (place.model,)
-    entry = next(entry for entry in replan((place.workload,), models) if entry.case.path == place.path)
-    markers = tuple(mark for mark in entry.markers if mark not in {"slow", *Technique})
+    [entry, *_] = replan((place.workload,), recipes=() if named else (place.model,), path=place.path)
+    markers = tuple(mark for mark in entry.markers if mark != "slow")
     return replace(entry, claim=claim.name, slow=False, markers=markers)

@@ -27,6 +27,8 @@ RAGGED = Workload(
     timed=Load.BATCH,
 )
 """A padded batch computes eight positions for each that it was asked for."""
+SHORT = Workload("short_b1", (text(128),), 3, timed=Load.PREFILL)
+"""For what does not depend on how much is generated."""
 CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Load.PREFILL)
 """What the cache holds is most of what is held."""
 LENGTHS = tuple(Workload(f"length_{n}", (text(n),), 3, timed=Load.PREFILL) for n in (1024, 2048, 4096))

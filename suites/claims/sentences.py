@@ -178,12 +178,12 @@ def ranks_shard_and_cost_memory(asked: Asked) -> Verdict:
     launch = asked.optimization.launch()
     ranks = asked.runner.observe_ranks(asked.case, asked.optimization, count=launch.ranks)
     kept, whole = sum(rank.bytes_kept for rank in ranks), ranks[0].bytes_whole
-    shards = [shard for rank in ranks for shard in rank.shards]
+    shards = [shard for rank in ranks for shard in rank.shards if not shard.style.startswith("replicated")]
     unsplit = sum(math.prod(shard.kept) * len(ranks) != math.prod(shard.whole) for shard in shards)
     parts = [
         Part(
             "unsplit",
-            f"of {len(shards)} shards that the plan names, those not split",
+            f"of {len(shards)} shards that the plan splits, those kept whole",
             exactly(unsplit),
             0,
             at_least=False,

@@ -10,12 +10,13 @@ from harness.execution.weighing import weigh
 from harness.measurement.statistics import Interval
 from harness.measurement.thresholds import TICKS
 from harness.paths.attention import Sdpa
+from harness.paths.eager import Eager
 from harness.paths.stacks import Stack
 from harness.records import Verdict
 from harness.report.overview import tick_name
 from harness.vocabulary import Property, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
-from suites.claims.places import CACHED, DECODE, MINI, PREFILL, RAGGED, SMALL, TINY
+from suites.claims.places import CACHED, DECODE, MINI, PREFILL, RAGGED, SHORT, SMALL, TINY
 
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 
@@ -44,6 +45,17 @@ def cache_is_faster(asked: Asked) -> Verdict:
     return replace(asked.verdict([part]), path="caching.dynamic")
 
 
+def weights_are_smaller(asked: Asked) -> Verdict:
+    """On a model most of whose memory is weights: the tiny ones are small beside what a process holds anyway."""
+    equivalence, measured = asked.judged(Property.MEMORY)
+    figures = figures_of(measured, equivalence)
+    case, setup = asked.case, asked.setup(SHORT, MINI if asked.case.device == "cpu" else None)
+    peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
+    part = _memory(memory_ratio(*peaks, device=case.device))
+    verdict = asked.verdict([part], figures=figures, told=f"{setup.recipe.name}, {SHORT.name}")
+    return replace(verdict, recipe=setup.recipe.name, workload=SHORT.name)
+
+
 def cache_is_smaller(asked: Asked) -> Verdict:
     """The path's cache beside the default one, both with sdpa: eager attention's scores would hide either."""
     asked.equivalent()
@@ -57,6 +69,7 @@ def cache_is_smaller(asked: Asked) -> Verdict:
 
 JUDGING = {Property.SPEED: faster, Property.MEMORY: smaller}
 SPECIAL = {
+    (Technique.QUANTIZATION, Property.MEMORY): weights_are_smaller,
     (Technique.CACHING, Property.SPEED): cache_is_faster,
     (Technique.CACHING, Property.MEMORY): cache_is_smaller,
 }
@@ -82,7 +95,7 @@ PLACES: Mapping[tuple[Technique, Property], Mapping[str, Place]] = {
     },
     **{
         (Technique.QUANTIZATION, about): {
-            "cpu": Place("quantization.quanto_int4", DECODE, MINI),
+            "cpu": Place("quantization.quanto_int4", DECODE, TINY),
             ANYWHERE: Place("quantization.bnb_nf4", DECODE, SMALL),
         }
         for about in SAYS

@@ -1,0 +1,355 @@
+"""What the overview says, held against numbers: each claim holds by some of them, and does not by others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+
+from harness.claims import Part, Statement, exactly, judge_claim, memory_ratio
+from harness.errors import WorkerTimedOut
+from harness.judge import verdict_on
+from harness.machine.profile import BASELINES, read_profiles
+from harness.machine.standard import Standard
+from harness.measured import Sample
+from harness.measurement.memory_rules import MIB
+from harness.measurement.statistics import Interval
+from harness.measurement.thresholds import TICKS
+from harness.paths import PATHS
+from harness.plan import plan
+from harness.records import Case
+from harness.report.overview import overview_table, tick_name
+from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths
+from harness.vocabulary import Dtype, Outcome, Property, Technique
+from suites.claims import sentences, ticks
+from suites.claims.asking import Asked, Settled, try_claim
+from suites.claims.conftest import planned_for
+from suites.claims.examples import last_error
+from suites.claims.experiments import Rounds, Traffic
+from suites.claims.places import PREFILL, TINY, path_named
+from suites.claims.registry import CLAIMS
+from suites.conftest import CATALOGUE, REPOSITORY
+from suites.meta.observations import AUTO, COMPILED, OUTSIDE, STATIC, rank
+from suites.meta.test_planning import CPU, GPU
+from suites.meta.test_regression import held, measured, timed
+
+CASE = Case("attention.sdpa", Technique.ATTENTION, TINY, PREFILL, "cpu", Dtype.FP32)
+STATED = Statement("sentence.some", CASE)
+FASTER = Part("speedup", "speed over eager's", Interval(1.1, 1.2, 1.3), 1.0)
+MAYBE = replace(FASTER, got=Interval(0.9, 1.2, 1.3))
+SLOWER = replace(FASTER, got=Interval(0.7, 0.8, 0.9))
+SMALLER = Part("ratio", "peak over eager's", exactly(0.5), 1.0, at_least=False)
+
+
+def replan(workloads, *, recipes=(), path="", inventory=CPU, device="cpu"):
+    known = replace(CATALOGUE, workloads=workloads, paths=(path_named(path),))
+    return plan(known, inventory, models=recipes or CATALOGUE.models, device=device)
+
+
+@pytest.mark.parametrize(
+    ("parts", "outcome", "message"),
+    [
+        ([FASTER], Outcome.PASS, "speed over eager's is 1.2 (1.1 to 1.3), claimed at least 1"),
+        (
+            [FASTER, SMALLER],
+            Outcome.PASS,
+            "speed over eager's is 1.2 (1.1 to 1.3), claimed at least 1; peak over eager's is 0.5, claimed at most 1",
+        ),
+        (
+            [SMALLER, SLOWER, MAYBE],
+            Outcome.DOES_NOT_HOLD,
+            (
+                "sentence.some: speed over eager's is 0.8 (0.7 to 0.9), but should be at least 1 (if this is what "
+                "such hardware does, say so in [[disclaimers]] of its profile); peak over eager's is 0.5, claimed at "
+                "most 1; speed over eager's is 1.2 (0.9 to 1.3), claimed at least 1"
+            ),
+        ),
+        (
+            [MAYBE],
+            Outcome.INCONCLUSIVE,
+            (
+                "sentence.some: speed over eager's is 1.2 (0.9 to 1.3), but should be at least 1 (ask on a quieter "
+                "machine, or allow more with --timing-seconds)"
+            ),
+        ),
+        (
+            [replace(SMALLER, got=exactly(1.5))],
+            Outcome.DOES_NOT_HOLD,
+            (
+                "sentence.some: peak over eager's is 1.5, but should be at most 1 (if this is what such hardware does, "
+                "say so in [[disclaimers]] of its profile)"
+            ),
+        ),
+    ],
+)
+def test_claim_holds_if_all_parts_do_and_fails_with_the_first_that_does_not(parts, outcome, message):
+    verdict = judge_claim(STATED, parts)
+    assert (verdict.outcome, verdict.message) == (outcome, message)
+    assert (verdict.case, verdict.property, verdict.path) == ("sentence.some", Property.CLAIM, CASE.path)
+
+
+def test_claim_without_a_number_is_none():
+    with pytest.raises(ValueError, match=r"sentence\.some: rests on no number"):
+        judge_claim(STATED, [])
+
+
+def test_disclaimed_claim_is_told_with_its_numbers_and_reason_and_fails_nothing():
+    """Only what does not hold is disclaimed: what holds, or is unknown, stays what it is."""
+    stated = replace(STATED, disclaimed="no bandwidth to save here")
+    verdict = judge_claim(stated, [SLOWER])
+    assert verdict.outcome is Outcome.DISCLAIMED
+    assert not verdict.outcome.fails
+    assert not verdict.outcome.skips
+    assert "is 0.8 (0.7 to 0.9), but should be at least 1 (its profile says so: no bandwidth" in verdict.message
+    assert verdict.numbers == {"speedup": 0.8, "speedup.low": 0.7, "speedup.high": 0.9, "speedup.limit": 1.0}
+    assert judge_claim(stated, [FASTER]).outcome is Outcome.PASS
+    assert judge_claim(stated, [MAYBE]).outcome is Outcome.INCONCLUSIVE
+
+
+def test_peaks_are_told_apart_only_beyond_what_weighing_adds():
+    """16 MiB and 3 % of a process; on CUDA the allocator is exact to 2 MiB and 1 %."""
+    assert memory_ratio(90 * MIB, 100 * MIB, device="cpu") == Interval(0.71, 0.9, 1.09)
+    assert memory_ratio(90 * MIB, 100 * MIB, device="cuda") == Interval(0.87, 0.9, 0.93)
+    assert memory_ratio(1 * MIB, 100 * MIB, device="cpu").low == 0
+
+
+def test_every_tick_is_a_claim_and_every_claim_has_a_case():
+    """On the CPU and on an accelerator; with models that were named, on the first of them."""
+    names = [claim.name for claim in CLAIMS]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if name.startswith("overview.")] == [
+        tick_name(technique, about) for technique, ticked in TICKS.items() for about in ticked
+    ]
+    assert sum(len(ticked) for ticked in TICKS.values()) == 11
+    assert sum(name.startswith("example.") for name in names) == 7
+    for claim in CLAIMS:
+        own = planned_for(claim, replan, named=False)
+        assert (own.case.recipe, own.case.path, own.id, own.slow) == (TINY, claim.place("cpu").path, claim.name, False)
+        assert planned_for(claim, replan, named=True).case.recipe == CATALOGUE.models[0]
+
+    on_gpu = partial(replan, inventory=GPU, device="cuda")
+    entries = [planned_for(claim, on_gpu, named=False) for claim in CLAIMS]
+    assert {entry.case.recipe.name for entry in entries} == {"shape_qwen3_0_6b"}
+    assert all("cuda" in entry.markers for entry in entries)
+
+
+def test_disclaimers_of_all_profiles_name_claims():
+    """One of a claim that there is none of would never be told."""
+    names = {claim.name for claim in CLAIMS}
+    disclaimed = {each.claim for profile in read_profiles(REPOSITORY / BASELINES) for each in profile.disclaimers}
+    assert disclaimed
+    assert disclaimed <= names
+
+
+class Answers(Asked):
+    """A claim that is asked with made-up answers of workers."""
+
+    def __init__(self, name, *answers, found=None, speed=None):
+        claim = next(claim for claim in CLAIMS if claim.name == name)
+        planned = planned_for(claim, replan, named=False)
+        found = found or measured(planned.case.id, speed=speed)
+        passed = verdict_on(planned.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
+        runner = SimpleNamespace(setup=lambda case: SimpleNamespace(recipe=case.recipe), seconds=1.0)
+        super().__init__(planned, lambda *_: (passed, found), None, runner, Standard(), 1.0)
+        self.claim, self.answers = claim, iter(answers)
+
+    def ask(self, function, *arguments):
+        answer = next(self.answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @property
+    def tried(self):
+        return try_claim(self.claim, self)
+
+
+def rounds(*seconds):
+    """Forty equal rounds of arms that take so long, the first token half of it."""
+    return Rounds(tuple(tuple(Sample(each, each / 2) for _ in range(40)) for each in seconds), 0)
+
+
+def peaks(*mebibytes):
+    """Of workers that hold so much beyond what they must."""
+    return [replace(held(), peak=held().least + each * MIB) for each in mebibytes]
+
+
+COMPILED_INSIDE = replace(COMPILED, recompiles=())
+WARM, COLD = [(5.0, [0.1] * 5)] * 7, [(0.09, [0.1] * 5)] * 7
+SQUARE, LINE = (10, 40, 160), (10, 20, 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "told"),
+    [
+        ("sentence.compiles_by_itself", [COMPILED_INSIDE], [STATIC], "share of decode steps that ran compiled is 0, "),
+        ("sentence.first_run_warms_up", WARM, COLD, "first run over later ones is 0.9"),
+        (
+            "sentence.outside_recompiles",
+            [OUTSIDE, COMPILED_INSIDE],
+            [replace(OUTSIDE, recompiles=()), COMPILED_INSIDE],
+            "recompilations of a function compiled outside is 0, but should be at least 1",
+        ),
+        (
+            "sentence.attention_grows_linearly",
+            peaks(*SQUARE, *LINE, *LINE),
+            peaks(*SQUARE, *SQUARE, *LINE),
+            "exponent of the peak over the prompt's length of attention.sdpa is 2, but should be at most 1.5",
+        ),
+        (
+            "sentence.kernels_fuse",
+            [Traffic(50, 500), Traffic(100, 600)],
+            [Traffic(100, 500), Traffic(100, 600)],
+            "launches over eager's is 1, but should be at most 1",
+        ),
+        (
+            "sentence.every_parameter_shrinks",
+            [{"a": 4.5}, {"a": 4.2}, {"a": 8.2}, {"a": 8.2}, {"a": 8.2}, {"a": 4.5}],
+            [{"a": 4.5, "b": 16.0}, {"a": 4.2}, {"a": 8.2}, {"a": 8.2}, {"a": 8.2}, {"a": 4.5}],
+            "bits per weight of quantization.bnb_nf4, the most of 2 linears, is 16, but should be at most 5",
+        ),
+        (
+            "sentence.cost_per_token_is_flat",
+            [rounds(1.0, 1.1, 1.0, 8.0)],
+            [rounds(1.0, 8.0, 1.0, 8.0)],
+            "exponent of a step's time over the length with a cache is 1, but should be at most 0.5",
+        ),
+        (
+            "sentence.requests_beat_padding",
+            [rounds(1.0, 1.5)],
+            [rounds(2.0, 1.0)],
+            "speed over a padded batch's is 0.5, but should be at least 1",
+        ),
+        (
+            "sentence.stack_beats_its_best_part",
+            [rounds(1.0, 1.5, 1.2)],
+            [rounds(1.0, 1.5, 0.8)],
+            "speed over that of compilation.static_cache is 0.8, but should be at least 1",
+        ),
+        (
+            "overview.caching.memory",
+            peaks(100, 400),
+            peaks(400, 100),
+            "peak over that without it is 3.",
+        ),
+    ],
+)
+def test_each_sentence_holds_by_some_numbers_and_not_by_others(monkeypatch, name, good, bad, told):
+    """Where several paths are looked at, whatever is installed."""
+    monkeypatch.setattr(sentences, "runnable", lambda names, _: [path_named(each) for each in names])
+    holds = Answers(name, *good).tried
+    assert holds.outcome is Outcome.PASS, holds.message
+    broken = Answers(name, *bad).tried
+    assert broken.outcome is Outcome.DOES_NOT_HOLD, broken.message
+    assert told in broken.message
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "told"),
+    [
+        ("overview.attention.speed", {"speed": timed(2.0)}, {"speed": timed(0.5)}, "speed over eager's is 0.5"),
+        ("overview.caching.speed", {"speed": timed(0.5)}, {"speed": timed(2.0)}, "that without a cache is 0.5"),
+        ("overview.attention.memory", {"peak": 100 * MIB}, {"peak": 900 * MIB}, "peak over that without it is 2.14"),
+        ("sentence.speed_may_cost_memory", {"peak": 500 * MIB}, {"peak": 300 * MIB}, "peak over eager's is 0.7143"),
+    ],
+)
+def test_each_tick_holds_by_some_measurements_and_not_by_others(name, good, bad, told):
+    for changes, outcome in ((good, Outcome.PASS), (bad, Outcome.DOES_NOT_HOLD)):
+        asked = Answers(name)
+        asked.measure = lambda *_, a=asked, c=changes: (a_passed(a), measured(a.case.id, **c))
+        verdict = asked.tried
+        assert verdict.outcome is outcome, verdict.message
+    assert told in verdict.message
+
+
+def a_passed(asked):
+    return verdict_on(asked.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
+
+
+def test_ranks_must_split_what_the_plan_names_and_hold_more_in_all():
+    def tried(*ranks):
+        asked = Answers("sentence.ranks_shard_and_cost_memory")
+        asked.runner.observe_ranks = lambda *_, **__: list(ranks)
+        return asked.tried
+
+    one = replace(rank(*AUTO), bytes_whole=100)
+    assert tried(*[replace(one, bytes_kept=60)] * 2).outcome is Outcome.PASS
+    assert "on all ranks over those of one model is 1, but" in tried(*[replace(one, bytes_kept=50)] * 2).message
+    unsplit = replace(one.shards[0], kept=one.shards[0].whole)
+    broken = tried(*[replace(one, bytes_kept=60, shards=(unsplit,))] * 2)
+    assert broken.outcome is Outcome.DOES_NOT_HOLD
+    assert "of 2 shards that the plan splits, those kept whole is 2, but should be at most 0" in broken.message
+
+
+def test_whatever_befalls_a_claim_is_its_verdict():
+    """A path that is not engaged, a worker that hangs: the claim did not hold, and nothing was measured."""
+    hung = Answers("sentence.compiles_by_itself", WorkerTimedOut("no answer within 1 s", log="x.log")).tried
+    assert (hung.case, hung.outcome) == ("sentence.compiles_by_itself", Outcome.TIMED_OUT)
+    assert hung.message == "sentence.compiles_by_itself: asking: no answer within 1 s (read x.log)"
+    asked = Answers("overview.attention.speed")
+    unengaged = verdict_on(
+        asked.case, Property.EQUIVALENCE, Outcome.NOT_ENGAGED, f"{asked.case.id}: attention is eager"
+    )
+    asked.measure = lambda *_: (unengaged, None)
+    with pytest.raises(Settled):
+        asked.equivalent()
+    verdict = asked.tried
+    assert (verdict.outcome, verdict.message) == (
+        Outcome.NOT_ENGAGED,
+        "overview.attention.speed: attention is eager",
+    )
+
+
+def test_overview_has_seven_rows_with_figures_and_what_they_say():
+    assert overview_table([]) == []
+    fast = Answers("overview.attention.speed").tried
+    small = Answers("overview.attention.memory").tried
+    slow = replace(
+        Answers(
+            "overview.parallelism.speed",
+        ).tried,
+        outcome=Outcome.UNSUPPORTED,
+    )
+    table = overview_table([fast, small, slow])
+    assert [row[0] for row in table] == ["technique", *TICKS]
+    rows = {row[0]: row[1:] for row in table}
+    assert rows["attention"] == [
+        "attention.sdpa tiny_llama3 prefill_b1",
+        "2 (1.98 to 2.02): holds",
+        "0.952 (0.884 to 1.02): undecided",
+        "1.01",
+        "",
+    ]
+    assert rows["parallelism"][1] == "UNSUPPORTED"
+    assert rows["caching"] == [""] * 5
+
+
+def test_claims_have_a_table_of_their_own():
+    """They are no cases: neither the table of these nor the list of what was not judged shows them."""
+    verdict = replace(judge_claim(STATED, [FASTER]), outcome=Outcome.UNSUPPORTED)
+    assert claim_table([verdict])[1][:2] == ["sentence.some", "UNSUPPORTED"]
+    assert claim_table([]) == []
+    assert judged_cases([verdict]) == []
+    assert skipped_paths([verdict]) == {}
+    assert len(case_table([])) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Traceback\n  File x\nImportError: no flash-attn\n", "ImportError: no flash-attn"),
+        ("[rank0]: Traceback\n[rank0]: ValueError: 2 heads\nW123 more: noise\n", "ValueError: 2 heads"),
+        ("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n", ""),
+        ("killed\n", ""),
+    ],
+)
+def test_error_of_an_example_is_its_last_exception(text, told):
+    assert last_error(text) == told
+
+
+def test_every_path_of_a_place_is_in_the_registry():
+    names = {path.name for path in PATHS}
+    assert {place.path for claim in CLAIMS for place in claim.places.values()} <= names
+    assert ticks.PLACES.keys() == {(technique, about) for technique, ticked in TICKS.items() for about in ticked}
