@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.judge import judge, unsupported
+from harness.judge import unsupported
+from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import Bar, aims_of, judge_measured
 from harness.machine.inventory import Inventory, describe
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
 from harness.measurement.speed_rules import Aims
-from harness.measurement.thresholds import Threshold, threshold_of
 from harness.plan import Catalogue, Planned
 from harness.recipes import Workload
 from harness.records import Evidence, Verdict
@@ -74,13 +74,10 @@ class Session:
         if case.id not in self.evidence:
             self.evidence[case.id] = runner.evidence(case, planned.optimization)
             folder.add_evidence(self.evidence[case.id])
-        evidence, stored = self.evidence[case.id], standard.stored.get(case.id)
-        first = Property.EQUIVALENCE if asked.measured else asked
-        verdict = judge(case, first, evidence, limits=standard.limits, stored=stored)
+        verdict = judge_evidence(case, asked, self.evidence[case.id], standard=standard)
         if not asked.measured:
             return verdict
-        recorded = standard.recorded(case.id, case.technique)
-        bar = Bar(_threshold(planned, standard), *recorded)
+        bar = bar_of(case, planned.optimization, standard=standard)
         if verdict.outcome is Outcome.PASS:
             self._measure(planned, asked, folder, runner, bar)
         measured = self.measured.get(case.id)
@@ -142,10 +139,3 @@ class Session:
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
         folder.describe(environment, profile=self.standard.profile)
-
-
-def _threshold(planned: Planned, standard: Standard) -> Threshold:
-    """What a case is held to. On a CPU the overview's claim of speed is one only where the path should gain there."""
-    case, path = planned.case, planned.optimization
-    claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
-    return threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)

@@ -14,7 +14,7 @@ LAYERS = (
     ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
     ("machine", "equivalence", "measurement", "baseline_store", "baseline_proposals", "paths.base", "paths.observed"),
     ("paths", "models", "measurement.work"),
-    ("plan", "checkout", "execution", "judge", "judge_measured"),
+    ("plan", "checkout", "execution", "judge", "judge_measured", "judge_by_standard"),
     ("report", "session", "plugin", "cli", "cli_baseline"),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
