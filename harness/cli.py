@@ -10,8 +10,9 @@ import typer
 from harness.cli_baseline import app as baseline
 from harness.cli_calibrate import calibrate, numerics
 from harness.cli_compare import compare
+from harness.cli_machine import machine
 from harness.cli_report import report
-from harness.cli_words import MARKDOWN
+from harness.cli_words import CODES, MARKDOWN
 from harness.errors import HarnessError
 
 REFUSED = 2
@@ -21,8 +22,8 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=MARKDOWN)
 
-for command in (calibrate, report, compare, numerics):
-    app.command()(command)
+for command in (machine, calibrate, report, compare, numerics):
+    app.command(epilog=CODES)(command)
 app.add_typer(baseline, name="baseline")
 
 

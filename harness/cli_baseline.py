@@ -10,7 +10,7 @@ import typer
 from harness.baseline_proposals import Row, accept, diff, propose
 from harness.baseline_store import prune, read_baselines
 from harness.checkout import find_catalogue
-from harness.cli_words import MARKDOWN, AsJson, RunFolder, count, print_json
+from harness.cli_words import CODES, MARKDOWN, AsJson, RunFolder, count, print_json
 from harness.machine.profile import BASELINES, read_profiles
 from harness.plan import case_ids
 from harness.report.tables import aligned
@@ -26,8 +26,8 @@ def baseline() -> None:
     """Record speed and memory of this machine, so that later runs are held to them.
 
     A baseline is measured, read and then accepted: `propose` writes what a run would record into its own folder, `diff`
-    shows it beside what is recorded, `accept` records it in baselines/<profile>/<technique>.json. Commit that file. It
-    is sealed: what was edited by hand is refused.
+    shows it beside what is recorded, `accept` records it in `baselines/<profile>/<technique>.json`. Commit that file.
+    It is sealed: what was edited by hand is refused.
 
     ```
     harness baseline propose runs/latest
@@ -37,7 +37,7 @@ def baseline() -> None:
     """
 
 
-@app.command("propose")
+@app.command("propose", epilog=CODES)
 def propose_command(run: RunFolder, *, as_json: AsJson = False) -> None:
     """Write what a run would record into its folder. Cases that failed are left out, and told.
 
@@ -59,7 +59,7 @@ def propose_command(run: RunFolder, *, as_json: AsJson = False) -> None:
         typer.echo(f"left out: {case}: {why}")
 
 
-@app.command("diff")
+@app.command("diff", epilog=CODES)
 def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
     """Show a run beside what is recorded. Speed is told as a speedup over eager, with its interval.
 
@@ -81,7 +81,7 @@ def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
         typer.echo(note)
 
 
-@app.command("accept")
+@app.command("accept", epilog=CODES)
 def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as_json: AsJson = False) -> None:
     """Record what a run proposed: cases that are new or better. Those neither better nor worse keep what is recorded,
     so that it does not drift, unless they are named with --case.
@@ -106,7 +106,7 @@ def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as
     typer.echo(f"{count(len(done.taken), 'case')} recorded{kept}")
 
 
-@app.command("prune")
+@app.command("prune", epilog=CODES)
 def prune_command(*, as_json: AsJson = False) -> None:
     """Remove what is recorded of cases that no path, model or workload gives any more, in all profiles.
 

@@ -21,6 +21,9 @@ CaseTimeout = Annotated[
 MARKDOWN: Final = "markdown"
 """How the help of commands is written: paragraphs, and examples between fences."""
 
+CODES = "Exits with 0 when done, 1 only as told above, 2 when misused or refused (one line on standard error)."
+"""The end of every command's help."""
+
 
 def print_json(record: Any) -> None:
     """A record as `harness.codec` writes it into files."""

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from harness.comparison_of_machines import Difference, Kind, Machine, differing, eager_shift, machines, percent
+from harness.comparison_of_machines import Difference, Kind, Machine, differing, eager_shift, machines
 from harness.equivalence.ratchet import R2_FACTOR
 from harness.measured import Measurements, Speed
 from harness.measurement.regression import MARGIN, Change, compare, figures_of, speed_change
 from harness.measurement.speed_rules import speedup, unfit
 from harness.measurement.statistics import Interval
+from harness.measurement.units import percent
 from harness.records import EXAMPLES, Run, Verdict
 from harness.vocabulary import Outcome, Property
 

@@ -10,6 +10,7 @@ from statistics import median
 
 from harness.baseline_store import ACCELERATOR, HARDWARE
 from harness.measured import Measurements, Peaks, Speed
+from harness.measurement.units import percent, scaled
 from harness.records import JUDGED_BY, Run, Verdict
 
 STILL = 0.02
@@ -17,7 +18,6 @@ STILL = 0.02
 counts as moved."""
 ALIKE = 0.5
 """Share of eager's move that the peaks must have moved by, in the same direction, to explain it."""
-SIZES = (("G", 1e9), ("M", 1e6), ("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 0.0))
 
 
 class Kind(StrEnum):
@@ -62,7 +62,7 @@ class Moved:
 
     def __str__(self) -> str:
         change = percent(math.log(self.now / self.was))
-        return f"{self.what}: {_shown(self.was)}{self.unit} → {_shown(self.now)}{self.unit} ({change})"
+        return f"{self.what}: {scaled(self.was, self.unit)} → {scaled(self.now, self.unit)} ({change})"
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,6 @@ def eager_shift(old: Speed, new: Speed) -> float:
     return math.log(_eager_seconds([new]) / _eager_seconds([old]))
 
 
-def percent(logarithm: float) -> str:
-    """`+0.3 %` of a ratio's logarithm."""
-    return f"{math.expm1(logarithm) * 100:+.1f} %"
-
-
 def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
     """Of each workload: eager ran in turns with every path."""
     groups: dict[str, list[tuple[Speed, Speed]]] = {}
@@ -158,8 +153,3 @@ def _peaks(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> It
         for dtype in (dtype for dtype in was.flops if dtype in now.flops):
             yield Moved(f"{device} {dtype} products", was.flops[dtype], now.flops[dtype], "FLOP/s", eager=False)
         yield Moved(f"{device} launch", was.launch, now.launch, "s", eager=False)
-
-
-def _shown(value: float) -> str:
-    prefix, size = next((prefix, size) for prefix, size in SIZES if value >= size)
-    return f"{value / (size or 1e-9):.4g} {prefix}"

@@ -115,14 +115,14 @@ def test_calibrating_again_renews_the_profile_that_matches(command, tmp_path):
     assert renewed.calibration
     assert renewed.thresholds == kept
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
-    assert code == 1
+    assert code == 2
     assert refusal(told) == "--profile yours: profile mine matches this machine already (leave the option out)"
 
 
 def test_profile_of_another_machine_is_not_overwritten(command, tmp_path):
     write_profile(Profile("mine", tmp_path / "baselines" / "mine", Match("cpu", "other"), None))
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "mine", *FULL)
-    assert code == 1
+    assert code == 2
     assert "mine: is there and matches another machine (choose another --profile)" in refusal(told)
 
 
@@ -131,7 +131,7 @@ def test_folder_without_a_profile_is_used(command, tmp_path):
     (tmp_path / "baselines" / "mine").mkdir(parents=True)
     assert command("calibrate", "--device", "cpu", "--profile", "mine", *FULL)[0] == 0
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
-    assert code == 1
+    assert code == 2
     assert " of " not in told.partition("harness:")[0]
 
 
@@ -165,7 +165,7 @@ def test_loosening_is_refused(command, tmp_path, faults, ratio, told):
     if faults:
         results(tmp_path, *faults)
     code, _, errors = command("calibrate", "--device", "cpu", "--dtype", "bf16", *FULL, ratio=ratio)
-    assert code == 1
+    assert code == 2
     assert told in refusal(errors)
     assert not (tmp_path / "baselines").exists()
 
@@ -181,14 +181,14 @@ def test_loosening_is_refused(command, tmp_path, faults, ratio, told):
 )
 def test_unknown_names_are_refused(command, arguments, told):
     code, _, errors = command("calibrate", *arguments)
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith(told)
     assert command.asked == []
 
 
 def test_worker_that_fails_is_one_line_that_names_its_log(command, tmp_path):
     code, _, errors = command("calibrate", "--device", "cpu", *FULL, fails=WorkerTimedOut("no answer", log="/x.log"))
-    assert code == 1
+    assert code == 2
     assert refusal(errors) == "no answer (read /x.log)"
 
 
@@ -197,7 +197,7 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("[match]\n")
     code, _, errors = command("calibrate", "--device", "cpu", *FULL)
-    assert code == 1
+    assert code == 2
     assert refusal(errors) == (
         f"{path}.match: lacks device, machine, which Match needs (repair it, or restore it from version control)"
     )
@@ -206,7 +206,7 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
 
 def test_numbers_of_what_is_no_run_are_refused(command, tmp_path):
     code, _, errors = command("numerics", str(tmp_path))
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith(f"{tmp_path}/run.json: could not be read: ")
 
 
@@ -249,5 +249,5 @@ def test_no_checkout_is_one_line(tmp_path, monkeypatch, capsys, conftest, told):
     monkeypatch.setattr(sys, "argv", ["harness", "calibrate"])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    assert ended.value.code == 1
+    assert ended.value.code == 2
     assert told in refusal(capsys.readouterr().err)

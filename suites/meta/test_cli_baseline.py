@@ -1,5 +1,5 @@
 """`harness baseline`: from a run to what is recorded, in commands a person types. Refusals are one line and exit code
-1."""
+2."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_worse_needs_a_reason_on_the_command_line(command, checkout):
     run = checkout.run({SDPA: WORSE, FLASH: BETTER}, name="later")
     command("propose", run)
     code, out, told = command("accept", run)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert refusal(told).startswith(f"{SDPA.id}: speedup is 1.5 (1.48 to 1.51), was 2 (1.98 to 2.02): baselines do ")
     assert command("accept", run, "--case", FLASH.id)[1].endswith("\n1 case recorded\n")
     assert command("accept", run, "--case", SDPA.id, "--worse", "safer kernel")[0] == 0
@@ -117,10 +117,10 @@ def test_what_cannot_be_recorded_is_one_line(command, checkout, asked):
         ({"profile": "gone"}, "baselines/gone/profile.toml: could not be read: "),
     ):
         code, out, errors = command(asked, checkout.run(**changes))
-        assert (code, out) == (1, "")
+        assert (code, out) == (2, "")
         assert told in refusal(errors)
     code, _, errors = command(asked, "nowhere")
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith("nowhere/run.json: could not be read: ")
 
 
@@ -132,7 +132,7 @@ def test_case_of_a_model_beyond_the_catalogue_is_refused(command, checkout):
         f"{CONFTEST}\nfrom dataclasses import replace\nCATALOGUE = replace(CATALOGUE, models=(), more_models=())\n"
     )
     code, _, errors = command("accept", run)
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith(f"{SDPA.id}: no path, model or workload of the catalogue gives it, ")
 
 
