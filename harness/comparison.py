@@ -143,7 +143,7 @@ def _tally(findings: Iterable[Finding], weight: Weight) -> str:
             f"{_count(len(timed), 'path')} {weight} against eager measured beside {beside} ({', '.join(timed)})"
         )
     if others:
-        told.append(f"{_count(len(others), 'path')} {weight} in what it gives or holds ({', '.join(others)})")
+        told.append(f"{_count(len(others), 'path')} {weight} by outcome or bytes ({', '.join(others)})")
     return ", ".join(told) or f"nothing {weight}"
 
 
@@ -270,7 +270,7 @@ def _times(was: float, now: float) -> float:
 
 def _of_other_hardware(finding: Finding) -> Finding:
     """What was measured on two machines is no path's doing."""
-    if finding.about is not About.SPEED or finding.weight is Weight.SAME:
+    if finding.about not in {About.SPEED, About.BYTES} or finding.weight is Weight.SAME:
         return finding
     return replace(finding, label="DIFFERS", weight=Weight.OTHER, told=f"{finding.told}, on other hardware")
 

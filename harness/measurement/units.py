@@ -15,4 +15,4 @@ def scaled(value: float, unit: str) -> str:
 
 def percent(logarithm: float) -> str:
     """`+0.3 %` of the logarithm of a ratio."""
-    return f"{math.expm1(logarithm) * 100:+.1f} %"
+    return f"{round(math.expm1(logarithm) * 100, 1) + 0.0:+.1f} %"

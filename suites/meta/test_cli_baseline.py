@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
-from harness import cli
 from harness.cli_baseline import app, case_ids
 from harness.machine.profile import Match, Profile, write_profile
 from harness.vocabulary import Outcome
 from suites.conftest import CATALOGUE
+from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout, case, resealed, verdict
-from suites.meta.test_cli import CONFTEST, refusal
 
 
 @pytest.fixture
@@ -30,11 +28,7 @@ def command(monkeypatch, capsys):
     """Runs `harness baseline`; (code, output, errors)."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["harness", "baseline", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return harness(monkeypatch, capsys, "baseline", *arguments)
 
     return run
 
