@@ -10,8 +10,9 @@ import typer
 from harness.baseline_proposals import Row, accept, diff, propose
 from harness.baseline_store import prune, read_baselines
 from harness.checkout import find_catalogue
-from harness.cli_words import CODES, MARKDOWN, AsJson, RunFolder, count, print_json
+from harness.cli_words import CODES, MARKDOWN, AsJson, RunFolder, print_json
 from harness.machine.profile import BASELINES, read_profiles
+from harness.measurement.units import count
 from harness.plan import case_ids
 from harness.report.tables import aligned
 

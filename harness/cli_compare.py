@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 from harness.cli_words import AsJson, print_json
 from harness.comparison import Comparison, Side, Weight, compare_runs
 from harness.comparison_of_machines import Kind
+from harness.measurement.units import count
 from harness.run_files import finished_run, measurements_of
 
 HEADS = {
@@ -67,9 +68,5 @@ def _told(found: Comparison, *, every: bool) -> Iterator[str]:
         if cases and every:
             yield from (f"only in {where}: {case}" for case in cases)
         elif cases:
-            yield f"only in {where}: {_cases(cases)} (--all names them)"
+            yield f"only in {where}: {count(len(cases), 'case')} (--all names them)"
     yield found.conclusion
-
-
-def _cases(cases: Sequence[str]) -> str:
-    return "1 case" if len(cases) == 1 else f"{len(cases)} cases"

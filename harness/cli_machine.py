@@ -15,14 +15,14 @@ import typer
 
 from harness.baseline_store import differences, read_baselines
 from harness.checkout import find_catalogue
-from harness.cli_words import AsJson, CaseTimeout, DeviceType, count, print_json
+from harness.cli_words import AsJson, CaseTimeout, DeviceType, print_json
 from harness.machine.health import Examined, Finding, health
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.needs import Device, Need
 from harness.machine.profile import BASELINES, Match, Profile, find_profile, machine_of, read_profiles
 from harness.machine.standard import standard_of
 from harness.measured import Peaks
-from harness.measurement.units import scaled
+from harness.measurement.units import count, scaled
 from harness.plan import Catalogue
 
 

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from harness.checkout import find_catalogue, refuse_unused
-from harness.cli_words import AsJson, RunFolder, count, print_json
+from harness.cli_words import AsJson, RunFolder, print_json
 from harness.codec import write_record, write_text
 from harness.machine.standard import sound_profiles
+from harness.measurement.units import count
 from harness.rejudging import Rejudged, judge_again
 from harness.report.folder import write_reports
 from harness.report.tables import tally_outcomes

@@ -28,8 +28,3 @@ CODES = "Exits with 0 when done, 1 only as told above, 2 when misused or refused
 def print_json(record: Any) -> None:
     """A record as `harness.codec` writes it into files."""
     typer.echo(json.dumps(to_plain(record), indent=1, allow_nan=False, default=str))
-
-
-def count(number: int, what: str) -> str:
-    """`1 case`, `2 cases`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -21,7 +21,7 @@ from harness.measured import Measurements, Speed
 from harness.measurement.regression import MARGIN, Change, compare, figures_of, speed_change
 from harness.measurement.speed_rules import speedup, unfit
 from harness.measurement.statistics import Interval
-from harness.measurement.units import percent
+from harness.measurement.units import count, percent
 from harness.records import EXAMPLES, Run, Verdict
 from harness.vocabulary import Outcome, Property
 
@@ -70,8 +70,16 @@ class Finding:
     weight: Weight
     told: str
     """From what to what, and what follows."""
-    far: float = 0.0
-    """How far apart, as |ln(now / was)|; 0 of outcomes."""
+    was: float = 0.0
+    """The number, in its own unit; 0 of outcomes."""
+    now: float = 0.0
+
+    @property
+    def far(self) -> float:
+        """How far apart, as |ln(now / was)|."""
+        if self.was == self.now:
+            return 0.0
+        return abs(math.log(self.now / self.was)) if self.was and self.now else math.inf
 
     def __str__(self) -> str:
         return f"{self.label} {self.case}: {self.told}"
@@ -103,7 +111,7 @@ class Comparison:
         if not named[Kind.HARDWARE]:
             machine = self.machine.conclusion(software=bool(named[Kind.SOFTWARE]))
         parts = [_tally(self.findings, weight) for weight in (Weight.WORSE, Weight.BETTER)]
-        return "; ".join([*parts, f"{_count(len(differ), 'difference')} of environment{told}", machine])
+        return "; ".join([*parts, f"{count(len(differ), 'difference')} of environment{told}", machine])
 
 
 def compare_runs(old: Side, new: Side) -> Comparison:
@@ -139,11 +147,9 @@ def _tally(findings: Iterable[Finding], weight: Weight) -> str:
     told = []
     if timed:
         beside = "it" if len(timed) == 1 else "them"
-        told.append(
-            f"{_count(len(timed), 'path')} {weight} against eager measured beside {beside} ({', '.join(timed)})"
-        )
+        told.append(f"{count(len(timed), 'path')} {weight} against eager measured beside {beside} ({', '.join(timed)})")
     if others:
-        told.append(f"{_count(len(others), 'path')} {weight} by outcome or bytes ({', '.join(others)})")
+        told.append(f"{count(len(others), 'path')} {weight} by outcome or bytes ({', '.join(others)})")
     return ", ".join(told) or f"nothing {weight}"
 
 
@@ -183,27 +189,26 @@ def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
 
 def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
     """Against eager, which ran in turns with the path, in both runs."""
-    unusable = [why for why in map(_unusable, (old, new)) if why]
     if old.speed is None or new.speed is None or facts.path == "eager":
         return
-    if unusable or old.speed.alternating is not new.speed.alternating:
-        why = unusable[0] if unusable else "one run was timed by one worker, the other by workers in turns"
+    if why := _incomparable(old.speed, new.speed):
         yield Finding(facts.case, facts.path, About.SPEED, "NOT COMPARED", Weight.OTHER, f"speedup: {why}")
         return
     was, now = speedup(old.speed), speedup(new.speed)
     label, weight = _speed_label(was, now)
     told = f"speedup {was} → {now}: {_speed_told(was, now, label)}, which itself took {_eager(old.speed, new.speed)}"
-    yield Finding(facts.case, facts.path, About.SPEED, label, weight, told, abs(math.log(now.mid / was.mid)))
+    yield Finding(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
 
 
-def _unusable(measured: Measurements) -> str:
-    """Why a speed says nothing of the path; empty if it does."""
-    speed = measured.speed
-    if speed is None:
-        return "not timed"
-    if speed.differing or speed.eager_differing or speed.kernels != speed.verified_kernels:
-        return "what was timed is not what was compared"
-    return unfit(speed)
+def _incomparable(old: Speed, new: Speed) -> str:
+    """Why two speeds say nothing of the path; empty if they do."""
+    for speed in (old, new):
+        if speed.differing or speed.eager_differing or speed.kernels != speed.verified_kernels:
+            return "what was timed is not what was compared"
+        if why := unfit(speed):
+            return why
+    same = old.alternating is new.alternating
+    return "" if same else "one run was timed by one worker, the other by workers in turns"
 
 
 def _speed_label(was: Interval, now: Interval) -> tuple[str, Weight]:
@@ -235,9 +240,8 @@ def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Fin
     for each in compare(was, now, device=facts.device):
         weights = {Change.REGRESSED: ("LARGER", Weight.WORSE), Change.IMPROVED: ("SMALLER", Weight.BETTER)}
         label, weight = weights.get(each.change, ("SAME", Weight.SAME))
-        far = abs(math.log(each.now / each.stored)) if each.now and each.stored else math.inf
         told = f"{each.metric} {each.was} → {each.got}"
-        yield Finding(facts.case, facts.path, About.BYTES, label, weight, told, far if weight != Weight.SAME else 0.0)
+        yield Finding(facts.case, facts.path, About.BYTES, label, weight, told, each.stored or 0.0, each.now or 0.0)
 
 
 def _errors(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
@@ -247,25 +251,17 @@ def _errors(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) ->
         return
     for key, ratio in after.numbers.items():
         stored = before.numbers.get(key)
-        if not key.endswith(RATIO) or stored is None:
-            continue
-        times = _times(stored, ratio)
-        label = "SAME" if 1 / R2_FACTOR <= times <= R2_FACTOR else "ERRS MORE" if times > 1 else "ERRS LESS"
-        weight = Weight.SAME if label == "SAME" else Weight.OTHER
-        told = f"{key.removesuffix(RATIO)} error ratio {stored:.3g} → {ratio:.3g}, of {after.numbers[f'{key}.limit']:g}"
-        far = abs(math.log(times)) if 0 < times < math.inf else math.inf
-        yield Finding(after.case, after.path, About.ERROR, label, weight, told, far)
+        if key.endswith(RATIO) and stored is not None:
+            told = f"{key.removesuffix(RATIO)} error ratio {stored:.3g} → {ratio:.3g}"
+            told += f", of {after.numbers[f'{key}.limit']:g}"
+            label = "ERRS MORE" if ratio > R2_FACTOR * stored else "ERRS LESS" if stored > R2_FACTOR * ratio else "SAME"
+            weight = Weight.SAME if label == "SAME" else Weight.OTHER
+            yield Finding(after.case, after.path, About.ERROR, label, weight, told, stored, ratio)
 
 
 def _eager(old: Speed, new: Speed) -> str:
     shift = eager_shift(old, new)
     return f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
-
-
-def _times(was: float, now: float) -> float:
-    if was == now:
-        return 1.0
-    return now / was if was else math.inf
 
 
 def _of_other_hardware(finding: Finding) -> Finding:
@@ -278,7 +274,3 @@ def _of_other_hardware(finding: Finding) -> Finding:
 def _significance(finding: Finding) -> tuple[bool, int, int, float]:
     order = {Weight.WORSE: 0, Weight.BETTER: 1, Weight.OTHER: 2, Weight.SAME: 3}
     return finding.weight is Weight.SAME, list(About).index(finding.about), order[finding.weight], -finding.far
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,10 +1,15 @@
-"""Figures for people to read. Pure."""
+"""Numbers for people to read. Pure."""
 
 from __future__ import annotations
 
 import math
 
 SIZES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9))
+
+
+def count(number: int, what: str) -> str:
+    """`1 case`, `2 cases`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def scaled(value: float, unit: str) -> str:
