@@ -30,7 +30,7 @@ app.add_typer(baseline, name="baseline")
 def main() -> None:
     """The entry point of the `harness` command."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="harness")
     except HarnessError as error:
         log = getattr(error, "log", "")
         _refuse(f"{error}{f' (read {log})' if log else ''}")

@@ -14,6 +14,7 @@ from harness.execution.runner import Runner
 from harness.machine.profile import Match
 from harness.records import Claim, Engagement
 from harness.vocabulary import Dtype
+from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, write_evidence
 from suites.meta.recorded_runs import BETTER, SDPA, WORSE, Checkout
 from suites.meta.test_judge import rung
@@ -103,6 +104,18 @@ def test_every_command_and_option_runs(checkout, monkeypatch, capsys):
         words = [str(checkout.root / word) if word in FOLDERS else word for word in line.split()]
         code, _, errors = harness(monkeypatch, capsys, *words)
         assert code in codes, (line, errors)
+
+
+def test_commands_of_readme_run(checkout, monkeypatch, capsys):
+    """As they stand there, in their order, on a first run and a latest one; each says so if something is worse."""
+    for name, how in (("first", {}), ("latest", BETTER)):
+        write_evidence(checkout.run({SDPA: how}, name=f"runs/{name}"), SDPA)
+    shown = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith("harness ")]
+    assert shown
+    for line in shown:
+        code, out, errors = harness(monkeypatch, capsys, *line.split()[1:])
+        assert code in {0, 1}, (line, errors)
+        assert out, line
 
 
 def test_no_command_or_option_is_left_out():
