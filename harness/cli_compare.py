@@ -38,9 +38,9 @@ def compare(
 
     After an upgrade, or when a number looks odd. First stands what differs between the environments; then the machine,
     told by eager's own seconds and by the measured peaks; then the cases, by significance: outcomes, speed against
-    eager measured beside the path, bytes, error ratios. A path is REGRESSED if its speedup is lower by more than its
-    interval and the margin within which two sessions differ; SLOWER is beyond the intervals alone. The last line says
-    which is which. Needs no checkout and no GPU.
+    eager measured beside the path, bytes, error ratios. A path is SLOWER if the intervals of its speedup are disjoint,
+    and REGRESSED if it also lost more than the 5 % that two sessions may differ by. The last line says which is which.
+    Needs no checkout and no GPU.
 
     Exits with 1 if something is worse beyond doubt: a verdict that fails now, a path that REGRESSED, more bytes.
 

@@ -4,8 +4,10 @@ What tells a path from everything else is that its speed was taken against eager
 machine or a package that is slower for both leaves the speedup as it is. Whether they did so is told by eager's own
 seconds and by the machine's peaks.
 
-A speed is another beyond doubt if the two intervals are disjoint. Only beyond the margin of `harness.measurement.
-regression` besides, which is what two sessions of the same lie apart, is it REGRESSED or IMPROVED.
+A speed is another beyond doubt if the two intervals are disjoint. If besides the estimates lie further apart than two
+sessions of the same do, by the margin of `harness.measurement.regression`, it is REGRESSED or IMPROVED. A baseline asks
+for that margin between the intervals, since every later session is held to it. Of 8 sessions of an uncompiled static
+cache and 6 of the same slowed by 10 %, on 2 shared cores, the rule here told all 48 pairs and no other, that one 44.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from enum import StrEnum
 from harness.comparison_of_machines import Difference, Kind, Machine, differing, eager_shift, machines
 from harness.equivalence.ratchet import R2_FACTOR
 from harness.measured import Measurements, Speed
-from harness.measurement.regression import MARGIN, Change, compare, figures_of, speed_change
+from harness.measurement.regression import MARGIN, Change, compare, figures_of
 from harness.measurement.speed_rules import speedup, unfit
 from harness.measurement.statistics import Interval
 from harness.measurement.units import count, percent
@@ -212,13 +214,10 @@ def _incomparable(old: Speed, new: Speed) -> str:
 
 
 def _speed_label(was: Interval, now: Interval) -> tuple[str, Weight]:
-    change = speed_change(was, now)
-    if change is Change.REGRESSED:
-        return str(change), Weight.WORSE
-    if change is Change.IMPROVED:
-        return str(change), Weight.BETTER
-    if now.high < was.low or now.low > was.high:
-        return ("SLOWER" if now.high < was.low else "FASTER"), Weight.OTHER
+    if now.high < was.low:
+        return ("REGRESSED", Weight.WORSE) if was.mid > MARGIN * now.mid else ("SLOWER", Weight.OTHER)
+    if now.low > was.high:
+        return ("IMPROVED", Weight.BETTER) if now.mid > MARGIN * was.mid else ("FASTER", Weight.OTHER)
     return "SAME", Weight.SAME
 
 
@@ -228,7 +227,7 @@ def _speed_told(was: Interval, now: Interval, label: str) -> str:
     slower = now.mid < was.mid
     share = (was.mid / now.mid if slower else now.mid / was.mid) - 1
     told = f"{'slower' if slower else 'faster'} by {share * 100:.1f} % against eager beside it"
-    within = f", within the {(MARGIN - 1) * 100:.0f} % that two sessions may differ by, give or take their intervals"
+    within = f", within the {(MARGIN - 1) * 100:.0f} % that two sessions may differ by"
     return told + (within if label in {"SLOWER", "FASTER"} else "")
 
 
