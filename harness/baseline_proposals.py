@@ -19,17 +19,16 @@ from harness.baseline_store import (
     technique_of,
     write_files,
 )
-from harness.codec import read_record, to_plain
-from harness.errors import CorruptRecord, HarnessError, UnknownName
+from harness.codec import to_plain
+from harness.errors import HarnessError, UnknownName
 from harness.machine.profile import BASELINES, FILE, Profile, read_profile
 from harness.measured import Measurements, Speed
 from harness.measurement.regression import WIDEST, Change, Figures, Recorded, compare, figures_of, losses
 from harness.measurement.speed_rules import speedup, unfit
 from harness.records import Run, Verdict
+from harness.run_files import finished_run, measurements_of
 from harness.vocabulary import Outcome, Property, Technique
 
-MEASUREMENTS = "measurements"
-"""Folder of a run with one record of Measurements per case."""
 NOTHING = Figures(None, None)
 NEW = "NEW"
 """What `diff` says of a metric that is not recorded."""
@@ -100,7 +99,7 @@ def proposal_of(run: Path, root: Path) -> Proposal:
         judged.setdefault(verdict.case, []).append(verdict)
     found: dict[Technique, dict[str, Recorded]] = {}
     left_out = {}
-    for measured in _measured(run):
+    for measured in measurements_of(run).values():
         verdicts = judged.get(measured.case, [])
         if why := _worthless(measured, verdicts):
             left_out[measured.case] = why
@@ -179,23 +178,13 @@ def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[s
 
 
 def _finished(run: Path) -> Run:
-    record = read_record(Run, run / "run.json")
-    if record.finished is None:
-        raise HarnessError(f"{run}: the run is not finished, but should be (wait for it, or name another run)")
+    record = finished_run(run)
     if record.profile is None:
         raise HarnessError(
             f"{run}: the run matched no profile, but its numbers belong into one (harness calibrate makes one for this "
             "machine; then run again)"
         )
     return record
-
-
-def _measured(run: Path) -> Iterator[Measurements]:
-    for path in sorted((run / MEASUREMENTS).glob("*.json")):
-        measured = read_record(Measurements, path)
-        if measured.case != path.stem:
-            raise CorruptRecord(f"{path}: holds {measured.case}, but should hold {path.stem} (run the case again)")
-        yield measured
 
 
 def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:

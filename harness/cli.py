@@ -1,206 +1,66 @@
-"""The `harness` command. Every refusal is one line on standard error and exit code 1."""
+"""The `harness` command. Whatever it refuses is one line on standard error and exit code 2."""
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
 import sys
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import NoReturn, cast
 
 import typer
 
-from harness.checkout import find_catalogue
 from harness.cli_baseline import app as baseline
-from harness.codec import to_plain
-from harness.equivalence.calibration import limits_of, measured_spread
-from harness.errors import HarnessError, UnknownName
-from harness.machine.fault_results import FILE as FAULTS
-from harness.machine.fault_results import refuse_survivors
-from harness.machine.inventory import describe, take_inventory
-from harness.machine.needs import Device
-from harness.machine.numerics import FILE as NUMERICS
-from harness.machine.numerics import numerics_of, store_numerics
-from harness.machine.profile import (
-    BASELINES,
-    Match,
-    Profile,
-    deviations,
-    find_profile,
-    machine_of,
-    read_profiles,
-    write_profile,
-)
-from harness.machine.profile import FILE as PROFILE
-from harness.plan import Catalogue, find_model
-from harness.recipes import ModelRecipe, Workload
-from harness.records import Case
-from harness.report.tables import aligned
-from harness.vocabulary import Dtype, Technique
+from harness.cli_calibrate import calibrate, numerics
+from harness.cli_compare import compare
+from harness.cli_machine import machine
+from harness.cli_report import report
+from harness.cli_words import CODES, MARKDOWN
+from harness.errors import HarnessError
 
-LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+REFUSED = 2
+"""Exit code of what was misused or refused."""
+UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
+"""Whatever is wrong with a command line: click's exception, or that of the copy of click in newer versions of typer."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=MARKDOWN)
+
+for command in (machine, calibrate, report, compare, numerics):
+    app.command(epilog=CODES)(command)
 app.add_typer(baseline, name="baseline")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What to calibrate on. Empty: the default."""
-
-    device: str
-    dtypes: tuple[Dtype, ...]
-    models: tuple[str, ...]
-    workloads: tuple[str, ...]
-    seeds: int
-    seconds: float
-    """Deadline of one request to a worker."""
-    profile: str
-    """Name of the profile if none matches yet."""
 
 
 def main() -> None:
     """The entry point of the `harness` command."""
     try:
-        app()
+        code = app(standalone_mode=False, prog_name="harness")
     except HarnessError as error:
-        _refuse(error)
+        log = getattr(error, "log", "")
+        _refuse(f"{error}{f' (read {log})' if log else ''}")
+    except UsageError as error:
+        told = error.format_message()
+        if not told or "\n" in told:  # no command was named, and its help was shown instead
+            sys.exit(REFUSED)
+        path = error.ctx.command_path if error.ctx else "harness"
+        _refuse(f"{told.rstrip('.')} ({path} --help)")
+    sys.exit(code or 0)
 
 
 @app.callback()
 def harness() -> None:
-    """Conformance of inference optimizations. The tests themselves are run by pytest."""
+    """Conformance of inference optimizations: all that is not pytest's, which runs the tests themselves.
+
+    Before a run: **machine**, and once per kind of machine **calibrate**. After it: **report**, **compare**,
+    **numerics** and **baseline**. Each has a help with an example.
+
+    Exit codes:
+
+    - 0: done, and nothing was found that is not acceptable
+    - 1: done, and something is not acceptable; each command says what that is
+    - 2: misused or refused, with one line on standard error that says why and what to do
+    """
 
 
-@app.command()
-def calibrate(
-    *,
-    device: Annotated[str, typer.Option(help="torch device type; default: cuda if there is one, else cpu")] = "",
-    dtype: Annotated[list[Dtype] | None, typer.Option(help="may be repeated; default: fp32, fp16 and bf16")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="recipe, hub id or folder; default: the tiny ones")] = None,
-    workload: Annotated[
-        list[str] | None, typer.Option(help="may be repeated; default: all daily ones not timed")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="weight symmetries of each model, workload and dtype")] = 8,
-    profile: Annotated[str, typer.Option(help="its name, where none matches yet; default: device_machine")] = "",
-    case_timeout: Annotated[float, typer.Option(help="deadline of one request to a worker, in seconds")] = 300.0,
-    as_json: Annotated[bool, typer.Option("--json", help="print the profile as JSON")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
-) -> None:
-    """Measure how far correct runs lie apart here, and write the limits that follow into this machine's profile."""
-    root, catalogue = find_catalogue(Path.cwd())
-    asked = Asked(device, tuple(dtype or ()), tuple(model or ()), tuple(workload or ()), seeds, case_timeout, profile)
-    found = _calibrated(asked, root, catalogue)
-    typer.echo(json.dumps(to_plain(found), indent=1, default=str) if as_json else "\n".join(_told(found)))
-    if not dry_run:
-        typer.echo(f"written: {write_profile(found)}", err=as_json)
-
-
-@app.command()
-def numerics(run: Annotated[Path, typer.Argument(help="folder of a finished run, for example runs/latest")]) -> None:
-    """Keep the error ratios and divergences of a run in the profile that it matched: later ones are held to them."""
-    root, _ = find_catalogue(Path.cwd())
-    fresh, profile = numerics_of(run)
-    folder = root / BASELINES / profile
-    whole = store_numerics(fresh, folder)
-    typer.echo(f"written: {folder / NUMERICS}, {len(fresh.cases)} cases of this run, {len(whole.cases)} in all")
-
-
-def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
-    """The profile of this machine with today's limits. Raises HarnessError, also if a fault would survive them."""
-    from harness.execution.calibrating import calibration_of, measure
-    from harness.execution.runner import Runner  # imports torch
-
-    profiles = read_profiles(root / BASELINES)
-    inventory = take_inventory()
-    device = asked.device or inventory.default_device
-    if unmet := Device().unmet(inventory, device=device):
-        raise HarnessError(f"{unmet} (choose another --device)")
-    cases = _cases(asked, device, catalogue)
-    logs = Path(tempfile.mkdtemp(prefix="harness-calibrate-"))
-    runner = Runner(catalogue.probes, logs=logs, seconds=asked.seconds)
-    try:
-        accelerators = "" if device == "cpu" else runner.device_names(device)
-        place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, asked.profile)
-        runs = measure(runner, cases, seeds=asked.seeds, tell=lambda line: typer.echo(line, err=True))
-    finally:
-        runner.close()
-    shutil.rmtree(logs)  # of a worker that failed, its output is still there to read
-    environment = describe(inventory, accelerators=accelerators)
-    calibration = calibration_of(measured_spread(runs), cases, seeds=asked.seeds, environment=environment)
-    refuse_survivors(limits_of(calibration.values), root / FAULTS)
-    return replace(place, calibration=calibration)
-
-
-def _cases(asked: Asked, device: str, catalogue: Catalogue) -> list[Case]:
-    if Dtype.FP64 in asked.dtypes:
-        raise HarnessError(f"--dtype {Dtype.FP64}: the reference has no spread (choose fp32, fp16 or bf16)")
-    models: tuple[ModelRecipe, ...] = tuple(find_model(name, catalogue) for name in asked.models) or catalogue.models
-    workloads = tuple(_workload(name, catalogue) for name in asked.workloads)
-    return [
-        Case("eager", Technique.EAGER, model, workload, device, dtype)
-        for model in models
-        for workload in workloads or [entry for entry in catalogue.workloads if not (entry.slow or entry.timed)]
-        for dtype in asked.dtypes or LADDER
-    ]
-
-
-def _workload(name: str, catalogue: Catalogue) -> Workload:
-    for workload in catalogue.workloads:
-        if workload.name == name:
-            return workload
-    raise UnknownName("workload", name, [workload.name for workload in catalogue.workloads])
-
-
-def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str) -> Profile:
-    """The matching profile, or a new one in `folder`. Raises HarnessError if a name was chosen that does not go."""
-    known = find_profile(profiles, match)
-    if known:
-        if name and name != known.name:
-            raise HarnessError(
-                f"--profile {name}: profile {known.name} matches this machine already (leave the option out)"
-            )
-        return known
-    if name and not re.fullmatch(r"[\w.-]+", name):
-        raise HarnessError(f"--profile {name}: should be the name of one folder (letters, digits, '.', '_' and '-')")
-    name = name or "".join(char if char.isalnum() else "_" for char in f"{match.device}_{match.machine}")
-    if (folder / name / PROFILE).exists():
-        raise HarnessError(f"{folder / name}: is there and matches another machine (choose another --profile)")
-    return Profile(name, folder / name, match, None)
-
-
-def _told(profile: Profile) -> list[str]:
-    """What was measured, and what follows."""
-    found = profile.calibration
-    if found is None:
-        return []
-    numbers = dict.fromkeys(key.partition(".")[2] for key in found.q95)
-    dtypes = dict.fromkeys(key.partition(".")[0] for key in found.q95)
-    spread = [[name, *(_figure(found.q95.get(f"{dtype}.{name}")) for dtype in dtypes)] for name in numbers]
-    limits = [[name, f"{v.table:g}", f"{v.q95:.4g}", f"{v.value:g}"] for name, v in found.values.items()]
-    over = ", ".join(f"{key} {count} times" for key, count in found.over_table.items()) or "none"
-    return [
-        f"{found.judgements} correct runs of eager; over the table's limits: {over}",
-        "",
-        *aligned([["95th percentile", *dtypes], *spread]),
-        "",
-        *aligned([["limit", "table", "95th percentile", "value"], *limits]),
-        "",
-        f"profile {profile.name}: {deviations(profile.limits) or 'all limits are those of the table'}",
-    ]
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
-
-
-def _refuse(error: HarnessError) -> NoReturn:
-    log = getattr(error, "log", "")
-    typer.echo(f"harness: {error}{f' (read {log})' if log else ''}", err=True)
-    sys.exit(1)
+def _refuse(line: str) -> NoReturn:
+    typer.echo(f"harness: {line}", err=True)
+    sys.exit(REFUSED)
 
 
 if __name__ == "__main__":

@@ -291,6 +291,8 @@ class Evidence:
             raise ValueError(f"{self.case}: every run needs what is known of eager in its dtype, and nothing else")
 
 
+JUDGED_BY = "judged_by"
+"""Entry of a run's environment that tells what else than the table's limits decided."""
 EXAMPLES = "examples"
 """The number of a verdict on a relation that says how many examples were drawn; other verdicts have none."""
 

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.claims import as_claim
-from harness.judge import judge, unsupported
+from harness.judge import unsupported
+from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import Bar, aims_of, judge_measured
 from harness.machine.inventory import Inventory, describe
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
 from harness.measurement.speed_rules import Aims
-from harness.measurement.thresholds import Threshold, threshold_of
 from harness.plan import Catalogue, Planned
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
@@ -76,10 +76,11 @@ class Session:
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
     ) -> Verdict:
         """Judge one property by the evidence of the case, running and measuring it as far as it was not."""
-        case, bar = planned.case, _bar(planned, standard)
+        case = planned.case
         if not asked.measured:
             return self._by_evidence(planned, asked, folder, runner, standard)
         verdict, measured = self.measurements(planned, (asked,), folder, runner, standard)
+        bar = bar_of(case, planned.optimization, standard=standard)
         if measured and (measured.memory or measured.memory_failure):
             # Weighed for a comparison with a baseline too.
             weighed = judge_measured(case, Property.MEMORY, verdict, measured, bar)
@@ -94,7 +95,7 @@ class Session:
         properties)."""
         verdict = self._by_evidence(planned, Property.EQUIVALENCE, folder, runner, standard)
         for each in asked if verdict.outcome is Outcome.PASS else ():
-            self._measure(planned, each, folder, runner, _bar(planned, standard))
+            self._measure(planned, each, folder, runner, bar_of(planned.case, planned.optimization, standard=standard))
         return verdict, self.measured.get(planned.case.id)
 
     def _by_evidence(
@@ -104,8 +105,7 @@ class Session:
         if case.id not in self.evidence:
             self.evidence[case.id] = runner.evidence(case, planned.optimization)
             folder.add_evidence(self.evidence[case.id])
-        stored = standard.stored.get(case.id)
-        return judge(case, asked, self.evidence[case.id], limits=standard.limits, stored=stored)
+        return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
         """Measure what the property needs and is not known yet."""
@@ -158,14 +158,3 @@ class Session:
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
         folder.describe(environment, profile=self.standard.profile)
-
-
-def _bar(planned: Planned, standard: Standard) -> Bar:
-    return Bar(_threshold(planned, standard), *standard.recorded(planned.case.id, planned.case.technique))
-
-
-def _threshold(planned: Planned, standard: Standard) -> Threshold:
-    """What a case is held to. On a CPU the overview's claim of speed is one only where the path should gain there."""
-    case, path = planned.case, planned.optimization
-    claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
-    return threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)

@@ -25,6 +25,10 @@ class Need(ABC):
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         """Why this need is unmet for a case on `device`, in one clause; None if it is met."""
 
+    def __str__(self) -> str:
+        """`Package torchao`: what tells it from others."""
+        return " ".join(map(str, (type(self).__name__, *vars(self).values())))
+
 
 @dataclass(frozen=True)
 class Device(Need):
@@ -82,6 +86,9 @@ class Release(Need):
     at_least: str
     otherwise: str
     """What an older one does."""
+
+    def __str__(self) -> str:
+        return f"Release {self.distribution} {self.at_least}"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         del device

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import json
 import platform
-import sys
 from dataclasses import replace
 
 import pytest
 
-from harness import cli
 from harness.checkout import find_catalogue
 from harness.errors import WorkerTimedOut
 from harness.execution.runner import Runner
@@ -20,14 +18,10 @@ from harness.measurement.thresholds import Threshold
 from harness.plan import Catalogue
 from harness.records import Claim, Engagement
 from suites.conftest import CATALOGUE
+from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.test_calibration import STRONG, WEAK
 from suites.meta.test_judge import rung
 
-CONFTEST = """
-from suites.conftest import CATALOGUE
-def pytest_harness_catalogue():
-    return CATALOGUE
-"""
 FULL = ("--model", "tiny_qwen3", "--workload", "single")
 
 
@@ -47,11 +41,7 @@ def command(tmp_path, monkeypatch, capsys):
             return [replace(rung(case.dtype, ratio=ratio), engagement=named)] * 3
 
         monkeypatch.setattr(Runner, "benign", benign)
-        monkeypatch.setattr(sys, "argv", ["harness", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return harness(monkeypatch, capsys, *arguments)
 
     run.asked = asked
     return run
@@ -63,14 +53,6 @@ def results(folder, *faults):
     cells = [{"ladder": {"outcome": known.outcome, "numbers": known.numbers}} for known in faults]
     entries = [{"name": known.name, "cells": cell} for known, cell in zip(faults, cells, strict=True)]
     path.write_text(json.dumps({"faults": entries}))
-
-
-def refusal(told):
-    """The one line of a refusal, after the lines of progress."""
-    [line] = [line for line in told.splitlines() if line.startswith("harness: ")]
-    assert told.rstrip().endswith(line)
-    assert "Traceback" not in told
-    return line.removeprefix("harness: ")
 
 
 def test_calibrating_writes_a_profile_with_its_provenance(command, tmp_path):
@@ -115,14 +97,14 @@ def test_calibrating_again_renews_the_profile_that_matches(command, tmp_path):
     assert renewed.calibration
     assert renewed.thresholds == kept
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
-    assert code == 1
+    assert code == 2
     assert refusal(told) == "--profile yours: profile mine matches this machine already (leave the option out)"
 
 
 def test_profile_of_another_machine_is_not_overwritten(command, tmp_path):
     write_profile(Profile("mine", tmp_path / "baselines" / "mine", Match("cpu", "other"), None))
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "mine", *FULL)
-    assert code == 1
+    assert code == 2
     assert "mine: is there and matches another machine (choose another --profile)" in refusal(told)
 
 
@@ -131,7 +113,7 @@ def test_folder_without_a_profile_is_used(command, tmp_path):
     (tmp_path / "baselines" / "mine").mkdir(parents=True)
     assert command("calibrate", "--device", "cpu", "--profile", "mine", *FULL)[0] == 0
     code, _, told = command("calibrate", "--device", "cpu", "--profile", "yours", *FULL)
-    assert code == 1
+    assert code == 2
     assert " of " not in told.partition("harness:")[0]
 
 
@@ -165,7 +147,7 @@ def test_loosening_is_refused(command, tmp_path, faults, ratio, told):
     if faults:
         results(tmp_path, *faults)
     code, _, errors = command("calibrate", "--device", "cpu", "--dtype", "bf16", *FULL, ratio=ratio)
-    assert code == 1
+    assert code == 2
     assert told in refusal(errors)
     assert not (tmp_path / "baselines").exists()
 
@@ -181,14 +163,14 @@ def test_loosening_is_refused(command, tmp_path, faults, ratio, told):
 )
 def test_unknown_names_are_refused(command, arguments, told):
     code, _, errors = command("calibrate", *arguments)
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith(told)
     assert command.asked == []
 
 
 def test_worker_that_fails_is_one_line_that_names_its_log(command, tmp_path):
     code, _, errors = command("calibrate", "--device", "cpu", *FULL, fails=WorkerTimedOut("no answer", log="/x.log"))
-    assert code == 1
+    assert code == 2
     assert refusal(errors) == "no answer (read /x.log)"
 
 
@@ -197,7 +179,7 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("[match]\n")
     code, _, errors = command("calibrate", "--device", "cpu", *FULL)
-    assert code == 1
+    assert code == 2
     assert refusal(errors) == (
         f"{path}.match: lacks device, machine, which Match needs (repair it, or restore it from version control)"
     )
@@ -206,13 +188,34 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
 
 def test_numbers_of_what_is_no_run_are_refused(command, tmp_path):
     code, _, errors = command("numerics", str(tmp_path))
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith(f"{tmp_path}/run.json: could not be read: ")
 
 
-def test_bad_usage_is_exit_code_2(command):
-    assert command("calibrate", "--dtype", "fp8")[0] == 2
-    assert command("calibrate", "--seeds", "0")[0] == 2
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("calibrate", "--dtype", "fp8"), "Invalid value for '--dtype': "),
+        (("calibrate", "--seeds", "0"), "Invalid value for '--seeds': "),
+        (("calibrate", "--nosuch"), "No such option"),
+        (("nosuch",), "No such command 'nosuch'"),
+        (("numerics",), "Missing argument 'RUN'"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_code_2(command, arguments, told):
+    """That says where help is."""
+    code, out, errors = command(*arguments)
+    assert (code, out) == (2, "")
+    assert refusal(errors).startswith(told)
+    assert errors.count("\n") == 1
+    assert errors.endswith(" --help)\n")
+
+
+@pytest.mark.parametrize("arguments", [(), ("baseline",)])
+def test_no_command_shows_help_and_is_exit_code_2(command, arguments):
+    code, out, errors = command(*arguments)
+    assert code == 2
+    assert "Commands" in out + errors
 
 
 def test_catalogue_is_found_from_any_folder_of_a_checkout(tmp_path):
@@ -246,8 +249,6 @@ def test_no_checkout_is_one_line(tmp_path, monkeypatch, capsys, conftest, told):
     monkeypatch.chdir(tmp_path)
     if conftest:
         (tmp_path / "conftest.py").write_text(conftest)
-    monkeypatch.setattr(sys, "argv", ["harness", "calibrate"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 1
-    assert told in refusal(capsys.readouterr().err)
+    code, _, errors = harness(monkeypatch, capsys, "calibrate")
+    assert code == 2
+    assert told in refusal(errors)

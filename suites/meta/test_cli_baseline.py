@@ -1,20 +1,18 @@
 """`harness baseline`: from a run to what is recorded, in commands a person types. Refusals are one line and exit code
-1."""
+2."""
 
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
-from harness import cli
 from harness.cli_baseline import app, case_ids
 from harness.machine.profile import Match, Profile, write_profile
 from harness.vocabulary import Outcome
 from suites.conftest import CATALOGUE
+from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout, case, resealed, verdict
-from suites.meta.test_cli import CONFTEST, refusal
 
 
 @pytest.fixture
@@ -30,11 +28,7 @@ def command(monkeypatch, capsys):
     """Runs `harness baseline`; (code, output, errors)."""
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["harness", "baseline", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        told = capsys.readouterr()
-        return ended.value.code or 0, told.out, told.err
+        return harness(monkeypatch, capsys, "baseline", *arguments)
 
     return run
 
@@ -101,7 +95,7 @@ def test_worse_needs_a_reason_on_the_command_line(command, checkout):
     run = checkout.run({SDPA: WORSE, FLASH: BETTER}, name="later")
     command("propose", run)
     code, out, told = command("accept", run)
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert refusal(told).startswith(f"{SDPA.id}: speedup is 1.5 (1.48 to 1.51), was 2 (1.98 to 2.02): baselines do ")
     assert command("accept", run, "--case", FLASH.id)[1].endswith("\n1 case recorded\n")
     assert command("accept", run, "--case", SDPA.id, "--worse", "safer kernel")[0] == 0
@@ -117,10 +111,10 @@ def test_what_cannot_be_recorded_is_one_line(command, checkout, asked):
         ({"profile": "gone"}, "baselines/gone/profile.toml: could not be read: "),
     ):
         code, out, errors = command(asked, checkout.run(**changes))
-        assert (code, out) == (1, "")
+        assert (code, out) == (2, "")
         assert told in refusal(errors)
     code, _, errors = command(asked, "nowhere")
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith("nowhere/run.json: could not be read: ")
 
 
@@ -132,7 +126,7 @@ def test_case_of_a_model_beyond_the_catalogue_is_refused(command, checkout):
         f"{CONFTEST}\nfrom dataclasses import replace\nCATALOGUE = replace(CATALOGUE, models=(), more_models=())\n"
     )
     code, _, errors = command("accept", run)
-    assert code == 1
+    assert code == 2
     assert refusal(errors).startswith(f"{SDPA.id}: no path, model or workload of the catalogue gives it, ")
 
 

@@ -12,10 +12,32 @@ from suites.conftest import REPOSITORY
 
 LAYERS = (
     ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
-    ("machine", "equivalence", "measurement", "baseline_store", "baseline_proposals", "paths.base", "paths.observed"),
+    (
+        "machine",
+        "equivalence",
+        "measurement",
+        "baseline_store",
+        "baseline_proposals",
+        "run_files",
+        "paths.base",
+        "paths.observed",
+    ),
     ("paths", "models", "measurement.work"),
-    ("plan", "checkout", "execution", "judge", "judge_measured"),
-    ("report", "session", "plugin", "cli", "cli_baseline"),
+    ("plan", "checkout", "execution", "judge", "judge_measured", "judge_by_standard", "rejudging"),
+    (
+        "report",
+        "session",
+        "plugin",
+        "comparison",
+        "comparison_of_machines",
+        "cli",
+        "cli_words",
+        "cli_baseline",
+        "cli_calibrate",
+        "cli_report",
+        "cli_compare",
+        "cli_machine",
+    ),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
 PURE = ("harness.equivalence.rules", "harness.equivalence.limits", "harness.equivalence.ratchet")

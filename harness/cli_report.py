@@ -1,0 +1,77 @@
+"""`harness report`: judge a finished run again, and render its files again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.checkout import find_catalogue, refuse_unused
+from harness.cli_words import AsJson, RunFolder, print_json
+from harness.codec import write_record, write_text
+from harness.machine.standard import sound_profiles
+from harness.measurement.units import count
+from harness.rejudging import Rejudged, judge_again
+from harness.report.folder import write_reports
+from harness.report.tables import tally_outcomes
+from harness.run_files import RUN
+
+BEFORE = "run.before.json"
+"""Beside `run.json`: the record as the session wrote it, once a verdict of it has changed."""
+
+
+def report(
+    run: RunFolder,
+    *,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
+) -> None:
+    """Judge a finished run again and render its files again, without running anything.
+
+    After a limit, a threshold, a baseline or stored numerics changed: the evidence and the measurements of the run are
+    held to what stands in its profile today. What no file holds keeps its verdict, and how many and why is told:
+    claims, relations, and cases that could not run there. The record as the session wrote it stays in run.before.json;
+    its environment, start, end and exit code are kept. Needs no GPU.
+
+    Exits with 1 if a verdict of the run fails now.
+
+    ```
+    harness report runs/latest
+    harness report runs/latest --dry-run --json
+    ```
+    """
+    root, catalogue = find_catalogue(Path.cwd())
+    profiles = sound_profiles(root)
+    refuse_unused(profiles, catalogue)
+    found = judge_again(run, catalogue, profiles)
+    if not dry_run:
+        _write(run, found)
+    if as_json:
+        print_json({**{name: value for name, value in vars(found).items() if name != "run"}, "failing": found.failing})
+    else:
+        for line in _told(found):
+            typer.echo(line)
+        typer.echo("nothing was written" if dry_run else f"written: {run}")
+    raise typer.Exit(1 if found.failing else 0)
+
+
+def _write(folder: Path, found: Rejudged) -> None:
+    before, record = (folder / name for name in (BEFORE, RUN))
+    if found.changed and not before.exists():
+        write_text(before, record.read_text(encoding="utf-8"))
+    write_record(record, found.run)
+    write_reports(folder, found.run)
+
+
+def _told(found: Rejudged) -> Iterator[str]:
+    for was, now in ((each.was, each.now) for each in found.changed):
+        why = now.message.removeprefix(f"{now.case}: ")
+        yield f"{now.case}: {now.property} was {was.outcome}, now {now.outcome}: {why}"
+    yield f"judged by {f'profile {found.run.profile}' if found.run.profile else 'the table, since no profile matches'}"
+    yield from found.notes
+    stay = f"; {count(sum(found.kept.values()), 'verdict')} kept" if found.kept else ""
+    yield f"{count(found.judged, 'verdict')} given again, {len(found.changed)} of them changed{stay}"
+    yield from (f"kept: {number}, since {why}" for why, number in found.kept.items())
+    yield tally_outcomes(found.run.verdicts)

@@ -1,0 +1,134 @@
+"""Judge a finished run again from its files, with today's limits, thresholds, baselines and stored numerics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.judge_by_standard import bar_of, judge_evidence
+from harness.judge_measured import judge_measured
+from harness.machine.profile import Match, Profile, machine_of
+from harness.machine.standard import Standard, standard_of
+from harness.measured import Measurements
+from harness.paths.base import Optimization
+from harness.plan import Catalogue
+from harness.recipes import Folder, ModelRecipe, Workload
+from harness.records import EXAMPLES, JUDGED_BY, Case, Evidence, Run, Verdict
+from harness.run_files import evidence_of, finished_run, measurements_of
+from harness.vocabulary import Outcome, Property
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A verdict whose outcome is another now."""
+
+    was: Verdict
+    now: Verdict
+
+
+@dataclass(frozen=True)
+class Rejudged:
+    """A run with today's verdicts."""
+
+    run: Run
+    changed: tuple[Changed, ...]
+    judged: int
+    """Verdicts that were given again."""
+    kept: Mapping[str, int]
+    """How many verdicts stay as they were, by why they cannot be given again."""
+    notes: tuple[str, ...]
+    """What a reader of the verdicts must know, a line each."""
+
+    @property
+    def failing(self) -> tuple[Verdict, ...]:
+        return tuple(verdict for verdict in self.run.verdicts if verdict.outcome.fails)
+
+
+def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...]) -> Rejudged:
+    """The finished run in a folder, judged by what stands in the profile that it matched. Nothing is written.
+
+    Raises HarnessError if there is no such run, or a file of it cannot be read.
+    """
+    run = finished_run(folder)
+    standard, notes = _standard(run, profiles)
+    judging = _Judging(evidence_of(folder), measurements_of(folder), catalogue, standard)
+    answers = [judging.again(verdict) for verdict in run.verdicts]
+    verdicts = [verdict if isinstance(now, str) else now for verdict, now in zip(run.verdicts, answers, strict=True)]
+    pairs = zip(run.verdicts, verdicts, strict=True)
+    environment = {name: value for name, value in run.environment.items() if name != JUDGED_BY}
+    if standard.notes:
+        environment[JUDGED_BY] = "; ".join(standard.notes)
+    kept = Counter(answer for answer in answers if isinstance(answer, str))
+    return Rejudged(
+        replace(run, profile=standard.profile, environment=environment, verdicts=tuple(verdicts)),
+        tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome),
+        len(answers) - kept.total(),
+        dict(kept.most_common()),
+        (*notes, *standard.notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """What verdicts are given again from."""
+
+    evidence: Mapping[str, Evidence]
+    """By case."""
+    measured: Mapping[str, Measurements]
+    """Likewise."""
+    catalogue: Catalogue
+    standard: Standard
+
+    def again(self, was: Verdict) -> Verdict | str:
+        """Today's verdict, or in a clause why the one that was given stays."""
+        if was.property is Property.CLAIM:
+            return "claims rest on several cases"
+        if EXAMPLES in was.numbers:
+            return "relations were asked of examples that no file holds"
+        evidence = self.evidence.get(was.case)
+        if evidence is None:
+            return "it could not run there" if was.outcome is Outcome.UNSUPPORTED else "there is no evidence file"
+        path = next((path for path in self.catalogue.paths if path.name == was.path), None)
+        workload = next((entry for entry in self.catalogue.workloads if entry.name == was.workload), None)
+        if path is None or workload is None:
+            return f"the catalogue has no {'path' if path is None else 'workload'} of that name"
+        return self._judged(_case(was, path, workload, self.catalogue), was.property, evidence, path)
+
+    def _judged(self, case: Case, asked: Property, evidence: Evidence, path: Optimization) -> Verdict | str:
+        verdict = judge_evidence(case, asked, evidence, standard=self.standard)
+        if not asked.measured:
+            return verdict
+        measured = self.measured.get(case.id)
+        if measured is None and verdict.outcome is Outcome.PASS:
+            return "there is no measurements file"
+        return judge_measured(case, asked, verdict, measured, bar_of(case, path, standard=self.standard))
+
+
+def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:
+    """The case that a verdict is on. Of a model that the catalogue does not know, the verdict has the name, and judging
+    asks no more of a model."""
+    known = (*catalogue.models, *catalogue.more_models)
+    named = (recipe for recipe in known if recipe.name == verdict.recipe)
+    recipe = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
+    return Case(path.name, path.technique, recipe, workload, verdict.device, verdict.dtype)
+
+
+def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[str]]:
+    """(what the run is held to, what to tell of how that was found): of the profile that it names, or else of one that
+    matches where it ran."""
+    found = next((profile for profile in profiles if profile.name == run.profile), None)
+    found = found or next((profile for profile in profiles if _matches(profile.match, run)), None)
+    name = found.name if found else None
+    told = [] if name == run.profile else [f"profile {name or 'none'} instead of {run.profile or 'none'}"]
+    return (standard_of(profiles, found.match, run.environment) if found else Standard()), told
+
+
+def _matches(match: Match, run: Run) -> bool:
+    """Whether a run was on that device and machine: `platform` names the machine between hyphens."""
+    if all(verdict.device != match.device for verdict in run.verdicts):
+        return False
+    if match.device == "cpu":
+        return f"-{match.machine}-" in f"-{run.environment.get('platform', '')}-"
+    return machine_of(match.device, run.environment.get("accelerators", "")) == match.machine

@@ -1,0 +1,140 @@
+"""What is said of a case in two runs: its speed, bytes, errors and outcomes. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harness.comparison import Weight
+from harness.measured import Memory
+from harness.records import EXAMPLES
+from harness.vocabulary import Outcome, Property
+from suites.meta.recorded_runs import verdict
+from suites.meta.timings import HELD, MIB
+from suites.meta.two_runs import EAGER, SDPA, SLOWDOWN, STATIC, found, side, timed, told
+
+
+@pytest.mark.parametrize(
+    ("times", "noise", "label", "weight"),
+    [
+        (1.10, 0.01, "REGRESSED", Weight.WORSE),
+        (1.10, 0.05, "REGRESSED", Weight.WORSE),  # the intervals hardly miss each other
+        (1.04, 0.005, "SLOWER", Weight.OTHER),
+        (1 / 1.04, 0.005, "FASTER", Weight.OTHER),
+        (1 / 1.10, 0.01, "IMPROVED", Weight.BETTER),
+        (1.02, 0.05, "SAME", Weight.SAME),
+    ],
+)
+def test_speed_is_told_by_intervals_and_margin(times, noise, label, weight):
+    was, now = (side(timed(seed=seed, noise=noise, slower=how)) for seed, how in ((1, {}), (2, {SDPA: times})))
+    [finding] = [each for each in found(now, was).findings if each.case == SDPA.id and each.about == "speed"]
+    assert (finding.label, finding.weight) == (label, weight)
+    margin = "within the 5 % that two sessions may differ by"
+    assert (margin in finding.told) is (label in {"SLOWER", "FASTER"})
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        ({"differing": 1}, "what was timed is not what was compared"),
+        ({"kernels": ("other",)}, "what was timed is not what was compared"),
+        ({"foreign": 2}, "foreign processes that computed on the device are 2"),
+        ({"alternating": True}, "one run was timed by one worker, the other by workers in turns"),
+    ],
+)
+def test_speed_of_something_else_is_not_compared(broken, why):
+    cases = timed(seed=2, slower=SLOWDOWN)
+    cases[STATIC] = replace(cases[STATIC], speed=replace(cases[STATIC].speed, **broken))
+    [line] = told(side(cases))
+    assert line.startswith(f"NOT COMPARED {STATIC.id}: speedup: {why}")
+
+
+def of_bytes(**candidate):
+    cases = timed(seed=1)
+    held = Memory(replace(HELD, **candidate), HELD, kv_exact=True, own_weights=True)
+    cases[SDPA] = replace(cases[SDPA], memory=held)
+    return side(cases)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "line"),
+    [
+        ({"weights": HELD.weights + 4}, "LARGER {}: weights 4194304 bytes → 4194308 bytes"),
+        ({"kv": HELD.kv - 4}, "SMALLER {}: kv cache 1048576 bytes → 1048572 bytes"),
+        ({"peak": 60 * MIB}, "LARGER {}: peak memory 40.0 MiB → 60.0 MiB"),
+        ({"peak": 57 * MIB}, None),  # 3 % and 16 MiB of a process say nothing
+    ],
+)
+def test_bytes_are_exact_and_peaks_have_an_allowance(candidate, line):
+    assert told(of_bytes(**candidate)) == ([line.format(SDPA.id)] if line else [])
+    worse = "1 path worse by outcome or bytes (attention.sdpa)"
+    assert (worse in found(of_bytes(**candidate)).conclusion) is bool(line and line.startswith("LARGER"))
+
+
+def equivalence(of, ratio, *, more=None):
+    return replace(verdict(of), numbers={"fp32.rho": ratio, "fp32.rho.limit": 3.0, **(more or {})})
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "label"),
+    [(1.0, 1.2, "ERRS MORE"), (1.2, 1.0, "ERRS LESS"), (1.0, 1.09, ""), (0.0, 0.0, ""), (0.0, 1.0, "ERRS MORE")],
+)
+def test_error_ratio_is_told_beyond_the_ratchets_factor(was, now, label):
+    """As a change, not as worse: every limit holds, and another version of a library may round otherwise."""
+    old, new = (side({}, verdicts=[equivalence(SDPA, ratio)]) for ratio in (was, now))
+    lines = told(new, old)
+    assert lines == ([f"{label} {SDPA.id}: fp32 error ratio {was:.3g} → {now:.3g}, of 3"] if label else [])
+    assert found(new, old).worse == ()
+
+
+def test_examples_drawn_anew_have_no_error_to_compare():
+    old, new = (side({}, verdicts=[equivalence(SDPA, ratio, more={EXAMPLES: 6.0})]) for ratio in (1.0, 2.0))
+    assert told(new, old) == []
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "label", "worse"),
+    [
+        (Outcome.PASS, Outcome.SLOW, "FAILS NOW", True),
+        (Outcome.UNSUPPORTED, Outcome.CRASHED, "FAILS NOW", True),
+        (Outcome.SLOW, Outcome.PASS, "PASSES NOW", False),
+        (Outcome.SLOW, Outcome.MISMATCH, "FAILS OTHERWISE", False),
+        (Outcome.PASS, Outcome.UNSUPPORTED, "NOT JUDGED NOW", False),
+        (Outcome.MISMATCH, Outcome.INCONCLUSIVE, "NOT JUDGED NOW", False),
+        (Outcome.NO_BASELINE, Outcome.PASS, "JUDGED NOW", False),
+        (Outcome.IMPROVED, Outcome.PASS, "OTHER OUTCOME", False),
+    ],
+)
+def test_outcomes_that_changed_are_told(was, now, label, worse):
+    old = side({}, verdicts=[verdict(SDPA, was)])
+    new = side({}, verdicts=[replace(verdict(SDPA, now), message=f"{SDPA.id}: because")])
+    assert told(new, old) == [f"{label} {SDPA.id}: equivalence: {was} → {now}: because"]
+    assert bool(found(new, old).worse) is worse
+
+
+def test_one_cause_is_one_line():
+    """An earlier property decides the later ones, so that all of them go the same way."""
+    old = side({}, verdicts=[verdict(SDPA, asked=asked) for asked in (Property.ENGAGEMENT, Property.EQUIVALENCE)])
+    new = side({}, verdicts=[replace(each, outcome=Outcome.NOT_ENGAGED) for each in old.run.verdicts])
+    [line] = told(new, old)
+    assert line.startswith(f"FAILS NOW {SDPA.id}: engagement, equivalence: PASS → NOT_ENGAGED")
+
+
+def test_claims_are_compared_by_their_names():
+    about = replace(verdict(SDPA, asked=Property.CLAIM), case="overview.attention.speed")
+    new = side({}, verdicts=[replace(about, outcome=Outcome.DOES_NOT_HOLD)])
+    [line] = told(new, side({}, verdicts=[about]))
+    assert line.startswith("FAILS NOW overview.attention.speed: claim: PASS → DOES_NOT_HOLD")
+
+
+def test_findings_stand_by_significance():
+    """Outcomes, speed, bytes, error ratios; of each what is worse first, and the farther apart first."""
+    cases = timed(seed=2, slower={SDPA: 1.5, STATIC: 1.2})
+    cases[EAGER] = replace(cases[EAGER], memory=of_bytes(weights=HELD.weights + 4).measured[SDPA.id].memory)
+    new = side(cases, verdicts=[equivalence(SDPA, 2.0), verdict(STATIC), verdict(EAGER, Outcome.CRASHED)])
+    old = side(timed(seed=1), verdicts=[equivalence(SDPA, 1.0), verdict(STATIC), verdict(EAGER)])
+    found = [line.split(f" {device}-")[0] for line in told(new, old) for device in ["cpu"]]
+    assert found == ["FAILS NOW", "REGRESSED", "REGRESSED", "LARGER", "ERRS MORE"]
+    speeds = [line for line in told(new, old) if line.startswith("REGRESSED")]
+    assert [of.id in line for of, line in zip((SDPA, STATIC), speeds, strict=True)] == [True, True]
