@@ -51,11 +51,14 @@ class Table:
     name: str = ""
     """What it is called by a reader that does not see it."""
     kind: str = ""
-    """How it is laid out: `matrix` keeps its first column in sight, `words` becomes a list where it is too wide."""
+    """How it is laid out: `matrix` keeps its first column in sight, `words` becomes a list where it is too wide, `said`
+    has text in all columns."""
 
     @property
     def figures(self) -> list[bool]:
         """Which columns hold numbers, and are aligned on the right."""
+        if self.kind == "said":
+            return [False] * len(self.head)
         columns = zip(*self.rows, strict=True)
         return [
             any(cells) and all(not cell or (isinstance(cell, str) and bool(FIGURE.match(cell))) for cell in cells)
@@ -95,6 +98,11 @@ class Failed:
     @property
     def badge(self) -> Badge:
         return Badge(self.verdict.outcome)
+
+    @property
+    def told(self) -> str:
+        """The message without the case, which stands before it."""
+        return self.verdict.message.removeprefix(f"{self.verdict.case}: ")
 
 
 def badges(verdicts: Iterable[Verdict], *, counted: bool = False) -> tuple[Badge, ...]:

@@ -91,10 +91,16 @@ def _claims(rungs: Sequence[Rung]) -> Table:
         for claim in rung.engagement.claims:
             found.setdefault(claim, []).append(str(rung.dtype))
     rows = [
-        [claim.what, " ".join(dtypes), claim.requested, claim.observed, "✓ yes" if claim.holds else "✕ no"]
+        [
+            claim.what,
+            "\N{NO-BREAK SPACE}".join(dtypes),
+            claim.requested,
+            claim.observed,
+            "✓ yes" if claim.holds else "✕ no",
+        ]
         for claim, dtypes in sorted(found.items(), key=lambda entry: entry[0].holds)
     ]
-    return Table(["claim", "dtype", "requested", "observed", "holds"], rows, "what was requested and observed")
+    return Table(["claim", "dtype", "requested", "observed", "holds"], rows, "what was requested and observed", "said")
 
 
 def _steps(rungs: Sequence[Rung], name: str) -> Part:

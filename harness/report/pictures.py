@@ -43,7 +43,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.markersize": 4,
 }
 MOST, LEAST = 1e6, 1e-2
-"""Bounds of error ratios; what lies beyond is drawn at the edge."""
+"""Bounds of error ratios; what lies beyond is drawn at the edge, and marked above."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,6 @@ def draw(paint: Callable[[Any], None], *, name: str, label: str, height: int = 1
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         paint(axes)
-        for artist in axes.get_children():
-            artist.set_clip_on(False)
         drawn = io.StringIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
     return inline(drawn.getvalue(), name=name, label=label)
@@ -88,6 +86,9 @@ def steps_picture(steps: Mapping[Dtype, Sequence[float]], *, name: str) -> str:
             shown = [min(max(ratio, LEAST), MOST) for ratio in ratios]
             style = {"color": COLOUR[colour], "linestyle": dashes, "marker": marker if len(shown) <= WIDTH // 9 else ""}
             axes.plot(range(1, len(shown) + 1), shown, label=str(dtype), **style)
+        gone = sorted({at + 1 for each in steps.values() for at, ratio in enumerate(each) if ratio > MOST})
+        if gone:
+            axes.plot(gone, [MOST] * len(gone), linestyle="", marker="^", color=COLOUR["bad"], label="beyond")
         values = [ratio for ratios in steps.values() for ratio in ratios]
         if max(values) > 10 or min(values) < 0.1:
             axes.set_yscale("log")
@@ -175,9 +176,8 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
             some = [point for point in points if point.decode is decode]
             across, up = [point.intensity for point in some], [point.rate for point in some]
             axes.plot(across, up, linestyle="", color=COLOUR[colour], marker=marker, label=told)
-            for point in some:
-                at = (point.intensity, point.rate)
-                axes.annotate(str(point.number), at, xytext=(4, 2), textcoords="offset points", fontsize=9)
+            for at, numbers in _together(some).items():
+                axes.annotate(numbers, at, xytext=(4, 3), textcoords="offset points")
         axes.minorticks_off()
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_si)
@@ -188,9 +188,18 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
     return draw(paint, name=name, label="operations per second over operations per byte, under the roofs", height=250)
 
 
+def _together(points: Sequence[Point]) -> dict[tuple[float, float], str]:
+    """Where the numbers of points stand: those of neighbours too close for a number each as one text."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for point in sorted(points, key=lambda point: -point.rate):
+        close = (at for at in found if at[0] / 1.3 < point.intensity < at[0] * 1.3 and point.rate > at[1] / 1.6)
+        found.setdefault(next(close, (point.intensity, point.rate)), []).append(str(point.number))
+    return {at: " ".join(sorted(numbers, key=int)) for at, numbers in found.items()}
+
+
 def _legend(axes: Any) -> None:
     """Above the picture, where it hides nothing."""
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, handlelength=1.8, columnspacing=1, borderpad=0.1)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1.6, columnspacing=1, borderpad=0.1)
 
 
 def _whole(axis: Any) -> None:

@@ -20,7 +20,9 @@ ROLES = {
 """What a colour that is drawn with stands for: the page's style gives it one for light and one for dark."""
 COLOUR = {role: colour for colour, role in ROLES.items()}
 
-KEPT = {"font-size", "text-anchor", "stroke-width", "stroke-dasharray", "stroke-linecap", "fill-opacity"}
+LEFT_OUT = {"metadata", "style", "clipPath"}
+"""Elements: what is drawn lies within its axes."""
+KEPT = {"font-size", "text-anchor", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "fill-opacity"}
 """Of a style; the rest is the page's, or says what goes without saying."""
 PLACES = ("d", "x", "y", "transform", "points", "viewBox")
 NUMBER = re.compile(r"-?\d+\.\d+")
@@ -44,6 +46,7 @@ def _clean(node: ET.Element, used: set[str], name: str) -> None:
     node.tag = node.tag.removeprefix(SPACE)
     node.text = (node.text or "").strip() or None if node.tag != "text" else node.text
     node.tail = None
+    node.attrib.pop("clip-path", None)
     own = node.attrib.pop("id", "")
     if own in used:
         node.set("id", f"{name}-{own}")
@@ -56,7 +59,7 @@ def _clean(node: ET.Element, used: set[str], name: str) -> None:
     if node.get("transform", "").startswith("rotate(-0 "):
         del node.attrib["transform"]
     for child in list(node):
-        if child.tag.removeprefix(SPACE) in {"metadata", "style"}:
+        if child.tag.removeprefix(SPACE) in LEFT_OUT:
             node.remove(child)
             continue
         _clean(child, used, name)
@@ -86,8 +89,8 @@ def _restyle(node: ET.Element) -> None:
     classes = []
     for paint in ("fill", "stroke"):
         colour = style.get(paint, "")
-        if colour in ROLES:
-            classes.append(f"{paint[0]}-{ROLES[colour]}")
+        if colour.startswith("#"):
+            classes.append(f"{paint[0]}-{ROLES.get(colour, 'ink')}")
             if paint == "stroke":
                 node.set("stroke", "currentColor")
         elif colour == "none":
