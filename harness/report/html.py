@@ -65,7 +65,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
         "failures": _failures(run.verdicts, files),
         "overview": overview,
-        "claims": with_badges(claim_table(run.verdicts), name="claims"),
+        "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
         "matrix": matrix(run.verdicts),
         "techniques": _techniques(cases, files),
         "cases": set(cases),

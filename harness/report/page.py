@@ -84,6 +84,8 @@ class CasePage:
     case: str
     badges: tuple[Badge, ...]
     """Of its outcomes, the worst first."""
+    figures: str
+    """Its error ratios, and what was measured of it, in a line."""
     parts: tuple[Part, ...]
 
 
@@ -112,12 +114,12 @@ def badges(verdicts: Iterable[Verdict], *, counted: bool = False) -> tuple[Badge
     return tuple(sorted(every, key=lambda badge: KINDS.index(badge.kind)))
 
 
-def with_badges(rows: list[list[str]], *, name: str) -> Table | None:
+def with_badges(rows: list[list[str]], *, name: str, kind: str = "") -> Table | None:
     """Rows with a head as a table, in which outcomes have their sign; None without rows."""
     if not rows:
         return None
     known = {str(outcome): Badge(outcome) for outcome in Outcome}
-    return Table(rows[0], [[known.get(cell, cell) for cell in row] for row in rows[1:]], name)
+    return Table(rows[0], [[known.get(cell, cell) for cell in row] for row in rows[1:]], name, kind)
 
 
 def matrix(verdicts: Iterable[Verdict]) -> Table | None:

@@ -14,6 +14,7 @@ from harness.measurement.speed_rules import speedup
 from harness.records import EXAMPLES, Claim, Evidence, Rung, Verdict
 from harness.report.page import Badge, CasePage, Cell, Part, Table, badges
 from harness.report.pictures import memory_picture, pairs_picture, steps_picture
+from harness.report.tables import case_table
 from harness.vocabulary import Property
 
 Record = TypeVar("Record")
@@ -58,7 +59,14 @@ def case_page(verdicts: Sequence[Verdict], files: Files, *, name: str) -> CasePa
         parts += _measurements(files.measurements, asked, name)
     elif any(each.measured for each in asked) and not files.complaints:
         parts.append(Part("Measurements", ["The run's folder holds no measurements of this case."]))
-    return CasePage(verdicts[0].case, badges(verdicts), tuple(parts))
+    return CasePage(verdicts[0].case, badges(verdicts), _figures(verdicts), tuple(parts))
+
+
+def _figures(verdicts: Sequence[Verdict]) -> str:
+    """The columns of the table of cases that are no outcomes."""
+    head, row = case_table(verdicts)
+    beside = {"case", *(str(verdict.property) for verdict in verdicts)}
+    return ", ".join(f"{name} {cell}" for name, cell in zip(head, row, strict=True) if name not in beside and cell)
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> Table:

@@ -14,7 +14,7 @@ from harness.vocabulary import Dtype
 EXPLAINED = (
     "A point is the median of the timed runs: a decode step, or the prefill. Bytes and operations are those that "
     "arithmetic asks for, not those that were done. The roofs are this machine's measured peaks: bandwidth on the "
-    "slope, matrix products above. A point over its roof would be a wrong measurement, or work that caches hold."
+    "slope, matrix products above. A point over its roof is a wrong measurement, or a model that fits into a cache."
 )
 
 

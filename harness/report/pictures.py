@@ -177,7 +177,8 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
             across, up = [point.intensity for point in some], [point.rate for point in some]
             axes.plot(across, up, linestyle="", color=COLOUR[colour], marker=marker, label=told)
             for at, numbers in _together(some).items():
-                axes.annotate(numbers, at, xytext=(4, 3), textcoords="offset points")
+                offset, side = ((-4, 2), "right") if decode else ((4, 2), "left")
+                axes.annotate(numbers, at, xytext=offset, textcoords="offset points", ha=side)
         axes.minorticks_off()
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_si)

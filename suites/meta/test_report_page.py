@@ -71,6 +71,13 @@ def test_case_tells_requested_and_observed_broken_claims_first(tmp_path, run):
     assert "<td>8 × aten::_scaled_dot_product_*</td><td>8 × aten::_softmax</td>" in part
 
 
+def test_folded_case_shows_its_figures(tmp_path, run):
+    """Those of the table of cases."""
+    shown = html(run, tmp_path).partition(f'id="case-{TIMED.id}"')[0].rpartition("<summary>")[2]
+    assert "fp32 error ratio 1.00 of 3, bf16 error ratio 1.00 of 4, speed × 2.01 (" in shown
+    assert "memory × 2.25, MBU 0.4, MFU 0.5</span></summary>" in shown
+
+
 def test_error_ratios_by_token_are_told_and_drawn(tmp_path, run):
     """Of what is bit for bit eager in words alone."""
     page = html(run, tmp_path)
