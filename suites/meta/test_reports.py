@@ -191,3 +191,4 @@ def test_reports_survive_characters_that_their_formats_cannot_hold(tmp_path):
     suite = ET.fromstring((folder.path / "junit.xml").read_text())
     assert suite.find("testsuite/testcase/failure").get("message") == "\ufffd[31mred\ufffd \ufffd"
     assert "red" in (folder.path / "report.md").read_text()
+    assert "red\ufffd \ufffd" in (folder.path / "report.html").read_text()
