@@ -66,6 +66,11 @@ class Work:
     prefill_flops: float
     """Floating-point operations of the prefill."""
     decode_steps: int
+    prefill_bytes: float | None = None
+    """Bytes that the prefill reads and writes: weights in use, and keys and values that it keeps. None in records from
+    before this was counted."""
+    decode_flops: float | None = None
+    """Floating-point operations of an average decode step; None likewise."""
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,10 @@ class Comparison:
     divergence: Divergence | None
     """None if the logits of the run could not be seen."""
     state: State
+    steps: tuple[float, ...] = ()
+    """By generated token, over all rows: RMS error of its logits over eager's own, the latter at least one unit
+    roundoff, so that the ratio of two errors that are zero is 0. Reported, never judged: so few positions may differ by
+    chance. Empty if the logits could not be seen, and in records from before this was kept."""
 
 
 @dataclass(frozen=True)

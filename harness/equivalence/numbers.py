@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.equivalence.errors import Triple, centered, rms, same_bits, stratum_error
+from harness.equivalence.rules import rho
 from harness.equivalence.state import CacheState, compare_states, same_states
 from harness.errors import ReferenceInvalid
 from harness.records import Comparison, Divergence, FreeRun, GreedyAgreement, StratumError
@@ -81,6 +82,7 @@ def compare(
         free=_free(candidate, reference=reference, slack=slack, limit=limit),
         divergence=_divergence(candidate, eager=eager, reference=reference),
         state=compare_states(candidate.states, eager=eager.states, reference=reference.states, dtype=dtype),
+        steps=tuple(_by_step(candidate, eager=eager, reference=reference, dtype=dtype)),
     )
 
 
@@ -123,6 +125,13 @@ def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
         yield phase, _Stratum(phase=phase)
     for row in range(rows):
         yield f"row {row}", _Stratum(row=row)
+
+
+def _by_step(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Iterator[float]:
+    """The error ratio of the logits from which each token is chosen, over all rows."""
+    for step in range(candidate.step_logits.shape[1]):
+        part = Triple(*(run.step_logits[:, step] for run in (candidate, eager, reference)))
+        yield rho(stratum_error(f"token {step}", part, dtype=dtype, without_mean=True), dtype)
 
 
 def _greedy(

@@ -81,16 +81,39 @@ def work_of(model: ModelFigures, *, rows: int, prompt: int, new_tokens: int, pro
         decode_bytes=sum(step_bytes(model, rows=rows, length=length) for length in lengths) / steps,
         prefill_flops=prefill_flops(model, rows=rows, prompt=prompt, logits=prompt_logits),
         decode_steps=steps,
+        prefill_bytes=prefill_bytes(model, rows=rows, prompt=prompt),
+        decode_flops=sum(step_flops(model, rows=rows, length=length) for length in lengths) / steps,
     )
 
 
 def step_bytes(model: ModelFigures, *, rows: int, length: int) -> float:
     """Bytes of the decode step after which each row has `length` positions: weights read once for all rows; keys and
     values read of every position that is seen, and written of the new one."""
-    weights = model.dense_bytes + rows * model.lookup_bytes
+    kept = sum(layer.position_bytes * (layer.positions(length) + 1) for layer in model.layers)
+    return _weights(model, tokens=rows) + rows * kept
+
+
+def prefill_bytes(model: ModelFigures, *, rows: int, prompt: int) -> float:
+    """Bytes of the prefill: weights read once for all positions, and keys and values written of those that a later
+    query may see. What one attention call reads again of what it has just computed can stay on the chip."""
+    kept = sum(layer.position_bytes * layer.positions(prompt) for layer in model.layers)
+    return _weights(model, tokens=rows * prompt) + rows * kept
+
+
+def step_flops(model: ModelFigures, *, rows: int, length: int) -> float:
+    """Floating-point operations of the decode step after which each row has `length` positions, counted as those of the
+    prefill: its one query sees them all, or a window of them."""
+    linear = model.multiply_adds + model.head_multiply_adds
     if model.experts:
-        weights += model.experts.hit(rows) * model.experts.bytes
-    return weights + rows * sum(layer.position_bytes * (layer.positions(length) + 1) for layer in model.layers)
+        linear += model.experts.chosen * model.experts.multiply_adds
+    attention = sum(2 * layer.heads * layer.head_size * layer.positions(length) for layer in model.layers)
+    return 2 * rows * (linear + attention)
+
+
+def _weights(model: ModelFigures, *, tokens: int) -> float:
+    """Bytes that so many tokens at once read of the weights."""
+    weights = model.dense_bytes + tokens * model.lookup_bytes
+    return weights + (model.experts.hit(tokens) * model.experts.bytes if model.experts else 0)
 
 
 def prefill_flops(model: ModelFigures, *, rows: int, prompt: int, logits: int) -> float:

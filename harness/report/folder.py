@@ -1,5 +1,5 @@
-"""The folder of a run: `run.json`, `report.md`, `junit.xml`, `evidence/`, `measurements/` and `logs/`; and `latest`
-beside it."""
+"""The folder of a run: `run.json`, `report.html`, `report.md`, `junit.xml`, `evidence/`, `measurements/` and `logs/`;
+and `latest` beside it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from harness.codec import SCHEMA, write_record, write_text
 from harness.errors import HarnessError
 from harness.measured import Measurements
 from harness.records import Evidence, Run, Verdict
+from harness.report.html import html
 from harness.report.junit import junit
 from harness.report.markdown import markdown
 
@@ -70,6 +71,7 @@ def write_reports(folder: Path, run: Run) -> None:
     """Render a run into its folder."""
     write_text(folder / "report.md", markdown(run))
     write_text(folder / "junit.xml", junit(run))
+    write_text(folder / "report.html", html(run, folder))
 
 
 def _fresh_folder(parent: Path, name: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.records import Run
+from itertools import accumulate
+
+from harness.records import Run, Verdict
 from harness.report.overview import overview_table
 from harness.report.tables import (
     case_table,
@@ -28,6 +30,11 @@ FIGURES = (
     "step uses. MFU: share of the measured rate of matrix products that the prefill uses."
 )
 
+MOST = 900_000
+"""Bytes of a report. GitHub refuses a job summary of more than 1 MiB as a whole:
+https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary"""
+LEFT_OUT = "{} more cases are left out here, and stand in report.html and run.json."
+
 
 def markdown(run: Run) -> str:
     """The report of a run."""
@@ -44,13 +51,28 @@ def markdown(run: Run) -> str:
         lines += ["## Not judged", "", *(f"- {reason}: {', '.join(paths)}" for reason, paths in skipped.items()), ""]
     if changed := changed_numerics(run.verdicts):
         lines += ["## Numerics changed", "", *(f"- {line}" for line in changed), ""]
-    if judged:
-        lines += ["## Cases", "", *markdown_table(case_table(judged)), ""]
-        lines += [ERROR_RATIO, ""]
-        lines += [FIGURES, ""] if any(verdict.property.measured for verdict in judged) else []
-    lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
-    lines += [
+    end = ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
+    end += [
         "",
         f"Started {run.started}, finished {run.finished or 'never'}, exit {'none' if run.exit is None else run.exit}.",
     ]
-    return "\n".join(lines) + "\n"
+    if judged:
+        lines += _cases(judged, room=MOST - _bytes([*lines, *end]))
+    return "\n".join([*lines, *end]) + "\n"
+
+
+def _cases(judged: list[Verdict], *, room: int) -> list[str]:
+    """The long table, folded, with as many of its rows as there is room for in bytes."""
+    head, rule, *rows = markdown_table(case_table(judged))
+    before = ["## Cases", "", f"<details><summary>{len(rows)} cases</summary>", "", head, rule]
+    after = ["", "</details>", "", ERROR_RATIO, ""]
+    after += [FIGURES, ""] if any(verdict.property.measured for verdict in judged) else []
+    left = room - _bytes([*before, *after, "", LEFT_OUT.format(len(rows))])
+    kept = sum(used <= left for used in accumulate(_bytes([row]) for row in rows))
+    cut = ["", LEFT_OUT.format(len(rows) - kept)] if kept < len(rows) else []
+    return [*before, *rows[:kept], *cut, *after]
+
+
+def _bytes(lines: list[str]) -> int:
+    """Of lines with their ends."""
+    return sum(len(line.encode(errors="backslashreplace")) + 1 for line in lines)

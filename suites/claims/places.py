@@ -18,11 +18,13 @@ SMALL = next(model for model in MORE_MODELS if model.name == "shape_qwen3_0_6b")
 DECODE, PREFILL = (
     next(workload for workload in WORKLOADS if workload.name == name) for name in ("decode_b1", "prefill_b1")
 )
+HALF = Workload("prefill_1024", (text(1024),), 3, timed=Load.PREFILL)
+"""For what needs many loads to be timed."""
 WHOLE = Workload("whole_b1", (text(768),), 65, timed=Load.DECODE)
 """Prefill and decode in turn take the time."""
 RAGGED = Workload(
     "ragged_b16",
-    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 12, 64, 256, 512, 1024))),
+    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 12, 64, 128, 256, 512))),
     17,
     timed=Load.BATCH,
 )

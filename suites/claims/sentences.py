@@ -32,6 +32,7 @@ from suites.claims.experiments import (
 from suites.claims.places import (
     DECODE,
     LENGTHS,
+    MINI,
     PREFILL,
     RAGGED,
     SMALL,
@@ -46,7 +47,7 @@ LOADS = 7
 """Fresh workers whose first runs are looked at: the fewest that all lie above the median with a chance below 1 %."""
 ROUNDS = 40
 """Of arms, one more look than claims need to be told with confidence."""
-HALF = 0.5
+HALF_POWER = 0.5
 """Exponent between growing with the length and not growing, and between squares and lines if 1 is added."""
 MORE_BITS = 1.0
 """Bits per weight that scales and zero points may add to those of a scheme: 32 per 64 weights in bitsandbytes' blocks
@@ -104,7 +105,7 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
         got = Interval(min(exponents), median(exponents), max(exponents))
         eager = isinstance(path, Eager)
         what = f"exponent of the peak over the prompt's length of {path.name}"
-        parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF, at_least=eager))
+        parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager))
     return asked.verdict(parts, told=f"{', '.join(str(load.longest) for load in LENGTHS)} tokens")
 
 
@@ -136,7 +137,7 @@ def kernels_fuse(asked: Asked) -> Verdict:
 def every_parameter_shrinks(asked: Asked) -> Verdict:
     """Of each scheme that can be loaded here, the linear layer that keeps most bits per weight."""
     asked.equivalent()
-    case, setup = asked.case, asked.setup()
+    case, setup = asked.case, asked.setup(model=MINI if asked.case.device == "cpu" else None)
     names = ("bnb_nf4", "bnb_nf4_double", "bnb_int8", "torchao_int8", "quanto_int8", "quanto_int4")
     parts = []
     for path in runnable(tuple(f"quantization.{name}" for name in names), case.device):
@@ -144,7 +145,7 @@ def every_parameter_shrinks(asked: Asked) -> Verdict:
         most, scheme = max(bits.values()), path_named(path.name).bits
         what = f"bits per weight of {path.name}, the most of {len(bits)} linears,"
         parts.append(Part(f"{path.name}.bits", what, exactly(most), scheme + MORE_BITS, at_least=False))
-    return asked.verdict(parts)
+    return asked.verdict(parts, told=setup.recipe.name)
 
 
 def cost_per_token_is_flat(asked: Asked) -> Verdict:
@@ -160,7 +161,7 @@ def cost_per_token_is_flat(asked: Asked) -> Verdict:
         logs = [math.log(_step(more, STEPS[1].new_tokens) / _step(less, STEPS[0].new_tokens)) for less, more in pairs]
         got = _scaled(ratio_interval(logs, alpha=ALPHA), 1 / math.log(long / short))
         key = "growing" if growing else "flat"
-        parts.append(Part(key, f"exponent of a step's time over the length {what}", got, HALF, at_least=growing))
+        parts.append(Part(key, f"exponent of a step's time over the length {what}", got, HALF_POWER, at_least=growing))
     return asked.verdict(parts, told=f"{short} and {long} tokens, {case.recipe.name}")
 
 

@@ -53,6 +53,13 @@ def test_evidence_survives(evidence):
     assert from_plain(Evidence, json.loads(json.dumps(to_plain(evidence)))) == evidence
 
 
+@given(st.from_type(Comparison).filter(lambda each: "nan" not in repr(each)))
+def test_comparison_recorded_before_steps_were_kept_is_read(made):
+    """And says that it has none."""
+    old = {name: value for name, value in to_plain(made).items() if name != "steps"}
+    assert from_plain(Comparison, old) == dataclasses.replace(made, steps=())
+
+
 def test_not_a_number_and_infinity_are_strings_in_strict_json(tmp_path):
     """`run.json` is read by other tools: it holds no token that JSON does not have."""
     verdict = Verdict("case", "engagement", Outcome.PASS, "", {"a": math.nan, "b": math.inf, "c": -math.inf})

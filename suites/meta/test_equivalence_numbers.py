@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -73,6 +74,40 @@ def test_error_in_one_phase_or_row_is_not_diluted(reference, eager, where, strat
     ratio = {error.stratum: error.candidate_rms / error.eager_rms for error in comparison.strata}
     assert ratio[stratum] > 3
     assert "fp32.rho" in violated(candidate, eager, reference)
+
+
+def test_error_ratio_of_each_token(reference, eager):
+    """An error in one step enters its ratio alone, over all rows: of four times eager's in one row of four, twice."""
+    candidate = dataclasses.replace(eager, step_logits=eager.step_logits.clone())
+    candidate.step_logits[:, 3] = reference.step_logits[:, 3] + 5 * (eager.step_logits - reference.step_logits)[:, 3]
+    one_row = candidate.step_logits[1, 2]
+    one_row += 3 * (eager.step_logits - reference.step_logits)[1, 2]
+    steps = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32).steps
+    assert len(steps) == STEPS
+    assert steps[0] == steps[1] == steps[4] == 1.0
+    assert steps[3] == pytest.approx(5.0)
+    assert steps[2] == pytest.approx((19 / 4) ** 0.5, rel=0.1)
+
+
+def test_error_ratio_of_a_token_ignores_what_softmax_ignores(reference, eager):
+    shifted = dataclasses.replace(eager, step_logits=eager.step_logits + 7.0)
+    steps = compare(shifted, eager=eager, reference=reference, dtype=Dtype.FP32).steps
+    assert steps == pytest.approx((1.0,) * STEPS)
+
+
+def test_error_ratio_of_a_token_has_a_floor(reference):
+    """Where eager does not err at all, an error is measured in unit roundoffs of the logits, and none is 0."""
+    off = dataclasses.replace(reference, step_logits=reference.step_logits * (1 + Dtype.FP32.unit_roundoff))
+    for candidate, ratio in ((reference, 0.0), (off, 1.0)):
+        steps = compare(candidate, eager=reference, reference=reference, dtype=Dtype.FP32).steps
+        assert steps == pytest.approx((ratio,) * STEPS, rel=1e-6)
+
+
+def test_error_ratio_of_a_token_that_is_no_number_is_infinite(reference, eager):
+    candidate = dataclasses.replace(eager, step_logits=eager.step_logits.clone())
+    candidate.step_logits[0, 1, 0] = math.nan
+    steps = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32).steps
+    assert [math.isinf(step) for step in steps] == [False, True, False, False, False]
 
 
 def test_one_wild_logit_breaks_the_largest_error_only(reference, eager):

@@ -23,7 +23,7 @@ LAYERS = (
         "paths.observed",
     ),
     ("paths", "models", "measurement.work"),
-    ("plan", "checkout", "execution", "judge", "judge_measured", "judge_by_standard", "rejudging"),
+    ("plan", "checkout", "execution", "judge", "judge_measured", "claims", "judge_by_standard", "rejudging"),
     (
         "report",
         "session",
@@ -45,7 +45,7 @@ MEASURING = tuple(
     f"harness.measurement.{name}"
     for name in ("statistics", "regression", "memory_rules", "speed_rules", "roofline", "thresholds")
 )
-JUDGES = ("harness.judge", "harness.judge_measured")
+JUDGES = ("harness.judge", "harness.judge_measured", "harness.claims")
 ALLOWED_TO_JUDGE = (*NOUNS, *PURE, *MEASURING, "harness.judge")
 
 

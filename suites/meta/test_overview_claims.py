@@ -322,7 +322,7 @@ def test_overview_has_seven_rows_with_figures_and_what_they_say():
         "1.01",
         "",
     ]
-    assert rows["parallelism"][1] == "UNSUPPORTED"
+    assert rows["parallelism"][1] == "2 (1.98 to 2.02): UNSUPPORTED"
     assert rows["caching"] == [""] * 5
 
 

@@ -12,8 +12,8 @@ from harness.errors import HarnessError
 from harness.records import Run, Verdict
 from harness.report.folder import RunFolder
 from harness.report.junit import junit
-from harness.report.markdown import markdown
-from harness.report.tables import aligned, case_table, changed_numerics, judged_cases, tally_outcomes
+from harness.report.markdown import MOST, markdown
+from harness.report.tables import aligned, case_table, changed_numerics, judged_cases, markdown_table, tally_outcomes
 from harness.vocabulary import Outcome, Property
 from suites.meta.judging import bar, judged, recorded
 from suites.meta.test_judge import CASE
@@ -123,6 +123,28 @@ def test_markdown_puts_failures_first():
     assert "## Failed" not in markdown(replace(RUN, verdicts=(GOOD,)))
 
 
+def test_table_of_cases_is_folded():
+    """As GitHub folds Markdown: blank lines around the table, and only text in the summary."""
+    lines = markdown(RUN).splitlines()
+    start, end = lines.index("<details><summary>2 cases</summary>"), lines.index("</details>")
+    assert (lines[start + 1], lines[end - 1], lines[end + 1]) == ("", "", "")
+    assert lines[start + 2 : end - 1] == markdown_table(case_table([GOOD, BAD]))
+    assert sum("details>" in line for line in lines) == 2
+
+
+@pytest.mark.parametrize("count", [10, 20_000])
+def test_report_fits_a_summary(count):
+    """Rows for which there is no room are counted, with where they are; all others stand."""
+    many = [replace(GOOD, case=f"cpu-fp32-{'é' * 20}-{number}") for number in range(count)]
+    text = markdown(replace(RUN, verdicts=(BAD, *many)))
+    size, rows = len(text.encode()), text.count("1.25 of 3")
+    assert size <= MOST
+    cut = f"{count - rows} more cases are left out here, and stand in report.html and run.json."
+    assert (cut in text) is (rows < count) is (count > 10)
+    assert rows == count or size > MOST - 200
+    assert text.rstrip().endswith("exit 1.")
+
+
 def test_junit_carries_outcomes_numbers_and_messages():
     suite = ET.fromstring(junit(RUN)).find("testsuite")
     assert {name: suite.get(name) for name in ("tests", "failures", "skipped")} == {
@@ -169,3 +191,4 @@ def test_reports_survive_characters_that_their_formats_cannot_hold(tmp_path):
     suite = ET.fromstring((folder.path / "junit.xml").read_text())
     assert suite.find("testsuite/testcase/failure").get("message") == "\ufffd[31mred\ufffd \ufffd"
     assert "red" in (folder.path / "report.md").read_text()
+    assert "red\ufffd \ufffd" in (folder.path / "report.html").read_text()

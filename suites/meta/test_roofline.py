@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fixtures.models import MODELS
+from harness.codec import from_plain
 from harness.errors import Incompatible
 from harness.measured import Peaks, Work
 from harness.measurement.roofline import (
@@ -20,8 +22,10 @@ from harness.measurement.roofline import (
     ModelFigures,
     mbu,
     mfu,
+    prefill_bytes,
     prefill_flops,
     step_bytes,
+    step_flops,
     work_of,
 )
 from harness.measurement.work import figures_of
@@ -91,7 +95,36 @@ def test_work_averages_the_steps_after_the_prefill():
     """The first token comes of the prefill; the step after it sees the prompt and that token."""
     figures = ModelFigures(1000, 0, 0, 0, (AttentionLayer(1, 1, 1, kv_bytes=0.5),))
     work = work_of(figures, rows=1, prompt=10, new_tokens=4)
-    assert work == Work(decode_bytes=1000 + (11 + 12 + 13) / 3 + 1, prefill_flops=2 * 2 * 55, decode_steps=3)
+    assert work == Work(
+        decode_bytes=1000 + (11 + 12 + 13) / 3 + 1,
+        prefill_flops=2 * 2 * 55,
+        decode_steps=3,
+        prefill_bytes=1000 + 10,
+        decode_flops=2 * 2 * (11 + 12 + 13) / 3,
+    )
+
+
+def test_work_recorded_before_the_roofline_was_drawn_is_read():
+    """Without bytes of the prefill and operations of decode."""
+    old = {"decode_bytes": 4e6, "prefill_flops": 1e9, "decode_steps": 32}
+    work = from_plain(Work, old)
+    assert (work.prefill_bytes, work.decode_flops) == (None, None)
+
+
+def test_bytes_of_the_prefill_by_hand():
+    """Weights once, an embedding row for each token, and keys and values of each position that is kept."""
+    figures, position = figures_of(loaded(LLAMA3)), 4 * 2 * 4 * 2 * 32
+    assert prefill_bytes(figures, rows=1, prompt=100) == 4 * (4 * LAYER + NORMS + HEAD) + 100 * (4 * 128 + position)
+    windowed = ModelFigures(0, 0, 0, 0, (AttentionLayer(1, 1, 1, kv_bytes=1, window=4),))
+    assert prefill_bytes(windowed, rows=3, prompt=9) == 3 * 2 * 4
+
+
+def test_decode_step_computes_what_a_prefill_computes_more():
+    """A prefill of one more token, less the logits of the token before it."""
+    figures = replace(figures_of(loaded(LLAMA3)), experts=Experts(8, 2, 10.0, 100.0))
+    longer, shorter = (prefill_flops(figures, rows=3, prompt=prompt, logits=1) for prompt in (25, 24))
+    head = 2 * 3 * figures.head_multiply_adds
+    assert step_flops(figures, rows=3, length=25) == longer - shorter + head
 
 
 @pytest.mark.parametrize(("length", "seen"), [(3, 3), (4, 4), (9, 4)])

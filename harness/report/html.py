@@ -1,0 +1,121 @@
+"""`report.html`: a run as one page without script, network or files beside it. Jinja2 is loaded when it is rendered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.records import Run, Verdict
+from harness.report.junit import NOT_XML
+from harness.report.markdown import ERROR_RATIO, FIGURES, OVERVIEW
+from harness.report.overview import overview_table
+from harness.report.page import CasePage, Failed, badges, matrix, with_badges
+from harness.report.page_cases import Files, case_page, read_files
+from harness.report.page_roofline import roofline
+from harness.report.reproduce import command
+from harness.report.tables import changed_numerics, claim_table, judged_cases, skipped_paths, tally_outcomes
+from harness.vocabulary import Technique
+
+TEMPLATE = "report.html.jinja"
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""What terminals take for colours and moves of the cursor."""
+
+
+def html(run: Run, folder: Path) -> str:
+    """The page of a run, with what its folder holds of each case."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=printable,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment.get_template(TEMPLATE).render(_content(run, folder))
+
+
+def printable(value: Any) -> Any:
+    """Text without what no page can hold: messages of foreign exceptions may have it."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", COLOURS.sub("", value))
+
+
+def _breakable(name: str) -> Any:
+    """A path's name as markup that may go on in the next line behind a dot, an underscore or a plus sign."""
+    from markupsafe import Markup
+
+    return Markup("").join(Markup("{}<wbr>").format(part) for part in re.split(r"(?<=[._+])", printable(name)))
+
+
+def _content(run: Run, folder: Path) -> dict[str, Any]:
+    cases = _by_case(judged_cases(run.verdicts))
+    files = {case: read_files(folder, case) for case in cases}
+    overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured")
+    return {
+        "run": run,
+        "times": _times(run),
+        "title": tally_outcomes(run.verdicts),
+        "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
+        "failures": _failures(run.verdicts, files),
+        "overview": overview,
+        "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
+        "matrix": matrix(run.verdicts),
+        "techniques": _techniques(cases, files),
+        "cases": set(cases),
+        "roofline": roofline((cases[c][0].dtype, f.measurements) for c, f in files.items() if f.measurements),
+        "changed": changed_numerics(run.verdicts),
+        "skipped": skipped_paths(run.verdicts),
+        "notes": {"error ratio": ERROR_RATIO, "figures": FIGURES, "overview": OVERVIEW},
+    }
+
+
+def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
+    found: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.case, []).append(verdict)
+    return found
+
+
+def _failures(verdicts: Iterable[Verdict], files: Mapping[str, Files]) -> list[Failed]:
+    """One for each message about a case: what fails a property fails those after it, too."""
+    found: dict[tuple[str, str], Failed] = {}
+    for verdict in verdicts:
+        if verdict.outcome.fails:
+            entry = found.setdefault((verdict.case, verdict.message), Failed(verdict, _again(verdict, files)))
+            entry.properties.append(verdict.property)
+    return list(found.values())
+
+
+def _again(verdict: Verdict, files: Mapping[str, Files]) -> str:
+    known = files.get(verdict.case)
+    return command(verdict, has_evidence=bool(known and known.evidence))
+
+
+def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:
+    """The pages of all cases; of each technique those that failed first."""
+    found: dict[Technique, list[CasePage]] = {}
+    for place, (case, verdicts) in enumerate(cases.items(), 1):
+        page = case_page(verdicts, files[case], name=f"c{place}")
+        found.setdefault(verdicts[0].technique, []).append(page)
+    for pages in found.values():
+        pages.sort(key=lambda page: page.badges[0].kind != "bad")
+    return found
+
+
+def _times(run: Run) -> str:
+    """When, and how long."""
+    if run.finished is None:
+        return f"started {run.started}, never finished"
+    try:
+        start, end = datetime.fromisoformat(run.started), datetime.fromisoformat(run.finished)
+        minutes, seconds = divmod(int((end - start).total_seconds()), 60)
+    except (ValueError, TypeError):  # of another tool, or written before times had zones
+        return f"started {run.started}, finished {run.finished}"
+    return f"started {start:%Y-%m-%d %H:%M:%S %Z}, took {minutes} min {seconds} s"
