@@ -14,9 +14,9 @@ from harness.execution.timing import Block, Sampling
 from harness.measured import Pair, Speed
 from harness.measurement.speed_rules import enough, settled
 
-LOOKS = (100, 150, 200)
-"""Pairs at which the samples are looked at: after at least ten loads of each side, since fewer cannot tell, however
-late it is."""
+LOOKS = (56, 68, 80)
+"""Pairs at which the samples are looked at: after at least fourteen loads of each side, however late it is. Nine that
+are independent are the fewest whose interval has bounds at all, and neighbouring loads are not quite independent."""
 
 
 @dataclass(frozen=True)

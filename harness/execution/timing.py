@@ -47,7 +47,7 @@ class Sampling:
     """Of the order within pairs."""
     kernels: tuple[str, ...] = ()
     """Of the verified run, as in Engagement."""
-    block: int = 10
+    block: int = 4
     """Runs of one side in one worker, where sides take turns."""
 
 

@@ -21,7 +21,7 @@ from harness.execution.subject import Subject, agrees, load_subject, no_garbage,
 from harness.execution.tasks import refusals
 from harness.measured import Sample
 from harness.measurement.conditions import open_conditions
-from harness.measurement.memory import nbytes, storages
+from harness.measurement.memory import gauge_of, nbytes, storages
 from harness.measurement.statistics import LEAST
 from harness.paths.base import Optimization
 from harness.paths.linear_reading import linears_of, packed_bits
@@ -128,6 +128,19 @@ def observe_without(
     """The same, and the modules of a package that were imported meanwhile."""
     seen = observe(setup, dtype, optimization)
     return seen, sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
+
+
+def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
+    """Bytes that this worker held at most from loading to the second run, beyond what it began with. Nothing is
+    rehearsed: what libraries and compilers keep is a user's memory too."""
+    gauge = gauge_of(setup.device)
+    before = gauge.now()
+    gauge.restart()
+    with refusals(optimization, setup):
+        subject = load_subject(setup, dtype, optimization)
+        for _ in range(2):
+            subject.run()
+    return gauge.peak() - before
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ SMALL = next(model for model in MORE_MODELS if model.name == "shape_qwen3_0_6b")
 DECODE, PREFILL = (
     next(workload for workload in WORKLOADS if workload.name == name) for name in ("decode_b1", "prefill_b1")
 )
-HALF = Workload("prefill_1024", (text(1024),), 3, timed=Load.PREFILL)
+PARTED = Workload("prefill_1536", (text(1536),), 3, timed=Load.PREFILL)
 """For what needs many loads to be timed."""
 WHOLE = Workload("whole_b1", (text(768),), 65, timed=Load.DECODE)
 """Prefill and decode in turn take the time."""
 RAGGED = Workload(
-    "ragged_b16",
-    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 12, 64, 128, 256, 512))),
+    "ragged_b8",
+    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 5, 64, 128, 384))),
     17,
     timed=Load.BATCH,
 )
-"""A padded batch computes eight positions for each that it was asked for."""
+"""A padded batch computes five positions for each that it was asked for."""
 SHORT = Workload("short_b1", (text(128),), 3, timed=Load.PREFILL)
 """For what does not depend on how much is generated."""
 CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Load.PREFILL)

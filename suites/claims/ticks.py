@@ -16,7 +16,7 @@ from harness.records import Verdict
 from harness.report.overview import tick_name
 from harness.vocabulary import Property, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
-from suites.claims.places import CACHED, DECODE, HALF, MINI, PREFILL, RAGGED, SHORT, SMALL, TINY
+from suites.claims.places import CACHED, DECODE, MINI, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY
 
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 
@@ -109,7 +109,7 @@ PLACES: Mapping[tuple[Technique, Property], Mapping[str, Place]] = {
         ANYWHERE: Place("caching.offloaded", DECODE, SMALL),
     },
     (Technique.PARALLELISM, Property.SPEED): {
-        "cpu": Place("parallelism.tp2", HALF, TINY),
+        "cpu": Place("parallelism.tp2", PARTED, TINY),
         ANYWHERE: Place("parallelism.tp2", PREFILL, SMALL),
     },
     (Technique.CONTINUOUS_BATCHING, Property.SPEED): {

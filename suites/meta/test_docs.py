@@ -20,11 +20,13 @@ from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
 from harness.equivalence.ratchet import L3_SHARE, R2_FACTOR
 from harness.machine.profile import read_profiles
 from harness.measurement import memory_rules, regression, speed_rules, statistics
+from harness.measurement.thresholds import TICKS
 from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.report.tables import markdown_table
 from harness.session import TIMING_SECONDS
-from harness.vocabulary import Outcome
+from harness.vocabulary import Outcome, Property
+from suites.claims.registry import CLAIMS
 from suites.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -237,3 +239,42 @@ def test_commands_that_measure_succeed(command, folder):
 def test_every_command_that_measures_is_tried():
     """Those of `harness baseline` in test_cli_baseline.py."""
     assert [line.split()[0] for line in MEASURING] == ["pytest"] * 4 + ["pytest-benchmark"]
+
+
+def between(name):
+    """Cells of the table between README's comments of that name."""
+    lines = README.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def test_documented_claims_are_the_registered_ones():
+    """With what the overview says, and what the profile of the machine that README's figures are of disclaims."""
+    [profile] = [each for each in read_profiles(REPOSITORY / "baselines") if each.name == "cpu-x86"]
+    rows = between("claims")
+    assert [row[:2] for row in rows] == [[f"`{claim.name}`", claim.says] for claim in CLAIMS]
+    assert {row[2].partition(":")[0] for row in rows} <= {"holds", "does not hold", "undecided", "not here"}
+    denied = {row[0].strip("`") for row in rows if row[2].startswith("does not hold")}
+    assert denied == {disclaimer.claim for disclaimer in profile.disclaimers}
+
+
+def test_documented_overview_has_a_figure_for_every_tick():
+    rows = between("overview")
+    assert [row[0] for row in rows] == [technique.replace("_", " ") for technique in TICKS]
+    for row, ticked in zip(rows, TICKS.values(), strict=True):
+        cells = dict(zip((Property.SPEED, Property.MEMORY), row[2:4], strict=True))
+        assert {about for about, cell in cells.items() if ": " in cell} == set(ticked)
+
+
+CLAIMING = next(line for line in README.splitlines() if line.startswith("pytest suites/claims"))
+
+
+def test_command_that_tries_claims_succeeds(tmp_path):
+    """As README shows it: what does not hold is disclaimed, what the machine is too noisy for is undecided."""
+    _, *arguments = shlex.split(CLAIMING)
+    run = [sys.executable, "-m", "pytest", *arguments, "--run-dir", tmp_path]
+    told = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout
+    verdicts = json.loads((tmp_path / "latest" / "run.json").read_text())["verdicts"]
+    assert {verdict["case"] for verdict in verdicts} == {"overview.attention.speed", "sentence.kernels_fuse"}
+    assert {verdict["outcome"] for verdict in verdicts} <= {"PASS", "DISCLAIMED", "INCONCLUSIVE"}
+    assert "| attention | attention.sdpa tiny_llama3 prefill_b1 |" in (tmp_path / "latest" / "report.md").read_text()

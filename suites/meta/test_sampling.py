@@ -170,10 +170,10 @@ def sides(clock):
         def block(name, seconds):
             def run():
                 turns.append(name)
-                clock.now += 10 * seconds
+                clock.now += 4 * seconds
                 wrong, why = (differing, dropped) if name == "candidate" else (0, "")
                 slower = uneven if name == "candidate" and turns.count(name) % 2 else 1.0  # from load to load
-                runs = ((Sample(seconds * slower), why),) * 10
+                runs = ((Sample(seconds * slower), why),) * 4
                 return Block(
                     runs, WarmUp(1.0, 3), None, "no work", wrong, ("k",), ("k",), len(turns) % 2, {"load": "1"}
                 )
@@ -189,22 +189,22 @@ def test_workers_turn_round_who_comes_first(sides):
     """And all of what their blocks saw is in the speed."""
     turns = []
     speed = alternate(sides(turns, differing=2, uneven=1.01), Sampling(1e9, Aims((Aim(1.0),))))
-    assert turns == ["candidate", "eager", "eager", "candidate"] * 5
-    assert (speed.looks, speed.stopped, speed.block, speed.alternating) == ((100,), "decided", 10, True)
-    assert (speed.differing, speed.foreign, speed.rows, speed.new_tokens) == (20, 1, 1, 9)
+    assert turns == ["candidate", "eager", "eager", "candidate"] * 7
+    assert (speed.looks, speed.stopped, speed.block, speed.alternating) == ((56,), "decided", 4, True)
+    assert (speed.differing, speed.foreign, speed.rows, speed.new_tokens) == (28, 1, 1, 9)
     assert (speed.kernels, speed.verified_kernels, speed.uncounted) == (("k",), ("k",), "no work")
-    assert speed.seconds == 300.0
+    assert speed.seconds == 168.0
 
 
-def test_time_does_not_end_turns_before_ten_loads(sides):
+def test_time_does_not_end_turns_before_fourteen_loads(sides):
     """One load alone has no spread, and an interval of it no width."""
     speed = alternate(sides([]), Sampling(0.0, OPEN))
-    assert (speed.looks, speed.stopped) == ((100,), "seconds")
+    assert (speed.looks, speed.stopped) == ((56,), "seconds")
 
 
 def test_workers_go_on_until_they_tell_enough(sides):
     speed = alternate(sides([]), Sampling(1e9, OPEN))
-    assert (speed.looks, speed.stopped) == ((100, 150, 200), "pairs")
+    assert (speed.looks, speed.stopped) == ((56, 68, 80), "pairs")
     speed = alternate(sides([], dropped="compiled"), Sampling(1e9, OPEN))
     assert (speed.looks, speed.stopped, speed.kept) == ((0,), "dropped", ())
 

@@ -133,7 +133,7 @@ def test_workers_take_turns_where_one_model_fits(timed, monkeypatch):
     monkeypatch.setattr(alternating, "LOOKS", (20,))
     case, evidence, speed = timed("attention.sdpa", "holds_one_model", workload="single")
     assert speed.alternating
-    assert (speed.block, len(speed.pairs), speed.differing) == (10, 20, 0)
+    assert (speed.block, len(speed.pairs), speed.differing) == (4, 20, 0)
     assert speed.kernels == speed.verified_kernels != ()
     assert all(0 < pair.eager.first < pair.eager.seconds for pair in speed.pairs)
     assert " pairs in " in (told := judged(case, evidence, speed).message)
