@@ -22,6 +22,7 @@ from harness.machine.standard import sound_profiles
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
+from harness.report.overview import overview_table
 from harness.report.tables import (
     aligned,
     case_table,
@@ -29,6 +30,7 @@ from harness.report.tables import (
     judged_cases,
     skipped_paths,
     tally_outcomes,
+    untrue_claims,
 )
 from harness.session import TIMING_SECONDS, Judging, Measuring, Replan, Session
 from harness.vocabulary import CASE_PROPERTIES, Dtype, Property, Technique
@@ -250,7 +252,11 @@ def _summary(known: Session) -> Iterator[str]:
     skipped = skipped_paths(known.verdicts)
     if known.folder:
         yield ""
-        yield from aligned(case_table(judged_cases(known.verdicts)))
+        if cases := judged_cases(known.verdicts):
+            yield from aligned(case_table(cases))
+        if overview := overview_table(known.verdicts):
+            yield from ("", *aligned(overview), "")
+        yield from untrue_claims(known.verdicts)
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield from changed_numerics(known.verdicts)
         yield from known.standard.notes

@@ -12,7 +12,7 @@ from harness.vocabulary import Outcome, Property, Technique
 FIGURE = {Property.SPEED: "speedup", Property.MEMORY: "memory_ratio"}
 """The number of a verdict that a tick is about; `.low` and `.high` behind it are its interval's."""
 
-HEAD = ["technique", "measured as", "speed ×", "memory ×", "error ratio", "MBU"]
+HEAD = ["technique", "speed ×", "memory ×", "error ratio", "MBU", "measured as"]
 
 WORDS = {
     Outcome.PASS: "holds",
@@ -42,7 +42,7 @@ def _row(technique: Technique, asked: Mapping[str, Verdict]) -> list[str]:
     cells = [_cell(found.get(about), about, numbers) for about in FIGURE]
     ratios = [value for key, value in numbers.items() if key.endswith(".rho")]
     error = f"{max(ratios):.2f}" if ratios else ""
-    return [str(technique), how, *cells, error, _interval(numbers, "mbu")]
+    return [str(technique), *cells, error, _interval(numbers, "mbu"), how]
 
 
 def _cell(verdict: Verdict | None, about: Property, numbers: Mapping[str, float]) -> str:

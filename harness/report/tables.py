@@ -58,6 +58,13 @@ def claim_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     return [["claim", "outcome", "found"], *rows] if rows else []
 
 
+def untrue_claims(verdicts: Iterable[Verdict]) -> list[str]:
+    """What was asked of the overview and neither holds nor fails, a line each."""
+    asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
+    told = [verdict for verdict in asked if verdict.outcome is not Outcome.PASS and not verdict.outcome.fails]
+    return [f"{verdict.outcome}: {verdict.message}" for verdict in told]
+
+
 def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
     """Why cases were not judged, each reason with the paths that it holds for."""
     found: dict[str, list[str]] = {}
