@@ -20,8 +20,7 @@ from harness.measurement.thresholds import TICKS
 from harness.paths import PATHS
 from harness.plan import plan
 from harness.records import Case
-from harness.report.overview import overview_table, tick_name
-from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, untrue_claims
+from harness.report.overview import tick_name
 from harness.vocabulary import Dtype, Outcome, Property, Technique
 from suites.claims import sentences, ticks
 from suites.claims.asking import Asked, Settled, try_claim
@@ -305,42 +304,6 @@ def test_whatever_befalls_a_claim_is_its_verdict():
         Outcome.NOT_ENGAGED,
         "overview.attention.speed: attention is eager",
     )
-
-
-def test_overview_has_seven_rows_with_figures_and_what_they_say():
-    assert overview_table([]) == []
-    fast = Answers("overview.attention.speed").tried
-    small = Answers("overview.attention.memory").tried
-    slow = replace(
-        Answers(
-            "overview.parallelism.speed",
-        ).tried,
-        outcome=Outcome.UNSUPPORTED,
-    )
-    table = overview_table([fast, small, slow])
-    assert [row[0] for row in table] == ["technique", *TICKS]
-    rows = {row[0]: row[1:] for row in table}
-    assert rows["attention"] == [
-        "2 (1.98 to 2.02): holds",
-        "0.952 (0.884 to 1.02): undecided",
-        "1.01",
-        "",
-        "attention.sdpa tiny_llama3 prefill_b1",
-    ]
-    assert rows["parallelism"][0] == "2 (1.98 to 2.02): UNSUPPORTED"
-    assert rows["caching"] == [""] * 5
-
-
-def test_claims_have_a_table_of_their_own():
-    """They are no cases: neither the table of these nor the list of what was not judged shows them."""
-    verdict = replace(judge_claim(STATED, [FASTER]), outcome=Outcome.UNSUPPORTED)
-    assert claim_table([verdict])[1][:2] == ["sentence.some", "UNSUPPORTED"]
-    assert claim_table([]) == []
-    assert untrue_claims([verdict]) == [f"UNSUPPORTED: {verdict.message}"]
-    assert untrue_claims([judge_claim(STATED, [SLOWER]), judge_claim(STATED, [FASTER])]) == []
-    assert judged_cases([verdict]) == []
-    assert skipped_paths([verdict]) == {}
-    assert len(case_table([])) == 1
 
 
 @pytest.mark.parametrize(
