@@ -57,7 +57,7 @@ def _breakable(name: str) -> Any:
 def _content(run: Run, folder: Path) -> dict[str, Any]:
     cases = _by_case(judged_cases(run.verdicts))
     files = {case: read_files(folder, case) for case in cases}
-    overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured")
+    overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
     return {
         "run": run,
         "times": _times(run),

@@ -51,13 +51,13 @@ class Table:
     name: str = ""
     """What it is called by a reader that does not see it."""
     kind: str = ""
-    """How it is laid out: `matrix` keeps its first column in sight, `words` becomes a list where it is too wide, `said`
-    has text in all columns."""
+    """How it is laid out: `matrix` keeps its first column in sight, `words` becomes a list where it is too wide,
+    `labelled` likewise, with the column's name before each cell, and `said` has text in all columns."""
 
     @property
     def figures(self) -> list[bool]:
         """Which columns hold numbers, and are aligned on the right."""
-        if self.kind == "said":
+        if self.kind in {"said", "labelled"}:
             return [False] * len(self.head)
         columns = zip(*self.rows, strict=True)
         return [
