@@ -121,7 +121,7 @@ def as_claim(name: str, verdict: Verdict) -> Verdict:
 def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
     """One peak over another, give or take what the device's way of weighing may add to equal work (rule M4)."""
     slack = PROCESS if device == "cpu" else ALLOCATOR
-    unsure = slack.peak * baseline + slack.peak_bytes
+    unsure = slack.peak * max(candidate, baseline) + slack.peak_bytes
     low, high = max(0.0, candidate - unsure), candidate + unsure
     return Interval(low / baseline, candidate / baseline, high / baseline)
 

@@ -15,7 +15,7 @@ from harness.machine.inventory import Inventory, describe
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
-from harness.measurement.speed_rules import Aims
+from harness.measurement.speed_rules import CLEARLY_FASTER, Aims
 from harness.plan import Catalogue, Planned
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
@@ -95,7 +95,8 @@ class Session:
         properties)."""
         verdict = self._by_evidence(planned, Property.EQUIVALENCE, folder, runner, standard)
         for each in asked if verdict.outcome is Outcome.PASS else ():
-            self._measure(planned, each, folder, runner, bar_of(planned.case, planned.optimization, standard=standard))
+            bar = bar_of(planned.case, planned.optimization, standard=standard)
+            self._measure(planned, each, folder, runner, bar)
         return verdict, self.measured.get(planned.case.id)
 
     def _by_evidence(
@@ -108,14 +109,16 @@ class Session:
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
-        """Measure what the property needs and is not known yet."""
+        """Measure what the property needs and is not known yet. Of what a claim is tried on, pairs should also tell
+        whether it is faster at all."""
         case = planned.case
         known = self.measured.get(case.id, Measurements(case.id))
         timed = asked is not Property.MEMORY
         if timed and known.speed is None and known.speed_failure is None:
             rung = next(rung for rung in self.evidence[case.id].rungs if rung.dtype is case.dtype)
             stored = bar.recorded.figures.speed if bar.recorded else None
-            aims = Aims(tuple(aims_of(bar.threshold).values()), stored.speedup if stored else None)
+            limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if planned.claim else ()))
+            aims = Aims(limits, stored.speedup if stored else None)
             known = runner.timed(
                 known, planned, aims=aims, kernels=rung.engagement.kernels, seconds=self.timing_seconds
             )

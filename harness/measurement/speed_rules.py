@@ -51,6 +51,10 @@ class Aim:
         return Told.MISSED if high < limit * (1 - MISSED_BEYOND) else Told.OPEN
 
 
+CLEARLY_FASTER = Aim(1 / (1 - MET_BEYOND))
+"""MET by an interval that lies above 1, without the allowance of thresholds."""
+
+
 @dataclass(frozen=True)
 class Aims:
     """What pairs should tell."""

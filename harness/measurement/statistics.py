@@ -45,9 +45,11 @@ class Interval:
         return f"{self.mid:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def ratio_interval(log_ratios: Sequence[float], *, alpha: float = ALPHA / len(LOOKS)) -> Interval:
+def ratio_interval(
+    log_ratios: Sequence[float], *, alpha: float = ALPHA / len(LOOKS), independent: bool = False
+) -> Interval:
     """exp of the median of `log_ratios`, in their order of time, each bound wrong with a chance of `alpha`. From 0 to
-    infinity if they are too few for that.
+    infinity if they are too few for that. `independent` ones, each of a process of its own, count in full.
 
     Raises ValueError if there are none.
     """
@@ -55,11 +57,11 @@ def ratio_interval(log_ratios: Sequence[float], *, alpha: float = ALPHA / len(LO
         raise ValueError("no pairs show nothing, but one may")
     ordered, mid = sorted(log_ratios), median(log_ratios)
     count = len(ordered)
-    independent = max(1, int(count / _repetition(log_ratios, mid)))
-    rank = _rank(independent, alpha)
+    voices = count if independent else max(1, int(count / _repetition(log_ratios, mid)))
+    rank = _rank(voices, alpha)
     if rank == 0:
         return Interval(0.0, math.exp(mid), math.inf)
-    below = count * (rank - 1) // independent
+    below = count * (rank - 1) // voices
     return Interval(math.exp(ordered[below]), math.exp(mid), math.exp(ordered[count - 1 - below]))
 
 

@@ -18,7 +18,9 @@ def command(verdict: Verdict, *, has_evidence: bool) -> str:
     is named as in the case, which is not how it was asked for if it was a folder or a hub id.
     """
     if verdict.property is Property.CLAIM:
-        return shlex.join(["pytest", CLAIMS, *_options(device=verdict.device), "-k", verdict.case])
+        return shlex.join(
+            ["pytest", CLAIMS, *_options(device=verdict.device, dtype=str(verdict.dtype)), "-k", verdict.case]
+        )
     options = _options(device=verdict.device, dtype=str(verdict.dtype), model=verdict.recipe)
     # Brackets, so that no other id begins or ends alike: decode_b1 is not decode_b16.
     chosen = ["-m", str(verdict.property), "-k", f"[{verdict.case}]"]

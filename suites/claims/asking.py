@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.claims import Part, Statement, as_claim, judge_claim
-from harness.errors import WorkerFailed
+from harness.errors import HarnessError, WorkerFailed, first_line
 from harness.execution.runner import Runner, failure_of
 from harness.execution.runs import Setup
-from harness.judge import failed
+from harness.judge import failed, verdict_on
 from harness.judge_measured import Bar, judge_measured
 from harness.machine.standard import Standard
 from harness.measured import Measurements
 from harness.measurement.thresholds import Threshold
-from harness.paths.base import Optimization
+from harness.paths.base import Optimization, engagement
 from harness.plan import Planned
 from harness.recipes import ModelRecipe, Workload
-from harness.records import Case, Verdict
+from harness.records import Case, Failure, Verdict
 from harness.report.folder import RunFolder
 from harness.session import Measuring
 from harness.vocabulary import Outcome, Property
@@ -116,6 +116,23 @@ class Asked:
         case = self.case
         return self.runner.setup(replace(case, workload=workload or case.workload, recipe=model or case.recipe))
 
+    def engaged(self, path: Optimization, setup: Setup) -> None:
+        """Raises Settled if a path beside the case's does not show there what it claims."""
+        from suites.claims.experiments import observe
+
+        broken = [
+            claim
+            for claim in engagement(path, self.ask(observe, setup, self.case.dtype, path)).claims
+            if not claim.holds
+        ]
+        if broken:
+            told = f"{broken[0].what} of {path.name} is {broken[0].observed}, but should be {broken[0].requested}"
+            raise Settled(verdict_on(self.case, Property.CLAIM, Outcome.NOT_ENGAGED, f"{self.case.id}: {told}"))
+
+    def unknown(self, why: str) -> Settled:
+        """To raise where what was measured tells nothing."""
+        return Settled(verdict_on(self.case, Property.CLAIM, Outcome.INCONCLUSIVE, f"{self.case.id}: {why}"))
+
     def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """What a fresh worker answers. Raises WorkerFailed."""
         self.asked += 1
@@ -130,3 +147,6 @@ def try_claim(claim: Claim, asked: Asked) -> Verdict:
         return as_claim(claim.name, settled.verdict)
     except WorkerFailed as error:
         return as_claim(claim.name, failed(asked.case, Property.CLAIM, failure_of(error, "asking")))
+    except (HarnessError, ArithmeticError, LookupError, ValueError) as error:  # ours, and a verdict all the same
+        failure = Failure(Outcome.ERROR, f"{type(error).__name__}: {first_line(str(error))}")
+        return as_claim(claim.name, failed(asked.case, Property.CLAIM, failure))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -12,7 +14,7 @@ from pathlib import Path
 from harness.claims import claim_verdict
 from harness.errors import HarnessError
 from harness.machine.inventory import take_inventory
-from harness.machine.needs import Cuda, FlashAttention, HubKernel, Kernels, Need, Package
+from harness.machine.needs import Cuda, Devices, FlashAttention, HubKernel, Kernels, Need, Package
 from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
 from harness.recipes import Hub
 from harness.records import Verdict
@@ -20,6 +22,8 @@ from harness.vocabulary import Outcome, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
 from suites.claims.places import DECODE, SMALL, TINY
 
+RANKS = 4
+"""Of the overview's `tp_size`. It leaves out that somebody must start them; torchrun does."""
 HUB_KERNEL = (Cuda(), Kernels(), HubKernel(HUB_FLASH_ATTENTION))
 NEEDS: dict[Technique, tuple[Need, ...]] = {
     Technique.COMPILATION: (),
@@ -27,12 +31,10 @@ NEEDS: dict[Technique, tuple[Need, ...]] = {
     Technique.KERNELS: HUB_KERNEL,
     Technique.QUANTIZATION: (Package("bitsandbytes"),),
     Technique.CACHING: HUB_KERNEL,
-    Technique.PARALLELISM: (),
+    Technique.PARALLELISM: (Devices(RANKS),),
     Technique.CONTINUOUS_BATCHING: (),
 }
 """Of each example, without which its failure says nothing against it."""
-RANKS = 4
-"""Of the overview's `tp_size`. It leaves out that somebody must start them; torchrun does."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -65,28 +67,34 @@ def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
     command = [sys.executable, *launch, "-m", "suites.claims.overview_examples", str(technique), model]
     environment = {key: value for key, value in os.environ.items() if key != "LOCAL_KERNELS"}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if asked.case.device == "cpu":
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # or the examples would find one by themselves
     log = asked.folder.logs / f"{asked.planned.claim}.log"
-    with log.open("w") as output:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=output, env=environment, text=True, cwd=asked.folder.logs,
+            start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
         try:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=output, env=environment, text=True, check=False,
-                timeout=asked.runner.seconds, cwd=asked.folder.logs,
-            )  # fmt: skip
+            printed, _ = process.communicate(timeout=asked.runner.seconds)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # the ranks too
             return f"no result after {asked.runner.seconds:g} s (read {log})", []
-    if done.returncode:
-        return last_error(log.read_text(errors="replace")) or f"exit code {done.returncode} (read {log})", []
+    if process.returncode:
+        return last_error(log.read_text(errors="replace")) or f"exit code {process.returncode} (read {log})", []
     try:
-        return "", json.loads(done.stdout.splitlines()[-1])["deprecated"]
+        return "", json.loads(printed.splitlines()[-1])["deprecated"]
     except (IndexError, ValueError, KeyError) as error:
         raise HarnessError(f"{technique}: the example ended without a result (read {log})") from error
 
 
 def last_error(text: str) -> str:
     """The last line that names an exception, as Python ends a traceback."""
-    named = (line.rpartition("]:")[2].strip() for line in text.splitlines())
-    errors = [line for line in named if line.partition(":")[0].isidentifier() and line.partition(":")[0][:1].isupper()]
-    errors = [line for line in errors if line.partition(":")[0].endswith(("Error", "Exception")) and ": " in line]
+    lines = (line.rpartition("]:")[2].strip() for line in text.splitlines())
+    errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: .", line)]
+    errors = [line for line in errors if "ChildFailedError" not in line.partition(":")[0]]
     return errors[-1][:300] if errors else ""
 
 

@@ -24,7 +24,7 @@ from harness.measurement.conditions import open_conditions
 from harness.measurement.memory import gauge_of, nbytes, storages
 from harness.measurement.statistics import LEAST
 from harness.paths.base import Optimization
-from harness.paths.linear_reading import linears_of, packed_bits
+from harness.paths.linear_reading import head_name, linears_of, packed_bits
 from harness.paths.observation import Watch
 from harness.paths.observed import Observation
 from harness.vocabulary import Dtype
@@ -45,6 +45,8 @@ class Rounds:
     arms: tuple[tuple[Sample, ...], ...]
     dropped: int
     """Rounds in which something was compiled, or throttled."""
+    foreign: int = 0
+    """Most processes of others that computed on the device meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,11 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
             if conditions.between(before, conditions.read()):
                 dropped += 1
                 if dropped > until.rounds:
-                    raise HarnessError(f"{dropped} rounds were dropped, but should be few (ask on a quieter machine)")
+                    break
                 continue
             kept.append([taken[index] for index in range(len(subjects))])
-    return Rounds(tuple(zip(*kept, strict=True)), dropped)
+    sides = tuple(tuple(row[index] for row in kept) for index in range(len(subjects)))
+    return Rounds(sides, dropped, conditions.foreign)
 
 
 def _refuse_differing(arms: tuple[Arm, ...], subjects: list[Subject]) -> None:
@@ -126,8 +129,10 @@ def observe_without(
     setup: Setup, dtype: Dtype, optimization: Optimization, package: str
 ) -> tuple[Observation, list[str]]:
     """The same, and the modules of a package that were imported meanwhile."""
+    before = set(sys.modules)
     seen = observe(setup, dtype, optimization)
-    return seen, sorted(name for name in sys.modules if name == package or name.startswith(f"{package}."))
+    fresh = set(sys.modules) - before
+    return seen, sorted(name for name in fresh if name == package or name.startswith(f"{package}."))
 
 
 def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
@@ -186,16 +191,18 @@ class _Dispatched(TorchDispatchMode):
         return output
 
 
-def bits_per_weight(setup: Setup, dtype: Dtype, optimization: Optimization) -> dict[str, float]:
-    """Of each linear layer that the path rounds: bits of all that it keeps, scales included, per weight of the dense
-    one."""
+def bits_per_weight(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, float], int]:
+    """(of each linear layer that the path rounds the bits of all that it keeps, scales included, per weight of the
+    dense one; how many layers but the head it left dense)."""
     with refusals(optimization, setup):
         model, _ = load_setup(setup, dtype, optimization)
-    return {
+    bits = {
         name: 8 * nbytes(storages(_tensors(linear))) / (linear.in_features * linear.out_features)
         for name, linear in linears_of(model)
         if packed_bits(linear)
     }
+    dense = {name for name, _ in linears_of(model)} - bits.keys() - {head_name(model)}
+    return bits, len(dense)
 
 
 def _tensors(held: Any, depth: int = 4) -> Iterator[torch.Tensor]:

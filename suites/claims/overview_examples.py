@@ -10,12 +10,15 @@ import json
 import logging
 import sys
 import warnings
+from pathlib import Path
 
 import torch
+import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 DEPRECATED = "deprecat"
 """What warnings of something that will go have in common."""
+LIBRARY = str(Path(transformers.__file__).parent)
 ASKED = ("A law on bread says that a baguette", "In one sentence, what is gravity?", "Which city is France's capital?")
 
 
@@ -93,6 +96,6 @@ if __name__ == "__main__":
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         RUN[sys.argv[1]](sys.argv[2])
-    said = [*noted.lines, *(str(warning.message) for warning in warned if "transformers" in warning.filename)]
+    said = [*noted.lines, *(str(warning.message) for warning in warned if warning.filename.startswith(LIBRARY))]
     told = dict.fromkeys(line.splitlines()[0] for line in said if DEPRECATED in line.lower())
     print(json.dumps({"deprecated": list(told)}))

@@ -31,6 +31,13 @@ RAGGED = Workload(
 """A padded batch computes five positions for each that it was asked for."""
 SHORT = Workload("short_b1", (text(128),), 3, timed=Load.PREFILL)
 """For what does not depend on how much is generated."""
+UNEVEN = Workload(
+    "uneven_b16",
+    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 12, 64, 128, 256, 512))),
+    17,
+    timed=Load.BATCH,
+)
+"""Of this one seven."""
 CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Load.PREFILL)
 """What the cache holds is most of what is held."""
 LENGTHS = tuple(Workload(f"length_{n}", (text(n),), 3, timed=Load.PREFILL) for n in (1024, 2048, 4096))

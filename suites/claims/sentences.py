@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
 from harness.claims import Part, exactly, memory_ratio
 from harness.execution.weighing import weigh
 from harness.measured import Sample
-from harness.measurement.speed_rules import speedup
-from harness.measurement.statistics import ALPHA, Interval, ratio_interval
+from harness.measurement.speed_rules import DROPPED, speedup
+from harness.measurement.statistics import ALPHA, LEAST, Interval, ratio_interval
 from harness.paths.base import engagement
 from harness.paths.caching import DynamicCache, NoCache, StaticCache
 from harness.paths.compilation import CompiledStaticCache
@@ -40,6 +40,7 @@ from suites.claims.places import (
     SMALL,
     STEPS,
     TINY,
+    UNEVEN,
     WHOLE,
     path_named,
     runnable,
@@ -56,10 +57,17 @@ MORE_BITS = 1.0
 are half of it (docs of bitsandbytes, functional.quantize_4bit, blocksize)."""
 
 
+@dataclass(frozen=True)
+class OnlyStatic(StaticCache):
+    """`generate` is told of a static cache, and of nothing else: our path of that cache tells it not to compile."""
+
+    def generate_options(self) -> dict[str, str]:
+        return {"cache_implementation": "static"}
+
+
 def compiles_by_itself(asked: Asked) -> Verdict:
-    """`generate` is told of a static cache, and of nothing else."""
     asked.equivalent()
-    seen = asked.ask(observe, asked.setup(), asked.case.dtype, StaticCache())
+    seen = asked.ask(observe, asked.setup(), asked.case.dtype, OnlyStatic())
     share = seen.compiled_calls / seen.decode_steps
     return asked.verdict([Part("compiled_share", "share of decode steps that ran compiled", exactly(share), 1.0)])
 
@@ -72,8 +80,9 @@ def first_run_warms_up(asked: Asked) -> Verdict:
     for _ in range(LOADS):
         first, later = asked.ask(first_and_later, setup, case.dtype, asked.optimization, 5)
         logs.append(math.log(first / median(later)))
+    first = ratio_interval(logs, alpha=ALPHA, independent=True)
     parts = [
-        Part("first_over_later", "time of the first run over later ones", ratio_interval(logs, alpha=ALPHA), 1.0),
+        Part("first_over_later", "time of the first run over later ones", first, 1.0),
         Part("speedup", "speed of later ones over eager's", speedup(measured.speed), 1.0),
     ]
     return asked.verdict(parts, told=f"{LOADS} fresh workers")
@@ -102,8 +111,11 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
     parts = []
     others = runnable(("attention.sdpa", "kernels.flash_attn2_local"), case.device)
     for path in (Eager(), *(path for path in others if case.dtype in path.dtypes(case.device))):
+        asked.engaged(path, asked.setup(LENGTHS[0]))
         held = [asked.ask(weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
         beyond = [each.peak - each.least for each in held]
+        if min(beyond) <= 0:
+            raise asked.unknown(f"{path.name} holds no more than it must at {LENGTHS[0].longest} tokens")
         exponents = [
             math.log(more / less) / math.log(long.longest / short.longest)
             for (less, more), (short, long) in zip(pairwise(beyond), pairwise(LENGTHS), strict=True)
@@ -112,6 +124,8 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
         eager = isinstance(path, Eager)
         what = f"exponent of the peak over the prompt's length of {path.name}"
         parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager))
+        if not eager:
+            parts.append(Part(f"{path.name}.grows", f"that of {path.name}", got, HALF_POWER))
     return asked.verdict(parts, told=f"{', '.join(str(load.longest) for load in LENGTHS)} tokens")
 
 
@@ -144,10 +158,17 @@ def every_parameter_shrinks(asked: Asked) -> Verdict:
     """Of each scheme that can be loaded here, the linear layer that keeps most bits per weight."""
     asked.equivalent()
     case, setup = asked.case, asked.setup(model=MINI if asked.case.device == "cpu" else None)
-    names = ("bnb_nf4", "bnb_nf4_double", "bnb_int8", "torchao_int8", "quanto_int8", "quanto_int4")
+    names = (
+        *("bnb_nf4", "bnb_nf4_double", "bnb_fp4", "bnb_int8"),
+        *("torchao_int8", "torchao_float8", "quanto_int8", "quanto_int4"),
+    )
     parts = []
     for path in runnable(tuple(f"quantization.{name}" for name in names), case.device):
-        bits = asked.ask(bits_per_weight, setup, case.dtype, path)
+        bits, dense = asked.ask(bits_per_weight, setup, case.dtype, path)
+        if not bits:
+            raise asked.unknown(f"{path.name} rounded no linear layer")
+        left = f"linears but the head that {path.name} left dense"
+        parts.append(Part(f"{path.name}.dense", left, exactly(dense), 0, at_least=False))
         most, scheme = max(bits.values()), path_named(path.name).bits
         what = f"bits per weight of {path.name}, the most of {len(bits)} linears,"
         parts.append(Part(f"{path.name}.bits", what, exactly(most), scheme + MORE_BITS, at_least=False))
@@ -188,6 +209,7 @@ def ranks_shard_and_cost_memory(asked: Asked) -> Verdict:
     shards = [shard for rank in ranks for shard in rank.shards if not shard.style.startswith("replicated")]
     unsplit = sum(math.prod(shard.kept) * len(ranks) != math.prod(shard.whole) for shard in shards)
     parts = [
+        Part("split", "shards that the plan splits", exactly(len(shards)), len(ranks)),
         Part(
             "unsplit",
             f"of {len(shards)} shards that the plan splits, those kept whole",
@@ -204,10 +226,10 @@ def requests_beat_padding(asked: Asked) -> Verdict:
     """The same requests, as they come and as one padded batch, both with sdpa. That prefills are cut into chunks is
     among what the path claims, and the longest prompt takes several."""
     asked.equivalent()
-    setup = asked.setup()
-    serving = replace(asked.optimization, tokens=asked.case.workload.longest // 2)
+    setup = asked.setup(UNEVEN)
+    serving = replace(asked.optimization, tokens=UNEVEN.longest // 2)
     rounds = _timed(asked, (Arm(setup, serving), Arm(setup, path_named("attention.sdpa"))))
-    lengths = sorted(prompt.length for prompt in asked.case.workload.prompts)
+    lengths = sorted(prompt.length for prompt in UNEVEN.prompts)
     told = f"{len(lengths)} prompts of {lengths[0]} to {lengths[-1]} tokens; steps of at most {serving.tokens}"
     return asked.verdict([_faster(rounds, 0, 1, key="speedup", what="speed over a padded batch's")], told=told)
 
@@ -248,7 +270,17 @@ def below(limit: float) -> float:
 
 
 def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
-    return asked.ask(time_rounds, arms, asked.case.dtype, Until(ROUNDS, asked.timing_seconds))
+    """Rounds of arms that are engaged. Raises Settled if one is not, or if the machine was too noisy, or shared."""
+    for arm in arms:
+        if arm.optimization.serving() is None:  # that the planned path serves requests is shown by its own evidence
+            asked.engaged(arm.optimization, arm.setup)
+    rounds = asked.ask(time_rounds, arms, asked.case.dtype, Until(ROUNDS, asked.timing_seconds))
+    if rounds.foreign:
+        raise asked.unknown(f"{rounds.foreign} foreign processes computed on the device")
+    count = len(rounds.arms[0]) + rounds.dropped
+    if len(rounds.arms[0]) < LEAST or rounds.dropped > DROPPED * count:
+        raise asked.unknown(f"{rounds.dropped} of {count} rounds were dropped")
+    return rounds
 
 
 def _faster(rounds: Rounds, ours: int, theirs: int, *, key: str, what: str) -> Part:
@@ -301,7 +333,7 @@ SENTENCES = (
         "sentence.kernel_needs_no_package",
         "a kernel repository's flash attention needs no installed package",
         kernel_needs_no_package,
-        _places("kernels.flash_attn2_local", DECODE),
+        _places("kernels.flash_attn2_local", DECODE, elsewhere="kernels.flash_attn2_hub"),
     ),
     Claim(
         "sentence.kernels_fuse",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def cache_is_faster(asked: Asked) -> Verdict:
     """Tried on the control: eager, which has a cache, against the same without."""
     equivalence, measured = asked.judged(Property.SPEED)
     without = _interval(figures_of(measured, equivalence), "speedup")
-    gain = Interval(1 / without.high, 1 / without.mid, 1 / without.low)
+    gain = Interval(1 / without.high, 1 / without.mid, 1 / without.low if without.low else math.inf)
     part = Part("speedup", "speed over that without a cache", gain, 1.0)
     return replace(asked.verdict([part]), path="caching.dynamic")
 
@@ -50,6 +51,7 @@ def weights_are_smaller(asked: Asked) -> Verdict:
     equivalence, measured = asked.judged(Property.MEMORY)
     figures = figures_of(measured, equivalence)
     case, setup = asked.case, asked.setup(SHORT, MINI if asked.case.device == "cpu" else None)
+    asked.engaged(asked.optimization, setup)
     peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
     part = _memory(memory_ratio(*peaks, device=case.device))
     verdict = asked.verdict([part], figures=figures, told=f"{setup.recipe.name}, {SHORT.name}")
@@ -61,6 +63,7 @@ def cache_is_smaller(asked: Asked) -> Verdict:
     asked.equivalent()
     both = Stack((Sdpa(), asked.optimization))
     case, setup = asked.case, asked.setup(CACHED)
+    asked.engaged(both, setup)
     peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (both, Sdpa())]
     ratio = memory_ratio(*peaks, device=case.device)
     verdict = asked.verdict([_memory(ratio)], told=f"on {CACHED.name}, both with sdpa")

@@ -160,6 +160,9 @@ class Answers(Asked):
             raise answer
         return answer
 
+    def engaged(self, path, setup):
+        """Of made-up answers nothing is engaged, and nothing asked."""
+
     @property
     def tried(self):
         return try_claim(self.claim, self)
@@ -205,8 +208,8 @@ SQUARE, LINE = (10, 40, 160), (10, 20, 40)
         ),
         (
             "sentence.every_parameter_shrinks",
-            [{"a": 4.5}, {"a": 4.2}, {"a": 8.2}, {"a": 8.2}, {"a": 8.2}, {"a": 4.5}],
-            [{"a": 4.5, "b": 16.0}, {"a": 4.2}, {"a": 8.2}, {"a": 8.2}, {"a": 8.2}, {"a": 4.5}],
+            [({"a": bits}, 0) for bits in (4.5, 4.2, 4.5, 8.2, 8.2, 8.2, 8.2, 4.5)],
+            [({"a": bits, "b": 16.0}, 0) for bits in (4.5, 4.2, 4.5, 8.2, 8.2, 8.2, 8.2, 4.5)],
             "bits per weight of quantization.bnb_nf4, the most of 2 linears, is 16, but should be at most 5",
         ),
         (
