@@ -109,13 +109,13 @@ def claim_verdict(
     name: str, case: Case, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
 ) -> Verdict:
     """A verdict on a claim, with the facts of the case that it was tried on."""
-    return replace(verdict_on(case, Property.CLAIM, outcome, message, numbers), case=name)
+    return replace(verdict_on(case, Property.CLAIM, outcome, message, numbers), case=name, tried=case.id)
 
 
 def as_claim(name: str, verdict: Verdict) -> Verdict:
     """What befell the case that a claim is tried on, as the claim's own verdict."""
     message = verdict.message.removeprefix(f"{verdict.case}: ")
-    return replace(verdict, case=name, property=Property.CLAIM, message=f"{name}: {message}")
+    return replace(verdict, case=name, property=Property.CLAIM, message=f"{name}: {message}", tried=verdict.case)
 
 
 def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:

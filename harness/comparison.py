@@ -31,6 +31,13 @@ RATIO = ".rho"
 """Ends the names of error ratios."""
 
 
+OF_MACHINE = {
+    *(Outcome.SLOW, Outcome.OVER_MEMORY, Outcome.REGRESSED, Outcome.IMPROVED),
+    *(Outcome.DOES_NOT_HOLD, Outcome.DISCLAIMED),
+}
+"""Outcomes that follow from what was measured, which another machine may show by itself."""
+
+
 class Weight(StrEnum):
     """What a difference means to a person."""
 
@@ -75,6 +82,8 @@ class Finding:
     was: float = 0.0
     """The number, in its own unit; 0 of outcomes."""
     now: float = 0.0
+    of_machine: bool = False
+    """Whether it is an outcome that other hardware may have by itself."""
 
     @property
     def far(self) -> float:
@@ -123,11 +132,11 @@ def compare_runs(old: Side, new: Side) -> Comparison:
     common = [case for case in now if case in was]
     found = [finding for case in common for finding in _outcomes(was[case], now[case])]
     found += [finding for case in common for finding in _errors(was[case], now[case])]
+    facts = _facts(now)
     measured = [
-        (verdict, old.measured[case], new.measured[case])
-        for case in common
-        if case in old.measured and case in new.measured
-        for verdict in [next(iter(now[case].values()))]
+        (facts[case], old.measured[case], new.measured[case])
+        for case in new.measured
+        if case in old.measured and case in facts
     ]
     found += [finding for each in measured for finding in (*_speeds(*each), *_bytes(*each))]
     if any(each.kind is Kind.HARDWARE for each in environment):
@@ -139,6 +148,14 @@ def compare_runs(old: Side, new: Side) -> Comparison:
         only_old=tuple(case for case in was if case not in now),
         only_new=tuple(case for case in now if case not in was),
     )
+
+
+def _facts(known: Mapping[str, Mapping[Property, Verdict]]) -> dict[str, Verdict]:
+    """A verdict with the facts of each case by its id: one on the case, or on a claim that was tried on it."""
+    every = [verdict for verdicts in known.values() for verdict in verdicts.values()]
+    claimed = {each.tried: each for each in every if each.tried and f"-{each.path}-{each.workload}" in each.tried}
+    own = {each.case: each for each in reversed(every) if not each.tried}
+    return {case: replace(each, case=case) for case, each in (claimed | own).items()}
 
 
 def _tally(findings: Iterable[Finding], weight: Weight) -> str:
@@ -174,7 +191,8 @@ def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) 
         properties = ", ".join(str(verdict.property) for verdict in verdicts)
         why = first.message.removeprefix(f"{first.case}: ")
         told = f"{properties}: {before} → {after}" + ("" if before is after else f": {why}")
-        yield Finding(first.case, first.path or first.case, About.OUTCOME, label, weight, told)
+        of_machine = after in OF_MACHINE or before in OF_MACHINE
+        yield Finding(first.case, first.path or first.case, About.OUTCOME, label, weight, told, of_machine=of_machine)
 
 
 def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
@@ -265,7 +283,7 @@ def _eager(old: Speed, new: Speed) -> str:
 
 def _of_other_hardware(finding: Finding) -> Finding:
     """What was measured on two machines is no path's doing."""
-    if finding.about not in {About.SPEED, About.BYTES} or finding.weight is Weight.SAME:
+    if finding.weight is Weight.SAME or not (finding.of_machine or finding.about in {About.SPEED, About.BYTES}):
         return finding
     return replace(finding, label="DIFFERS", weight=Weight.OTHER, told=f"{finding.told}, on other hardware")
 

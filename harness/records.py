@@ -318,6 +318,8 @@ class Verdict:
     workload: str = ""
     device: str = ""
     dtype: Dtype = Dtype.FP32
+    tried: str = ""
+    """Id of the case that a claim was tried on, under which its evidence and measurements are kept; empty otherwise."""
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,28 @@ def test_speed_of_something_else_is_not_compared(broken, why):
     assert line.startswith(f"NOT COMPARED {STATIC.id}: speedup: {why}")
 
 
+def claimed(run, name="overview.caching.speed"):
+    """The run as one that tried a claim on the static cache, and judged nothing of the case itself."""
+    about = replace(verdict(STATIC), case=name, property=Property.CLAIM, tried=STATIC.id)
+    return replace(run, run=replace(run.run, verdicts=(about,)))
+
+
+def test_case_that_only_a_claim_measured_is_compared_too():
+    """Under its own id, as what the claim was tried on."""
+    was, now = claimed(side(timed(seed=1))), claimed(side(timed(seed=2, slower=SLOWDOWN)))
+    [line] = [line for line in told(now, was) if line.startswith("REGRESSED")]
+    assert line.startswith(f"REGRESSED {STATIC.id}: speedup ")
+
+
+@pytest.mark.parametrize(("after", "worse"), [(Outcome.SLOW, False), (Outcome.MISMATCH, True)])
+def test_outcome_of_other_hardware_is_worse_only_if_it_was_not_measured(after, worse):
+    """Slow on another processor says nothing of a path; wrong does."""
+    was, now = side({}, verdicts=(verdict(STATIC),)), side({}, verdicts=(verdict(STATIC, after),))
+    environment = {**now.run.environment, "processor": "another"}
+    now = replace(now, run=replace(now.run, environment=environment))
+    assert bool(found(now, was).worse) is worse
+
+
 def of_bytes(**candidate):
     cases = timed(seed=1)
     held = Memory(replace(HELD, **candidate), HELD, kv_exact=True, own_weights=True)

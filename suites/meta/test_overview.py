@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from harness.claims import judge_claim
 from harness.measurement.thresholds import TICKS
 from harness.report.overview import overview_table
 from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, untrue_claims
 from harness.vocabulary import Outcome
+from suites.claims.examples import last_error
 from suites.meta.test_overview_claims import FASTER, SLOWER, STATED, Answers
 
 
@@ -46,3 +49,17 @@ def test_claims_have_a_table_of_their_own():
     assert judged_cases([verdict]) == []
     assert skipped_paths([verdict]) == {}
     assert len(case_table([])) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Traceback\n  File x\nImportError: no flash-attn\n", "ImportError: no flash-attn"),
+        ("[rank0]: Traceback\n[rank0]: ValueError: 2 heads\nW123 more: noise\n", "ValueError: 2 heads"),
+        ("KeyError: 'x'\ntorch.OutOfMemoryError: no room\n", "torch.OutOfMemoryError: no room"),
+        ("ValueError: 2\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: failed\n", "ValueError: 2"),
+        ("killed\n", ""),
+    ],
+)
+def test_error_of_an_example_is_its_last_exception(text, told):
+    assert last_error(text) == told

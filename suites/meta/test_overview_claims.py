@@ -25,12 +25,11 @@ from harness.vocabulary import Dtype, Outcome, Property, Technique
 from suites.claims import sentences, ticks
 from suites.claims.asking import Asked, Settled, try_claim
 from suites.claims.conftest import planned_for
-from suites.claims.examples import last_error
 from suites.claims.experiments import Rounds, Traffic
 from suites.claims.places import PREFILL, TINY, path_named
 from suites.claims.registry import CLAIMS
 from suites.conftest import CATALOGUE, REPOSITORY
-from suites.meta.observations import AUTO, COMPILED, OUTSIDE, STATIC, rank
+from suites.meta.observations import AUTO, COMPILED, EAGER, OUTSIDE, STATIC, rank
 from suites.meta.test_planning import CPU, GPU
 from suites.meta.test_regression import held, measured, timed
 
@@ -168,9 +167,9 @@ class Answers(Asked):
         return try_claim(self.claim, self)
 
 
-def rounds(*seconds):
+def rounds(*seconds, **others):
     """Forty equal rounds of arms that take so long, the first token half of it."""
-    return Rounds(tuple(tuple(Sample(each, each / 2) for _ in range(40)) for each in seconds), 0)
+    return replace(Rounds(tuple(tuple(Sample(each, each / 2) for _ in range(40)) for each in seconds), 0), **others)
 
 
 def peaks(*mebibytes):
@@ -275,6 +274,30 @@ def a_passed(asked):
     return verdict_on(asked.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
 
 
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        (rounds(1.0, 1.5, foreign=1), "1 foreign processes computed on the device"),
+        (rounds(1.0, 1.5, dropped=20), "20 of 60 rounds were dropped"),
+    ],
+)
+def test_rounds_of_a_noisy_or_shared_machine_tell_nothing(found, why):
+    verdict = Answers("sentence.requests_beat_padding", found).tried
+    assert (verdict.outcome, verdict.message) == (Outcome.INCONCLUSIVE, f"sentence.requests_beat_padding: {why}")
+
+
+def test_arm_that_is_not_engaged_is_not_timed():
+    """A stack beats a part by itself that silently does nothing; eager's kernels are no path's."""
+    asked = Answers("sentence.stack_beats_its_best_part", EAGER)
+    with pytest.raises(Settled, match=r"attention implementation of attention\.sdpa is eager, but should be sdpa"):
+        Asked.engaged(asked, path_named("attention.sdpa"), None)
+
+
+def test_claim_of_compilation_is_tried_with_nothing_but_the_cache():
+    """Told not to compile, generate would not, whatever it does by itself."""
+    assert sentences.OnlyStatic().generate_options() == {"cache_implementation": "static"}
+
+
 def test_ranks_must_split_what_the_plan_names_and_hold_more_in_all():
     def tried(*ranks):
         asked = Answers("sentence.ranks_shard_and_cost_memory")
@@ -295,6 +318,9 @@ def test_whatever_befalls_a_claim_is_its_verdict():
     hung = Answers("sentence.compiles_by_itself", WorkerTimedOut("no answer within 1 s", log="x.log")).tried
     assert (hung.case, hung.outcome) == ("sentence.compiles_by_itself", Outcome.TIMED_OUT)
     assert hung.message == "sentence.compiles_by_itself: asking: no answer within 1 s (read x.log)"
+    strange = Answers("sentence.kernels_fuse", Traffic(1, 1), Traffic(0, 0)).tried
+    assert (strange.outcome, strange.case) == (Outcome.ERROR, "sentence.kernels_fuse")
+    assert strange.message == "sentence.kernels_fuse: ZeroDivisionError: division by zero (set it right and run again)"
     asked = Answers("overview.attention.speed")
     unengaged = verdict_on(
         asked.case, Property.EQUIVALENCE, Outcome.NOT_ENGAGED, f"{asked.case.id}: attention is eager"
@@ -307,19 +333,6 @@ def test_whatever_befalls_a_claim_is_its_verdict():
         Outcome.NOT_ENGAGED,
         "overview.attention.speed: attention is eager",
     )
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("Traceback\n  File x\nImportError: no flash-attn\n", "ImportError: no flash-attn"),
-        ("[rank0]: Traceback\n[rank0]: ValueError: 2 heads\nW123 more: noise\n", "ValueError: 2 heads"),
-        ("torch.distributed.elastic.multiprocessing.errors.ChildFailedError: \n", ""),
-        ("killed\n", ""),
-    ],
-)
-def test_error_of_an_example_is_its_last_exception(text, told):
-    assert last_error(text) == told
 
 
 def test_every_path_of_a_place_is_in_the_registry():

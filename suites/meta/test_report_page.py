@@ -277,7 +277,9 @@ def test_command_of_a_relation_draws_the_same_examples():
 
 def test_command_of_a_claim_names_it():
     claim = replace(verdict(TIMED, asked=Property.CLAIM), case="overview.caching.speed")
-    assert command(claim, has_evidence=False) == "pytest suites/claims --device cpu --dtype fp32 -k overview.caching.speed"
+    assert (
+        command(claim, has_evidence=False) == "pytest suites/claims --device cpu --dtype fp32 -k overview.caching.speed"
+    )
 
 
 def test_commands_of_failures_stand_in_the_page(tmp_path, run):
