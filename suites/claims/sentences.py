@@ -18,7 +18,7 @@ from harness.paths.compilation import CompiledStaticCache
 from harness.paths.eager import Eager
 from harness.records import Verdict
 from harness.vocabulary import Property
-from suites.claims.asking import ANYWHERE, Asked, Claim, Place
+from suites.claims.asking import Asked
 from suites.claims.experiments import (
     Arm,
     Rounds,
@@ -32,16 +32,10 @@ from suites.claims.experiments import (
     traffic,
 )
 from suites.claims.places import (
-    DECODE,
     LENGTHS,
     MINI,
-    PREFILL,
-    RAGGED,
-    SMALL,
     STEPS,
-    TINY,
     UNEVEN,
-    WHOLE,
     path_named,
     runnable,
 )
@@ -298,89 +292,3 @@ def _scaled(ratio: Interval, factor: float) -> Interval:
     """The logarithm of a ratio, times a positive factor."""
     low, mid, high = (factor * math.log(bound) if 0 < bound < math.inf else bound for bound in vars(ratio).values())
     return Interval(low if ratio.low > 0 else -math.inf, mid, high)
-
-
-def _places(path: str, cpu, accelerator=None, *, elsewhere: str = "") -> dict[str, Place]:
-    return {"cpu": Place(path, cpu, TINY), ANYWHERE: Place(elsewhere or path, accelerator or cpu, SMALL)}
-
-
-SENTENCES = (
-    Claim(
-        "sentence.compiles_by_itself",
-        "a cache of fixed size makes generate compile by itself",
-        compiles_by_itself,
-        _places("caching.static", DECODE),
-    ),
-    Claim(
-        "sentence.first_run_warms_up",
-        "the first run warms up, and later ones use the faster compiled path",
-        first_run_warms_up,
-        _places("compilation.static_cache", DECODE),
-    ),
-    Claim(
-        "sentence.outside_recompiles",
-        "compiled outside generate, the model is compiled again",
-        outside_recompiles,
-        _places("compilation.outside", DECODE),
-    ),
-    Claim(
-        "sentence.attention_grows_linearly",
-        "flash-type attention avoids large intermediate tensors",
-        attention_grows_linearly,
-        _places("attention.sdpa", PREFILL),
-    ),
-    Claim(
-        "sentence.kernel_needs_no_package",
-        "a kernel repository's flash attention needs no installed package",
-        kernel_needs_no_package,
-        _places("kernels.flash_attn2_local", DECODE, elsewhere="kernels.flash_attn2_hub"),
-    ),
-    Claim(
-        "sentence.kernels_fuse",
-        "kernels fuse operations",
-        kernels_fuse,
-        _places("kernels.layers_local", DECODE),
-    ),
-    Claim(
-        "sentence.every_parameter_shrinks",
-        "quantization shrinks every parameter",
-        every_parameter_shrinks,
-        _places("quantization.quanto_int4", DECODE, elsewhere="quantization.bnb_nf4"),
-    ),
-    Claim(
-        "sentence.cost_per_token_is_flat",
-        "a cache reuses keys and values instead of computing them again for every token",
-        cost_per_token_is_flat,
-        _places("caching.dynamic", DECODE),
-    ),
-    Claim(
-        "sentence.offloading_keeps_one_layer",
-        "an offloaded cache leaves the current layer on the device",
-        offloading_keeps_one_layer,
-        _places("caching.offloaded", DECODE),
-    ),
-    Claim(
-        "sentence.ranks_shard_and_cost_memory",
-        "parallelism splits layers over devices, and takes more memory in all",
-        ranks_shard_and_cost_memory,
-        _places("parallelism.tp2", DECODE),
-    ),
-    Claim(
-        "sentence.requests_beat_padding",
-        "continuous batching keeps the device busy by scheduling requests and prefilling in chunks",
-        requests_beat_padding,
-        _places("continuous_batching.sdpa", RAGGED),
-    ),
-    Claim(
-        "sentence.speed_may_cost_memory",
-        "a pure speed optimization may use more memory",
-        speed_may_cost_memory,
-        _places("compilation.static_cache", DECODE),
-    ),
-    Claim(
-        "sentence.stack_beats_its_best_part",
-        "techniques stacked give the most",
-        stack_beats_its_best_part,
-        _places("stacks.sdpa+static_cache", WHOLE),
-    ),
-)

@@ -25,8 +25,9 @@ from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.report.tables import markdown_table
 from harness.session import TIMING_SECONDS
-from harness.vocabulary import Outcome, Property
+from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.registry import CLAIMS
+from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -261,6 +262,7 @@ def test_documented_overview_has_a_figure_for_every_tick():
     rows = between("overview")
     assert [row[0] for row in rows] == [technique.replace("_", " ") for technique in TICKS]
     for row, ticked in zip(rows, TICKS.values(), strict=True):
+        assert f" {PLACES[Technique(row[0].replace(' ', '_')), Property.SPEED]['cpu'].workload.name}" in row[5]
         cells = dict(zip((Property.SPEED, Property.MEMORY), row[1:3], strict=True))
         assert {about for about, cell in cells.items() if ": " in cell} == set(ticked)
 
