@@ -24,7 +24,7 @@ WHOLE = Workload("whole_b1", (text(768),), 65, timed=Load.DECODE)
 """Prefill and decode in turn take the time."""
 RAGGED = Workload(
     "ragged_b8",
-    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 5, 64, 128, 384))),
+    tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 5, 64, 128, 512))),
     17,
     timed=Load.BATCH,
 )
