@@ -16,7 +16,14 @@ from harness.report.page import CasePage, Failed, badges, matrix, with_badges
 from harness.report.page_cases import Files, case_page, read_files
 from harness.report.page_roofline import roofline
 from harness.report.reproduce import command
-from harness.report.tables import changed_numerics, claim_table, judged_cases, skipped_paths, tally_outcomes
+from harness.report.tables import (
+    changed_numerics,
+    claim_table,
+    judged_cases,
+    skipped_paths,
+    tally_outcomes,
+    tried_cases,
+)
 from harness.vocabulary import Technique
 
 TEMPLATE = "report.html.jinja"
@@ -55,7 +62,7 @@ def _breakable(name: str) -> Any:
 
 
 def _content(run: Run, folder: Path) -> dict[str, Any]:
-    cases = _by_case(judged_cases(run.verdicts))
+    cases = _by_case([*judged_cases(run.verdicts), *tried_cases(run.verdicts)])
     files = {case: read_files(folder, case) for case in cases}
     overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from harness.measurement.statistics import Interval
 from harness.records import Verdict
@@ -20,6 +21,14 @@ def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
     known = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
     judged = {verdict.case for verdict in known if not verdict.outcome.skips}
     return [verdict for verdict in known if verdict.case in judged]
+
+
+def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Verdicts on claims as verdicts on the cases that they were tried on, where nothing else was judged of these."""
+    known = list(verdicts)
+    own = {verdict.case for verdict in known}
+    ran = [each for each in known if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
+    return [replace(each, case=each.tried) for each in ran]
 
 
 def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from harness.claims import judge_claim
+from harness.judge import verdict_on
 from harness.measurement.thresholds import TICKS
 from harness.report.overview import overview_table
-from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, untrue_claims
-from harness.vocabulary import Outcome
+from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, tried_cases, untrue_claims
+from harness.vocabulary import Outcome, Property
 from suites.claims.examples import last_error
-from suites.meta.test_overview_claims import FASTER, SLOWER, STATED, Answers
+from suites.meta.test_overview_claims import CASE, FASTER, SLOWER, STATED, Answers
 
 
 def test_overview_has_seven_rows_with_figures_and_what_they_say():
@@ -48,6 +49,11 @@ def test_claims_have_a_table_of_their_own():
     assert untrue_claims([judge_claim(STATED, [SLOWER]), judge_claim(STATED, [FASTER])]) == []
     assert judged_cases([verdict]) == []
     assert skipped_paths([verdict]) == {}
+    assert tried_cases([verdict]) == []
+    held = judge_claim(STATED, [FASTER])
+    [shown] = tried_cases([held])
+    assert (shown.case, shown.property) == (CASE.id, Property.CLAIM)
+    assert tried_cases([held, verdict_on(CASE, Property.SPEED, Outcome.PASS, "")]) == []
     assert len(case_table([])) == 1
 
 
