@@ -125,4 +125,7 @@ FIGURES: dict[str, tuple[str, Callable[[Mapping[str, float]], str]]] = {
 
 
 def _ratio(numbers: Mapping[str, float], key: str) -> str:
-    return f"{numbers[key]:.2f} of {numbers[f'{key}.limit']:g}" if key in numbers else ""
+    if key not in numbers:
+        return ""
+    limit = numbers.get(f"{key}.limit")  # which claims have none of
+    return f"{numbers[key]:.2f}" if limit is None else f"{numbers[key]:.2f} of {limit:g}"

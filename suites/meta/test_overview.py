@@ -53,6 +53,7 @@ def test_claims_have_a_table_of_their_own():
     held = judge_claim(STATED, [FASTER])
     [shown] = tried_cases([held])
     assert (shown.case, shown.property) == (CASE.id, Property.CLAIM)
+    assert case_table([replace(shown, numbers={"fp32.rho": 1.004})])[1] == [CASE.id, "PASS", "1.00"]
     assert tried_cases([held, verdict_on(CASE, Property.SPEED, Outcome.PASS, "")]) == []
     assert len(case_table([])) == 1
 
