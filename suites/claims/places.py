@@ -41,7 +41,15 @@ UNEVEN = Workload(
 CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Load.PREFILL)
 """What the cache holds is most of what is held."""
 LENGTHS = tuple(Workload(f"length_{n}", (text(n),), 3, timed=Load.PREFILL) for n in (1024, 2048, 4096))
-STEPS = tuple(Workload(f"behind_{n}", (text(n),), 5, timed=Load.DECODE) for n in (128, 1024))
+BEHIND = Workload("behind_4096", (text(4096),), 17, timed=Load.DECODE)
+"""Long enough that an accelerator computes more than it launches."""
+
+
+def steps(device: str) -> tuple[Workload, Workload]:
+    """Few steps behind a short text and a long one, both longer on accelerators, for the same reason."""
+    short, long = (128, 1024) if device == "cpu" else (512, 8192)
+    both = [Workload(f"behind_{n}", (text(n),), 5, timed=Load.DECODE) for n in (short, long)]
+    return both[0], both[1]
 
 
 def path_named(name: str) -> Optimization:

@@ -34,10 +34,10 @@ from suites.claims.experiments import (
 from suites.claims.places import (
     LENGTHS,
     MINI,
-    STEPS,
     UNEVEN,
     path_named,
     runnable,
+    steps,
 )
 
 LOADS = 7
@@ -173,13 +173,14 @@ def cost_per_token_is_flat(asked: Asked) -> Verdict:
     """Time of a step behind a long text over that behind a short one, with a cache and without, as an exponent."""
     asked.equivalent()
     case = asked.case
-    arms = tuple(Arm(asked.setup(load), path) for path in (DynamicCache(), NoCache()) for load in STEPS)
+    loads = steps(case.device)
+    arms = tuple(Arm(asked.setup(load), path) for path in (DynamicCache(), NoCache()) for load in loads)
     rounds = _timed(asked, arms)
-    short, long = (load.longest for load in STEPS)
+    short, long = (load.longest for load in loads)
     parts = []
     for place, what, growing in ((0, "with a cache", False), (2, "without one", True)):
         pairs = zip(rounds.arms[place], rounds.arms[place + 1], strict=True)
-        logs = [math.log(_step(more, STEPS[1].new_tokens) / _step(less, STEPS[0].new_tokens)) for less, more in pairs]
+        logs = [math.log(_step(more, loads[1].new_tokens) / _step(less, loads[0].new_tokens)) for less, more in pairs]
         got = _scaled(ratio_interval(logs, alpha=ALPHA), 1 / math.log(long / short))
         key = "growing" if growing else "flat"
         parts.append(Part(key, f"exponent of a step's time over the length {what}", got, HALF_POWER, at_least=growing))

@@ -17,7 +17,7 @@ from harness.records import Verdict
 from harness.report.overview import tick_name
 from harness.vocabulary import Property, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
-from suites.claims.places import CACHED, DECODE, MINI, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY
+from suites.claims.places import BEHIND, CACHED, DECODE, MINI, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY
 
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 
@@ -105,7 +105,7 @@ PLACES: Mapping[tuple[Technique, Property], Mapping[str, Place]] = {
     },
     (Technique.CACHING, Property.SPEED): {
         "cpu": Place("caching.none", DECODE, TINY),
-        ANYWHERE: Place("caching.none", DECODE, SMALL),
+        ANYWHERE: Place("caching.none", BEHIND, SMALL),
     },
     (Technique.CACHING, Property.MEMORY): {
         "cpu": Place("caching.quantized_quanto4", DECODE, TINY),
