@@ -91,7 +91,7 @@ def test_snapshot_is_named_as_it_lies_in_the_runs_folder(tmp_path, monkeypatch):
             snapshot.touch()
         return HELD
 
-    monkeypatch.setattr(Runner, "_ask", ask)
+    monkeypatch.setattr(Runner, "ask", ask)
     folder = RunFolder(tmp_path)
     runner = Runner(None, logs=folder.logs)
     monkeypatch.setattr(runner, "_loadable", lambda recipe: recipe)
