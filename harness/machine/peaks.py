@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness.machine.host import last_cache
+from harness.machine.threads import one_thread
 from harness.measured import Peaks
 from harness.vocabulary import Dtype
 
@@ -54,7 +54,7 @@ def measure_peaks(device: str) -> Peaks:
     stays changed.
     """
     torch.set_float32_matmul_precision("highest")
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         held = torch.ones(_bytes_to_touch(device) // 4, device=device).view(-1, COLUMNS)  # written: all pages are there
         before = _copied(held), _read(held), _launch_seconds(device)
         rates = {dtype: _matmul_rate(device, getattr(torch, dtype.torch_name)) for dtype in DTYPES}
@@ -130,13 +130,3 @@ def _seconds(device: str, work: Callable[[], object]) -> float:
 def synchronize(device: str) -> None:
     if device != "cpu":
         torch.accelerator.synchronize()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

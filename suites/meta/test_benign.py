@@ -19,6 +19,7 @@ from harness.execution import benign
 from harness.execution.runner import Runner
 from harness.execution.runs import Setup, read_generation, save_generation
 from harness.execution.tasks import make_reference, measure_eager
+from harness.machine.threads import one_thread as in_one_thread
 from harness.models.symmetry import permuted
 from harness.records import Case
 from harness.vocabulary import Dtype, Technique, Tolerance
@@ -33,10 +34,8 @@ SINGLE = next(entry for entry in WORKLOADS if entry.name == "single")
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """These run in this process, where threads that wait for each other on a busy machine spin."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with in_one_thread():
+        yield
 
 
 def seeded(config):
