@@ -32,6 +32,8 @@ INVOCATIONS = (
     ("report RUN --json", {0}),
     ("compare RUN RUN --all", {0}),
     ("compare RUN WORSE --json", {1}),
+    ("merge RUN --gate --run-dir merged", {0, 1}),  # what the made-up profile does not allow is skipped
+    ("merge RUN --json", {0}),
     ("baseline propose RUN", {0}),
     ("baseline propose WORSE --json", {0}),
     ("baseline propose BETTER", {0}),
