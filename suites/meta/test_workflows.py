@@ -1,4 +1,4 @@
-"""The workflows are valid, and what they run works: here with fewer cases, on a CPU, and without downloads."""
+"""The workflows are valid, and what they run works: here with fewer cases, on a CPU, and with fewer downloads."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from suites.conftest import REPOSITORY
 
 WORKFLOWS = REPOSITORY / ".github" / "workflows"
 NIGHTLY, PULL_REQUEST = (WORKFLOWS / f"{name}.yml" for name in ("nightly", "pull_request"))
-FEWER = {"SELECT": "engagement", "PYTEST_ADDOPTS": "--device cpu --dtype fp32 -k sdpa-single"}
+FEWER = {"SELECT": "engagement", "PYTEST_ADDOPTS": "--device cpu --dtype fp32 -k sdpa-single --model tiny_qwen3"}
 """Instead of all cases of a GPU."""
-SHORT = {"PIP_DRY_RUN": "1", "PIP_NO_DEPS": "1"}
-"""Instead of installing."""
+SHORT = {"PIP_NO_DEPS": "1"}
+"""Instead of gigabytes: what is left out is found where these tests find it."""
 CASE = "cpu-fp32-tiny_qwen3-attention.sdpa-single"
 
 
@@ -58,7 +58,11 @@ def checkout(tmp_path):
 
 def run(script, folder, **environment):
     """As a runner does: by bash, which stops at the first failure."""
-    known = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib"), **environment}
+    known = {
+        **os.environ,
+        "PYTHONPATH": "" if "pip install" in script else sysconfig.get_path("purelib"),
+        **environment,
+    }
     known["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), known["PATH"]])
     return subprocess.run(
         ["bash", "-eo", "pipefail", "-c", script], cwd=folder, env=known, capture_output=True, text=True, check=False
@@ -82,7 +86,7 @@ def test_workflow_that_is_not_valid_is_found(tmp_path):
 
 
 def test_steps_of_the_nightly_gate_work(checkout, tmp_path):
-    """Installing is tried dry. The gate is green of what passes, and what it says is in the job's summary."""
+    """The gate is green of what passes, and what it says is in the job's summary."""
     summary = tmp_path / "summary.md"
     for name, script, own in steps(NIGHTLY):
         short = SHORT if name == "Install" else {}
@@ -95,11 +99,13 @@ def test_steps_of_the_nightly_gate_work(checkout, tmp_path):
 def test_red_gate_fails_the_nightly_job(checkout):
     """A case that cannot run there: its step fails, and the summary is written all the same."""
     known = {name: script for name, script, _ in steps(NIGHTLY)}
-    run(known["Install"], checkout, TRANSFORMERS="0", KERNELS="0", **SHORT)  # makes the environment
+    run("python3 -m venv .venv", checkout)
     fewer = {**FEWER, "PYTEST_ADDOPTS": "--device cuda --dtype bf16 -k sdpa-single --model tiny_qwen3"}
     done = run(known["Gate"], checkout, **fewer)
     assert done.returncode == 1
-    assert "gate: red: nothing was judged in 1 verdict; UNSUPPORTED of cuda-bf16-" in done.stdout
+    assert re.search(
+        r"^gate: red: nothing was judged in \d+ verdicts; .*UNSUPPORTED of cuda-", done.stdout, re.MULTILINE
+    )
     assert run(known["Summary"], checkout, GITHUB_STEP_SUMMARY="summary").returncode == 0
     always = [step for step in yaml.safe_load(NIGHTLY.read_text())["jobs"]["gate"]["steps"] if "if" in step]
     assert [step["if"] for step in always] == ["always()"] * 2
@@ -114,6 +120,6 @@ def test_pull_requests_run_environments_that_there_are(checkout):
     assert all(re.search(rf"^\[testenv:{name}\b", described, re.MULTILINE) for name in environments)
     name, script, own = next(steps(PULL_REQUEST))
     assert (name, own["ENVIRONMENT"]) == ("Run", "lint")
-    done = run(f"{script.rstrip()} --showconfig -k description", checkout, **own)
+    done = run(f"{script.replace('tox run', 'tox config').rstrip()} -k commands", checkout, **own)
     assert done.returncode == 0, done.stderr
-    assert "description = ruff" in done.stdout
+    assert "ruff check ." in done.stdout
