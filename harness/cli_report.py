@@ -11,6 +11,7 @@ import typer
 from harness.checkout import find_catalogue, refuse_unused
 from harness.cli_words import AsJson, RunFolder, print_json
 from harness.codec import write_record, write_text
+from harness.gate import gate_line
 from harness.machine.standard import sound_profiles
 from harness.measurement.units import count
 from harness.rejudging import Rejudged, judge_again
@@ -75,3 +76,5 @@ def _told(found: Rejudged) -> Iterator[str]:
     yield f"{count(found.judged, 'verdict')} given again, {len(found.changed)} of them changed{stay}"
     yield from (f"kept: {number}, since {why}" for why, number in found.kept.items())
     yield tally_outcomes(found.run.verdicts)
+    if gate := gate_line(found.run):
+        yield gate

@@ -17,6 +17,7 @@ import pytest
 
 from harness.checkout import refuse_unused
 from harness.errors import HarnessError
+from harness.gate import gate_line
 from harness.machine.inventory import take_inventory
 from harness.machine.standard import sound_profiles
 from harness.plan import Catalogue, Planned, find_model, plan
@@ -92,6 +93,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--run-slow", action="store_true", help="also run slow cases: further dtypes, workloads and paths")
     group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
     group.addoption(
+        "--gate",
+        action="store_true",
+        help="not to know is a failure: skips that the profile does not allow, too much that is INCONCLUSIVE, known "
+        "failures that pass; the last line says why the gate is red",
+    )
+    group.addoption(
+        "--resume",
+        metavar="RUN",
+        help="go on with an interrupted run: its verdicts stand, and what it ran is not run again",
+    )
+    group.addoption(
+        "--shard",
+        metavar="K/N",
+        type=_shard,
+        default=(1, 1),
+        help="run every Nth case, from the Kth: one session for each device of a machine; harness merge joins them",
+    )
+    group.addoption(
         "--case-timeout",
         metavar="SECONDS",
         type=float,
@@ -119,6 +138,13 @@ def _positive(given: str) -> int:
     if not given.isdecimal() or not int(given):
         raise ArgumentTypeError(f"is {given}, but should be at least 1")
     return int(given)
+
+
+def _shard(given: str) -> tuple[int, int]:
+    place, _, count = given.partition("/")
+    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+        raise ArgumentTypeError(f"is {given}, but should be K/N, K from 1 to N")
+    return int(place), int(count)
 
 
 def _seconds(given: str) -> float:
@@ -150,6 +176,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("planned", cases)
 
 
+@pytest.hookimpl(trylast=True)  # shards are of what marks and keywords have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All properties of a case stand together, so that its evidence is judged when it is fresh; other tests first."""
     if STOP in config.stash:
@@ -158,6 +185,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         order.setdefault(_case_of(item), len(order))
     items.sort(key=lambda item: (bool(_case_of(item)), order[_case_of(item)]))
+    _keep_shard(config, items, *config.option.shard)
+
+
+def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
+    """Of all selected cases every `count`th, whole; other tests in the first shard alone."""
+    cases = {case: index for index, case in enumerate(dict.fromkeys(filter(None, map(_case_of, items))))}
+    shards = [cases.get(_case_of(item), 0) % count == place - 1 for item in items]
+    if others := [item for item, own in zip(items, shards, strict=True) if not own]:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item, own in zip(items, shards, strict=True) if own]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -231,7 +268,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if known.selected and not known.judged and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     try:
-        known.close(int(session.exitstatus))
+        session.exitstatus = known.close(int(session.exitstatus))
     except HarnessError as error:
         known.problem = str(error)
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
@@ -261,6 +298,8 @@ def _summary(known: Session) -> Iterator[str]:
         yield from changed_numerics(known.verdicts)
         yield from known.standard.notes
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
+        if gate := gate_line(known.folder.run):
+            yield gate
     if known.folder and known.left_out:
         yield f"{known.left_out} slow cases were not planned (--run-slow plans them)"
     if known.selected and not known.judged:
@@ -301,6 +340,13 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
     return kept
 
 
+def _tell(config: pytest.Config, line: str) -> None:
+    """What a person must wait for, while tests run."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None:
+        reporter.write_line(line)
+
+
 def _session(config: pytest.Config) -> Session:
     if SESSION not in config.stash:
         try:
@@ -335,4 +381,7 @@ def _new_session(config: pytest.Config) -> Session:
     refuse_unused(profiles, catalogue)
     session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
     session.timing_seconds = asked.timing_seconds
+    session.gate = asked.gate
+    session.resume = Path(asked.resume).expanduser() if asked.resume else None
+    session.told = partial(_tell, config)
     return session

@@ -336,3 +336,10 @@ class Run:
     """Null while the session runs, and for ever if it was killed."""
     exit: int | None
     verdicts: tuple[Verdict, ...]
+    selected: int | None = None
+    """Tests of cases that were selected, of which each should give a verdict; null in records from before it was kept.
+    """
+    gate: tuple[str, ...] | None = None
+    """Under `--gate` why it is red, in clauses; null if nobody asked for a gate."""
+    resumed: tuple[str, ...] = ()
+    """When the session was continued; UTC, ISO 8601."""

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.gate import Forgiven, gated
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import judge_measured
+from harness.machine.allowances import forgiven
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
@@ -55,14 +57,21 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     standard, notes = _standard(run, profiles)
     judging = _Judging(evidence_of(folder), measurements_of(folder), catalogue, standard)
     answers = [judging.again(verdict) for verdict in run.verdicts]
-    verdicts = [verdict if isinstance(now, str) else now for verdict, now in zip(run.verdicts, answers, strict=True)]
+    known, on = standard.known_failures, run.started
+    verdicts = [
+        verdict if isinstance(now, str) else forgiven(now, known, on=on)
+        for verdict, now in zip(run.verdicts, answers, strict=True)
+    ]
     pairs = zip(run.verdicts, verdicts, strict=True)
     environment = {name: value for name, value in run.environment.items() if name != JUDGED_BY}
     if standard.notes:
         environment[JUDGED_BY] = "; ".join(standard.notes)
     kept = Counter(answer for answer in answers if isinstance(answer, str))
+    again = replace(run, profile=standard.profile, environment=environment, verdicts=tuple(verdicts))
+    if run.gate is not None:
+        again = gated(again, Forgiven(standard.skips, standard.known_failures))
     return Rejudged(
-        replace(run, profile=standard.profile, environment=environment, verdicts=tuple(verdicts)),
+        again,
         tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome),
         len(answers) - kept.total(),
         dict(kept.most_common()),

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.claims import as_claim
+from harness.errors import WorkerFailed
+from harness.gate import Forgiven
 from harness.judge import unsupported
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import Bar, aims_of, judge_measured
+from harness.machine.allowances import forgiven
+from harness.machine.device_lock import devices_held
 from harness.machine.inventory import Inventory, describe
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
@@ -19,6 +23,7 @@ from harness.measurement.speed_rules import CLEARLY_FASTER, Aims
 from harness.plan import Catalogue, Planned
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
+from harness.run_files import evidence_of, measurements_of
 from harness.vocabulary import Outcome, Property
 
 TIMING_SECONDS = 30.0
@@ -55,22 +60,41 @@ class Session:
     """Cases of folders that have a plan of their own."""
     timing_seconds: float = TIMING_SECONDS
     """After which no more pairs of one case are timed, once enough are."""
+    resume: Path | None = None
+    """Folder of a run to go on with, or a new one is made."""
+    gate: bool = False
+    """Whether not to know is a failure."""
+    told: Callable[[str], None] = print
+    """Is told what a person must wait for."""
     problem: str = ""
     """What went wrong when the record was closed."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
     measured: dict[str, Measurements] = field(default_factory=dict)
     folder: RunFolder | None = None
     runner: Runner | None = None
+    _given: dict[tuple[str, Property], Verdict] = field(default_factory=dict)
+    """By the session that is resumed."""
+    _devices: tuple[str, ...] = ()
+    """All that this session may use, by names that no other of this machine has."""
 
     def verdict(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
         """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
         folder, runner = self._open()
+        if (planned.id, asked) in self._given:
+            return self._given[planned.id, asked]
         unmet = planned.unmet
-        verdict = unsupported(planned.case, asked, unmet) if unmet else judging(folder, runner, self.standard)
+        verdict = unsupported(planned.case, asked, unmet) if unmet else self._run(asked, judging, folder, runner)
         if planned.claim and verdict.case != planned.claim:
             verdict = as_claim(planned.claim, verdict)
+        verdict = forgiven(verdict, self.standard.known_failures, on=folder.run.started)
         folder.add(verdict)
         return verdict
+
+    def _run(self, asked: Property, judging: Judging, folder: RunFolder, runner: Runner) -> Verdict:
+        """Beside nothing else on the device if it is timed."""
+        alone = asked.measured or asked is Property.CLAIM
+        with devices_held(self._devices, alone=alone, told=self.told):
+            return judging(folder, runner, self.standard)
 
     def judge(
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
@@ -136,22 +160,42 @@ class Session:
     def judged(self) -> int:
         return sum(not verdict.outcome.skips for verdict in self.verdicts)
 
-    def close(self, exit_code: int) -> None:
+    def close(self, exit_code: int) -> int:
+        """Close the record; the exit code is 1 instead of 0 if a gate is red."""
         if self.runner:
             self.runner.close()
-        if self.folder:
-            self.folder.finish(exit_code)
+        if self.folder is None:
+            return exit_code
+        pardon = Forgiven(self.standard.skips, self.standard.known_failures) if self.gate else None
+        return self.folder.finish(exit_code, selected=self.selected, forgiven=pardon).exit or 0
 
     def _open(self) -> tuple[RunFolder, Runner]:
         if self.folder is None or self.runner is None:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
-            self.folder = RunFolder(self.parent)
-            self.runner = Runner(self.catalogue.probes, logs=self.folder.logs, seconds=self.seconds)
-            devices = {entry.case.device for entry in (*self.planned, *self.elsewhere) if entry.unmet is None} - {"cpu"}
-            accelerators = ", ".join(self.runner.device_names(device) for device in sorted(devices))
-            self._describe(self.folder, accelerators)
+            folder = RunFolder.resumed(self.resume) if self.resume else RunFolder.new(self.parent)
+            self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)
+            devices = sorted({entry.case.device for entry in (*self.planned, *self.elsewhere) if entry.unmet is None})
+            names = ", ".join(self.runner.device_names(device) for device in devices if device != "cpu")
+            self._describe(folder, names)
+            self._devices = tuple(key for device in devices for key in self._keys(device))
+            self._take_up(folder)
+            self.folder = folder
         return self.folder, self.runner
+
+    def _keys(self, device: str) -> list[str]:
+        """Of a device that does not answer the type: then its cases tell why."""
+        try:
+            return ["cpu"] if device == "cpu" or self.runner is None else self.runner.device_keys(device)
+        except WorkerFailed:
+            return [device]
+
+    def _take_up(self, folder: RunFolder) -> None:
+        """Go on with what a session left that was interrupted: its verdicts stand, and what it ran is not run again."""
+        if folder.run.resumed:
+            self._given = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
+            self.evidence |= evidence_of(folder.path)
+            self.measured |= measurements_of(folder.path)
 
     def _describe(self, folder: RunFolder, accelerators: str) -> None:
         """Record on what the session runs, and find what it judges by."""

@@ -181,6 +181,10 @@ class Runner:
         except WorkerFailed as error:
             return f"{device}: unknown, {error}"
 
+    def device_keys(self, device: str) -> list[str]:
+        """What tells the visible devices of a type from all others of this machine. Raises WorkerFailed."""
+        return list(self.ask("devices", tasks.device_keys, device))
+
     def setup(self, case: Case, fault: str = "") -> Setup:
         """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
         return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)

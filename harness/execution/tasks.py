@@ -231,6 +231,16 @@ def device_names(device: str) -> str:
     return ", ".join(str(module.get_device_name(i)) for i in range(module.device_count()))
 
 
+def device_keys(device: str) -> list[str]:
+    """What tells each visible device of a type from all others of this machine: its UUID where torch knows one, else
+    its place. Initialises the device, so ask it of a worker."""
+    module = torch.get_device_module(device)
+    places = range(module.device_count())
+    if not hasattr(module, "get_device_properties"):
+        return [f"{device}-{place}" for place in places]
+    return [str(getattr(module.get_device_properties(place), "uuid", f"{device}-{place}")) for place in places]
+
+
 @torch.no_grad()
 def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
     """(B, N, V): the logits that choose each of `tokens` (B, N), from one forward pass without a cache. Positions count

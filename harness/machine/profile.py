@@ -15,18 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.codec import from_plain, to_plain, write_text
+from harness.codec import Record, from_plain, to_plain, write_text
 from harness.equivalence.calibration import Calibrated, limits_of
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
+from harness.machine.allowances import KnownFailure, Skip
 from harness.measurement.thresholds import Threshold, unsound
 
 BASELINES = "baselines"
 """Folder of all profiles, in the root of a checkout."""
 FILE = "profile.toml"
+KNOWN_FAILURES = "known_failures.toml"
 HEAD = (
-    "# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]] and [[disclaimers]]: those",
-    "# are written by hand, each with its reason. README says what all of them mean.",
+    "# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]], [[disclaimers]] and",
+    "# [[skips]]: those are written by hand, each with its reason. README says what all of them mean.",
 )
 
 
@@ -97,6 +99,7 @@ class Contents:
     limits: Calibration | None = None
     thresholds: tuple[Threshold, ...] = ()
     disclaimers: tuple[Disclaimer, ...] = ()
+    skips: tuple[Skip, ...] = ()
 
     def __post_init__(self) -> None:
         for disclaimer in self.disclaimers:
@@ -104,6 +107,13 @@ class Contents:
                 raise ValueError(f"{disclaimer.claim} has two disclaimers")
         if wrong := unsound(self.thresholds):
             raise ValueError(wrong)
+
+
+@dataclass(frozen=True)
+class KnownFailures:
+    """A file of known failures."""
+
+    known_failures: tuple[KnownFailure, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +126,8 @@ class Profile:
     calibration: Calibration | None
     thresholds: tuple[Threshold, ...] = ()
     disclaimers: tuple[Disclaimer, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    known_failures: tuple[KnownFailure, ...] = ()
 
     @property
     def file(self) -> Path:
@@ -147,16 +159,10 @@ def read_profiles(folder: Path) -> tuple[Profile, ...]:
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a file. Raises CorruptRecord that names the place."""
-    try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
-        contents = from_plain(Contents, plain, where=str(path))
-    except OSError as error:
-        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or restore it from version control)") from error
-    except CorruptRecord as error:
-        raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
+    """The profile in a file, with the known failures beside it. Raises CorruptRecord that names the place."""
+    contents = _read(Contents, path)
+    beside = path.parent / KNOWN_FAILURES
+    known = _read(KnownFailures, beside) if beside.exists() else KnownFailures()
     return Profile(
         path.parent.name,
         path.parent,
@@ -164,14 +170,28 @@ def read_profile(path: Path) -> Profile:
         contents.limits,
         contents.thresholds,
         contents.disclaimers,
+        contents.skips,
+        known.known_failures,
     )
+
+
+def _read(kind: type[Record], path: Path) -> Record:
+    try:
+        return from_plain(kind, tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except OSError as error:
+        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or restore it from version control)") from error
+    except CorruptRecord as error:
+        raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
 
 
 def write_profile(profile: Profile) -> Path:
     """Write a profile into its folder, as a whole or not at all; returns the file. Raises HarnessError if the disk
     refuses."""
-    plain = to_plain(Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers))
-    for name in ("thresholds", "disclaimers"):
+    contents = Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers, profile.skips)
+    plain = to_plain(contents)
+    for name in ("thresholds", "disclaimers", "skips"):
         if not plain[name]:
             del plain[name]
     lines = [*HEAD, *_tables(plain, ())]

@@ -10,6 +10,7 @@ from harness.baseline_store import Baselines, read_baselines
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.ratchet import Stored
 from harness.errors import HarnessError
+from harness.machine.allowances import KnownFailure, Skip
 from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.fault_results import refuse_survivors
 from harness.machine.numerics import FILE, read_numerics
@@ -30,6 +31,8 @@ class Standard:
     thresholds: tuple[Threshold, ...] = ()
     disclaimers: Mapping[str, str] = field(default_factory=dict)
     """Claims that such hardware does not show, and why."""
+    skips: tuple[Skip, ...] = ()
+    known_failures: tuple[KnownFailure, ...] = ()
     baselines: Baselines | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the session."""
@@ -75,6 +78,8 @@ def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mappin
         stored,
         thresholds=profile.thresholds,
         disclaimers={disclaimer.claim: disclaimer.reason for disclaimer in profile.disclaimers},
+        skips=profile.skips,
+        known_failures=profile.known_failures,
         baselines=read_baselines(profile),
         environment=environment,
         notes=tuple(notes),

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness.gate import gate_line
 from harness.records import Run, Verdict
 from harness.report.junit import NOT_XML
 from harness.report.markdown import ERROR_RATIO, FIGURES, OVERVIEW
@@ -69,6 +70,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "run": run,
         "times": _times(run),
         "title": tally_outcomes(run.verdicts),
+        "gate": gate_line(run),
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
         "failures": _failures(run.verdicts, files),
         "overview": overview,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+from harness.gate import gate_line
 from harness.records import Run, Verdict
 from harness.report.overview import overview_table
 from harness.report.tables import (
@@ -41,6 +42,8 @@ def markdown(run: Run) -> str:
     failures = [verdict for verdict in run.verdicts if verdict.outcome.fails]
     judged = judged_cases(run.verdicts)
     lines = [f"# {tally_outcomes(run.verdicts)}", ""]
+    if gate := gate_line(run):
+        lines += [f"**{gate}**", ""]
     if failures:
         lines += ["## Failed", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in failures), ""]
     if measured := overview_table(run.verdicts):

@@ -16,7 +16,7 @@ from harness.records import Claim, Engagement
 from harness.vocabulary import Dtype
 from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, write_evidence
-from suites.meta.recorded_runs import BETTER, SDPA, WORSE, Checkout
+from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout
 from suites.meta.test_judge import rung
 
 FOLDERS = {"RUN", "WORSE", "BETTER"}
@@ -32,6 +32,8 @@ INVOCATIONS = (
     ("report RUN --json", {0}),
     ("compare RUN RUN --all", {0}),
     ("compare RUN WORSE --json", {1}),
+    ("merge RUN --gate --run-dir merged", {0, 1}),  # what the made-up profile does not allow is skipped
+    ("merge RUN --json", {0}),
     ("baseline propose RUN", {0}),
     ("baseline propose WORSE --json", {0}),
     ("baseline propose BETTER", {0}),
@@ -108,8 +110,11 @@ def test_every_command_and_option_runs(checkout, monkeypatch, capsys):
 
 def test_commands_of_readme_run(checkout, monkeypatch, capsys):
     """As they stand there, in their order, on a first run and a latest one; each says so if something is worse."""
-    for name, how in (("first", {}), ("latest", BETTER)):
-        write_evidence(checkout.run({SDPA: how}, name=f"runs/{name}"), SDPA)
+    for name, of, how in (
+        *(("first", SDPA, {}), ("latest", SDPA, BETTER)),
+        *(("gpu0/latest", SDPA, {}), ("gpu1/latest", FLASH, {}), ("both/latest", STATIC, {})),
+    ):
+        write_evidence(checkout.run({of: how}, name=f"runs/{name}"), of)
     shown = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith("harness ")]
     assert shown
     for line in shown:

@@ -18,7 +18,8 @@ from harness.cli import app, main
 from harness.equivalence import calibration, rules
 from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
 from harness.equivalence.ratchet import L3_SHARE, R2_FACTOR
-from harness.machine.profile import read_profiles
+from harness.gate import RULES
+from harness.machine.profile import Match, Profile, read_profile, read_profiles, write_profile
 from harness.measurement import memory_rules, regression, speed_rules, statistics
 from harness.measurement.thresholds import TICKS
 from harness.paths import PATHS, STACKS
@@ -29,6 +30,7 @@ from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
+from suites.meta.test_gate import TRIPS
 
 README = (REPOSITORY / "README.md").read_text()
 TOX = configparser.ConfigParser()
@@ -160,6 +162,43 @@ def test_documented_thresholds_are_the_profiles():
         rows.append([f"`{each.path}`", f"`{each.workload}`", told, each.reason])
     shown = README.partition("<!-- thresholds -->")[2].partition("<!-- end of thresholds -->")[0].strip()
     assert "\n".join(markdown_table(rows)) in shown
+
+
+def test_documented_rules_of_the_gate_are_those_in_force():
+    """With the test that trips each."""
+    head = ["rule", "red if", "test in `suites/meta/test_gate.py`"]
+    rows = [[f"`{rule.__name__}`", rule.__doc__, f"`test_rule_trips[{rule.__name__}]`"] for rule in RULES]
+    shown = README.partition("<!-- gate -->")[2].partition("<!-- end of gate -->")[0].strip()
+    assert shown == "\n".join(markdown_table([head, *rows]))
+    assert list(TRIPS) == [rule.__name__ for rule in RULES]
+
+
+def test_documented_allowances_can_be_read(tmp_path):
+    """As they stand in README, in the files of a profile."""
+    shown = README.partition("## The gate")[2].partition("```toml\n")[2].partition("```")[0]
+    skips, known = shown.split("[[known_failures]]")
+    write_profile(Profile("here", tmp_path, Match("cpu", "x86_64"), None))
+    (tmp_path / "profile.toml").write_text((tmp_path / "profile.toml").read_text() + skips)
+    (tmp_path / "known_failures.toml").write_text(f"[[known_failures]]{known}")
+    read = read_profile(tmp_path / "profile.toml")
+    assert [entry.path for entry in read.skips] == ["attention.flash_attention_3"]
+    assert [entry.path for entry in read.known_failures] == ["caching.offloaded*"]
+
+
+GATING = README.partition("## The gate")[2].partition("```\n")[2].partition("```")[0].splitlines()
+
+
+def test_commands_that_gate_succeed(tmp_path):
+    """The second goes on with the run of the first, which leaves it nothing to do."""
+    for command in GATING:
+        words = [word.replace("runs/latest", str(tmp_path / "latest")) for word in shlex.split(command)]
+        done = subprocess.run(
+            [sys.executable, "-m", *words, "--run-dir", str(tmp_path)],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        assert "gate: green: 2 verdicts given, 0 skipped as the profile allows" in done.stdout
+    assert len([entry for entry in tmp_path.iterdir() if not entry.is_symlink()]) == 1
 
 
 def test_tox_environments_in_readme_exist():

@@ -23,7 +23,7 @@ LAYERS = (
         "paths.observed",
     ),
     ("paths", "models", "measurement.work"),
-    ("plan", "checkout", "execution", "judge", "judge_measured", "claims", "judge_by_standard", "rejudging"),
+    ("plan", "checkout", "execution", "judge", "judge_measured", "claims", "judge_by_standard", "rejudging", "gate"),
     (
         "report",
         "session",
@@ -36,6 +36,8 @@ LAYERS = (
         "cli_calibrate",
         "cli_report",
         "cli_compare",
+        "cli_merge",
+        "merging",
         "cli_machine",
     ),
 )
@@ -119,7 +121,17 @@ def test_forbidden_imports_are_found(name, source):
 
 @pytest.mark.parametrize(
     "module",
-    ["judge", "judge_measured", "plan", "plugin", "cli", "report.folder", "machine.needs", "equivalence.calibration"],
+    [
+        "judge",
+        "judge_measured",
+        "gate",
+        "plan",
+        "plugin",
+        "cli",
+        "report.folder",
+        "machine.needs",
+        "equivalence.calibration",
+    ],
 )
 def test_judging_and_planning_need_no_torch(module):
     """Finished runs are judged, and cases planned, without importing torch or transformers."""

@@ -162,7 +162,7 @@ def test_junit_carries_outcomes_numbers_and_messages():
 
 def test_run_is_on_disk_after_every_verdict(tmp_path):
     """A session that is killed leaves what it judged, with no end and no exit code."""
-    folder = RunFolder(tmp_path)
+    folder = RunFolder.new(tmp_path)
     folder.describe({"torch": "2.13.0"})
     folder.add(GOOD)
     run = read_record(Run, tmp_path / "latest" / "run.json")
@@ -172,7 +172,7 @@ def test_run_is_on_disk_after_every_verdict(tmp_path):
 
 
 def test_two_sessions_in_one_second_get_two_folders(tmp_path):
-    first, second = (RunFolder(tmp_path) for _ in range(2))
+    first, second = (RunFolder.new(tmp_path) for _ in range(2))
     assert first.path != second.path
     assert (tmp_path / "latest").resolve() == second.path
 
@@ -180,12 +180,12 @@ def test_two_sessions_in_one_second_get_two_folders(tmp_path):
 def test_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(HarnessError, match=r"file: cannot hold a run: .* \(choose another folder with --run-dir\)"):
-        RunFolder(tmp_path / "file")
+        RunFolder.new(tmp_path / "file")
 
 
 def test_reports_survive_characters_that_their_formats_cannot_hold(tmp_path):
     """Messages of foreign exceptions may hold colours and broken characters."""
-    folder = RunFolder(tmp_path)
+    folder = RunFolder.new(tmp_path)
     folder.add(replace(BAD, message="\x1b[31mred\x00 \udcff"))
     folder.finish(1)
     suite = ET.fromstring((folder.path / "junit.xml").read_text())

@@ -12,11 +12,12 @@ import pytest
 
 from harness.equivalence.calibration import calibrated
 from harness.equivalence.ratchet import Stored
+from harness.machine.allowances import Skip
 from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.inventory import describe, take_inventory
 from harness.machine.numerics import Numerics, conditions_of, store_numerics
 from harness.machine.profile import Calibration, Match, Profile, write_profile
-from harness.plugin import _seconds
+from harness.plugin import _seconds, _shard
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
 from suites.meta.test_workers import left_behind
@@ -219,3 +220,67 @@ def test_time_for_pairs_must_be_seconds(given):
     with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be a positive number of seconds"):
         _seconds(given)
     assert _seconds("0.5") == 0.5
+
+
+def made_profile(root, **contents):
+    """A profile of this machine."""
+    write_profile(Profile("here", root / "baselines" / "here", Match("cpu", platform.machine()), None, **contents))
+
+
+def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
+    """The same session passes without it; the reason is the last line, and stands in the record and the reports."""
+    away = "(Dummy(), Away())"
+    dummies = DUMMIES + "\nfrom harness.machine.needs import Package\n" + AWAY
+    result, record = session("--dtype", "fp32", paths=away, dummies=dummies)
+    assert (result.ret, record["gate"]) == (0, None)
+    result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
+    case = "cpu-fp32-tiny_qwen3-attention.away-single"
+    told = f"2 verdicts (UNSUPPORTED of {case} first) are not allowed by the profile's [[skips]]"
+    assert (result.ret, record["exit"], record["gate"]) == (1, 1, [told])
+    result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')}"])
+    assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
+    made_profile(pytester.path, skips=(Skip(Outcome.UNSUPPORTED, "attention.away", "made up", 2),))
+    result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
+    assert (result.ret, record["gate"]) == (0, [])
+    result.stdout.fnmatch_lines(["gate: green: 2 verdicts given, 2 skipped as the profile allows"])
+
+
+AWAY = """
+@dataclass(frozen=True)
+class Away(Sdpa):
+    name: str = "attention.away"
+    def needs(self): return (Package("no-such-package"),)
+"""
+
+
+def test_known_failure_is_forgiven_until_it_passes(session, pytester):
+    """It is told in each run; once the path is repaired, its entry makes the gate red."""
+    made_profile(pytester.path)
+    (pytester.path / "baselines" / "here" / "known_failures.toml").write_text(
+        '[[known_failures]]\npath = "attention.dummy"\noutcome = "NOT_ENGAGED"\nreason = "made up"\n'
+        'issue = "https://example.org/1"\nexpires = "2999-01-01"\n'
+    )
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
+    result, record = session("--dtype", "fp32", "--gate", paths="(Lazy(), Eager())", dummies=lazy)
+    assert (result.ret, record["gate"]) == (0, []), result.stdout.str()
+    assert outcomes(record)["attention.dummy", "engagement"] == Outcome.KNOWN_FAILURE
+    result.stdout.fnmatch_lines(["KNOWN_FAILURE: *known until 2999-01-01 as NOT_ENGAGED: made up (https://*"])
+    result, record = session("--dtype", "fp32", "--gate", paths="(Dummy(), Eager())", dummies=lazy)
+    assert (result.ret, record["gate"]) == (1, ["known failure NOT_ENGAGED attention.dummy passes: remove its entry"])
+
+
+def test_shards_share_the_cases(session):
+    """Each runs cases whole; together they run all, and none twice."""
+    found = []
+    for shard in ("1/2", "2/2"):
+        result, record = session("--dtype", "fp32", "--shard", shard, "-m", "engagement", paths="(Eager(), Dummy())")
+        assert result.ret == 0
+        found.append([each["path"] for each in record["verdicts"]])
+    assert found == [["eager"], ["attention.dummy"]]
+
+
+@pytest.mark.parametrize("given", ["0/2", "3/2", "1", "a/b", "1/2/3"])
+def test_shard_must_be_one_of_a_number(given):
+    with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be K/N, K from 1 to N"):
+        _shard(given)
+    assert _shard("2/3") == (2, 3)

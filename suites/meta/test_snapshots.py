@@ -72,7 +72,7 @@ def test_snapshot_that_cannot_be_written_hides_no_error(allocator, tmp_path, err
 )
 def test_snapshot_stays_only_of_memory_that_failed(tmp_path, asked, found, kept):
     """Whatever it was weighed for."""
-    folder = RunFolder(tmp_path)
+    folder = RunFolder.new(tmp_path)
     snapshot = folder.path / "snapshots" / f"{CASE.id}.pickle"
     snapshot.parent.mkdir()
     snapshot.touch()
@@ -92,7 +92,7 @@ def test_snapshot_is_named_as_it_lies_in_the_runs_folder(tmp_path, monkeypatch):
         return HELD
 
     monkeypatch.setattr(Runner, "ask", ask)
-    folder = RunFolder(tmp_path)
+    folder = RunFolder.new(tmp_path)
     runner = Runner(None, logs=folder.logs)
     monkeypatch.setattr(runner, "_loadable", lambda recipe: recipe)
     made = runner.memory(replace(CASE, device="cuda"), Eager())

@@ -1,0 +1,77 @@
+"""One lock per device, so that nothing runs beside what is timed there. Held by sessions, of this and other checkouts.
+
+Whatever runs on a device shares its lock; what is timed has it alone. The locks are files in the system's folder for
+temporary files, held by the kernel for as long as the process that holds them lives: a killed session leaves none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from harness.errors import HarnessError
+
+PATIENCE = 3600.0
+"""Seconds after which a session gives up: no case is timed for so long."""
+LOOK = 0.2
+"""Seconds between two looks at a lock that somebody holds."""
+
+
+def lock_file(device: str) -> Path:
+    """Of a device by its name on this machine, `cpu` or a UUID."""
+    return Path(tempfile.gettempdir()) / f"harness-device-{re.sub(r'[^A-Za-z0-9.-]', '_', device)}.lock"
+
+
+@contextmanager
+def devices_held(
+    devices: Iterable[str],
+    *,
+    alone: bool,
+    told: Callable[[str], None] = lambda _: None,
+    seconds: float = PATIENCE,
+) -> Iterator[None]:
+    """Holds the locks of devices, `alone` or shared; waits for those who hold them otherwise, and says so by `told`.
+
+    Raises HarnessError after `seconds` of waiting, or if the folder for temporary files refuses.
+    """
+    with ExitStack() as held:
+        for device in sorted(set(devices)):  # in one order, or two sessions might wait for each other
+            descriptor = _open(lock_file(device))
+            held.callback(os.close, descriptor)
+            _take(descriptor, device, alone=alone, told=told, seconds=seconds)
+        yield
+
+
+def _open(path: Path) -> int:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise HarnessError(f"{path}: cannot be locked: {error.strerror} (choose another folder by TMPDIR)") from error
+    with suppress(OSError):  # another user's, who has opened it to all already
+        path.chmod(0o666)  # whatever the umask: sessions of all users wait for each other
+    return descriptor
+
+
+def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], None], seconds: float) -> None:
+    how = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
+    end = time.monotonic() + seconds
+    waiting = False
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, how)
+            return
+        if time.monotonic() >= end:
+            raise HarnessError(
+                f"{device}: another session has held the device for {seconds:g} s (wait until it ends, or end it; then "
+                "go on with --resume)"
+            )
+        if not waiting:
+            told(f"waiting for {device}, which another session holds")
+            waiting = True
+        time.sleep(LOOK)

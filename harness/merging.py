@@ -1,0 +1,86 @@
+"""Runs of one machine, a session for each device, as one record."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.comparison_of_machines import differing
+from harness.errors import HarnessError
+from harness.gate import ENDED_WELL, Forgiven
+from harness.records import Run, Verdict
+from harness.report.folder import RunFolder
+from harness.run_files import finished_run
+
+OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
+"""Folders of a run whose files are named after cases, so that no two shards have one alike."""
+LOGS = "logs"
+
+
+def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None = None) -> RunFolder:
+    """A new run folder below `parent` with all verdicts and files of finished runs, which stay as they are; held to the
+    gate if there is a `pardon`. Nothing is made before the runs were found to go together.
+
+    Raises HarnessError if a run is not finished, was made elsewhere, or judged what another did too.
+    """
+    runs = [finished_run(folder) for folder in folders]
+    for folder, run in zip(folders[1:], runs[1:], strict=True):
+        _refuse_other_machine(folders[0], runs[0], folder, run)
+    verdicts = tuple(_all_verdicts(folders, runs))
+    made = RunFolder.new(parent)
+    _copy_files(folders, made.path)
+    first = runs[0]
+    made.describe(dict(first.environment), profile=first.profile)
+    made.run = replace(
+        made.run,
+        started=min(run.started for run in runs),
+        verdicts=verdicts,
+        resumed=tuple(time for run in runs for time in run.resumed),
+    )
+    made.finish(_exit(runs), selected=_selected(runs), forgiven=pardon)
+    return made
+
+
+def _refuse_other_machine(first: Path, run: Run, folder: Path, other: Run) -> None:
+    difference = next(iter(differing(run, other)), None)
+    if difference:
+        raise HarnessError(f"{first} and {folder}: {difference}, but runs of one machine are merged (compare them)")
+
+
+def _all_verdicts(folders: Sequence[Path], runs: Sequence[Run]) -> Iterator[Verdict]:
+    known: dict[tuple[str, str], Path] = {}
+    for folder, run in zip(folders, runs, strict=True):
+        for verdict in run.verdicts:
+            key = (verdict.case, verdict.property)
+            if key in known:
+                raise HarnessError(
+                    f"{known[key]} and {folder}: both judge {verdict.property} of {verdict.case}, but one should (run "
+                    "them with --shard K/N)"
+                )
+            known[key] = folder
+            yield verdict
+
+
+def _copy_files(folders: Sequence[Path], target: Path) -> None:
+    """Raises HarnessError if the disk refuses."""
+    for place, folder in enumerate(folders, 1):
+        pairs = [(name, name) for name in OF_CASES] + [(LOGS, f"{LOGS}/{place}")]
+        try:
+            for name, into in pairs:
+                if (folder / name).is_dir():
+                    shutil.copytree(folder / name, target / into, dirs_exist_ok=True)
+        except (OSError, shutil.Error) as error:
+            raise HarnessError(f"{folder}: its files cannot be copied to {target}: {error} (make room)") from error
+
+
+def _exit(runs: Sequence[Run]) -> int:
+    """The worst: of those that did not come to their end, or else of the others."""
+    codes = [2 if run.exit is None else run.exit for run in runs]
+    return max((code for code in codes if code not in ENDED_WELL), default=max(codes))
+
+
+def _selected(runs: Sequence[Run]) -> int | None:
+    known = [run.selected for run in runs if run.selected is not None]
+    return sum(known) if len(known) == len(runs) else None

@@ -1,0 +1,93 @@
+"""What is timed has its device alone; a killed session leaves no lock."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.machine.device_lock import devices_held, lock_file
+from suites.conftest import REPOSITORY
+
+HOLDER = """
+import sys, time
+from harness.machine.device_lock import devices_held
+with devices_held(["card"], alone={alone}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Of locks, so that these tests wait for nobody."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+@pytest.fixture
+def held():
+    """Starts another process that holds a lock, and waits until it does."""
+    started = []
+
+    def hold(*, alone):
+        code = HOLDER.format(alone=alone)
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield hold
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(True, True), (True, False), (False, True)])
+def test_timed_work_has_the_device_alone(held, theirs, ours):
+    held(alone=theirs)
+    told = []
+    with (
+        pytest.raises(HarnessError, match=r"card: another session has held the device for 0.3 s \(wait until it ends"),
+        devices_held(["card"], alone=ours, told=told.append, seconds=0.3),
+    ):
+        pass
+    assert told == ["waiting for card, which another session holds"]
+
+
+def test_untimed_work_shares_the_device_and_other_devices_are_free(held):
+    held(alone=False)
+    told = []
+    with (
+        devices_held(["card"], alone=False, told=told.append, seconds=0.3),
+        devices_held(["another card"], alone=True, told=told.append, seconds=0.3),
+    ):
+        assert told == []
+
+
+def test_lock_ends_with_the_process_that_held_it(held):
+    process = held(alone=True)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with devices_held(["card"], alone=True, seconds=5):
+        assert lock_file("card").exists()
+
+
+def test_lock_is_free_again_after_a_failure():
+    with pytest.raises(RuntimeError), devices_held(["card"], alone=True):
+        raise RuntimeError
+    with devices_held(["card"], alone=True, seconds=0.3):
+        pass
+
+
+def test_folder_that_refuses_is_one_line(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/proc")
+    with (
+        pytest.raises(HarnessError, match=r"^/proc/harness-device-card.lock: cannot be locked: .* TMPDIR\)$"),
+        devices_held(["card"], alone=True),
+    ):
+        pass

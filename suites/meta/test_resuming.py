@@ -1,0 +1,150 @@
+"""Interrupted sessions go on where they were: no verdict is lost or given twice, and nothing that ran is run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+
+from harness.codec import read_record, write_record
+from harness.errors import CorruptRecord, HarnessError
+from harness.records import Run
+from harness.report.folder import RunFolder
+from harness.vocabulary import Property
+from suites.meta.recorded_runs import ENVIRONMENT, SDPA, verdict
+from suites.meta.test_sessions import DUMMIES, session
+from suites.meta.test_workers import left_behind
+
+__all__ = ["session"]  # the fixture
+
+PATHS = "(Eager(), Sdpa(), Dummy(), NoCache(), StaticCache())"
+MORE = """
+from harness.paths.caching import NoCache, StaticCache
+"""
+MOMENTS = 5
+
+
+def started(folder, *arguments):
+    """A session in a process group of its own."""
+    command = [sys.executable, "-m", "pytest", "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def given(folder):
+    """How often each verdict stands in the record of the latest run; nothing if there is no record."""
+    record = folder / "runs" / "latest" / "run.json"
+    verdicts = json.loads(record.read_text())["verdicts"] if record.exists() else []
+    return Counter((each["case"], each["property"]) for each in verdicts)
+
+
+@pytest.mark.timeout(600)
+def test_killed_at_random_moments_it_loses_and_doubles_no_verdict(session, pytester):
+    """SIGKILL for the whole session, again and again, each time at another moment, until it may end."""
+    whole, record = session("--dtype", "fp32", paths=PATHS, dummies=DUMMIES + MORE)
+    assert whole.ret == 0
+    wanted = {(each["case"], each["property"]): each["outcome"] for each in record["verdicts"]}
+    (pytester.path / "runs" / "latest").unlink()
+    moments, before, resumes = random.Random(0), Counter(), ()
+    for place in range(MOMENTS):
+        process = started(pytester.path, *resumes)
+        target = moments.randint(place, 2 * place + 1)
+        _kill_once(process, pytester.path, target, pause=moments.random())
+        now = given(pytester.path)
+        assert set(now.values()) <= {1}
+        assert before.keys() <= now.keys()
+        before, resumes = now, ("--resume", "runs/latest") if now else ()
+    assert 0 < len(before) < len(wanted)
+    process = started(pytester.path, "--resume", "runs/latest")
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    record = json.loads((pytester.path / "runs" / "latest" / "run.json").read_text())
+    assert {(each["case"], each["property"]): each["outcome"] for each in record["verdicts"]} == wanted
+    assert set(given(pytester.path).values()) == {1}
+    assert record["resumed"]
+    assert record["selected"] == len(wanted)
+    assert left_behind(pytester.path) == []
+
+
+def _kill_once(process, folder, verdicts, *, pause):
+    """Kill the session and all its workers, once it has given so many verdicts and after a pause besides."""
+    end = time.monotonic() + 240
+    while sum(given(folder).values()) < verdicts and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(pause)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def made(tmp_path, **environment):
+    """A folder with one verdict, let go by its session."""
+    folder = RunFolder.new(tmp_path)
+    folder.describe({**ENVIRONMENT, **environment})
+    folder.add(verdict(SDPA))
+    folder.release()
+    return folder.path
+
+
+def test_resumed_run_keeps_its_verdicts_and_its_start(tmp_path):
+    path = made(tmp_path)
+    before = read_record(Run, path / "run.json")
+    folder = RunFolder.resumed(path)
+    folder.describe(ENVIRONMENT)
+    folder.add(verdict(SDPA, asked=Property.SPEED))
+    run = folder.finish(0, selected=2)
+    assert [each.property for each in run.verdicts] == [Property.EQUIVALENCE, Property.SPEED]
+    assert (run.started, len(run.resumed), run.exit) == (before.started, 1, 0)
+
+
+def test_run_is_not_resumed_elsewhere_and_stays_as_it_was(tmp_path):
+    path = made(tmp_path)
+    before = (path / "run.json").read_text()
+    told = rf"{path.name}: torch was 2.13.0, but is 2.14.0 now \(a run is resumed where it began: start another\)"
+    with pytest.raises(HarnessError, match=told):
+        RunFolder.resumed(path).describe({**ENVIRONMENT, "torch": "2.14.0"})
+    assert (path / "run.json").read_text() == before
+
+
+def test_two_sessions_do_not_write_one_run(tmp_path):
+    folder = RunFolder.new(tmp_path)
+    with pytest.raises(HarnessError, match=r"another session writes this run \(wait until it ends, or end it\)"):
+        RunFolder.resumed(folder.path)
+
+
+def test_what_is_no_run_is_not_resumed(tmp_path):
+    with pytest.raises(CorruptRecord, match=r"run.json: could not be read: No such file or directory"):
+        RunFolder.resumed(tmp_path / "nowhere")
+    write_record(tmp_path / "run.json", {"schema": 3})
+    with pytest.raises(CorruptRecord, match=r"run.json: .*"):
+        RunFolder.resumed(tmp_path)
+
+
+def test_session_says_so_in_one_line(session):
+    """With the exit code of misuse, before anything runs."""
+    result, record = session("--dtype", "fp32", "--resume", "nowhere")
+    assert (result.ret, record) == (3, None)
+    result.stdout.fnmatch_lines(["*nowhere/run.json: could not be read: No such file or directory*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_case_that_ran_is_judged_and_not_run_again(session, pytester):
+    """Evidence that is on disk is enough: here its path can no longer run."""
+    first, _ = session("--dtype", "fp32", "-m", "engagement", paths="(Dummy(),)")
+    assert first.ret == 0
+    broken = DUMMIES.replace("def claims", "def applied(self): os._exit(1)\n    def claims")
+    result, record = session(
+        "--dtype", "fp32", "--resume", "runs/latest", paths="(Dummy(),)", dummies=broken
+    )  # fmt: skip
+    assert result.ret == 0, result.stdout.str()
+    assert [(each["property"], each["outcome"]) for each in record["verdicts"]] == [
+        ("engagement", "PASS"),
+        ("equivalence", "PASS"),
+    ]
