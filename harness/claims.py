@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.judge import verdict_on
+from harness.machine.allowances import Disclaimer
 from harness.measured import Measurements, Memory
 from harness.measurement.memory_rules import ALLOCATOR, PROCESS
 from harness.measurement.roofline import mbu
@@ -17,7 +18,7 @@ from harness.vocabulary import Outcome, Property
 
 NEXT_STEP = {
     Outcome.DOES_NOT_HOLD: "if this is what such hardware does, say so in [[disclaimers]] of its profile",
-    Outcome.INCONCLUSIVE: "ask on a quieter machine, or allow more with --timing-seconds",
+    Outcome.INCONCLUSIVE: "ask on a quieter machine, and of speeds allow more with --timing-seconds",
 }
 
 
@@ -72,8 +73,8 @@ class Statement:
 
     name: str
     case: Case
-    disclaimed: str = ""
-    """Why the profile says that it does not hold on such hardware; empty if it does not say so."""
+    disclaimer: Disclaimer | None = None
+    """That of the profile, if it says that the claim does not hold on such hardware."""
 
 
 def judge_claim(
@@ -88,19 +89,23 @@ def judge_claim(
     if not parts:
         raise ValueError(f"{name}: rests on no number, but should on at least one")
     wrong = [part for part in parts if part.told is Told.MISSED]
+    if statement.disclaimer:  # what nobody has disclaimed stands first
+        wrong.sort(key=lambda part: statement.disclaimer is not None and statement.disclaimer.covers(part.key))
     unknown = [part for part in parts if part.told is Told.OPEN]
     numbers = dict(figures or {})
     for part in parts:
         numbers |= part.numbers
     others = "; ".join(f"{part}, claimed {part.claimed}" for part in parts if part not in (wrong or unknown)[:1])
     others = "; ".join(filter(None, (others, told)))
+    disclaimer = statement.disclaimer
     if not wrong and not unknown:
-        return claim_verdict(name, case, Outcome.PASS, others, numbers)
+        told = f"{others}; disclaimed, and holds: its profile may say so no longer" if disclaimer else others
+        return claim_verdict(name, case, Outcome.PASS, told, numbers)
     first = (wrong or unknown)[0]
     outcome = Outcome.DOES_NOT_HOLD if wrong else Outcome.INCONCLUSIVE
     why = NEXT_STEP[outcome]
-    if wrong and statement.disclaimed:
-        outcome, why = Outcome.DISCLAIMED, f"its profile says so: {statement.disclaimed}"
+    if wrong and disclaimer and all(disclaimer.covers(part.key) for part in wrong):
+        outcome, why = Outcome.DISCLAIMED, f"its profile says so: {disclaimer.reason}"
     message = f"{name}: {first}, but should be {first.claimed} ({why})"
     return claim_verdict(name, case, outcome, f"{message}; {others}" if others else message, numbers)
 

@@ -24,7 +24,7 @@ from harness.plan import Catalogue, Planned
 from harness.records import Evidence, Verdict
 from harness.report.folder import RunFolder
 from harness.run_files import evidence_of, measurements_of
-from harness.vocabulary import Outcome, Property
+from harness.vocabulary import Outcome, Property, Technique
 
 TIMING_SECONDS = 30.0
 """The default of `Session.timing_seconds`."""
@@ -133,15 +133,18 @@ class Session:
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
-        """Measure what the property needs and is not known yet. Of what a claim is tried on, pairs should also tell
-        whether it is faster at all."""
+        """Measure what the property needs and is not known yet. Pairs should also tell whether a path is faster at all,
+        since claims may be tried on the same case later."""
         case = planned.case
         known = self.measured.get(case.id, Measurements(case.id))
         timed = asked is not Property.MEMORY
         if timed and known.speed is None and known.speed_failure is None:
             rung = next(rung for rung in self.evidence[case.id].rungs if rung.dtype is case.dtype)
             stored = bar.recorded.figures.speed if bar.recorded else None
-            limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if planned.claim else ()))
+            limits = (
+                *aims_of(bar.threshold).values(),
+                *(() if case.technique is Technique.EAGER else (CLEARLY_FASTER,)),
+            )
             aims = Aims(limits, stored.speedup if stored else None)
             known = runner.timed(
                 known, planned, aims=aims, kernels=rung.engagement.kernels, seconds=self.timing_seconds

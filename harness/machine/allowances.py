@@ -14,6 +14,26 @@ ALLOWABLE = (Outcome.UNSUPPORTED, Outcome.NO_BASELINE)
 
 
 @dataclass(frozen=True)
+class Disclaimer:
+    """What the optimization overview says and such hardware does not show."""
+
+    claim: str
+    """Its name in `suites/claims`."""
+    reason: str
+    """Why, and where it was measured."""
+    part: str = ""
+    """Pattern of the numbers of the claim that do not bear it out; empty for all."""
+
+    def __post_init__(self) -> None:
+        if not self.reason:
+            raise ValueError(f"disclaimer of {self.claim} has no reason, but should say why, and where it was measured")
+
+    def covers(self, key: str) -> bool:
+        """Whether it says so of a number of the claim."""
+        return not self.part or fnmatchcase(key, self.part)
+
+
+@dataclass(frozen=True)
 class KnownFailure:
     """A failure that is somebody else's to repair. Names may be patterns such as `quantization.torchao_*`."""
 

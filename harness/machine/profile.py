@@ -19,7 +19,7 @@ from harness.codec import Record, from_plain, to_plain, write_text
 from harness.equivalence.calibration import Calibrated, limits_of
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
-from harness.machine.allowances import KnownFailure, Skip
+from harness.machine.allowances import Disclaimer, KnownFailure, Skip
 from harness.measurement.thresholds import Threshold, unsound
 
 BASELINES = "baselines"
@@ -75,20 +75,6 @@ class Calibration:
                     f"limit {name} was calibrated over {limit.table:g}, but the table says {known[name]:g}"
                 )
         limits_of(self.values)  # refuses what is out of its range
-
-
-@dataclass(frozen=True)
-class Disclaimer:
-    """What the optimization overview says and such hardware does not show."""
-
-    claim: str
-    """Its name in `suites/claims`."""
-    reason: str
-    """Why, and where it was measured."""
-
-    def __post_init__(self) -> None:
-        if not self.reason:
-            raise ValueError(f"disclaimer of {self.claim} has no reason, but should say why, and where it was measured")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from harness.baseline_store import Baselines, read_baselines
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.ratchet import Stored
 from harness.errors import HarnessError
-from harness.machine.allowances import KnownFailure, Skip
+from harness.machine.allowances import Disclaimer, KnownFailure, Skip
 from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.fault_results import refuse_survivors
 from harness.machine.numerics import FILE, read_numerics
@@ -29,7 +29,7 @@ class Standard:
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """By case; empty if it was stored under other conditions."""
     thresholds: tuple[Threshold, ...] = ()
-    disclaimers: Mapping[str, str] = field(default_factory=dict)
+    disclaimers: Mapping[str, Disclaimer] = field(default_factory=dict)
     """Claims that such hardware does not show, and why."""
     skips: tuple[Skip, ...] = ()
     known_failures: tuple[KnownFailure, ...] = ()
@@ -77,7 +77,7 @@ def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mappin
         profile.limits,
         stored,
         thresholds=profile.thresholds,
-        disclaimers={disclaimer.claim: disclaimer.reason for disclaimer in profile.disclaimers},
+        disclaimers={disclaimer.claim: disclaimer for disclaimer in profile.disclaimers},
         skips=profile.skips,
         known_failures=profile.known_failures,
         baselines=read_baselines(profile),

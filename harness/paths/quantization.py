@@ -36,6 +36,12 @@ class QuantizedWeights(Optimization):
     tolerance = Tolerance.ROUNDED
     changes = frozenset({Aspect.WEIGHTS})
     rounds_weights = True
+
+    @property
+    def nominal_bits(self) -> int:
+        """That the scheme is named after."""
+        return self.bits
+
     kinds: str = field(default="*", init=False)
     """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
     operators: str = field(default="", init=False)
@@ -205,6 +211,10 @@ class TorchAo(QuantizedWeights):
     def __post_init__(self) -> None:
         weight = {"int8": "Int8Tensor", "int4": "IntxUnpackedToInt8Tensor", "float8": "Float8Tensor"}[self.scheme]
         object.__setattr__(self, "kinds", f"Linear {weight}")  # the dataclass is frozen
+
+    @property
+    def nominal_bits(self) -> int:
+        return 4 if self.scheme == "int4" else self.bits
 
     def needs(self) -> tuple[Need, ...]:
         return (Package("torchao"),)

@@ -24,11 +24,16 @@ def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Verdicts on claims as verdicts on the cases that they were tried on, where nothing else was judged of these."""
+    """Verdicts on claims as verdicts on the cases that they were tried on, where nothing else was judged of these. Of
+    their numbers the error ratios are the case's; others may be of another workload, or turned round."""
     known = list(verdicts)
     own = {verdict.case for verdict in known}
     ran = [each for each in known if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
-    return [replace(each, case=each.tried) for each in ran]
+    return [replace(each, case=each.tried, numbers=_error_ratios(each)) for each in ran]
+
+
+def _error_ratios(verdict: Verdict) -> dict[str, float]:
+    return {key: value for key, value in verdict.numbers.items() if key.endswith((RATIO, f"{RATIO}.limit"))}
 
 
 def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:

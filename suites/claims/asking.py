@@ -72,6 +72,8 @@ class Asked:
     runner: Runner
     standard: Standard
     timing_seconds: float
+    named: bool = False
+    """Whether the session names models, so that nothing is tried on another."""
     asked: int = 0
     """Requests to workers so far; each has a log of its own."""
 
@@ -85,7 +87,7 @@ class Asked:
 
     def verdict(self, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = "") -> Verdict:
         name = self.planned.claim
-        statement = Statement(name, self.case, self.standard.disclaimers.get(name, ""))
+        statement = Statement(name, self.case, self.standard.disclaimers.get(name))
         return judge_claim(statement, parts, figures=figures, told=told)
 
     def measured(self, *asked: Property) -> tuple[Verdict, Measurements]:
@@ -98,11 +100,15 @@ class Asked:
     def judged(self, asked: Property) -> tuple[Verdict, Measurements]:
         """The same of one property, which is held to no limit. Raises Settled if nothing can be said of it."""
         equivalence, measured = self.measured(asked)
-        unlimited = Threshold(self.case.path, self.case.workload.name, "a claim has its own limit")
-        verdict = judge_measured(self.case, asked, equivalence, measured, Bar(unlimited))
+        verdict = self.unlimited(asked, equivalence, measured)
         if verdict.outcome is not Outcome.PASS:
             raise Settled(verdict)
         return equivalence, measured
+
+    def unlimited(self, asked: Property, equivalence: Verdict, measured: Measurements) -> Verdict:
+        """The verdict on a measured property that is held to no limit: whether it was measured, and as it should be."""
+        unlimited = Threshold(self.case.path, self.case.workload.name, "a claim has its own limit")
+        return judge_measured(self.case, asked, equivalence, measured, Bar(unlimited))
 
     def equivalent(self) -> Verdict:
         """Raises Settled if the case is not engaged and equivalent."""
@@ -133,10 +139,14 @@ class Asked:
         """To raise where what was measured tells nothing."""
         return Settled(verdict_on(self.case, Property.CLAIM, Outcome.INCONCLUSIVE, f"{self.case.id}: {why}"))
 
-    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a fresh worker answers. Raises WorkerFailed."""
+    def larger(self, model: ModelRecipe) -> ModelRecipe | None:
+        """A model of which more can be seen than of the tiny ones of a CPU; None to stay with that of the case."""
+        return model if self.case.device == "cpu" and not self.named else None
+
+    def ask(self, function: Callable[..., Any], *arguments: Any, more_seconds: float = 0.0) -> Any:
+        """What a fresh worker answers, in so much more time than other requests have. Raises WorkerFailed."""
         self.asked += 1
-        return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments)
+        return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments, more_seconds=more_seconds)
 
 
 def try_claim(claim: Claim, asked: Asked) -> Verdict:

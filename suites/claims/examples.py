@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.claims import claim_verdict
-from harness.errors import HarnessError
+from harness.errors import HarnessError, WorkerTimedOut
 from harness.machine.inventory import take_inventory
 from harness.machine.needs import Cuda, Devices, FlashAttention, HubKernel, Kernels, Need, Package
 from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
@@ -47,9 +47,9 @@ def example_runs(technique: Technique, asked: Asked) -> Verdict:
     if error and unmet:
         return claim_verdict(name, case, Outcome.UNSUPPORTED, f"{name}: {unmet} (without it: {error})")
     if error:
-        why = asked.standard.disclaimers.get(name, "")
-        outcome = Outcome.DISCLAIMED if why else Outcome.DOES_NOT_HOLD
-        todo = f"its profile says so: {why}" if why else "the example's needs are met here: ask transformers"
+        known = asked.standard.disclaimers.get(name)
+        outcome = Outcome.DISCLAIMED if known else Outcome.DOES_NOT_HOLD
+        todo = f"its profile says so: {known.reason}" if known else "the example's needs are met here: ask transformers"
         return claim_verdict(name, case, outcome, f"{name}: ends with {error}, but should run ({todo})")
     told = f"runs, and says: {'; '.join(deprecated)}" if deprecated else "runs, and warns of no deprecation"
     started = f", on {RANKS} ranks started by torchrun" if technique is Technique.PARALLELISM else ""
@@ -59,14 +59,15 @@ def example_runs(technique: Technique, asked: Asked) -> Verdict:
 def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
     """(the error in one line, or nothing; what was said of deprecation).
 
-    Raises HarnessError if an example that ended well says nothing.
+    Raises HarnessError if an example that ended well says nothing, WorkerTimedOut if it does not end in time.
     """
     source = asked.runner.setup(asked.case).recipe.source
-    model = source.repository if isinstance(source, Hub) else source.path
+    model = source.repository if isinstance(source, Hub) else source.path  # examples name no revision
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"] if technique is Technique.PARALLELISM else []
     command = [sys.executable, *launch, "-m", "suites.claims.overview_examples", str(technique), model]
     environment = {key: value for key, value in os.environ.items() if key != "LOCAL_KERNELS"}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    found = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": found, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if asked.case.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # or the examples would find one by themselves
     log = asked.folder.logs / f"{asked.planned.claim}.log"
@@ -81,7 +82,7 @@ def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
             printed, _ = process.communicate(timeout=asked.runner.seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the ranks too
-            return f"no result after {asked.runner.seconds:g} s (read {log})", []
+            raise WorkerTimedOut(f"no result after {asked.runner.seconds:g} s", log=str(log)) from None
     if process.returncode:
         return last_error(log.read_text(errors="replace")) or f"exit code {process.returncode} (read {log})", []
     try:
@@ -92,7 +93,7 @@ def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
 
 def last_error(text: str) -> str:
     """The last line that names an exception, as Python ends a traceback."""
-    lines = (line.rpartition("]:")[2].strip() for line in text.splitlines())
+    lines = (re.sub(r"^(\[[\w. ]+\]:)+", "", line).strip() for line in text.splitlines())  # less the name of a rank
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: .", line)]
     errors = [line for line in errors if "ChildFailedError" not in line.partition(":")[0]]
     return errors[-1][:300] if errors else ""

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.errors import HarnessError
+from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
 from harness.execution.runs import Setup, load_setup
 from harness.execution.subject import Subject, agrees, load_subject, no_garbage, warm_up
@@ -61,7 +62,8 @@ class Until:
 def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     """Time arms against each other in this worker, in one thread on the CPU.
 
-    Raises HarnessError if two arms on one workload give different tokens, near ties apart.
+    Raises HarnessError if two arms on one workload give different tokens, near ties apart, or a timed run others than
+    the first of its arm.
     """
     subjects = []
     for arm in arms:
@@ -70,14 +72,18 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     conditions = open_conditions(arms[0].setup.device)
     for subject in subjects:
         warm_up(subject, conditions)
-    _refuse_differing(arms, subjects)
+    right = _same_tokens(arms, subjects)
     order, kept, dropped = random.Random(0), [], 0
     started = time.perf_counter()
     with no_garbage():
         while len(kept) < until.rounds and (len(kept) < LEAST or time.perf_counter() - started < until.seconds):
             before, taken = conditions.read(), {}
             for index in order.sample(range(len(subjects)), len(subjects)):
-                taken[index], _ = subjects[index].run()
+                taken[index], tokens = subjects[index].run()
+                if not torch.equal(tokens, right[index]):
+                    raise HarnessError(
+                        f"a timed run of {arms[index].optimization.name} gave other tokens than the first"
+                    )
             if conditions.between(before, conditions.read()):
                 dropped += 1
                 if dropped > until.rounds:
@@ -88,16 +94,20 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     return Rounds(sides, dropped, conditions.foreign)
 
 
-def _refuse_differing(arms: tuple[Arm, ...], subjects: list[Subject]) -> None:
+def _same_tokens(arms: tuple[Arm, ...], subjects: list[Subject]) -> list[torch.Tensor]:
+    """Those of each arm, which every timed run must give."""
+    right: list[torch.Tensor] = []
     first: dict[str, tuple[Arm, torch.Tensor]] = {}
     for arm, subject in zip(arms, subjects, strict=True):
         tokens, logits = subject.plain()
+        right.append(tokens)
         other, wanted = first.setdefault(arm.setup.workload.name, (arm, tokens))
         if logits is not None and not agrees(tokens, wanted, logits, dtype=subject.model.dtype):
             raise HarnessError(
                 f"{arm.optimization.name} gave other tokens than {other.optimization.name} on "
                 f"{arm.setup.workload.name}, but should not (nothing wrong is timed)"
             )
+    return right
 
 
 def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, later: int) -> tuple[float, list[float]]:
@@ -111,6 +121,8 @@ def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, late
 def observe(setup: Setup, dtype: Dtype, optimization: Optimization) -> Observation:
     """What is seen while the workload runs freely, once."""
     with refusals(optimization, setup):
+        if serving := optimization.serving():
+            return serve_setup(setup, dtype, optimization, serving)[1]
         model, batches = load_setup(setup, dtype, optimization)
         watch = Watch(model, layers=False)
         with optimization.applied(), watch:
@@ -167,7 +179,12 @@ def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
         if setup.device == "cuda":
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
                 subject.run()
-            kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+            kernels = [
+                event
+                for event in profiler.events()
+                if event.device_type == torch.autograd.DeviceType.CUDA
+                and not event.name.startswith(("Memcpy", "Memset"))
+            ]
             return Traffic(len(kernels), 0)
         with _Dispatched() as dispatched:
             subject.run()

@@ -16,9 +16,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-DEPRECATED = "deprecat"
-"""What warnings of something that will go have in common."""
-LIBRARY = str(Path(transformers.__file__).parent)
+GOES = ("deprecat", "will be removed", "no longer")
+"""What log lines of something that will go have in common."""
+WARNINGS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
+OURS = (str(Path(transformers.__file__).parent), __file__)
+"""Where such a warning is about the example: in the library, or in a line here that calls it."""
 ASKED = ("A law on bread says that a baguette", "In one sentence, what is gravity?", "Which city is France's capital?")
 
 
@@ -76,6 +78,13 @@ def continuous_batching(name):
         tokenizer.decode(answer.generated_tokens, skip_special_tokens=True)
 
 
+def deprecations(lines, warned):
+    """What was said of something that will go, a line each: by the log of transformers, and by warnings."""
+    said = [line for line in lines if any(word in line.lower() for word in GOES)]
+    said += [str(w.message) for w in warned if issubclass(w.category, WARNINGS) and w.filename.startswith(OURS)]
+    return list(dict.fromkeys(line.splitlines()[0] for line in said))
+
+
 class _Noted(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -96,6 +105,4 @@ if __name__ == "__main__":
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         RUN[sys.argv[1]](sys.argv[2])
-    said = [*noted.lines, *(str(warning.message) for warning in warned if warning.filename.startswith(LIBRARY))]
-    told = dict.fromkeys(line.splitlines()[0] for line in said if DEPRECATED in line.lower())
-    print(json.dumps({"deprecated": list(told)}))
+    print(json.dumps({"deprecated": deprecations(noted.lines, warned)}))

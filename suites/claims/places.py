@@ -7,6 +7,7 @@ from fixtures.workloads import WORKLOADS, text
 from harness.machine.inventory import take_inventory
 from harness.paths import PATHS
 from harness.paths.base import Optimization
+from harness.paths.quantization import QuantizedWeights
 from harness.recipes import Workload
 from harness.vocabulary import Load
 
@@ -56,8 +57,10 @@ def path_named(name: str) -> Optimization:
     return next(path for path in PATHS if path.name == name)
 
 
-def runnable(names: tuple[str, ...], device: str) -> list[Optimization]:
-    """Those of the paths whose needs this machine meets."""
+SCHEMES = tuple(path for path in PATHS if isinstance(path, QuantizedWeights))
+
+
+def unmet(path: Optimization, device: str) -> str:
+    """The first of its needs that this machine does not meet; empty if it meets all."""
     inventory = take_inventory()
-    paths = (path_named(name) for name in names)
-    return [path for path in paths if not any(need.unmet(inventory, device=device) for need in path.needs())]
+    return next(filter(None, (need.unmet(inventory, device=device) for need in path.needs())), "")

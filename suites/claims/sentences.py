@@ -8,15 +8,17 @@ from itertools import pairwise
 from statistics import median
 
 from harness.claims import Part, exactly, memory_ratio
+from harness.errors import WorkerFailed
 from harness.execution.weighing import weigh
 from harness.measured import Sample
 from harness.measurement.speed_rules import DROPPED, speedup
 from harness.measurement.statistics import ALPHA, LEAST, Interval, ratio_interval
-from harness.paths.base import engagement
+from harness.paths.base import Optimization, engagement
 from harness.paths.caching import DynamicCache, NoCache, StaticCache
-from harness.paths.compilation import CompiledStaticCache
+from harness.paths.compilation import CompiledStaticCache, allowed_for_lengths
 from harness.paths.eager import Eager
-from harness.records import Verdict
+from harness.paths.quantization import QuantizedWeights
+from harness.records import Case, Verdict
 from harness.vocabulary import Property
 from suites.claims.asking import Asked
 from suites.claims.experiments import (
@@ -34,10 +36,11 @@ from suites.claims.experiments import (
 from suites.claims.places import (
     LENGTHS,
     MINI,
+    SCHEMES,
     UNEVEN,
     path_named,
-    runnable,
     steps,
+    unmet,
 )
 
 LOADS = 7
@@ -83,19 +86,20 @@ def first_run_warms_up(asked: Asked) -> Verdict:
 
 
 def outside_recompiles(asked: Asked) -> Verdict:
-    """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows."""
+    """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows. The overview says
+    that each step does; what is compiled inside `generate` is compiled once."""
     asked.equivalent()
-    case, setup = asked.case, asked.setup()
-    outside, inside = (
-        asked.ask(observe, setup, case.dtype, path) for path in (asked.optimization, CompiledStaticCache())
-    )
+    case, setup, path = asked.case, asked.setup(), CompiledStaticCache()
+    asked.engaged(path, setup)  # or nothing would be compiled, and nothing anew
+    outside, inside = (asked.ask(observe, setup, case.dtype, each) for each in (asked.optimization, path))
+    share = len(outside.recompiles) / outside.decode_steps
+    again = len(inside.recompiles)
     parts = [
         Part("recompiled", "recompilations of a function compiled outside", exactly(len(outside.recompiles)), 1),
-        Part("recompiled_inside", "those by generate", exactly(len(inside.recompiles)), 0, at_least=False),
+        Part("recompiled_per_step", "the same per decode step", exactly(share), 1.0),
+        Part("recompiled_inside", "those by generate", exactly(again), allowed_for_lengths(inside), at_least=False),
     ]
-    share = len(outside.recompiles) / outside.decode_steps
-    told = f"{share:.2g} per decode step, not one in every step: dynamo then compiles for any length"
-    return asked.verdict(parts, figures={"recompiled_per_step": share}, told=told)
+    return asked.verdict(parts, told="for the second length dynamo compiles for any" if share < 1 else "")
 
 
 def attention_grows_linearly(asked: Asked) -> Verdict:
@@ -103,8 +107,8 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
     asked.equivalent()
     case = asked.case
     parts = []
-    others = runnable(("attention.sdpa", "kernels.flash_attn2_local"), case.device)
-    for path in (Eager(), *(path for path in others if case.dtype in path.dtypes(case.device))):
+    others = {path: _why_not(path, case) for path in map(path_named, ("attention.sdpa", "kernels.flash_attn2_local"))}
+    for path in (Eager(), *(path for path, why in others.items() if not why)):
         asked.engaged(path, asked.setup(LENGTHS[0]))
         held = [asked.ask(weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
         beyond = [each.peak - each.least for each in held]
@@ -120,15 +124,18 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
         parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager))
         if not eager:
             parts.append(Part(f"{path.name}.grows", f"that of {path.name}", got, HALF_POWER))
-    return asked.verdict(parts, told=f"{', '.join(str(load.longest) for load in LENGTHS)} tokens")
+    lengths = ", ".join(str(load.longest) for load in LENGTHS)
+    left_out = [f"{path.name}: {why}" for path, why in others.items() if why]
+    return asked.verdict(parts, told="; ".join([f"least and most between neighbours of {lengths} tokens", *left_out]))
 
 
 def kernel_needs_no_package(asked: Asked) -> Verdict:
     equivalence = asked.equivalent()
     seen, imported = asked.ask(observe_without, asked.setup(), asked.case.dtype, asked.optimization, "flash_attn")
+    calls = len(seen.kernel_calls) or len(seen.attention)  # a kernel of the hub shows itself as an operator of its own
     unengaged = sum(not claim.holds for claim in engagement(asked.optimization, seen).claims)
     parts = [
-        Part("kernel_calls", "calls of the repository's kernel", exactly(len(seen.kernel_calls)), 1),
+        Part("kernel_calls", "calls of the repository's kernel", exactly(calls), 1),
         Part("imported", "modules imported of flash-attn", exactly(len(imported)), 0, at_least=False),
         Part("unengaged", "claims of the path that are not engaged", exactly(unengaged), 0, at_least=False),
     ]
@@ -144,29 +151,47 @@ def kernels_fuse(asked: Asked) -> Verdict:
     if eagers.bytes:
         moved = exactly(ours.bytes / eagers.bytes)
         parts.append(Part("bytes_ratio", "bytes that operators touch over eager's", moved, below(1), at_least=False))
-    told = f"{ours.launches} and {eagers.launches} {'kernels' if case.device == 'cuda' else 'operators'}"
+    on_cuda = "kernels; bytes are not counted, since kernels that are no operators of torch would be missing"
+    told = f"{ours.launches} and {eagers.launches} {on_cuda if case.device == 'cuda' else 'operators'}"
     return asked.verdict(parts, told=told)
 
 
 def every_parameter_shrinks(asked: Asked) -> Verdict:
-    """Of each scheme that can be loaded here, the linear layer that keeps most bits per weight."""
+    """Of each scheme that can be loaded here, the linear layer that keeps most bits per weight. What cannot be loaded
+    is told."""
     asked.equivalent()
-    case, setup = asked.case, asked.setup(model=MINI if asked.case.device == "cpu" else None)
-    names = (
-        *("bnb_nf4", "bnb_nf4_double", "bnb_fp4", "bnb_int8"),
-        *("torchao_int8", "torchao_float8", "quanto_int8", "quanto_int4"),
-    )
-    parts = []
-    for path in runnable(tuple(f"quantization.{name}" for name in names), case.device):
-        bits, dense = asked.ask(bits_per_weight, setup, case.dtype, path)
-        if not bits:
-            raise asked.unknown(f"{path.name} rounded no linear layer")
-        left = f"linears but the head that {path.name} left dense"
-        parts.append(Part(f"{path.name}.dense", left, exactly(dense), 0, at_least=False))
-        most, scheme = max(bits.values()), path_named(path.name).bits
-        what = f"bits per weight of {path.name}, the most of {len(bits)} linears,"
-        parts.append(Part(f"{path.name}.bits", what, exactly(most), scheme + MORE_BITS, at_least=False))
-    return asked.verdict(parts, told=setup.recipe.name)
+    case, setup = asked.case, asked.setup(model=asked.larger(MINI))
+    parts, left_out = [], []
+    for path in SCHEMES:
+        why = unmet(path, case.device)  # in any precision: nothing is computed
+        try:
+            found = None if why else asked.ask(bits_per_weight, setup, case.dtype, path)
+        except WorkerFailed as error:
+            why, found = str(error), None
+        if found is None:
+            left_out.append(f"{path.name}: {why}")
+        else:
+            parts += _shrunk(path, *found, asked)
+    return asked.verdict(parts, told="; ".join([setup.recipe.name, *left_out]))
+
+
+def _shrunk(path: QuantizedWeights, bits: dict[str, float], dense: int, asked: Asked) -> list[Part]:
+    """That no linear but the head is left dense, and that the one with most bits has those of its scheme."""
+    if not bits:
+        raise asked.unknown(f"{path.name} rounded no linear layer")
+    left = f"linears but the head that {path.name} left dense"
+    what = f"bits per weight of {path.name}, the most of {len(bits)} linears,"
+    limit = path.nominal_bits + MORE_BITS
+    return [
+        Part(f"{path.name}.dense", left, exactly(dense), 0, at_least=False),
+        Part(f"{path.name}.bits", what, exactly(max(bits.values())), limit, at_least=False),
+    ]
+
+
+def _why_not(path: Optimization, case: Case) -> str:
+    """Why a path cannot be tried beside the case; empty if it can."""
+    takes = case.dtype in path.dtypes(case.device)
+    return unmet(path, case.device) or ("" if takes else f"its kernels do not take {case.dtype}")
 
 
 def cost_per_token_is_flat(asked: Asked) -> Verdict:
@@ -267,9 +292,9 @@ def below(limit: float) -> float:
 def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
     """Rounds of arms that are engaged. Raises Settled if one is not, or if the machine was too noisy, or shared."""
     for arm in arms:
-        if arm.optimization.serving() is None:  # that the planned path serves requests is shown by its own evidence
-            asked.engaged(arm.optimization, arm.setup)
-    rounds = asked.ask(time_rounds, arms, asked.case.dtype, Until(ROUNDS, asked.timing_seconds))
+        asked.engaged(arm.optimization, arm.setup)
+    until = Until(ROUNDS, asked.timing_seconds)
+    rounds = asked.ask(time_rounds, arms, asked.case.dtype, until, more_seconds=asked.timing_seconds)
     if rounds.foreign:
         raise asked.unknown(f"{rounds.foreign} foreign processes computed on the device")
     count = len(rounds.arms[0]) + rounds.dropped

@@ -15,7 +15,7 @@ from harness.paths.eager import Eager
 from harness.paths.stacks import Stack
 from harness.records import Verdict
 from harness.report.overview import tick_name
-from harness.vocabulary import Property, Technique
+from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
 from suites.claims.places import BEHIND, CACHED, DECODE, MINI, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY
 
@@ -23,9 +23,11 @@ SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes 
 
 
 def faster(asked: Asked) -> Verdict:
-    """Eager takes longer. What the path holds is measured beside it, where that can be."""
+    """Eager takes longer. What the path holds is shown beside it, where it could be weighed and was weighed rightly."""
     equivalence, measured = asked.judged(Property.SPEED)
     _, measured = asked.measured(Property.SPEED, Property.MEMORY)
+    if asked.unlimited(Property.MEMORY, equivalence, measured).outcome is not Outcome.PASS:
+        measured = replace(measured, memory=None)
     figures = figures_of(measured, equivalence)
     return asked.verdict([_speed(figures)], figures=figures)
 
@@ -47,14 +49,14 @@ def cache_is_faster(asked: Asked) -> Verdict:
 
 
 def weights_are_smaller(asked: Asked) -> Verdict:
-    """On a model most of whose memory is weights: the tiny ones are small beside what a process holds anyway."""
-    equivalence, measured = asked.judged(Property.MEMORY)
-    figures = figures_of(measured, equivalence)
-    case, setup = asked.case, asked.setup(SHORT, MINI if asked.case.device == "cpu" else None)
+    """On a model most of whose memory is weights: the tiny ones are small beside what a process holds anyway. What is
+    shown beside the tick is of the case that its speed is of."""
+    asked.judged(Property.MEMORY)
+    case, setup = asked.case, asked.setup(SHORT, asked.larger(MINI))
     asked.engaged(asked.optimization, setup)
     peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
     part = _memory(memory_ratio(*peaks, device=case.device))
-    verdict = asked.verdict([part], figures=figures, told=f"{setup.recipe.name}, {SHORT.name}")
+    verdict = asked.verdict([part], told=f"{setup.recipe.name}, {SHORT.name}")
     return replace(verdict, recipe=setup.recipe.name, workload=SHORT.name)
 
 

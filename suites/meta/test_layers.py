@@ -48,7 +48,7 @@ MEASURING = tuple(
     for name in ("statistics", "regression", "memory_rules", "speed_rules", "roofline", "thresholds")
 )
 JUDGES = ("harness.judge", "harness.judge_measured", "harness.claims")
-ALLOWED_TO_JUDGE = (*NOUNS, *PURE, *MEASURING, "harness.judge")
+ALLOWED_TO_JUDGE = (*NOUNS, *PURE, *MEASURING, "harness.machine.allowances", "harness.judge")
 
 
 def modules(package):

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from harness.claims import Part, Statement, exactly, judge_claim, memory_ratio
-from harness.errors import WorkerTimedOut
+from harness.errors import WorkerRaised, WorkerTimedOut
 from harness.judge import verdict_on
+from harness.machine.allowances import Disclaimer
 from harness.machine.profile import BASELINES, read_profiles
 from harness.machine.standard import Standard
 from harness.measured import Sample
@@ -22,14 +23,14 @@ from harness.plan import plan
 from harness.records import Case
 from harness.report.overview import tick_name
 from harness.vocabulary import Dtype, Outcome, Property, Technique
-from suites.claims import sentences, ticks
+from suites.claims import examples, overview_examples, sentences, ticks
 from suites.claims.asking import Asked, Settled, try_claim
 from suites.claims.conftest import planned_for
 from suites.claims.experiments import Rounds, Traffic
-from suites.claims.places import PREFILL, TINY, path_named
+from suites.claims.places import PREFILL, SCHEMES, TINY, path_named
 from suites.claims.registry import CLAIMS
 from suites.conftest import CATALOGUE, REPOSITORY
-from suites.meta.observations import AUTO, COMPILED, EAGER, OUTSIDE, STATIC, rank
+from suites.meta.observations import AUTO, COMPILED, EAGER, ENGAGED, OUTSIDE, STATIC, rank
 from suites.meta.test_planning import CPU, GPU
 from suites.meta.test_regression import held, measured, timed
 
@@ -69,7 +70,7 @@ def replan(workloads, *, recipes=(), path="", inventory=CPU, device="cpu"):
             Outcome.INCONCLUSIVE,
             (
                 "sentence.some: speed over eager's is 1.2 (0.9 to 1.3), but should be at least 1 (ask on a quieter "
-                "machine, or allow more with --timing-seconds)"
+                "machine, and of speeds allow more with --timing-seconds)"
             ),
         ),
         (
@@ -95,15 +96,29 @@ def test_claim_without_a_number_is_none():
 
 def test_disclaimed_claim_is_told_with_its_numbers_and_reason_and_fails_nothing():
     """Only what does not hold is disclaimed: what holds, or is unknown, stays what it is."""
-    stated = replace(STATED, disclaimed="no bandwidth to save here")
+    stated = replace(STATED, disclaimer=Disclaimer("sentence.some", "no bandwidth to save here"))
     verdict = judge_claim(stated, [SLOWER])
     assert verdict.outcome is Outcome.DISCLAIMED
     assert not verdict.outcome.fails
     assert not verdict.outcome.skips
     assert "is 0.8 (0.7 to 0.9), but should be at least 1 (its profile says so: no bandwidth" in verdict.message
     assert verdict.numbers == {"speedup": 0.8, "speedup.low": 0.7, "speedup.high": 0.9, "speedup.limit": 1.0}
-    assert judge_claim(stated, [FASTER]).outcome is Outcome.PASS
+    holds = judge_claim(stated, [FASTER])
+    assert holds.outcome is Outcome.PASS
+    assert holds.message.endswith("; disclaimed, and holds: its profile may say so no longer")
     assert judge_claim(stated, [MAYBE]).outcome is Outcome.INCONCLUSIVE
+
+
+def test_disclaimer_of_one_number_covers_no_other():
+    """What nobody has disclaimed fails, and stands first."""
+    stated = replace(STATED, disclaimer=Disclaimer("sentence.some", "slow here", part="speed*"))
+    larger = replace(SMALLER, got=exactly(1.5))
+    assert judge_claim(stated, [SLOWER, SMALLER]).outcome is Outcome.DISCLAIMED
+    verdict = judge_claim(stated, [SLOWER, larger])
+    assert verdict.outcome is Outcome.DOES_NOT_HOLD
+    assert verdict.message.startswith(
+        "sentence.some: peak over eager's is 1.5, but should be at most 1 (if this is what"
+    )
 
 
 def test_peaks_are_told_apart_only_beyond_what_weighing_adds():
@@ -144,23 +159,24 @@ def test_disclaimers_of_all_profiles_name_claims():
 class Answers(Asked):
     """A claim that is asked with made-up answers of workers."""
 
-    def __init__(self, name, *answers, found=None, speed=None):
+    def __init__(self, name, *answers, found=None, speed=None, plans=replan):
         claim = next(claim for claim in CLAIMS if claim.name == name)
-        planned = planned_for(claim, replan, named=False)
+        planned = planned_for(claim, plans, named=False)
         found = found or measured(planned.case.id, speed=speed)
         passed = verdict_on(planned.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
         runner = SimpleNamespace(setup=lambda case: SimpleNamespace(recipe=case.recipe), seconds=1.0)
         super().__init__(planned, lambda *_: (passed, found), None, runner, Standard(), 1.0)
-        self.claim, self.answers = claim, iter(answers)
+        self.claim, self.answers, self.shown = claim, iter(answers), []
 
-    def ask(self, function, *arguments):
+    def ask(self, function, *arguments, more_seconds=0.0):
         answer = next(self.answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def engaged(self, path, setup):
-        """Of made-up answers nothing is engaged, and nothing asked."""
+        """Of made-up answers nothing is engaged; whatever should have been is noted."""
+        self.shown.append(path.name)
 
     @property
     def tried(self):
@@ -178,6 +194,11 @@ def peaks(*mebibytes):
 
 
 COMPILED_INSIDE = replace(COMPILED, recompiles=())
+KERNEL, HUB_KERNEL = (ENGAGED[f"kernels.flash_attn2_{where}"] for where in ("local", "hub"))
+EVERY_STEP = replace(OUTSIDE, recompiles=("another length",) * OUTSIDE.decode_steps)
+KERNELS = [path_named(name) for name in ("attention.sdpa", "kernels.flash_attn2_local")]
+LOADABLE = [path for path in SCHEMES if path.name not in {"quantization.hqq4", "quantization.fine_grained_fp8"}]
+BITS = [path.nominal_bits + 0.5 for path in LOADABLE]
 WARM, COLD = [(5.0, [0.1] * 5)] * 7, [(0.09, [0.1] * 5)] * 7
 SQUARE, LINE = (10, 40, 160), (10, 20, 40)
 
@@ -189,7 +210,7 @@ SQUARE, LINE = (10, 40, 160), (10, 20, 40)
         ("sentence.first_run_warms_up", WARM, COLD, "first run over later ones is 0.9"),
         (
             "sentence.outside_recompiles",
-            [OUTSIDE, COMPILED_INSIDE],
+            [EVERY_STEP, COMPILED_INSIDE],
             [replace(OUTSIDE, recompiles=()), COMPILED_INSIDE],
             "recompilations of a function compiled outside is 0, but should be at least 1",
         ),
@@ -207,8 +228,8 @@ SQUARE, LINE = (10, 40, 160), (10, 20, 40)
         ),
         (
             "sentence.every_parameter_shrinks",
-            [({"a": bits}, 0) for bits in (4.5, 4.2, 4.5, 8.2, 8.2, 8.2, 8.2, 4.5)],
-            [({"a": bits, "b": 16.0}, 0) for bits in (4.5, 4.2, 4.5, 8.2, 8.2, 8.2, 8.2, 4.5)],
+            [({"a": bits}, 0) for bits in BITS],
+            [({"a": bits, "b": 16.0}, 0) for bits in BITS],
             "bits per weight of quantization.bnb_nf4, the most of 2 linears, is 16, but should be at most 5",
         ),
         (
@@ -216,6 +237,54 @@ SQUARE, LINE = (10, 40, 160), (10, 20, 40)
             [rounds(1.0, 1.1, 1.0, 8.0)],
             [rounds(1.0, 8.0, 1.0, 8.0)],
             "exponent of a step's time over the length with a cache is 1, but should be at most 0.5",
+        ),
+        (
+            "sentence.cost_per_token_is_flat",
+            [rounds(1.0, 1.1, 1.0, 8.0)],
+            [rounds(1.0, 1.1, 1.0, 1.1)],
+            "exponent of a step's time over the length without one is 0.04583, but should be at least 0.5",
+        ),
+        (
+            "sentence.every_parameter_shrinks",
+            [({"a": bits}, 0) for bits in BITS],
+            [({"a": bits}, 1) for bits in BITS],
+            "linears but the head that quantization.bnb_nf4 left dense is 1, but should be at most 0",
+        ),
+        (
+            "sentence.outside_recompiles",
+            [EVERY_STEP, COMPILED_INSIDE],
+            [EVERY_STEP, replace(COMPILED_INSIDE, recompiles=("other size",))],
+            "those by generate is 1, but should be at most 0",
+        ),
+        (
+            "sentence.outside_recompiles",
+            [EVERY_STEP, COMPILED_INSIDE],
+            [OUTSIDE, COMPILED_INSIDE],
+            "the same per decode step is 0.",
+        ),
+        (
+            "sentence.kernels_fuse",
+            [Traffic(50, 500), Traffic(100, 600)],
+            [Traffic(50, 700), Traffic(100, 600)],
+            "bytes that operators touch over eager's is 1.167, but should be at most 1",
+        ),
+        (
+            "sentence.attention_grows_linearly",
+            peaks(*SQUARE, *LINE, *LINE),
+            peaks(*LINE, *LINE, *LINE),
+            "exponent of the peak over the prompt's length of eager is 1, but should be at least 1.5",
+        ),
+        (
+            "sentence.kernel_needs_no_package",
+            [(KERNEL, [])],
+            [(KERNEL, ["flash_attn"])],
+            "modules imported of flash-attn is 1, but should be at most 0",
+        ),
+        (
+            "sentence.kernel_needs_no_package",
+            [(KERNEL, [])],
+            [(replace(KERNEL, kernel_calls=()), [])],
+            "calls of the repository's kernel is 0, but should be at least 1",
         ),
         (
             "sentence.requests_beat_padding",
@@ -245,7 +314,7 @@ SQUARE, LINE = (10, 40, 160), (10, 20, 40)
 )
 def test_each_sentence_holds_by_some_numbers_and_not_by_others(monkeypatch, name, good, bad, told):
     """Where several paths are looked at, whatever is installed."""
-    monkeypatch.setattr(sentences, "runnable", lambda names, _: [path_named(each) for each in names])
+    monkeypatch.setattr(sentences, "unmet", lambda path, _: "" if path in {*LOADABLE, *KERNELS} else "away")
     holds = Answers(name, *good).tried
     assert holds.outcome is Outcome.PASS, holds.message
     broken = Answers(name, *bad).tried
@@ -284,6 +353,121 @@ def a_passed(asked):
 def test_rounds_of_a_noisy_or_shared_machine_tell_nothing(found, why):
     verdict = Answers("sentence.requests_beat_padding", found).tried
     assert (verdict.outcome, verdict.message) == (Outcome.INCONCLUSIVE, f"sentence.requests_beat_padding: {why}")
+
+
+def test_kernel_of_the_hub_shows_itself_as_an_operator_of_its_own():
+    """On a GPU, where no local folder counts its calls."""
+    on_gpu = partial(replan, inventory=GPU, device="cuda")
+    name = "sentence.kernel_needs_no_package"
+    holds = Answers(name, (HUB_KERNEL, []), plans=on_gpu)
+    assert holds.case.path == "kernels.flash_attn2_hub"
+    assert holds.tried.outcome is Outcome.PASS
+    broken = Answers(name, (replace(HUB_KERNEL, attention=()), []), plans=on_gpu).tried
+    assert "calls of the repository's kernel is 0, but should be at least 1" in broken.message
+
+
+def test_scheme_that_cannot_be_loaded_hides_no_other(monkeypatch):
+    """It is told, with its reason; and one that keeps more bits than its name says is not left out."""
+    monkeypatch.setattr(
+        sentences, "unmet", lambda path, _: "" if path.name.startswith("quantization.torch") else "away"
+    )
+    answers = ({"a": 8.5}, 0), WorkerRaised("out of luck"), ({"a": 8.25}, 0)
+    verdict = Answers("sentence.every_parameter_shrinks", *answers).tried
+    assert verdict.outcome is Outcome.PASS, verdict.message
+    assert "quantization.bnb_nf4: away" in verdict.message
+    assert "quantization.torchao_int4: out of luck" in verdict.message
+    packed = ({"a": 8.5}, 0), ({"a": 9.25}, 0), ({"a": 8.25}, 0)
+    verdict = Answers("sentence.every_parameter_shrinks", *packed).tried
+    assert "bits per weight of quantization.torchao_int4, the most of 1 linears, is 9.25, but should be at most 5" in (
+        verdict.message
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "shown"),
+    [
+        ("sentence.stack_beats_its_best_part", [rounds(1.0, 1.5, 1.2)], 3),
+        ("sentence.requests_beat_padding", [rounds(1.0, 1.5)], 2),
+        ("sentence.cost_per_token_is_flat", [rounds(1.0, 1.1, 1.0, 8.0)], 4),
+        ("sentence.outside_recompiles", [EVERY_STEP, COMPILED_INSIDE], 1),
+        ("overview.caching.memory", peaks(100, 400), 1),
+        ("overview.quantization.memory", peaks(100, 400), 1),
+    ],
+)
+def test_arms_beside_the_case_must_be_engaged(name, answers, shown):
+    asked = Answers(name, *answers)
+    asked.measure = lambda *_: (a_passed(asked), measured(asked.case.id, peak=100 * MIB))
+    verdict = asked.tried
+    assert verdict.outcome is Outcome.PASS, verdict.message
+    assert len(asked.shown) == shown
+
+
+def test_models_that_were_named_are_kept():
+    """What a user asks of a model is not answered of another."""
+    asked = Answers("overview.quantization.memory")
+    assert asked.larger(CATALOGUE.more_models[0]) is CATALOGUE.more_models[0]
+    asked.named = True
+    assert asked.larger(CATALOGUE.more_models[0]) is None
+
+
+def warning(text, category, filename):
+    return SimpleNamespace(message=text, category=category, filename=filename)
+
+
+def test_whatever_will_go_is_told_of_examples():
+    """By its words in logs; by its kind, and where it points, in warnings."""
+    library, own = overview_examples.OURS
+    lines = ["`torch_dtype` is deprecated! Use `dtype` instead!", "The prefix is no longer needed.", "Loading weights"]
+    warned = [
+        warning("it will be gone in v9\nread on", FutureWarning, f"{library}/modeling_utils.py"),
+        warning("this keyword is old", FutureWarning, own),
+        warning("of another library", DeprecationWarning, "/elsewhere/torch.py"),
+        warning("mind the memory", UserWarning, f"{library}/modeling_utils.py"),
+    ]
+    assert overview_examples.deprecations(lines, warned) == [*lines[:2], "it will be gone in v9", "this keyword is old"]
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("Traceback:\nValueError: shape [2]: is bad\n", "ValueError: shape [2]: is bad"),
+        ("[rank0]:[rank0]: RuntimeError: it broke\n", "RuntimeError: it broke"),
+        ("RuntimeError: it broke\ntorch.x.ChildFailedError: \n", "RuntimeError: it broke"),
+        ("all is well", ""),
+    ],
+)
+def test_last_error_of_an_example(text, error):
+    assert examples.last_error(text) == error
+
+
+@pytest.mark.parametrize(
+    ("ran", "disclaimer", "outcome", "told"),
+    [
+        (("", []), None, Outcome.PASS, "runs, and warns of no deprecation"),
+        (("", ["it is old"]), None, Outcome.PASS, "runs, and says: it is old"),
+        (
+            ("ValueError: no", []),
+            None,
+            Outcome.DOES_NOT_HOLD,
+            "ends with ValueError: no, but should run (the example's",
+        ),
+        (("ValueError: no", []), Disclaimer("example.compilation", "no luck"), Outcome.DISCLAIMED, "says so: no luck)"),
+    ],
+)
+def test_examples_run_or_not(monkeypatch, ran, disclaimer, outcome, told):
+    monkeypatch.setattr(examples, "run_example", lambda *_: ran)
+    asked = Answers("example.compilation")
+    asked.standard = Standard(disclaimers={disclaimer.claim: disclaimer} if disclaimer else {})
+    verdict = asked.tried
+    assert verdict.outcome is outcome
+    assert told in verdict.message
+
+
+def test_example_without_what_it_needs_is_unsupported_if_it_fails(monkeypatch):
+    monkeypatch.setattr(examples, "run_example", lambda *_: ("ValueError: no", []))
+    verdict = Answers("example.attention").tried
+    assert verdict.outcome is Outcome.UNSUPPORTED
+    assert verdict.message.endswith("(without it: ValueError: no)")
 
 
 def test_arm_that_is_not_engaged_is_not_timed():
