@@ -123,15 +123,16 @@ def _rounded_product(device: str, dtype: Dtype, draw: torch.Generator) -> Operat
 
 
 def _exact_product(device: str, dtype: Dtype, draw: torch.Generator) -> Operation:
-    """Of -1, 0 and 1, most of them 0; expected is what integers give."""
+    """Expected is what integers give."""
     kind = getattr(torch, dtype.torch_name)
-    left, right = (_sparse(draw) for _ in range(2))
+    left, right = (sparse(draw) for _ in range(2))
     expected = (left.double() @ right.double()).to(kind)
     on_device = left.to(device, kind), right.to(device, kind)
     return Operation(lambda: on_device[0] @ on_device[1], expected)
 
 
-def _sparse(draw: torch.Generator) -> Tensor:
+def sparse(draw: torch.Generator) -> Tensor:
+    """-1, 0 and 1, most of them 0."""
     signs = torch.randint(2, (ROWS, ROWS), generator=draw) * 2 - 1
     return signs * (torch.randint(DENSITY, (ROWS, ROWS), generator=draw) == 0)
 

@@ -14,9 +14,9 @@ SLOWDOWNS = {
     "hardware power brake": 0x80,
 }
 """Reasons for which a card runs slower than it should, and their bits: nvmlClocksEventReasonHwSlowdown,
-SwThermalSlowdown, HwThermalSlowdown and HwPowerBrakeSlowdown of NVML's header,
-https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html. The others are no fault: idle, set clocks, the
-power limit."""
+SwThermalSlowdown, HwThermalSlowdown and HwPowerBrakeSlowdown of NVML's header
+(https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html). The others are no fault: idle, clocks that
+were set, the power limit."""
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,7 @@ class WatchedCard(Watched):
         return count
 
     def _slowdowns(self) -> tuple[str, ...] | None:
-        bits = self._ask(
-            "throttle reasons", lambda: self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle)
-        )
+        bits = self._ask("throttle reasons", lambda: self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
         return None if bits is None else tuple(name for name, bit in SLOWDOWNS.items() if bits & bit)
 
     def _processes(self) -> int | None:

@@ -23,9 +23,9 @@ AGAIN = "and validate again"
 
 
 def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Check, ...]:
-    """What is wrong with the machine and its cards, and what is worth knowing. `load` is the average of the last minute,
-    before anything ran here."""
-    found = [*_host(cards[0], load=load, cores=cores)]
+    """What is wrong with the machine and its cards, and what is worth knowing. `load` is the average of the last
+    minute, before anything ran here."""
+    found = [check for card in cards[:1] for check in _host(card, load=load, cores=cores)]
     for card in cards:
         found += [check for rule in RULES for check in rule(card)]
     return tuple(found)
@@ -61,7 +61,10 @@ def _readable(card: Card) -> Iterator[Check]:
 
 def _ecc(card: Card) -> Iterator[Check]:
     now = card.busy
-    if now is None or now.ecc is None:
+    if now is None:
+        return
+    yield from _errors(card.about, now)
+    if now.ecc is None:
         return
     if not now.ecc:
         todo = f"nvidia-smi -e 1 and a reboot, {AGAIN}"
@@ -70,7 +73,6 @@ def _ecc(card: Card) -> Iterator[Check]:
         yield Check(card.about, "ECC", "on, and off after a reboot", EXCEPTION, "on", "nvidia-smi -e 1")
     else:
         yield Check(card.about, "ECC", "on")
-    yield from _errors(card.about, now)
 
 
 def _errors(about: str, now: CardReading) -> Iterator[Check]:
@@ -81,9 +83,16 @@ def _errors(about: str, now: CardReading) -> Iterator[Check]:
             REJECTING, "0", todo,
         )  # fmt: skip
     if now.uncorrected_ever and not now.uncorrected:
-        todo = "a new card should have none: ask its seller; NVIDIA takes cards back whose rows can no longer be remapped"
+        todo = (
+            "a new card should have none: ask its seller; NVIDIA takes cards back whose rows can no longer be remapped"
+        )
         yield Check(
-            about, "the number of uncorrected memory errors of its life", str(now.uncorrected_ever), EXCEPTION, "0", todo
+            about,
+            "the number of uncorrected memory errors of its life",
+            str(now.uncorrected_ever),
+            EXCEPTION,
+            "0",
+            todo,
         )
 
 
@@ -131,7 +140,7 @@ def _clock(card: Card) -> Iterator[Check]:
         yield Check(card.about, "its SM clock at work", f"{got}{' at the power limit' if capped else ''}")
     else:
         todo = f"reset clocks that were set with nvidia-smi -rgc, or look why it does not rise, {AGAIN}"
-        least = f"at least {FULL_SPEED:.0%} of that".replace("%", " %")
+        least = f"at least {_percent(FULL_SPEED)} of that"
         yield Check(card.about, "its SM clock at work", got, REJECTING, least, todo)
 
 
@@ -155,7 +164,8 @@ def _temperature(card: Card) -> Iterator[Check]:
 
 def _shared(card: Card) -> Iterator[Check]:
     """Our worker is one of the processes, unless a container hides all of them."""
-    foreign = max((card.busy.processes or 0) - 1, 0) if card.busy else card.examined.foreign
+    seen = (card.busy.processes or 0) - 1 if card.busy else 0
+    foreign = max(seen, card.examined.foreign)
     if foreign:
         todo = f"end them {AGAIN}: beside them nothing that is timed counts"
         yield Check(card.about, "the number of processes of others on it", str(foreign), REJECTING, "0", todo)
@@ -201,21 +211,27 @@ def _speeds(card: Card) -> Iterator[Check]:
     peaks, sheet = card.examined.peaks, DATASHEETS.get(card.name)
     if peaks is None:
         return
-    rates = {"copies": (peaks.copy_bandwidth, "B/s", sheet and sheet.bandwidth, COPIES)}
+    promised = (sheet.bandwidth, sheet.products) if sheet else (None, None)
+    yield _rate(card.about, "copies", scaled_as=(peaks.copy_bandwidth, "B/s"), promised=promised[0], share=COPIES)
     if rate := peaks.flops.get(Dtype.BF16):
-        rates["bfloat16 products"] = (rate, "FLOP/s", sheet and sheet.products, PRODUCTS)
-    for what, (rate, unit, promised, share) in rates.items():
-        got = scaled(rate, unit)
-        if promised is None:
-            yield Check(card.about, f"the rate of {what}", f"{got}; no data sheet of it is known here")
-            continue
-        told = f"{got}, {rate / promised:.0%} of the data sheet's {scaled(promised, unit)}".replace("%", " %")
-        if rate >= share * promised:
-            yield Check(card.about, f"the rate of {what}", told)
-        else:
-            todo = f"look at clocks, power and others on the card; if it stays so, return it, {AGAIN}"
-            least = f"at least {share:.0%}".replace("%", " %")
-            yield Check(card.about, f"the rate of {what}", told, REJECTING, least, todo)
+        what = "bfloat16 products"
+        yield _rate(card.about, what, scaled_as=(rate, "FLOP/s"), promised=promised[1], share=PRODUCTS)
+
+
+def _rate(about: str, what: str, *, scaled_as: tuple[float, str], promised: float | None, share: float) -> Check:
+    rate, unit = scaled_as
+    got = scaled(rate, unit)
+    if promised is None:
+        return Check(about, f"the rate of {what}", f"{got}; no data sheet of it is known here")
+    told = f"{got}, {_percent(rate / promised)} of the data sheet's {scaled(promised, unit)}"
+    if rate >= share * promised:
+        return Check(about, f"the rate of {what}", told)
+    todo = f"look at clocks, power and others on the card {AGAIN}; if it stays so, return it"
+    return Check(about, f"the rate of {what}", told, REJECTING, f"at least {_percent(share)}", todo)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 RULES = (
@@ -231,8 +247,6 @@ RULES = (
     _compiled_for,
     _speeds,
 )
-
-
 
 
 def _version(text: str) -> tuple[int, ...]:

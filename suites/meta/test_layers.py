@@ -37,6 +37,9 @@ LAYERS = (
         "cli_report",
         "cli_compare",
         "cli_machine",
+        "cli_validate",
+        "statement",
+        "validating",
     ),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")
