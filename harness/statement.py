@@ -104,8 +104,10 @@ class Machine:
 
     @property
     def name(self) -> str:
-        accelerators = self.environment["accelerators"]
-        return self.environment["processor"] if self.device == "cpu" else accelerators
+        """That of the processor, or those of all cards that told one."""
+        if self.device == "cpu":
+            return self.environment["processor"]
+        return self.device if self.environment["accelerators"] == "none" else self.environment["accelerators"]
 
 
 def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | None = None) -> Statement:

@@ -70,12 +70,11 @@ def examine_all(device: str, number: int, recipe: ModelRecipe, *, seconds: float
     for index in range(number):
         about = device if device == "cpu" else f"{device}:{index}"
         try:
-            cards.append(_ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
-            about = cards[-1].about
+            cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
             asked = (device, index, about, recipe, seconds)
-            fingerprints.append(_ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
+            fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
         except WorkerFailed as error:
-            failed.append(_failed(about, error))
+            failed.append(crashed(about, error))
     if not failed:
         shutil.rmtree(logs)
     return Examination(tuple(cards), tuple(fingerprints), tuple(failed))
@@ -135,7 +134,7 @@ def _steps_of_new(profile: Profile) -> tuple[str, ...]:
     )
 
 
-def _ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
+def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
     """In a worker of its own. Raises WorkerFailed."""
     from harness.execution.workers import Worker
 
@@ -143,7 +142,7 @@ def _ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: f
         return worker.call(function, *arguments, seconds=seconds)
 
 
-def _failed(about: str, error: WorkerFailed) -> Check:
+def crashed(about: str, error: WorkerFailed) -> Check:
     if isinstance(error, WorkerRaised) and not error.log:
         raise error  # expected: a model that is not to be had
     todo = f"read {error.log}; a card on which torch cannot compute is of no use"

@@ -44,7 +44,7 @@ def examine_card(device: str, index: int) -> Card:
     idle = card.read() if card else None
     examined = examine(device, peaks=True)
     busy = _read_at_work(device, card) if card else None
-    return Card(f"{device}:{index} {name}", name, examined, _build(device, index), idle, busy, unread)
+    return Card(f"{device}:{index}", name, examined, _build(device, index), idle, busy, unread)
 
 
 def _watched(device: str, index: int) -> tuple[WatchedCard | None, str]:

@@ -81,7 +81,7 @@ class Card:
     """One device of a machine, examined while it worked."""
 
     about: str
-    """`cuda:0 NVIDIA H200`; `cpu` for the processor."""
+    """`cuda:0`; `cpu` for the processor."""
     name: str
     """As torch tells it; empty on a CPU."""
     examined: Examined

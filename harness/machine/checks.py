@@ -22,7 +22,7 @@ class Check:
     """One thing about a machine or one of its cards, with what it should be."""
 
     about: str
-    """`machine`, or a card: `cuda:0 NVIDIA H200`."""
+    """`machine`, or a card: `cuda:0`."""
     what: str
     got: str
     grade: Grade = Grade.GOOD

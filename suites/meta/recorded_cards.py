@@ -91,7 +91,7 @@ def card(name="healthy", **changes):
     torch = made["torch"]
     build = Build(torch["cuda"], tuple(torch["capability"]), tuple(torch["arches"]))
     examined = Examined(torch["name"], "", 0, {"steal": "0.0%"}, Peaks(**made["peaks"]))
-    return Card(f"cuda:0 {torch['name']}", torch["name"], examined, build, idle, watched.read())
+    return Card("cuda:0", torch["name"], examined, build, idle, watched.read())
 
 
 def unread(why):
