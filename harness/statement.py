@@ -13,7 +13,7 @@ from harness.machine.cards import Card
 from harness.machine.checks import Check, Grade, graded
 from harness.machine.fingerprints import Fingerprint, fingerprint_checks
 from harness.measurement.units import count
-from harness.records import Run, Verdict
+from harness.records import JUDGED_BY, Run, Verdict
 from harness.report.tables import skipped_paths, untrue_claims
 from harness.vocabulary import Outcome
 
@@ -139,7 +139,7 @@ def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | N
         _tally(verdicts),
         shlex.join(suites.asked),
         run.profile if run else None,
-        machine.environment,
+        {**machine.environment, **_judged_by(run)},
         proposal or Proposal(),
     )
 
@@ -170,6 +170,11 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
             f"suites: pytest's exit code is {suites.exit}, but should be 0 (no verdict fails: read its output)"
         )
     return found
+
+
+def _judged_by(run: Run | None) -> dict[str, str]:
+    """What else than the table's limits decided, or could not."""
+    return {JUDGED_BY: run.environment[JUDGED_BY]} if run and JUDGED_BY in run.environment else {}
 
 
 def _failing(run: Run) -> list[Verdict]:

@@ -105,14 +105,13 @@ def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match
     known, target = find_profile(profiles, match), folder / PROPOSED
     profile = known or Profile(profile_name(match), target, match, None)
     files = [] if known else [write_profile(profile)]
+    steps = _steps_of_known(profile) if known else _steps_of_new(profile)
     try:
-        recorded = proposal_for(folder, run, profile)
-        files += write_files(recorded.files, target).values()
-        none: tuple[str, ...] = ()
+        files += write_files(proposal_for(folder, run, profile).files, target).values()
+        steps += (f"to record the baselines: harness baseline propose {folder}, then diff and accept",) if known else ()
     except HarnessError as error:
-        none = (f"no baselines are proposed: {error}",)
-    steps = _steps_of_known(profile, folder) if known else _steps_of_new(profile)
-    return Proposal(tuple(str(path.relative_to(folder)) for path in files), (*none, *steps))
+        steps += (f"no baselines are proposed: {error}",)
+    return Proposal(tuple(str(path.relative_to(folder)) for path in files), steps)
 
 
 def profile_name(match: Match) -> str:
@@ -120,11 +119,8 @@ def profile_name(match: Match) -> str:
     return re.sub(r"[^0-9A-Za-z]+", "-", f"{match.device} {match.machine}").strip("-").lower()
 
 
-def _steps_of_known(profile: Profile, folder: Path) -> tuple[str, ...]:
-    return (
-        f"profile {profile.name} matches this machine already, and stays as it is",
-        f"to record the baselines: harness baseline propose {folder}, then diff and accept",
-    )
+def _steps_of_known(profile: Profile) -> tuple[str, ...]:
+    return (f"profile {profile.name} matches this machine already, and stays as it is",)
 
 
 def _steps_of_new(profile: Profile) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ from harness.vocabulary import Dtype
 
 ROWS = 1024
 """Of square matrices: large enough to use the units that large products use, and hashed in milliseconds."""
+CPU_ROWS = 256
+"""On a CPU, which may emulate half precision: 1,024 rows then take seconds."""
 SEED = 20
 DENSITY = 8
 """One in so many entries of an exact product is not zero, so that no sum of 1,024 products exceeds 256, up to which
@@ -76,11 +78,12 @@ def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
     """What a card does in inference: products in every format, reductions, memory, and a whole small model."""
     torch.set_float32_matmul_precision("highest")
     draw = torch.Generator().manual_seed(SEED)
+    rows = CPU_ROWS if device == "cpu" else ROWS
     found = {}
     for dtype in DTYPES:
-        found[f"{dtype} products"] = _rounded_product(device, dtype, draw)
-        found[f"exact {dtype} products"] = _exact_product(device, dtype, draw)
-    values = torch.randn(ROWS, ROWS, generator=draw).to(device)
+        found[f"{dtype} products"] = _rounded_product(device, dtype, rows, draw)
+        found[f"exact {dtype} products"] = _exact_product(device, dtype, rows, draw)
+    values = torch.randn(rows, rows, generator=draw).to(device)
     found["reductions"] = Operation(lambda: torch.cat([values.sum(0), values.softmax(1).amax(0), values.std(1)]))
     found["memory"] = _memory(device)
     found[f"logits of {recipe.name}"] = _model(device, recipe, draw)
@@ -116,25 +119,25 @@ def digest(given: Tensor) -> str:
     return hashlib.sha256(given.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _rounded_product(device: str, dtype: Dtype, draw: torch.Generator) -> Operation:
+def _rounded_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:
     kind = getattr(torch, dtype.torch_name)
-    left, right = (torch.randn(ROWS, ROWS, generator=draw).to(device, kind) for _ in range(2))
+    left, right = (torch.randn(rows, rows, generator=draw).to(device, kind) for _ in range(2))
     return Operation(lambda: left @ right)
 
 
-def _exact_product(device: str, dtype: Dtype, draw: torch.Generator) -> Operation:
+def _exact_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:
     """Expected is what integers give."""
     kind = getattr(torch, dtype.torch_name)
-    left, right = (sparse(draw) for _ in range(2))
+    left, right = (sparse(rows, draw) for _ in range(2))
     expected = (left.double() @ right.double()).to(kind)
     on_device = left.to(device, kind), right.to(device, kind)
     return Operation(lambda: on_device[0] @ on_device[1], expected)
 
 
-def sparse(draw: torch.Generator) -> Tensor:
+def sparse(rows: int, draw: torch.Generator) -> Tensor:
     """-1, 0 and 1, most of them 0."""
-    signs = torch.randint(2, (ROWS, ROWS), generator=draw) * 2 - 1
-    return signs * (torch.randint(DENSITY, (ROWS, ROWS), generator=draw) == 0)
+    signs = torch.randint(2, (rows, rows), generator=draw) * 2 - 1
+    return signs * (torch.randint(DENSITY, (rows, rows), generator=draw) == 0)
 
 
 def _memory(device: str) -> Operation:

@@ -58,7 +58,7 @@ def statement_html(statement: Statement, *, has_report: bool) -> str:
         "sign": sign,
         "why": statement.line.removeprefix(f"{statement.acceptance}: "),
         "has_report": has_report,
-        "checks": Table(checks[0], checks[1:], "preflight and fingerprint", "said"),
+        "checks": Table(checks[0], checks[1:], "preflight and fingerprint", "labelled"),
         "digests": Table(digests[0], digests[1:], "digests", "said") if len(digests) > 1 else None,
         "suites": _suites(statement),
         "told_of_proposal": _proposal(statement),

@@ -10,19 +10,16 @@ import torch
 from fixtures.models import MODELS
 from harness.codec import from_plain, to_plain
 from harness.execution import fingerprinting
-from harness.execution.fingerprinting import Operation, digest, fingerprint, operations, repeat
+from harness.execution.fingerprinting import ROWS, SEED, Operation, digest, fingerprint, operations, repeat, sparse
 from harness.machine.checks import Grade
 from harness.machine.fingerprints import LEAST, Fingerprint, fingerprint_checks
-
-ROWS = fingerprinting.ROWS
-"""Before tests make it smaller."""
 
 
 @pytest.fixture(scope="module")
 def known():
     """All operations on this CPU, on little memory."""
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(fingerprinting, "ROWS", 64)
+        patch.setattr(fingerprinting, "CPU_ROWS", 64)
         patch.setattr(fingerprinting, "CPU_MEMORY", 2**20)
         yield operations("cpu", MODELS[0])
 
@@ -115,17 +112,16 @@ def test_digest_sees_every_bit(kind):
     assert digest(torch.arange(8, dtype=kind)[::2]) == digest(torch.arange(0, 8, 2, dtype=kind))
 
 
-def test_exact_products_are_exact_in_the_narrowest_format(monkeypatch):
+def test_exact_products_are_exact_in_the_narrowest_format():
     """No sum leaves what bfloat16 holds, at the size that cards are tried with."""
-    monkeypatch.setattr(fingerprinting, "ROWS", ROWS)
-    draw = torch.Generator().manual_seed(fingerprinting.SEED)
-    made = fingerprinting.sparse(draw).double() @ fingerprinting.sparse(draw).double()
+    draw = torch.Generator().manual_seed(SEED)
+    made = sparse(ROWS, draw).double() @ sparse(ROWS, draw).double()
     assert 8 < made.abs().max() <= 256
 
 
 def test_fingerprint_of_this_processor(monkeypatch):
     """As a worker takes it; it survives being written."""
-    monkeypatch.setattr(fingerprinting, "ROWS", 64)
+    monkeypatch.setattr(fingerprinting, "CPU_ROWS", 64)
     monkeypatch.setattr(fingerprinting, "CPU_MEMORY", 2**20)
     found = fingerprint("cpu", 0, "cpu", MODELS[0], 0)
     assert (found.about, found.differing, found.repetitions) == ("cpu", (), LEAST)

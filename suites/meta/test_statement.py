@@ -174,6 +174,11 @@ def test_further_reasons_are_counted_and_all_told():
     assert made.rejections == (str(BAD), f"MISMATCH {SDPA.id}: it is so", f"CRASHED {STATIC.id}: it")
 
 
+def test_what_the_run_was_judged_by_is_told():
+    judged = CUDA | {"judged_by": "numerics.json is not compared with"}
+    assert statement(*PASS, environment=judged).environment == judged
+
+
 def test_processor_is_named_where_there_is_no_accelerator():
     made = state(Machine("cpu", ENVIRONMENT, (GOOD,), (), (SAME,)), Suites(run_of(*PASS), 0), date=DATE)
     assert made.line == "accepted: some processor, 3 verdicts pass"

@@ -246,8 +246,16 @@ def test_run_that_measured_nothing_proposes_no_baselines_and_says_so(tmp_path):
     write_record(tmp_path / "run.json", RUN)
     found = propose_profile(tmp_path, RUN, (), HERE)
     assert found.files == ("proposed-profile/profile.toml",)
-    assert found.steps[0].startswith("no baselines are proposed: ")
-    assert "measured nothing that is worth recording" in found.steps[0]
+    assert found.steps[-1].startswith("no baselines are proposed: ")
+    assert "measured nothing that is worth recording" in found.steps[-1]
+
+
+def test_known_hardware_without_measurements_proposes_nothing(tmp_path):
+    made = Checkout(tmp_path)
+    write_record(tmp_path / "run.json", RUN)
+    found = propose_profile(tmp_path, RUN, (made.profile,), made.profile.match)
+    assert (found.files, (tmp_path / "proposed-profile").exists()) == ((), False)
+    assert len(found.steps) == 2
 
 
 def test_profile_of_another_machine_is_no_match(tmp_path):
