@@ -7,8 +7,10 @@ found where nothing rounds: sums of small integers have one right result on any 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +53,20 @@ def fingerprint(device: str, index: int, about: str, recipe: ModelRecipe, second
     """Of one device of a type, in about so many seconds. Nothing but torch's accelerator interface is used."""
     if device != "cpu":
         torch.accelerator.set_device_index(index)
-    with torch.inference_mode():
+    with _deterministic(), torch.inference_mode():
         return repeat(about, operations(device, recipe), seconds=seconds)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Where libraries add up in any order unless told otherwise, as rocBLAS may, a healthy card differs too."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0], warn_only=before[1])
 
 
 def repeat(about: str, known: Mapping[str, Operation], *, seconds: float) -> Fingerprint:

@@ -124,8 +124,20 @@ def test_fingerprint_of_this_processor(monkeypatch):
     monkeypatch.setattr(fingerprinting, "CPU_ROWS", 64)
     monkeypatch.setattr(fingerprinting, "CPU_MEMORY", 2**20)
     found = fingerprint("cpu", 0, "cpu", MODELS[0], 0)
+    assert not torch.are_deterministic_algorithms_enabled()
     assert (found.about, found.differing, found.repetitions) == ("cpu", (), LEAST)
     assert from_plain(Fingerprint, to_plain(found)) == found
+
+
+def test_card_is_asked_to_add_up_in_one_order(monkeypatch):
+    """A library that may add up in any order would be taken for a card that corrupts."""
+    asked = []
+    monkeypatch.setattr(
+        fingerprinting, "operations", lambda *_: asked.append(torch.are_deterministic_algorithms_enabled()) or {}
+    )
+    monkeypatch.setattr(fingerprinting, "repeat", lambda *_, **__: None)
+    fingerprint("cpu", 0, "cpu", MODELS[0], 0)
+    assert asked == [True]
 
 
 def test_fingerprint_of_too_few_repetitions_cannot_be_made():
