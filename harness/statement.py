@@ -107,7 +107,9 @@ class Machine:
         """That of the processor, or those of all cards that told one."""
         if self.device == "cpu":
             return self.environment["processor"]
-        return self.device if self.environment["accelerators"] == "none" else self.environment["accelerators"]
+        names = Counter(self.environment["accelerators"].split(", "))
+        told = ", ".join(name if number == 1 else f"{number} × {name}" for name, number in names.items())
+        return self.device if told == "none" else told
 
 
 def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | None = None) -> Statement:

@@ -16,6 +16,7 @@ from harness.machine import inventory, peaks
 from harness.machine.cards import Build
 from harness.machine.health import Examined
 from harness.measurement.conditions import open_conditions
+from harness.measurement.memory import gauge_of
 from suites.meta.recorded_cards import RecordedNvml, card, record
 from suites.meta.timings import PEAKS
 
@@ -104,6 +105,21 @@ def test_free_memory_is_asked_of_any_accelerator(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("xpu"))
     monkeypatch.setattr(torch, "get_device_module", lambda _: SimpleNamespace(mem_get_info=lambda: (60, 80)))
     assert peaks.free_bytes() == 60
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_memory_of_any_accelerator_is_what_torch_counts(monkeypatch, kind):
+    """Each time after the device is done; a new peak begins without what is cached."""
+    asked = []
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.accelerator, name, lambda name=name: asked.append(name))
+    for name, told in (("memory_allocated", 1), ("max_memory_allocated", 2), ("max_memory_reserved", 3)):
+        monkeypatch.setattr(torch.accelerator, name, lambda told=told: told)
+    gauge = gauge_of(kind)
+    assert (gauge.now(), gauge.peak(), gauge.reserved()) == (1, 2, 3)
+    asked.clear()
+    gauge.restart()
+    assert asked == ["synchronize", "empty_cache", "reset_peak_memory_stats"]
 
 
 def test_processor_is_examined_without_an_accelerator(monkeypatch):

@@ -190,6 +190,11 @@ def test_machine_no_card_of_which_could_be_examined_is_named_by_its_device():
     assert made.line.startswith("rejected: cuda, cuda:0: row remapping is failed")
 
 
+def test_cards_of_one_kind_are_counted():
+    two = CUDA | {"accelerators": "NVIDIA H200, NVIDIA L4, NVIDIA H200"}
+    assert Machine("cuda", two, (), (), ()).name == "2 × NVIDIA H200, NVIDIA L4"
+
+
 def test_statement_that_contradicts_itself_cannot_be_made():
     made = statement(*PASS, checks=(BAD,))
     with pytest.raises(ValueError, match="but should say accepted"):
