@@ -1,7 +1,7 @@
 """Weigh a process and its tensors: what is held now, what was at most, and which storages are alive. Runs in workers.
 
-On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on accelerators it is that of
-torch's allocator.
+On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on accelerators it is that
+of torch's allocator.
 """
 
 from __future__ import annotations
