@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 
 import pytest
 
+from harness.cli_validate import FINGERPRINT_SECONDS
 from harness.codec import from_plain, to_plain
 from harness.machine.cards import Build, Card
 from harness.machine.checks import Check, Grade, graded
 from harness.machine.datasheets import COPIES, DATASHEETS, PRODUCTS
+from harness.machine.fingerprints import LEAST
+from harness.machine.gpu import FULL_SPEED
 from harness.machine.health import Examined
 from harness.machine.nvml import find_card
 from harness.machine.preflight import RULES, preflight
 from harness.vocabulary import Dtype
+from suites.conftest import REPOSITORY
 from suites.meta.recorded_cards import NAMES, RecordedNvml, card, record, unread
 from suites.meta.timings import PEAKS
 
@@ -300,6 +305,17 @@ def test_names_are_those_of_the_real_module():
     watched.read()
     assert len(asked) > 15
     assert [name for name in asked if not hasattr(real, name)] == []
+
+
+def test_documented_shares_and_cards_are_those_in_force():
+    flowing = " ".join((REPOSITORY / "README.md").read_text().split())
+    shares = f"must reach {COPIES:.0%} and {PRODUCTS:.0%} of what".replace("%", " %")
+    assert shares in flowing
+    assert f"a clock below {FULL_SPEED:.0%} without need".replace("%", " %") in flowing
+    assert f"for {FINGERPRINT_SECONDS:g} seconds, at least {['no', 'one', 'two', 'three'][LEAST]} times" in flowing
+    families = sorted({re.search(r"[A-Z]\d+S?", name)[0] for name in DATASHEETS})
+    assert f"({', '.join(families)}; of an L4 copies alone)" in flowing
+    assert [name for name, sheet in DATASHEETS.items() if sheet.products is None] == ["NVIDIA L4"]
 
 
 def test_every_rule_is_in_force():

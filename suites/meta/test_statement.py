@@ -13,6 +13,7 @@ from harness.records import Run
 from harness.report.statement import read_statement, statement_html, statement_markdown, write_statement
 from harness.statement import Acceptance, Machine, Proposal, Suites, state
 from harness.vocabulary import Outcome, Property
+from suites.conftest import REPOSITORY
 from suites.meta.made_up_run import HOSTILE
 from suites.meta.recorded_cards import card
 from suites.meta.recorded_runs import CUDA, ENVIRONMENT, FLASH, SDPA, STATIC, verdict
@@ -134,6 +135,21 @@ def test_every_outcome_is_weighed():
 )
 def test_first_line_says_why(changes, line):
     assert statement(*PASS, **changes).line == line
+
+
+def test_documented_lines_are_given():
+    """README's examples, with numbers that are made up there."""
+    readme = (REPOSITORY / "README.md").read_text()
+    shown = (
+        readme.partition("Its first line is one of these:")[2].partition("```\n")[2].partition("```")[0].splitlines()
+    )
+    lost = Check(
+        "cuda:0", "row remapping", "failed", Grade.REJECTING, "possible", "no spare row is left: return the card"
+    )
+    skipped = (Outcome.INCONCLUSIVE, Outcome.UNSUPPORTED, Outcome.PASS)
+    made = [statement(*PASS), statement(*skipped, checks=(GOOD, OPEN)), statement(*PASS, checks=(lost,))]
+    same = [re.sub(r"\d+ (verdict|INC|UNS)(s pass)?", r"N \1", each) for each in shown]
+    assert same == [re.sub(r"\d+ (verdict|INC|UNS)(s pass|s? passes)?", r"N \1", each.line) for each in made]
 
 
 def test_cases_of_which_none_was_judged_reject():
