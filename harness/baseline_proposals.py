@@ -93,7 +93,14 @@ def proposal_of(run: Path, root: Path) -> Proposal:
     Raises HarnessError if the run is not finished, matched no profile, or measured nothing that is worth recording.
     """
     record = _finished(run)
-    profile = read_profile(root / BASELINES / str(record.profile) / FILE)
+    return proposal_for(run, record, read_profile(root / BASELINES / str(record.profile) / FILE))
+
+
+def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
+    """What the finished run `record` in the folder `run` would record in a profile, which need not exist yet.
+
+    Raises HarnessError if it measured nothing that is worth recording.
+    """
     judged: dict[str, list[Verdict]] = {}
     for verdict in record.verdicts:
         judged.setdefault(verdict.case, []).append(verdict)

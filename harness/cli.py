@@ -13,6 +13,7 @@ from harness.cli_compare import compare
 from harness.cli_machine import machine
 from harness.cli_merge import merge
 from harness.cli_report import report
+from harness.cli_validate import validate
 from harness.cli_words import CODES, MARKDOWN
 from harness.errors import HarnessError
 
@@ -23,7 +24,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=MARKDOWN)
 
-for command in (machine, calibrate, report, compare, merge, numerics):
+for command in (machine, validate, calibrate, report, compare, merge, numerics):
     app.command(epilog=CODES)(command)
 app.add_typer(baseline, name="baseline")
 
@@ -48,8 +49,8 @@ def main() -> None:
 def harness() -> None:
     """Conformance of inference optimizations: all that is not pytest's, which runs the tests themselves.
 
-    Before a run: **machine**, and once per kind of machine **calibrate**. After it: **report**, **compare**,
-    **merge**, **numerics** and **baseline**. Each has a help with an example.
+    A new machine: **validate**. Before a run: **machine**, and once per kind of machine **calibrate**. After it:
+    **report**, **compare**, **merge**, **numerics** and **baseline**. Each has a help with an example.
 
     Exit codes:
 

@@ -55,9 +55,9 @@ class Place:
     def join(self, device: str) -> None:
         """Meet the other ranks. Not by transformers, which tells nothing of why it could not."""
         self.announce()
-        if device == "cuda":
-            torch.cuda.set_device(self.rank)
-        torch.distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        if device != "cpu":
+            torch.accelerator.set_device_index(self.rank)
+        torch.distributed.init_process_group(torch.distributed.get_default_backend_for_device(device))
 
 
 def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
@@ -66,8 +66,8 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
     if place:
         place.join(setup.device)
     rank = int(os.environ["RANK"])
-    if place is None and setup.device == "cuda":
-        torch.cuda.set_device(rank)
+    if place is None and setup.device != "cpu":
+        torch.accelerator.set_device_index(rank)
     with planted(setup.fault):
         if serving := optimization.serving():
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)

@@ -227,8 +227,13 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
 
 def device_names(device: str) -> str:
     """Names of the devices of a type, as torch tells them; initialises the device, so ask it of a worker."""
-    module = torch.get_device_module(device)
-    return ", ".join(str(module.get_device_name(i)) for i in range(module.device_count()))
+    return ", ".join(device_name(device, index) for index in range(torch.get_device_module(device).device_count()))
+
+
+def device_name(device: str, index: int) -> str:
+    """Of one device; that of its type where torch tells no other, as of Apple's."""
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return str(name(index)) if name else device
 
 
 def device_keys(device: str) -> list[str]:

@@ -20,6 +20,11 @@ CAUSES = {
 """What slows a GPU down for a while, and the counter of the time it did, which never falls."""
 POWER_CAP = "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP"
 """The same of the power limit: how such a card always works, therefore recorded only."""
+TOO_OLD = "this nvidia-ml-py is too old"
+NOT_NVIDIA = "NVML reads NVIDIA's cards alone"
+FULL_SPEED = 0.75
+"""Share of the full SM clock below which a GPU is not at work as it should be, as in nvbench
+(https://github.com/NVIDIA/nvbench, `--throttle-threshold`)."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +41,42 @@ class GpuReading:
     """That compute on it, of everyone."""
 
 
-class Gpu:
-    """One GPU that NVML watches."""
+class Watched:
+    """One GPU that NVML can be asked about."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
         self.untold: dict[str, str] = {}
         """What NVML refused to tell at any time, and its words."""
+
+    def _counter(self, name: str) -> int | None:
+        """A field has a status of its own: that the call went well says nothing of it."""
+        nvml = self._nvml
+        if not hasattr(nvml, name):
+            self.untold[name] = TOO_OLD
+            return None
+        answers = self._ask(name, lambda: nvml.nvmlDeviceGetFieldValues(self._handle, [getattr(nvml, name)]))
+        if answers is None:
+            return None
+        if answers[0].nvmlReturn != nvml.NVML_SUCCESS:
+            self.untold[name] = str(nvml.NVMLError(answers[0].nvmlReturn))
+            return None
+        return int(answers[0].value.ullVal)
+
+    def _ask(self, what: str, query: Callable[[], Any]) -> Any:
+        try:
+            return query()
+        except self._nvml.NVMLError as error:
+            self.untold[what] = first_line(error)
+            return None
+
+
+class Gpu(Watched):
+    """One GPU that is watched while something runs on it."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        super().__init__(nvml, handle)
         self.full_clock: int | None = self._ask("full SM clock", self._full_clock)
         """MHz that the multiprocessors reach at most."""
 
@@ -79,31 +112,16 @@ class Gpu:
         found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
         return None if found is None else len(found)
 
-    def _counter(self, name: str) -> int | None:
-        """A field has a status of its own: that the call went well says nothing of it."""
-        nvml = self._nvml
-        if not hasattr(nvml, name):
-            self.untold[name] = "this nvidia-ml-py is too old"
-            return None
-        answers = self._ask(name, lambda: nvml.nvmlDeviceGetFieldValues(self._handle, [getattr(nvml, name)]))
-        if answers is None:
-            return None
-        if answers[0].nvmlReturn != nvml.NVML_SUCCESS:
-            self.untold[name] = str(nvml.NVMLError(answers[0].nvmlReturn))
-            return None
-        return int(answers[0].value.ullVal)
-
-    def _ask(self, what: str, query: Callable[[], Any]) -> Any:
-        try:
-            return query()
-        except self._nvml.NVMLError as error:
-            self.untold[what] = first_line(error)
-            return None
-
 
 def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:
-    """(the GPU with the UUID that torch tells, why there is none). CUDA numbers only what it may see, NVML everything;
-    a UUID means the same to both. `nvml` stands for the module `pynvml`."""
+    """(the GPU with the UUID that torch tells, why there is none). `nvml` stands for the module `pynvml`."""
+    found, why = find_handle(uuid, nvml=nvml)
+    return (Gpu(*found) if found else None), why
+
+
+def find_handle(uuid: str, *, nvml: Any = None) -> tuple[tuple[Any, Any] | None, str]:
+    """(the module `pynvml` and its handle of a GPU, why there is none). CUDA numbers only what it may see, NVML
+    everything; a UUID means the same to both."""
     try:
         nvml = nvml or importlib.import_module("pynvml")
     except ModuleNotFoundError:
@@ -111,6 +129,6 @@ def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:
     try:
         nvml.nvmlInit()
         named = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"  # torch leaves the prefix out
-        return Gpu(nvml, nvml.nvmlDeviceGetHandleByUUID(named)), ""
+        return (nvml, nvml.nvmlDeviceGetHandleByUUID(named)), ""
     except nvml.NVMLError as error:
         return None, f"NVML says {first_line(error)} of GPU {uuid}"

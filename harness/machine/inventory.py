@@ -42,7 +42,7 @@ class Inventory:
 
     @property
     def default_device(self) -> str:
-        return next((kind for kind in self.devices if kind != "cpu"), "cpu")
+        return "cuda" if "cuda" in self.devices else "cpu"
 
 
 @cache
@@ -56,10 +56,11 @@ def take_inventory() -> Inventory:
         import torch
     except (ImportError, OSError) as error:
         raise HarnessError(f"torch {packages.get('torch')}: cannot be imported: {error} (reinstall torch)") from error
-    devices = {"cuda": torch.cuda.device_count()} if torch.cuda.is_available() else {}
+    found = torch.accelerator.current_accelerator(check_available=True)
+    devices = {found.type: torch.accelerator.device_count()} if found else {}
     return Inventory(
         devices={**devices, "cpu": 1},
-        why_no_cuda="" if devices else _why_no_cuda(packages["torch"], built_for=torch.version.cuda),
+        why_no_cuda="" if "cuda" in devices else _why_no_cuda(packages["torch"], built_for=torch.version.cuda),
         packages=packages,
         compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") or "",
         cpu_capability=torch.backends.cpu.get_cpu_capability(),

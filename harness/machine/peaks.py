@@ -31,7 +31,7 @@ CACHES = 4
 """How many times the last cache what is copied should be."""
 CPU_BYTES = (256 * MIB, 1024 * MIB)
 """Least and most that is touched on the CPU, however large its cache claims to be: a virtual machine shares it."""
-CUDA_BYTES = 2048 * MIB
+ACCELERATOR_BYTES = 2048 * MIB
 """Half of it is copied to the other half: 20 times the last cache of any GPU of 2025, which is 126 MB."""
 COLUMNS = 4096
 """Of the matrix whose product with a vector reads it: a usual width of models."""
@@ -84,8 +84,16 @@ def _read(held: Tensor) -> float:
 def _bytes_to_touch(device: str) -> int:
     if device == "cpu":
         return bytes_beyond_cache(last_cache())
-    free, _ = torch.cuda.mem_get_info()
-    return min(CUDA_BYTES, free // 2) // (8 * COLUMNS) * (8 * COLUMNS)
+    return min(ACCELERATOR_BYTES, free_bytes() // 2) // (8 * COLUMNS) * (8 * COLUMNS)
+
+
+def free_bytes() -> int:
+    """Of the current accelerator's memory."""
+    if hasattr(torch.accelerator, "get_memory_info"):
+        return int(torch.accelerator.get_memory_info()[0])
+    # torch 2.9 asks each kind of device for it.
+    current = torch.accelerator.current_accelerator()
+    return int(torch.get_device_module(current).mem_get_info()[0])
 
 
 def _matmul_rate(device: str, dtype: torch.dtype) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch._dynamo.utils import compilation_time_metrics
 
-from harness.machine.gpu import Gpu, GpuReading, find_gpu
+from harness.machine.gpu import FULL_SPEED, NOT_NVIDIA, Gpu, GpuReading, find_gpu
 from harness.machine.host import ROOT, governor, read_ticks, throttle_files, times_throttled, turbo
 
 COMPILE = "_compile.compile_inner"
@@ -22,9 +22,6 @@ CAPTURE = "CUDAGraphNode.record"
 """The same of every CUDA graph that was recorded."""
 AUTOTUNE = "CachingAutotuner.benchmark_all_configs"
 """The same of every kernel whose configurations inductor tried at its first call."""
-FULL_SPEED = 0.75
-"""Share of the full SM clock below which a GPU is not at work as it should be, as in nvbench
-(https://github.com/NVIDIA/nvbench, `--throttle-threshold`)."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,8 @@ def open_conditions(device: str, *, own: int = 1) -> Conditions:
     if device != "cuda":
         return Conditions(own=own)
     torch.cuda.synchronize()
+    if torch.version.hip:  # AMD's cards are `cuda` to torch
+        return Conditions(unwatched=NOT_NVIDIA, own=own)
     gpu, unwatched = find_gpu(str(torch.cuda.get_device_properties().uuid))
     return Conditions(gpu, unwatched=unwatched, own=own)
 

@@ -1,6 +1,7 @@
 """Weigh a process and its tensors: what is held now, what was at most, and which storages are alive. Runs in workers.
 
-On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on CUDA the allocator's own.
+On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on accelerators it is that
+of torch's allocator.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, UntypedStorage
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, Incompatible
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """proc_pid_status(5) and proc_pid_clear_refs(5): writing 5 resets VmHWM to VmRSS."""
@@ -86,33 +87,33 @@ class ProcessGauge(Gauge):
             self._malloc.malloc_trim(0)
 
 
-class CudaGauge(Gauge):
-    """What torch allocated on the current CUDA device."""
+class AcceleratorGauge(Gauge):
+    """What torch allocated on the current accelerator."""
 
     def now(self) -> int:
         gc.collect()
-        torch.cuda.synchronize()
-        return torch.cuda.memory_allocated()
+        torch.accelerator.synchronize()
+        return torch.accelerator.memory_allocated()
 
     def restart(self) -> None:
         gc.collect()
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()  # what earlier work reserved is not this run's
-        torch.cuda.reset_peak_memory_stats()
+        torch.accelerator.synchronize()
+        torch.accelerator.empty_cache()  # what earlier work reserved is not this run's
+        torch.accelerator.reset_peak_memory_stats()
 
     def peak(self) -> int:
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
+        torch.accelerator.synchronize()
+        return torch.accelerator.max_memory_allocated()
 
     def reserved(self) -> int | None:
-        return torch.cuda.max_memory_reserved()
+        return torch.accelerator.max_memory_reserved()
 
 
 def gauge_of(device: str) -> Gauge:
-    """The gauge of a type of device. Raises HarnessError if there is none."""
-    gauges: dict[str, type[Gauge]] = {"cpu": ProcessGauge, "cuda": CudaGauge}
+    """The gauge of a type of device. Raises Incompatible if torch does not count what is allocated there."""
+    gauges: dict[str, type[Gauge]] = {"cpu": ProcessGauge, "cuda": AcceleratorGauge, "xpu": AcceleratorGauge}
     if device not in gauges:
-        raise HarnessError(f"memory of {device} cannot be measured (choose one of: {', '.join(gauges)})")
+        raise Incompatible(f"memory of {device} cannot be measured: torch counts peaks of {', '.join(gauges)} alone")
     return gauges[device]()
 
 

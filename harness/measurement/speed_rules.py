@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Aim:
         beyond, by MISSED_BEYOND; else OPEN."""
         low, high, limit = interval.low, interval.high, self.limit
         if not self.at_least:
-            low, high, limit = 1 / high, 1 / low, 1 / limit
+            low, high, limit = 1 / high, 1 / low if low else math.inf, 1 / limit  # pairs may bound nothing yet
         if low >= limit * (1 - MET_BEYOND):
             return Told.MET
         return Told.MISSED if high < limit * (1 - MISSED_BEYOND) else Told.OPEN

@@ -34,6 +34,11 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 def html(run: Run, folder: Path) -> str:
     """The page of a run, with what its folder holds of each case."""
+    return rendered(TEMPLATE, _content(run, folder))
+
+
+def rendered(template: str, content: Mapping[str, Any]) -> str:
+    """A template of this folder, filled in. Whatever a page cannot hold is taken out of it, and the rest escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -45,7 +50,7 @@ def html(run: Run, folder: Path) -> str:
         finalize=printable,
     )
     environment.filters["breakable"] = _breakable
-    return environment.get_template(TEMPLATE).render(_content(run, folder))
+    return environment.get_template(template).render(content)
 
 
 def printable(value: Any) -> Any:

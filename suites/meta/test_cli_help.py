@@ -16,6 +16,7 @@ from harness.records import Claim, Engagement
 from harness.vocabulary import Dtype
 from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, write_evidence
+from suites.meta.made_up_validation import validated
 from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout
 from suites.meta.test_judge import rung
 
@@ -24,6 +25,8 @@ FOLDERS = {"RUN", "WORSE", "BETTER"}
 INVOCATIONS = (
     ("machine --device cpu --peaks --case-timeout 60", {0, 1}),  # really, and other jobs may run here
     ("machine --device cpu --no-peaks --json", {0, 1}),
+    ("validate --device cpu --run-dir runs --fingerprint-seconds 1 --case-timeout 60", {0}),
+    ("validate --device cpu --keep-going --json", {0}),
     ("calibrate --device cpu --dtype fp32 --model tiny_qwen3 --workload single --seeds 1 --case-timeout 60", {0}),
     ("calibrate --device cpu --dtype fp32 --model tiny_qwen3 --workload single --profile here --dry-run --json", {0}),
     ("numerics RUN", {0}),
@@ -89,10 +92,12 @@ def left_out(application):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """With three runs that measured one case; correct runs that are calibrated on are made up."""
+    """With three runs that measured one case; correct runs that are calibrated on are made up, and so is what a
+    validation finds, which test_validate.py really does."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.machine.needs._hub_problem", lambda: "it is out of reach")
+    validated(monkeypatch)
     named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
     monkeypatch.setattr(Runner, "benign", lambda *_, **__: [replace(rung(Dtype.FP32), engagement=named)] * 3)
     made = Checkout(tmp_path, match=Match("cpu", platform.machine()))

@@ -39,6 +39,9 @@ LAYERS = (
         "cli_merge",
         "merging",
         "cli_machine",
+        "cli_validate",
+        "statement",
+        "validating",
     ),
 )
 NOUNS = ("harness.vocabulary", "harness.records", "harness.measured", "harness.recipes")

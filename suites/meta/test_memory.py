@@ -13,7 +13,7 @@ import torch
 
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
-from harness.errors import HarnessError, WorkerRaised
+from harness.errors import HarnessError, Incompatible, WorkerRaised
 from harness.execution import weighing
 from harness.execution.runs import Setup
 from harness.execution.tasks import make_checkpoint
@@ -291,7 +291,7 @@ def test_machine_without_a_resettable_peak_is_named(monkeypatch, tmp_path, place
 
 
 def test_device_without_a_gauge_is_named():
-    with pytest.raises(HarnessError, match=r"memory of mps cannot be measured \(choose one of: cpu, cuda\)"):
+    with pytest.raises(Incompatible, match="memory of mps cannot be measured: torch counts peaks of cpu, cuda, xpu al"):
         gauge_of("mps")
 
 

@@ -12,7 +12,9 @@ import shutil
 import pytest
 
 from harness.report.folder import write_reports
+from harness.report.statement import write_statement
 from suites.meta.made_up_run import HOSTILE, LOST, made_up
+from suites.meta.test_statement import every
 
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
@@ -153,6 +155,18 @@ def test_page_is_quiet_alone_and_readable(browser, page, screen, scheme):
     show(browser, page, screen=screen, scheme=scheme)
     assert complaints(browser, page) == {}
     assert browser.execute_script("return document.querySelectorAll('details svg').length") > 4
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("screen", SCREENS)
+def test_statement_is_quiet_alone_and_readable(browser, tmp_path, screen, scheme):
+    """Of each kind; its first words are those of its line."""
+    for made in every():
+        path = write_statement(tmp_path, made)[1]
+        show(browser, path, screen=screen, scheme=scheme)
+        assert complaints(browser, path) == {}
+        title = browser.execute_script("return document.querySelector('h1').innerText")
+        assert " ".join(title.split())[2:] == made.line
 
 
 def test_page_follows_the_viewers_scheme(browser, page):

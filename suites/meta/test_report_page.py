@@ -293,7 +293,7 @@ def test_what_a_page_is_made_of_is_installed_with_the_package():
     shipped = project["tool"]["setuptools"]["package-data"]["harness.report"]
     beside = {path.name for path in (REPOSITORY / "harness" / "report").iterdir() if path.suffix != ".py"}
     beside = {name for name in beside if not name.startswith("__")}
-    assert beside == {"report.css", "report.html.jinja"}
+    assert beside == {"parts.jinja", "report.css", "report.html.jinja", "statement.html.jinja"}
     assert all(any(fnmatch(name, pattern) for pattern in shipped) for name in beside)
 
 

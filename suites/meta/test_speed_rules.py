@@ -89,6 +89,15 @@ def test_an_interval_meets_or_misses_a_limit_or_neither(low, high, told):
     assert Aim(1.0, at_least=False).told(Interval(1 / high, 1 / middle, 1 / low)) is told
 
 
+@pytest.mark.parametrize("at_least", [True, False])
+def test_pairs_that_bound_nothing_yet_leave_a_limit_open(at_least):
+    """Neighbours that err alike count as few: the interval is then from 0 to infinity at the first look."""
+    alike = [0.1] * 10 + [-0.1] * 10
+    interval = ratio_interval(alike)
+    assert (interval.low, interval.high) == (0.0, math.inf)
+    assert Aim(1.0, at_least=at_least).told(interval) is Told.OPEN
+
+
 def test_sampling_ends_when_all_aims_are_told():
     """Of the threshold and of the baseline."""
     made = pairs(2.0, count=40, noise=0.05)

@@ -1,0 +1,150 @@
+"""What `harness validate` does, step by step: examine every device, run the suites, propose a profile."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.baseline_proposals import proposal_for
+from harness.baseline_store import write_files
+from harness.codec import read_record
+from harness.errors import HarnessError, WorkerFailed, WorkerRaised
+from harness.machine.cards import Card
+from harness.machine.checks import Check, Grade
+from harness.machine.fingerprints import Fingerprint
+from harness.machine.profile import Match, Profile, find_profile, write_profile
+from harness.recipes import ModelRecipe
+from harness.records import Run
+from harness.run_files import RUN
+from harness.statement import Proposal, Suites
+
+SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
+"""What a machine must pass, below the root of the checkout."""
+GIVEN: tuple[str, ...] = ("-v",)
+"""What pytest is given in every validation. This is the place for options that make it stricter."""
+REFUSED = {4: "what it was given is wrong", 5: "nothing was selected"}
+"""Exit codes of pytest that say nothing of the machine."""
+PROPOSED = "proposed-profile"
+"""Folder below that of the run."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of the suites."""
+
+    folder: Path | None
+    """Of their run; None if pytest made none."""
+    suites: Suites
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Of all devices of one type."""
+
+    cards: tuple[Card, ...]
+    fingerprints: tuple[Fingerprint, ...]
+    failed: tuple[Check, ...]
+    """Of devices that could not be examined to the end."""
+
+
+def examine_all(device: str, number: int, recipe: ModelRecipe, *, seconds: float, deadline: float) -> Examination:
+    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`. A worker that
+    crashes, hangs or raises is a rejecting check: a card must be able to compute.
+
+    Raises WorkerRaised if the model is not to be had, which is no fault of a card.
+    """
+    from harness.execution.examining import examine_card  # imports torch
+    from harness.execution.fingerprinting import fingerprint
+
+    logs = Path(tempfile.mkdtemp(prefix="harness-validate-"))
+    cards, fingerprints, failed = [], [], []
+    for index in range(number):
+        about = device if device == "cpu" else f"{device}:{index}"
+        try:
+            cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
+            asked = (device, index, about, recipe, seconds)
+            fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
+        except WorkerFailed as error:
+            failed.append(crashed(about, error))
+    if not failed:
+        shutil.rmtree(logs)
+    return Examination(tuple(cards), tuple(fingerprints), tuple(failed))
+
+
+def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Finished:
+    """Run the suites in the checkout `root` with what pytest is given and was `asked` besides; their output goes to the
+    file descriptor `out`. The run's folder is made below `parent`.
+
+    Raises HarnessError if pytest refused what it was given, or other runs began there meanwhile.
+    """
+    before = _runs(parent)
+    words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(parent), *asked]
+    code = subprocess.run(words, cwd=root, stdout=out, check=False).returncode
+    made = sorted(_runs(parent) - before)
+    if len(made) > 1:
+        raise HarnessError(
+            f"{parent}: {len(made)} runs began there meanwhile, but one should (choose another folder with --run-dir)"
+        )
+    if not made and code in REFUSED:
+        raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
+    run = read_record(Run, made[0] / RUN) if made else None
+    return Finished(made[0] if made else None, Suites(run, code, asked))
+
+
+def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> Proposal:
+    """Write what `baselines/` could hold of the machine below the run's folder."""
+    known, target = find_profile(profiles, match), folder / PROPOSED
+    profile = known or Profile(profile_name(match), target, match, None)
+    files = [] if known else [write_profile(profile)]
+    steps = _steps_of_known(profile) if known else _steps_of_new(profile)
+    try:
+        files += write_files(proposal_for(folder, run, profile).files, target).values()
+        steps += (f"to record the baselines: harness baseline propose {folder}, then diff and accept",) if known else ()
+    except HarnessError as error:
+        steps += (f"no baselines are proposed: {error}",)
+    return Proposal(tuple(str(path.relative_to(folder)) for path in files), steps)
+
+
+def profile_name(match: Match) -> str:
+    """A folder for hardware that has none yet."""
+    return re.sub(r"[^0-9A-Za-z]+", "-", f"{match.device} {match.machine}").strip("-").lower()
+
+
+def _steps_of_known(profile: Profile) -> tuple[str, ...]:
+    return (f"profile {profile.name} matches this machine already, and stays as it is",)
+
+
+def _steps_of_new(profile: Profile) -> tuple[str, ...]:
+    return (
+        f"to adopt it: read the files, copy the folder to baselines/{profile.name}, and commit it",
+        f"then measure its limits: harness calibrate --device {profile.match.device}",
+    )
+
+
+def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
+    """In a worker of its own. Raises WorkerFailed."""
+    from harness.execution.workers import Worker
+
+    with Worker(log=log) as worker:
+        return worker.call(function, *arguments, seconds=seconds)
+
+
+def crashed(about: str, error: WorkerFailed) -> Check:
+    if isinstance(error, WorkerRaised) and not error.log:
+        raise error  # expected: a model that is not to be had
+    todo = f"read {error.log}; a card on which torch cannot compute is of no use"
+    return Check(about, "its examination", str(error), Grade.REJECTING, "done", todo)
+
+
+def _runs(parent: Path) -> set[Path]:
+    """Folders of runs, without the link to the latest."""
+    return {path.parent for path in parent.glob(f"*/{RUN}") if not path.parent.is_symlink()}
