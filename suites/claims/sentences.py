@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
@@ -161,31 +162,34 @@ def every_parameter_shrinks(asked: Asked) -> Verdict:
     is told."""
     asked.equivalent()
     case, setup = asked.case, asked.setup(model=asked.larger(MINI))
-    parts, left_out = [], []
+    found, left_out = {}, []
     for path in SCHEMES:
         why = unmet(path, case.device)  # in any precision: nothing is computed
         try:
-            found = None if why else asked.ask(bits_per_weight, setup, case.dtype, path)
+            if not why:
+                found[path] = asked.ask(bits_per_weight, setup, case.dtype, path)
         except WorkerFailed as error:
-            why, found = str(error), None
-        if found is None:
-            left_out.append(f"{path.name}: {why}")
-        else:
-            parts += _shrunk(path, *found, asked)
-    return asked.verdict(parts, told="; ".join([setup.recipe.name, *left_out]))
+            why = str(error)
+        left_out += [f"{path.name}: {why}"] if why else []
+    if not all(bits for bits, _ in found.values()):
+        raise asked.unknown("a scheme rounded no linear layer")
+    told = "; ".join([f"the most of any linear of {setup.recipe.name}", *left_out])
+    return asked.verdict([*map(_bits, found, found.values()), *_left_dense(found)], told=told)
 
 
-def _shrunk(path: QuantizedWeights, bits: dict[str, float], dense: int, asked: Asked) -> list[Part]:
-    """That no linear but the head is left dense, and that the one with most bits has those of its scheme."""
-    if not bits:
-        raise asked.unknown(f"{path.name} rounded no linear layer")
-    left = f"linears but the head that {path.name} left dense"
-    what = f"bits per weight of {path.name}, the most of {len(bits)} linears,"
-    limit = path.nominal_bits + MORE_BITS
-    return [
-        Part(f"{path.name}.dense", left, exactly(dense), 0, at_least=False),
-        Part(f"{path.name}.bits", what, exactly(max(bits.values())), limit, at_least=False),
-    ]
+def _bits(path: QuantizedWeights, found: tuple[dict[str, float], int]) -> Part:
+    variant = path.name.partition(".")[2]
+    got, limit = exactly(max(found[0].values())), path.nominal_bits + MORE_BITS
+    return Part(f"{variant}.bits", f"bits per weight of {variant}", got, limit, at_least=False)
+
+
+def _left_dense(found: Mapping[QuantizedWeights, tuple[dict[str, float], int]]) -> list[Part]:
+    """Of the scheme that left most so."""
+    if not found:
+        return []
+    most = max(found, key=lambda path: found[path][1])
+    what = f"linears but the head that {most.name} left dense"
+    return [Part("dense", what, exactly(found[most][1]), 0, at_least=False)]
 
 
 def _why_not(path: Optimization, case: Case) -> str:
