@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.claims import Part, Statement, exactly, judge_claim, memory_ratio
+from harness.claims import Part, Statement, claim_verdict, exactly, judge_claim, memory_ratio
 from harness.errors import WorkerRaised, WorkerTimedOut
 from harness.judge import verdict_on
 from harness.machine.allowances import Disclaimer
@@ -20,10 +20,11 @@ from harness.measurement.statistics import Interval
 from harness.measurement.thresholds import TICKS
 from harness.paths import PATHS
 from harness.plan import plan
-from harness.records import Case
+from harness.records import Case, Run
 from harness.report.overview import tick_name
 from harness.vocabulary import Dtype, Outcome, Property, Technique
 from suites.claims import examples, overview_examples, sentences, ticks
+from suites.claims.__main__ import tables
 from suites.claims.asking import Asked, Settled, try_claim
 from suites.claims.conftest import planned_for
 from suites.claims.experiments import Rounds, Traffic
@@ -521,3 +522,17 @@ def test_every_path_of_a_place_is_in_the_registry():
     names = {path.name for path in PATHS}
     assert {place.path for claim in CLAIMS for place in claim.places.values()} <= names
     assert ticks.PLACES.keys() == {(technique, about) for technique, ticked in TICKS.items() for about in ticked}
+
+
+def test_tables_of_readme_are_printed_from_a_run():
+    """A row for every claim, whatever came of it; a run that lacks one has no such table."""
+    said = {name: Answers(name) for name in (claim.name for claim in CLAIMS)}
+    verdicts = [claim_verdict(name, asked.case, Outcome.PASS, f"{name}: well") for name, asked in said.items()]
+    verdicts[-1] = replace(verdicts[-1], outcome=Outcome.UNSUPPORTED)
+    run = Run(3, None, {}, "then", "later", 0, tuple(verdicts))
+    overview, claims = tables(run)
+    assert [row.split(" | ")[0] for row in overview[2:]] == [f"| {name.replace('_', ' ')}" for name in TICKS]
+    assert claims[2] == "| `overview.compilation.speed` | compilation: it makes inference faster | holds: well |"
+    assert claims[-1].endswith("| not here: well |")
+    with pytest.raises(KeyError, match=CLAIMS[0].name):
+        tables(replace(run, verdicts=tuple(verdicts[1:])))
