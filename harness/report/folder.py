@@ -24,7 +24,7 @@ class RunFolder:
     def __init__(self, parent: Path) -> None:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
-        self.path = _fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
+        self.path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
         self.run = Run(
             schema=SCHEMA,
             profile=None,
@@ -74,7 +74,8 @@ def write_reports(folder: Path, run: Run) -> None:
     write_text(folder / "report.html", html(run, folder))
 
 
-def _fresh_folder(parent: Path, name: str) -> Path:
+def fresh_folder(parent: Path, name: str) -> Path:
+    """A new folder below `parent` of that name, with one for logs. Raises HarnessError if that cannot be written."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):  # two sessions may start in the same second

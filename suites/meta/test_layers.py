@@ -11,7 +11,7 @@ import pytest
 from suites.conftest import REPOSITORY
 
 LAYERS = (
-    ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
+    ("vocabulary", "records", "measured", "confirmed", "recipes", "errors", "codec"),
     (
         "machine",
         "equivalence",
@@ -36,6 +36,8 @@ LAYERS = (
         "cli_calibrate",
         "cli_report",
         "cli_compare",
+        "cli_confirm",
+        "confirmation",
         "cli_machine",
     ),
 )
