@@ -70,12 +70,13 @@ class Interpreter:
     def __init__(self, who: Who, python: Path, asking: Asking) -> None:
         self.who, self._asking = who, asking
         # Links stay: the interpreter of an environment is one, and knows by its own place which environment that is.
-        self._python = Path(shutil.which(python) or python).absolute()
+        named = python if python.exists() else shutil.which(python)
+        self._python = Path(named or python).absolute()
         logs = (asking.logs / str(who)).resolve()
         self._log = logs / "side.log"
+        _make(logs)
         self._pipe, theirs = Pipe()
         try:
-            logs.mkdir(parents=True, exist_ok=True)
             self._process = self._started(theirs.fileno())
         finally:
             theirs.close()  # otherwise its death would not read as the end of the pipe
@@ -175,8 +176,10 @@ class Interpreter:
         code = self._process.returncode
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        last = f": {lines[-1].strip()}" if lines else ""
-        return HarnessError(f"{self.who}: {self._python} ended {how} when it should {what}{last} (read {self._log})")
+        last = lines[-1].strip() if lines else "it wrote nothing"
+        lacking = "install that there, and " if last.startswith("ModuleNotFoundError") else ""
+        told = f"{self._python} ended {how} when it should {what}: {last}"
+        return HarnessError(f"{self.who}: {told} ({lacking}read {self._log})")
 
     def _refuse_full_disk(self, failure: Failure) -> None:
         """Raises HarnessError: no environment is worse for it."""
@@ -201,6 +204,15 @@ class Interpreter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _make(logs: Path) -> None:
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(
+            f"{logs}: cannot hold logs: {error.strerror} (choose another folder with --run-dir)"
+        ) from error
 
 
 def _unusable(python: Path, error: OSError) -> str:

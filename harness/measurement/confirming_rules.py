@@ -19,6 +19,7 @@ what differs is what is asked about. It is told, since it says where to look.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -107,9 +108,12 @@ def unfit(turns: Turns) -> str:
     gone = [couple.dropped for couple in couples if couple.dropped]
     if turns.foreign:
         return f"foreign processes that computed on the device are {turns.foreign}, but should be 0"
-    if len(gone) > DROPPED * len(couples):
-        most = max(set(gone), key=gone.count)
-        return f"dropped pairs are {len(gone)} of {len(couples)}, but should be at most {DROPPED:.0%} (most: {most})"
+    most = DROPPED * len(couples)
+    if len(gone) > most:
+        [(reason, _)] = Counter(gone).most_common(1)
+        return (
+            f"dropped pairs are {len(gone)} of {len(couples)}, but should be at most {most:g}, most of them: {reason}"
+        )
     return ""
 
 

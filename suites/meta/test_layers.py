@@ -121,7 +121,10 @@ def test_forbidden_imports_are_found(name, source):
 
 @pytest.mark.parametrize(
     "module",
-    ["judge", "judge_measured", "plan", "plugin", "cli", "report.folder", "machine.needs", "equivalence.calibration"],
+    [
+        *("judge", "judge_measured", "plan", "plugin", "cli", "report.folder", "machine.needs"),
+        *("equivalence.calibration", "confirmation", "execution.side"),
+    ],
 )
 def test_judging_and_planning_need_no_torch(module):
     """Finished runs are judged, and cases planned, without importing torch or transformers."""
