@@ -126,7 +126,7 @@ def answer(side: Side, request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _end_with_asker() -> None:
     """Whatever is going on then: the workers end with this process, which has a moment to end by itself."""
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)  # a lock of Python's own stream would be held when this process ends by itself
     time.sleep(LINGER_SECONDS)
     os._exit(1)
 
