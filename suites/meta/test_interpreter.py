@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
@@ -170,6 +173,29 @@ def test_interpreter_is_found_as_a_shell_would(python, asking, monkeypatch):
     monkeypatch.chdir("/")
     monkeypatch.setenv("PATH", str(path.parent), prepend=":")
     assert told_by(Path("python"), asking) == f"old: {path}: found"
+
+
+@pytest.mark.parametrize(("lets_go_of", "code"), [("stdin", 1), ("pipe", 0)])
+def test_side_ends_with_who_asked(tmp_path, lets_go_of, code):
+    """At once if nothing is asked any more; after a moment, whatever it does, if the asking process is gone."""
+    ours, theirs = Pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness.execution.side", str(theirs.fileno())],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=(theirs.fileno(),),
+    )
+    theirs.close()
+    ours.send_bytes(json.dumps({"models": [], "logs": str(tmp_path), "seconds": 5.0, "fault": ""}).encode())
+    ours.send_bytes(json.dumps({"ask": "clear"}).encode())
+    assert json.loads(ours.recv_bytes()) == {"answer": None}
+    {"stdin": process.stdin, "pipe": ours}[lets_go_of].close()
+    assert process.wait(60) == code
+    assert process.stderr.read() == b""
+    ours.close()
+    process.stdin.close()
+    process.stderr.close()
 
 
 @pytest.fixture
