@@ -69,9 +69,9 @@ def confirm(
     Before anyone is woken: when `harness compare`, a baseline or an upgrade says that a case became worse. Both
     environments, for example two releases of transformers, run this checkout's code. Each proves the case, engagement
     and equivalence, by the same limits; what fails on either is not timed. Then both are loaded afresh 11 times, and
-    run in pairs of random order, the path and eager, 44 pairs each. A path is REGRESSED if the one-sided 99 % bound of
-    its ratio lies more than 2 % above 1 (continuous batching: 5 %); whether eager lost alike is told. First stands what
-    differs between the environments. Both may be the same: that tells what this machine can resolve.
+    run in pairs of random order, the path and eager, at least 44 pairs each. A path is REGRESSED if the one-sided 99 %
+    bound of its ratio lies more than 2 % above 1 (continuous batching: 5 %); whether eager lost alike is told. First
+    stands what differs between the environments. Both may be the same: that tells what this machine can resolve.
 
     Exits with 1 if the new environment is worse beyond doubt: it fails what the old one passes, or is REGRESSED.
     INCONCLUSIVE is told, and no reason to wake anyone. If no case could be compared, that is refused.

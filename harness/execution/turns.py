@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from harness.confirmed import Couple, Ended, Load, Role, Timed, Turns, Who
 from harness.errors import NO_ROOM
 from harness.execution.interpreter import CaseFailed
-from harness.measurement.confirming_rules import BLOCK, FEWEST, LOADS
+from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
 
 Stand = tuple[Role, Who]
 
@@ -68,10 +68,11 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
 def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
     """All are loaded, and the two runs of a pair follow each other."""
     stands = [stand for role in ask.roles for stand in _shuffled(role, order)]
+    begun = time.monotonic()
     for role, who in stands:
         sides[who].load(ask.case, role, own=len(stands))
     timed: dict[Stand, list[Timed]] = {stand: [] for stand in stands}
-    for _ in range(BLOCK):
+    for _ in _pairs(time.monotonic() - begun):
         for role in order.sample(ask.roles, len(ask.roles)):
             for stand in _shuffled(role, order):
                 timed[stand].append(sides[stand[1]].run(role))
@@ -79,16 +80,29 @@ def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Lo
 
 
 def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
-    """One is loaded at a time, and runs as often as all do."""
+    """One is loaded at a time, and runs as often as the first did."""
     timed: dict[Stand, list[Timed]] = {}
     ended: dict[Stand, Ended] = {}
+    runs = 0
     for role in order.sample(ask.roles, len(ask.roles)):
         for stand in _shuffled(role, order):
             side = sides[stand[1]]
+            begun = time.monotonic()
             side.load(ask.case, role, own=1)
-            timed[stand] = [side.run(role) for _ in range(BLOCK)]
+            pairs = range(runs) if runs else _pairs(time.monotonic() - begun)
+            timed[stand] = [side.run(role) for _ in pairs]
             ended[stand] = side.end(role)
+            runs = len(timed[stand])
     return _load(timed, ended)
+
+
+def _pairs(loading: float) -> Iterator[int]:
+    """Numbers of pairs, as long as another should be run after so many seconds of loading."""
+    begun = time.monotonic()
+    for number in range(BLOCK_MOST):
+        if number >= BLOCK and time.monotonic() - begun >= loading:
+            return
+        yield number
 
 
 def _shuffled(role: Role, order: random.Random) -> list[Stand]:

@@ -32,11 +32,14 @@ from harness.measurement.statistics import Interval, ratio_interval
 CHANCE = 0.01
 """That a bound of the interval is wrong: one-sided 99 %."""
 BLOCK = 4
-"""Pairs of one load."""
+"""Pairs of one load, at least."""
+BLOCK_MOST = 32
+"""And at most: in between, as many as take the time that loading took. Neither then costs more than half of all time,
+so that whichever scatters more, runs or loads, is repeated at least half as often as with the best division."""
 LOADS = 11
-"""Of each side, 44 pairs. Forty find 3 % in 88 and 5 % in 99.5 of 100 cases where sessions spread by 1 %, with no false
-alarm in 4,000 simulated ones; and eleven are the fewest loads of which a single odd one decides nothing: the second of
-them in order lies beyond the median with a chance of 0.6 %."""
+"""Of each side, 44 pairs at least. Forty find 3 % in 88 and 5 % in 99.5 of 100 cases where sessions spread by 1 %, with
+no false alarm in 4,000 simulated ones; and eleven are the fewest loads of which a single odd one decides nothing: the
+second of them in order lies beyond the median with a chance of 0.6 %."""
 FEWEST = 7
 """Loads whose interval has bounds at all: all of them lie on one side of the median with a chance of 0.8 %."""
 FLOOR = 0.01

@@ -13,7 +13,7 @@ from harness.confirmation import Confirmation, Timing, confirm_cases, finding_of
 from harness.confirmed import Ended, Role, Who
 from harness.execution import turns as turning
 from harness.execution.turns import Ask, take_turns
-from harness.measurement.confirming_rules import FEWEST, LOADS, MARGIN
+from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS, MARGIN
 from harness.plan import find_case
 from harness.records import Failure
 from harness.vocabulary import Outcome
@@ -214,17 +214,46 @@ def test_device_that_holds_one_model_is_used_in_turns():
     assert FULL.message in found.told
 
 
+class Clock:
+    """Moves by what loading and running take."""
+
+    def __init__(self, sides, *, load, run):
+        self.now = 0.0
+        for side in sides.values():
+            for name, taken in (("load", load), ("run", run)):
+                setattr(side, name, self.taking(taken, getattr(side, name)))
+
+    def taking(self, seconds, function):
+        def timed(*arguments, **options):
+            self.now += seconds
+            return function(*arguments, **options)
+
+        return timed
+
+    def monotonic(self):
+        return self.now
+
+
 def test_no_load_is_begun_after_its_time(monkeypatch):
-    class Clock:
-        now = 0.0
-
-        def monotonic(self):
-            self.now += 1.0
-            return self.now
-
-    monkeypatch.setattr(turning, "time", Clock())
-    found = take_turns(two(), Ask(ID, (Role.PATH,), 1.0))
+    sides = two()
+    monkeypatch.setattr(turning, "time", Clock(sides, load=1.0, run=1.0))
+    found = take_turns(sides, Ask(ID, (Role.PATH,), 1.0))
     assert (len(found.loads), found.late) == (FEWEST, True)
+    sides = two()
+    monkeypatch.setattr(turning, "time", Clock(sides, load=1.0, run=1.0))
+    found = take_turns(sides, Ask(ID, (Role.PATH,), 100.0))  # a load takes ten seconds, here
+    assert (len(found.loads), found.late) == (10, True)
+
+
+@pytest.mark.parametrize("room", [2, 1], ids=["together", "apart"])
+@pytest.mark.parametrize(("load", "pairs"), [(0.1, BLOCK), (6.0, 6), (1000.0, BLOCK_MOST)])
+def test_runs_take_the_time_that_loading_took(monkeypatch, room, load, pairs):
+    """Within bounds; every model of a load runs equally often."""
+    sides = two(old={"room": room}, new={"room": room})
+    monkeypatch.setattr(turning, "time", Clock(sides, load=load, run=1.0))
+    found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
+    assert found.together is (room == 2)
+    assert {len(couples) for each in found.loads for couples in (each.path, each.eager)} == {pairs}
 
 
 def confirmed(**sides):

@@ -100,6 +100,13 @@ def test_interpreter_that_ends_is_told_with_its_last_line(python, asking, shell,
     assert log.is_file()
 
 
+def test_side_that_is_killed_at_work_is_told(python, asking):
+    """For what it was asked, and its log."""
+    path = python(talks="os.kill(os.getpid(), 9)")
+    told = told_by(path, asking, lambda it: it.prove("c"))
+    assert told == f"old: {path} ended by SIGKILL when it should prove: talks (read {asking.logs}/old/side.log)"
+
+
 def test_interpreter_that_does_not_answer_is_killed_with_what_it_started(python, asking, tmp_path, monkeypatch):
     monkeypatch.setattr(interpreter, "IMPORTING_SECONDS", 1.0)
     monkeypatch.setattr(interpreter, "GRACE_SECONDS", 0.5)
