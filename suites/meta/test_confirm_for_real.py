@@ -12,8 +12,7 @@ from harness.codec import read_record
 from harness.confirmation import Confirmation, Timing
 from harness.confirmed import Role, Who
 from harness.measurement.confirming_rules import BLOCK, FEWEST
-from harness.plan import find_case
-from suites.conftest import CATALOGUE, REPOSITORY
+from suites.conftest import REPOSITORY
 from suites.meta.two_sides import ID
 
 RAGGED = ID.replace("decode_b1", "ragged_b4")
@@ -59,9 +58,16 @@ def test_wrong_mask_of_the_newer_is_found_and_not_timed(confirm):
     assert [each.case for each in found.worse] == [RAGGED]
 
 
+def test_cheat_of_the_newer_is_found_though_it_was_proved(confirm):
+    """It skips a layer where it is timed, and nowhere else."""
+    found, _ = confirm(ID, fault="suites.meta.faults.of_speed:cheats_while_timed", loads=1)
+    [finding] = found.findings
+    assert finding.label == "TIMED WRONG", finding.told
+    assert "new path: timed runs with other tokens than the verified one are " in finding.told
+
+
 def test_ranks_take_turns_too(confirm):
     """One load decides nothing, and says so."""
-    find_case(RANKS, CATALOGUE)
     found, record = confirm(RANKS, loads=1)
     [finding] = found.findings
     assert finding.label == "INCONCLUSIVE", finding.told
