@@ -74,7 +74,8 @@ def confirm(
     stands what differs between the environments. Both may be the same: that tells what this machine can resolve.
 
     Exits with 1 if the new environment is worse beyond doubt: it fails what the old one passes, or is REGRESSED.
-    INCONCLUSIVE is told, and no reason to wake anyone. If no case could be compared, that is refused.
+    INCONCLUSIVE is told, and no reason to wake anyone; neither is a path that LAGS: not certainly slower, but it lost
+    beside eager. If no case could be compared, that is refused.
 
     ```
     harness confirm old/bin/python new/bin/python --case cpu-fp32-tiny_llama3-attention.sdpa-decode_b1

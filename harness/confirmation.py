@@ -19,7 +19,7 @@ from harness.execution.interpreter import CaseFailed
 from harness.execution.turns import Ask, Taking, take_turns
 from harness.judge import judge, unsupported
 from harness.machine.profile import Match, Profile, find_profile, machine_of
-from harness.measurement.confirming_rules import FEWEST, LOADS, Moved, margin_of, moved, unfit
+from harness.measurement.confirming_rules import FEWEST, LOADS, Moved, Whose, margin_of, moved, unfit
 from harness.measurement.regression import Change
 from harness.measurement.units import count
 from harness.paths.base import Optimization
@@ -211,7 +211,8 @@ def _speed(tried: Tried, margin: float) -> Finding:
     if why := unfit(tried.turns):
         return _finding(tried, "INCONCLUSIVE", Weight.OTHER, f"{why} (ask on a quieter machine)")
     found = moved(tried.turns, margin)
-    label, weight = LABELS[found.change]
+    lags = found.whose is Whose.LAGS and found.change is not Change.IMPROVED
+    label, weight = ("LAGS", Weight.OTHER) if lags else LABELS[found.change]
     return _finding(tried, label, weight, _told(found, tried.turns))
 
 
@@ -222,7 +223,7 @@ def _told(found: Moved, turns: Turns) -> str:
         Change.REGRESSED: f", but should be {limit}",
         Change.UNDECIDED: f", which does not tell whether it is {limit}",
     }.get(found.change, "")
-    eager = f"; eager's are {found.eager}" if found.eager else ""
+    eager = f"; eager's are {found.eager}, the path's over these {found.beside}" if found.eager else ""
     whose = f"; {found.whose}" if found.whose else ""
     rests = f"{_rests_on(found, turns)}{eager}{whose}{_todo(found, turns)}"
     return f"new seconds over old ones are {found.ratio}{judged} ({rests})"

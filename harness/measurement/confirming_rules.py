@@ -13,6 +13,9 @@ With a margin M, and [low, high] the interval of new seconds over old ones:
 * UNCHANGED: neither, and high <= 1 + M: a loss of more than M is excluded.
 * UNDECIDED: anything else.
 
+A path that is not certainly slower, but lost beside eager, LAGS: either something took from it what the release gave to
+all, or the release gave that to eager alone. Seconds cannot tell these apart: it is told, and not confirmed worse.
+
 That everything moves alike is no excuse here, as it would be between two days: machine and minutes are the same, and
 what differs is what is asked about. It is told, since it says where to look.
 """
@@ -57,6 +60,7 @@ class Whose(StrEnum):
     ALL = "not the path's alone: eager changed alike"
     UNCLEAR = "whether it is the path's own is not certain"
     EAGER = "of eager, which is the case itself"
+    LAGS = "beside eager the path lost: what eager gained, it did not"
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Moved:
     margin: float
     eager: Interval | None
     """The same of eager; None if the case is eager."""
+    beside: Interval | None
+    """The path's ratio over eager's; None likewise."""
     whose: Whose | None
     """None if nothing changed for certain."""
     pairs: int
@@ -92,14 +98,16 @@ def change_of(ratio: Interval, margin: float) -> Change:
 
 def moved(turns: Turns, margin: float) -> Moved:
     """What became of a path that was timed. Raises ValueError if no pair of it counts."""
-    ratio, eager = _interval(turns.voices(Role.PATH)), turns.voices(Role.EAGER)
+    ratio = _interval(turns.voices(Role.PATH))
+    eager, beside = (_interval(voices) if voices else None for voices in (turns.voices(Role.EAGER), turns.relative))
     change = change_of(ratio, margin)
     return Moved(
         change,
         ratio,
         margin,
-        _interval(eager) if eager else None,
-        _whose(change, turns.relative, margin) if change in {Change.REGRESSED, Change.IMPROVED} else None,
+        eager,
+        beside,
+        _whose(change, beside, margin),
         sum(not couple.dropped for couple in turns.couples),
         len(turns.voices(Role.PATH)),
     )
@@ -124,12 +132,14 @@ def _interval(voices: Sequence[float]) -> Interval:
     return ratio_interval(voices, alpha=CHANCE, independent=True)
 
 
-def _whose(change: Change, relative: Sequence[float], margin: float) -> Whose:
-    """`relative` is the path's ln(new / old) less eager's, by load."""
-    if not relative:
-        return Whose.EAGER
-    own = _interval(relative)
-    if change_of(own, margin) is change:
+def _whose(change: Change, beside: Interval | None, margin: float) -> Whose | None:
+    changed = change in {Change.REGRESSED, Change.IMPROVED}
+    if beside is None:
+        return Whose.EAGER if changed else None
+    own = change_of(beside, margin)
+    if own is change and changed:
         return Whose.PATH
-    alike = own.high <= 1 + margin if change is Change.REGRESSED else own.low >= 1 / (1 + margin)
-    return Whose.ALL if alike else Whose.UNCLEAR
+    if own is Change.REGRESSED:
+        return Whose.LAGS
+    alike = beside.high <= 1 + margin if change is Change.REGRESSED else beside.low >= 1 / (1 + margin)
+    return (Whose.ALL if alike else Whose.UNCLEAR) if changed else None

@@ -48,7 +48,8 @@ def test_slower_path_is_regressed_and_the_paths_own():
     assert (found.label, found.weight) == ("REGRESSED", Weight.WORSE)
     assert found.told == (
         "new seconds over old ones are 1.1 (1.1 to 1.1), but should be at most 1.02 (44 pairs in 11 loads of each "
-        "side; eager's are 1 (1 to 1); the path's own: eager beside it did not change alike)"
+        "side; eager's are 1 (1 to 1), the path's over these 1.1 (1.1 to 1.1); the path's own: eager beside it did not "
+        "change alike)"
     )
 
 
@@ -56,6 +57,17 @@ def test_everything_slower_is_regressed_and_not_the_paths_alone():
     found, _ = finding(new={**SLOWED, "eager": (2.2,)})
     assert found.label == "REGRESSED"
     assert "not the path's alone: eager changed alike" in found.told
+
+
+def test_path_that_stays_where_eager_gains_lags():
+    """Nobody waits longer, so that it is told and not worse; a path that gained too, but less, is still improved."""
+    found, _ = finding(new={"eager": (1.8,)})
+    assert (found.label, found.weight) == ("LAGS", Weight.OTHER)
+    assert "new seconds over old ones are 1 (1 to 1) (" in found.told
+    assert "the path's over these 1.11 (1.11 to 1.11); beside eager the path lost: what eager gained" in found.told
+    found, _ = finding(old=SLOWED, new={"eager": (1.2,)})
+    assert found.label == "IMPROVED"
+    assert "beside eager the path lost" in found.told
 
 
 def test_faster_path_is_improved():

@@ -129,7 +129,10 @@ def test_false_alarms_and_misses():
         (1.2, 1.1, Whose.PATH),  # both lost, the path more
         (0.9, 1.0, Whose.PATH),
         (0.9, 0.9, Whose.ALL),
-        (0.9, 0.8, Whose.ALL),  # beside eager the path gained nothing
+        (0.9, 0.8, Whose.LAGS),  # beside eager the path lost
+        (1.0, 0.9, Whose.LAGS),
+        (1.0, 1.1, None),  # eager's loss is not asked for
+        (1.0, 1.0, None),
     ],
 )
 def test_whose(path, eager, whose):
