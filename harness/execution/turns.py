@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -71,38 +71,42 @@ def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Lo
     begun = time.monotonic()
     for role, who in stands:
         sides[who].load(ask.case, role, own=len(stands))
+    loading = time.monotonic() - begun
     timed: dict[Stand, list[Timed]] = {stand: [] for stand in stands}
-    for _ in _pairs(time.monotonic() - begun):
-        for role in order.sample(ask.roles, len(ask.roles)):
+    spent = dict.fromkeys(ask.roles, 0.0)
+    for number in range(BLOCK_MOST):
+        wanted = [role for role in ask.roles if number < BLOCK or spent[role] < loading]
+        for role in order.sample(wanted, len(wanted)):
+            begun = time.monotonic()
             for stand in _shuffled(role, order):
                 timed[stand].append(sides[stand[1]].run(role))
+            spent[role] += time.monotonic() - begun
     return _load(timed, {(role, who): sides[who].end(role) for role, who in stands})
 
 
 def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
-    """One is loaded at a time, and runs as often as the first did."""
+    """One is loaded at a time, and runs as often as the other side's does."""
     timed: dict[Stand, list[Timed]] = {}
     ended: dict[Stand, Ended] = {}
-    runs = 0
     for role in order.sample(ask.roles, len(ask.roles)):
+        runs = 0
         for stand in _shuffled(role, order):
             side = sides[stand[1]]
             begun = time.monotonic()
             side.load(ask.case, role, own=1)
-            pairs = range(runs) if runs else _pairs(time.monotonic() - begun)
-            timed[stand] = [side.run(role) for _ in pairs]
-            ended[stand] = side.end(role)
+            timed[stand] = _alone(side, role, runs, loading=time.monotonic() - begun)
             runs = len(timed[stand])
+            ended[stand] = side.end(role)
     return _load(timed, ended)
 
 
-def _pairs(loading: float) -> Iterator[int]:
-    """Numbers of pairs, as long as another should be run after so many seconds of loading."""
+def _alone(side: Taking, role: Role, runs: int, *, loading: float) -> list[Timed]:
+    """So many runs; if that is 0, as many as take the time of loading."""
     begun = time.monotonic()
-    for number in range(BLOCK_MOST):
-        if number >= BLOCK and time.monotonic() - begun >= loading:
-            return
-        yield number
+    timed: list[Timed] = []
+    while len(timed) < (runs or BLOCK) or (not runs and len(timed) < BLOCK_MOST and time.monotonic() - begun < loading):
+        timed.append(side.run(role))
+    return timed
 
 
 def _shuffled(role: Role, order: random.Random) -> list[Stand]:

@@ -258,14 +258,29 @@ def test_no_load_is_begun_after_its_time(monkeypatch):
 
 
 @pytest.mark.parametrize("room", [2, 1], ids=["together", "apart"])
-@pytest.mark.parametrize(("load", "pairs"), [(0.1, BLOCK), (6.0, 6), (1000.0, BLOCK_MOST)])
-def test_runs_take_the_time_that_loading_took(monkeypatch, room, load, pairs):
-    """Within bounds; every model of a load runs equally often."""
+@pytest.mark.parametrize(
+    ("load", "apart", "together"), [(0.1, BLOCK, BLOCK), (6.0, 6, 12), (1e3, BLOCK_MOST, BLOCK_MOST)]
+)
+def test_runs_take_the_time_that_loading_took(monkeypatch, room, load, apart, together):
+    """Within bounds; of path and eager alike, where they take as long. Together, four are loaded and two are a pair."""
     sides = two(old={"room": room}, new={"room": room})
+    pairs = together if room == 2 else apart
     monkeypatch.setattr(turning, "time", Clock(sides, load=load, run=1.0))
     found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
     assert found.together is (room == 2)
     assert {len(couples) for each in found.loads for couples in (each.path, each.eager)} == {pairs}
+
+
+def test_longer_runs_are_fewer(monkeypatch):
+    """Eager's, of a prefill that writes every score: the path is not held up."""
+    sides = two()
+    clock = Clock(sides, load=6.0, run=1.0)
+    for side in sides.values():
+        run = side.run
+        side.run = lambda role, run=run: (clock.taking(3.0 * (role is Role.EAGER), run))(role)
+    monkeypatch.setattr(turning, "time", clock)
+    loads = take_turns(sides, Ask(ID, tuple(Role), 1e9)).loads
+    assert {(len(each.path), len(each.eager)) for each in loads} == {(12, BLOCK)}
 
 
 def confirmed(**sides):

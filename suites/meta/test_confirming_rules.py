@@ -143,6 +143,15 @@ def test_whose_is_unclear_where_eager_scatters():
     assert moved(turns(around(1.1), around(1.05, spread=0.2)), MARGIN).whose is Whose.UNCLEAR
 
 
+def test_undecided_path_beside_an_eager_that_gained_nothing_does_not_lag():
+    """Together they may show a loss that the path's seconds do not; it is no one's yet."""
+    both = [1.15, 1.1, 1.0, 1.0, *around(1.1, loads=7)]
+    eager = [1.05, 1.0, 0.9, 0.9, *around(1.0, loads=7)]
+    found = moved(turns(both, eager), MARGIN)
+    assert change_of(found.beside, MARGIN) is Change.REGRESSED
+    assert (found.change, found.whose) == (Change.UNDECIDED, None)
+
+
 def test_whose_is_not_asked_of_eager_or_of_what_stayed():
     assert moved(turns(around(1.1), []), MARGIN).whose is Whose.EAGER
     assert moved(turns(around(1.1), []), MARGIN).eager is None
