@@ -10,6 +10,7 @@ import typer
 from harness.cli_baseline import app as baseline
 from harness.cli_calibrate import calibrate, numerics
 from harness.cli_compare import compare
+from harness.cli_confirm import confirm
 from harness.cli_machine import machine
 from harness.cli_merge import merge
 from harness.cli_report import report
@@ -24,7 +25,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=MARKDOWN)
 
-for command in (machine, validate, calibrate, report, compare, merge, numerics):
+for command in (machine, validate, calibrate, report, compare, confirm, merge, numerics):
     app.command(epilog=CODES)(command)
 app.add_typer(baseline, name="baseline")
 
@@ -50,7 +51,7 @@ def harness() -> None:
     """Conformance of inference optimizations: all that is not pytest's, which runs the tests themselves.
 
     A new machine: **validate**. Before a run: **machine**, and once per kind of machine **calibrate**. After it:
-    **report**, **compare**, **merge**, **numerics** and **baseline**. Each has a help with an example.
+    **report**, **compare**, **confirm**, **merge**, **numerics** and **baseline**. Each has a help with an example.
 
     Exit codes:
 

@@ -131,7 +131,7 @@ def compare_runs(old: Side, new: Side) -> Comparison:
     was, now = (_by_case(side.run) for side in (old, new))
     common = [case for case in now if case in was]
     found = [finding for case in common for finding in _outcomes(was[case], now[case])]
-    found += [finding for case in common for finding in _errors(was[case], now[case])]
+    found += [finding for case in common for finding in error_findings(was[case], now[case])]
     facts = _facts(now)
     measured = [
         (facts[case], old.measured[case], new.measured[case])
@@ -261,7 +261,7 @@ def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Fin
         yield Finding(facts.case, facts.path, About.BYTES, label, weight, told, each.stored or 0.0, each.now or 0.0)
 
 
-def _errors(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
     """Error ratios that differ by more than the ratchet's factor. Examples of relations are drawn anew."""
     before, after = was.get(Property.EQUIVALENCE), now.get(Property.EQUIVALENCE)
     if before is None or after is None or EXAMPLES in after.numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
@@ -94,7 +94,11 @@ class Machine:
 
 def differing(old: Run, new: Run) -> tuple[Difference, ...]:
     """What differs between two environments, hardware first, and last by what was judged."""
-    was, now = (_environment(run) for run in (old, new))
+    return differences(*(_environment(run) for run in (old, new)))
+
+
+def differences(was: Mapping[str, str], now: Mapping[str, str]) -> tuple[Difference, ...]:
+    """Likewise, of environments alone."""
     found = [
         Difference(name, was.get(name) or "none", now.get(name) or "none", _kind(name))
         for name in dict.fromkeys((*now, *was))

@@ -55,6 +55,10 @@ class WorkerRaised(WorkerFailed):
         """Whether what was raised is Incompatible."""
 
 
+NO_ROOM = "OutOfMemoryError"
+"""How the error of a worker begins whose device is full."""
+
+
 def first_line(text: object) -> str:
     """The first line of what a library said, for messages of one line."""
     return (str(text).strip() or "no message").splitlines()[0]

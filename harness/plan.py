@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
@@ -118,6 +119,13 @@ def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
     raise UnknownName("model", asked, [*names, "a folder with config.json", "a hub id owner/name"])
 
 
+def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
+    """A catalogue that has the models named so too, as `--model` names them."""
+    found = tuple(find_model(name, catalogue) for name in names)
+    known = (*catalogue.models, *catalogue.more_models)
+    return replace(catalogue, more_models=(*catalogue.more_models, *(each for each in found if each not in known)))
+
+
 def case_ids(catalogue: Catalogue, device: str) -> set[str]:
     """Ids of all cases that a catalogue gives on a torch device type, in any dtype."""
     return {
@@ -127,6 +135,31 @@ def case_ids(catalogue: Catalogue, device: str) -> set[str]:
         for workload in catalogue.workloads
         for dtype in Dtype
     }
+
+
+def find_case(asked: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
+    """The case of that id. Raises HarnessError if the catalogue gives none."""
+    device = asked.partition("-")[0]
+    known = {}
+    for path in catalogue.paths:
+        for model in (*catalogue.models, *catalogue.more_models):
+            for workload in catalogue.workloads:
+                for dtype in Dtype:
+                    case = Case(path.name, path.technique, model, workload, device, dtype)
+                    if case.id == asked:
+                        return case, path
+                    known[case.id] = case
+    near = get_close_matches(asked, known, n=1)
+    meant = f"did you mean {near[0]}?" if near else "pytest --collect-only -q shows them in brackets"
+    raise HarnessError(f"case {asked!r} is unknown, but should be the id of a case of the catalogue ({meant})")
+
+
+def plan_case(asked: str, catalogue: Catalogue, inventory: Inventory) -> Planned:
+    """The same, with what it needs and whether this machine has it."""
+    case, path = find_case(asked, catalogue)
+    alone = replace(catalogue, paths=(path,), workloads=(case.workload,))
+    [planned] = plan(alone, inventory, models=(case.recipe,), device=case.device, dtypes=(case.dtype,))
+    return planned
 
 
 def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:

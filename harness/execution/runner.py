@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.equivalence.rules import trust_findings
-from harness.errors import ReferenceInvalid, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
+from harness.errors import NO_ROOM, ReferenceInvalid, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
 from harness.execution import benign, tasks, timing, weighing
 from harness.execution.alternating import Sides, alternate
 from harness.execution.ranks import Place
@@ -30,8 +30,7 @@ from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
 from harness.vocabulary import Dtype, Outcome
 
-NO_ROOM = "OutOfMemoryError"
-"""How the error of a worker begins whose device holds no two models."""
+UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
 
 @dataclass
@@ -130,7 +129,7 @@ class Runner:
         """
         name, setup, launch = f"{case.id}-speed", self.setup(case, fault), optimization.launch()
         if launch and launch.torchrun:
-            raise WorkerRaised("is not timed: ranks compute alike, whoever starts them", incompatible=True)
+            raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
         if launch is None:
             deadline = self.seconds + sampling.seconds
             try:
@@ -194,6 +193,20 @@ class Runner:
         Raises WorkerFailed."""
         with Worker(log=self._log(name)) as worker:
             return worker.call(function, *arguments, seconds=self.seconds + more_seconds)
+
+    @contextmanager
+    def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[Place | None]]]:
+        """The workers that a path is timed in, their output in logs of that name: one, or as many as it has ranks, with
+        where these meet. Raises WorkerFailed."""
+        launch = optimization.launch()
+        if launch and launch.torchrun:
+            raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
+        if launch is None:
+            with Worker(log=self._log(name)) as worker:
+                yield [worker], [None]
+            return
+        with self._ranks(name, launch.ranks) as (workers, places):
+            yield workers, [*places]
 
     def close(self) -> None:
         self._scratch.cleanup()

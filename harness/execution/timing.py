@@ -30,6 +30,8 @@ from harness.paths.observation import shown_by_operators
 from harness.paths.observed import Phase
 from harness.vocabulary import Dtype, Tolerance
 
+EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
+"""All that eager uses."""
 RANK_CALLS = 5
 """Warm-up runs of ranks, each of which must make as many: the others wait for it."""
 
@@ -71,14 +73,14 @@ def time_block(
     setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling, place: Place | None = None
 ) -> Block:
     """Runs of one side, which in a parallel model is the rank at `place`."""
-    _refuse_untimed(optimization)
+    refuse_untimed(optimization)
     if place:
         place.join(setup.device)
     with refusals(optimization, setup):
         subject = load_subject(setup, dtype, optimization, fault=setup.fault)
         conditions = open_conditions(setup.device)
         warm = warm_up(subject, conditions, calls=RANK_CALLS if place else None)
-        check = TokenCheck(subject, _verified(setup, dtype, optimization))
+        check = TokenCheck(subject, verified_tokens(setup, dtype, optimization))
         samples = []
         with no_garbage():
             for _ in range(sampling.block):
@@ -87,7 +89,7 @@ def time_block(
                 samples.append((timed, conditions.between(before, conditions.read())))
                 check(tokens)
         work, uncounted = _work(setup, subject, optimization)
-        kernels, verified = _kernels(subject, sampling)
+        kernels, verified = kernels_of(subject, sampling.kernels)
         return Block(
             samples=tuple(samples),
             warm_up=warm,
@@ -123,7 +125,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
 
     Raises Incompatible if the path submits its requests twice, and torch.OutOfMemoryError if both do not fit.
     """
-    _refuse_untimed(optimization)
+    refuse_untimed(optimization)
     with refusals(optimization, setup):
         candidate, eager = (
             load_subject(setup, dtype, path, fault=fault)
@@ -134,14 +136,14 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
         checks = [
             TokenCheck(subject, verified)
             for subject, verified in (
-                (candidate, _verified(setup, dtype, optimization)),
+                (candidate, verified_tokens(setup, dtype, optimization)),
                 (eager, read_generation(setup.file(dtype)).tokens),
             )
         ]
         with no_garbage():
             pairs, looks, stopped, seconds = sample(candidate, eager, sampling, watching=conditions, checks=checks)
         work, uncounted = _work(setup, candidate, optimization)
-        kernels, verified_kernels = _kernels(candidate, sampling)
+        kernels, verified_kernels = kernels_of(candidate, sampling.kernels)
         _refuse_other_eager(eager)
         return Speed(
             pairs=tuple(pairs),
@@ -163,18 +165,19 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
         )
 
 
-def _refuse_untimed(optimization: Optimization) -> None:
+def refuse_untimed(optimization: Optimization) -> None:
     serving = optimization.serving()
     if serving and serving.again:
         raise Incompatible("is not timed: every request is submitted twice")
 
 
-def _kernels(subject: Subject, sampling: Sampling) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(kernels that one more run uses, those of the verified run); none of requests. A graph that is replayed shows no
-    operators of its decode steps, as the run did in which it was recorded: there only others would be wrong."""
+def kernels_of(subject: Subject, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(kernels that one more run uses, which of `kernels`, the verified run's, it should); none of requests. A graph
+    that is replayed shows no operators of its decode steps, as the run did in which it was recorded: there only others
+    would be wrong."""
     if subject.optimization.serving():
         return (), ()
-    used, verified = subject.kernels(), shown_by_operators(sampling.kernels)
+    used, verified = subject.kernels(), shown_by_operators(kernels)
     if subject.optimization.compiles_steps:
         verified = tuple(name for name in verified if name in used or not name.startswith(Phase.DECODE))
     return used, verified
@@ -182,11 +185,10 @@ def _kernels(subject: Subject, sampling: Sampling) -> tuple[tuple[str, ...], tup
 
 def _refuse_other_eager(eager: Subject) -> None:
     """Raises HarnessError if the baseline beside the candidate is eager no more."""
-    wanted = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
-    if (used := eager.kernels()) != wanted:
+    if (used := eager.kernels()) != EAGER_KERNELS:
         raise HarnessError(
-            f"eager beside the candidate used {', '.join(used) or 'no kernel'}, but should use {', '.join(wanted)} "
-            "(something of the candidate reaches beyond its model)"
+            f"eager beside the candidate used {', '.join(used) or 'no kernel'}, but should use "
+            f"{', '.join(EAGER_KERNELS)} (something of the candidate reaches beyond its model)"
         )
 
 
@@ -239,7 +241,7 @@ def _pair(
     return Pair(samples[0], samples[1], watching.between(before, watching.read()))
 
 
-def _verified(setup: Setup, dtype: Dtype, optimization: Optimization) -> Tensor:
+def verified_tokens(setup: Setup, dtype: Dtype, optimization: Optimization) -> Tensor:
     if isinstance(optimization, Eager):
         return read_generation(setup.file(dtype)).tokens
     try:

@@ -34,7 +34,7 @@ class RunFolder:
     def new(cls, parent: Path) -> RunFolder:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
-        path = _fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
+        path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
         made = cls(path, Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ()))
         write_record(path / RUN, made.run)
         _link(parent / "latest", path.name)
@@ -124,7 +124,8 @@ def _locked(folder: Path) -> int:
     return descriptor
 
 
-def _fresh_folder(parent: Path, name: str) -> Path:
+def fresh_folder(parent: Path, name: str) -> Path:
+    """A new folder below `parent` of that name, with one for logs. Raises HarnessError if that cannot be written."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):  # two sessions may start in the same second

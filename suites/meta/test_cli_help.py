@@ -19,6 +19,8 @@ from suites.meta.commands import CONFTEST, harness, write_evidence
 from suites.meta.made_up_validation import validated
 from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout
 from suites.meta.test_judge import rung
+from suites.meta.two_sides import ID as TIMED
+from suites.meta.two_sides import Scripted
 
 FOLDERS = {"RUN", "WORSE", "BETTER"}
 """Words that stand for the made-up runs."""
@@ -37,6 +39,8 @@ INVOCATIONS = (
     ("compare RUN WORSE --json", {1}),
     ("merge RUN --gate --run-dir merged", {0, 1}),  # what the made-up profile does not allow is skipped
     ("merge RUN --json", {0}),
+    (f"confirm OLD NEW --case {TIMED} --model mini --case-timeout 60 --timing-seconds 0 --run-dir elsewhere", {0}),
+    (f"confirm OLD NEW --case {TIMED} --json", {0}),
     ("baseline propose RUN", {0}),
     ("baseline propose WORSE --json", {0}),
     ("baseline propose BETTER", {0}),
@@ -92,14 +96,15 @@ def left_out(application):
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """With three runs that measured one case; correct runs that are calibrated on are made up, and so is what a
-    validation finds, which test_validate.py really does."""
+    """With three runs that measured one case; correct runs that are calibrated on, other environments, and what a
+    validation finds are made up: test_validate.py really does that."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.machine.needs._hub_problem", lambda: "it is out of reach")
     validated(monkeypatch)
     named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
     monkeypatch.setattr(Runner, "benign", lambda *_, **__: [replace(rung(Dtype.FP32), engagement=named)] * 3)
+    monkeypatch.setattr("harness.cli_confirm.Interpreter", lambda who, *_: Scripted(who))
     made = Checkout(tmp_path, match=Match("cpu", platform.machine()))
     for name, how in (("RUN", {}), ("WORSE", WORSE), ("BETTER", BETTER)):
         write_evidence(made.run({SDPA: how}, name=name), SDPA)

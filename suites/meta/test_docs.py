@@ -15,12 +15,13 @@ from packaging.requirements import Requirement
 
 from harness import judge_measured
 from harness.cli import app, main
+from harness.cli_confirm import confirm
 from harness.equivalence import calibration, rules
 from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
 from harness.equivalence.ratchet import L3_SHARE, R2_FACTOR
 from harness.gate import RULES
 from harness.machine.profile import Match, Profile, read_profile, read_profiles, write_profile
-from harness.measurement import memory_rules, regression, speed_rules, statistics
+from harness.measurement import confirming_rules, memory_rules, regression, speed_rules, statistics
 from harness.measurement.thresholds import TICKS
 from harness.paths import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
@@ -143,6 +144,21 @@ def test_documented_rules_of_timing_are_those_in_force():
     assert f"More than {judge_measured.IMPOSSIBLE} of a peak is impossible" in flowing
     assert regression.MARGIN == 1.05
     assert f"| {TIMING_SECONDS:g} | after which no more pairs" in README
+
+
+def test_documented_rules_of_confirming_are_those_in_force():
+    flowing = " ".join(README.split())
+    pairs = confirming_rules.LOADS * confirming_rules.BLOCK
+    assert f"loaded afresh {confirming_rules.LOADS} times and run in at least {pairs} pairs" in flowing
+    assert f"the one-sided {1 - confirming_rules.CHANCE:.0%} bound".replace("%", " %") in flowing
+    margins = [confirming_rules.margin_of(serving=serving) for serving in (False, True)]
+    told = "more than {:.0%} above 1 (continuous batching: {:.0%})".format(*margins)
+    assert told.replace("%", " %") in flowing
+    helped = " ".join((confirm.__doc__ or "").split())
+    assert f"loaded afresh {confirming_rules.LOADS} times" in helped
+    assert f"eager, at least {pairs} pairs each" in helped
+    assert told.replace("%", " %") in helped
+    assert f"{confirming_rules.FEWEST} at least" in str(confirm.__annotations__["timing_seconds"])
 
 
 def test_documented_allowances_of_memory_are_those_in_force():

@@ -11,7 +11,7 @@ import pytest
 from suites.conftest import REPOSITORY
 
 LAYERS = (
-    ("vocabulary", "records", "measured", "recipes", "errors", "codec"),
+    ("vocabulary", "records", "measured", "confirmed", "recipes", "errors", "codec"),
     (
         "machine",
         "equivalence",
@@ -38,6 +38,8 @@ LAYERS = (
         "cli_compare",
         "cli_merge",
         "merging",
+        "cli_confirm",
+        "confirmation",
         "cli_machine",
         "cli_validate",
         "statement",
@@ -134,6 +136,8 @@ def test_forbidden_imports_are_found(name, source):
         "report.folder",
         "machine.needs",
         "equivalence.calibration",
+        *("judge", "judge_measured", "plan", "plugin", "cli", "report.folder", "machine.needs"),
+        *("equivalence.calibration", "confirmation", "execution.side"),
     ],
 )
 def test_judging_and_planning_need_no_torch(module):

@@ -1,0 +1,86 @@
+"""Environments with scripted answers, for tests of what `harness confirm` makes of them. No torch, no processes."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+
+import harness
+from harness.confirmed import Ended, Greeting, Proof, Role, Timed, Who
+from harness.execution.interpreter import CaseFailed
+from harness.measured import Sample
+from harness.plan import find_case
+from harness.records import Evidence, Failure
+from harness.vocabulary import Dtype, Outcome, Tolerance
+from suites.conftest import CATALOGUE
+from suites.meta.commands import TRUST
+from suites.meta.test_judge import LIE, rung
+
+ID = "cpu-fp32-tiny_llama3-attention.sdpa-decode_b1"
+CASE, PATH = find_case(ID, CATALOGUE)
+ENVIRONMENT = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.17.0", "accelerators": "none"}
+FINE = Ended(0, ("decode k",), ("decode k",))
+FULL = Failure(Outcome.ERROR, "timing: OutOfMemoryError: the device holds two models")
+
+
+def evidence(*, case=ID, ratio=1.0, kernels=("decode k",), lies=False, failure=None):
+    """Of a float32 run that errs `ratio` times as much as eager, or that something else served, or of none."""
+    if failure:
+        return Evidence(case, Tolerance.REORDERED, failure=failure)
+    claims = {"claims": (LIE,)} if lies else {}
+    return Evidence(case, Tolerance.REORDERED, (rung(Dtype.FP32, ratio=ratio, kernels=kernels, **claims),), (TRUST,))
+
+
+class Scripted:
+    """A side that takes `path` and `eager` seconds, over and over, and notes what it is asked."""
+
+    def __init__(self, who, *, path=(1.0,), eager=(2.0,), proofs=None, ended=FINE, room=4, breaks=None, dropped=()):
+        self.who, self.asked, self.loaded = who, [], []
+        self.seconds = {Role.PATH: cycle(path), Role.EAGER: cycle(eager)}
+        self.proofs = list(proofs) if proofs else None
+        self.ended, self.room, self.breaks, self.dropped = ended, room, breaks, cycle(dropped or ("",))
+        self.environment = {**ENVIRONMENT, **({"transformers": "5.22.2"} if who is Who.NEW else {})}
+
+    def greet(self, devices):
+        self.asked.append(("greet", *devices))
+        return Greeting(str(Path(harness.__file__).parent), self.environment)
+
+    def prove(self, case):
+        self.asked.append(("prove", case))
+        if self.proofs is None:
+            return Proof(evidence=evidence(case=case))
+        found = self.proofs.pop(0) if len(self.proofs) > 1 else self.proofs[0]
+        return Proof(unmet=found) if isinstance(found, str) else Proof(evidence=found)
+
+    def load(self, case, role, *, own):
+        self.asked.append(("load", case, role, own))
+        if self.breaks:
+            raise CaseFailed(self.who, self.breaks)
+        if len(self.loaded) >= self.room:
+            raise CaseFailed(self.who, FULL)
+        self.loaded.append(role)
+
+    def run(self, role):
+        assert role in self.loaded
+        self.asked.append(("run", role))
+        return Timed(Sample(next(self.seconds[role])), next(self.dropped))
+
+    def end(self, role):
+        self.loaded.remove(role)
+        self.asked.append(("end", role))
+        return self.ended
+
+    def clear(self):
+        self.loaded.clear()
+        self.asked.append(("clear",))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.asked.append(("close",))
+
+
+def two(*, old=None, new=None):
+    """Both sides; `old` and `new` are what is scripted of them."""
+    return {Who.OLD: Scripted(Who.OLD, **old or {}), Who.NEW: Scripted(Who.NEW, **new or {})}
