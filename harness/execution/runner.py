@@ -185,10 +185,11 @@ class Runner:
         """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
         return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
 
-    def ask(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        """What a worker of its own answers; its output goes to a log of that name. Raises WorkerFailed."""
+    def ask(self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0) -> Answer:
+        """What a worker of its own answers, given so many seconds `more` than others; its output goes to a log of that
+        name. Raises WorkerFailed."""
         with Worker(log=self._log(name)) as worker:
-            return worker.call(function, *arguments, seconds=self.seconds)
+            return worker.call(function, *arguments, seconds=self.seconds + more)
 
     def close(self) -> None:
         self._scratch.cleanup()

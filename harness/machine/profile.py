@@ -83,6 +83,8 @@ class Disclaimer:
     """Its name in `suites/claims`."""
     reason: str
     """Why, and where it was measured."""
+    parts: tuple[str, ...] = ()
+    """Names of those numbers of it that do not hold, as in a verdict; empty for whichever do not."""
 
     def __post_init__(self) -> None:
         if not self.reason:

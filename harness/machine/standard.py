@@ -13,7 +13,7 @@ from harness.errors import HarnessError
 from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.fault_results import refuse_survivors
 from harness.machine.numerics import FILE, read_numerics
-from harness.machine.profile import BASELINES, Match, Profile, deviations, find_profile, read_profiles
+from harness.machine.profile import BASELINES, Disclaimer, Match, Profile, deviations, find_profile, read_profiles
 from harness.measurement.regression import Recorded
 from harness.measurement.thresholds import Threshold
 from harness.vocabulary import Technique
@@ -28,8 +28,8 @@ class Standard:
     stored: Mapping[str, Stored] = field(default_factory=dict)
     """By case; empty if it was stored under other conditions."""
     thresholds: tuple[Threshold, ...] = ()
-    disclaimers: Mapping[str, str] = field(default_factory=dict)
-    """Claims that such hardware does not show, and why."""
+    disclaimers: Mapping[str, Disclaimer] = field(default_factory=dict)
+    """By claim."""
     baselines: Baselines | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the session."""
@@ -74,7 +74,7 @@ def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mappin
         profile.limits,
         stored,
         thresholds=profile.thresholds,
-        disclaimers={disclaimer.claim: disclaimer.reason for disclaimer in profile.disclaimers},
+        disclaimers={disclaimer.claim: disclaimer for disclaimer in profile.disclaimers},
         baselines=read_baselines(profile),
         environment=environment,
         notes=tuple(notes),

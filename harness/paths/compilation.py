@@ -57,7 +57,7 @@ class CompiledStaticCache(Optimization):
             equal("mode given to torch.compile", self.mode, ", ".join(sorted(set(seen.compile_modes))) or "none"),
             equal("compiled calls", seen.decode_steps, seen.compiled_calls),
             *clean_graphs(seen),
-            _recompilations(seen, _allowed_for_lengths(seen), reasons=(*SIZES, LENGTH_OF_WINDOW)),
+            _recompilations(seen, allowed_for_lengths(seen), reasons=(*SIZES, LENGTH_OF_WINDOW)),
             *_cuda_graphs(seen, asked=self.mode in GRAPHED),
         ]
 
@@ -109,7 +109,7 @@ def clean_graphs(seen: Observation) -> list[Claim]:
     ]
 
 
-def _allowed_for_lengths(seen: Observation) -> int:
+def allowed_for_lengths(seen: Observation) -> int:
     """Equal lengths compile once. The second of several makes dynamo compile anew, for lengths that change; a third is
     served by that. Static layers with a sliding window hold their length as a Python int, which dynamo takes as
     constant at first, and take another branch when the window fills: up to two more, in each of the two."""

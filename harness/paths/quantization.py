@@ -30,6 +30,8 @@ class QuantizedWeights(Optimization):
     name: str
     bits: int
     """Of each packed weight, as it is stored."""
+    levels: int = 0
+    """Bits that tell its values apart, as its scheme is named; 0 if as many as are stored."""
     budget: str = ""
     extra: bool = False
     technique = Technique.QUANTIZATION
@@ -40,6 +42,10 @@ class QuantizedWeights(Optimization):
     """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
     operators: str = field(default="", init=False)
     """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
+
+    @property
+    def scheme_bits(self) -> int:
+        return self.levels or self.bits
 
     def slow_on_cpu(self, case: Case) -> bool:
         return self.extra or not case.workload.padded

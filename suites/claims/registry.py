@@ -29,7 +29,7 @@ SENTENCES = (
     ),
     Claim(
         "sentence.outside_recompiles",
-        "compiled outside generate, the model is compiled again",
+        "compiled outside generate, the model is compiled again in every step",
         sentences.outside_recompiles,
         _places("compilation.outside", DECODE),
     ),
@@ -53,7 +53,7 @@ SENTENCES = (
     ),
     Claim(
         "sentence.every_parameter_shrinks",
-        "quantization shrinks every parameter",
+        "quantization shrinks every parameter (tried: every linear that a scheme converts)",
         sentences.every_parameter_shrinks,
         _places("quantization.quanto_int4", DECODE, elsewhere="quantization.bnb_nf4"),
     ),

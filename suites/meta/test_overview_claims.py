@@ -11,27 +11,26 @@ import pytest
 from harness.claims import Part, Statement, exactly, judge_claim, memory_ratio
 from harness.errors import WorkerTimedOut
 from harness.judge import verdict_on
+from harness.judge_measured import Bar
 from harness.machine.profile import BASELINES, read_profiles
-from harness.machine.standard import Standard
-from harness.measured import Sample
 from harness.measurement.memory_rules import MIB
+from harness.measurement.speed_rules import CLEARLY_FASTER
 from harness.measurement.statistics import Interval
-from harness.measurement.thresholds import TICKS
+from harness.measurement.thresholds import TICKS, Threshold
 from harness.paths import PATHS
-from harness.plan import plan
 from harness.records import Case
 from harness.report.overview import tick_name
+from harness.session import Session
 from harness.vocabulary import Dtype, Outcome, Property, Technique
 from suites.claims import sentences, ticks
-from suites.claims.asking import Asked, Settled, try_claim
+from suites.claims.asking import Asked, Settled
 from suites.claims.conftest import planned_for
-from suites.claims.experiments import Rounds, Traffic
+from suites.claims.experiments import Traffic
 from suites.claims.places import PREFILL, TINY, path_named
 from suites.claims.registry import CLAIMS
 from suites.conftest import CATALOGUE, REPOSITORY
-from suites.meta.observations import AUTO, COMPILED, EAGER, OUTSIDE, STATIC, rank
-from suites.meta.test_planning import CPU, GPU
-from suites.meta.test_regression import held, measured, timed
+from suites.meta.made_up_answers import Answers, replan, rounds
+from suites.meta.observations import EAGER
 
 CASE = Case("attention.sdpa", Technique.ATTENTION, TINY, PREFILL, "cpu", Dtype.FP32)
 STATED = Statement("sentence.some", CASE)
@@ -39,11 +38,6 @@ FASTER = Part("speedup", "speed over eager's", Interval(1.1, 1.2, 1.3), 1.0)
 MAYBE = replace(FASTER, got=Interval(0.9, 1.2, 1.3))
 SLOWER = replace(FASTER, got=Interval(0.7, 0.8, 0.9))
 SMALLER = Part("ratio", "peak over eager's", exactly(0.5), 1.0, at_least=False)
-
-
-def replan(workloads, *, recipes=(), path="", inventory=CPU, device="cpu"):
-    known = replace(CATALOGUE, workloads=workloads, paths=(path_named(path),))
-    return plan(known, inventory, models=recipes or CATALOGUE.models, device=device)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +63,7 @@ def replan(workloads, *, recipes=(), path="", inventory=CPU, device="cpu"):
             Outcome.INCONCLUSIVE,
             (
                 "sentence.some: speed over eager's is 1.2 (0.9 to 1.3), but should be at least 1 (ask on a quieter "
-                "machine, or allow more with --timing-seconds)"
+                "machine)"
             ),
         ),
         (
@@ -102,8 +96,21 @@ def test_disclaimed_claim_is_told_with_its_numbers_and_reason_and_fails_nothing(
     assert not verdict.outcome.skips
     assert "is 0.8 (0.7 to 0.9), but should be at least 1 (its profile says so: no bandwidth" in verdict.message
     assert verdict.numbers == {"speedup": 0.8, "speedup.low": 0.7, "speedup.high": 0.9, "speedup.limit": 1.0}
-    assert judge_claim(stated, [FASTER]).outcome is Outcome.PASS
+    held = judge_claim(stated, [FASTER])
+    assert held.outcome is Outcome.PASS
+    assert held.message.endswith("claimed at least 1 (disclaimed, but holds: remove its [[disclaimers]] entry)")
     assert judge_claim(stated, [MAYBE]).outcome is Outcome.INCONCLUSIVE
+
+
+def test_disclaimer_of_a_part_is_of_no_other():
+    """What nobody disclaimed is told first."""
+    stated = replace(STATED, disclaimed="no bandwidth to save here", disclaimed_parts=("speedup",))
+    larger = replace(SMALLER, got=exactly(1.5))
+    assert judge_claim(stated, [SLOWER, SMALLER]).outcome is Outcome.DISCLAIMED
+    verdict = judge_claim(stated, [SLOWER, larger])
+    assert verdict.outcome is Outcome.DOES_NOT_HOLD
+    assert verdict.message.startswith("sentence.some: peak over eager's is 1.5, but should be at most 1")
+    assert judge_claim(replace(stated, disclaimed_parts=()), [SLOWER, larger]).outcome is Outcome.DISCLAIMED
 
 
 def test_peaks_are_told_apart_only_beyond_what_weighing_adds():
@@ -127,7 +134,7 @@ def test_every_tick_is_a_claim_and_every_claim_has_a_case():
         assert (own.case.recipe, own.case.path, own.id, own.slow) == (TINY, claim.place("cpu").path, claim.name, False)
         assert planned_for(claim, replan, named=True).case.recipe == CATALOGUE.models[0]
 
-    on_gpu = partial(replan, inventory=GPU, device="cuda")
+    on_gpu = partial(replan, device="cuda")
     entries = [planned_for(claim, on_gpu, named=False) for claim in CLAIMS]
     assert {entry.case.recipe.name for entry in entries} == {"shape_qwen3_0_6b"}
     assert all("cuda" in entry.markers for entry in entries)
@@ -139,139 +146,6 @@ def test_disclaimers_of_all_profiles_name_claims():
     disclaimed = {each.claim for profile in read_profiles(REPOSITORY / BASELINES) for each in profile.disclaimers}
     assert disclaimed
     assert disclaimed <= names
-
-
-class Answers(Asked):
-    """A claim that is asked with made-up answers of workers."""
-
-    def __init__(self, name, *answers, found=None, speed=None):
-        claim = next(claim for claim in CLAIMS if claim.name == name)
-        planned = planned_for(claim, replan, named=False)
-        found = found or measured(planned.case.id, speed=speed)
-        passed = verdict_on(planned.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
-        runner = SimpleNamespace(setup=lambda case: SimpleNamespace(recipe=case.recipe), seconds=1.0)
-        super().__init__(planned, lambda *_: (passed, found), None, runner, Standard(), 1.0)
-        self.claim, self.answers = claim, iter(answers)
-
-    def ask(self, function, *arguments):
-        answer = next(self.answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def engaged(self, path, setup):
-        """Of made-up answers nothing is engaged, and nothing asked."""
-
-    @property
-    def tried(self):
-        return try_claim(self.claim, self)
-
-
-def rounds(*seconds, **others):
-    """Forty equal rounds of arms that take so long, the first token half of it."""
-    return replace(Rounds(tuple(tuple(Sample(each, each / 2) for _ in range(40)) for each in seconds), 0), **others)
-
-
-def peaks(*mebibytes):
-    """Of workers that hold so much beyond what they must."""
-    return [replace(held(), peak=held().least + each * MIB) for each in mebibytes]
-
-
-COMPILED_INSIDE = replace(COMPILED, recompiles=())
-WARM, COLD = [(5.0, [0.1] * 5)] * 7, [(0.09, [0.1] * 5)] * 7
-SQUARE, LINE = (10, 40, 160), (10, 20, 40)
-
-
-@pytest.mark.parametrize(
-    ("name", "good", "bad", "told"),
-    [
-        ("sentence.compiles_by_itself", [COMPILED_INSIDE], [STATIC], "share of decode steps that ran compiled is 0, "),
-        ("sentence.first_run_warms_up", WARM, COLD, "first run over later ones is 0.9"),
-        (
-            "sentence.outside_recompiles",
-            [OUTSIDE, COMPILED_INSIDE],
-            [replace(OUTSIDE, recompiles=()), COMPILED_INSIDE],
-            "recompilations of a function compiled outside is 0, but should be at least 1",
-        ),
-        (
-            "sentence.attention_grows_linearly",
-            peaks(*SQUARE, *LINE, *LINE),
-            peaks(*SQUARE, *SQUARE, *LINE),
-            "exponent of the peak over the prompt's length of attention.sdpa is 2, but should be at most 1.5",
-        ),
-        (
-            "sentence.kernels_fuse",
-            [Traffic(50, 500), Traffic(100, 600)],
-            [Traffic(100, 500), Traffic(100, 600)],
-            "launches over eager's is 1, but should be at most 1",
-        ),
-        (
-            "sentence.every_parameter_shrinks",
-            [({"a": bits}, 0) for bits in (4.5, 4.2, 4.5, 8.2, 8.2, 8.2, 8.2, 4.5)],
-            [({"a": bits, "b": 16.0}, 0) for bits in (4.5, 4.2, 4.5, 8.2, 8.2, 8.2, 8.2, 4.5)],
-            "bits per weight of quantization.bnb_nf4, the most of 2 linears, is 16, but should be at most 5",
-        ),
-        (
-            "sentence.cost_per_token_is_flat",
-            [rounds(1.0, 1.1, 1.0, 8.0)],
-            [rounds(1.0, 8.0, 1.0, 8.0)],
-            "exponent of a step's time over the length with a cache is 1, but should be at most 0.5",
-        ),
-        (
-            "sentence.requests_beat_padding",
-            [rounds(1.0, 1.5)],
-            [rounds(2.0, 1.0)],
-            "speed over a padded batch's is 0.5, but should be at least 1",
-        ),
-        (
-            "sentence.stack_beats_its_best_part",
-            [rounds(1.0, 1.5, 1.2)],
-            [rounds(1.0, 1.5, 0.8)],
-            "speed over that of compilation.static_cache is 0.8, but should be at least 1",
-        ),
-        (
-            "sentence.speed_may_cost_memory",
-            [300 * MIB, 100 * MIB],
-            [50 * MIB, 100 * MIB],
-            "from loading to the second run, over eager's is 0.5",
-        ),
-        (
-            "overview.caching.memory",
-            peaks(100, 400),
-            peaks(400, 100),
-            "peak over that without it is 3.",
-        ),
-    ],
-)
-def test_each_sentence_holds_by_some_numbers_and_not_by_others(monkeypatch, name, good, bad, told):
-    """Where several paths are looked at, whatever is installed."""
-    monkeypatch.setattr(sentences, "runnable", lambda names, _: [path_named(each) for each in names])
-    holds = Answers(name, *good).tried
-    assert holds.outcome is Outcome.PASS, holds.message
-    broken = Answers(name, *bad).tried
-    assert broken.outcome is Outcome.DOES_NOT_HOLD, broken.message
-    assert told in broken.message
-
-
-@pytest.mark.parametrize(
-    ("name", "good", "bad", "told"),
-    [
-        ("overview.attention.speed", {"speed": timed(2.0)}, {"speed": timed(0.5)}, "speed over eager's is 0.5"),
-        ("overview.caching.speed", {"speed": timed(0.5)}, {"speed": timed(2.0)}, "that without a cache is 0.5"),
-        ("overview.attention.memory", {"peak": 100 * MIB}, {"peak": 900 * MIB}, "peak over that without it is 2.14"),
-    ],
-)
-def test_each_tick_holds_by_some_measurements_and_not_by_others(name, good, bad, told):
-    for changes, outcome in ((good, Outcome.PASS), (bad, Outcome.DOES_NOT_HOLD)):
-        asked = Answers(name)
-        asked.measure = lambda *_, a=asked, c=changes: (a_passed(a), measured(a.case.id, **c))
-        verdict = asked.tried
-        assert verdict.outcome is outcome, verdict.message
-    assert told in verdict.message
-
-
-def a_passed(asked):
-    return verdict_on(asked.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
 
 
 @pytest.mark.parametrize(
@@ -296,21 +170,6 @@ def test_arm_that_is_not_engaged_is_not_timed():
 def test_claim_of_compilation_is_tried_with_nothing_but_the_cache():
     """Told not to compile, generate would not, whatever it does by itself."""
     assert sentences.OnlyStatic().generate_options() == {"cache_implementation": "static"}
-
-
-def test_ranks_must_split_what_the_plan_names_and_hold_more_in_all():
-    def tried(*ranks):
-        asked = Answers("sentence.ranks_shard_and_cost_memory")
-        asked.runner.observe_ranks = lambda *_, **__: list(ranks)
-        return asked.tried
-
-    one = replace(rank(*AUTO), bytes_whole=100)
-    assert tried(*[replace(one, bytes_kept=60)] * 2).outcome is Outcome.PASS
-    assert "on all ranks over those of one model is 1, but" in tried(*[replace(one, bytes_kept=50)] * 2).message
-    unsplit = replace(one.shards[0], kept=one.shards[0].whole)
-    broken = tried(*[replace(one, bytes_kept=60, shards=(unsplit,))] * 2)
-    assert broken.outcome is Outcome.DOES_NOT_HOLD
-    assert "of 2 shards that the plan splits, those kept whole is 2, but should be at most 0" in broken.message
 
 
 def test_whatever_befalls_a_claim_is_its_verdict():
@@ -339,3 +198,22 @@ def test_every_path_of_a_place_is_in_the_registry():
     names = {path.name for path in PATHS}
     assert {place.path for claim in CLAIMS for place in claim.places.values()} <= names
     assert ticks.PLACES.keys() == {(technique, about) for technique, ticked in TICKS.items() for about in ticked}
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_pairs_of_what_a_claim_is_tried_on_tell_whether_it_is_faster(tmp_path, tried):
+    """Also if the case is timed first for its own sake: the claim then finds what it needs."""
+    claimed = planned_for(CLAIMS[0], replan, named=False)
+    own, aims = replace(claimed, claim=""), []
+    rung = SimpleNamespace(dtype=own.case.dtype, engagement=SimpleNamespace(kernels=()))
+    session = Session(None, None, (), [own], 0, 1.0, tmp_path, None, elsewhere=[claimed] if tried else [])
+    session.evidence[own.case.id] = SimpleNamespace(rungs=[rung])
+
+    def timed(known, planned, **asked):
+        aims.append(asked["aims"])
+        return known
+
+    bar = Bar(Threshold(own.case.path, own.case.workload.name, "why"))
+    folder = SimpleNamespace(add_measurements=lambda _: None)
+    session._measure(own, Property.SPEED, folder, SimpleNamespace(timed=timed), bar)  # noqa: SLF001  where aims are set
+    assert aims[0].limits == ((CLEARLY_FASTER,) if tried else ())
