@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.judge import verdict_on
-from harness.machine.allowances import Disclaimer
 from harness.measured import Measurements, Memory
 from harness.measurement.memory_rules import ALLOCATOR, PROCESS
 from harness.measurement.roofline import mbu
@@ -16,10 +15,11 @@ from harness.measurement.statistics import ALPHA, Interval, ratio_interval
 from harness.records import Case, Verdict
 from harness.vocabulary import Outcome, Property
 
-NEXT_STEP = {
-    Outcome.DOES_NOT_HOLD: "if this is what such hardware does, say so in [[disclaimers]] of its profile",
-    Outcome.INCONCLUSIVE: "ask on a quieter machine, and of speeds allow more with --timing-seconds",
-}
+UNTRUE = "if this is what such hardware does, say so in [[disclaimers]] of its profile"
+QUIETER = "ask on a quieter machine"
+HEAVIER = "ask of a model that holds more: this cannot be weighed more finely"
+ELSEWHERE = "what may be need not be here, and is not refuted: ask of another model"
+OUTDATED = "disclaimed, but holds: remove its [[disclaimers]] entry"
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Part:
     limit: float
     at_least: bool = True
     """Or at most."""
+    todo: str = QUIETER
+    """What a person does if the interval does not tell."""
+    refutable: bool = True
+    """Whether a miss contradicts the claim: one case that lacks it refutes nothing that only may be."""
 
     @property
     def told(self) -> Told:
@@ -43,7 +47,7 @@ class Part:
             low, high, limit = -high, -low, -limit
         if low >= limit:
             return Told.MET
-        return Told.MISSED if high < limit else Told.OPEN
+        return Told.MISSED if high < limit and self.refutable else Told.OPEN
 
     @property
     def claimed(self) -> str:
@@ -73,15 +77,22 @@ class Statement:
 
     name: str
     case: Case
-    disclaimer: Disclaimer | None = None
-    """That of the profile, if it says that the claim does not hold on such hardware."""
+    disclaimed: str = ""
+    """Why the profile says that it does not hold on such hardware; empty if it does not say so."""
+    disclaimed_parts: tuple[str, ...] = ()
+    """Keys of the parts that it says so of; empty for whichever do not hold."""
+
+    def disclaims(self, wrong: Sequence[Part]) -> bool:
+        """Whether all parts that do not hold are disclaimed."""
+        of_all = not self.disclaimed_parts
+        return bool(self.disclaimed) and all(of_all or part.key in self.disclaimed_parts for part in wrong)
 
 
 def judge_claim(
     statement: Statement, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = ""
 ) -> Verdict:
     """The verdict on a claim: it holds if all parts do, and does not if one is contradicted. `figures` and `told` are
-    reported beside them.
+    reported beside them. Disclaimed is what does not hold, if the profile says so of every such part.
 
     Raises ValueError without parts: nothing would be claimed.
     """
@@ -89,23 +100,22 @@ def judge_claim(
     if not parts:
         raise ValueError(f"{name}: rests on no number, but should on at least one")
     wrong = [part for part in parts if part.told is Told.MISSED]
-    if statement.disclaimer:  # what nobody has disclaimed stands first
-        wrong.sort(key=lambda part: statement.disclaimer is not None and statement.disclaimer.covers(part.key))
     unknown = [part for part in parts if part.told is Told.OPEN]
+    wrong.sort(key=lambda part: statement.disclaims([part]))  # what nobody disclaimed is told first
     numbers = dict(figures or {})
     for part in parts:
         numbers |= part.numbers
     others = "; ".join(f"{part}, claimed {part.claimed}" for part in parts if part not in (wrong or unknown)[:1])
     others = "; ".join(filter(None, (others, told)))
-    disclaimer = statement.disclaimer
     if not wrong and not unknown:
-        told = f"{others}; disclaimed, and holds: its profile may say so no longer" if disclaimer else others
-        return claim_verdict(name, case, Outcome.PASS, told, numbers)
+        others = f"{others} ({OUTDATED})" if statement.disclaimed else others
+        return claim_verdict(name, case, Outcome.PASS, others, numbers)
     first = (wrong or unknown)[0]
-    outcome = Outcome.DOES_NOT_HOLD if wrong else Outcome.INCONCLUSIVE
-    why = NEXT_STEP[outcome]
-    if wrong and disclaimer and all(disclaimer.covers(part.key) for part in wrong):
-        outcome, why = Outcome.DISCLAIMED, f"its profile says so: {disclaimer.reason}"
+    outcome, why = Outcome.DOES_NOT_HOLD, UNTRUE
+    if not wrong:
+        outcome, why = Outcome.INCONCLUSIVE, first.todo if first.refutable else ELSEWHERE
+    elif statement.disclaims(wrong):
+        outcome, why = Outcome.DISCLAIMED, f"its profile says so: {statement.disclaimed}"
     message = f"{name}: {first}, but should be {first.claimed} ({why})"
     return claim_verdict(name, case, outcome, f"{message}; {others}" if others else message, numbers)
 
@@ -138,24 +148,32 @@ def of_memory(memory: Memory, *, device: str) -> Interval:
 
 def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]:
     """What the overview shows of a case: its speed, memory and MBU with their intervals, and its error ratios."""
-    found = {key: value for key, value in equivalence.numbers.items() if key.endswith(".rho")}
+    found = error_ratios(equivalence)
     if measured.speed:
         found |= interval_numbers("speedup", speedup(measured.speed))
     if measured.memory and measured.memory.eager.peak:
         found |= interval_numbers("memory_ratio", of_memory(measured.memory, device=equivalence.device))
-    shares = _shares_of_bandwidth(measured)
-    if shares:
-        logs = [math.log(share) for share in shares]
-        found |= interval_numbers("mbu", ratio_interval(logs, alpha=ALPHA))
-    return found
+    return found | mbu_of(measured)
 
 
-def _shares_of_bandwidth(measured: Measurements) -> list[float]:
-    """MBU of each timed run of the candidate; none if it cannot be told."""
+def error_ratios(equivalence: Verdict) -> dict[str, float]:
+    """Of a case, by dtype."""
+    return {key: value for key, value in equivalence.numbers.items() if key.endswith(".rho")}
+
+
+def mbu_of(measured: Measurements, *, of_eager: bool = False) -> dict[str, float]:
+    """MBU of the candidate, or of eager beside it, with its interval; nothing if it cannot be told."""
+    shares = _shares_of_bandwidth(measured, of_eager=of_eager)
+    logs = [math.log(share) for share in shares]
+    return interval_numbers("mbu", ratio_interval(logs, alpha=ALPHA)) if logs else {}
+
+
+def _shares_of_bandwidth(measured: Measurements, *, of_eager: bool) -> list[float]:
+    """Of each timed run of one side."""
     speed, peaks = measured.speed, measured.peaks
     if speed is None or speed.work is None or peaks is None:
         return []
-    samples = [pair.candidate for pair in speed.kept]
+    samples = [pair.eager if of_eager else pair.candidate for pair in speed.kept]
     if any(sample.first is None for sample in samples):
         return []
     steps = speed.new_tokens - 1

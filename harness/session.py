@@ -21,10 +21,10 @@ from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
 from harness.measurement.speed_rules import CLEARLY_FASTER, Aims
 from harness.plan import Catalogue, Planned
-from harness.records import Evidence, Verdict
+from harness.records import Case, Evidence, Verdict
 from harness.report.folder import RunFolder
 from harness.run_files import evidence_of, measurements_of
-from harness.vocabulary import Outcome, Property, Technique
+from harness.vocabulary import Outcome, Property
 
 TIMING_SECONDS = 30.0
 """The default of `Session.timing_seconds`."""
@@ -133,18 +133,15 @@ class Session:
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
-        """Measure what the property needs and is not known yet. Pairs should also tell whether a path is faster at all,
-        since claims may be tried on the same case later."""
+        """Measure what the property needs and is not known yet. Of what a claim of this session is tried on, be it
+        before or after, pairs should also tell whether it is faster at all."""
         case = planned.case
         known = self.measured.get(case.id, Measurements(case.id))
         timed = asked is not Property.MEMORY
         if timed and known.speed is None and known.speed_failure is None:
             rung = next(rung for rung in self.evidence[case.id].rungs if rung.dtype is case.dtype)
             stored = bar.recorded.figures.speed if bar.recorded else None
-            limits = (
-                *aims_of(bar.threshold).values(),
-                *(() if case.technique is Technique.EAGER else (CLEARLY_FASTER,)),
-            )
+            limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if self._claimed(case) else ()))
             aims = Aims(limits, stored.speedup if stored else None)
             known = runner.timed(
                 known, planned, aims=aims, kernels=rung.engagement.kernels, seconds=self.timing_seconds
@@ -154,6 +151,9 @@ class Session:
         if known != self.measured.get(case.id):
             self.measured[case.id] = known
             folder.add_measurements(known)
+
+    def _claimed(self, case: Case) -> bool:
+        return any(entry.claim and entry.case.id == case.id for entry in (*self.planned, *self.elsewhere))
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

@@ -188,11 +188,11 @@ class Runner:
         """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
         return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
 
-    def ask(self, name: str, function: Callable[..., Answer], *arguments: Any, more_seconds: float = 0.0) -> Answer:
-        """What a worker of its own answers, in so much more than the usual time; its output goes to a log of that name.
-        Raises WorkerFailed."""
+    def ask(self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0) -> Answer:
+        """What a worker of its own answers, given so many seconds `more` than others; its output goes to a log of that
+        name. Raises WorkerFailed."""
         with Worker(log=self._log(name)) as worker:
-            return worker.call(function, *arguments, seconds=self.seconds + more_seconds)
+            return worker.call(function, *arguments, seconds=self.seconds + more)
 
     @contextmanager
     def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[Place | None]]]:

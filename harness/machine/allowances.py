@@ -21,16 +21,12 @@ class Disclaimer:
     """Its name in `suites/claims`."""
     reason: str
     """Why, and where it was measured."""
-    part: str = ""
-    """Pattern of the numbers of the claim that do not bear it out; empty for all."""
+    parts: tuple[str, ...] = ()
+    """Names of those numbers of it that do not hold, as in a verdict; empty for whichever do not."""
 
     def __post_init__(self) -> None:
         if not self.reason:
             raise ValueError(f"disclaimer of {self.claim} has no reason, but should say why, and where it was measured")
-
-    def covers(self, key: str) -> bool:
-        """Whether it says so of a number of the claim."""
-        return not self.part or fnmatchcase(key, self.part)
 
 
 @dataclass(frozen=True)

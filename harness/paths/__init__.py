@@ -57,7 +57,7 @@ SINGLE: tuple[Optimization, ...] = (
     BitsAndBytes4("quantization.bnb_fp4_double", scheme="fp4", double=True, extra=True),
     BitsAndBytes8(),
     TorchAo("quantization.torchao_int8"),
-    TorchAo("quantization.torchao_int4", scheme="int4", budget="weights_4bit"),
+    TorchAo("quantization.torchao_int4", scheme="int4", levels=4, budget="weights_4bit"),
     TorchAo("quantization.torchao_float8", scheme="float8", budget="weights_float8", extra=True),
     Quanto("quantization.quanto_int8", bits=8),
     Quanto("quantization.quanto_int4", bits=4, budget="weights_4bit"),

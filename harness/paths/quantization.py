@@ -30,6 +30,8 @@ class QuantizedWeights(Optimization):
     name: str
     bits: int
     """Of each packed weight, as it is stored."""
+    levels: int = 0
+    """Bits that tell its values apart, as its scheme is named; 0 if as many as are stored."""
     budget: str = ""
     extra: bool = False
     technique = Technique.QUANTIZATION
@@ -37,15 +39,14 @@ class QuantizedWeights(Optimization):
     changes = frozenset({Aspect.WEIGHTS})
     rounds_weights = True
 
-    @property
-    def nominal_bits(self) -> int:
-        """That the scheme is named after."""
-        return self.bits
-
     kinds: str = field(default="*", init=False)
     """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
     operators: str = field(default="", init=False)
     """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
+
+    @property
+    def scheme_bits(self) -> int:
+        return self.levels or self.bits
 
     def slow_on_cpu(self, case: Case) -> bool:
         return self.extra or not case.workload.padded
@@ -211,10 +212,6 @@ class TorchAo(QuantizedWeights):
     def __post_init__(self) -> None:
         weight = {"int8": "Int8Tensor", "int4": "IntxUnpackedToInt8Tensor", "float8": "Float8Tensor"}[self.scheme]
         object.__setattr__(self, "kinds", f"Linear {weight}")  # the dataclass is frozen
-
-    @property
-    def nominal_bits(self) -> int:
-        return 4 if self.scheme == "int4" else self.bits
 
     def needs(self) -> tuple[Need, ...]:
         return (Package("torchao"),)

@@ -25,27 +25,24 @@ def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """Verdicts on claims as verdicts on the cases that they were tried on, where nothing else was judged of these. Of
-    their numbers the error ratios are the case's; others may be of another workload, or turned round."""
+    their numbers only the error ratios are the case's: a claim may turn a speed round, or weigh another model."""
     known = list(verdicts)
     own = {verdict.case for verdict in known}
     ran = [each for each in known if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
-    return [replace(each, case=each.tried, numbers=_error_ratios(each)) for each in ran]
-
-
-def _error_ratios(verdict: Verdict) -> dict[str, float]:
-    return {key: value for key, value in verdict.numbers.items() if key.endswith((RATIO, f"{RATIO}.limit"))}
+    return [
+        replace(each, case=each.tried, numbers={k: v for k, v in each.numbers.items() if k.endswith(RATIO)})
+        for each in ran
+    ]
 
 
 def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     """Header and one row per case: its id, the outcome of each property judged, the error ratio in each dtype, and the
     figures of timed cases."""
     cases: dict[str, dict[Property, Verdict]] = {}
+    numbers: dict[str, dict[str, float]] = {}
     for verdict in verdicts:
         cases.setdefault(verdict.case, {})[verdict.property] = verdict
-    numbers = {
-        case: {key: value for verdict in judged.values() for key, value in verdict.numbers.items()}
-        for case, judged in cases.items()
-    }
+        numbers.setdefault(verdict.case, {}).update(verdict.numbers)
     asked = [p for p in Property if any(p in judged for judged in cases.values())]
     known = {key for figures in numbers.values() for key in figures}
     ratios = sorted((key for key in known if key.endswith(RATIO)), reverse=True)

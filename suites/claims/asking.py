@@ -16,6 +16,7 @@ from harness.machine.standard import Standard
 from harness.measured import Measurements
 from harness.measurement.thresholds import Threshold
 from harness.paths.base import Optimization, engagement
+from harness.paths.observed import Observation
 from harness.plan import Planned
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Case, Failure, Verdict
@@ -73,7 +74,7 @@ class Asked:
     standard: Standard
     timing_seconds: float
     named: bool = False
-    """Whether the session names models, so that nothing is tried on another."""
+    """Whether the session names models, which then stand for all that claims would be tried on."""
     asked: int = 0
     """Requests to workers so far; each has a log of its own."""
 
@@ -87,7 +88,8 @@ class Asked:
 
     def verdict(self, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = "") -> Verdict:
         name = self.planned.claim
-        statement = Statement(name, self.case, self.standard.disclaimers.get(name))
+        known = self.standard.disclaimers.get(name)
+        statement = Statement(name, self.case, *((known.reason, known.parts) if known else ()))
         return judge_claim(statement, parts, figures=figures, told=told)
 
     def measured(self, *asked: Property) -> tuple[Verdict, Measurements]:
@@ -106,9 +108,9 @@ class Asked:
         return equivalence, measured
 
     def unlimited(self, asked: Property, equivalence: Verdict, measured: Measurements) -> Verdict:
-        """The verdict on a measured property that is held to no limit: whether it was measured, and as it should be."""
-        unlimited = Threshold(self.case.path, self.case.workload.name, "a claim has its own limit")
-        return judge_measured(self.case, asked, equivalence, measured, Bar(unlimited))
+        """Of one property of the case, held to no limit: whether it was measured as it should be."""
+        bar = Bar(Threshold(self.case.path, self.case.workload.name, "a claim has its own limit"))
+        return judge_measured(self.case, asked, equivalence, measured, bar)
 
     def equivalent(self) -> Verdict:
         """Raises Settled if the case is not engaged and equivalent."""
@@ -122,31 +124,25 @@ class Asked:
         case = self.case
         return self.runner.setup(replace(case, workload=workload or case.workload, recipe=model or case.recipe))
 
-    def engaged(self, path: Optimization, setup: Setup) -> None:
-        """Raises Settled if a path beside the case's does not show there what it claims."""
+    def engaged(self, path: Optimization, setup: Setup) -> Observation:
+        """What is seen of a path beside the case's. Raises Settled if it does not show there what it claims."""
         from suites.claims.experiments import observe
 
-        broken = [
-            claim
-            for claim in engagement(path, self.ask(observe, setup, self.case.dtype, path)).claims
-            if not claim.holds
-        ]
+        seen = self.ask(observe, setup, self.case.dtype, path)
+        broken = [claim for claim in engagement(path, seen).claims if not claim.holds]
         if broken:
             told = f"{broken[0].what} of {path.name} is {broken[0].observed}, but should be {broken[0].requested}"
             raise Settled(verdict_on(self.case, Property.CLAIM, Outcome.NOT_ENGAGED, f"{self.case.id}: {told}"))
+        return seen
 
     def unknown(self, why: str) -> Settled:
         """To raise where what was measured tells nothing."""
         return Settled(verdict_on(self.case, Property.CLAIM, Outcome.INCONCLUSIVE, f"{self.case.id}: {why}"))
 
-    def larger(self, model: ModelRecipe) -> ModelRecipe | None:
-        """A model of which more can be seen than of the tiny ones of a CPU; None to stay with that of the case."""
-        return model if self.case.device == "cpu" and not self.named else None
-
-    def ask(self, function: Callable[..., Any], *arguments: Any, more_seconds: float = 0.0) -> Any:
-        """What a fresh worker answers, in so much more time than other requests have. Raises WorkerFailed."""
+    def ask(self, function: Callable[..., Any], *arguments: Any, more: float = 0.0) -> Any:
+        """What a fresh worker answers, with so many seconds `more` than others. Raises WorkerFailed."""
         self.asked += 1
-        return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments, more_seconds=more_seconds)
+        return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments, more=more)
 
 
 def try_claim(claim: Claim, asked: Asked) -> Verdict:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.claims import claim_verdict
-from harness.errors import HarnessError, WorkerTimedOut
+from harness.errors import HarnessError
 from harness.machine.inventory import take_inventory
 from harness.machine.needs import Cuda, Devices, FlashAttention, HubKernel, Kernels, Need, Package
 from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
@@ -43,13 +43,19 @@ def example_runs(technique: Technique, asked: Asked) -> Verdict:
     name, case = asked.planned.claim, asked.case
     inventory = take_inventory()
     unmet = next(filter(None, (need.unmet(inventory, device=case.device) for need in NEEDS[technique])), "")
-    error, deprecated = run_example(technique, asked)
+    try:
+        error, deprecated = run_example(technique, asked)
+    except subprocess.TimeoutExpired as late:
+        log = asked.folder.logs / f"{name}.log"
+        why = f"{name}: no result after {late.timeout:g} s (read {log})"
+        return claim_verdict(name, case, Outcome.TIMED_OUT, why)
     if error and unmet:
         return claim_verdict(name, case, Outcome.UNSUPPORTED, f"{name}: {unmet} (without it: {error})")
     if error:
         known = asked.standard.disclaimers.get(name)
-        outcome = Outcome.DISCLAIMED if known else Outcome.DOES_NOT_HOLD
-        todo = f"its profile says so: {known.reason}" if known else "the example's needs are met here: ask transformers"
+        why = known.reason if known else ""
+        outcome = Outcome.DISCLAIMED if why else Outcome.DOES_NOT_HOLD
+        todo = f"its profile says so: {why}" if why else "the example's needs are met here: ask transformers"
         return claim_verdict(name, case, outcome, f"{name}: ends with {error}, but should run ({todo})")
     told = f"runs, and says: {'; '.join(deprecated)}" if deprecated else "runs, and warns of no deprecation"
     started = f", on {RANKS} ranks started by torchrun" if technique is Technique.PARALLELISM else ""
@@ -59,15 +65,15 @@ def example_runs(technique: Technique, asked: Asked) -> Verdict:
 def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
     """(the error in one line, or nothing; what was said of deprecation).
 
-    Raises HarnessError if an example that ended well says nothing, WorkerTimedOut if it does not end in time.
+    Raises HarnessError if an example that ended well says nothing, and subprocess.TimeoutExpired.
     """
     source = asked.runner.setup(asked.case).recipe.source
-    model = source.repository if isinstance(source, Hub) else source.path  # examples name no revision
+    model = (source.repository, source.revision) if isinstance(source, Hub) else (source.path,)
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"] if technique is Technique.PARALLELISM else []
-    command = [sys.executable, *launch, "-m", "suites.claims.overview_examples", str(technique), model]
+    command = [sys.executable, *launch, "-m", "suites.claims.overview_examples", str(technique), *model]
     environment = {key: value for key, value in os.environ.items() if key != "LOCAL_KERNELS"}
-    found = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": found, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    path = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if asked.case.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # or the examples would find one by themselves
     log = asked.folder.logs / f"{asked.planned.claim}.log"
@@ -82,7 +88,7 @@ def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
             printed, _ = process.communicate(timeout=asked.runner.seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the ranks too
-            raise WorkerTimedOut(f"no result after {asked.runner.seconds:g} s", log=str(log)) from None
+            raise
     if process.returncode:
         return last_error(log.read_text(errors="replace")) or f"exit code {process.returncode} (read {log})", []
     try:
@@ -93,7 +99,7 @@ def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
 
 def last_error(text: str) -> str:
     """The last line that names an exception, as Python ends a traceback."""
-    lines = (re.sub(r"^(\[[\w. ]+\]:)+", "", line).strip() for line in text.splitlines())  # less the name of a rank
+    lines = (re.sub(r"^\[\w+\]:", "", line).strip() for line in text.splitlines())  # a rank's name, by torchrun
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b: .", line)]
     errors = [line for line in errors if "ChildFailedError" not in line.partition(":")[0]]
     return errors[-1][:300] if errors else ""

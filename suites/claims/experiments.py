@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
 from harness.execution.runs import Setup, load_setup
-from harness.execution.subject import Subject, agrees, load_subject, no_garbage, warm_up
+from harness.execution.subject import Subject, TokenCheck, load_subject, no_garbage, warm_up
 from harness.execution.tasks import refusals
 from harness.measured import Sample
 from harness.measurement.conditions import open_conditions
@@ -62,8 +62,8 @@ class Until:
 def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     """Time arms against each other in this worker, in one thread on the CPU.
 
-    Raises HarnessError if two arms on one workload give different tokens, near ties apart, or a timed run others than
-    the first of its arm.
+    Raises HarnessError if two arms on one workload give different tokens, near ties apart; if a timed run gives others
+    than the same arm did before; or if the kernels of an arm are others afterwards.
     """
     subjects = []
     for arm in arms:
@@ -72,7 +72,7 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     conditions = open_conditions(arms[0].setup.device)
     for subject in subjects:
         warm_up(subject, conditions)
-    right = _same_tokens(arms, subjects)
+    checks, kernels = _checks(arms, subjects), [_kernels(subject) for subject in subjects]
     order, kept, dropped = random.Random(0), [], 0
     started = time.perf_counter()
     with no_garbage():
@@ -80,34 +80,58 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
             before, taken = conditions.read(), {}
             for index in order.sample(range(len(subjects)), len(subjects)):
                 taken[index], tokens = subjects[index].run()
-                if not torch.equal(tokens, right[index]):
-                    raise HarnessError(
-                        f"a timed run of {arms[index].optimization.name} gave other tokens than the first"
-                    )
+                checks[index](tokens)
             if conditions.between(before, conditions.read()):
                 dropped += 1
                 if dropped > until.rounds:
                     break
                 continue
             kept.append([taken[index] for index in range(len(subjects))])
+    _refuse_others(arms, checks, kernels, [_kernels(subject) for subject in subjects])
     sides = tuple(tuple(row[index] for row in kept) for index in range(len(subjects)))
     return Rounds(sides, dropped, conditions.foreign)
 
 
-def _same_tokens(arms: tuple[Arm, ...], subjects: list[Subject]) -> list[torch.Tensor]:
-    """Those of each arm, which every timed run must give."""
-    right: list[torch.Tensor] = []
+def _checks(arms: tuple[Arm, ...], subjects: list[Subject]) -> list[TokenCheck]:
+    """One for each arm, by the tokens of the first on its workload."""
     first: dict[str, tuple[Arm, torch.Tensor]] = {}
+    checks = []
     for arm, subject in zip(arms, subjects, strict=True):
-        tokens, logits = subject.plain()
-        right.append(tokens)
-        other, wanted = first.setdefault(arm.setup.workload.name, (arm, tokens))
-        if logits is not None and not agrees(tokens, wanted, logits, dtype=subject.model.dtype):
+        load = arm.setup.workload.name
+        if load not in first:
+            first[load] = (arm, subject.plain()[0])
+        other, wanted = first[load]
+        checks.append(TokenCheck(subject, wanted))
+        if checks[-1].differing:
             raise HarnessError(
-                f"{arm.optimization.name} gave other tokens than {other.optimization.name} on "
-                f"{arm.setup.workload.name}, but should not (nothing wrong is timed)"
+                f"{arm.optimization.name} gave other tokens than {other.optimization.name} on {load}, but should not "
+                "(nothing wrong is timed)"
             )
-    return right
+    return checks
+
+
+def _kernels(subject: Subject) -> tuple[str, ...]:
+    """Those that one run uses; of requests, whose thread no profiler of ours sees, none."""
+    return () if subject.optimization.serving() else subject.kernels()
+
+
+def _refuse_others(
+    arms: tuple[Arm, ...],
+    checks: list[TokenCheck],
+    before: list[tuple[str, ...]],
+    after: list[tuple[str, ...]],
+) -> None:
+    for arm, check, first, last in zip(arms, checks, before, after, strict=True):
+        if check.differing:
+            raise HarnessError(
+                f"timed runs of {arm.optimization.name} with other tokens than its own before are {check.differing}, "
+                "but should be 0 (nothing wrong is timed)"
+            )
+        if first != last:
+            raise HarnessError(
+                f"kernels of {arm.optimization.name} after its timed runs are {', '.join(last) or 'none'}, but should "
+                f"be {', '.join(first) or 'none'} (nothing else is timed)"
+            )
 
 
 def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, later: int) -> tuple[float, list[float]]:
@@ -119,10 +143,11 @@ def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, late
 
 
 def observe(setup: Setup, dtype: Dtype, optimization: Optimization) -> Observation:
-    """What is seen while the workload runs freely, once."""
-    with refusals(optimization, setup):
-        if serving := optimization.serving():
+    """What is seen while the workload runs freely, once; of a path that serves requests, while they are served."""
+    if serving := optimization.serving():
+        with refusals(optimization, setup):
             return serve_setup(setup, dtype, optimization, serving)[1]
+    with refusals(optimization, setup):
         model, batches = load_setup(setup, dtype, optimization)
         watch = Watch(model, layers=False)
         with optimization.applied(), watch:
@@ -149,7 +174,8 @@ def observe_without(
 
 def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
     """Bytes that this worker held at most from loading to the second run, beyond what it began with. Nothing is
-    rehearsed: what libraries and compilers keep is a user's memory too."""
+    rehearsed: what libraries and compilers keep is a user's memory too. On CUDA all that the allocator reserved
+    counts: pools of CUDA graphs are no allocations."""
     gauge = gauge_of(setup.device)
     before = gauge.now()
     gauge.restart()
@@ -157,7 +183,12 @@ def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
         subject = load_subject(setup, dtype, optimization)
         for _ in range(2):
             subject.run()
-    return gauge.peak() - before
+    reserved = gauge.reserved()
+    return (gauge.peak() if reserved is None else reserved) - before
+
+
+COPIES = ("Memcpy", "Memset")
+"""How the profiler's names of what runs on CUDA and is no kernel begin."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +210,8 @@ def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
         if setup.device == "cuda":
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
                 subject.run()
-            kernels = [
-                event
-                for event in profiler.events()
-                if event.device_type == torch.autograd.DeviceType.CUDA
-                and not event.name.startswith(("Memcpy", "Memset"))
-            ]
-            return Traffic(len(kernels), 0)
+            events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+            return Traffic(sum(not event.name.startswith(COPIES) for event in events), 0)
         with _Dispatched() as dispatched:
             subject.run()
     return Traffic(dispatched.operators, dispatched.bytes)

@@ -1,7 +1,7 @@
 """The overview's seven examples: each of its calls with its arguments, in our words, and another model.
 
-`python -m suites.claims.overview_examples TECHNIQUE MODEL` runs one, and prints one line of JSON: what transformers
-says there of deprecation. https://huggingface.co/docs/transformers/optimization_overview, as of transformers 5.22.
+`python -m suites.claims.overview_examples TECHNIQUE MODEL [REVISION]` runs one, and prints one line of JSON: what is
+said there of deprecation. https://huggingface.co/docs/transformers/optimization_overview, as of transformers 5.22.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-GOES = ("deprecat", "will be removed", "no longer")
-"""What log lines of something that will go have in common."""
-WARNINGS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
-OURS = (str(Path(transformers.__file__).parent), __file__)
-"""Where such a warning is about the example: in the library, or in a line here that calls it."""
+LEAVING = ("deprecat", "will be removed", "no longer")
+"""What is said of something that will go has one of these in it."""
+CATEGORIES = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)
+"""Whatever they say, they say it of something that will go."""
+PLACES = (str(Path(transformers.__file__).parent), __file__)
+"""Whose warnings count: the library's, and those that it lays at the door of what calls it."""
 ASKED = ("A law on bread says that a baguette", "In one sentence, what is gravity?", "Which city is France's capital?")
 
 
@@ -78,13 +79,6 @@ def continuous_batching(name):
         tokenizer.decode(answer.generated_tokens, skip_special_tokens=True)
 
 
-def deprecations(lines, warned):
-    """What was said of something that will go, a line each: by the log of transformers, and by warnings."""
-    said = [line for line in lines if any(word in line.lower() for word in GOES)]
-    said += [str(w.message) for w in warned if issubclass(w.category, WARNINGS) and w.filename.startswith(OURS)]
-    return list(dict.fromkeys(line.splitlines()[0] for line in said))
-
-
 class _Noted(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -94,15 +88,33 @@ class _Noted(logging.Handler):
         self.lines.append(record.getMessage())
 
 
+def deprecated(lines, warned):
+    """What log lines and warnings say of deprecation, each in one line and once."""
+    ours = [warning for warning in warned if warning.filename.startswith(PLACES)]
+    said = [*lines, *(str(warning.message) for warning in ours if not issubclass(warning.category, CATEGORIES))]
+    told = [line for line in said if any(word in line.lower() for word in LEAVING)]
+    told += [str(warning.message) for warning in ours if issubclass(warning.category, CATEGORIES)]
+    return list(dict.fromkeys(line.strip().splitlines()[0] for line in told))
+
+
+def found(name, revision=""):
+    """A folder with the revision of a model of the hub, so that the example's calls stay as they are."""
+    if not revision:
+        return name
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision)
+
+
 RUN = {
     example.__name__: example
     for example in (compilation, attention, kernels, quantization, caching, parallelism, continuous_batching)
 }
 
 if __name__ == "__main__":
-    noted = _Noted()
+    model, noted = found(*sys.argv[2:]), _Noted()
     logging.getLogger("transformers").addHandler(noted)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        RUN[sys.argv[1]](sys.argv[2])
-    print(json.dumps({"deprecated": deprecations(noted.lines, warned)}))
+        RUN[sys.argv[1]](model)
+    print(json.dumps({"deprecated": deprecated(noted.lines, warned)}))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS, text
 from harness.machine.inventory import take_inventory
 from harness.paths import PATHS
 from harness.paths.base import Optimization
-from harness.paths.quantization import QuantizedWeights
-from harness.recipes import Workload
+from harness.recipes import ModelRecipe, Workload
 from harness.vocabulary import Load
 
 TINY = next(model for model in MODELS if model.name == "tiny_llama3")
@@ -57,10 +58,15 @@ def path_named(name: str) -> Optimization:
     return next(path for path in PATHS if path.name == name)
 
 
-SCHEMES = tuple(path for path in PATHS if isinstance(path, QuantizedWeights))
-
-
-def unmet(path: Optimization, device: str) -> str:
-    """The first of its needs that this machine does not meet; empty if it meets all."""
+def runnable(paths: Iterable[Optimization], device: str) -> tuple[list[Optimization], list[str]]:
+    """(those whose needs this machine meets, why each of the others is left out)."""
     inventory = take_inventory()
-    return next(filter(None, (need.unmet(inventory, device=device) for need in path.needs())), "")
+    unmet = {path: [why for need in path.needs() if (why := need.unmet(inventory, device=device))] for path in paths}
+    left_out = [f"without {path.name}: {why[0]}" for path, why in unmet.items() if why]
+    return [path for path, why in unmet.items() if not why], left_out
+
+
+def weighty(device: str, *, named: bool) -> ModelRecipe | None:
+    """The model most of whose memory is weights: the tiny ones are small beside what a process holds anyway. None for
+    the case's own, on accelerators, or if the session names models."""
+    return MINI if device == "cpu" and not named else None

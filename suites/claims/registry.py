@@ -53,7 +53,7 @@ SENTENCES = (
     ),
     Claim(
         "sentence.every_parameter_shrinks",
-        "quantization shrinks every parameter that it converts, to the bits of its scheme",
+        "quantization shrinks every parameter (tried: every linear that a scheme converts)",
         sentences.every_parameter_shrinks,
         _places("quantization.quanto_int4", DECODE, elsewhere="quantization.bnb_nf4"),
     ),

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
-from harness.claims import Part, exactly, memory_ratio
-from harness.errors import WorkerFailed
+from harness.claims import HEAVIER, QUIETER, Part, exactly, memory_ratio
+from harness.errors import WorkerRaised
+from harness.execution.runs import Setup
 from harness.execution.weighing import weigh
 from harness.measured import Sample
-from harness.measurement.speed_rules import DROPPED, speedup
+from harness.measurement.speed_rules import DROPPED, MORE_TIME, speedup
 from harness.measurement.statistics import ALPHA, LEAST, Interval, ratio_interval
+from harness.paths import PATHS
 from harness.paths.base import Optimization, engagement
 from harness.paths.caching import DynamicCache, NoCache, StaticCache
 from harness.paths.compilation import CompiledStaticCache, allowed_for_lengths
 from harness.paths.eager import Eager
-from harness.paths.quantization import QuantizedWeights
-from harness.records import Case, Verdict
-from harness.vocabulary import Property
+from harness.records import Verdict
+from harness.vocabulary import Property, Technique
 from suites.claims.asking import Asked
 from suites.claims.experiments import (
     Arm,
@@ -34,15 +34,7 @@ from suites.claims.experiments import (
     time_rounds,
     traffic,
 )
-from suites.claims.places import (
-    LENGTHS,
-    MINI,
-    SCHEMES,
-    UNEVEN,
-    path_named,
-    steps,
-    unmet,
-)
+from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
 
 LOADS = 7
 """Fresh workers whose first runs are looked at: the fewest that all lie above the median with a chance below 1 %."""
@@ -79,37 +71,43 @@ def first_run_warms_up(asked: Asked) -> Verdict:
         first, later = asked.ask(first_and_later, setup, case.dtype, asked.optimization, 5)
         logs.append(math.log(first / median(later)))
     first = ratio_interval(logs, alpha=ALPHA, independent=True)
+    later = speedup(measured.speed)
     parts = [
         Part("first_over_later", "time of the first run over later ones", first, 1.0),
-        Part("speedup", "speed of later ones over eager's", speedup(measured.speed), 1.0),
+        Part(
+            "speedup", "speed of later ones over eager's", later, 1.0, todo=_more(measured.speed.stopped == "seconds")
+        ),
     ]
     return asked.verdict(parts, told=f"{LOADS} fresh workers")
 
 
 def outside_recompiles(asked: Asked) -> Verdict:
-    """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows. The overview says
-    that each step does; what is compiled inside `generate` is compiled once."""
+    """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows."""
     asked.equivalent()
-    case, setup, path = asked.case, asked.setup(), CompiledStaticCache()
-    asked.engaged(path, setup)  # or nothing would be compiled, and nothing anew
-    outside, inside = (asked.ask(observe, setup, case.dtype, each) for each in (asked.optimization, path))
-    share = len(outside.recompiles) / outside.decode_steps
-    again = len(inside.recompiles)
+    case, setup = asked.case, asked.setup()
+    outside = asked.ask(observe, setup, case.dtype, asked.optimization)
+    inside = asked.engaged(CompiledStaticCache(), setup)
+    again, by_generate = len(outside.recompiles), len(inside.recompiles)
+    share, allowed = again / outside.decode_steps, allowed_for_lengths(inside)
     parts = [
-        Part("recompiled", "recompilations of a function compiled outside", exactly(len(outside.recompiles)), 1),
-        Part("recompiled_per_step", "the same per decode step", exactly(share), 1.0),
-        Part("recompiled_inside", "those by generate", exactly(again), allowed_for_lengths(inside), at_least=False),
+        Part("recompiled", "recompilations of a function compiled outside", exactly(again), 1),
+        Part("recompiled_per_step", "those per decode step", exactly(share), 1),
+        Part("recompiled_inside", "those of all steps by generate", exactly(by_generate), allowed, at_least=False),
     ]
-    return asked.verdict(parts, told="for the second length dynamo compiles for any" if share < 1 else "")
+    return asked.verdict(parts, told=f"{outside.decode_steps} decode steps")
 
 
 def attention_grows_linearly(asked: Asked) -> Verdict:
-    """Peak beyond what must be held, over the prompt's length: the exponents between neighbouring lengths."""
+    """Peak beyond what must be held, over the prompt's length: the exponents between neighbouring lengths. What is told
+    of them is their range, and no interval with confidence."""
     asked.equivalent()
     case = asked.case
     parts = []
-    others = {path: _why_not(path, case) for path in map(path_named, ("attention.sdpa", "kernels.flash_attn2_local"))}
-    for path in (Eager(), *(path for path, why in others.items() if not why)):
+    others, told = runnable(map(path_named, ("attention.sdpa", "kernels.flash_attn2_local")), case.device)
+    told += [
+        f"without {path.name}: not in {case.dtype}" for path in others if case.dtype not in path.dtypes(case.device)
+    ]
+    for path in (Eager(), *(path for path in others if case.dtype in path.dtypes(case.device))):
         asked.engaged(path, asked.setup(LENGTHS[0]))
         held = [asked.ask(weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
         beyond = [each.peak - each.least for each in held]
@@ -122,21 +120,21 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
         got = Interval(min(exponents), median(exponents), max(exponents))
         eager = isinstance(path, Eager)
         what = f"exponent of the peak over the prompt's length of {path.name}"
-        parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager))
+        parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager, todo=HEAVIER))
         if not eager:
-            parts.append(Part(f"{path.name}.grows", f"that of {path.name}", got, HALF_POWER))
+            parts.append(Part(f"{path.name}.grows", f"that of {path.name}", got, HALF_POWER, todo=HEAVIER))
     lengths = ", ".join(str(load.longest) for load in LENGTHS)
-    left_out = [f"{path.name}: {why}" for path, why in others.items() if why]
-    return asked.verdict(parts, told="; ".join([f"least and most between neighbours of {lengths} tokens", *left_out]))
+    return asked.verdict(parts, told="; ".join([f"each the range between neighbours of {lengths} tokens", *told]))
 
 
 def kernel_needs_no_package(asked: Asked) -> Verdict:
+    """A local kernel counts its calls, the hub's shows as an attention operator; that none but it ran is what the path
+    claims."""
     equivalence = asked.equivalent()
     seen, imported = asked.ask(observe_without, asked.setup(), asked.case.dtype, asked.optimization, "flash_attn")
-    calls = len(seen.kernel_calls) or len(seen.attention)  # a kernel of the hub shows itself as an operator of its own
     unengaged = sum(not claim.holds for claim in engagement(asked.optimization, seen).claims)
     parts = [
-        Part("kernel_calls", "calls of the repository's kernel", exactly(calls), 1),
+        Part("kernel_calls", "calls of attention", exactly(len(seen.kernel_calls or seen.attention)), 1),
         Part("imported", "modules imported of flash-attn", exactly(len(imported)), 0, at_least=False),
         Part("unengaged", "claims of the path that are not engaged", exactly(unengaged), 0, at_least=False),
     ]
@@ -152,50 +150,41 @@ def kernels_fuse(asked: Asked) -> Verdict:
     if eagers.bytes:
         moved = exactly(ours.bytes / eagers.bytes)
         parts.append(Part("bytes_ratio", "bytes that operators touch over eager's", moved, below(1), at_least=False))
-    on_cuda = "kernels; bytes are not counted, since kernels that are no operators of torch would be missing"
-    told = f"{ours.launches} and {eagers.launches} {on_cuda if case.device == 'cuda' else 'operators'}"
-    return asked.verdict(parts, told=told)
+    told = f"{ours.launches} and {eagers.launches} {'kernels' if case.device == 'cuda' else 'operators'}"
+    return asked.verdict(parts, told=told if eagers.bytes else f"{told}; bytes were not counted")
 
 
 def every_parameter_shrinks(asked: Asked) -> Verdict:
-    """Of each scheme that can be loaded here, the linear layer that keeps most bits per weight. What cannot be loaded
-    is told."""
+    """Of each scheme, the linear layer that keeps most bits per weight. What cannot be loaded here is told."""
     asked.equivalent()
-    case, setup = asked.case, asked.setup(model=asked.larger(MINI))
-    found, left_out = {}, []
-    for path in SCHEMES:
-        why = unmet(path, case.device)  # in any precision: nothing is computed
-        try:
-            if not why:
-                found[path] = asked.ask(bits_per_weight, setup, case.dtype, path)
-        except WorkerFailed as error:
-            why = str(error)
-        left_out += [f"{path.name}: {why}"] if why else []
-    if not all(bits for bits, _ in found.values()):
-        raise asked.unknown("a scheme rounded no linear layer")
-    told = "; ".join([f"the most of any linear of {setup.recipe.name}", *left_out])
-    return asked.verdict([*map(_bits, found, found.values()), *_left_dense(found)], told=told)
+    setup = asked.setup(model=weighty(asked.case.device, named=asked.named))
+    schemes, told = runnable((path for path in PATHS if path.technique is Technique.QUANTIZATION), asked.case.device)
+    parts = []
+    for path in schemes:
+        found, why = _shrinks(asked, path, setup)
+        parts += found
+        told += [why] if why else []
+    return asked.verdict(parts, told="; ".join([f"{setup.recipe.name}, the most of all linears", *told]))
 
 
-def _bits(path: QuantizedWeights, found: tuple[dict[str, float], int]) -> Part:
-    variant = path.name.partition(".")[2]
-    got, limit = exactly(max(found[0].values())), path.nominal_bits + MORE_BITS
-    return Part(f"{variant}.bits", f"bits per weight of {variant}", got, limit, at_least=False)
-
-
-def _left_dense(found: Mapping[QuantizedWeights, tuple[dict[str, float], int]]) -> list[Part]:
-    """Of the scheme that left most so."""
-    if not found:
-        return []
-    most = max(found, key=lambda path: found[path][1])
-    what = f"linears but the head that {most.name} left dense"
-    return [Part("dense", what, exactly(found[most][1]), 0, at_least=False)]
-
-
-def _why_not(path: Optimization, case: Case) -> str:
-    """Why a path cannot be tried beside the case; empty if it can."""
-    takes = case.dtype in path.dtypes(case.device)
-    return unmet(path, case.device) or ("" if takes else f"its kernels do not take {case.dtype}")
+def _shrinks(asked: Asked, path: Optimization, setup: Setup) -> tuple[list[Part], str]:
+    """(what one scheme shows, in the case's dtype if it has that; what must be told of it)."""
+    own, known = asked.case.dtype, path.dtypes(asked.case.device)
+    dtype, name = own if own in known else known[0], path.name.partition(".")[2]
+    try:
+        bits, dense = asked.ask(bits_per_weight, setup, dtype, path)
+    except WorkerRaised as error:
+        if not error.incompatible:
+            raise
+        return [], f"without {path.name}: {error}"
+    most = max(bits.values(), default=math.inf)  # of none that is rounded, none has shrunk
+    parts = [
+        Part(f"{name}.bits", f"bits per weight of {name}", exactly(most), path.scheme_bits + MORE_BITS, at_least=False)
+    ]
+    if dense or not bits:
+        left = f"linears but the head that {name} left dense"
+        parts.append(Part(f"{name}.dense", left, exactly(dense), 0, at_least=False))
+    return parts, "" if dtype is own else f"{name} in {dtype}"
 
 
 def cost_per_token_is_flat(asked: Asked) -> Verdict:
@@ -212,17 +201,20 @@ def cost_per_token_is_flat(asked: Asked) -> Verdict:
         logs = [math.log(_step(more, loads[1].new_tokens) / _step(less, loads[0].new_tokens)) for less, more in pairs]
         got = _scaled(ratio_interval(logs, alpha=ALPHA), 1 / math.log(long / short))
         key = "growing" if growing else "flat"
-        parts.append(Part(key, f"exponent of a step's time over the length {what}", got, HALF_POWER, at_least=growing))
+        exponent, todo = f"exponent of a step's time over the length {what}", _more(len(logs) < ROUNDS)
+        parts.append(Part(key, exponent, got, HALF_POWER, at_least=growing, todo=todo))
     return asked.verdict(parts, told=f"{short} and {long} tokens, {case.recipe.name}")
 
 
 def offloading_keeps_one_layer(asked: Asked) -> Verdict:
+    """Looked at after the run, when nothing is fetched ahead any more: while it runs, transformers has the next layer
+    on its way to the device, beside the current one."""
     _, measured = asked.judged(Property.MEMORY)
     held = measured.memory.candidate
     elsewhere = exactly(held.kv_elsewhere / held.kv)
     layers = len(asked.ask(observe, asked.setup(), asked.case.dtype, asked.optimization).cache_windows)
     part = Part("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
-    return asked.verdict([part])
+    return asked.verdict([part], told="after the run; during it the next layer is on its way too")
 
 
 def ranks_shard_and_cost_memory(asked: Asked) -> Verdict:
@@ -263,10 +255,11 @@ def speed_may_cost_memory(asked: Asked) -> Verdict:
     _, measured = asked.judged(Property.SPEED)
     case, setup = asked.case, asked.setup()
     peaks = [asked.ask(peak_of_all, setup, case.dtype, path) for path in (asked.optimization, Eager())]
-    more = memory_ratio(*peaks, device=case.device)
+    more, faster = memory_ratio(*peaks, device=case.device), speedup(measured.speed)
+    what = "peak of a fresh process, from loading to the second run, over eager's"
     parts = [
-        Part("speedup", "speed over eager's", speedup(measured.speed), 1.0),
-        Part("whole_ratio", "peak of a fresh process, from loading to the second run, over eager's", more, above(1)),
+        Part("speedup", "speed over eager's", faster, 1.0, todo=_more(measured.speed.stopped == "seconds")),
+        Part("whole_ratio", what, more, above(1), todo=HEAVIER, refutable=False),
     ]
     return asked.verdict(parts)
 
@@ -297,8 +290,8 @@ def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
     """Rounds of arms that are engaged. Raises Settled if one is not, or if the machine was too noisy, or shared."""
     for arm in arms:
         asked.engaged(arm.optimization, arm.setup)
-    until = Until(ROUNDS, asked.timing_seconds)
-    rounds = asked.ask(time_rounds, arms, asked.case.dtype, until, more_seconds=asked.timing_seconds)
+    until, seconds = Until(ROUNDS, asked.timing_seconds), asked.timing_seconds
+    rounds = asked.ask(time_rounds, arms, asked.case.dtype, until, more=seconds)
     if rounds.foreign:
         raise asked.unknown(f"{rounds.foreign} foreign processes computed on the device")
     count = len(rounds.arms[0]) + rounds.dropped
@@ -310,7 +303,12 @@ def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
 def _faster(rounds: Rounds, ours: int, theirs: int, *, key: str, what: str) -> Part:
     pairs = zip(rounds.arms[ours], rounds.arms[theirs], strict=True)
     logs = [math.log(other.seconds / own.seconds) for own, other in pairs]
-    return Part(key, what, ratio_interval(logs, alpha=ALPHA), 1.0)
+    return Part(key, what, ratio_interval(logs, alpha=ALPHA), 1.0, todo=_more(len(logs) < ROUNDS))
+
+
+def _more(out_of_time: bool) -> str:  # noqa: FBT001  one word of what befell the sampling
+    """What would tell more of a speed."""
+    return MORE_TIME if out_of_time else QUIETER
 
 
 def _step(sample: Sample, new_tokens: int) -> float:

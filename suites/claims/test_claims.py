@@ -15,8 +15,8 @@ def test_claim(planned, recorded, measurements, pytestconfig):
     [claim] = [claim for claim in CLAIMS if claim.name == planned.claim]
 
     def judging(folder, runner, standard):
-        options = pytestconfig.option
-        asked = Asked(planned, measurements, folder, runner, standard, options.timing_seconds, bool(options.model))
+        option = pytestconfig.option
+        asked = Asked(planned, measurements, folder, runner, standard, option.timing_seconds, named=bool(option.model))
         return try_claim(claim, asked)
 
     verdict = recorded(Property.CLAIM, judging)

@@ -6,8 +6,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.claims import Part, figures_of, memory_ratio
+from harness.claims import HEAVIER, QUIETER, Part, error_ratios, figures_of, mbu_of, memory_ratio
 from harness.execution.weighing import weigh
+from harness.measured import Measurements
+from harness.measurement.speed_rules import MORE_TIME, speedup
 from harness.measurement.statistics import Interval
 from harness.measurement.thresholds import TICKS
 from harness.paths.attention import Sdpa
@@ -17,19 +19,20 @@ from harness.records import Verdict
 from harness.report.overview import tick_name
 from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
-from suites.claims.places import BEHIND, CACHED, DECODE, MINI, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY
+from suites.claims.places import BEHIND, CACHED, DECODE, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY, weighty
 
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 
 
 def faster(asked: Asked) -> Verdict:
-    """Eager takes longer. What the path holds is shown beside it, where it could be weighed and was weighed rightly."""
-    equivalence, measured = asked.judged(Property.SPEED)
-    _, measured = asked.measured(Property.SPEED, Property.MEMORY)
-    if asked.unlimited(Property.MEMORY, equivalence, measured).outcome is not Outcome.PASS:
-        measured = replace(measured, memory=None)
-    figures = figures_of(measured, equivalence)
-    return asked.verdict([_speed(figures)], figures=figures)
+    """Eager takes longer. What the path holds is weighed beside it, and told only if that came out as it should."""
+    asked.judged(Property.SPEED)
+    equivalence, measured = asked.measured(Property.SPEED, Property.MEMORY)
+    weighed = asked.unlimited(Property.MEMORY, equivalence, measured)
+    fit = weighed.outcome is Outcome.PASS
+    figures = figures_of(measured if fit else replace(measured, memory=None), equivalence)
+    told = "" if fit else f"memory: {weighed.outcome}, {weighed.message.removeprefix(f'{asked.case.id}: ')}"
+    return asked.verdict([_speed(figures, measured)], figures=figures, told=told)
 
 
 def smaller(asked: Asked) -> Verdict:
@@ -40,19 +43,20 @@ def smaller(asked: Asked) -> Verdict:
 
 
 def cache_is_faster(asked: Asked) -> Verdict:
-    """Tried on the control: eager, which has a cache, against the same without."""
+    """Tried on the control: eager, which has a cache, against the same without. The MBU is that of eager; the error
+    ratio is the control's, whose logits come through no cache."""
     equivalence, measured = asked.judged(Property.SPEED)
-    without = _interval(figures_of(measured, equivalence), "speedup")
+    without = speedup(measured.speed)
     gain = Interval(1 / without.high, 1 / without.mid, 1 / without.low if without.low else math.inf)
-    part = Part("speedup", "speed over that without a cache", gain, 1.0)
-    return replace(asked.verdict([part]), path="caching.dynamic")
+    part = Part("speedup", "speed over that without a cache", gain, 1.0, todo=_more(measured))
+    figures = error_ratios(equivalence) | mbu_of(measured, of_eager=True)
+    return replace(asked.verdict([part], figures=figures), path="caching.dynamic")
 
 
 def weights_are_smaller(asked: Asked) -> Verdict:
-    """On a model most of whose memory is weights: the tiny ones are small beside what a process holds anyway. What is
-    shown beside the tick is of the case that its speed is of."""
-    asked.judged(Property.MEMORY)
-    case, setup = asked.case, asked.setup(SHORT, asked.larger(MINI))
+    """On a model that is mostly weights, and one forward pass of it."""
+    asked.equivalent()
+    case, setup = asked.case, asked.setup(SHORT, weighty(asked.case.device, named=asked.named))
     asked.engaged(asked.optimization, setup)
     peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
     part = _memory(memory_ratio(*peaks, device=case.device))
@@ -135,12 +139,17 @@ TICKED = tuple(
 )
 
 
-def _speed(figures: Mapping[str, float]) -> Part:
-    return Part("speedup", "speed over eager's", _interval(figures, "speedup"), 1.0)
+def _speed(figures: Mapping[str, float], measured: Measurements) -> Part:
+    return Part("speedup", "speed over eager's", _interval(figures, "speedup"), 1.0, todo=_more(measured))
+
+
+def _more(measured: Measurements) -> str:
+    """What would tell more of a speed."""
+    return MORE_TIME if measured.speed and measured.speed.stopped == "seconds" else QUIETER
 
 
 def _memory(ratio: Interval) -> Part:
-    return Part("memory_ratio", "peak over that without it", ratio, 1.0, at_least=False)
+    return Part("memory_ratio", "peak over that without it", ratio, 1.0, at_least=False, todo=HEAVIER)
 
 
 def _interval(figures: Mapping[str, float], key: str) -> Interval:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
 
-from harness.claims import judge_claim
+from harness.claims import claim_verdict, judge_claim
 from harness.judge import verdict_on
 from harness.measurement.thresholds import TICKS
+from harness.records import Run
 from harness.report.overview import overview_table
 from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, tried_cases, untrue_claims
 from harness.vocabulary import Outcome, Property
+from suites.claims.__main__ import tables
 from suites.claims.examples import last_error
-from suites.meta.test_overview_claims import CASE, FASTER, SLOWER, STATED, Answers
+from suites.claims.overview_examples import PLACES, deprecated
+from suites.claims.registry import CLAIMS
+from suites.meta.made_up_answers import Answers
+from suites.meta.test_overview_claims import CASE, FASTER, SLOWER, STATED
+from suites.meta.test_regression import timed
 
 
 def test_overview_has_seven_rows_with_figures_and_what_they_say():
@@ -54,6 +61,9 @@ def test_claims_have_a_table_of_their_own():
     [shown] = tried_cases([held])
     assert (shown.case, shown.property) == (CASE.id, Property.CLAIM)
     assert case_table([replace(shown, numbers={"fp32.rho": 1.004})])[1] == [CASE.id, "PASS", "1.00"]
+    turned = tried_cases([Answers("overview.caching.speed", speed=timed(0.5)).tried])
+    assert case_table(turned)[0] == ["case", "claim", "fp32 error ratio"]
+    assert case_table(turned)[1] == ["cpu-fp32-tiny_llama3-caching.none-decode_b1", "PASS", "1.01"]
     assert tried_cases([held, verdict_on(CASE, Property.SPEED, Outcome.PASS, "")]) == []
     assert len(case_table([])) == 1
 
@@ -66,7 +76,48 @@ def test_claims_have_a_table_of_their_own():
         ("KeyError: 'x'\ntorch.OutOfMemoryError: no room\n", "torch.OutOfMemoryError: no room"),
         ("ValueError: 2\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: failed\n", "ValueError: 2"),
         ("killed\n", ""),
+        ("ValueError: shape [2]: bad\n", "ValueError: shape [2]: bad"),
     ],
 )
 def test_error_of_an_example_is_its_last_exception(text, told):
     assert last_error(text) == told
+
+
+def warned(category, text, *, place=PLACES[0]):
+    return warnings.WarningMessage(category(text), category, f"{place}/x.py" if place == PLACES[0] else place, 1)
+
+
+def test_all_that_is_said_of_deprecation_is_told_once():
+    """By logs and warnings, of the library and where it blames the example; not what others warn of."""
+    leaving = "The `paged|` prefix is no longer needed. Support will be removed"
+    told = deprecated(
+        ["`torch_dtype` is deprecated!\nmore", "loading", leaving, leaving],
+        [
+            warned(FutureWarning, "use another"),
+            warned(FutureWarning, "pass it elsewhere", place=PLACES[1]),
+            warned(UserWarning, "this is deprecated"),
+            warned(UserWarning, "this is slow"),
+            warned(DeprecationWarning, "of others", place="torch.py"),
+        ],
+    )
+    assert told == [
+        "`torch_dtype` is deprecated!",
+        leaving,
+        "this is deprecated",
+        "use another",
+        "pass it elsewhere",
+    ]
+
+
+def test_tables_of_readme_are_printed_from_a_run():
+    """A row for every claim, whatever came of it; a run that lacks one has no such table."""
+    said = {claim.name: Answers(claim.name) for claim in CLAIMS}
+    verdicts = [claim_verdict(name, asked.case, Outcome.PASS, f"{name}: well") for name, asked in said.items()]
+    verdicts[-1] = replace(verdicts[-1], outcome=Outcome.UNSUPPORTED)
+    run = Run(3, None, {}, "then", "later", 0, tuple(verdicts))
+    overview, claims = tables(run)
+    assert [row.split(" | ")[0] for row in overview[2:]] == [f"| {name.replace('_', ' ')}" for name in TICKS]
+    assert claims[2] == "| `overview.compilation.speed` | compilation: it makes inference faster | holds: well |"
+    assert claims[-1].endswith("| not here: well |")
+    with pytest.raises(KeyError, match=CLAIMS[0].name):
+        tables(replace(run, verdicts=tuple(verdicts[1:])))
