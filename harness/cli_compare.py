@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from harness.cli_words import AsJson, print_json
-from harness.comparison import Comparison, Side, Weight, compare_runs
+from harness.comparison import Comparison, Side, compare_runs
+from harness.comparison_of_cases import Weight
 from harness.comparison_of_machines import Kind
 from harness.measurement.units import count
 from harness.run_files import finished_run, measurements_of
@@ -17,6 +18,7 @@ from harness.run_files import finished_run, measurements_of
 HEADS = {
     Kind.HARDWARE: "OTHER HARDWARE, seconds cannot be compared",
     Kind.SOFTWARE: "environment",
+    Kind.BESIDE: "environment, beside what ran",
     Kind.JUDGING: "judging",
 }
 """Before what differs."""
@@ -31,7 +33,7 @@ def compare(
     *,
     as_json: AsJson = False,
     every: Annotated[
-        bool, typer.Option("--all", help="show what is the same too, and each case of one run only")
+        bool, typer.Option("--all", help="show what is the same too, and all that only one run asked")
     ] = False,
 ) -> None:
     """Tell what changed between two runs, and whether a path, a package or the machine did it.
@@ -39,10 +41,12 @@ def compare(
     After an upgrade, or when a number looks odd. First stands what differs between the environments; then the machine,
     told by eager's own seconds and by the measured peaks; then the cases, by significance: outcomes, speed against
     eager measured beside the path, bytes, error ratios. A path is SLOWER if the intervals of its speedup are disjoint,
-    and REGRESSED if it also lost more than the 5 % that two sessions may differ by. The last line says which is which.
-    Needs no checkout and no GPU.
+    and REGRESSED if it also lost more than the 5 % that two sessions may differ by; UNDECIDED if they overlap but are
+    so wide that they exclude nothing. Then what only one of the runs asked. The last line says which is which, and how
+    many verdicts are no longer judged. Needs no checkout and no GPU.
 
-    Exits with 1 if something is worse beyond doubt: a verdict that fails now, a path that REGRESSED, more bytes.
+    Exits with 1 if something is worse beyond doubt: a verdict that fails now, asked before or not, a path that
+    REGRESSED, more bytes.
 
     ```
     harness compare runs/2026-11-23T18-22-19Z runs/latest
@@ -64,9 +68,10 @@ def _told(found: Comparison, *, every: bool) -> Iterator[str]:
         yield f"{HEADS[difference.kind]}: {difference}"
     yield from (f"machine: {figure}" for figure in found.machine.figures)
     yield from (str(finding) for finding in found.findings if every or finding.weight is not Weight.SAME)
-    for where, cases in (("OLD", found.only_old), ("NEW", found.only_new)):
-        if cases and every:
-            yield from (f"only in {where}: {case}" for case in cases)
-        elif cases:
-            yield f"only in {where}: {count(len(cases), 'case')} (--all names them)"
+    for where, asked in (("OLD", found.only_old), ("NEW", found.only_new)):
+        if asked and every:
+            yield from (f"only in {where}: {case}: {', '.join(each)}" for case, each in asked.items())
+        elif asked:
+            verdicts = count(sum(map(len, asked.values())), "verdict")
+            yield f"only in {where}: {verdicts} on {count(len(asked), 'case')} (--all names them)"
     yield found.conclusion

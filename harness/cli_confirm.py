@@ -14,7 +14,7 @@ import typer
 from harness.checkout import find_catalogue
 from harness.cli_words import AsJson, CaseTimeout, print_json
 from harness.codec import write_record
-from harness.comparison import Weight
+from harness.comparison_of_cases import Weight
 from harness.confirmation import Confirmation, Timing, confirm_cases, refuse_nothing
 from harness.confirmed import Who
 from harness.errors import HarnessError

@@ -10,17 +10,18 @@ import typer
 
 from harness.checkout import find_catalogue, refuse_unused
 from harness.cli_words import AsJson, RunFolder, print_json
-from harness.codec import write_record, write_text
+from harness.codec import read_record, to_plain, write_record, write_text
 from harness.gate import gate_line
 from harness.machine.standard import sound_profiles
 from harness.measurement.units import count
+from harness.records import Run
 from harness.rejudging import Rejudged, judge_again
 from harness.report.folder import write_reports
 from harness.report.tables import tally_outcomes
 from harness.run_files import RUN
 
 BEFORE = "run.before.json"
-"""Beside `run.json`: the record as the session wrote it, once a verdict of it has changed."""
+"""Beside `run.json`: the record as the session wrote it, once anything of it has changed."""
 
 
 def report(
@@ -33,8 +34,9 @@ def report(
 
     After a limit, a threshold, a baseline or stored numerics changed: the evidence and the measurements of the run are
     held to what stands in its profile today. What no file holds keeps its verdict, and how many and why is told:
-    claims, relations, and cases that could not run there. The record as the session wrote it stays in run.before.json;
-    its environment, start, end and exit code are kept. Needs no GPU.
+    claims, relations, and cases that could not run there. run.json is rewritten; the record as the session wrote it
+    stays in run.before.json if anything of it changes, be it a message. Its environment, start, end and exit code are
+    kept. Needs no GPU.
 
     Exits with 1 if a verdict of the run fails now.
 
@@ -60,7 +62,8 @@ def report(
 
 def _write(folder: Path, found: Rejudged) -> None:
     before, record = (folder / name for name in (BEFORE, RUN))
-    if found.changed and not before.exists():
+    written = read_record(Run, record)
+    if to_plain(written) != to_plain(found.run) and not before.exists():
         write_text(before, record.read_text(encoding="utf-8"))
     write_record(record, found.run)
     write_reports(folder, found.run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from statistics import median
 
-from harness.baseline_store import ACCELERATOR, HARDWARE
+from harness.baseline_store import ACCELERATOR, HARDWARE, TOOLS, hardware_of
 from harness.measured import Measurements, Peaks, Speed
 from harness.measurement.units import percent, scaled
 from harness.records import JUDGED_BY, Run, Verdict
@@ -18,6 +18,8 @@ STILL = 0.02
 counts as moved."""
 ALIKE = 0.5
 """Share of eager's move that the peaks must have moved by, in the same direction, to explain it."""
+OF_ANY = {*(entry for entries in HARDWARE.values() for entry in entries), *ACCELERATOR}
+"""Entries that name hardware of some device."""
 
 
 class Kind(StrEnum):
@@ -26,6 +28,8 @@ class Kind(StrEnum):
     HARDWARE = "hardware"
     """Seconds on both sides of it cannot be compared."""
     SOFTWARE = "software"
+    BESIDE = "beside"
+    """What no measured run of either computed on or with: another device's hardware, and packages that run tests."""
     JUDGING = "judging"
     """What verdicts were given by."""
 
@@ -94,13 +98,16 @@ class Machine:
 
 def differing(old: Run, new: Run) -> tuple[Difference, ...]:
     """What differs between two environments, hardware first, and last by what was judged."""
-    return differences(*(_environment(run) for run in (old, new)))
+    hardware = _hardware({verdict.device for run in (old, new) for verdict in run.verdicts})
+    return differences(_environment(old), _environment(new), hardware)
 
 
-def differences(was: Mapping[str, str], now: Mapping[str, str]) -> tuple[Difference, ...]:
-    """Likewise, of environments alone."""
+def differences(
+    was: Mapping[str, str], now: Mapping[str, str], hardware: set[str] | None = None
+) -> tuple[Difference, ...]:
+    """Likewise, of environments alone; `hardware` names the entries across which no seconds compare, else all such."""
     found = [
-        Difference(name, was.get(name) or "none", now.get(name) or "none", _kind(name))
+        Difference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
         for name in dict.fromkeys((*now, *was))
         if was.get(name, "") != now.get(name, "")
     ]
@@ -112,11 +119,19 @@ def _environment(run: Run) -> dict[str, str]:
     return {**rest, "profile": run.profile or "", "notes": run.environment.get(JUDGED_BY, "")}
 
 
-def _kind(name: str) -> Kind:
+def _hardware(devices: set[str]) -> set[str]:
+    """Entries on which seconds of these torch device types depend; all, where a verdict does not say its device."""
+    if devices and all(devices):
+        return {name for device in devices for name in hardware_of(device, {})}
+    return OF_ANY
+
+
+def _kind(name: str, hardware: set[str]) -> Kind:
     if name in {"profile", "notes"}:
         return Kind.JUDGING
-    hardware = {*(entry for entries in HARDWARE.values() for entry in entries), *ACCELERATOR}
-    return Kind.HARDWARE if name in hardware else Kind.SOFTWARE
+    if name in hardware:
+        return Kind.HARDWARE
+    return Kind.BESIDE if name in {*OF_ANY, *TOOLS} else Kind.SOFTWARE
 
 
 def machines(measured: Sequence[tuple[Verdict, Measurements, Measurements]]) -> Machine:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.comparison import Weight, error_findings
+from harness.comparison_of_cases import Weight, error_findings
 from harness.comparison_of_machines import Difference, differences
 from harness.confirmed import Greeting, Proof, Role, Tried, Turns, Who
 from harness.equivalence.limits import LIMITS, Limits
@@ -173,7 +173,7 @@ def finding_of(tried: Tried, *, margin: float) -> Finding:
 
 def _environments(greetings: Mapping[Who, Greeting]) -> Confirmation:
     environments = {who: greeting.environment for who, greeting in greetings.items()}
-    return Confirmation(environments, differences(*(environments[who] for who in Who)))
+    return Confirmation(environments, differences(environments[Who.OLD], environments[Who.NEW]))
 
 
 def _limits(case: Case, profiles: tuple[Profile, ...], environment: Mapping[str, str]) -> Limits:

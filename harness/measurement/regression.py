@@ -68,7 +68,7 @@ class SpeedFigures:
     """Whether workers took turns in blocks: see `harness.measured.Speed`."""
 
     def __post_init__(self) -> None:
-        if self.pairs < LEAST or self.speedup.low <= 0 or self.spread < 0:
+        if self.pairs < LEAST or self.speedup.low < 0 or self.spread < 0:
             raise ValueError(
                 f"{self.pairs} pairs with a speedup of {self.speedup} and a spread of {self.spread} cannot be"
             )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from suites.meta.commands import harness, refusal
-from suites.meta.recorded_runs import ENVIRONMENT, Checkout
+from suites.meta.recorded_runs import CUDA, ENVIRONMENT, Checkout, verdict
 from suites.meta.timings import measured
 from suites.meta.two_runs import SDPA, SLOWDOWN, STATIC, UPGRADED, found, side, timed, told
 
@@ -111,14 +112,48 @@ def test_other_hardware_is_loud_and_blames_no_path(compare):
     assert lines[-1].endswith("; other hardware, on which seconds say nothing of a path")
 
 
+def on(device, **changes):
+    """A run of one case on a torch device type, in another environment."""
+    of = replace(SDPA, device=device)
+    return side({of: timed(seed=1)[SDPA]}, environment={**CUDA, **changes}, verdicts=[verdict(of)])
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "fatal"),
+    [
+        ("cpu", {"processor": "another"}, True),
+        ("cuda", {"processor": "another", "cores": "64"}, False),
+        ("cuda", {"accelerators": "NVIDIA L4"}, True),
+        ("cpu", {"accelerators": "NVIDIA L4"}, False),
+        ("", {"processor": "another"}, True),
+    ],
+)
+def test_hardware_is_that_of_the_devices_that_ran(device, changes, fatal):
+    """Other parts of the machine are told, and silence nothing."""
+    now = found(on(device, **changes), on(device))
+    assert ("other hardware, on which seconds say nothing" in now.conclusion) is fatal
+    assert all(f"{name} {CUDA[name]} → {value}" in now.conclusion for name, value in changes.items())
+    assert {str(each.kind) for each in now.environment} == {"hardware" if fatal else "beside"}
+
+
+def test_package_that_runs_tests_explains_no_move_of_eager(compare):
+    new = {"cases": timed(seed=2, machine=1.1, peaks=1.0), "environment": {**ENVIRONMENT, "pytest": "9.1"}}
+    _, lines, _ = compare("old", "new", old={"cases": timed(seed=1)}, new=new)
+    assert lines[0] == "environment, beside what ran: pytest 9 → 9.1"
+    assert "1 difference of environment (pytest 9 → 9.1)" in lines[-1]
+    assert lines[-1].endswith("): what else ran meanwhile")
+
+
 def test_cases_of_one_run_only_stand_last(compare):
     """As a number, or by name."""
     runs = {"old": {"cases": {SDPA: measured(SDPA.id)}}, "new": {"cases": {STATIC: measured(STATIC.id)}}}
     code, lines, _ = compare("old", "new", **runs)
     assert code == 0
-    assert lines[:-1] == ["only in OLD: 1 case (--all names them)", "only in NEW: 1 case (--all names them)"]
+    assert lines[:-1] == [f"only in {side}: 1 verdict on 1 case (--all names them)" for side in ("OLD", "NEW")]
+    assert lines[-1].startswith("nothing worse; nothing better; 1 verdict no longer judged; ")
     assert lines[-1].endswith("nothing was timed in both, which would tell whether the machine moved")
-    assert compare("old", "new", "--all", **runs)[1][:-1] == [f"only in OLD: {SDPA.id}", f"only in NEW: {STATIC.id}"]
+    every = compare("old", "new", "--all", **runs)[1][:-1]
+    assert every == [f"only in OLD: {SDPA.id}: equivalence", f"only in NEW: {STATIC.id}: equivalence"]
 
 
 def test_run_is_as_itself(compare):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
-from harness.comparison import Weight
+from harness.comparison_of_cases import About, Finding, Weight
 from harness.measured import Memory
 from harness.records import EXAMPLES
 from harness.vocabulary import Outcome, Property
 from suites.meta.recorded_runs import verdict
-from suites.meta.timings import HELD, MIB
+from suites.meta.timings import HELD, MIB, pairs, speed
 from suites.meta.two_runs import EAGER, SDPA, SLOWDOWN, STATIC, found, side, timed, told
 
 
@@ -24,6 +25,7 @@ from suites.meta.two_runs import EAGER, SDPA, SLOWDOWN, STATIC, found, side, tim
         (1 / 1.04, 0.005, "FASTER", Weight.OTHER),
         (1 / 1.10, 0.01, "IMPROVED", Weight.BETTER),
         (1.02, 0.05, "SAME", Weight.SAME),
+        (1.00, 0.3, "UNDECIDED", Weight.OTHER),
     ],
 )
 def test_speed_is_told_by_intervals_and_margin(times, noise, label, weight):
@@ -32,6 +34,20 @@ def test_speed_is_told_by_intervals_and_margin(times, noise, label, weight):
     assert (finding.label, finding.weight) == (label, weight)
     margin = "within the 5 % that two sessions may differ by"
     assert (margin in finding.told) is (label in {"SLOWER", "FASTER"})
+
+
+@pytest.mark.parametrize(("before", "after"), [(12, 40), (40, 12)])
+def test_interval_that_excludes_nothing_is_undecided(before, after):
+    """From 0 to infinity around pairs of which neighbours agree, before or after: shown, and counted."""
+    wide = timed(seed=2)
+    wide[SDPA] = replace(wide[SDPA], speed=speed(pairs=pairs(1.2, count=6) + pairs(2.0, count=6), looks=(12,)))
+    sides = {12: side(wide), 40: side(timed(seed=1))}
+    now = found(sides[after], sides[before])
+    [line] = [str(each) for each in now.findings if each.label == "UNDECIDED"]
+    assert line.startswith(f"UNDECIDED {SDPA.id}: speedup ")
+    assert "the intervals overlap, and exclude no change of 10 % (allow more with --timing-seconds)" in line
+    assert "(0 to inf)" in line
+    assert "; 1 speed undecided (attention.sdpa); " in now.conclusion
 
 
 @pytest.mark.parametrize(
@@ -61,6 +77,18 @@ def test_case_that_only_a_claim_measured_is_compared_too():
     was, now = claimed(side(timed(seed=1))), claimed(side(timed(seed=2, slower=SLOWDOWN)))
     [line] = [line for line in told(now, was) if line.startswith("REGRESSED")]
     assert line.startswith(f"REGRESSED {STATIC.id}: speedup ")
+
+
+def test_claim_that_names_another_path_measured_the_one_it_was_tried_on():
+    """What a cache gains is told of caching.dynamic, and tried on a run without one."""
+    was, now = (
+        replace(each, run=replace(each.run, verdicts=(replace(each.run.verdicts[0], path="caching.dynamic"),)))
+        for each in (claimed(side(timed(seed=1))), claimed(side(timed(seed=2, slower=SLOWDOWN))))
+    )
+    [finding] = found(now, was).worse
+    assert (finding.label, finding.path) == ("REGRESSED", "caching.static")
+    odd = replace(now, run=replace(now.run, verdicts=(replace(now.run.verdicts[0], tried="an odd one"),)))
+    assert found(odd, was).worse == ()
 
 
 @pytest.mark.parametrize(("after", "worse"), [(Outcome.SLOW, False), (Outcome.MISMATCH, True)])
@@ -100,7 +128,19 @@ def equivalence(of, ratio, *, more=None):
 
 @pytest.mark.parametrize(
     ("was", "now", "label"),
-    [(1.0, 1.2, "ERRS MORE"), (1.2, 1.0, "ERRS LESS"), (1.0, 1.09, ""), (0.0, 0.0, ""), (0.0, 1.0, "ERRS MORE")],
+    [
+        (1.0, 1.2, "ERRS MORE"),
+        (1.2, 1.0, "ERRS LESS"),
+        (1.0, 1.09, ""),
+        (0.0, 0.0, ""),
+        (0.0, 1.0, "ERRS MORE"),
+        (math.inf, 1.0, "ERRS LESS"),
+        (1.0, math.inf, "ERRS MORE"),
+        (math.inf, math.inf, ""),
+        (math.nan, 1.0, "ERRS LESS"),
+        (1.0, math.nan, "ERRS MORE"),
+        (math.nan, math.nan, ""),
+    ],
 )
 def test_error_ratio_is_told_beyond_the_ratchets_factor(was, now, label):
     """As a change, not as worse: every limit holds, and another version of a library may round otherwise."""
@@ -108,6 +148,28 @@ def test_error_ratio_is_told_beyond_the_ratchets_factor(was, now, label):
     lines = told(new, old)
     assert lines == ([f"{label} {SDPA.id}: fp32 error ratio {was:.3g} → {now:.3g}, of 3"] if label else [])
     assert found(new, old).worse == ()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "far"),
+    [
+        (1.0, math.e, 1.0),
+        (0.0, 0.0, 0.0),
+        (0.0, 1.0, math.inf),
+        (math.inf, 1.0, math.inf),
+        (1.0, math.nan, math.inf),
+        (math.inf, math.inf, 0.0),
+        (math.nan, math.nan, 0.0),
+    ],
+)
+def test_any_two_numbers_lie_some_way_apart(was, now, far):
+    """A place among the findings, also for what is no number."""
+    assert Finding("a", "p", About.ERROR, "ERRS", Weight.OTHER, "", was, now).far == pytest.approx(far)
+
+
+def test_error_without_a_limit_has_none_told():
+    old, new = (side({}, verdicts=[replace(verdict(SDPA), numbers={"fp32.rho": ratio})]) for ratio in (1.0, 2.0))
+    assert told(new, old) == [f"ERRS MORE {SDPA.id}: fp32 error ratio 1 → 2"]
 
 
 def test_examples_drawn_anew_have_no_error_to_compare():
@@ -133,6 +195,42 @@ def test_outcomes_that_changed_are_told(was, now, label, worse):
     new = side({}, verdicts=[replace(verdict(SDPA, now), message=f"{SDPA.id}: because")])
     assert told(new, old) == [f"{label} {SDPA.id}: equivalence: {was} → {now}: because"]
     assert bool(found(new, old).worse) is worse
+
+
+def test_failure_of_what_was_not_asked_before_is_worse():
+    """Of a case that is new, and of a property that is: nobody knows whether it failed before."""
+    before = side({}, verdicts=[verdict(SDPA, asked=Property.ENGAGEMENT)])
+    failing = [replace(verdict(of, Outcome.MISMATCH), message=f"{of.id}: because") for of in (SDPA, STATIC)]
+    now = side({}, verdicts=[verdict(SDPA, asked=Property.ENGAGEMENT), *failing, verdict(EAGER)])
+    assert told(now, before) == [
+        f"FAILS, NOT ASKED BEFORE {of.id}: equivalence: MISMATCH: because" for of in (SDPA, STATIC)
+    ]
+    assert len(found(now, before).worse) == 2
+    assert found(now, before).only_new == {of.id: (Property.EQUIVALENCE,) for of in (SDPA, STATIC, EAGER)}
+
+
+@pytest.mark.parametrize("after", [Outcome.UNSUPPORTED, Outcome.INCONCLUSIVE, Outcome.NO_BASELINE, None])
+@pytest.mark.parametrize(
+    ("before", "counted"), [(Outcome.PASS, True), (Outcome.SLOW, True), (Outcome.NO_BASELINE, False)]
+)
+def test_what_is_no_longer_judged_is_counted(before, after, counted):
+    """Skipped now, or not asked at all."""
+    old = side({}, verdicts=[verdict(SDPA), verdict(SDPA, before, asked=Property.SPEED)])
+    new = [verdict(SDPA), *([verdict(SDPA, after, asked=Property.SPEED)] if after else [])]
+    now = found(side({}, verdicts=new), old)
+    assert now.no_longer_judged == ((f"{SDPA.id}: speed",) if counted else ())
+    assert ("1 verdict no longer judged" in now.conclusion) is counted
+    assert now.only_old == ({} if after else {SDPA.id: (Property.SPEED,)})
+
+
+def test_path_that_is_slower_and_wrong_is_named_for_both():
+    now = side(
+        timed(seed=2, slower=SLOWDOWN), verdicts=[verdict(SDPA), verdict(STATIC, Outcome.MISMATCH), verdict(EAGER)]
+    )
+    assert found(now).conclusion.startswith(
+        "1 path worse against eager measured beside it (caching.static), 1 path worse by outcome or bytes "
+        "(caching.static); "
+    )
 
 
 def test_one_cause_is_one_line():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.codec import read_record
-from harness.comparison import Weight
+from harness.comparison_of_cases import Weight
 from harness.confirmation import Confirmation, Timing, confirm_cases, finding_of, try_case
 from harness.confirmed import Ended, Role, Who
 from harness.execution import turns as turning

@@ -12,7 +12,7 @@ from harness.records import Failure
 from harness.vocabulary import Outcome, Property
 from suites.meta.judging import bar, judged, memory, recorded, told
 from suites.meta.test_judge import CASE
-from suites.meta.timings import HELD, MIB, WORK, measured, speed
+from suites.meta.timings import HELD, MIB, WORK, measured, pairs, speed
 
 
 def test_memory_within_its_limits_passes():
@@ -64,6 +64,14 @@ def test_each_limit_of_memory_can_be_exceeded(candidate, limits, message):
     seen = replace(memory(**candidate), snapshot="logs/memory.pickle")
     verdict = judged(Property.MEMORY, against=against, memory=seen)
     assert told(verdict) == (Outcome.OVER_MEMORY, f"{message} (look into logs/memory.pickle)")
+
+
+def test_pairs_that_bound_nothing_decide_nothing_against_a_baseline():
+    """Few pairs of which neighbours agree: from 0 to infinity, and no traceback."""
+    wide = speed(pairs=pairs(1.2, count=6) + pairs(2.0, count=6), looks=(12,))
+    verdict = judged(Property.REGRESSION, against=bar(recorded=recorded(measured(CASE.id))), speed=wide)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "(0 to inf)" in verdict.message
 
 
 def test_several_exceeded_limits_are_counted():

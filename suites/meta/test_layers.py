@@ -29,6 +29,7 @@ LAYERS = (
         "session",
         "plugin",
         "comparison",
+        "comparison_of_cases",
         "comparison_of_machines",
         "cli",
         "cli_words",

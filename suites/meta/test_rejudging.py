@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.codec import read_record
+from harness.codec import read_record, write_record
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import judge_measured
 from harness.machine.profile import Match, write_profile
@@ -68,6 +68,8 @@ def outcomes(folder):
 def test_run_judged_by_the_same_stays_as_it_is(checkout, report):
     """To the last number; its files are rendered, and nothing is kept beside them."""
     run = session(checkout)
+    report(run)  # says in other words why there is no baseline
+    (run / "run.before.json").unlink()
     before = read_record(Run, run / "run.json")
     code, out, _ = report(run)
     assert code == 0
@@ -78,7 +80,7 @@ def test_run_judged_by_the_same_stays_as_it_is(checkout, report):
         f"written: {run}",
     ]
     after = read_record(Run, run / "run.json")
-    assert after.verdicts[:3] == before.verdicts[:3]  # the last says in other words why there is no baseline
+    assert after == before
     assert (run / "report.md").read_text().startswith("# 3 PASS")
     assert not (run / "run.before.json").exists()
 
@@ -117,6 +119,22 @@ def test_record_of_the_session_outlives_later_reports(checkout, report):
         threshold(checkout, speed_min=least)
         report(run)
     assert (run / "run.before.json").read_text() == written
+
+
+def test_record_is_kept_if_only_a_number_changed(checkout, report):
+    """No outcome did: the session wrote other numbers than its files give today."""
+    run = session(checkout)
+    report(run)
+    (run / "run.before.json").unlink()
+    written = read_record(Run, run / "run.json")
+    first, *rest = written.verdicts
+    moved = replace(first, numbers={**first.numbers, "fp32.rho": 0.5})
+    write_record(run / "run.json", replace(written, verdicts=(moved, *rest)))
+    code, out, _ = report(run)
+    assert code == 0
+    assert "4 verdicts given again, 0 of them changed" in out
+    assert read_record(Run, run / "run.before.json").verdicts[0].numbers["fp32.rho"] == 0.5
+    assert read_record(Run, run / "run.json") == written
 
 
 def test_dry_run_writes_nothing(checkout, report):

@@ -6,7 +6,8 @@ import math
 import random
 from dataclasses import replace
 
-from harness.comparison import Side, Weight, compare_runs
+from harness.comparison import Side, compare_runs
+from harness.comparison_of_cases import Weight
 from harness.measured import Pair, Sample
 from harness.records import Run
 from suites.meta.recorded_runs import ENVIRONMENT, case, verdict
