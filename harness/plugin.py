@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -20,6 +18,7 @@ from harness.errors import HarnessError
 from harness.gate import gate_line
 from harness.machine.inventory import take_inventory
 from harness.machine.standard import sound_profiles
+from harness.options import add_options
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
@@ -33,7 +32,7 @@ from harness.report.tables import (
     tally_outcomes,
     untrue_claims,
 )
-from harness.session import TIMING_SECONDS, Judging, Measuring, Replan, Session
+from harness.session import Judging, Measuring, Replan, Session
 from harness.vocabulary import CASE_PROPERTIES, Dtype, Property, Technique
 
 MARKERS = {
@@ -47,9 +46,6 @@ MARKERS = {
     **{str(asked): f"judges the {asked} of cases" for asked in CASE_PROPERTIES},
     str(Property.CLAIM): "judges what the optimization overview says",
 }
-
-INVARIANT_EXAMPLES = 6
-"""Drawn for each relation when no number is asked for."""
 
 
 class Hooks:
@@ -76,85 +72,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("harness", "conformance of inference optimizations")
-    group.addoption(
-        "--device", metavar="TYPE", help="torch device type to run on (default: cuda if there is one, else cpu)"
-    )
-    group.addoption(
-        "--dtype", action="append", choices=["fp32", "fp16", "bf16"], default=[],
-        help="native dtype, may be repeated (default: what the model's recipe says, bf16 on accelerators); "
-        "the most precise one that the kernels take is always run beside it",
-    )  # fmt: skip
-    group.addoption(
-        "--model", action="append", metavar="NAME|HUB_ID|FOLDER", default=[],
-        help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: the "
-        "trained tiny ones)",
-    )  # fmt: skip
-    group.addoption("--run-slow", action="store_true", help="also run slow cases: further dtypes, workloads and paths")
-    group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
-    group.addoption(
-        "--gate",
-        action="store_true",
-        help="not to know is a failure: skips that the profile does not allow, too much that is INCONCLUSIVE, known "
-        "failures that pass; the last line says why the gate is red",
-    )
-    group.addoption(
-        "--resume",
-        metavar="RUN",
-        help="go on with an interrupted run: its verdicts stand, and what it ran is not run again",
-    )
-    group.addoption(
-        "--shard",
-        metavar="K/N",
-        type=_shard,
-        default=(1, 1),
-        help="run every Nth case, from the Kth: one session for each device of a machine; harness merge joins them",
-    )
-    group.addoption(
-        "--case-timeout",
-        metavar="SECONDS",
-        type=float,
-        default=300.0,
-        help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
-    )
-    group.addoption(
-        "--timing-seconds",
-        metavar="SECONDS",
-        type=_seconds,
-        default=TIMING_SECONDS,
-        help="after which no more pairs of one case are timed, once enough are; what is not decided is INCONCLUSIVE "
-        f"(default: {TIMING_SECONDS:g})",
-    )
-    group.addoption(
-        "--invariant-examples",
-        metavar="N",
-        type=_positive,
-        help="examples drawn for each relation that must hold for any input; from a new random seed, which is printed "
-        f"(default: {INVARIANT_EXAMPLES}, the same in every run)",
-    )
-
-
-def _positive(given: str) -> int:
-    if not given.isdecimal() or not int(given):
-        raise ArgumentTypeError(f"is {given}, but should be at least 1")
-    return int(given)
-
-
-def _shard(given: str) -> tuple[int, int]:
-    place, _, count = given.partition("/")
-    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
-        raise ArgumentTypeError(f"is {given}, but should be K/N, K from 1 to N")
-    return int(place), int(count)
-
-
-def _seconds(given: str) -> float:
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ArgumentTypeError(f"is {given}, but should be a positive number of seconds")
-    return seconds
+    add_options(parser.getgroup("harness", "conformance of inference optimizations"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness.plugin import INVARIANT_EXAMPLES
+from harness.options import INVARIANT_EXAMPLES
 from suites.invariants.asking import Asking
 from suites.invariants.relations import relations_planned
 from suites.invariants.search import Budget

@@ -27,6 +27,7 @@ LAYERS = (
     (
         "report",
         "session",
+        "options",
         "plugin",
         "comparison",
         "comparison_of_cases",

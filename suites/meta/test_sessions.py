@@ -17,7 +17,7 @@ from harness.machine.fault_results import FILE as FAULTS
 from harness.machine.inventory import describe, take_inventory
 from harness.machine.numerics import Numerics, conditions_of, store_numerics
 from harness.machine.profile import Calibration, Match, Profile, write_profile
-from harness.plugin import _seconds, _shard
+from harness.options import seconds, shard
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
 from suites.meta.test_workers import left_behind
@@ -215,11 +215,11 @@ def test_broken_profile_ends_the_session_with_one_line(session, pytester):
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon"])
-def test_time_for_pairs_must_be_seconds(given):
+def test_time_for_pairs_must_beseconds(given):
     """With not-a-number sampling would never end."""
     with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be a positive number of seconds"):
-        _seconds(given)
-    assert _seconds("0.5") == 0.5
+        seconds(given)
+    assert seconds("0.5") == 0.5
 
 
 def made_profile(root, **contents):
@@ -272,8 +272,8 @@ def test_known_failure_is_forgiven_until_it_passes(session, pytester):
 def test_shards_share_the_cases(session):
     """Each runs cases whole; together they run all, and none twice."""
     found = []
-    for shard in ("1/2", "2/2"):
-        result, record = session("--dtype", "fp32", "--shard", shard, "-m", "engagement", paths="(Eager(), Dummy())")
+    for part in ("1/2", "2/2"):
+        result, record = session("--dtype", "fp32", "--shard", part, "-m", "engagement", paths="(Eager(), Dummy())")
         assert result.ret == 0
         found.append([each["path"] for each in record["verdicts"]])
     assert found == [["eager"], ["attention.dummy"]]
@@ -282,5 +282,5 @@ def test_shards_share_the_cases(session):
 @pytest.mark.parametrize("given", ["0/2", "3/2", "1", "a/b", "1/2/3"])
 def test_shard_must_be_one_of_a_number(given):
     with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be K/N, K from 1 to N"):
-        _shard(given)
-    assert _shard("2/3") == (2, 3)
+        shard(given)
+    assert shard("2/3") == (2, 3)

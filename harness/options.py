@@ -1,0 +1,94 @@
+"""The options that pytest is given, without pytest: refused is what says nothing, in its own words."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+from typing import Any
+
+from harness.session import TIMING_SECONDS
+
+INVARIANT_EXAMPLES = 6
+"""Drawn for each relation when no number is asked for."""
+
+
+def add_options(group: Any) -> None:
+    """To a group of pytest's options."""
+    group.addoption(
+        "--device", metavar="TYPE", help="torch device type to run on (default: cuda if there is one, else cpu)"
+    )
+    group.addoption(
+        "--dtype", action="append", choices=["fp32", "fp16", "bf16"], default=[],
+        help="native dtype, may be repeated (default: what the model's recipe says, bf16 on accelerators); "
+        "the most precise one that the kernels take is always run beside it",
+    )  # fmt: skip
+    group.addoption(
+        "--model", action="append", metavar="NAME|HUB_ID|FOLDER", default=[],
+        help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: the "
+        "trained tiny ones)",
+    )  # fmt: skip
+    group.addoption("--run-slow", action="store_true", help="also run slow cases: further dtypes, workloads and paths")
+    group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
+    group.addoption(
+        "--gate",
+        action="store_true",
+        help="not to know is a failure: skips that the profile does not allow, too much that is INCONCLUSIVE, known "
+        "failures that pass; the last line says why the gate is red",
+    )
+    group.addoption(
+        "--resume",
+        metavar="RUN",
+        help="go on with an interrupted run: its verdicts stand, and what it ran is not run again",
+    )
+    group.addoption(
+        "--shard",
+        metavar="K/N",
+        type=shard,
+        default=(1, 1),
+        help="run every Nth case, from the Kth: one session for each device of a machine; harness merge joins them",
+    )
+    group.addoption(
+        "--case-timeout",
+        metavar="SECONDS",
+        type=float,
+        default=300.0,
+        help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
+    )
+    group.addoption(
+        "--timing-seconds",
+        metavar="SECONDS",
+        type=seconds,
+        default=TIMING_SECONDS,
+        help="after which no more pairs of one case are timed, once enough are; what is not decided is INCONCLUSIVE "
+        f"(default: {TIMING_SECONDS:g})",
+    )
+    group.addoption(
+        "--invariant-examples",
+        metavar="N",
+        type=positive,
+        help="examples drawn for each relation that must hold for any input; from a new random seed, which is printed "
+        f"(default: {INVARIANT_EXAMPLES}, the same in every run)",
+    )
+
+
+def positive(given: str) -> int:
+    if not given.isdecimal() or not int(given):
+        raise ArgumentTypeError(f"is {given}, but should be at least 1")
+    return int(given)
+
+
+def shard(given: str) -> tuple[int, int]:
+    place, _, count = given.partition("/")
+    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
+        raise ArgumentTypeError(f"is {given}, but should be K/N, K from 1 to N")
+    return int(place), int(count)
+
+
+def seconds(given: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ArgumentTypeError(f"is {given}, but should be a positive number of seconds")
+    return number
