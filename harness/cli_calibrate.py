@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.checkout import find_catalogue
-from harness.cli_words import AsJson, CaseTimeout, DeviceType, RunFolder, print_json
+from harness.cli_words import AsJson, CaseTimeout, DeviceType, RunFolder, print_json, scratch
 from harness.equivalence.calibration import limits_of, measured_spread
 from harness.errors import HarnessError, UnknownName
 from harness.machine.fault_results import FILE as FAULTS
@@ -122,7 +121,7 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     if unmet := Device().unmet(inventory, device=device):
         raise HarnessError(f"{unmet} (choose another --device)")
     cases = _cases(asked, device, catalogue)
-    logs = Path(tempfile.mkdtemp(prefix="harness-calibrate-"))
+    logs = scratch("harness-calibrate-")
     runner = Runner(catalogue.probes, logs=logs, seconds=asked.seconds)
     try:
         accelerators = "" if device == "cpu" else runner.device_names(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import typer
 
 from harness.baseline_store import differences, read_baselines
 from harness.checkout import find_catalogue
-from harness.cli_words import AsJson, CaseTimeout, DeviceType, print_json
+from harness.cli_words import AsJson, CaseTimeout, DeviceType, print_json, scratch
 from harness.machine.health import Examined, Finding, health
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.needs import Device, Need
@@ -96,7 +95,7 @@ def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
     from harness.execution.examining import examine  # imports torch
     from harness.execution.workers import Worker
 
-    logs = Path(tempfile.mkdtemp(prefix="harness-machine-"))
+    logs = scratch("harness-machine-")
     with Worker(log=logs / "examine.log") as worker:
         found = worker.call(partial(examine, peaks=peaks), device, seconds=seconds)
     shutil.rmtree(logs)

@@ -1,4 +1,4 @@
-"""`harness report`: judge a finished run again, and render its files again."""
+"""`harness report`: judge a run again, and render its files again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from harness.checkout import find_catalogue, refuse_unused
-from harness.cli_words import AsJson, RunFolder, print_json
+from harness.cli_words import AnyRunFolder, AsJson, print_json
 from harness.codec import read_record, to_plain, write_record, write_text
 from harness.gate import gate_line
 from harness.machine.standard import sound_profiles
@@ -25,12 +25,12 @@ BEFORE = "run.before.json"
 
 
 def report(
-    run: RunFolder,
+    run: AnyRunFolder,
     *,
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
 ) -> None:
-    """Judge a finished run again and render its files again, without running anything.
+    """Judge a run again and render its files again, without running anything.
 
     After a limit, a threshold, a baseline or stored numerics changed: the evidence and the measurements of the run are
     held to what stands in its profile today. What no file holds keeps its verdict, and how many and why is told:
@@ -38,7 +38,9 @@ def report(
     stays in run.before.json if anything of it changes, be it a message. Its environment, start, end and exit code are
     kept. Needs no GPU.
 
-    Exits with 1 if a verdict of the run fails now.
+    A run that was killed, or runs still, is rendered as far as it came: nothing of it is judged again.
+
+    Exits with 1 if a verdict of the run fails now, or the run is not finished.
 
     ```
     harness report runs/latest
@@ -57,23 +59,31 @@ def report(
         for line in _told(found):
             typer.echo(line)
         typer.echo("nothing was written" if dry_run else f"written: {run}")
-    raise typer.Exit(1 if found.failing else 0)
+    raise typer.Exit(1 if found.failing or found.run.finished is None else 0)
 
 
 def _write(folder: Path, found: Rejudged) -> None:
+    if found.run.finished is not None:
+        _keep(folder, found)
+    write_reports(folder, found.run)
+
+
+def _keep(folder: Path, found: Rejudged) -> None:
+    """The record with today's verdicts, and that of the session beside it."""
     before, record = (folder / name for name in (BEFORE, RUN))
     written = read_record(Run, record)
     if to_plain(written) != to_plain(found.run) and not before.exists():
         write_text(before, record.read_text(encoding="utf-8"))
     write_record(record, found.run)
-    write_reports(folder, found.run)
 
 
 def _told(found: Rejudged) -> Iterator[str]:
     for was, now in ((each.was, each.now) for each in found.changed):
         why = now.message.removeprefix(f"{now.case}: ")
         yield f"{now.case}: {now.property} was {was.outcome}, now {now.outcome}: {why}"
-    yield f"judged by {f'profile {found.run.profile}' if found.run.profile else 'the table, since no profile matches'}"
+    by = f"profile {found.run.profile}" if found.run.profile else "the table, since no profile matches"
+    if found.run.finished is not None:
+        yield f"judged by {by}"
     yield from found.notes
     stay = f"; {count(sum(found.kept.values()), 'verdict')} kept" if found.kept else ""
     yield f"{count(found.judged, 'verdict')} given again, {len(found.changed)} of them changed{stay}"

@@ -64,7 +64,7 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise HarnessError(
-            f"{path}: could not be written: {error.strerror} (free the disk or choose another folder with --run-dir)"
+            f"{path}: could not be written: {error.strerror} (free the disk, or make its folder writable)"
         ) from error
 
 

@@ -111,6 +111,8 @@ class Speed:
     """Threads, load, clocks: recorded, not judged."""
 
     def __post_init__(self) -> None:
+        if self.rows < 1 or self.new_tokens < 2:
+            raise ValueError(f"{self.rows} rows of {self.new_tokens} new tokens cannot be timed step by step")
         if not self.looks or list(self.looks) != sorted(set(self.looks)):
             raise ValueError(f"looks at {self.looks} pairs, but should be at ever more, and at least one")
         if self.looks[-1] != len(self.kept):

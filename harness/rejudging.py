@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.errors import CorruptRecord, first_line
 from harness.gate import Forgiven, gated
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import judge_measured
@@ -18,8 +20,15 @@ from harness.paths.base import Optimization
 from harness.plan import Catalogue
 from harness.recipes import Folder, ModelRecipe, Workload
 from harness.records import EXAMPLES, JUDGED_BY, Case, Evidence, Run, Verdict
-from harness.run_files import evidence_of, finished_run, measurements_of
+from harness.run_files import RESTORE, RUN, any_run, evidence_of, measurements_of
 from harness.vocabulary import Outcome, Property
+
+UNFINISHED = "the run is not finished"
+"""Why a verdict stays."""
+NEVER_ENDED = (
+    "the run is not finished: it was killed, or runs still; nothing of it was judged again, and run.json is left as "
+    "it is (pytest --resume goes on with it)"
+)
 
 
 @dataclass(frozen=True)
@@ -49,13 +58,16 @@ class Rejudged:
 
 
 def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...]) -> Rejudged:
-    """The finished run in a folder, judged by what stands in the profile that it matched. Nothing is written.
+    """The run in a folder, judged by what stands in the profile that it matched. Nothing is written. Of a run that is
+    not finished every verdict stays as it was given: a session may go on with it.
 
-    Raises HarnessError if there is no such run, or a file of it cannot be read.
+    Raises HarnessError if there is no such run, or a file of it cannot be read or judged.
     """
-    run = finished_run(folder)
+    run = any_run(folder)
+    if run.finished is None:
+        return Rejudged(run, (), 0, {UNFINISHED: len(run.verdicts)} if run.verdicts else {}, (NEVER_ENDED,))
     standard, notes = _standard(run, profiles)
-    judging = _Judging(evidence_of(folder), measurements_of(folder), catalogue, standard)
+    judging = _Judging(folder, evidence_of(folder), measurements_of(folder), catalogue, standard)
     answers = [judging.again(verdict) for verdict in run.verdicts]
     known, on = standard.known_failures, run.started
     verdicts = [
@@ -83,6 +95,7 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
 class _Judging:
     """What verdicts are given again from."""
 
+    folder: Path
     evidence: Mapping[str, Evidence]
     """By case."""
     measured: Mapping[str, Measurements]
@@ -103,16 +116,31 @@ class _Judging:
         workload = next((entry for entry in self.catalogue.workloads if entry.name == was.workload), None)
         if path is None or workload is None:
             return f"the catalogue has no {'path' if path is None else 'workload'} of that name"
-        return self._judged(_case(was, path, workload, self.catalogue), was.property, evidence, path)
+        with _judgeable(self.folder / RUN):
+            case = _case(was, path, workload, self.catalogue)
+        return self._judged(case, was.property, evidence, path)
 
     def _judged(self, case: Case, asked: Property, evidence: Evidence, path: Optimization) -> Verdict | str:
-        verdict = judge_evidence(case, asked, evidence, standard=self.standard)
+        with _judgeable(self.folder / "evidence" / f"{case.id}.json"):
+            verdict = judge_evidence(case, asked, evidence, standard=self.standard)
         if not asked.measured:
             return verdict
         measured = self.measured.get(case.id)
         if measured is None and verdict.outcome is Outcome.PASS:
             return "there is no measurements file"
-        return judge_measured(case, asked, verdict, measured, bar_of(case, path, standard=self.standard))
+        with _judgeable(self.folder / "measurements" / f"{case.id}.json"):
+            return judge_measured(case, asked, verdict, measured, bar_of(case, path, standard=self.standard))
+
+
+@contextmanager
+def _judgeable(file: Path) -> Iterator[None]:
+    """Turns what judging a file raises into a CorruptRecord: all its fields are of their type, and together they are
+    nothing that a session writes."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, StopIteration, ValueError) as error:
+        told = f"{type(error).__name__} {first_line(error)}".replace(" no message", "")
+        raise CorruptRecord(f"{file}: holds what cannot be judged: {told} ({RESTORE})") from error
 
 
 def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:

@@ -5,18 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from harness.codec import read_record
+from harness.codec import SCHEMA, read_record
 from harness.errors import CorruptRecord, HarnessError
 from harness.measured import Measurements
 from harness.records import Evidence, Run
 
 RUN = "run.json"
+RESTORE = "restore the file, or run again"
 OfCase = TypeVar("OfCase", Evidence, Measurements)
+
+
+def any_run(folder: Path) -> Run:
+    """The record of the session in a folder, be it finished or not. Raises CorruptRecord if there is none."""
+    path = folder / RUN
+    try:
+        run = read_record(Run, path)
+    except CorruptRecord as error:
+        step = RESTORE if path.is_file() else "name the folder of a run, for example runs/latest"
+        raise CorruptRecord(f"{error} ({step})") from error
+    if run.schema != SCHEMA:
+        raise CorruptRecord(
+            f"{path}: schema is {run.schema}, but should be {SCHEMA} (run again, or use the version that wrote it)"
+        )
+    return run
 
 
 def finished_run(folder: Path) -> Run:
     """The record of the finished session in a folder. Raises HarnessError if there is none."""
-    run = read_record(Run, folder / RUN)
+    run = any_run(folder)
     if run.finished is None:
         raise HarnessError(f"{folder}: the run is not finished, but should be (wait for it, or name another run)")
     return run
@@ -35,7 +51,10 @@ def measurements_of(folder: Path) -> dict[str, Measurements]:
 def _by_case(kind: type[OfCase], folder: Path) -> dict[str, OfCase]:
     found = {}
     for path in sorted(folder.glob("*.json")):
-        record = read_record(kind, path)
+        try:
+            record = read_record(kind, path)
+        except CorruptRecord as error:
+            raise CorruptRecord(f"{error} ({RESTORE})") from error
         if record.case != path.stem:
             raise CorruptRecord(f"{path}: holds {record.case}, but should hold {path.stem} (run the case again)")
         found[record.case] = record

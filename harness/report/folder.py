@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.codec import SCHEMA, read_record, write_record, write_text
+from harness.codec import SCHEMA, write_record, write_text
 from harness.errors import HarnessError
 from harness.gate import Forgiven, gated
 from harness.measured import Measurements
@@ -18,7 +18,7 @@ from harness.records import Evidence, Run, Verdict
 from harness.report.html import html
 from harness.report.junit import junit
 from harness.report.markdown import markdown
-from harness.run_files import RUN
+from harness.run_files import RUN, any_run
 
 
 class RunFolder:
@@ -44,7 +44,7 @@ class RunFolder:
     def resumed(cls, path: Path) -> RunFolder:
         """Go on in the folder of a run that was interrupted; nothing is written until `describe` has found that the
         machine is the same. Raises HarnessError if it holds no run, or another session still writes it."""
-        made = cls(path.resolve(), read_record(Run, path / RUN))
+        made = cls(path.resolve(), any_run(path))
         now = datetime.now(UTC).isoformat(timespec="seconds")
         made.run = replace(made.run, finished=None, exit=None, gate=None, resumed=(*made.run.resumed, now))
         return made
@@ -93,9 +93,11 @@ class RunFolder:
         if forgiven is not None:
             run = gated(self.run, forgiven)
             self.run = replace(run, exit=exit_code or int(bool(run.gate)))
-        write_record(self.path / RUN, self.run)
-        write_reports(self.path, self.run)
-        self.release()
+        try:
+            write_record(self.path / RUN, self.run)
+            write_reports(self.path, self.run)
+        finally:
+            self.release()
         return self.run
 
     def release(self) -> None:
@@ -104,7 +106,7 @@ class RunFolder:
 
 
 def write_reports(folder: Path, run: Run) -> None:
-    """Render a run into its folder."""
+    """Render a run into its folder, last the page, which needs packages that no other file does."""
     write_text(folder / "report.md", markdown(run))
     write_text(folder / "junit.xml", junit(run))
     write_text(folder / "report.html", html(run, folder))

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness.errors import HarnessError, first_line
 from harness.gate import gate_line
 from harness.records import Run, Verdict
 from harness.report.junit import NOT_XML
@@ -33,8 +34,15 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def html(run: Run, folder: Path) -> str:
-    """The page of a run, with what its folder holds of each case."""
-    return rendered(TEMPLATE, _content(run, folder))
+    """The page of a run, with what its folder holds of each case. Raises HarnessError if a package that draws it is
+    missing or broken."""
+    try:
+        return rendered(TEMPLATE, _content(run, folder))
+    except ImportError as error:
+        raise HarnessError(
+            f"{folder / 'report.html'}: cannot be drawn: {first_line(error)} (pip install -e . adds what it "
+            f"needs; then: harness report {folder})"
+        ) from error
 
 
 def rendered(template: str, content: Mapping[str, Any]) -> str:

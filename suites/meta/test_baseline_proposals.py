@@ -243,9 +243,9 @@ def test_disk_that_refuses_is_one_line(checkout, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    told = "could not be written: No space left on device (free the disk or "
-    assert refusal(propose, run, checkout.root).startswith(f"{run}/baselines/attention.json: {told}")
-    assert refusal(accept, run, checkout.root, known=KNOWN).startswith(f"{checkout.folder}/attention.json: {told}")
+    told = "could not be written: No space left on device (free the disk, or make its folder writable)"
+    assert refusal(propose, run, checkout.root) == f"{run}/baselines/attention.json: {told}"
+    assert refusal(accept, run, checkout.root, known=KNOWN) == f"{checkout.folder}/attention.json: {told}"
     monkeypatch.setattr(Path, "unlink", refuse)
     assert refusal(prune, checkout.read(), set()) == (
         f"{checkout.folder}/caching.json: could not be deleted: No space left on device (delete it)"

@@ -3,6 +3,7 @@ correct runs."""
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 from dataclasses import replace
@@ -184,6 +185,19 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
         f"{path}.match: lacks device, machine, which Match needs (repair it, or restore it from version control)"
     )
     assert command.asked == []
+
+
+@pytest.mark.parametrize("arguments", [("calibrate", "--device", "cpu", *FULL), ("machine", "--device", "cpu")])
+def test_full_disk_for_logs_is_one_line(command, monkeypatch, arguments):
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tiny/logs")
+
+    monkeypatch.setattr("tempfile.mkdtemp", full)
+    code, _, errors = command(*arguments)
+    assert code == 2
+    assert refusal(errors) == (
+        "/tiny/logs: cannot hold logs: No space left on device (free the disk, or name another folder in TMPDIR)"
+    )
 
 
 def test_numbers_of_what_is_no_run_are_refused(command, tmp_path):

@@ -115,8 +115,10 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    with pytest.raises(HarnessError, match=r"run.json: could not be written: No space left on device \(free the disk"):
+    with pytest.raises(HarnessError, match="could not be written") as refused:
         write_text(path, "new")
+    told = "could not be written: No space left on device (free the disk, or make its folder writable)"
+    assert str(refused.value) == f"{path}: {told}"
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
 

@@ -15,6 +15,7 @@ from harness.machine.profile import Match, write_profile
 from harness.machine.standard import Standard
 from harness.measurement.thresholds import Threshold
 from harness.records import EXAMPLES, Evidence, Run
+from harness.rejudging import NEVER_ENDED
 from harness.vocabulary import Outcome, Property
 from suites.conftest import CATALOGUE
 from suites.meta.commands import CONFTEST, harness, refusal, write_evidence
@@ -241,13 +242,70 @@ def test_profile_of_an_accelerator_is_matched_by_its_name(checkout, report):
 
 
 def test_what_is_no_finished_run_is_one_line(checkout, report):
-    run = session(checkout, finished=None)
-    code, _, errors = report(run)
-    assert code == 2
-    assert refusal(errors).startswith(f"{run}: the run is not finished, but should be (wait for it, ")
     code, _, errors = report("nowhere")
     assert code == 2
-    assert refusal(errors).startswith("nowhere/run.json: could not be read: ")
+    assert refusal(errors) == (
+        "nowhere/run.json: could not be read: No such file or directory (name the folder of a run, for example "
+        "runs/latest)"
+    )
+
+
+def test_run_that_was_killed_is_rendered_and_stays_as_it_is(checkout, report):
+    """Its verdicts are those that a session that goes on with it will take up."""
+    run = session(checkout, finished=None, exit=None)
+    threshold(checkout, speed_min=3.0)
+    written = (run / "run.json").read_text()
+    code, out, _ = report(run)
+    assert code == 1
+    assert NEVER_ENDED.endswith("run.json is left as it is (pytest --resume goes on with it)")
+    assert out.splitlines() == [
+        NEVER_ENDED,
+        "0 verdicts given again, 0 of them changed; 4 verdicts kept",
+        "kept: 4, since the run is not finished",
+        "3 PASS, 1 NO_BASELINE",
+        f"written: {run}",
+    ]
+    assert (run / "run.json").read_text() == written
+    assert not (run / "run.before.json").exists()
+    assert "never finished" in (run / "report.html").read_text()
+    assert "finished never" in (run / "report.md").read_text()
+
+
+def rewritten(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+RESTORE = "(restore the file, or run again)"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("run.json", '"schema": 3', '"schema": 2', "schema is 2, but should be 3 (run again, or use the version that "),
+        ("run.json", '"finished"', '"fin', f" {RESTORE}"),
+        (
+            "run.json",
+            '"recipe": "tiny_qwen3"',
+            '"recipe": "a/b"',
+            "what cannot be judged: ValueError model recipe",
+        ),
+        ("evidence", '"dtype": "fp32"', '"dtype": "bf16"', f"holds what cannot be judged: StopIteration {RESTORE}"),
+        ("evidence", '"budget": ""', '"budget": "odd"', f"holds what cannot be judged: KeyError 'odd' {RESTORE}"),
+        ("evidence", '"tolerance": "reordered"', '"tolerance": "odd"', f" {RESTORE}"),
+        ("measurements", '"new_tokens": 33', '"new_tokens": 1', "1 rows of 1 new tokens cannot be timed step by step "),
+    ],
+)
+def test_file_that_holds_nonsense_is_one_line(checkout, report, *, file, old, new, told):
+    """Of the right types, but nothing that a session writes; the line names the file and what to do."""
+    run = session(checkout)
+    path = run / file if file.endswith(".json") else run / file / f"{TIMED.id}.json"
+    rewritten(path, old, new)
+    code, out, errors = report(run)
+    assert (code, out) == (2, "")
+    assert refusal(errors).startswith(str(path))
+    assert told in refusal(errors)
 
 
 def test_evidence_of_another_case_is_refused(checkout, report):

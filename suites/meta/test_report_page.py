@@ -18,7 +18,7 @@ from harness.codec import write_record
 from harness.errors import HarnessError
 from harness.measured import Peaks
 from harness.records import EXAMPLES, Run
-from harness.report.folder import write_reports
+from harness.report.folder import RunFolder, write_reports
 from harness.report.html import html
 from harness.report.page import Badge, Table, badges, matrix
 from harness.report.page_roofline import roofline
@@ -161,6 +161,23 @@ def test_page_that_cannot_be_written_is_one_line(tmp_path, run):
     with pytest.raises(HarnessError, match=r"report.html: could not be written: .* \(free the disk") as refused:
         write_reports(tmp_path, run)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib"])
+def test_package_that_is_missing_costs_the_page_alone(tmp_path, run, monkeypatch, package):
+    """In one line that says how to have it; every other file is written, and the folder is free for others."""
+    monkeypatch.setitem(sys.modules, package, None)
+    folder = RunFolder(tmp_path, run)
+    with pytest.raises(HarnessError) as refused:
+        folder.finish(1)
+    assert str(refused.value) == (
+        f"{tmp_path}/report.html: cannot be drawn: import of {package} halted; None in sys.modules (pip install -e . "
+        f"adds what it needs; then: harness report {tmp_path})"
+    )
+    assert {"run.json", "report.md", "junit.xml"} <= {path.name for path in tmp_path.iterdir()}
+    monkeypatch.undo()
+    RunFolder(tmp_path, run).finish(1)
+    assert (tmp_path / "report.html").exists()
 
 
 def test_equal_runs_give_equal_pages_whatever_matplotlib_is_set_to(tmp_path, run, monkeypatch):
