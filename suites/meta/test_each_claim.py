@@ -9,7 +9,7 @@ import pytest
 
 from harness.claims import error_ratios, figures_of, mbu_of
 from harness.errors import WorkerRaised
-from harness.machine.profile import Disclaimer
+from harness.machine.profile import BASELINES, Disclaimer, read_profiles
 from harness.machine.standard import Standard
 from harness.measured import Memory, Pair, Peaks, Sample
 from harness.measurement.memory_rules import MIB
@@ -23,6 +23,7 @@ from suites.claims.examples import EXAMPLES, NEEDS
 from suites.claims.experiments import Traffic
 from suites.claims.places import MINI
 from suites.claims.registry import CLAIMS
+from suites.conftest import REPOSITORY
 from suites.meta.made_up_answers import Answers, peaks, rounds
 from suites.meta.observations import AUTO, COMPILED, EAGER, ENGAGED, OUTSIDE, STATIC, STEPS, rank
 from suites.meta.test_regression import held, measured, timed
@@ -368,6 +369,14 @@ def test_disclaimer_of_a_scheme_hides_no_other():
     verdict = asked(SHRINKS, answers, changes).tried
     assert verdict.outcome is Outcome.DOES_NOT_HOLD
     assert verdict.message.startswith(f"{SHRINKS}: bits per weight of fine_grained_fp8 is 16, but should be at most 9")
+
+
+def test_disclaimers_of_all_profiles_name_parts():
+    """One of a part that there is none of would never be told."""
+    known = [each for profile in read_profiles(REPOSITORY / BASELINES) for each in profile.disclaimers if each.parts]
+    assert known
+    for each in known:
+        assert {f"{part}.limit" for part in each.parts} <= asked(each.claim, *GOOD[each.claim]).tried.numbers.keys()
 
 
 @pytest.mark.parametrize("name", ["overview.quantization.memory", SHRINKS])

@@ -13,6 +13,7 @@ from harness.measurement.thresholds import TICKS
 from harness.report.overview import overview_table
 from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, tried_cases, untrue_claims
 from harness.vocabulary import Outcome, Property
+from suites.claims.__main__ import tables
 from suites.claims.examples import last_error
 from suites.claims.overview_examples import PLACES, deprecated
 from suites.meta.made_up_answers import Answers
@@ -78,6 +79,18 @@ def test_claims_have_a_table_of_their_own():
 )
 def test_error_of_an_example_is_its_last_exception(text, told):
     assert last_error(text) == told
+
+
+def test_readmes_tables_are_printed_of_a_run():
+    """In words, with the limits that claims have."""
+    held = Answers("overview.attention.speed").tried
+    overview, claims = tables([held, replace(held, case="example.kernels", outcome=Outcome.UNSUPPORTED, message="x")])
+    assert overview[8].startswith("| continuous batching | ")
+    assert claims[2:] == [
+        "| `overview.attention.speed` | attention: it makes inference faster | holds: speed over eager's is 2 (1.98 to "
+        "2.02), claimed at least 1 |",
+        "| `example.kernels` | the overview's example of kernels runs | not here: x |",
+    ]
 
 
 def warned(category, text, *, place=PLACES[0]):
