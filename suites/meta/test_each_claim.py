@@ -389,6 +389,13 @@ def test_weights_are_those_of_a_model_that_was_named(name):
         assert {setup.recipe.name for setup in tried.setups} == {recipe}
 
 
+def test_bytes_that_are_not_counted_are_missed():
+    """On CUDA, where kernels are no operators of torch."""
+    verdict = asked("sentence.kernels_fuse", [Traffic(50, 0), Traffic(100, 0)], {"device": "cuda"}).tried
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.message.endswith("50 and 100 kernels; bytes were not counted")
+
+
 def test_memory_that_was_not_measured_right_is_no_figure():
     """Less than what must be held cannot be."""
     verdict = asked("overview.attention.speed", (), {"found": measured(peak=MIB)}).tried
