@@ -23,7 +23,9 @@ ERROR_RATIO = (
 )
 OVERVIEW = (
     "A tick of the overview holds, does not hold, or is undecided, by its whole interval; a figure without such a word "
-    "has no tick."
+    "has no tick. The error ratio is the worst of the cases that a row was measured as. That of rounded weights is "
+    "over a dense model of the same rounded weights, and does not tell what rounding costs; that of caching is of the "
+    "control without a cache, over eager."
 )
 FIGURES = (
     "Speed ×: eager's time over the path's, the median of pairs with an interval of which each bound holds with 99 % "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,11 +210,16 @@ def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
         if setup.device == "cuda":
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
                 subject.run()
-            events = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-            return Traffic(sum(not event.name.startswith(COPIES) for event in events), 0)
+            return Traffic(kernels_launched(profiler.events()), 0)
         with _Dispatched() as dispatched:
             subject.run()
     return Traffic(dispatched.operators, dispatched.bytes)
+
+
+def kernels_launched(events: Iterable[Any]) -> int:
+    """Of the profiler's events those on CUDA that compute: neither copies nor fills."""
+    on_cuda = (event for event in events if event.device_type == torch.autograd.DeviceType.CUDA)
+    return sum(not event.name.startswith(COPIES) for event in on_cuda)
 
 
 class _Dispatched(TorchDispatchMode):

@@ -10,6 +10,7 @@ import pytest
 from harness.claims import error_ratios, figures_of, mbu_of
 from harness.errors import WorkerRaised
 from harness.machine.allowances import Disclaimer
+from harness.machine.profile import BASELINES, read_profiles
 from harness.machine.standard import Standard
 from harness.measured import Memory, Pair, Peaks, Sample
 from harness.measurement.memory_rules import MIB
@@ -23,6 +24,7 @@ from suites.claims.examples import EXAMPLES, NEEDS
 from suites.claims.experiments import Traffic
 from suites.claims.places import MINI
 from suites.claims.registry import CLAIMS
+from suites.conftest import REPOSITORY
 from suites.meta.made_up_answers import Answers, peaks, rounds
 from suites.meta.observations import AUTO, COMPILED, EAGER, ENGAGED, OUTSIDE, STATIC, STEPS, rank
 from suites.meta.test_regression import held, measured, timed
@@ -370,6 +372,14 @@ def test_disclaimer_of_a_scheme_hides_no_other():
     assert verdict.message.startswith(f"{SHRINKS}: bits per weight of fine_grained_fp8 is 16, but should be at most 9")
 
 
+def test_disclaimers_of_all_profiles_name_parts():
+    """One of a part that there is none of would never be told."""
+    known = [each for profile in read_profiles(REPOSITORY / BASELINES) for each in profile.disclaimers if each.parts]
+    assert known
+    for each in known:
+        assert {f"{part}.limit" for part in each.parts} <= asked(each.claim, *GOOD[each.claim]).tried.numbers.keys()
+
+
 @pytest.mark.parametrize("name", ["overview.quantization.memory", SHRINKS])
 def test_weights_are_those_of_a_model_that_was_named(name):
     """Else of one that has more of them than the tiny ones."""
@@ -378,6 +388,13 @@ def test_weights_are_those_of_a_model_that_was_named(name):
         tried.named = named
         assert tried.tried.recipe == ("tiny_llama3" if name == SHRINKS else recipe)
         assert {setup.recipe.name for setup in tried.setups} == {recipe}
+
+
+def test_bytes_that_are_not_counted_are_missed():
+    """On CUDA, where kernels are no operators of torch."""
+    verdict = asked("sentence.kernels_fuse", [Traffic(50, 0), Traffic(100, 0)], {"device": "cuda"}).tried
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.message.endswith("50 and 100 kernels; bytes were not counted")
 
 
 def test_memory_that_was_not_measured_right_is_no_figure():

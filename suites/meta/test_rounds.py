@@ -13,7 +13,7 @@ from harness.measured import Sample
 from harness.measurement.memory import Gauge
 from harness.paths.base import Serving
 from suites.claims import experiments
-from suites.claims.experiments import Arm, Until, peak_of_all, time_rounds
+from suites.claims.experiments import Arm, Until, kernels_launched, peak_of_all, time_rounds
 from suites.claims.places import DECODE, path_named
 from suites.meta.observations import ENGAGED
 
@@ -117,3 +117,9 @@ def test_pools_that_nothing_allocated_count(monkeypatch, reserved, most):
     monkeypatch.setattr(experiments, "gauge_of", lambda _: Scripted())
     monkeypatch.setattr(experiments, "load_subject", lambda *_: Made(path_named("eager")))
     assert peak_of_all(SETUP, None, path_named("eager")) == most
+
+
+def test_copies_are_no_kernels():
+    cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+    events = [(cuda, "gemm"), (cuda, "Memcpy HtoD"), (cuda, "Memset (Device)"), (cpu, "aten::mm"), (cuda, "norm")]
+    assert kernels_launched(SimpleNamespace(device_type=device, name=name) for device, name in events) == 2
