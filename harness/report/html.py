@@ -14,7 +14,7 @@ from harness.records import Run, Verdict
 from harness.report.junit import NOT_XML
 from harness.report.markdown import ERROR_RATIO, FIGURES, OVERVIEW
 from harness.report.overview import overview_table
-from harness.report.page import CasePage, Failed, badges, matrix, with_badges
+from harness.report.page import CasePage, Failed, badges, by_message, matrix, with_badges
 from harness.report.page_cases import Files, case_page, read_files
 from harness.report.page_roofline import roofline
 from harness.report.reproduce import command
@@ -105,13 +105,10 @@ def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
 
 
 def _failures(verdicts: Iterable[Verdict], files: Mapping[str, Files]) -> list[Failed]:
-    """One for each message about a case: what fails a property fails those after it, too."""
-    found: dict[tuple[str, str], Failed] = {}
-    for verdict in verdicts:
-        if verdict.outcome.fails:
-            entry = found.setdefault((verdict.case, verdict.message), Failed(verdict, _again(verdict, files)))
-            entry.properties.append(verdict.property)
-    return list(found.values())
+    """With the command that reproduces each."""
+    return [
+        Failed(same[0], _again(same[0], files), [verdict.property for verdict in same]) for same in by_message(verdicts)
+    ]
 
 
 def _again(verdict: Verdict, files: Mapping[str, Files]) -> str:
