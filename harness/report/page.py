@@ -108,7 +108,7 @@ class Failed:
 
 
 def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
-    """What fails, the verdicts of one message about a case together: what fails a property fails those after it, too."""
+    """What fails, verdicts of one message about a case together: what fails a property fails those after it, too."""
     found: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.outcome.fails:
