@@ -29,6 +29,7 @@ from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
+from suites.meta import test_report_html
 
 README = (REPOSITORY / "README.md").read_text()
 TOX = configparser.ConfigParser()
@@ -175,6 +176,15 @@ def test_ci_runs_the_tox_commands_of_readme():
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
     assert len(commands) == 4
     assert all(f".venv/bin/tox run -e {line.partition('tox run -e ')[2]}\n" in ci for line in commands)
+
+
+def test_ci_needs_a_browser_and_tries_the_page_of_the_main_job():
+    """Also where whoever starts it did not say that it is CI; after the run that the page is of."""
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    assert ci.index('export CI="${CI:-true}"\n') < ci.index("tox run")
+    _, _, after = ci.partition(".venv/bin/tox run -e cpu\n")
+    given = f"{test_report_html.RUN}=runs/latest .tox/tests/bin/python -m pytest suites/meta/test_report_html.py::"
+    assert after.startswith(f"{given}{test_report_html.test_page_of_a_given_run_is_readable.__name__}\n")
 
 
 @pytest.mark.parametrize("requirement", PROJECT["dependencies"])

@@ -12,6 +12,7 @@ import shutil
 import pytest
 
 from harness.report.folder import write_reports
+from suites.conftest import REPOSITORY
 from suites.meta.made_up_run import HOSTILE, LOST, made_up
 
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
@@ -19,6 +20,9 @@ SCHEMES = ("light", "dark")
 LEGIBLE = 4.5
 """Contrast of text that WCAG 2.2 asks for at level AA: https://www.w3.org/TR/WCAG22/#contrast-minimum"""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+RUN = "HARNESS_TEST_RUN"
+GIVEN = os.environ.get(RUN, "")
+"""Folder of a run whose page is tried too."""
 INSTALL = "apt-get install chromium chromium-driver, and pip install selenium"
 
 PALE = """
@@ -153,6 +157,19 @@ def test_page_is_quiet_alone_and_readable(browser, page, screen, scheme):
     show(browser, page, screen=screen, scheme=scheme)
     assert complaints(browser, page) == {}
     assert browser.execute_script("return document.querySelectorAll('details svg').length") > 4
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("screen", SCREENS)
+def test_page_of_a_given_run_is_readable(browser, screen, scheme):
+    """As the made-up one, with all cases of a real session: `.ci/run` gives the main job's."""
+    if not GIVEN:
+        pytest.skip(f"no run is given: {RUN}=runs/latest names one")
+    path = REPOSITORY / GIVEN / "report.html"
+    assert path.exists()
+    show(browser, path, screen=screen, scheme=scheme)
+    assert complaints(browser, path) == {}
+    assert browser.execute_script("return document.querySelectorAll('details').length") > 0
 
 
 def test_page_follows_the_viewers_scheme(browser, page):
