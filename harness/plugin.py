@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import shlex
 from argparse import ArgumentTypeError
@@ -48,6 +49,8 @@ MARKERS = {
     str(Property.CLAIM): "judges what the optimization overview says",
 }
 
+CASE_TIMEOUT = 300.0
+"""Seconds."""
 INVARIANT_EXAMPLES = 6
 """Drawn for each relation when no number is asked for."""
 
@@ -114,7 +117,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--case-timeout",
         metavar="SECONDS",
         type=float,
-        default=300.0,
+        default=CASE_TIMEOUT,
         help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
     )
     group.addoption(
@@ -340,6 +343,18 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
     return kept
 
 
+def _options(asked: argparse.Namespace) -> Iterator[str]:
+    """What a session was told of models and times beside the defaults, as words."""
+    for model in asked.model:
+        yield from ("--model", model)
+    for name, value, default in (
+        ("--timing-seconds", asked.timing_seconds, TIMING_SECONDS),
+        ("--case-timeout", asked.case_timeout, CASE_TIMEOUT),
+    ):
+        if value != default:
+            yield from (name, f"{value:g}")
+
+
 def _tell(config: pytest.Config, line: str) -> None:
     """What a person must wait for, while tests run."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -380,6 +395,7 @@ def _new_session(config: pytest.Config) -> Session:
     profiles = sound_profiles(config.rootpath)
     refuse_unused(profiles, catalogue)
     session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
+    session.options = tuple(_options(asked))
     session.timing_seconds = asked.timing_seconds
     session.gate = asked.gate
     session.resume = Path(asked.resume).expanduser() if asked.resume else None

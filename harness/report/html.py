@@ -84,7 +84,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "title": tally_outcomes(run.verdicts),
         "gate": gate_line(run),
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
-        "failures": _failures(run.verdicts, files),
+        "failures": _failures(run, files),
         "overview": overview,
         "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
         "matrix": matrix(run.verdicts),
@@ -104,16 +104,17 @@ def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
     return found
 
 
-def _failures(verdicts: Iterable[Verdict], files: Mapping[str, Files]) -> list[Failed]:
+def _failures(run: Run, files: Mapping[str, Files]) -> list[Failed]:
     """With the command that reproduces each."""
     return [
-        Failed(same[0], _again(same[0], files), [verdict.property for verdict in same]) for same in by_message(verdicts)
+        Failed(same[0], _again(same[0], run, files), [verdict.property for verdict in same])
+        for same in by_message(run.verdicts)
     ]
 
 
-def _again(verdict: Verdict, files: Mapping[str, Files]) -> str:
+def _again(verdict: Verdict, run: Run, files: Mapping[str, Files]) -> str:
     known = files.get(verdict.case)
-    return command(verdict, has_evidence=bool(known and known.evidence))
+    return command(verdict, has_evidence=bool(known and known.evidence), told=run.options)
 
 
 def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:

@@ -172,6 +172,16 @@ def test_page_of_a_given_run_is_readable(browser, screen, scheme):
     assert browser.execute_script("return document.querySelectorAll('details').length") > 0
 
 
+@pytest.mark.parametrize("screen", SCREENS)
+def test_tables_stay_tables_for_those_who_hear_them(browser, page, screen):
+    """Also where a phone shows them as lists, which else takes their meaning away."""
+    show(browser, page, screen=screen)
+    script = "return [...document.querySelectorAll(arguments[0])].filter(node => !node.matches(arguments[1])).length"
+    for node, role in (("table", "table"), ("tr", "row"), ("td", "cell"), ("th", "columnheader")):
+        assert browser.execute_script(script, node, f"[role={role}]") == 0
+    assert browser.execute_script(script, "table th", "thead th[scope=col]") == 0
+
+
 def test_page_follows_the_viewers_scheme(browser, page):
     (light, ink), (dark, chalk) = colours(browser, page)
     assert light != dark
