@@ -32,7 +32,7 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     made = RunFolder.new(parent)
     _copy_files(folders, made.path)
     first = runs[0]
-    made.describe(dict(first.environment), profile=first.profile)
+    made.describe(dict(first.environment), profile=first.profile, options=first.options)
     made.run = replace(
         made.run,
         started=min(run.started for run in runs),

@@ -8,6 +8,8 @@ from typing import Any
 
 from harness.session import TIMING_SECONDS
 
+CASE_TIMEOUT = 300.0
+"""Seconds."""
 INVARIANT_EXAMPLES = 6
 """Drawn for each relation when no number is asked for."""
 
@@ -51,7 +53,7 @@ def add_options(group: Any) -> None:
         "--case-timeout",
         metavar="SECONDS",
         type=float,
-        default=300.0,
+        default=CASE_TIMEOUT,
         help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
     )
     group.addoption(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from harness.errors import HarnessError
 from harness.gate import gate_line
 from harness.machine.inventory import take_inventory
 from harness.machine.standard import sound_profiles
-from harness.options import add_options
+from harness.options import CASE_TIMEOUT, add_options
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
@@ -32,7 +33,7 @@ from harness.report.tables import (
     tally_outcomes,
     untrue_claims,
 )
-from harness.session import Judging, Measuring, Replan, Session
+from harness.session import TIMING_SECONDS, Judging, Measuring, Replan, Session
 from harness.vocabulary import CASE_PROPERTIES, Dtype, Property, Technique
 
 MARKERS = {
@@ -258,6 +259,18 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
     return kept
 
 
+def _options(asked: argparse.Namespace) -> Iterator[str]:
+    """What a session was told of models and times beside the defaults, as words."""
+    for model in asked.model:
+        yield from ("--model", model)
+    for name, value, default in (
+        ("--timing-seconds", asked.timing_seconds, TIMING_SECONDS),
+        ("--case-timeout", asked.case_timeout, CASE_TIMEOUT),
+    ):
+        if value != default:
+            yield from (name, f"{value:g}")
+
+
 def _tell(config: pytest.Config, line: str) -> None:
     """What a person must wait for, while tests run."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -298,6 +311,7 @@ def _new_session(config: pytest.Config) -> Session:
     profiles = sound_profiles(config.rootpath)
     refuse_unused(profiles, catalogue)
     session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
+    session.options = tuple(_options(asked))
     session.timing_seconds = asked.timing_seconds
     session.gate = asked.gate
     session.resume = Path(asked.resume).expanduser() if asked.resume else None

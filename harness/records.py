@@ -343,3 +343,6 @@ class Run:
     """Under `--gate` why it is red, in clauses; null if nobody asked for a gate."""
     resumed: tuple[str, ...] = ()
     """When the session was continued; UTC, ISO 8601."""
+    options: tuple[str, ...] = ()
+    """What the session was told of models and times, as words of its command line; empty for the defaults, and in
+    records from before it was kept."""

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.claims import UNTRUE
 from harness.errors import CorruptRecord, first_line
 from harness.gate import Forgiven, gated
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import judge_measured
-from harness.machine.allowances import forgiven
+from harness.machine.allowances import Disclaimer, forgiven
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
@@ -106,7 +107,7 @@ class _Judging:
     def again(self, was: Verdict) -> Verdict | str:
         """Today's verdict, or in a clause why the one that was given stays."""
         if was.property is Property.CLAIM:
-            return "claims rest on several cases"
+            return _disclaimed(was, self.standard.disclaimers.get(was.case)) or "claims rest on several cases"
         if EXAMPLES in was.numbers:
             return "relations were asked of examples that no file holds"
         evidence = self.evidence.get(was.case)
@@ -130,6 +131,15 @@ class _Judging:
             return "there is no measurements file"
         with _judgeable(self.folder / "measurements" / f"{case.id}.json"):
             return judge_measured(case, asked, verdict, measured, bar_of(case, path, standard=self.standard))
+
+
+def _disclaimed(was: Verdict, known: Disclaimer | None) -> Verdict | None:
+    """A claim that does not hold, now that the profile says so of all its numbers; None of all others: which number did
+    not hold is not recorded."""
+    if was.outcome is not Outcome.DOES_NOT_HOLD or known is None or known.parts:
+        return None
+    told = was.message.replace(UNTRUE, f"its profile says so: {known.reason}")
+    return replace(was, outcome=Outcome.DISCLAIMED, message=told)
 
 
 @contextmanager

@@ -64,6 +64,8 @@ class Session:
     """Folder of a run to go on with, or a new one is made."""
     gate: bool = False
     """Whether not to know is a failure."""
+    options: tuple[str, ...] = ()
+    """What it was told of models and times, as words of its command line."""
     told: Callable[[str], None] = print
     """Is told what a person must wait for."""
     problem: str = ""
@@ -207,4 +209,4 @@ class Session:
         self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
-        folder.describe(environment, profile=self.standard.profile)
+        folder.describe(environment, profile=self.standard.profile, options=self.options)

@@ -66,7 +66,7 @@ def _host(examined: Examined, *, load: float, cores: int) -> Iterator[Finding]:
     # Timed runs use one thread, so that one processor should be free.
     busy = load > max(cores - 1, 0.5)
     todo = "others use the processors, and timed runs need one to themselves: wait until they are done"
-    yield Finding("load", f"{load:.2f} on {cores} cores", todo if busy else "")
+    yield Finding("load", f"{load:.2f} of the whole host, beside {cores} cores for this process", todo if busy else "")
     stolen = examined.told.get("steal", "unknown")
     taken = stolen.endswith("%") and float(stolen.rstrip("%")) > STOLEN * 100
     todo = "the host gives the processors to other machines: measure when it is quieter, or on one of your own"

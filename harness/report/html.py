@@ -14,7 +14,7 @@ from harness.records import Run, Verdict
 from harness.report.junit import NOT_XML
 from harness.report.markdown import ERROR_RATIO, FIGURES, OVERVIEW
 from harness.report.overview import overview_table
-from harness.report.page import CasePage, Failed, badges, matrix, with_badges
+from harness.report.page import CasePage, Failed, badges, by_message, matrix, with_badges
 from harness.report.page_cases import Files, case_page, read_files
 from harness.report.page_roofline import roofline
 from harness.report.reproduce import command
@@ -85,7 +85,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "title": tally_outcomes(run.verdicts),
         "gate": gate_line(run),
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
-        "failures": _failures(run.verdicts, files),
+        "failures": _failures(run, files),
         "overview": overview,
         "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
         "matrix": matrix(run.verdicts),
@@ -105,19 +105,17 @@ def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
     return found
 
 
-def _failures(verdicts: Iterable[Verdict], files: Mapping[str, Files]) -> list[Failed]:
-    """One for each message about a case: what fails a property fails those after it, too."""
-    found: dict[tuple[str, str], Failed] = {}
-    for verdict in verdicts:
-        if verdict.outcome.fails:
-            entry = found.setdefault((verdict.case, verdict.message), Failed(verdict, _again(verdict, files)))
-            entry.properties.append(verdict.property)
-    return list(found.values())
+def _failures(run: Run, files: Mapping[str, Files]) -> list[Failed]:
+    """With the command that reproduces each."""
+    return [
+        Failed(same[0], _again(same[0], run, files), [verdict.property for verdict in same])
+        for same in by_message(run.verdicts)
+    ]
 
 
-def _again(verdict: Verdict, files: Mapping[str, Files]) -> str:
+def _again(verdict: Verdict, run: Run, files: Mapping[str, Files]) -> str:
     known = files.get(verdict.case)
-    return command(verdict, has_evidence=bool(known and known.evidence))
+    return command(verdict, has_evidence=bool(known and known.evidence), told=run.options)
 
 
 def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:

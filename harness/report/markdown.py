@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import accumulate
 
 from harness.gate import gate_line
 from harness.records import Run, Verdict
 from harness.report.overview import overview_table
+from harness.report.page import by_message
 from harness.report.tables import (
     case_table,
     changed_numerics,
@@ -36,34 +38,88 @@ FIGURES = (
 MOST = 900_000
 """Bytes of a report. GitHub refuses a job summary of more than 1 MiB as a whole:
 https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary"""
-LEFT_OUT = "{} more cases are left out here, and stand in report.html and run.json."
+LEFT_OUT = "{} more {} are left out here, and stand in report.html and run.json."
+LONGEST = 2000
+"""Characters of a message; what a library says may be longer."""
+SHARE = 0.5
+"""Of the room that is left, what a section may take before the table of cases, which takes the rest."""
 
 
 def markdown(run: Run) -> str:
-    """The report of a run."""
-    failures = [verdict for verdict in run.verdicts if verdict.outcome.fails]
-    judged = judged_cases(run.verdicts)
-    lines = [f"# {tally_outcomes(run.verdicts)}", ""]
+    """The report of a run, failures first. What there is no room for is counted, section by section."""
+    start = [f"# {tally_outcomes(run.verdicts)}", ""]
     if gate := gate_line(run):
-        lines += [f"**{gate}**", ""]
-    if failures:
-        lines += ["## Failed", "", *(f"- **{v.outcome}** {v.property}: {v.message}" for v in failures), ""]
+        start += [f"**{_clipped(gate)}**", ""]
     if measured := overview_table(run.verdicts):
-        lines += ["## The optimization overview, measured here", "", *markdown_table(measured), "", OVERVIEW, ""]
-    if claims := claim_table(run.verdicts):
-        lines += ["## Claims", "", *markdown_table(claims), ""]
-    if skipped := skipped_paths(run.verdicts):
-        lines += ["## Not judged", "", *(f"- {reason}: {', '.join(paths)}" for reason, paths in skipped.items()), ""]
-    if changed := changed_numerics(run.verdicts):
-        lines += ["## Numerics changed", "", *(f"- {line}" for line in changed), ""]
-    end = ["## Environment", "", *(f"- {name}: {value}" for name, value in run.environment.items())]
-    end += [
-        "",
-        f"Started {run.started}, finished {run.finished or 'never'}, exit {'none' if run.exit is None else run.exit}.",
+        overview = ["## The optimization overview, measured here", "", *markdown_table(measured), "", OVERVIEW, ""]
+    else:
+        overview = []
+    end = _environment(run)
+    room = MOST - _bytes([*start, *overview, *end])
+    lines = []
+    for place, section in enumerate(_sections(run)):
+        told = _fitting(section, room=int(room * SHARE))
+        room -= _bytes(told)
+        lines += [*told, *overview] if place == 0 else told
+    if judged := judged_cases(run.verdicts):
+        lines += _cases(judged, room=room)
+    return "\n".join([*start, *lines, *end]) + "\n"
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A heading above lines of which as many are kept as there is room for."""
+
+    title: str
+    what: str
+    """Of which each line is one."""
+    lines: list[str]
+    head: tuple[str, ...] = ()
+    """Of a table."""
+
+
+def _sections(run: Run) -> list[_Section]:
+    """All that grows with a run, the table of cases excepted; the first stands before the overview."""
+    failures = [
+        f"- **{same[0].outcome}** {', '.join(each.property for each in same)}: {_clipped(same[0].message)}"
+        for same in by_message(run.verdicts)
     ]
-    if judged:
-        lines += _cases(judged, room=MOST - _bytes([*lines, *end]))
-    return "\n".join([*lines, *end]) + "\n"
+    claims = markdown_table([[_clipped(cell) for cell in row] for row in claim_table(run.verdicts)] or [[]])
+    skipped = [_clipped(f"- {reason}: {', '.join(paths)}") for reason, paths in skipped_paths(run.verdicts).items()]
+    changed = [_clipped(f"- {line}") for line in changed_numerics(run.verdicts)]
+    return [
+        _Section("Failed", "failures", failures),
+        _Section("Claims", "claims", claims[2:], tuple(claims[:2])),
+        _Section("Not judged", "reasons", skipped),
+        _Section("Numerics changed", "lines", changed),
+    ]
+
+
+def _fitting(section: _Section, *, room: int) -> list[str]:
+    """With as many of its lines as there is room for in bytes, and how many are left out; nothing of an empty one."""
+    if not section.lines:
+        return []
+    before = [f"## {section.title}", "", *section.head]
+    kept = _kept(
+        section.lines, room=room - _bytes([*before, "", LEFT_OUT.format(len(section.lines), section.what), ""])
+    )
+    return [*before, *section.lines[:kept], *_cut(len(section.lines) - kept, section.what), ""]
+
+
+def _kept(lines: list[str], *, room: int) -> int:
+    """How many of the first there is room for."""
+    return sum(used <= room for used in accumulate(_bytes([line]) for line in lines))
+
+
+def _cut(gone: int, what: str) -> list[str]:
+    return ["", LEFT_OUT.format(gone, what)] if gone else []
+
+
+def _environment(run: Run) -> list[str]:
+    entries = [_clipped(f"- {name}: {value}") for name, value in run.environment.items()]
+    told = _fitting(_Section("Environment", "entries", entries), room=MOST // 8) or ["## Environment", "", ""]
+    code = "none" if run.exit is None else run.exit
+    return [*told, f"Started {run.started}, finished {run.finished or 'never'}, exit {code}."]
 
 
 def _cases(judged: list[Verdict], *, room: int) -> list[str]:
@@ -72,10 +128,13 @@ def _cases(judged: list[Verdict], *, room: int) -> list[str]:
     before = ["## Cases", "", f"<details><summary>{len(rows)} cases</summary>", "", head, rule]
     after = ["", "</details>", "", ERROR_RATIO, ""]
     after += [FIGURES, ""] if any(verdict.property.measured for verdict in judged) else []
-    left = room - _bytes([*before, *after, "", LEFT_OUT.format(len(rows))])
-    kept = sum(used <= left for used in accumulate(_bytes([row]) for row in rows))
-    cut = ["", LEFT_OUT.format(len(rows) - kept)] if kept < len(rows) else []
-    return [*before, *rows[:kept], *cut, *after]
+    kept = _kept(rows, room=room - _bytes([*before, *after, "", LEFT_OUT.format(len(rows), "cases")]))
+    return [*before, *rows[:kept], *_cut(len(rows) - kept, "cases"), *after]
+
+
+def _clipped(text: str) -> str:
+    """With an ellipsis where it is longer than a message may be."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _bytes(lines: list[str]) -> int:

@@ -107,6 +107,15 @@ class Failed:
         return self.verdict.message.removeprefix(f"{self.verdict.case}: ")
 
 
+def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
+    """What fails, verdicts of one message about a case together: what fails a property fails those after it, too."""
+    found: dict[tuple[str, str], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.outcome.fails:
+            found.setdefault((verdict.case, verdict.message), []).append(verdict)
+    return list(found.values())
+
+
 def badges(verdicts: Iterable[Verdict], *, counted: bool = False) -> tuple[Badge, ...]:
     """Of every outcome one, the worst first; `counted` says of how many verdicts."""
     counts = Counter(verdict.outcome for verdict in verdicts)

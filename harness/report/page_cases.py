@@ -150,7 +150,7 @@ def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
     held = " and ".join(f"{told} {limit:g}" for told, limit in limits.items())
     words = [
         f"Eager's time over the path's: {interval} over {len(speed.kept)} pairs, {gone} dropped. "
-        + (f"It should be {held}." if held else "No limit is set.")
+        + (f"It should be {held}." if held else "It was not held to a limit here.")
     ]
     words += [f"Dropped: {why}." for why in dict.fromkeys(pair.dropped for pair in speed.pairs if pair.dropped)]
     return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, limits, name=f"{name}-pairs"))

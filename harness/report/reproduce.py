@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from harness.records import EXAMPLES, Verdict
 from harness.vocabulary import Property
@@ -10,18 +11,17 @@ from harness.vocabulary import Property
 EVERY_PATH, INVARIANTS, CLAIMS = "suites/every_path", "suites/invariants", "suites/claims"
 
 
-def command(verdict: Verdict, *, has_evidence: bool) -> str:
+def command(verdict: Verdict, *, has_evidence: bool, told: Sequence[str] = ()) -> str:
     """For a shell in the repository's root; it selects that one test. `has_evidence` tells whether the run holds
     evidence of the case, as every case of `suites/every_path` does.
 
-    Slow cases are always planned, since a run does not tell which were slow; no more than the one is selected. A model
-    is named as in the case, which is not how it was asked for if it was a folder or a hub id.
+    Slow cases are always planned, since a run does not tell which were slow; no more than the one is selected. `told`
+    is what the session was told (`Run.options`); if that was no model, the case's is named.
     """
+    options = _options(device=verdict.device, dtype=str(verdict.dtype))
     if verdict.property is Property.CLAIM:
-        return shlex.join(
-            ["pytest", CLAIMS, *_options(device=verdict.device, dtype=str(verdict.dtype)), "-k", verdict.case]
-        )
-    options = _options(device=verdict.device, dtype=str(verdict.dtype), model=verdict.recipe)
+        return shlex.join(["pytest", CLAIMS, *options, *told, "-k", verdict.case])
+    options += [*([] if "--model" in told else _options(model=verdict.recipe)), *told]
     # Brackets, so that no other id begins or ends alike: decode_b1 is not decode_b16.
     chosen = ["-m", str(verdict.property), "-k", f"[{verdict.case}]"]
     return shlex.join(

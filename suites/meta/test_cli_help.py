@@ -129,7 +129,8 @@ def test_commands_of_readme_run(checkout, monkeypatch, capsys):
     assert shown
     for line in shown:
         code, out, errors = harness(monkeypatch, capsys, *line.split()[1:])
-        assert code in {0, 1}, (line, errors)
+        # A machine may be unfit to be measured on.
+        assert code == 0 or (code == 1 and line == "harness machine"), (line, errors)
         assert out, line
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from html import unescape
 
 import pytest
 from packaging.requirements import Requirement
@@ -31,6 +33,7 @@ from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
+from suites.meta import test_report_html
 from suites.meta.test_gate import TRIPS
 
 README = (REPOSITORY / "README.md").read_text()
@@ -232,6 +235,15 @@ def test_ci_runs_the_tox_commands_of_readme():
     assert all(f".venv/bin/tox run -e {line.partition('tox run -e ')[2]}\n" in ci for line in commands)
 
 
+def test_ci_needs_a_browser_and_tries_the_page_of_the_main_job():
+    """Also where whoever starts it did not say that it is CI; after the run that the page is of."""
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    assert ci.index('export CI="${CI:-true}"\n') < ci.index("tox run")
+    _, _, after = ci.partition(".venv/bin/tox run -e cpu\n")
+    given = f"{test_report_html.RUN}=runs/latest .tox/tests/bin/python -m pytest suites/meta/test_report_html.py::"
+    assert after.startswith(f"{given}{test_report_html.test_page_of_a_given_run_is_readable.__name__}\n")
+
+
 @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
 def test_installing_replaces_nothing(requirement):
     """Lower bounds only: an environment that brings its own torch keeps it."""
@@ -297,6 +309,97 @@ def test_every_command_that_measures_is_tried():
     assert [line.split()[0] for line in MEASURING] == ["pytest"] * 4 + ["pytest-benchmark"]
 
 
+CLAIMING = next(line for line in README.splitlines() if line.startswith("pytest suites/claims"))
+READING = README.partition("A failure, taken apart")[2].partition("`report.html` is light")[0]
+FAILING, LINE, AGAIN = (block.strip().removeprefix("text\n") for block in READING.split("```")[1::2])
+
+
+def ran(command, folder):
+    """(exit code, output) of a line of README that runs pytest, which may set variables before."""
+    words = shlex.split(command)
+    program = words.index("pytest")
+    environment = {**os.environ, **dict(word.split("=") for word in words[:program])}
+    run = [sys.executable, "-m", "pytest", *words[program + 1 :], "--run-dir", folder]
+    told = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment)
+    return told.returncode, told.stdout
+
+
+def test_failure_of_readme_fails_as_shown(tmp_path):
+    """Its line, its evidence, and the command that reproduces it; which passes without the cause."""
+    code, told = ran(FAILING, tmp_path)
+    assert (code, LINE in told.splitlines()) == (1, True), told
+    assert AGAIN in unescape((tmp_path / "latest" / "report.html").read_text())
+    [file] = (tmp_path / "latest" / "evidence").iterdir()
+    for rung in json.loads(file.read_text())["rungs"]:
+        [claim] = [claim for claim in rung["engagement"]["claims"] if claim["what"] == "compiled calls"]
+        assert all(f'"{name}": {json.dumps(claim[name])}' in READING for name in ("requested", "observed", "holds"))
+    code, told = ran(AGAIN, tmp_path / "again")
+    assert code == 0, told
+
+
+INVARIANT = next(line for line in README.splitlines() if "--invariant-examples 200" in line)
+
+
+def test_command_that_draws_examples_succeeds(tmp_path):
+    """Fewer of them."""
+    code, told = ran(INVARIANT.replace("200", "2"), tmp_path)
+    assert code == 0, told
+    verdicts = json.loads((tmp_path / "latest" / "run.json").read_text())["verdicts"]
+    assert {(verdict["workload"], verdict["outcome"]) for verdict in verdicts} == {("padding", "PASS")}
+
+
+UNTRIED = {
+    'git clone "$URL" transformers-conformance && cd transformers-conformance': "tests run in a clone",
+    "pip install -e . && pytest -m cuda": "needs a GPU; what it says without one is tried in test_sessions.py",
+    "pytest suites/invariants --device cpu": "is part of the main job, which CI runs",
+    **dict.fromkeys(
+        (
+            'CUDA_VISIBLE_DEVICES=0 pytest -m "cuda and not multi_gpu" --shard 1/2 --run-dir runs/gpu0 &',
+            'CUDA_VISIBLE_DEVICES=1 pytest -m "cuda and not multi_gpu" --shard 2/2 --run-dir runs/gpu1; wait',
+            'pytest -m "cuda and multi_gpu" --run-dir runs/both',
+        ),
+        "needs two GPUs; shards are tried in test_sessions.py, what merges them in test_merging.py",
+    ),
+    **dict.fromkeys(
+        ('pip download --dest wheels "setuptools>=77" ".[nvidia]"', "hf download Qwen/Qwen3-0.6B --local-dir model"),
+        "downloads gigabytes, and from the hub",
+    ),
+    **dict.fromkeys(
+        (
+            'pip install --no-index --find-links wheels -e ".[nvidia]"',
+            "export HF_HUB_OFFLINE=1",
+            "pytest suites/every_path --model model",
+        ),
+        "needs what those two have downloaded",
+    ),
+}
+"""Commands of README that no test runs, and why."""
+
+
+def commands(readme):
+    """Every line of README's fences that are not of another language."""
+    blocks = readme.split("```")[1::2]
+    return [line for block in blocks if block.startswith("\n") for line in block.strip().splitlines()]
+
+
+def left_out(readme):
+    """Those that no test runs and that have no reason either. `harness` is tried in test_cli_help.py, tox by CI."""
+    known = {*CHOOSING, *MEASURING, *GATING, CLAIMING, FAILING, AGAIN, INVARIANT, *UNTRIED}
+    return [
+        line for line in commands(readme) if line not in known and not line.startswith(("harness ", "python3 -m venv"))
+    ]
+
+
+def test_every_command_of_readme_is_tried():
+    assert left_out(README) == []
+    assert set(UNTRIED) <= set(commands(README))
+
+
+def test_command_of_readme_that_is_not_tried_is_found():
+    more = f"{README}\n```\npytest suites/nowhere\n```\n```toml\n[match]\n```\n"
+    assert left_out(more) == ["pytest suites/nowhere"]
+
+
 def between(name):
     """Cells of the table between README's comments of that name."""
     lines = README.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip().splitlines()
@@ -320,9 +423,6 @@ def test_documented_overview_has_a_figure_for_every_tick():
         assert f" {PLACES[Technique(row[0].replace(' ', '_')), Property.SPEED]['cpu'].workload.name}" in row[5]
         cells = dict(zip((Property.SPEED, Property.MEMORY), row[1:3], strict=True))
         assert {about for about, cell in cells.items() if ": " in cell} == set(ticked)
-
-
-CLAIMING = next(line for line in README.splitlines() if line.startswith("pytest suites/claims"))
 
 
 def test_command_that_tries_claims_succeeds(tmp_path):

@@ -43,7 +43,7 @@ def test_quiet_machine_is_well():
     found = health(QUIET, load=0.4, cores=2)
     assert all(finding.well for finding in found)
     assert [str(finding) for finding in found] == [
-        "load: 0.40 on 2 cores",
+        "load: 0.40 of the whole host, beside 2 cores for this process",
         "stolen time: 0.1 %",
         "clock governor: performance",
         "throttling of the control group: watched",
@@ -53,7 +53,14 @@ def test_quiet_machine_is_well():
 @pytest.mark.parametrize(
     ("changes", "load", "told"),
     [
-        ({}, 1.2, "load: not well: 1.20 on 2 cores (others use the processors, and timed runs need one to themselves"),
+        (
+            {},
+            1.2,
+            (
+                "load: not well: 1.20 of the whole host, beside 2 cores for this process (others use the processors, "
+                "and timed runs need one to themselves"
+            ),
+        ),
         ({"told": {"steal": "2.1%"}}, 0.0, "stolen time: not well: 2.1 % (the host gives the processors to other mach"),
         (
             {"happened": "throttled: hardware power brake"},
@@ -148,7 +155,11 @@ def test_json_holds_the_same(machine):
     [cuda] = [need for need in found["needs"] if need["need"] == "Cuda"]
     assert cuda["unmet"].startswith("needs cuda: ")
     assert "attention.sdpa_cudnn" in cuda["paths"]
-    assert found["health"][0] == {"what": "load", "got": f"0.25 on {found['environment']['cores']} cores", "todo": ""}
+    assert found["health"][0] == {
+        "what": "load",
+        "got": f"0.25 of the whole host, beside {found['environment']['cores']} cores for this process",
+        "todo": "",
+    }
 
 
 def test_broken_profile_is_refused(machine, tmp_path):

@@ -8,9 +8,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from harness.claims import UNTRUE
 from harness.codec import read_record, write_record
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import judge_measured
+from harness.machine.allowances import Disclaimer
 from harness.machine.profile import Match, write_profile
 from harness.machine.standard import Standard
 from harness.measurement.thresholds import Threshold
@@ -208,6 +210,30 @@ def test_what_no_file_holds_keeps_its_verdict(checkout, report, kept, why):
     assert "0 verdicts given again, 0 of them changed; 1 verdict kept" in out
     assert f"kept: 1, since {why}" in out
     assert read_record(Run, run / "run.json").verdicts == (kept,)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "disclaimed", "now"),
+    [
+        (Outcome.DOES_NOT_HOLD, True, Outcome.DISCLAIMED),
+        (Outcome.DOES_NOT_HOLD, False, Outcome.DOES_NOT_HOLD),
+        (Outcome.PASS, True, Outcome.PASS),
+        (Outcome.INCONCLUSIVE, True, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_claim_that_the_profile_disclaims_since_is_disclaimed(checkout, report, outcome, disclaimed, now):
+    """No file is needed: the numbers contradict it still, and the profile says why."""
+    why = UNTRUE if outcome is Outcome.DOES_NOT_HOLD else ""
+    said = replace(claim(TIMED), outcome=outcome, message=f"overview.attention.speed: x is 1 ({why})")
+    if disclaimed:
+        write_profile(replace(checkout.profile, disclaimers=(Disclaimer("overview.attention.speed", "it is slow"),)))
+    run = checkout.run({TIMED: {}}, verdicts=[said])
+    code, out, _ = report(run)
+    assert code == int(now.fails)
+    [verdict] = read_record(Run, run / "run.json").verdicts
+    assert verdict.outcome is now
+    changed = "claim was DOES_NOT_HOLD, now DISCLAIMED: x is 1 (its profile says so: it is slow)"
+    assert (changed in out) is (now is not outcome)
 
 
 def test_model_beyond_the_catalogue_is_judged_by_its_name(checkout, report):

@@ -13,6 +13,7 @@ import pytest
 
 from harness.report.folder import write_reports
 from harness.report.statement import write_statement
+from suites.conftest import REPOSITORY
 from suites.meta.made_up_run import HOSTILE, LOST, made_up
 from suites.meta.test_statement import every
 
@@ -21,6 +22,9 @@ SCHEMES = ("light", "dark")
 LEGIBLE = 4.5
 """Contrast of text that WCAG 2.2 asks for at level AA: https://www.w3.org/TR/WCAG22/#contrast-minimum"""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+RUN = "HARNESS_TEST_RUN"
+GIVEN = os.environ.get(RUN, "")
+"""Folder of a run whose page is tried too."""
 INSTALL = "apt-get install chromium chromium-driver, and pip install selenium"
 
 PALE = """
@@ -167,6 +171,29 @@ def test_statement_is_quiet_alone_and_readable(browser, tmp_path, screen, scheme
         assert complaints(browser, path) == {}
         title = browser.execute_script("return document.querySelector('h1').innerText")
         assert " ".join(title.split())[2:] == made.line
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("screen", SCREENS)
+def test_page_of_a_given_run_is_readable(browser, screen, scheme):
+    """As the made-up one, with all cases of a real session: `.ci/run` gives the main job's."""
+    if not GIVEN:
+        pytest.skip(f"no run is given: {RUN}=runs/latest names one")
+    path = REPOSITORY / GIVEN / "report.html"
+    assert path.exists()
+    show(browser, path, screen=screen, scheme=scheme)
+    assert complaints(browser, path) == {}
+    assert browser.execute_script("return document.querySelectorAll('details').length") > 0
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_tables_stay_tables_for_those_who_hear_them(browser, page, screen):
+    """Also where a phone shows them as lists, which else takes their meaning away."""
+    show(browser, page, screen=screen)
+    script = "return [...document.querySelectorAll(arguments[0])].filter(node => !node.matches(arguments[1])).length"
+    for node, role in (("table", "table"), ("tr", "row"), ("td", "cell"), ("th", "columnheader")):
+        assert browser.execute_script(script, node, f"[role={role}]") == 0
+    assert browser.execute_script(script, "table th", "thead th[scope=col]") == 0
 
 
 def test_page_follows_the_viewers_scheme(browser, page):

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from argparse import Namespace
 from dataclasses import replace
 from fnmatch import fnmatch
 
@@ -17,6 +18,7 @@ import pytest
 from harness.codec import write_record
 from harness.errors import HarnessError
 from harness.measured import Peaks
+from harness.plugin import CASE_TIMEOUT, _options
 from harness.records import EXAMPLES, Run
 from harness.report.folder import RunFolder, write_reports
 from harness.report.html import html
@@ -25,6 +27,7 @@ from harness.report.page_roofline import roofline
 from harness.report.pictures import draw
 from harness.report.reproduce import command
 from harness.report.svg import COLOUR, inline
+from harness.session import TIMING_SECONDS
 from harness.vocabulary import Dtype, Outcome, Property
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.made_up_run import AWAY, COUNTED, HOSTILE, LOST, RELATION, SDPA, SLOWER, STATIC, TIMED, made_up
@@ -290,6 +293,40 @@ def test_command_of_a_relation_draws_the_same_examples():
     assert "--invariant-examples 17 --hypothesis-seed=5 -m equivalence" in command(drawn, has_evidence=False)
     usual = replace(drawn, numbers={EXAMPLES: 6.0, "seed": 0.0})
     assert "seed" not in command(usual, has_evidence=False)
+
+
+def test_command_has_the_options_of_the_session():
+    """A model as it was asked for, by folder or hub id, and times that were not the default; of claims too."""
+    told = ("--model", "my models/qwen", "--timing-seconds", "5", "--case-timeout", "900")
+    given = "--dtype fp32 --model 'my models/qwen' --timing-seconds 5 --case-timeout 900 "
+    one = command(verdict(TIMED, asked=Property.SPEED), has_evidence=True, told=told)
+    assert f"{given}--run-slow -m speed -k " in one
+    claim = replace(verdict(TIMED, asked=Property.CLAIM), case="overview.caching.speed")
+    assert f"{given}-k overview.caching.speed" in command(claim, has_evidence=False, told=told)
+    assert f"--model {TIMED.recipe.name} --timing-seconds 5" in command(
+        verdict(TIMED), has_evidence=True, told=("--timing-seconds", "5")
+    )
+
+
+def test_page_reproduces_with_the_options_of_the_run(tmp_path, run):
+    page = html(replace(run, options=("--model", "owner/name")), tmp_path)
+    assert page.count("--model owner/name") == page.count("<pre")
+
+
+def test_options_of_a_session_are_those_that_are_not_the_defaults():
+    asked = Namespace(model=["tiny_qwen3", "a/b"], timing_seconds=TIMING_SECONDS, case_timeout=CASE_TIMEOUT)
+    assert [*_options(asked)] == ["--model", "tiny_qwen3", "--model", "a/b"]
+    asked = Namespace(model=[], timing_seconds=0.5, case_timeout=900.0)
+    assert [*_options(asked)] == ["--timing-seconds", "0.5", "--case-timeout", "900"]
+
+
+def test_speed_that_was_not_judged_is_not_said_to_have_no_limit(tmp_path):
+    """Its verdict came before the limit was asked for."""
+    of = verdict(TIMED, Outcome.MISMATCH, asked=Property.SPEED)
+    write_record(tmp_path / "measurements" / f"{TIMED.id}.json", measured(TIMED.id))
+    page = html(Run(3, None, {}, "now", None, None, (of,)), tmp_path)
+    assert "It was not held to a limit here." in page
+    assert "No limit" not in page
 
 
 def test_command_of_a_claim_names_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from xml.etree import ElementTree as ET
 
@@ -143,6 +144,43 @@ def test_report_fits_a_summary(count):
     assert (cut in text) is (rows < count) is (count > 10)
     assert rows == count or size > MOST - 200
     assert text.rstrip().endswith("exit 1.")
+
+
+def wordy(number, asked, outcome, message):
+    return Verdict(f"cpu-fp32-model-path-{number}", asked, outcome, f"cpu-fp32-model-path-{number}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (lambda n: wordy(n, Property.ENGAGEMENT, Outcome.NOT_ENGAGED, "x is 1, but should be 2 " * 20), "failures"),
+        (lambda n: wordy(n, Property.CLAIM, Outcome.PASS, "holds " * 80), "claims"),
+        (lambda n: wordy(n, Property.SPEED, Outcome.UNSUPPORTED, f"needs {n} " * 90), "reasons"),
+        (lambda n: replace(GOOD, message=f"{n} grew " * 60, numbers={**GOOD.numbers, "fp32.rho.stored": 1.0}), "lines"),
+    ],
+)
+def test_every_section_of_a_report_fits(made, what):
+    """What there is no room for is counted, and the other sections stand all the same."""
+    text = markdown(replace(RUN, verdicts=(GOOD, BAD, AWAY, *map(made, range(5000)))))
+    assert len(text.encode()) <= MOST
+    told = rf"^[1-9]\d* more {what} are left out here, and stand in report\.html and run\.json\.$"
+    assert re.search(told, text, re.MULTILINE)
+    assert all(part in text for part in ("## Failed", BAD.message, "## Not judged", "1.25 of 3", "- torch: 2.13.0"))
+    assert text.rstrip().endswith("exit 1.")
+
+
+def test_message_of_a_library_is_clipped():
+    endless = replace(BAD, message="b: " + "no " * 400_000)
+    text = markdown(replace(RUN, verdicts=(endless, GOOD), environment={"notes": "é" * 900_000}))
+    assert len(text) < 10_000
+    assert text.count("…") == 2
+
+
+def test_one_message_is_one_failure():
+    """What fails a property fails those after it, too."""
+    text = markdown(replace(RUN, verdicts=(BAD, replace(BAD, property=Property.EQUIVALENCE))))
+    assert text.count(BAD.message) == 1
+    assert f"- **NOT_ENGAGED** engagement, equivalence: {BAD.message}" in text
 
 
 def test_junit_carries_outcomes_numbers_and_messages():
