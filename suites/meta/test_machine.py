@@ -154,10 +154,6 @@ def test_json_holds_the_same(machine):
     assert "attention.sdpa_cudnn" in cuda["paths"]
     told = f"0.25 of the whole host, beside {found['environment']['cores']} cores for this process"
     assert found["health"][0] == {"what": "load", "got": told, "todo": ""}
-        "what": "load",
-        "got": f"0.25 of the whole host, beside {found['environment']['cores']} cores for this process",
-        "todo": "",
-    }
 
 
 def test_broken_profile_is_refused(machine, tmp_path):
