@@ -71,7 +71,7 @@ def test_failures_of_one_message_stand_once_with_all_properties(tmp_path, run):
 def test_case_tells_requested_and_observed_broken_claims_first(tmp_path, run):
     part = part_of(html(run, tmp_path), SDPA)
     assert part.index("✕ no") < part.index("✓ yes")
-    assert "<td>8 × aten::_scaled_dot_product_*</td><td>8 × aten::_softmax</td>" in part
+    assert '<td role="cell">8 × aten::_scaled_dot_product_*</td><td role="cell">8 × aten::_softmax</td>' in part
 
 
 def test_folded_case_shows_its_figures(tmp_path, run):
@@ -101,7 +101,7 @@ def test_pairs_tell_interval_threshold_and_what_was_dropped(tmp_path, run):
 
 def test_memory_stands_against_its_lower_bound(tmp_path, run):
     part = part_of(html(run, tmp_path), TIMED)
-    rows = dict(re.findall(r'<td>([a-z, ]+)</td><td class="figure">([\d.]+)</td>', part))
+    rows = dict(re.findall(r'<td role="cell">([a-z, ]+)</td><td role="cell" class="figure">([\d.]+)</td>', part))
     assert rows["peak"] == "90.00"
     parts = [float(rows[name]) for name in ("weights", "keys and values", "logits")]
     assert float(rows["least, their sum"]) == pytest.approx(sum(parts), abs=0.01)
