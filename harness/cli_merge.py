@@ -37,6 +37,7 @@ def merge(
     Exits with 1 if a verdict fails, a session did not come to its end, or the gate is red.
 
     ```
+    rm -f runs/gpu0/latest runs/gpu1/latest
     CUDA_VISIBLE_DEVICES=0 pytest -m cuda --shard 1/2 --run-dir runs/gpu0 &
     CUDA_VISIBLE_DEVICES=1 pytest -m cuda --shard 2/2 --run-dir runs/gpu1; wait
     harness merge runs/gpu0/latest runs/gpu1/latest --gate

@@ -98,7 +98,7 @@ def validate(
         raise HarnessError(f"{unmet} (choose another --device)")
     asked = Asked(
         device,
-        Path(root, run_dir).expanduser(),
+        root / run_dir.expanduser(),
         fingerprint_seconds,
         case_timeout,
         keep_going,

@@ -64,8 +64,17 @@ def not_ended(run: Run, _: Forgiven) -> Iterator[str]:
 def verdict_missing(run: Run, _: Forgiven) -> Iterator[str]:
     """a selected test of a case gave no verdict: its fixtures raised, another plugin skipped it, the session stopped"""
     missing = 0 if run.selected is None else run.selected - len(run.verdicts)
-    if missing:
+    if missing > 0:
         yield f"{missing} of {run.selected} selected tests gave no verdict"
+    if missing < 0:
+        yield f"{count(-missing, 'verdict')} of tests that this session did not select"
+
+
+def failed_otherwise(run: Run, _: Forgiven) -> Iterator[str]:
+    """a test failed that gave no failing verdict: one of no case, or one that raised behind its verdict"""
+    judged = any(not verdict.outcome.skips for verdict in run.verdicts)
+    if run.exit == 1 and judged and not any(verdict.outcome.fails for verdict in run.verdicts):
+        yield "a test failed that gave no failing verdict"
 
 
 def verdict_fails(run: Run, _: Forgiven) -> Iterator[str]:
@@ -111,7 +120,7 @@ def known_failure_passes(run: Run, forgiven: Forgiven) -> Iterator[str]:
     """what an entry of `known_failures.toml` forgives did not happen"""
     for entry in forgiven.known_failures:
         of_it = _judged_of(entry, run)
-        happened = any(verdict.outcome in (Outcome.KNOWN_FAILURE, entry.outcome) for verdict in of_it)
+        happened = any(entry.outcome in (verdict.outcome, verdict.forgiven) for verdict in of_it)
         if of_it and not happened:
             yield f"known failure {entry} passes: remove its entry"
 
@@ -123,10 +132,20 @@ def known_failure_expired(run: Run, forgiven: Forgiven) -> Iterator[str]:
             yield f"known failure {entry} expired {entry.expires}"
 
 
+def known_failure_of_no_entry(run: Run, forgiven: Forgiven) -> Iterator[str]:
+    """a `KNOWN_FAILURE` that no entry forgives any more"""
+    known = [verdict for verdict in run.verdicts if verdict.outcome is Outcome.KNOWN_FAILURE]
+    entries = forgiven.known_failures
+    stray = [each for each in known if not any(e.outcome is each.forgiven and e.covers(each) for e in entries)]
+    if stray:
+        yield f"{_first(stray)} {_is(stray)} forgiven by no entry"
+
+
 RULES: tuple[Rule, ...] = (
     not_ended,
     nothing_judged,
     verdict_missing,
+    failed_otherwise,
     verdict_fails,
     skip_not_allowed,
     skips_over_budget,
@@ -134,6 +153,7 @@ RULES: tuple[Rule, ...] = (
     known_failure_matches_nothing,
     known_failure_passes,
     known_failure_expired,
+    known_failure_of_no_entry,
 )
 
 

@@ -26,6 +26,7 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     Raises HarnessError if a run is not finished, was made elsewhere, or judged what another did too.
     """
     runs = [finished_run(folder) for folder in folders]
+    _refuse_missing_shards(folders, runs)
     for folder, run in zip(folders[1:], runs[1:], strict=True):
         _refuse_other_machine(folders[0], runs[0], folder, run)
     verdicts = tuple(_all_verdicts(folders, runs))
@@ -44,9 +45,25 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
 
 
 def _refuse_other_machine(first: Path, run: Run, folder: Path, other: Run) -> None:
-    difference = next(iter(differing(run, other)), None)
+    difference = next(iter(differing(_of_kind(run), _of_kind(other))), None)
     if difference:
         raise HarnessError(f"{first} and {folder}: {difference}, but runs of one machine are merged (compare them)")
+
+
+def _of_kind(run: Run) -> Run:
+    """With each kind of accelerator named once: a session may have been given one card, or several."""
+    kinds = ", ".join(dict.fromkeys(run.environment.get("accelerators", "").split(", ")))
+    return replace(run, environment={**run.environment, "accelerators": kinds})
+
+
+def _refuse_missing_shards(folders: Sequence[Path], runs: Sequence[Run]) -> None:
+    """A session that never began would else be missed by nobody."""
+    given = {run.shard for run in runs} - {""}
+    for count in {shard.partition("/")[2] for shard in given}:
+        missing = [each for place in range(1, int(count) + 1) if (each := f"{place}/{count}") not in given]
+        if missing:
+            told = ", ".join(map(str, folders))
+            raise HarnessError(f"{told}: shard {missing[0]} is missing, but should be merged too (name its run)")
 
 
 def _all_verdicts(folders: Sequence[Path], runs: Sequence[Run]) -> Iterator[Verdict]:
@@ -77,8 +94,14 @@ def _copy_files(folders: Sequence[Path], target: Path) -> None:
 
 def _exit(runs: Sequence[Run]) -> int:
     """The worst: of those that did not come to their end, or else of the others."""
-    codes = [2 if run.exit is None else run.exit for run in runs]
+    codes = [2 if run.exit is None else _own_exit(run) for run in runs]
     return max((code for code in codes if code not in ENDED_WELL), default=max(codes))
+
+
+def _own_exit(run: Run) -> int:
+    """Less what its own gate said: the gate over the whole speaks for all."""
+    red_alone = run.exit == 1 and run.gate and not any(verdict.outcome.fails for verdict in run.verdicts)
+    return 0 if red_alone else run.exit or 0
 
 
 def _selected(runs: Sequence[Run]) -> int | None:

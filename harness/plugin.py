@@ -33,6 +33,7 @@ from harness.report.tables import (
     tally_outcomes,
     untrue_claims,
 )
+from harness.run_files import any_run
 from harness.session import TIMING_SECONDS, Judging, Measuring, Replan, Session
 from harness.vocabulary import CASE_PROPERTIES, Dtype, Property, Technique
 
@@ -182,7 +183,15 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close the run's record. Cases that were selected, none of them judged, are a failure: green must mean proved."""
     known = session.config.stash.get(SESSION, None)
-    if known is None or session.config.option.collectonly:
+    if session.config.option.collectonly:
+        return
+    if (
+        session.config.option.gate
+        and (known is None or not known.selected)
+        and session.exitstatus == pytest.ExitCode.OK
+    ):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    if known is None:
         return
     if known.selected and not known.judged and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -195,6 +204,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     known = config.stash.get(SESSION, None)
+    if config.option.gate and not config.option.collectonly and (known is None or not known.folder):
+        terminalreporter.write_line("gate: red: nothing was judged")
     if known is None or config.option.collectonly:
         return
     for line in _summary(known):
@@ -217,14 +228,14 @@ def _summary(known: Session) -> Iterator[str]:
         yield from changed_numerics(known.verdicts)
         yield from known.standard.notes
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
-        if gate := gate_line(known.folder.run):
-            yield gate
     if known.folder and known.left_out:
         yield f"{known.left_out} slow cases were not planned (--run-slow plans them)"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.problem:
         yield known.problem
+    if known.folder and (gate := gate_line(known.folder.run)):
+        yield gate
 
 
 def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str:
@@ -315,5 +326,9 @@ def _new_session(config: pytest.Config) -> Session:
     session.timing_seconds = asked.timing_seconds
     session.gate = asked.gate
     session.resume = Path(asked.resume).expanduser() if asked.resume else None
+    if session.resume:
+        any_run(session.resume)  # refused as misuse, before anything runs
+    place, count = asked.shard
+    session.shard = f"{place}/{count}" if count > 1 else ""
     session.told = partial(_tell, config)
     return session

@@ -320,6 +320,8 @@ class Verdict:
     dtype: Dtype = Dtype.FP32
     tried: str = ""
     """Id of the case that a claim was tried on, under which its evidence and measurements are kept; empty otherwise."""
+    forgiven: Outcome | None = None
+    """How a KNOWN_FAILURE fails."""
 
 
 @dataclass(frozen=True)
@@ -339,6 +341,8 @@ class Run:
     selected: int | None = None
     """Tests of cases that were selected, of which each should give a verdict; null in records from before it was kept.
     """
+    shard: str = ""
+    """K/N, if the session ran a share of the cases."""
     gate: tuple[str, ...] | None = None
     """Under `--gate` why it is red, in clauses; null if nobody asked for a gate."""
     resumed: tuple[str, ...] = ()

@@ -62,6 +62,8 @@ class Session:
     """After which no more pairs of one case are timed, once enough are."""
     resume: Path | None = None
     """Folder of a run to go on with, or a new one is made."""
+    shard: str = ""
+    """K/N, if it runs a share of the cases."""
     gate: bool = False
     """Whether not to know is a failure."""
     options: tuple[str, ...] = ()
@@ -172,7 +174,7 @@ class Session:
         if self.folder is None:
             return exit_code
         pardon = Forgiven(self.standard.skips, self.standard.known_failures) if self.gate else None
-        return self.folder.finish(exit_code, selected=self.selected, forgiven=pardon).exit or 0
+        return self.folder.finish(exit_code, selected=self.selected, shard=self.shard, forgiven=pardon).exit or 0
 
     def _open(self) -> tuple[RunFolder, Runner]:
         if self.folder is None or self.runner is None:

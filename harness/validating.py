@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,8 @@ SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
 """What a machine must pass, below the root of the checkout."""
 GIVEN: tuple[str, ...] = ("-v",)
 """What pytest is given in every validation. This is the place for options that make it stricter."""
+OURS = ("--device", "--run-dir", "--case-timeout")
+"""Options of the validation itself, which must not differ from those of the suites."""
 REFUSED = {4: "what it was given is wrong", 5: "nothing was selected"}
 """Exit codes of pytest that say nothing of the machine."""
 PROPOSED = "proposed-profile"
@@ -87,8 +90,12 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
     Raises HarnessError if pytest refused what it was given, or other runs began there meanwhile.
     """
     before = _runs(parent)
+    if own := next((word for word in asked if word.partition("=")[0] in OURS), None):
+        raise HarnessError(
+            f"pytest is given {own.partition('=')[0]} behind --, but should before it (harness validate has it)"
+        )
     words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(parent), *asked]
-    code = subprocess.run(words, cwd=root, stdout=out, check=False).returncode
+    code = subprocess.run(words, cwd=root, stdout=out, env=_unnarrowed(), check=False).returncode
     made = sorted(_runs(parent) - before)
     if len(made) > 1:
         raise HarnessError(
@@ -98,6 +105,11 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
         raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
     run = read_record(Run, made[0] / RUN) if made else None
     return Finished(made[0] if made else None, Suites(run, code, asked))
+
+
+def _unnarrowed() -> dict[str, str]:
+    """The environment, less what would choose tests unseen."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
 
 
 def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> Proposal:

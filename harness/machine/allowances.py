@@ -110,5 +110,5 @@ def forgiven(verdict: Verdict, known: tuple[KnownFailure, ...], *, on: str) -> V
                 told = f"{verdict.message}; its entry in known_failures.toml expired {entry.expires}"
                 return replace(verdict, message=told)
             told = f"{verdict.message}; known until {entry.expires} as {entry.outcome}: {entry.reason} ({entry.issue})"
-            return replace(verdict, outcome=Outcome.KNOWN_FAILURE, message=told)
+            return replace(verdict, outcome=Outcome.KNOWN_FAILURE, message=told, forgiven=verdict.outcome)
     return verdict

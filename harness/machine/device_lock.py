@@ -42,15 +42,23 @@ def devices_held(
     """
     with ExitStack() as held:
         for device in sorted(set(devices)):  # in one order, or two sessions might wait for each other
-            descriptor = _open(lock_file(device))
+            # Whoever waits holds the door, so that those who come later do not pass by.
+            door, descriptor = _open(lock_file(f"{device}.door")), _open(lock_file(device))
             held.callback(os.close, descriptor)
-            _take(descriptor, device, alone=alone, told=told, seconds=seconds)
+            try:
+                _take(door, device, alone=True, told=told, seconds=seconds)
+                _take(descriptor, device, alone=alone, told=told, seconds=seconds)
+            finally:
+                os.close(door)
         yield
 
 
 def _open(path: Path) -> int:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR)  # Linux may refuse O_CREAT of another user's file in a sticky folder
+        except FileNotFoundError:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise HarnessError(f"{path}: cannot be locked: {error.strerror} (choose another folder by TMPDIR)") from error
     with suppress(OSError):  # another user's, who has opened it to all already

@@ -87,11 +87,13 @@ class RunFolder:
         self.run = replace(self.run, verdicts=(*self.run.verdicts, verdict))
         write_record(self.path / RUN, self.run)
 
-    def finish(self, exit_code: int, *, selected: int | None = None, forgiven: Forgiven | None = None) -> Run:
+    def finish(
+        self, exit_code: int, *, selected: int | None = None, shard: str = "", forgiven: Forgiven | None = None
+    ) -> Run:
         """Close the record, judged by a gate if there is something to forgive; returns it. What it says of `exit_code`
         is what pytest will: that of a red gate is no success."""
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        self.run = replace(self.run, finished=finished, exit=exit_code, selected=selected)
+        self.run = replace(self.run, finished=finished, exit=exit_code, selected=selected, shard=shard)
         if forgiven is not None:
             run = gated(self.run, forgiven)
             self.run = replace(run, exit=exit_code or int(bool(run.gate)))

@@ -178,5 +178,6 @@ def test_a_rung_holds_its_own_comparison():
 def test_every_field_is_documented_or_plain():
     """`Run` is an interface: its fields are those of the design, no more and no less."""
     assert [field.name for field in dataclasses.fields(Run)] == [
-        "schema", "profile", "environment", "started", "finished", "exit", "verdicts", "selected", "gate", "resumed",
+        "schema", "profile", "environment", "started", "finished", "exit", "verdicts",
+        "selected", "shard", "gate", "resumed", "options",
     ]  # fmt: skip

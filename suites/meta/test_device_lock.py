@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import pytest
 
@@ -77,6 +79,22 @@ def test_lock_ends_with_the_process_that_held_it(held):
         assert lock_file("card").exists()
 
 
+def test_those_who_come_later_do_not_pass_by_one_who_waits(held):
+    """Or a timed case would wait for ever beside sessions that share the device by turns."""
+    held(alone=False)
+    first = subprocess.Popen([sys.executable, "-c", HOLDER.format(alone=True)], cwd=REPOSITORY, stdout=subprocess.PIPE)
+    try:
+        told = []
+        end = time.monotonic() + 60
+        while not told and time.monotonic() < end:  # until the other waits at the door
+            with suppress(HarnessError), devices_held(["card"], alone=False, told=told.append, seconds=0.1):
+                pass
+        assert told
+    finally:
+        first.kill()
+        first.communicate()
+
+
 def test_lock_is_free_again_after_a_failure():
     with pytest.raises(RuntimeError), devices_held(["card"], alone=True):
         raise RuntimeError
@@ -87,7 +105,7 @@ def test_lock_is_free_again_after_a_failure():
 def test_folder_that_refuses_is_one_line(monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     with (
-        pytest.raises(HarnessError, match=r"^/proc/harness-device-card.lock: cannot be locked: .* TMPDIR\)$"),
+        pytest.raises(HarnessError, match=r"^/proc/harness-device-card.door.lock: cannot be locked: .* TMPDIR\)$"),
         devices_held(["card"], alone=True),
     ):
         pass

@@ -354,6 +354,7 @@ UNTRIED = {
     "pytest suites/invariants --device cpu": "is part of the main job, which CI runs",
     **dict.fromkeys(
         (
+            "rm -f runs/gpu0/latest runs/gpu1/latest runs/both/latest",
             'CUDA_VISIBLE_DEVICES=0 pytest -m "cuda and not multi_gpu" --shard 1/2 --run-dir runs/gpu0 &',
             'CUDA_VISIBLE_DEVICES=1 pytest -m "cuda and not multi_gpu" --shard 2/2 --run-dir runs/gpu1; wait',
             'pytest -m "cuda and multi_gpu" --run-dir runs/both',

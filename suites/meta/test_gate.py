@@ -19,7 +19,7 @@ OPEN = verdict(SDPA, Outcome.INCONCLUSIVE, asked=Property.SPEED)
 ALLOWED = Skip(Outcome.UNSUPPORTED, "attention.sdpa_*", "needs CUDA", 1)
 ISSUE = "https://example.org/issues/1"
 KNOWN = KnownFailure("caching.*", Outcome.MISMATCH, "it overflows", ISSUE, "2026-06-01")
-HAPPENS = verdict(STATIC, Outcome.KNOWN_FAILURE)
+HAPPENS = replace(verdict(STATIC, Outcome.KNOWN_FAILURE), forgiven=Outcome.MISMATCH)
 CLEAN = Run(3, "here", ENVIRONMENT, "2026-01-02T03:04:05+00:00", "2026-01-02T04:00:00+00:00", 0, GOOD, len(GOOD))
 TRIPS = {
     "not_ended": (replace(CLEAN, exit=2), {}, "the session did not come to its end (exit 2)"),
@@ -29,6 +29,7 @@ TRIPS = {
         "nothing was judged in 1 verdict",
     ),
     "verdict_missing": (replace(CLEAN, selected=4), {}, "1 of 4 selected tests gave no verdict"),
+    "failed_otherwise": (replace(CLEAN, exit=1), {}, "a test failed that gave no failing verdict"),
     "verdict_fails": (
         replace(CLEAN, verdicts=(*GOOD, verdict(FLASH, Outcome.SLOW)), selected=4),
         {},
@@ -63,6 +64,11 @@ TRIPS = {
         replace(CLEAN, started="2026-06-02T00:00:00+00:00", verdicts=(*GOOD, HAPPENS), selected=4),
         {"known_failures": (KNOWN,)},
         "known failure MISMATCH caching.* expired 2026-06-01",
+    ),
+    "known_failure_of_no_entry": (
+        replace(CLEAN, verdicts=(*GOOD, HAPPENS), selected=4),
+        {},
+        f"KNOWN_FAILURE of {STATIC.id} is forgiven by no entry",
     ),
 }
 """By rule: a run that it refuses, what is forgiven, and the clause."""
@@ -119,6 +125,21 @@ def test_known_failure_that_fails_otherwise_is_told_once():
     broken = verdict(STATIC, Outcome.MISMATCH)
     run = replace(CLEAN, verdicts=(*GOOD, broken), selected=4)
     assert gated(run, Forgiven(known_failures=(KNOWN,))).gate == (f"MISMATCH of {STATIC.id} fails",)
+
+
+def test_failure_that_another_entry_forgives_does_not_hide_one_that_is_gone():
+    """Two entries of one path, of which one still happens."""
+    gone = replace(KNOWN, outcome=Outcome.SLOW)
+    run = replace(CLEAN, verdicts=(*GOOD, HAPPENS), selected=4)
+    found = gated(run, Forgiven(known_failures=(KNOWN, gone))).gate
+    assert found == ("known failure SLOW caching.* passes: remove its entry",)
+
+
+def test_verdicts_that_were_not_selected_are_told():
+    """Of a run that was resumed with another selection."""
+    assert gated(replace(CLEAN, selected=1), Forgiven()).gate == (
+        "2 verdicts of tests that this session did not select",
+    )
 
 
 def test_case_that_cannot_run_does_not_try_its_known_failure():

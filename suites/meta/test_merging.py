@@ -80,6 +80,28 @@ def test_runs_that_do_not_go_together_are_refused(checkout, shards, change, told
     assert not (checkout.root / "runs").exists()
 
 
+def test_sessions_with_one_card_and_with_two_are_of_one_machine(checkout, shards):
+    """As a session for ranks has them."""
+    for of, name, cards in ((SDPA, "one", "NVIDIA H200"), (STATIC, "two", "NVIDIA H200, NVIDIA H200")):
+        checkout.run({of: {}}, name=name, environment={**ENVIRONMENT, "accelerators": cards})
+    assert len(merge_runs(shards, checkout.root / "runs").run.verdicts) == 2
+
+
+def test_missing_shard_is_refused(checkout, shards):
+    """Its session may never have begun."""
+    checkout.run({SDPA: {}}, name="one", shard="1/2")
+    checkout.run({STATIC: {}}, name="two", shard="2/2")
+    assert merge_runs(shards, checkout.root / "runs").run.exit == 0
+    told = refusal(merge_runs, shards[:1], checkout.root / "others")
+    assert told.endswith("one: shard 2/2 is missing, but should be merged too (name its run)")
+
+
+def test_shard_that_was_red_alone_is_not_red_for_ever(checkout, shards):
+    """What it lacked may be in another."""
+    checkout.run({SDPA: {}}, name="one", exit=1, gate=("known failure x is of no case that was judged",))
+    assert merge_runs(shards, checkout.root / "runs", pardon=Forgiven()).run.gate == ()
+
+
 @pytest.mark.parametrize(("codes", "exit_code"), [((0, 1), 1), ((0, 0), 0), ((1, 2), 2), ((3, 0), 3)])
 def test_exit_code_is_that_of_the_worst(checkout, shards, codes, exit_code):
     """A session that was interrupted is worse than one with a failure."""

@@ -130,7 +130,7 @@ def test_what_is_no_run_is_not_resumed(tmp_path):
 def test_session_says_so_in_one_line(session):
     """With the exit code of misuse, before anything runs."""
     result, record = session("--dtype", "fp32", "--resume", "nowhere")
-    assert (result.ret, record) == (3, None)
+    assert (result.ret, record) == (4, None)
     result.stdout.fnmatch_lines(["*nowhere/run.json: could not be read: No such file or directory*"])
     result.stdout.no_fnmatch_line("*Traceback*")
 
