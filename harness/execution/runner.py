@@ -208,6 +208,10 @@ class Runner:
         with self._ranks(name, launch.ranks) as (workers, places):
             yield workers, [*places]
 
+    def forget_failures(self) -> None:
+        """So that what failed once, by chance, is tried anew when it is asked for again."""
+        self._known = {key: known for key, known in self._known.items() if not isinstance(known, WorkerFailed)}
+
     def close(self) -> None:
         self._scratch.cleanup()
 

@@ -53,11 +53,13 @@ class Side:
         return Greeting(str(Path(harness.__file__).resolve().parent), describe(inventory, accelerators=names))
 
     def prove(self, *, case: str) -> Proof:
-        """Run a case as every session does: engagement and equivalence."""
+        """Run a case as every session does: engagement and equivalence. Asked again, what failed is tried anew."""
         planned = self._planned(case)
         if planned.unmet:
             return Proof(unmet=planned.unmet)
-        evidence = self._running().evidence(planned.case, planned.optimization, fault=self._fault)
+        runner = self._running()
+        runner.forget_failures()
+        evidence = runner.evidence(planned.case, planned.optimization, fault=self._fault)
         for rung in evidence.rungs:
             if rung.dtype is planned.case.dtype:
                 self._kernels[case] = rung.engagement.kernels

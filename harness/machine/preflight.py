@@ -136,12 +136,13 @@ def _clock(card: Card) -> Iterator[Check]:
     if idle is None or busy is None or not busy.clock or not busy.full_clock:
         return
     got, capped = f"{busy.clock} of {busy.full_clock} MHz", (busy.capped or 0) > (idle.capped or 0)
+    grade = EXCEPTION if busy.capped is None or idle.capped is None else REJECTING  # the power limit may hold it down
     if busy.clock >= FULL_SPEED * busy.full_clock or capped:
         yield Check(card.about, "its SM clock at work", f"{got}{' at the power limit' if capped else ''}")
     else:
         todo = f"reset clocks that were set with nvidia-smi -rgc, or look why it does not rise, {AGAIN}"
         least = f"at least {_percent(FULL_SPEED)} of that"
-        yield Check(card.about, "its SM clock at work", got, REJECTING, least, todo)
+        yield Check(card.about, "its SM clock at work", got, grade, least, todo)
 
 
 def _power(card: Card) -> Iterator[Check]:

@@ -212,6 +212,15 @@ def test_low_clock_at_the_power_limit_is_how_small_cards_work():
     assert line.startswith(f"{CARD}: its SM clock at work is 1000 of 1980 MHz, but should be at least 75 % of that")
 
 
+def test_low_clock_is_an_exception_where_the_power_limit_is_not_told():
+    """A driver may not count it: what is not known rejects no card."""
+    untold = {k: v for k, v in record("healthy")["busy"]["FieldValues"].items() if "POWER_CAP" not in k}
+    assert untold != record("healthy")["busy"]["FieldValues"]
+    rejecting, exceptions = wrong(card(busy={"DeviceGetClockInfo": 1000, "FieldValues": untold}))
+    assert rejecting == []
+    assert any("its SM clock at work is 1000 of 1980 MHz" in line for line in exceptions)
+
+
 def test_counter_that_rises_rejects_though_no_reason_is_in_force():
     """It was slowed between two looks."""
     fields = record("healthy")["busy"]["FieldValues"] | {"HW_POWER_BRAKE_SLOWDOWN": 5_000}

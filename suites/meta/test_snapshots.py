@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness.errors import WorkerDied
 from harness.execution.runner import Runner
 from harness.execution.weighing import recorded
 from harness.paths.eager import Eager
@@ -81,6 +82,26 @@ def test_snapshot_stays_only_of_memory_that_failed(tmp_path, asked, found, kept)
     planned = SimpleNamespace(case=CASE, optimization=Eager())
     session.judge(planned, asked, folder, None, session.standard)
     assert snapshot.exists() is kept
+
+
+def test_failure_that_is_forgotten_is_tried_anew(monkeypatch, tmp_path):
+    """Until then it stands for all that rests on it."""
+    answers = iter([WorkerDied("worker ended by SIGKILL"), 1.0])
+
+    def ask(*_):
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(Runner, "ask", ask)
+    runner = Runner(None, logs=tmp_path)
+    for _ in range(2):
+        with pytest.raises(WorkerDied):
+            runner.peaks("cpu")
+    runner.forget_failures()
+    assert runner.peaks("cpu") == 1.0
+    runner.close()
 
 
 def test_snapshot_is_named_as_it_lies_in_the_runs_folder(tmp_path, monkeypatch):
