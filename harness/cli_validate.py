@@ -96,6 +96,8 @@ def validate(
     device = device or inventory.default_device
     if unmet := Device().unmet(inventory, device=device):
         raise HarnessError(f"{unmet} (choose another --device)")
+    if not case_timeout > 0:
+        raise HarnessError(f"--case-timeout is {case_timeout:g}, but should be a positive number of seconds")
     asked = Asked(
         device,
         root / run_dir.expanduser(),

@@ -19,7 +19,7 @@ DeviceType = Annotated[
     str, typer.Option("--device", metavar="TYPE", help="torch device type; default: cuda if there is one, else cpu")
 ]
 CaseTimeout = Annotated[
-    float, typer.Option("--case-timeout", min=1, metavar="SECONDS", help="deadline of one request to a worker")
+    float, typer.Option("--case-timeout", metavar="SECONDS", help="deadline of one request to a worker")
 ]
 MARKDOWN: Final = "markdown"
 """How the help of commands is written: paragraphs, and examples between fences."""

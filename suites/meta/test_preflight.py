@@ -36,7 +36,7 @@ def wrong(*cards, **where):
 def test_healthy_card_passes_every_rule():
     assert wrong(card()) == ([], [])
     assert [str(check) for check in preflight((card(),), **QUIET)] == [
-        "machine: load is 0.20 on 16 cores",
+        "machine: load is 0.20 of the whole host, beside 16 cores for this process",
         "machine: stolen time is 0.0 %",
         f"{CARD}: ECC is on",
         f"{CARD}: what slows it while it works is nothing",
@@ -261,7 +261,7 @@ def test_processor_is_only_ever_an_exception():
     rejecting, exceptions = wrong(busy, load=5.0, cores=2)
     assert rejecting == []
     assert [line.partition(" (")[0] for line in exceptions] == [
-        "machine: load is 5.00 on 2 cores, but should be quiet enough to time on",
+        "machine: load is 5.00 of the whole host, beside 2 cores for this process, but should be quiet enough to time on",
         "machine: stolen time is 9.0 %, but should be quiet enough to time on",
         "machine: what slowed it while it worked is throttled: control group used up its share, but should be nothing",
     ]
