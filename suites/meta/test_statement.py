@@ -141,7 +141,10 @@ def test_documented_lines_are_given():
     """README's examples, with numbers that are made up there."""
     readme = (REPOSITORY / "README.md").read_text()
     shown = (
-        readme.partition("Its first line is one of these:")[2].partition("```\n")[2].partition("```")[0].splitlines()
+        readme.partition("Its first line is one of these:")[2]
+        .partition("```text\n")[2]
+        .partition("```")[0]
+        .splitlines()
     )
     lost = Check(
         "cuda:0", "row remapping", "failed", Grade.REJECTING, "possible", "no spare row is left: return the card"
