@@ -73,7 +73,8 @@ def confirm(
     bound of its ratio lies more than 2 % above 1 (continuous batching: 5 %); whether eager lost alike is told. First
     stands what differs between the environments. Both may be the same: that tells what this machine can resolve.
 
-    Exits with 1 if the new environment is worse beyond doubt: it fails what the old one passes, or is REGRESSED.
+    Exits with 1 if the new environment is worse beyond doubt: it fails or refuses what the old one passes, or is
+    REGRESSED. What crashed or hung must do so twice; while timing, the second time without other models beside it.
     INCONCLUSIVE is told, and no reason to wake anyone; neither is a path that LAGS: not certainly slower, but it lost
     beside eager. If no case could be compared, that is refused.
 

@@ -6,7 +6,9 @@ What either side found is judged by the same limits, and nothing that failed on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +20,7 @@ from harness.errors import HarnessError
 from harness.execution.interpreter import CaseFailed
 from harness.execution.turns import Ask, Taking, take_turns
 from harness.judge import judge, unsupported
+from harness.machine.device_lock import devices_held
 from harness.machine.profile import Match, Profile, find_profile, machine_of
 from harness.measurement.confirming_rules import FEWEST, LOADS, Moved, Whose, margin_of, moved, unfit
 from harness.measurement.regression import Change
@@ -42,6 +45,15 @@ class Asked(Taking, Protocol):
 
     def greet(self, devices: tuple[str, ...]) -> Greeting: ...
     def prove(self, case: str) -> Proof: ...
+
+
+class Hold(Protocol):
+    """Keeps others from devices: from all that this run uses, `alone` or shared with what is not timed."""
+
+    def __call__(self, *, alone: bool) -> AbstractContextManager[None]: ...
+
+
+hold_nothing: Hold = partial(devices_held, ())
 
 
 @dataclass(frozen=True)
@@ -109,16 +121,18 @@ def confirm_cases(
     timing: Timing,
     tell: Callable[[Confirmation, str], None],
 ) -> Confirmation:
-    """Try all cases. `tell` is given what is known so far and what comes next, whenever that changes.
+    """Try all cases, each with its devices held. `tell` is given what is known so far and what comes next.
 
     Raises HarnessError if a side does not answer.
     """
     devices = tuple(dict.fromkeys(case.device for case, _ in cases))
-    found = _environments({who: side.greet(devices) for who, side in sides.items()})
+    greetings = {who: side.greet(devices) for who, side in sides.items()}
+    found = _environments(greetings)
+    hold = partial(devices_held, {key for greeting in greetings.values() for key in greeting.keys})
     for case, path in cases:
         tell(found, case.id)
         limits = _limits(case, profiles, found.environments[Who.NEW])
-        tried = try_case(sides, case, limits=limits, timing=timing)
+        tried = try_case(sides, case, limits=limits, timing=timing, hold=hold)
         serving = path.serving() is not None
         found = replace(
             found,
@@ -129,24 +143,22 @@ def confirm_cases(
     return found
 
 
-def try_case(sides: Mapping[Who, Asked], case: Case, *, limits: Limits = LIMITS, timing: Timing) -> Tried:
-    """Prove a case on both sides, and time it if both pass."""
-    proofs = {who: sides[who].prove(case.id) for who in Who}
-    verdicts = {who: _judged(case, proof, limits) for who, proof in proofs.items()}
-    if verdicts[Who.OLD].outcome is Outcome.PASS and verdicts[Who.NEW].outcome in UNREPEATED:
-        proofs[Who.NEW] = sides[Who.NEW].prove(case.id)
-        verdicts[Who.NEW] = _judged(case, proofs[Who.NEW], limits)
-    known = Tried(case.id, proofs, verdicts)
+def try_case(
+    sides: Mapping[Who, Asked], case: Case, *, limits: Limits = LIMITS, timing: Timing, hold: Hold = hold_nothing
+) -> Tried:
+    """Prove a case on both sides, and time it if both pass. `hold` keeps others from the devices meanwhile."""
+    with hold(alone=False):
+        known = _proved(sides, case, limits)
+    verdicts = known.verdicts
     if {verdict.outcome for verdict in verdicts.values()} != {Outcome.PASS}:
         return replace(known, untimed="nothing wrong is timed")
     if case.workload.timed is None:
         return replace(known, untimed=f"workload {case.workload.name} is none that is timed")
     roles = (Role.PATH,) if case.path == "eager" else tuple(Role)
+    asked = Ask(case.id, roles, timing.seconds, timing.loads, timing.fewest)
     try:
-        return replace(
-            known,
-            turns=take_turns(sides, Ask(case.id, roles, timing.seconds, timing.loads, timing.fewest)),
-        )
+        with hold(alone=True):
+            return replace(known, turns=take_turns(sides, asked))
     except CaseFailed as error:
         if error.failure.outcome is Outcome.UNSUPPORTED:
             return replace(known, untimed=error.failure.message)
@@ -154,20 +166,31 @@ def try_case(sides: Mapping[Who, Asked], case: Case, *, limits: Limits = LIMITS,
         return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
 
 
+def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
+    proofs = {who: sides[who].prove(case.id) for who in Who}
+    verdicts = {who: _judged(case, proof, limits) for who, proof in proofs.items()}
+    if verdicts[Who.OLD].outcome is Outcome.PASS and verdicts[Who.NEW].outcome in UNREPEATED:
+        proofs[Who.NEW] = sides[Who.NEW].prove(case.id)
+        verdicts[Who.NEW] = _judged(case, proofs[Who.NEW], limits)
+    return Tried(case.id, proofs, verdicts)
+
+
 def finding_of(tried: Tried, *, margin: float) -> Finding:
     """What became of a case. Pure."""
-    old, new = (tried.verdicts[who] for who in Who)
-    if unmet := [f"{who}: {_why(tried.verdicts[who])}" for who in Who if tried.verdicts[who].outcome.skips]:
+    if unmet := [f"{who}: {tried.proofs[who].unmet}" for who in Who if tried.proofs[who].unmet]:
         return _finding(tried, NOT_COMPARED, Weight.OTHER, f"{'; '.join(unmet)} (leave the case out, or meet the need)")
-    if new.outcome.fails and old.outcome.fails:
-        told = f"old is {old.outcome}: {_why(old)}; new is {new.outcome}: {_why(new)}"
-        return _finding(tried, "FAILS ON BOTH", Weight.OTHER, told)
-    if new.outcome.fails:
-        return _finding(tried, str(new.outcome), Weight.WORSE, f"new: {_why(new)}; old passes: {_why(old)}")
-    if old.outcome.fails:
-        return _finding(
-            tried, "PASSES NOW", Weight.BETTER, f"old was {old.outcome}: {_why(old)}; new passes: {_why(new)}"
-        )
+    old, new = (tried.verdicts[who] for who in Who)
+    both = f"old is {old.outcome}: {_why(old)}; new is {new.outcome}: {_why(new)}"
+    match old.outcome is Outcome.PASS, new.outcome is Outcome.PASS:
+        case False, False if old.outcome.fails and new.outcome.fails:
+            return _finding(tried, "FAILS ON BOTH", Weight.OTHER, both)
+        case False, False:
+            return _finding(tried, NOT_COMPARED, Weight.OTHER, both)
+        case True, False:
+            return _finding(tried, str(new.outcome), Weight.WORSE, f"new: {_why(new)}; old passes: {_why(old)}")
+        case False, True:
+            told = f"old was {old.outcome}: {_why(old)}; new passes: {_why(new)}"
+            return _finding(tried, "PASSES NOW", Weight.BETTER, told)
     return replace(_speed(tried, margin), notes=tuple(_notes(tried)))
 
 
@@ -231,7 +254,8 @@ def _told(found: Moved, turns: Turns) -> str:
 
 def _rests_on(found: Moved, turns: Turns) -> str:
     how = "" if turns.together else ", sides loaded one after the other"
-    return f"{count(found.pairs, 'pair')} in {count(found.loads, 'load')} of each side{how}"
+    once = "".join(f"; once, {told}" for told in turns.broke)
+    return f"{count(found.pairs, 'pair')} in {count(found.loads, 'load')} of each side{how}{once}"
 
 
 def _todo(found: Moved, turns: Turns) -> str:

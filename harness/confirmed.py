@@ -35,6 +35,8 @@ class Greeting:
     """Folder of the harness that it imported: both sides must run the same code."""
     environment: Mapping[str, str]
     """As a run records it."""
+    keys: tuple[str, ...] = ()
+    """Of the devices asked about: names that no other device of this machine has."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +124,18 @@ class Turns:
     """Whether time was up before the last load."""
     seconds: float
     """From the first load to the last."""
+    broke: tuple[str, ...] = ()
+    """What broke once and was tried again."""
 
     @property
     def couples(self) -> tuple[Couple, ...]:
         """Those of the path."""
         return tuple(couple for load in self.loads for couple in load.path)
+
+    @property
+    def beside_eager(self) -> bool:
+        """Whether eager was timed beside the path; false of a case that is eager."""
+        return any(load.eager for load in self.loads)
 
     def wrong(self, who: Who) -> str:
         """The first load of a side in which something else was timed than was compared; empty if there is none."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class HarnessError(Exception):
     """Something a person can set right; shown without a traceback."""
@@ -57,6 +60,8 @@ class WorkerRaised(WorkerFailed):
 
 NO_ROOM = "OutOfMemoryError"
 """How the error of a worker begins whose device is full."""
+NO_DISK = os.strerror(errno.ENOSPC)
+"""What stands in the error of one whose disk is."""
 
 
 def first_line(text: object) -> str:

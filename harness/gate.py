@@ -37,6 +37,11 @@ def gated(run: Run, forgiven: Forgiven) -> Run:
     return replace(run, gate=tuple(clause for rule in RULES for clause in rule(run, forgiven)))
 
 
+def awaited(run: Run) -> Run:
+    """A run that goes on and will be gated: red until then, should it be killed."""
+    return replace(run, gate=tuple(not_ended(run, Forgiven())))
+
+
 def gate_line(run: Run) -> str:
     """In one line why the gate is red, or what it let through; empty if nobody asked for a gate."""
     if run.gate is None:

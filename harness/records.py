@@ -344,7 +344,7 @@ class Run:
     shard: str = ""
     """K/N, if the session ran a share of the cases."""
     gate: tuple[str, ...] | None = None
-    """Under `--gate` why it is red, in clauses; null if nobody asked for a gate."""
+    """Under `--gate` why it is red, in clauses: also that it has not ended; null if nobody asked for a gate."""
     resumed: tuple[str, ...] = ()
     """When the session was continued; UTC, ISO 8601."""
     options: tuple[str, ...] = ()

@@ -185,17 +185,10 @@ class Session:
             devices = sorted({entry.case.device for entry in (*self.planned, *self.elsewhere) if entry.unmet is None})
             names = ", ".join(self.runner.device_names(device) for device in devices if device != "cpu")
             self._describe(folder, names)
-            self._devices = tuple(key for device in devices for key in self._keys(device))
+            self._devices = tuple(key for device in devices for key in _keys(self.runner, device))
             self._take_up(folder)
             self.folder = folder
         return self.folder, self.runner
-
-    def _keys(self, device: str) -> list[str]:
-        """Of a device that does not answer the type: then its cases tell why."""
-        try:
-            return ["cpu"] if device == "cpu" or self.runner is None else self.runner.device_keys(device)
-        except WorkerFailed:
-            return [device]
 
     def _take_up(self, folder: RunFolder) -> None:
         """Go on with what a session left that was interrupted: its verdicts stand, and what it ran is not run again."""
@@ -211,4 +204,13 @@ class Session:
         self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
-        folder.describe(environment, profile=self.standard.profile, options=self.options)
+        self.gate = self.gate or folder.run.gate is not None  # a gate is one until its run has come to its end
+        folder.describe(environment, profile=self.standard.profile, options=self.options, gate=self.gate)
+
+
+def _keys(runner: Runner, device: str) -> list[str]:
+    """The type itself if its devices do not answer: then their cases tell why."""
+    try:
+        return runner.device_keys(device)
+    except WorkerFailed:
+        return [device]

@@ -19,6 +19,7 @@ from harness.codec import read_record
 from harness.errors import HarnessError, WorkerFailed, WorkerRaised
 from harness.machine.cards import Card
 from harness.machine.checks import Check, Grade
+from harness.machine.device_lock import devices_held
 from harness.machine.fingerprints import Fingerprint
 from harness.machine.profile import Match, Profile, find_profile, write_profile
 from harness.recipes import ModelRecipe
@@ -60,27 +61,42 @@ class Examination:
 
 
 def examine_all(device: str, number: int, recipe: ModelRecipe, *, seconds: float, deadline: float) -> Examination:
-    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`. A worker that
-    crashes, hangs or raises is a rejecting check: a card must be able to compute.
+    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`; nothing else of
+    this harness runs on them meanwhile. A worker that crashes, hangs or raises is a rejecting check: a card must be
+    able to compute.
 
-    Raises WorkerRaised if the model is not to be had, which is no fault of a card.
+    Raises WorkerRaised if the model is not to be had, which is no fault of a card, and HarnessError if others do not
+    let go of a device.
     """
     from harness.execution.examining import examine_card  # imports torch
     from harness.execution.fingerprinting import fingerprint
 
     logs = Path(tempfile.mkdtemp(prefix="harness-validate-"))
     cards, fingerprints, failed = [], [], []
-    for index in range(number):
-        about = device if device == "cpu" else f"{device}:{index}"
-        try:
-            cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
-            asked = (device, index, about, recipe, seconds)
-            fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
-        except WorkerFailed as error:
-            failed.append(crashed(about, error))
+    with devices_held(_keys(device, logs, seconds=deadline), alone=True):
+        for index in range(number):
+            about = device if device == "cpu" else f"{device}:{index}"
+            try:
+                cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
+                asked = (device, index, about, recipe, seconds)
+                fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
+            except WorkerFailed as error:
+                failed.append(crashed(about, error))
     if not failed:
         shutil.rmtree(logs)
     return Examination(tuple(cards), tuple(fingerprints), tuple(failed))
+
+
+def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
+    """Of all devices of a type; the type itself if they do not answer: then their examination tells why."""
+    if device == "cpu":
+        return [device]
+    from harness.execution.tasks import device_keys  # imports torch
+
+    try:
+        return ask(logs / "devices.log", device_keys, device, seconds=seconds)
+    except WorkerFailed:
+        return [device]
 
 
 def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Finished:

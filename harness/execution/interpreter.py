@@ -34,8 +34,6 @@ PROVING = 8
 GRACE_SECONDS = 10
 """For a side to end by itself."""
 PACKAGE = Path(harness.__file__).resolve().parent
-FULL = os.strerror(28)
-"""How an error says that the disk is full."""
 
 
 class CaseFailed(HarnessError):
@@ -99,11 +97,7 @@ class Interpreter:
         return told
 
     def prove(self, case: str) -> Proof:
-        found = self._ask(Proof, "prove", seconds=PROVING * self._asking.seconds + IMPORTING_SECONDS, case=case)
-        failure = found.evidence and (found.evidence.failure or found.evidence.reference_failure)
-        if failure:
-            self._refuse_full_disk(failure)
-        return found
+        return self._ask(Proof, "prove", seconds=PROVING * self._asking.seconds + IMPORTING_SECONDS, case=case)
 
     def load(self, case: str, role: Role, *, own: int) -> None:
         self._within("load", case=case, role=role, own=own)
@@ -141,9 +135,7 @@ class Interpreter:
         if "refused" in reply:
             raise HarnessError(f"{self.who}: {self._python}: {reply['refused']}")
         if "failure" in reply:
-            failure = from_plain(Failure, reply["failure"], where=f"{self.who}: {what}")
-            self._refuse_full_disk(failure)
-            raise CaseFailed(self.who, failure)
+            raise CaseFailed(self.who, from_plain(Failure, reply["failure"], where=f"{self.who}: {what}"))
         return reply["answer"]
 
     def _send(self, request: Mapping[str, Any]) -> None:
@@ -180,11 +172,6 @@ class Interpreter:
         lacking = "install that there, and " if last.startswith("ModuleNotFoundError") else ""
         told = f"{self._python} ended {how} when it should {what}: {last}"
         return HarnessError(f"{self.who}: {told} ({lacking}read {self._log})")
-
-    def _refuse_full_disk(self, failure: Failure) -> None:
-        """Raises HarnessError: no environment is worse for it."""
-        if FULL in failure.message:
-            raise HarnessError(f"{self.who}: {failure.message} (free the disk, or point TMPDIR at another)")
 
     def close(self) -> None:
         """End it, at first by letting go of it."""

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from harness.equivalence.rules import trust_findings
-from harness.errors import NO_ROOM, ReferenceInvalid, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut
+from harness.errors import (
+    NO_DISK,
+    NO_ROOM,
+    HarnessError,
+    ReferenceInvalid,
+    WorkerDied,
+    WorkerFailed,
+    WorkerRaised,
+    WorkerTimedOut,
+)
 from harness.execution import benign, tasks, timing, weighing
 from harness.execution.alternating import Sides, alternate
 from harness.execution.ranks import Place
@@ -182,7 +191,7 @@ class Runner:
 
     def device_keys(self, device: str) -> list[str]:
         """What tells the visible devices of a type from all others of this machine. Raises WorkerFailed."""
-        return list(self.ask("devices", tasks.device_keys, device))
+        return [device] if device == "cpu" else list(self.ask("devices", tasks.device_keys, device))
 
     def setup(self, case: Case, fault: str = "") -> Setup:
         """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
@@ -297,7 +306,12 @@ def _free_port() -> int:
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:
-    """Why there is no result: what the error of a worker that was asked for `what` means."""
+    """Why there is no result: what the error of a worker that was asked for `what` means.
+
+    Raises HarnessError if the disk is full: no case is to blame for that, and another try may pass.
+    """
+    if NO_DISK in str(error):
+        raise HarnessError(f"{what}: {error} (free the disk, or point TMPDIR at another)")
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
     declared = isinstance(error, WorkerRaised) and error.incompatible
     outcome = Outcome.UNSUPPORTED if declared else outcomes.get(type(error), Outcome.ERROR)

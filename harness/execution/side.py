@@ -48,9 +48,10 @@ class Side:
     def greet(self, *, devices: list[str]) -> Greeting:
         """Versions, hardware, and the names of the accelerators among `devices`, which are torch device types."""
         inventory = take_inventory()
-        there = [device for device in devices if device != "cpu" and inventory.devices.get(device)]
-        names = ", ".join(self._running().device_names(device) for device in there)
-        return Greeting(str(Path(harness.__file__).resolve().parent), describe(inventory, accelerators=names))
+        there = [device for device in devices if inventory.devices.get(device)]
+        names = ", ".join(self._running().device_names(device) for device in there if device != "cpu")
+        keys = tuple(key for device in there for key in self._running().device_keys(device))
+        return Greeting(str(Path(harness.__file__).resolve().parent), describe(inventory, accelerators=names), keys)
 
     def prove(self, *, case: str) -> Proof:
         """Run a case as every session does: engagement and equivalence. Asked again, what failed is tried anew."""
@@ -114,16 +115,21 @@ def answer(side: Side, request: Mapping[str, Any]) -> dict[str, Any]:
     """The `answer` to a request; or the `failure` of a case, or why it was `refused`, in a line."""
     arguments = {name: value for name, value in request.items() if name != "ask"}
     try:
-        return {"answer": to_plain(REQUESTS[request["ask"]](side, **arguments))}
-    except WorkerFailed as error:
-        from harness.execution.runner import failure_of  # imports torch, which is there if a worker was
-
-        return {"failure": to_plain(failure_of(error, "timing"))}
+        return _answered(side, request["ask"], arguments)
     except HarnessError as error:
         return {"refused": str(error)}
     except Exception as error:  # noqa: BLE001 - whatever it is, the asking process tells it in a line
         traceback.print_exc()
         return {"refused": f"{type(error).__name__}: {first_line(error)}"}
+
+
+def _answered(side: Side, ask: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"answer": to_plain(REQUESTS[ask](side, **arguments))}
+    except WorkerFailed as error:
+        from harness.execution.runner import failure_of  # imports torch, which is there if a worker was
+
+        return {"failure": to_plain(failure_of(error, "timing"))}
 
 
 def _end_with_asker() -> None:

@@ -1,8 +1,8 @@
 """Two environments take turns with one case: fresh loads of both, run by run in random order. Imports no torch.
 
 Both are loaded at once, so that the two runs of a pair follow each other; what happens to a shared machine meanwhile
-then befalls both. Where a device holds no two models, sides are loaded one after the other, and have their runs of a
-load at once: what drifts from one block to the next is then in the interval.
+then befalls both. Where a device holds no two models, or something breaks among them, sides are loaded one after the
+other, and have their runs of a load at once: what drifts from one block to the next is then in the interval.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from harness.confirmed import Couple, Ended, Load, Role, Timed, Turns, Who
 from harness.errors import NO_ROOM
 from harness.execution.interpreter import CaseFailed
 from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
+from harness.vocabulary import Outcome
 
 Stand = tuple[Role, Who]
 
@@ -45,9 +46,15 @@ class Ask:
 
 
 def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
-    """All loads of a case that both sides proved. Raises CaseFailed if a side breaks, and what asking it raises."""
+    """All loads of a case that both sides proved. What breaks is tried once more, and without other models beside it,
+    which may be the cause.
+
+    Raises CaseFailed if a side breaks twice, does not go together with timing, or holds not even one model; and what
+    asking it raises.
+    """
     order = random.Random(ask.seed)
     loads: list[Load] = []
+    broke: dict[Who, str] = {}
     how: Callable[[Mapping[Who, Taking], Ask, random.Random], Load] = _together
     started = time.monotonic()
     late = False
@@ -57,12 +64,22 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
         except CaseFailed as error:
             for side in sides.values():
                 side.clear()
-            if how is _apart or NO_ROOM not in error.failure.message:
+            full = NO_ROOM in error.failure.message
+            if error.failure.outcome is Outcome.UNSUPPORTED or (how is _apart and (full or error.who in broke)):
                 raise
-            how, loads = _apart, []
+            if not full:
+                broke[error.who] = f"{error.failure.outcome}: {error}"
+            if how is _together:
+                how, loads = _apart, []
         late = len(loads) >= ask.fewest and time.monotonic() - started >= ask.seconds
     done = time.monotonic() - started
-    return Turns(tuple(loads), together=how is _together, late=late and len(loads) < ask.loads, seconds=done)
+    return Turns(
+        tuple(loads),
+        together=how is _together,
+        late=late and len(loads) < ask.loads,
+        seconds=done,
+        broke=tuple(broke.values()),
+    )
 
 
 def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:

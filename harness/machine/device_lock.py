@@ -1,4 +1,5 @@
-"""One lock per device, so that nothing runs beside what is timed there. Held by sessions, of this and other checkouts.
+"""One lock per device, so that nothing runs beside what is timed there. Held by sessions of pytest, `harness confirm`
+and `harness validate`, of this and other checkouts.
 
 Whatever runs on a device shares its lock; what is timed has it alone. The locks are files in the system's folder for
 temporary files, held by the kernel for as long as the process that holds them lives: a killed session leaves none.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -28,12 +30,16 @@ def lock_file(device: str) -> Path:
     return Path(tempfile.gettempdir()) / f"harness-device-{re.sub(r'[^A-Za-z0-9.-]', '_', device)}.lock"
 
 
+def _to_standard_error(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 @contextmanager
 def devices_held(
     devices: Iterable[str],
     *,
     alone: bool,
-    told: Callable[[str], None] = lambda _: None,
+    told: Callable[[str], None] = _to_standard_error,
     seconds: float = PATIENCE,
 ) -> Iterator[None]:
     """Holds the locks of devices, `alone` or shared; waits for those who hold them otherwise, and says so by `told`.
@@ -76,8 +82,8 @@ def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], No
             return
         if time.monotonic() >= end:
             raise HarnessError(
-                f"{device}: another session has held the device for {seconds:g} s (wait until it ends, or end it; then "
-                "go on with --resume)"
+                f"{device}: another session has held the device for {seconds:g} s (wait until it ends, or end it, and "
+                "ask again: pytest goes on with --resume)"
             )
         if not waiting:
             told(f"waiting for {device}, which another session holds")

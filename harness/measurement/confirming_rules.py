@@ -73,7 +73,7 @@ class Moved:
     """New seconds over old ones."""
     margin: float
     eager: Interval | None
-    """The same of eager; None if the case is eager."""
+    """The same of eager; None if the case is eager, or no pair of eager counts."""
     beside: Interval | None
     """The path's ratio over eager's; None likewise."""
     whose: Whose | None
@@ -108,7 +108,7 @@ def moved(turns: Turns, margin: float) -> Moved:
         margin,
         eager,
         beside,
-        _whose(change, eager, beside, margin),
+        _whose(change, eager, beside, margin, alone=not turns.beside_eager),
         sum(not couple.dropped for couple in turns.couples),
         len(turns.voices(Role.PATH)),
     )
@@ -133,10 +133,13 @@ def _interval(voices: Sequence[float]) -> Interval:
     return ratio_interval(voices, alpha=CHANCE, independent=True)
 
 
-def _whose(change: Change, eager: Interval | None, beside: Interval | None, margin: float) -> Whose | None:
+def _whose(
+    change: Change, eager: Interval | None, beside: Interval | None, margin: float, *, alone: bool
+) -> Whose | None:
+    """`alone` if there was no eager beside the path."""
     changed = change in {Change.REGRESSED, Change.IMPROVED}
     if eager is None or beside is None:
-        return Whose.EAGER if changed else None
+        return (Whose.EAGER if alone else Whose.UNCLEAR) if changed else None
     own = change_of(beside, margin)
     if own is change and changed:
         return Whose.PATH

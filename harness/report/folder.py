@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.codec import SCHEMA, write_record, write_text
 from harness.errors import HarnessError
-from harness.gate import Forgiven, gated
+from harness.gate import Forgiven, awaited, gated
 from harness.measured import Measurements
 from harness.records import Evidence, Run, Verdict
 from harness.report.html import html
@@ -46,7 +46,7 @@ class RunFolder:
         machine is the same. Raises HarnessError if it holds no run, or another session still writes it."""
         made = cls(path.resolve(), any_run(path))
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        made.run = replace(made.run, finished=None, exit=None, gate=None, resumed=(*made.run.resumed, now))
+        made.run = replace(made.run, finished=None, exit=None, resumed=(*made.run.resumed, now))
         return made
 
     @property
@@ -54,9 +54,15 @@ class RunFolder:
         return self.path / "logs"
 
     def describe(
-        self, environment: dict[str, str], *, profile: str | None = None, options: tuple[str, ...] = ()
+        self,
+        environment: dict[str, str],
+        *,
+        profile: str | None = None,
+        options: tuple[str, ...] = (),
+        gate: bool = False,
     ) -> None:
-        """Tell on what the run runs, by which hardware profile it is judged, and what it was told (`Run.options`).
+        """Tell on what the run runs, by which hardware profile it is judged, what it was told (`Run.options`), and
+        whether a gate is asked for.
 
         Raises HarnessError if a run that is resumed began elsewhere, or was judged otherwise.
         """
@@ -71,6 +77,7 @@ class RunFolder:
                     "resumed where it began: start another)"
                 )
         self.run = replace(self.run, environment=environment, profile=profile, options=options)
+        self.run = awaited(self.run) if gate else self.run
         write_record(self.path / RUN, self.run)
 
     def add_evidence(self, evidence: Evidence) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
+from harness import confirmation
 from harness.codec import read_record
 from harness.comparison_of_cases import Weight
 from harness.confirmation import Confirmation, Timing, confirm_cases, finding_of, try_case
 from harness.confirmed import Ended, Role, Who
 from harness.execution import turns as turning
+from harness.execution.interpreter import CaseFailed
 from harness.execution.turns import Ask, take_turns
 from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS, MARGIN
 from harness.plan import find_case
@@ -119,6 +122,27 @@ def test_what_chance_may_bring_must_come_twice():
     assert sides[Who.NEW].asked.count(("prove", ID)) == 1
 
 
+REFUSAL = Failure(Outcome.UNSUPPORTED, "fp32 run: QuantizedCache is gone")
+
+
+def test_path_that_only_the_newer_refuses_is_lost():
+    """No need says that it lacks something: it was asked, and would not. What the older refused is won."""
+    found, sides = finding(new={"proofs": [evidence(failure=REFUSAL)]})
+    assert (found.label, found.weight) == ("UNSUPPORTED", Weight.WORSE)
+    assert found.told.startswith("new: fp32 run: QuantizedCache is gone")
+    assert "; old passes: " in found.told
+    assert timed(sides[Who.NEW]) == []
+    found, _ = finding(old={"proofs": [evidence(failure=REFUSAL)]})
+    assert (found.label, found.weight) == ("PASSES NOW", Weight.BETTER)
+
+
+@pytest.mark.parametrize("old", [evidence(failure=REFUSAL), evidence(ratio=50.0)], ids=["refused", "wrong"])
+def test_path_that_passes_on_neither_and_is_refused_is_not_compared(old):
+    found, _ = finding(old={"proofs": [old]}, new={"proofs": [evidence(failure=REFUSAL)]})
+    assert (found.label, found.weight) == ("NOT COMPARED", Weight.OTHER)
+    assert "; new is UNSUPPORTED: fp32 run: QuantizedCache is gone" in found.told
+
+
 @pytest.mark.parametrize("who", ["old", "new"])
 def test_unmet_need_compares_nothing(who):
     found, sides = finding(**{who: {"proofs": ["needs bitsandbytes: it is not installed"]}})
@@ -145,7 +169,7 @@ def test_workload_that_is_not_timed_is_proved_alone():
 
 def test_path_that_is_not_timed_is_told():
     untimed = Failure(Outcome.UNSUPPORTED, "timing: is not timed: every request is submitted twice")
-    found, _ = finding(old={"breaks": untimed})
+    found, _ = finding(old={"breaks": [untimed]})
     assert found.label == "SAME"
     assert "not timed: timing: is not timed: every request is submitted twice" in found.told
 
@@ -153,10 +177,44 @@ def test_path_that_is_not_timed_is_told():
 @pytest.mark.parametrize(("who", "label"), [("old", "NOT COMPARED"), ("new", "BREAKS")])
 def test_side_that_breaks_while_it_is_timed(who, label):
     hung = Failure(Outcome.TIMED_OUT, "timing: no answer within 5 s, worker killed", log="w.log")
-    found, sides = finding(**{who: {"breaks": hung}})
+    found, sides = finding(**{who: {"breaks": [hung, hung]}})
     assert found.label == label
     assert f"TIMED_OUT: {who}: timing: no answer within 5 s, worker killed (read w.log)" in found.told
     assert all(side.loaded == [] for side in sides.values())
+
+
+@pytest.mark.parametrize("other", [(), (CRASH,)], ids=["alone", "after the other side did"])
+def test_what_breaks_once_while_it_is_timed_is_tried_again_without_others_beside_it(other):
+    """Four models at once may be the cause: one crash says nothing of the newer. It is told all the same."""
+    found, sides = finding(old={"breaks": other}, new={**SLOWED, "breaks": [CRASH]})
+    assert found.label == "REGRESSED"
+    told = "44 pairs in 11 loads of each side, sides loaded one after the other; once, CRASHED: "
+    assert told in found.told
+    assert "CRASHED: new: fp32 run: worker ended by SIGSEGV" in found.told
+    assert ("load", ID, Role.PATH, 1) in sides[Who.NEW].asked
+
+
+def test_load_that_broke_alone_costs_that_load_and_no_other():
+    """The device holds one model: sides take turns before anything breaks."""
+    sides = two(old={"room": 1}, new={"room": 1})
+    loads = []
+    load = sides[Who.NEW].load
+    crashing = {15: CRASH}
+
+    def counted(case, role, *, own):
+        loads.append(role)
+        if failure := crashing.get(len(loads)):
+            raise CaseFailed(Who.NEW, failure)
+        load(case, role, own=own)
+
+    sides[Who.NEW].load = counted
+    found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
+    assert (len(found.loads), found.together) == (LOADS, False)
+    assert found.broke == ("CRASHED: new: fp32 run: worker ended by SIGSEGV",)
+    assert len(loads) <= 2 * LOADS + 4
+    crashing |= dict.fromkeys(range(len(loads) + 1, len(loads) + 100), CRASH)
+    with pytest.raises(CaseFailed, match="new: fp32 run: worker ended by SIGSEGV"):
+        take_turns(sides, Ask(ID, tuple(Role), 1e9))
 
 
 @pytest.mark.parametrize(("who", "label"), [("old", "NOT COMPARED"), ("new", "TIMED WRONG")])
@@ -281,6 +339,22 @@ def test_longer_runs_are_fewer(monkeypatch):
     monkeypatch.setattr(turning, "time", clock)
     loads = take_turns(sides, Ask(ID, tuple(Role), 1e9)).loads
     assert {(len(each.path), len(each.eager)) for each in loads} == {(12, BLOCK)}
+
+
+def test_devices_are_shared_while_a_case_is_proved_and_had_alone_while_it_is_timed(monkeypatch):
+    """Those of both sides, whatever they call them."""
+    held = []
+
+    @contextmanager
+    def hold(keys, *, alone):
+        held.append((set(keys), alone))
+        yield
+        held.append("free")
+
+    monkeypatch.setattr(confirmation, "devices_held", hold)
+    confirmed(old={"keys": ("cuda-0",)}, new={"keys": ("GPU-1", "cuda-0")})
+    keys = {"cuda-0", "GPU-1"}
+    assert held == [(keys, False), "free", (keys, True), "free"]
 
 
 def confirmed(**sides):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -141,6 +142,16 @@ def test_whose(path, eager, whose):
 
 def test_whose_is_unclear_where_eager_scatters():
     assert moved(turns(around(1.1), around(1.05, spread=0.2)), MARGIN).whose is Whose.UNCLEAR
+
+
+def test_whose_is_unclear_where_no_run_of_eager_counts():
+    """That is not a case without eager."""
+    found = turns(around(1.1))
+    lost = [
+        replace(load, eager=tuple(replace(each, dropped="compiled") for each in load.eager)) for load in found.loads
+    ]
+    assert moved(replace(found, loads=tuple(lost)), MARGIN).eager is None
+    assert moved(replace(found, loads=tuple(lost)), MARGIN).whose is Whose.UNCLEAR
 
 
 def test_undecided_path_beside_an_eager_that_gained_nothing_does_not_lag():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -16,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.confirmed import Role, Who
-from harness.errors import HarnessError, WorkerDied
+from harness.errors import HarnessError, WorkerDied, WorkerRaised
 from harness.execution import interpreter, side
 from harness.execution.interpreter import PACKAGE, Asking, CaseFailed, Interpreter
 from harness.execution.side import Side, answer
@@ -146,16 +144,6 @@ def test_failure_of_a_case_is_no_failure_of_its_side(python, asking):
     assert failed.value.who is Who.NEW
 
 
-def test_full_disk_is_no_finding(python, asking):
-    """Neither of a proof, nor while something is timed."""
-    full = f'"outcome": "ERROR", "message": "fp32 run: OSError: {os.strerror(errno.ENOSPC)}"'
-    told = told_by(python(talks=f'{{"failure": {{{full}}}}}'), asking, lambda it: it.run(Role.PATH))
-    assert told == ("old: fp32 run: OSError: No space left on device (free the disk, or point TMPDIR at another)")
-    evidence = f'{{"case": "c", "tolerance": "exact", "failure": {{{full}}}}}'
-    told = told_by(python(talks=f'{{"answer": {{"evidence": {evidence}}}}}'), asking, lambda it: it.prove("c"))
-    assert "No space left on device (free the disk" in told
-
-
 def test_log_that_cannot_be_written_is_told(asking, tmp_path):
     (tmp_path / "logs").write_text("a file")
     told = told_by(Path(sys.executable), asking)
@@ -212,7 +200,8 @@ def made(tmp_path):
 
 def test_side_answers_in_json(made, monkeypatch):
     told = answer(made, {"ask": "greet", "devices": ["cpu"]})["answer"]
-    assert told == {"harness": str(PACKAGE), "environment": describe(take_inventory(), accelerators="")}
+    environment = describe(take_inventory(), accelerators="")
+    assert told == {"harness": str(PACKAGE), "environment": environment, "keys": ["cpu"]}
     assert answer(made, {"ask": "clear"}) == {"answer": None}
 
 
@@ -226,7 +215,12 @@ def test_side_tells_what_is_wrong_in_a_line(made, monkeypatch):
     def died():
         raise WorkerDied("worker ended by SIGKILL", log="w.log")
 
+    def full():
+        raise WorkerRaised("OSError: [Errno 28] No space left on device", log="w.log")
+
+    refused = "timing: OSError: [Errno 28] No space left on device (free the disk, or point TMPDIR at another)"
     for raising, reply in (
+        (full, {"refused": refused}),  # no environment is worse for it
         (lacking, {"refused": "torch is not installed, but is needed by every case"}),
         (broken, {"refused": "ZeroDivisionError: two"}),
         (died, {"failure": {"outcome": "CRASHED", "message": "timing: worker ended by SIGKILL", "log": "w.log"}}),

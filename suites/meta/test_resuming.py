@@ -148,3 +148,28 @@ def test_case_that_ran_is_judged_and_not_run_again(session, pytester):
         ("engagement", "PASS"),
         ("equivalence", "PASS"),
     ]
+
+
+def test_gate_stays_one_when_its_run_is_resumed(session, pytester):
+    """It is red as long as it has not ended, and nobody must ask for it twice."""
+    gone = "\nclass Gone(Dummy):\n    def rungs(self, case): os.kill(os.getpid(), signal.SIGKILL)\n"
+    result, record = session("--dtype", "fp32", "--gate", paths="(Eager(), Gone())", dummies=DUMMIES + gone)
+    assert result.ret == -signal.SIGKILL
+    assert record["gate"] == ["the session did not come to its end (exit none)"]
+    assert [each["path"] for each in record["verdicts"]] == ["eager", "eager"]
+    result, record = session("--dtype", "fp32", "--resume", "runs/latest", paths="(Eager(), Dummy())")
+    assert (result.ret, record["gate"]) == (0, [])
+    result.stdout.fnmatch_lines(["gate: green: 4 verdicts given, 0 skipped as the profile allows"])
+
+
+def test_full_disk_is_no_verdict(session):
+    """No case is to blame, so that it is tried again when the run is resumed."""
+    full = DUMMIES + "\nclass Full(Dummy):\n    def applied(self): raise OSError(28, os.strerror(28))\n"
+    result, record = session("--dtype", "fp32", paths="(Eager(), Full())", dummies=full)
+    assert result.ret == 3
+    told = "fp32 run: OSError: [[]Errno 28[]] No space left on device (free the disk, or point TMPDIR at another)"
+    result.stdout.fnmatch_lines([f"!* _pytest.outcomes.Exit: {told}*"])
+    assert {each["path"] for each in record["verdicts"]} == {"eager"}
+    result, record = session("--dtype", "fp32", "--resume", "runs/latest", paths="(Eager(), Dummy())")
+    assert result.ret == 0
+    assert {each["path"] for each in record["verdicts"]} == {"eager", "attention.dummy"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -286,9 +287,13 @@ def test_every_device_is_examined_and_printed(monkeypatch):
     made = Workers(
         examine_card=lambda *at: replace(card(), about="{}:{}".format(*at)),
         fingerprint=lambda *asked: replace(SAME, about=asked[2]),
+        device_keys=lambda _: ["GPU-1", "GPU-2"],
     )
     monkeypatch.setattr(validating, "ask", made.ask)
+    held = []
+    monkeypatch.setattr(validating, "devices_held", lambda keys, *, alone: nullcontext(held.append((keys, alone))))
     found = examine_all("cuda", 2, MODELS[0], seconds=1, deadline=5)
+    assert held == [(["GPU-1", "GPU-2"], True)]
     names = ["cuda:0", "cuda:1"]
     assert [each.about for each in found.cards] == [each.about for each in found.fingerprints] == names
     assert found.failed == ()
@@ -297,7 +302,7 @@ def test_every_device_is_examined_and_printed(monkeypatch):
 def test_card_on_which_torch_cannot_compute_is_rejected(monkeypatch):
     """A crash there is a finding, not the end of the command."""
     broken = WorkerFailed("AcceleratorError: CUDA error: uncorrectable ECC error encountered", log="some.log")
-    made = Workers(examine_card=lambda *_: card(), fingerprint=broken)
+    made = Workers(examine_card=lambda *_: card(), fingerprint=broken, device_keys=broken)
     monkeypatch.setattr(validating, "ask", made.ask)
     [failed] = examine_all("cuda", 1, MODELS[0], seconds=1, deadline=5).failed
     assert failed.grade is Grade.REJECTING

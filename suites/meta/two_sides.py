@@ -32,18 +32,22 @@ def evidence(*, case=ID, ratio=1.0, kernels=("decode k",), lies=False, failure=N
 
 
 class Scripted:
-    """A side that takes `path` and `eager` seconds, over and over, and notes what it is asked."""
+    """A side that takes `path` and `eager` seconds, over and over, and notes what it is asked. Of the things it is to
+    load, the first ones break as `breaks` says."""
 
-    def __init__(self, who, *, path=(1.0,), eager=(2.0,), proofs=None, ended=FINE, room=4, breaks=None, dropped=()):
+    def __init__(
+        self, who, *, path=(1.0,), eager=(2.0,), proofs=None, ended=FINE, room=4, breaks=(), dropped=(), keys=()
+    ):
         self.who, self.asked, self.loaded = who, [], []
         self.seconds = {Role.PATH: cycle(path), Role.EAGER: cycle(eager)}
         self.proofs = list(proofs) if proofs else None
-        self.ended, self.room, self.breaks, self.dropped = ended, room, breaks, cycle(dropped or ("",))
+        self.ended, self.room, self.keys = ended, room, keys
+        self.breaks, self.dropped = iter(breaks), cycle(dropped or ("",))
         self.environment = {**ENVIRONMENT, **({"transformers": "5.22.2"} if who is Who.NEW else {})}
 
     def greet(self, devices):
         self.asked.append(("greet", *devices))
-        return Greeting(str(Path(harness.__file__).parent), self.environment)
+        return Greeting(str(Path(harness.__file__).parent), self.environment, self.keys)
 
     def prove(self, case):
         self.asked.append(("prove", case))
@@ -54,8 +58,8 @@ class Scripted:
 
     def load(self, case, role, *, own):
         self.asked.append(("load", case, role, own))
-        if self.breaks:
-            raise CaseFailed(self.who, self.breaks)
+        if failure := next(self.breaks, None):
+            raise CaseFailed(self.who, failure)
         if len(self.loaded) >= self.room:
             raise CaseFailed(self.who, FULL)
         self.loaded.append(role)
