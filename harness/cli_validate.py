@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from harness.machine.checks import Check, Grade, graded
 from harness.machine.fingerprints import fingerprint_checks
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.needs import Device
-from harness.machine.preflight import preflight
+from harness.machine.preflight import MACHINE, preflight
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import sound_profiles
 from harness.plan import Catalogue
@@ -77,9 +77,10 @@ def validate(
     The preflight reads each card while it works: errors and replaced rows of its memory, throttling, clocks, power,
     processes of others, whether driver and torch agree, and rates against its data sheet. The fingerprint repeats
     products, reductions, memory and a model: any other bit rejects the card. Then the suites run: every path,
-    invariants, claims. What comes of it stands in the run's folder: statement.md, .html and .json, whose first line
-    says accepted, accepted with exceptions, or rejected, and why; and proposed-profile/, to be reviewed. What is given
-    to pytest behind -- is an exception: it speaks of less than the machine.
+    invariants, claims; and each card is read once more. What comes of it stands in the run's folder: statement.md,
+    .html and .json, whose first line says accepted, accepted with exceptions, or rejected, and why; and
+    proposed-profile/, to be reviewed. What is given to pytest behind -- is an exception: it speaks of less than the
+    machine.
 
     Exits with 1 if the machine is rejected.
 
@@ -132,6 +133,8 @@ def _validated(
     checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
     asked.tell(checks)
     finished = _suites(asked, root, checks)
+    if finished.suites.run:
+        machine = _examined_again(asked, machine, inventory)
     folder = finished.folder or _empty_folder(asked.parent, machine)
     date = datetime.now(UTC).isoformat(timespec="seconds")
     statement = state(machine, finished.suites, date=date)
@@ -147,6 +150,21 @@ def _machine(device: str, examined: Examination, environment: dict[str, str], *,
     cores = int(environment["cores"])
     checks = (*examined.failed, *preflight(examined.cards, load=load, cores=cores))
     return Machine(device, environment, checks, examined.cards, examined.fingerprints)
+
+
+def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Machine:
+    """After the suites: errors of memory, heat and what else shows under hours of work. Of the host nothing is asked:
+    its load is our own."""
+    device = asked.device
+    found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
+    checks = (*found.failed, *preflight(found.cards, load=0.0, cores=int(machine.environment["cores"])))
+    later = tuple(
+        replace(check, about=f"{check.about} after the suites")
+        for check in checks
+        if check.about != MACHINE and check.grade is not Grade.GOOD
+    )
+    asked.tell(later)
+    return replace(machine, checks=(*machine.checks, *later))
 
 
 def _suites(asked: Asked, root: Path, checks: tuple[Check, ...]) -> Finished:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.errors import CorruptRecord, HarnessError
+from harness.errors import CorruptRecord, DiskRefuses
 
 SCHEMA = 3
 """Version of `run.json` and of the evidence files."""
@@ -49,12 +49,12 @@ def from_plain(kind: type[Record], plain: Any, *, where: str = "record") -> Reco
 
 
 def write_record(path: Path, record: Any) -> None:
-    """Write `record` to `path` as a whole or not at all. Raises HarnessError if the disk refuses."""
+    """Write `record` to `path` as a whole or not at all. Raises DiskRefuses."""
     write_text(path, json.dumps(to_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step, so that a reader or a crash never sees half of it."""
+    """Replace `path` by `text` in one step, so that a reader or a crash never sees half of it. Raises DiskRefuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise HarnessError(
+        raise DiskRefuses(
             f"{path}: could not be written: {error.strerror} (free the disk, or make its folder writable)"
         ) from error
 

@@ -6,7 +6,6 @@ What either side found is judged by the same limits, and nothing that failed on 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from harness.errors import HarnessError
 from harness.execution.interpreter import CaseFailed
 from harness.execution.turns import Ask, Taking, take_turns
 from harness.judge import judge, unsupported
-from harness.machine.device_lock import devices_held
+from harness.machine.device_lock import Hold, devices_held, hold_nothing
 from harness.machine.profile import Match, Profile, find_profile, machine_of
 from harness.measurement.confirming_rules import FEWEST, LOADS, Moved, Whose, margin_of, moved, unfit
 from harness.measurement.regression import Change
@@ -31,7 +30,7 @@ from harness.vocabulary import Outcome, Property
 
 NOT_COMPARED = "NOT COMPARED"
 UNREPEATED = {Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR}
-"""Outcomes that chance may bring: they count against the new environment once they came twice."""
+"""Outcomes that chance may bring: they count once they came twice."""
 LABELS = {
     Change.REGRESSED: ("REGRESSED", Weight.WORSE),
     Change.IMPROVED: ("IMPROVED", Weight.BETTER),
@@ -45,15 +44,6 @@ class Asked(Taking, Protocol):
 
     def greet(self, devices: tuple[str, ...]) -> Greeting: ...
     def prove(self, case: str) -> Proof: ...
-
-
-class Hold(Protocol):
-    """Keeps others from devices: from all that this run uses, `alone` or shared with what is not timed."""
-
-    def __call__(self, *, alone: bool) -> AbstractContextManager[None]: ...
-
-
-hold_nothing: Hold = partial(devices_held, ())
 
 
 @dataclass(frozen=True)
@@ -155,12 +145,11 @@ def try_case(
     if case.workload.timed is None:
         return replace(known, untimed=f"workload {case.workload.name} is none that is timed")
     roles = (Role.PATH,) if case.path == "eager" else tuple(Role)
-    asked = Ask(case.id, roles, timing.seconds, timing.loads, timing.fewest)
+    asked = Ask(case.id, roles, timing.seconds, timing.loads, timing.fewest, hold=hold)
     try:
-        with hold(alone=True):
-            return replace(known, turns=take_turns(sides, asked))
+        return replace(known, turns=take_turns(sides, asked))
     except CaseFailed as error:
-        if error.failure.outcome is Outcome.UNSUPPORTED:
+        if error.failure.outcome is Outcome.UNSUPPORTED and all(_refuses(side, case) for side in sides.values()):
             return replace(known, untimed=error.failure.message)
         log = f" (read {error.failure.log})" if error.failure.log else ""
         return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
@@ -169,10 +158,22 @@ def try_case(
 def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
     proofs = {who: sides[who].prove(case.id) for who in Who}
     verdicts = {who: _judged(case, proof, limits) for who, proof in proofs.items()}
-    if verdicts[Who.OLD].outcome is Outcome.PASS and verdicts[Who.NEW].outcome in UNREPEATED:
-        proofs[Who.NEW] = sides[Who.NEW].prove(case.id)
-        verdicts[Who.NEW] = _judged(case, proofs[Who.NEW], limits)
+    for who in Who:
+        if verdicts[who].outcome in UNREPEATED:
+            proofs[who] = sides[who].prove(case.id)
+            verdicts[who] = _judged(case, proofs[who], limits)
     return Tried(case.id, proofs, verdicts)
+
+
+def _refuses(side: Asked, case: Case) -> bool:
+    """Whether a side that takes turns will not be timed with the path of a case."""
+    try:
+        side.load(case.id, Role.PATH, own=1)
+    except CaseFailed as error:
+        return error.failure.outcome is Outcome.UNSUPPORTED
+    finally:
+        side.clear()
+    return False
 
 
 def finding_of(tried: Tried, *, margin: float) -> Finding:

@@ -17,6 +17,10 @@ class UnknownName(HarnessError):
         super().__init__(f"{what} {name!r} is unknown, but should be one of: {', '.join(sorted(known))}")
 
 
+class DiskRefuses(HarnessError):
+    """A disk that is full, or a folder that cannot be written: no case is to blame, and another try may pass."""
+
+
 class CorruptRecord(HarnessError):
     """A file that does not hold the record it should."""
 

@@ -77,9 +77,8 @@ def verdict_missing(run: Run, _: Forgiven) -> Iterator[str]:
 
 def failed_otherwise(run: Run, _: Forgiven) -> Iterator[str]:
     """a test failed that gave no failing verdict: one of no case, or one that raised behind its verdict"""
-    judged = any(not verdict.outcome.skips for verdict in run.verdicts)
-    if run.exit == 1 and judged and not any(verdict.outcome.fails for verdict in run.verdicts):
-        yield "a test failed that gave no failing verdict"
+    if run.failed_otherwise:
+        yield f"{count(run.failed_otherwise, 'test')} failed and gave no failing verdict"
 
 
 def verdict_fails(run: Run, _: Forgiven) -> Iterator[str]:

@@ -11,7 +11,7 @@ from harness.comparison_of_machines import differing
 from harness.errors import HarnessError
 from harness.gate import ENDED_WELL, Forgiven
 from harness.records import Run, Verdict
-from harness.report.folder import RunFolder
+from harness.report.folder import Asked, RunFolder
 from harness.run_files import finished_run
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
@@ -33,14 +33,15 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     made = RunFolder.new(parent)
     _copy_files(folders, made.path)
     first = runs[0]
-    made.describe(dict(first.environment), profile=first.profile, options=first.options)
+    asked = Asked(first.options, _selected(runs))
+    made.describe(dict(first.environment), profile=first.profile, asked=asked)
     made.run = replace(
         made.run,
         started=min(run.started for run in runs),
         verdicts=verdicts,
         resumed=tuple(time for run in runs for time in run.resumed),
     )
-    made.finish(_exit(runs), selected=_selected(runs), forgiven=pardon)
+    made.finish(_exit(runs), failed_otherwise=sum(run.failed_otherwise for run in runs), forgiven=pardon)
     return made
 
 
@@ -93,15 +94,11 @@ def _copy_files(folders: Sequence[Path], target: Path) -> None:
 
 
 def _exit(runs: Sequence[Run]) -> int:
-    """The worst: of those that did not come to their end, or else of the others."""
-    codes = [2 if run.exit is None else _own_exit(run) for run in runs]
-    return max((code for code in codes if code not in ENDED_WELL), default=max(codes))
-
-
-def _own_exit(run: Run) -> int:
-    """Less what its own gate said: the gate over the whole speaks for all."""
-    red_alone = run.exit == 1 and run.gate and not any(verdict.outcome.fails for verdict in run.verdicts)
-    return 0 if red_alone else run.exit or 0
+    """The worst of those that did not come to their end, or else what the tests of all say: what a gate said, or that
+    nothing was judged, is asked of the whole again."""
+    codes = [2 if run.exit is None else run.exit for run in runs]
+    failed = any(run.failed_otherwise or any(verdict.outcome.fails for verdict in run.verdicts) for run in runs)
+    return max((code for code in codes if code not in ENDED_WELL), default=int(failed))
 
 
 def _selected(runs: Sequence[Run]) -> int | None:

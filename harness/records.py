@@ -350,3 +350,7 @@ class Run:
     options: tuple[str, ...] = ()
     """What the session was told of models and times, as words of its command line; empty for the defaults, and in
     records from before it was kept."""
+    selection: str = ""
+    """Digest of the names of the selected tests: whether a session that goes on asks the same."""
+    failed_otherwise: int = 0
+    """Tests that failed and gave no failing verdict: of no case, or behind their verdict."""

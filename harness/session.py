@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.claims import as_claim
-from harness.errors import WorkerFailed
 from harness.gate import Forgiven
 from harness.judge import unsupported
 from harness.judge_by_standard import bar_of, judge_evidence
@@ -22,7 +21,7 @@ from harness.measured import Measurements
 from harness.measurement.speed_rules import CLEARLY_FASTER, Aims
 from harness.plan import Catalogue, Planned
 from harness.records import Case, Evidence, Verdict
-from harness.report.folder import RunFolder
+from harness.report.folder import Asked, RunFolder
 from harness.run_files import evidence_of, measurements_of
 from harness.vocabulary import Outcome, Property
 
@@ -56,6 +55,11 @@ class Session:
     """Plans the same with other workloads, slow cases included."""
     standard: Standard = field(default_factory=Standard)
     selected: int = 0
+    """Tests of cases."""
+    selection: str = ""
+    """Digest of their names."""
+    failed_otherwise: int = 0
+    """Tests that failed so far and gave no failing verdict."""
     elsewhere: list[Planned] = field(default_factory=list)
     """Cases of folders that have a plan of their own."""
     timing_seconds: float = TIMING_SECONDS
@@ -78,6 +82,9 @@ class Session:
     runner: Runner | None = None
     _given: dict[tuple[str, Property], Verdict] = field(default_factory=dict)
     """By the session that is resumed."""
+    _untouched: set[str] = field(default_factory=set)
+    """Cases that only the session that is resumed ran: their verdicts can be given, and nothing can be measured, since
+    the tensors of their runs are gone."""
     _devices: tuple[str, ...] = ()
     """All that this session may use, by names that no other of this machine has."""
 
@@ -121,11 +128,19 @@ class Session:
     ) -> tuple[Verdict, Measurements | None]:
         """(the verdict on the equivalence of a case, and if it passes all that is known of it for these measured
         properties)."""
+        case = planned.case
         verdict = self._by_evidence(planned, Property.EQUIVALENCE, folder, runner, standard)
+        if (
+            verdict.outcome is Outcome.PASS
+            and case.id in self._untouched
+            and (planned.claim or self._lacks(case, asked))
+        ):
+            del self.evidence[case.id]
+            verdict = self._by_evidence(planned, Property.EQUIVALENCE, folder, runner, standard)
         for each in asked if verdict.outcome is Outcome.PASS else ():
-            bar = bar_of(planned.case, planned.optimization, standard=standard)
+            bar = bar_of(case, planned.optimization, standard=standard)
             self._measure(planned, each, folder, runner, bar)
-        return verdict, self.measured.get(planned.case.id)
+        return verdict, self.measured.get(case.id)
 
     def _by_evidence(
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
@@ -134,6 +149,7 @@ class Session:
         if case.id not in self.evidence:
             self.evidence[case.id] = runner.evidence(case, planned.optimization)
             folder.add_evidence(self.evidence[case.id])
+            self._untouched.discard(case.id)
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
@@ -141,8 +157,7 @@ class Session:
         before or after, pairs should also tell whether it is faster at all."""
         case = planned.case
         known = self.measured.get(case.id, Measurements(case.id))
-        timed = asked is not Property.MEMORY
-        if timed and known.speed is None and known.speed_failure is None:
+        if _untimed(known, asked):
             rung = next(rung for rung in self.evidence[case.id].rungs if rung.dtype is case.dtype)
             stored = bar.recorded.figures.speed if bar.recorded else None
             limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if self._claimed(case) else ()))
@@ -150,14 +165,23 @@ class Session:
             known = runner.timed(
                 known, planned, aims=aims, kernels=rung.engagement.kernels, seconds=self.timing_seconds
             )
-        if asked in (Property.MEMORY, Property.REGRESSION) and known.memory is None and known.memory_failure is None:
+        if _unweighed(known, asked):
             known = runner.weighed(known, planned)
         if known != self.measured.get(case.id):
             self.measured[case.id] = known
             folder.add_measurements(known)
 
+    def _lacks(self, case: Case, asked: tuple[Property, ...]) -> bool:
+        """Whether something that these properties need is not measured yet."""
+        known = self.measured.get(case.id, Measurements(case.id))
+        return any(_untimed(known, each) or _unweighed(known, each) for each in asked)
+
     def _claimed(self, case: Case) -> bool:
-        return any(entry.claim and entry.case.id == case.id for entry in (*self.planned, *self.elsewhere))
+        return any(entry.claim and entry.case.id == case.id for entry in self._all)
+
+    @property
+    def _all(self) -> tuple[Planned, ...]:
+        return (*self.planned, *self.elsewhere)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -168,13 +192,13 @@ class Session:
         return sum(not verdict.outcome.skips for verdict in self.verdicts)
 
     def close(self, exit_code: int) -> int:
-        """Close the record; the exit code is 1 instead of 0 if a gate is red."""
+        """Close the record; the exit code is 1 instead of 0 if a gate is red, or all that was selected was skipped."""
         if self.runner:
             self.runner.close()
         if self.folder is None:
-            return exit_code
+            return exit_code or int(bool(self.selected))
         pardon = Forgiven(self.standard.skips, self.standard.known_failures) if self.gate else None
-        return self.folder.finish(exit_code, selected=self.selected, shard=self.shard, forgiven=pardon).exit or 0
+        return self.folder.finish(exit_code, failed_otherwise=self.failed_otherwise, forgiven=pardon).exit or 0
 
     def _open(self) -> tuple[RunFolder, Runner]:
         if self.folder is None or self.runner is None:
@@ -182,10 +206,10 @@ class Session:
 
             folder = RunFolder.resumed(self.resume) if self.resume else RunFolder.new(self.parent)
             self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)
-            devices = sorted({entry.case.device for entry in (*self.planned, *self.elsewhere) if entry.unmet is None})
+            devices = sorted({entry.case.device for entry in self._all if entry.unmet is None})
             names = ", ".join(self.runner.device_names(device) for device in devices if device != "cpu")
             self._describe(folder, names)
-            self._devices = tuple(key for device in devices for key in _keys(self.runner, device))
+            self._devices = tuple(key for device in devices for key in self.runner.device_keys(device))
             self._take_up(folder)
             self.folder = folder
         return self.folder, self.runner
@@ -195,6 +219,7 @@ class Session:
         if folder.run.resumed:
             self._given = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
             self.evidence |= evidence_of(folder.path)
+            self._untouched = set(self.evidence)
             self.measured |= measurements_of(folder.path)
 
     def _describe(self, folder: RunFolder, accelerators: str) -> None:
@@ -205,12 +230,14 @@ class Session:
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
         self.gate = self.gate or folder.run.gate is not None  # a gate is one until its run has come to its end
-        folder.describe(environment, profile=self.standard.profile, options=self.options, gate=self.gate)
+        asked = Asked(self.options, self.selected, self.selection, self.shard, self.gate)
+        folder.describe(environment, profile=self.standard.profile, asked=asked)
 
 
-def _keys(runner: Runner, device: str) -> list[str]:
-    """The type itself if its devices do not answer: then their cases tell why."""
-    try:
-        return runner.device_keys(device)
-    except WorkerFailed:
-        return [device]
+def _untimed(known: Measurements, asked: Property) -> bool:
+    return asked is not Property.MEMORY and known.speed is None and known.speed_failure is None
+
+
+def _unweighed(known: Measurements, asked: Property) -> bool:
+    weighed = known.memory is not None or known.memory_failure is not None
+    return asked in (Property.MEMORY, Property.REGRESSION) and not weighed

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.errors import first_line
+from harness.gate import Forgiven, failed_otherwise, verdict_missing
 from harness.machine.cards import Card
 from harness.machine.checks import Check, Grade, graded
 from harness.machine.fingerprints import Fingerprint, fingerprint_checks
@@ -152,6 +153,10 @@ def _acceptance(rejections: Sequence[str], exceptions: Sequence[str]) -> Accepta
     return Acceptance.WITH_EXCEPTIONS if exceptions else Acceptance.ACCEPTED
 
 
+UNTOLD = (verdict_missing, failed_otherwise)
+"""Rules of the gate that hold for a validation too: what was not told is no proof."""
+
+
 def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
     run = suites.run
     if suites.exit is None:
@@ -163,6 +168,7 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
         ]
     # What fails a property fails those after it, with the same words.
     found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in _failing(run)))
+    found += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
     if run.finished is None:
         found.append("suites: the run is not finished, but should be (it was interrupted or killed: validate again)")
     if not any(not verdict.outcome.skips for verdict in run.verdicts):

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +26,7 @@ from harness.machine.fingerprints import Fingerprint
 from harness.machine.profile import Match, Profile, find_profile, write_profile
 from harness.recipes import ModelRecipe
 from harness.records import Run
+from harness.report.folder import fresh_folder, link_latest
 from harness.run_files import RUN
 from harness.statement import Proposal, Suites
 
@@ -60,10 +63,12 @@ class Examination:
     """Of devices that could not be examined to the end."""
 
 
-def examine_all(device: str, number: int, recipe: ModelRecipe, *, seconds: float, deadline: float) -> Examination:
-    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`; nothing else of
-    this harness runs on them meanwhile. A worker that crashes, hangs or raises is a rejecting check: a card must be
-    able to compute.
+def examine_all(
+    device: str, number: int, recipe: ModelRecipe | None, *, seconds: float, deadline: float
+) -> Examination:
+    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`, if there is a
+    model to compute with; nothing else of this harness runs on them meanwhile. A worker that crashes, hangs or raises
+    is a rejecting check: a card must be able to compute.
 
     Raises WorkerRaised if the model is not to be had, which is no fault of a card, and HarnessError if others do not
     let go of a device.
@@ -78,8 +83,9 @@ def examine_all(device: str, number: int, recipe: ModelRecipe, *, seconds: float
             about = device if device == "cpu" else f"{device}:{index}"
             try:
                 cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
-                asked = (device, index, about, recipe, seconds)
-                fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
+                if recipe:
+                    asked = (device, index, about, recipe, seconds)
+                    fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
             except WorkerFailed as error:
                 failed.append(crashed(about, error))
     if not failed:
@@ -101,26 +107,26 @@ def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
 
 def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Finished:
     """Run the suites in the checkout `root` with what pytest is given and was `asked` besides; their output goes to the
-    file descriptor `out`. The run's folder is made below `parent`.
+    file descriptor `out`. The run's folder is made in a new one below `parent`, so that it is known whatever else runs.
 
-    Raises HarnessError if pytest refused what it was given, or other runs began there meanwhile.
+    Raises HarnessError if pytest refused what it was given, or the folder cannot be written.
     """
-    before = _runs(parent)
-    if own := next((word for word in asked if word.partition("=")[0] in OURS), None):
+    if ours := next((word for word in asked if word.partition("=")[0] in OURS), None):
         raise HarnessError(
-            f"pytest is given {own.partition('=')[0]} behind --, but should before it (harness validate has it)"
+            f"pytest is given {ours.partition('=')[0]} behind --, but should before it (harness validate has it)"
         )
-    words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(parent), *asked]
+    own = fresh_folder(parent, f"validation-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
+    words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(own), *asked]
     code = subprocess.run(words, cwd=root, stdout=out, env=_unnarrowed(), check=False).returncode
-    made = sorted(_runs(parent) - before)
-    if len(made) > 1:
-        raise HarnessError(
-            f"{parent}: {len(made)} runs began there meanwhile, but one should (choose another folder with --run-dir)"
-        )
-    if not made and code in REFUSED:
-        raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
-    run = read_record(Run, made[0] / RUN) if made else None
-    return Finished(made[0] if made else None, Suites(run, code, asked))
+    made = next((path.parent for path in own.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
+    if made is None:
+        with suppress(OSError):  # something is left to read
+            own.rmdir()
+        if code in REFUSED:
+            raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
+        return Finished(None, Suites(None, code, asked))
+    link_latest(parent, made)
+    return Finished(made, Suites(read_record(Run, made / RUN), code, asked))
 
 
 def _unnarrowed() -> dict[str, str]:
@@ -171,8 +177,3 @@ def crashed(about: str, error: WorkerFailed) -> Check:
         raise error  # expected: a model that is not to be had
     todo = f"read {error.log}; a card on which torch cannot compute is of no use"
     return Check(about, "its examination", str(error), Grade.REJECTING, "done", todo)
-
-
-def _runs(parent: Path) -> set[Path]:
-    """Folders of runs, without the link to the latest."""
-    return {path.parent for path in parent.glob(f"*/{RUN}") if not path.parent.is_symlink()}

@@ -24,6 +24,7 @@ from harness.execution.runs import (
     planted,
     read_generation,
     save_generation,
+    save_tensors,
     watched_run,
 )
 from harness.execution.vector_math import choose_vector_math
@@ -71,8 +72,8 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
     with planted(setup.fault):
         if serving := optimization.serving():
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
-            torch.save((vars(served), prompts), _file(setup, dtype, rank))
-            torch.save(served.tokens, setup.verified(dtype, optimization.name))
+            save_tensors((vars(served), prompts), _file(setup, dtype, rank))
+            save_tensors(served.tokens, setup.verified(dtype, optimization.name))
         else:
             model, seen = _generate(setup, dtype, optimization, rank)
     found = Rank(
@@ -113,7 +114,7 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
     own, seen = watched_run(setup, model, batches, reference, optimization)
     save_generation(own, _file(setup, dtype, rank))
     if rank == 0:
-        torch.save(own.tokens, setup.verified(dtype, optimization.name))
+        save_tensors(own.tokens, setup.verified(dtype, optimization.name))
     return model, seen
 
 

@@ -16,7 +16,7 @@ from harness.equivalence.rules import trust_findings
 from harness.errors import (
     NO_DISK,
     NO_ROOM,
-    HarnessError,
+    DiskRefuses,
     ReferenceInvalid,
     WorkerDied,
     WorkerFailed,
@@ -190,8 +190,12 @@ class Runner:
             return f"{device}: unknown, {error}"
 
     def device_keys(self, device: str) -> list[str]:
-        """What tells the visible devices of a type from all others of this machine. Raises WorkerFailed."""
-        return [device] if device == "cpu" else list(self.ask("devices", tasks.device_keys, device))
+        """What tells the visible devices of a type from all others of this machine; the type itself if they do not
+        answer: then their cases tell why."""
+        try:
+            return [device] if device == "cpu" else list(self.ask("devices", tasks.device_keys, device))
+        except WorkerFailed:
+            return [device]
 
     def setup(self, case: Case, fault: str = "") -> Setup:
         """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
@@ -308,10 +312,10 @@ def _free_port() -> int:
 def failure_of(error: WorkerFailed, what: str) -> Failure:
     """Why there is no result: what the error of a worker that was asked for `what` means.
 
-    Raises HarnessError if the disk is full: no case is to blame for that, and another try may pass.
+    Raises DiskRefuses if a disk is full.
     """
     if NO_DISK in str(error):
-        raise HarnessError(f"{what}: {error} (free the disk, or point TMPDIR at another)")
+        raise DiskRefuses(f"{what}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)")
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
     declared = isinstance(error, WorkerRaised) and error.incompatible
     outcome = Outcome.UNSUPPORTED if declared else outcomes.get(type(error), Outcome.ERROR)

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,15 @@ def _rows_not_ended(
     )
 
 
+def save_tensors(value: Any, path: Path) -> None:
+    """As `torch.save`, which on a full disk would say no more than that a position was unexpected. Raises OSError."""
+    held = BytesIO()
+    torch.save(value, held)
+    path.write_bytes(held.getbuffer())
+
+
 def save_generation(generation: Generation, path: Path) -> None:
-    torch.save({**vars(generation), "states": [vars(state) for state in generation.states]}, path)
+    save_tensors({**vars(generation), "states": [vars(state) for state in generation.states]}, path)
 
 
 def read_generation(path: Path) -> Generation:

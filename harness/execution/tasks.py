@@ -34,6 +34,7 @@ from harness.execution.runs import (
     read_generation,
     run_batches,
     save_generation,
+    save_tensors,
     watched_run,
 )
 from harness.models.loading import encode, load_config, load_tokenizer
@@ -117,7 +118,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
         with optimization.applied():
             options = partial(optimization.twin_options, model)
             _, twin = run_batches(model, batches, against.reference, options=options)
-    torch.save(candidate.tokens, setup.verified(dtype, optimization.name))
+    save_tensors(candidate.tokens, setup.verified(dtype, optimization.name))
     if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
         keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
     return Rung(
@@ -214,7 +215,7 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
             weights, changed = {}, None
         with planted(setup.fault):
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
-            torch.save(served.tokens, setup.verified(dtype, optimization.name))
+            save_tensors(served.tokens, setup.verified(dtype, optimization.name))
             scheme = Scheme(quality_of(model, plain), changed) if rounded else None
     return Rung(
         dtype=dtype,

@@ -16,6 +16,7 @@ from typing import Protocol
 from harness.confirmed import Couple, Ended, Load, Role, Timed, Turns, Who
 from harness.errors import NO_ROOM
 from harness.execution.interpreter import CaseFailed
+from harness.machine.device_lock import Hold, hold_nothing
 from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
 from harness.vocabulary import Outcome
 
@@ -43,14 +44,15 @@ class Ask:
     fewest: int = FEWEST
     seed: int = 0
     """Of all orders."""
+    hold: Hold = hold_nothing
+    """The devices, for one load after another, so that nobody waits for a whole case."""
 
 
 def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
     """All loads of a case that both sides proved. What breaks is tried once more, and without other models beside it,
     which may be the cause.
 
-    Raises CaseFailed if a side breaks twice, does not go together with timing, or holds not even one model; and what
-    asking it raises.
+    Raises CaseFailed if a side breaks twice or does not go together with timing, and what asking it raises.
     """
     order = random.Random(ask.seed)
     loads: list[Load] = []
@@ -60,14 +62,14 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
     late = False
     while len(loads) < ask.loads and not late:
         try:
-            loads.append(how(sides, ask, order))
+            with ask.hold(alone=True):
+                loads.append(how(sides, ask, order))
         except CaseFailed as error:
             for side in sides.values():
                 side.clear()
-            full = NO_ROOM in error.failure.message
-            if error.failure.outcome is Outcome.UNSUPPORTED or (how is _apart and (full or error.who in broke)):
+            if error.failure.outcome is Outcome.UNSUPPORTED or error.who in broke:
                 raise
-            if not full:
+            if how is _apart or NO_ROOM not in error.failure.message:
                 broke[error.who] = f"{error.failure.outcome}: {error}"
             if how is _together:
                 how, loads = _apart, []

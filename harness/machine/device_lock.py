@@ -14,8 +14,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from harness.errors import HarnessError
 
@@ -23,6 +25,12 @@ PATIENCE = 3600.0
 """Seconds after which a session gives up: no case is timed for so long."""
 LOOK = 0.2
 """Seconds between two looks at a lock that somebody holds."""
+
+
+class Hold(Protocol):
+    """Holds the locks of some devices, `alone` or shared."""
+
+    def __call__(self, *, alone: bool) -> AbstractContextManager[None]: ...
 
 
 def lock_file(device: str) -> Path:
@@ -59,16 +67,20 @@ def devices_held(
         yield
 
 
+hold_nothing: Hold = partial(devices_held, ())
+
+
 def _open(path: Path) -> int:
+    how = os.O_RDWR | os.O_NOFOLLOW  # the folder is everybody's: a link there may lead anywhere
     try:
         try:
-            descriptor = os.open(path, os.O_RDWR)  # Linux may refuse O_CREAT of another user's file in a sticky folder
+            descriptor = os.open(path, how)  # Linux may refuse O_CREAT of another user's file in a sticky folder
         except FileNotFoundError:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, how | os.O_CREAT, 0o666)
     except OSError as error:
         raise HarnessError(f"{path}: cannot be locked: {error.strerror} (choose another folder by TMPDIR)") from error
     with suppress(OSError):  # another user's, who has opened it to all already
-        path.chmod(0o666)  # whatever the umask: sessions of all users wait for each other
+        os.fchmod(descriptor, 0o666)  # whatever the umask: sessions of all users wait for each other
     return descriptor
 
 

@@ -164,12 +164,15 @@ def _temperature(card: Card) -> Iterator[Check]:
 
 
 def _shared(card: Card) -> Iterator[Check]:
-    """Our worker is one of the processes, unless a container hides all of them."""
+    """Our worker is one of the processes; where a container hides it, it hides others too."""
     seen = (card.busy.processes or 0) - 1 if card.busy else 0
     foreign = max(seen, card.examined.foreign)
     if foreign:
         todo = f"end them {AGAIN}: beside them nothing that is timed counts"
         yield Check(card.about, "the number of processes of others on it", str(foreign), REJECTING, "0", todo)
+    elif card.busy and card.busy.processes == 0:
+        todo = f"look on the host with nvidia-smi, or run this where processes can be seen, {AGAIN}"
+        yield Check(card.about, "the number of processes on it", "0, not even ours", EXCEPTION, "at least 1", todo)
     elif card.busy and card.busy.processes is not None:
         yield Check(card.about, "the number of processes of others on it", "0")
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +19,21 @@ from harness.report.html import html
 from harness.report.junit import junit
 from harness.report.markdown import markdown
 from harness.run_files import RUN, any_run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a session was asked for. Its fields are those of a Run."""
+
+    options: tuple[str, ...] = ()
+    selected: int | None = None
+    selection: str = ""
+    shard: str = ""
+    gate: bool = False
+    """Whether it is to be a gate."""
+
+
+ASKED_NOTHING = Asked()
 
 
 class RunFolder:
@@ -35,16 +50,19 @@ class RunFolder:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
         path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
+        (path / "logs").mkdir()
         made = cls(path, Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ()))
         write_record(path / RUN, made.run)
-        _link(parent / "latest", path.name)
+        link_latest(parent, path)
         return made
 
     @classmethod
     def resumed(cls, path: Path) -> RunFolder:
         """Go on in the folder of a run that was interrupted; nothing is written until `describe` has found that the
         machine is the same. Raises HarnessError if it holds no run, or another session still writes it."""
-        made = cls(path.resolve(), any_run(path))
+        path = path.resolve()  # once: `latest` may move on
+        made = cls(path, any_run(path))
+        made.run = any_run(path)  # once more, now that nobody else writes it
         now = datetime.now(UTC).isoformat(timespec="seconds")
         made.run = replace(made.run, finished=None, exit=None, resumed=(*made.run.resumed, now))
         return made
@@ -54,17 +72,11 @@ class RunFolder:
         return self.path / "logs"
 
     def describe(
-        self,
-        environment: dict[str, str],
-        *,
-        profile: str | None = None,
-        options: tuple[str, ...] = (),
-        gate: bool = False,
+        self, environment: dict[str, str], *, profile: str | None = None, asked: Asked = ASKED_NOTHING
     ) -> None:
-        """Tell on what the run runs, by which hardware profile it is judged, what it was told (`Run.options`), and
-        whether a gate is asked for.
+        """Tell on what the run runs, by which hardware profile it is judged, and what was asked for.
 
-        Raises HarnessError if a run that is resumed began elsewhere, or was judged otherwise.
+        Raises HarnessError if a run that is resumed began elsewhere, was judged otherwise, or is a gate of other tests.
         """
         if self.run.resumed:
             was = {**self.run.environment, "profile": self.run.profile or ""}
@@ -76,8 +88,21 @@ class RunFolder:
                     f"{self.path}: {name} was {was.get(name, 'none')}, but is {now.get(name, 'none')} now (a run is "
                     "resumed where it began: start another)"
                 )
-        self.run = replace(self.run, environment=environment, profile=profile, options=options)
-        self.run = awaited(self.run) if gate else self.run
+            if self.run.gate is not None and self.run.selection != asked.selection:
+                raise HarnessError(
+                    f"{self.path}: the selected tests are others than those with which its gate began (resume it with "
+                    "the selection of that command)"
+                )
+        self.run = replace(
+            self.run,
+            environment=environment,
+            profile=profile,
+            options=asked.options,
+            selected=asked.selected,
+            selection=asked.selection,
+            shard=asked.shard,
+        )
+        self.run = awaited(self.run) if asked.gate else self.run
         write_record(self.path / RUN, self.run)
 
     def add_evidence(self, evidence: Evidence) -> None:
@@ -94,16 +119,16 @@ class RunFolder:
         self.run = replace(self.run, verdicts=(*self.run.verdicts, verdict))
         write_record(self.path / RUN, self.run)
 
-    def finish(
-        self, exit_code: int, *, selected: int | None = None, shard: str = "", forgiven: Forgiven | None = None
-    ) -> Run:
-        """Close the record, judged by a gate if there is something to forgive; returns it. What it says of `exit_code`
-        is what pytest will: that of a red gate is no success."""
+    def finish(self, exit_code: int, *, failed_otherwise: int = 0, forgiven: Forgiven | None = None) -> Run:
+        """Close the record, judged by a gate if there is something to forgive; returns it. Its `exit` is no success
+        where `exit_code`, by the tests alone, is one, but all that was selected was skipped, or the gate is red."""
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        self.run = replace(self.run, finished=finished, exit=exit_code, selected=selected, shard=shard)
-        if forgiven is not None:
-            run = gated(self.run, forgiven)
-            self.run = replace(run, exit=exit_code or int(bool(run.gate)))
+        unexplained = exit_code == 1 and not any(verdict.outcome.fails for verdict in self.run.verdicts)
+        otherwise = failed_otherwise or int(unexplained)
+        run = replace(self.run, finished=finished, exit=exit_code, failed_otherwise=otherwise)
+        run = gated(run, forgiven) if forgiven is not None else run
+        nothing = bool(run.selected) and all(verdict.outcome.skips for verdict in run.verdicts)
+        self.run = replace(run, exit=exit_code or int(nothing or bool(run.gate)))
         try:
             write_record(self.path / RUN, self.run)
             write_reports(self.path, self.run)
@@ -138,13 +163,13 @@ def _locked(folder: Path) -> int:
 
 
 def fresh_folder(parent: Path, name: str) -> Path:
-    """A new folder below `parent` of that name, with one for logs. Raises HarnessError if that cannot be written."""
+    """A new folder below `parent` of that name. Raises HarnessError if that cannot be written."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):  # two sessions may start in the same second
             folder = parent / (name if attempt == 1 else f"{name}-{attempt}")
             with suppress(FileExistsError):
-                (folder / "logs").mkdir(parents=True)
+                folder.mkdir()
                 return folder
         raise HarnessError(f"{parent / name}: stands there 999 times already (remove old runs)")
     except OSError as error:
@@ -153,11 +178,12 @@ def fresh_folder(parent: Path, name: str) -> Path:
         ) from error
 
 
-def _link(link: Path, target: str) -> None:
-    """Point `link` at `target` in one step. Where links are not to be had, the newest folder's name says the same."""
-    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+def link_latest(parent: Path, run: Path) -> None:
+    """Let `latest` in `parent` be a run below it, in one step. Where links are not to be had, the newest folder's name
+    says the same."""
+    temporary = parent / f".latest.{os.getpid()}"
     try:
-        temporary.symlink_to(target)
-        temporary.replace(link)
+        temporary.symlink_to(run.relative_to(parent))
+        temporary.replace(parent / "latest")
     except OSError:
         temporary.unlink(missing_ok=True)

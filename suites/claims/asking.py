@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.claims import Part, Statement, as_claim, judge_claim
-from harness.errors import HarnessError, WorkerFailed, first_line
+from harness.errors import DiskRefuses, HarnessError, WorkerFailed, first_line
 from harness.execution.runner import Runner, failure_of
 from harness.execution.runs import Setup
 from harness.judge import failed, verdict_on
@@ -153,6 +153,8 @@ def try_claim(claim: Claim, asked: Asked) -> Verdict:
         return as_claim(claim.name, settled.verdict)
     except WorkerFailed as error:
         return as_claim(claim.name, failed(asked.case, Property.CLAIM, failure_of(error, "asking")))
+    except DiskRefuses:
+        raise
     except (HarnessError, ArithmeticError, LookupError, ValueError) as error:  # ours, and a verdict all the same
         failure = Failure(Outcome.ERROR, f"{type(error).__name__}: {first_line(str(error))}")
         return as_claim(claim.name, failed(asked.case, Property.CLAIM, failure))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import repeat
 
 from harness import cli_validate
 from harness.codec import write_record
@@ -31,7 +32,8 @@ RUN = Run(
 
 
 def validated(monkeypatch, *, examined=EXAMINED, run=RUN, code=0):
-    """`harness validate` examines and runs nothing, and finds this; returns the list of what the suites were asked."""
+    """`harness validate` examines and runs nothing, and finds this, `examined` before the suites and after them, if
+    not one after the other; returns the list of what the suites were asked."""
     calls = []
 
     def run_suites(root, parent, options, asked, *, out):
@@ -40,7 +42,8 @@ def validated(monkeypatch, *, examined=EXAMINED, run=RUN, code=0):
         write_record(folder / "run.json", run)
         return Finished(folder, Suites(run, code, asked))
 
-    monkeypatch.setattr(cli_validate, "examine_all", lambda *_, **__: examined)
+    each = repeat(examined) if isinstance(examined, Examination) else examined
+    monkeypatch.setattr(cli_validate, "examine_all", lambda *_, **__: next(each))
     monkeypatch.setattr(cli_validate, "run_suites", run_suites)
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     return calls

@@ -51,7 +51,7 @@ def front(tmp_path_factory):
     shutil.copy(REPOSITORY / "pyproject.toml", folder)
     (folder / "conftest.py").write_text(CONFTEST)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
-    shared = ("--device", "cpu", "--dtype", "fp32", "--run-slow", "--timing-seconds", "1", "-p", "no:cacheprovider")
+    shared = ("--device", "cpu", "--dtype", "fp32", "--run-slow", "--timing-seconds", "10", "-p", "no:cacheprovider")
 
     def run(*options, module="pytest"):
         arguments = [*shared, "every_path", *options] if module == "pytest" else options

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -117,6 +118,9 @@ def test_what_chance_may_bring_must_come_twice():
     assert found.label == "UNCHANGED"
     assert sides[Who.NEW].asked.count(("prove", ID)) == 2
     assert sides[Who.OLD].asked.count(("prove", ID)) == 1
+    found, sides = finding(old={"proofs": [evidence(failure=CRASH), evidence()]}, new=SLOWED)
+    assert found.label == "REGRESSED"
+    assert sides[Who.OLD].asked.count(("prove", ID)) == 2
     found, sides = finding(new={"proofs": [evidence(ratio=50.0), evidence()]})
     assert found.label == "MISMATCH"
     assert sides[Who.NEW].asked.count(("prove", ID)) == 1
@@ -169,9 +173,20 @@ def test_workload_that_is_not_timed_is_proved_alone():
 
 def test_path_that_is_not_timed_is_told():
     untimed = Failure(Outcome.UNSUPPORTED, "timing: is not timed: every request is submitted twice")
-    found, _ = finding(old={"breaks": [untimed]})
+    found, sides = finding(old={"breaks": [untimed] * 2}, new={"breaks": [untimed] * 2})
     assert found.label == "SAME"
+    assert all(side.loaded == [] for side in sides.values())
     assert "not timed: timing: is not timed: every request is submitted twice" in found.told
+
+
+@pytest.mark.parametrize(("who", "label"), [("old", "NOT COMPARED"), ("new", "BREAKS")])
+def test_path_that_one_side_alone_will_not_time_is_told_apart(who, label):
+    """What the other side times is lost there."""
+    refusal = Failure(Outcome.UNSUPPORTED, "timing: cannot be timed any more")
+    found, sides = finding(**{who: {"breaks": [refusal] * 2}})
+    assert found.label == label
+    assert f"while it was timed, UNSUPPORTED: {who}: timing: cannot be timed any more" in found.told
+    assert all(side.loaded == [] for side in sides.values())
 
 
 @pytest.mark.parametrize(("who", "label"), [("old", "NOT COMPARED"), ("new", "BREAKS")])
@@ -194,23 +209,24 @@ def test_what_breaks_once_while_it_is_timed_is_tried_again_without_others_beside
     assert ("load", ID, Role.PATH, 1) in sides[Who.NEW].asked
 
 
-def test_load_that_broke_alone_costs_that_load_and_no_other():
+@pytest.mark.parametrize("failure", [CRASH, FULL], ids=["crash", "somebody took the memory for a moment"])
+def test_load_that_broke_alone_costs_that_load_and_no_other(failure):
     """The device holds one model: sides take turns before anything breaks."""
     sides = two(old={"room": 1}, new={"room": 1})
     loads = []
     load = sides[Who.NEW].load
-    crashing = {15: CRASH}
+    crashing = {15: failure}
 
     def counted(case, role, *, own):
         loads.append(role)
-        if failure := crashing.get(len(loads)):
-            raise CaseFailed(Who.NEW, failure)
+        if len(loads) in crashing:
+            raise CaseFailed(Who.NEW, crashing[len(loads)])
         load(case, role, own=own)
 
     sides[Who.NEW].load = counted
     found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
     assert (len(found.loads), found.together) == (LOADS, False)
-    assert found.broke == ("CRASHED: new: fp32 run: worker ended by SIGSEGV",)
+    assert found.broke == (f"{failure.outcome}: new: {failure.message}",)
     assert len(loads) <= 2 * LOADS + 4
     crashing |= dict.fromkeys(range(len(loads) + 1, len(loads) + 100), CRASH)
     with pytest.raises(CaseFailed, match="new: fp32 run: worker ended by SIGSEGV"):
@@ -354,7 +370,7 @@ def test_devices_are_shared_while_a_case_is_proved_and_had_alone_while_it_is_tim
     monkeypatch.setattr(confirmation, "devices_held", hold)
     confirmed(old={"keys": ("cuda-0",)}, new={"keys": ("GPU-1", "cuda-0")})
     keys = {"cuda-0", "GPU-1"}
-    assert held == [(keys, False), "free", (keys, True), "free"]
+    assert held == [(keys, False), "free", *[(keys, True), "free"] * LOADS]
 
 
 def confirmed(**sides):
@@ -370,6 +386,12 @@ def test_environments_are_told_with_what_differs():
     assert [what for _, what in told] == [ID, ""]
     assert found.conclusion == "1 case: 1 UNCHANGED; none confirmed worse"
     assert confirmed(new=SLOWED)[0].conclusion == "1 case: 1 REGRESSED; 1 confirmed worse"
+
+
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch):
+    """Or a busy machine would make more pairs of a load than the fewest."""
+    monkeypatch.setattr(turning, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 OLD, NEW = "old/bin/python", "new/bin/python"

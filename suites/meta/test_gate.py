@@ -29,7 +29,11 @@ TRIPS = {
         "nothing was judged in 1 verdict",
     ),
     "verdict_missing": (replace(CLEAN, selected=4), {}, "1 of 4 selected tests gave no verdict"),
-    "failed_otherwise": (replace(CLEAN, exit=1), {}, "a test failed that gave no failing verdict"),
+    "failed_otherwise": (
+        replace(CLEAN, exit=1, failed_otherwise=1),
+        {},
+        "1 test failed and gave no failing verdict",
+    ),
     "verdict_fails": (
         replace(CLEAN, verdicts=(*GOOD, verdict(FLASH, Outcome.SLOW)), selected=4),
         {},

@@ -218,7 +218,10 @@ def test_side_tells_what_is_wrong_in_a_line(made, monkeypatch):
     def full():
         raise WorkerRaised("OSError: [Errno 28] No space left on device", log="w.log")
 
-    refused = "timing: OSError: [Errno 28] No space left on device (free the disk, or point TMPDIR at another)"
+    refused = (
+        "timing: OSError: [Errno 28] No space left on device (free the disk, or point TMPDIR at another; in a "
+        "container also /dev/shm)"
+    )
     for raising, reply in (
         (full, {"refused": refused}),  # no environment is worse for it
         (lacking, {"refused": "torch is not installed, but is needed by every case"}),

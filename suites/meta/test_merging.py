@@ -99,14 +99,32 @@ def test_missing_shard_is_refused(checkout, shards):
 def test_shard_that_was_red_alone_is_not_red_for_ever(checkout, shards):
     """What it lacked may be in another."""
     checkout.run({SDPA: {}}, name="one", exit=1, gate=("known failure x is of no case that was judged",))
-    assert merge_runs(shards, checkout.root / "runs", pardon=Forgiven()).run.gate == ()
+    run = merge_runs(shards, checkout.root / "runs", pardon=Forgiven()).run
+    assert (run.gate, run.exit) == ((), 0)
+
+
+def test_test_that_failed_behind_its_verdict_is_not_forgotten(checkout, shards):
+    """Whether its shard was a gate or not."""
+    for gate in (None, ("1 test failed and gave no failing verdict",)):
+        checkout.run({SDPA: {}}, name="one", exit=1, gate=gate, failed_otherwise=1, selected=1)
+        run = merge_runs(shards, checkout.root / "runs", pardon=Forgiven()).run
+        assert (run.gate, run.exit) == (("1 test failed and gave no failing verdict",), 1)
+
+
+def test_shard_that_judged_nothing_is_no_failure_of_the_whole(checkout, shards):
+    """Where the whole judged nothing, it is."""
+    away = verdict(FLASH, Outcome.UNSUPPORTED)
+    checkout.run(name="one", verdicts=[away], exit=1, selected=1)
+    run = merge_runs(shards, checkout.root / "runs", pardon=Forgiven(skips=(ALLOWED,))).run
+    assert (run.gate, run.exit) == ((), 0)
+    assert merge_runs(shards[:1], checkout.root / "others").run.exit == 1
 
 
 @pytest.mark.parametrize(("codes", "exit_code"), [((0, 1), 1), ((0, 0), 0), ((1, 2), 2), ((3, 0), 3)])
 def test_exit_code_is_that_of_the_worst(checkout, shards, codes, exit_code):
     """A session that was interrupted is worse than one with a failure."""
     for of, name, code in zip((SDPA, STATIC), ("one", "two"), codes, strict=True):
-        checkout.run({of: {}}, name=name, exit=code)
+        checkout.run({of: {}}, name=name, exit=code, failed_otherwise=int(code == 1))
     assert merge_runs(shards, checkout.root / "runs").run.exit == exit_code
 
 

@@ -244,6 +244,15 @@ def test_missing_module_is_an_exception_and_no_silence(monkeypatch):
     )
 
 
+def test_card_whose_processes_are_hidden_is_an_exception():
+    """By a container, say: not even our own worker is seen, so that others may be there."""
+    healthy = card()
+    hidden = replace(healthy, busy=replace(healthy.busy, processes=0))
+    rejecting, [line] = wrong(hidden)
+    assert rejecting == []
+    assert line.startswith(f"{CARD}: the number of processes on it is 0, not even ours, but should be at least 1 (look")
+
+
 def test_processes_that_conditions_saw_count_without_nvml():
     made = unread("install nvidia-ml-py")
     [line], _ = wrong(replace(made, examined=replace(made.examined, foreign=3)))

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from harness.codec import read_record, write_record
 from harness.errors import CorruptRecord, HarnessError
 from harness.records import Run
-from harness.report.folder import RunFolder
+from harness.report.folder import Asked, RunFolder
 from harness.vocabulary import Property
 from suites.meta.recorded_runs import ENVIRONMENT, SDPA, verdict
 from suites.meta.test_sessions import DUMMIES, session
@@ -97,9 +98,9 @@ def test_resumed_run_keeps_its_verdicts_and_its_start(tmp_path):
     path = made(tmp_path)
     before = read_record(Run, path / "run.json")
     folder = RunFolder.resumed(path)
-    folder.describe(ENVIRONMENT)
+    folder.describe(ENVIRONMENT, asked=Asked(selected=2))
     folder.add(verdict(SDPA, asked=Property.SPEED))
-    run = folder.finish(0, selected=2)
+    run = folder.finish(0)
     assert [each.property for each in run.verdicts] == [Property.EQUIVALENCE, Property.SPEED]
     assert (run.started, len(run.resumed), run.exit) == (before.started, 1, 0)
 
@@ -162,14 +163,72 @@ def test_gate_stays_one_when_its_run_is_resumed(session, pytester):
     result.stdout.fnmatch_lines(["gate: green: 4 verdicts given, 0 skipped as the profile allows"])
 
 
+FULL = """
+from pathlib import Path
+class Full(Dummy):
+    def applied(self):
+        import torch
+        from harness.execution.runs import save_tensors
+        save_tensors(torch.zeros(9), Path("/dev/full"))
+"""
+"""Keeps tensors as every worker does, on a disk that is full."""
+
+
 def test_full_disk_is_no_verdict(session):
     """No case is to blame, so that it is tried again when the run is resumed."""
-    full = DUMMIES + "\nclass Full(Dummy):\n    def applied(self): raise OSError(28, os.strerror(28))\n"
+    full = DUMMIES + FULL
     result, record = session("--dtype", "fp32", paths="(Eager(), Full())", dummies=full)
     assert result.ret == 3
-    told = "fp32 run: OSError: [[]Errno 28[]] No space left on device (free the disk, or point TMPDIR at another)"
+    told = "fp32 run: OSError: [[]Errno 28[]] No space left on device (free the disk, or point TMPDIR"
     result.stdout.fnmatch_lines([f"!* _pytest.outcomes.Exit: {told}*"])
     assert {each["path"] for each in record["verdicts"]} == {"eager"}
     result, record = session("--dtype", "fp32", "--resume", "runs/latest", paths="(Eager(), Dummy())")
     assert result.ret == 0
     assert {each["path"] for each in record["verdicts"]} == {"eager", "attention.dummy"}
+
+
+@pytest.mark.timeout(600)
+def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(session, pytester):
+    """The tensors that timed runs are held to died with that session: the case runs again, and once only."""
+    timed = {
+        "workloads": "(Workload('short', (Prompt(5, text='good'),), 4, timed=Load.DECODE),)",
+        "paths": "(Dummy(),)",
+        "dummies": f"from harness.vocabulary import Load\n{DUMMIES}",
+    }
+    first, _ = session("--run-slow", "--dtype", "fp32", "-m", "equivalence", **timed)
+    assert first.ret == 0
+    asked = ("--run-slow", "--timing-seconds", "1", "-m", "equivalence or speed")
+    result, record = session("--dtype", "fp32", "--resume", "runs/latest", *asked, **timed)
+    found = {each["property"]: each["outcome"] for each in record["verdicts"]}
+    assert found.pop("speed") in {"PASS", "INCONCLUSIVE", "SLOW"}, result.stdout.str()  # by how busy this machine is
+    assert found == {"equivalence": "PASS"}
+    log = pytester.path / "runs" / "latest" / "logs" / "cpu-fp32-tiny_qwen3-attention.dummy-short-speed.log"
+    assert log.exists()
+
+
+def test_gate_is_resumed_with_the_tests_with_which_it_began(tmp_path):
+    """With fewer it would be green of what nobody asked for."""
+    folder = RunFolder.new(tmp_path)
+    folder.describe(ENVIRONMENT, asked=Asked(selected=9, selection="all", gate=True))
+    folder.release()
+    again = RunFolder.resumed(folder.path)
+    told = r"the selected tests are others than those with which its gate began \(resume it with the selection of"
+    with pytest.raises(HarnessError, match=told):
+        again.describe(ENVIRONMENT, asked=Asked(selected=1, selection="one", gate=True))
+    assert read_record(Run, folder.path / "run.json").selected == 9
+
+
+def test_verdict_that_came_before_the_lock_is_not_lost(tmp_path, monkeypatch):
+    """Of a session that ended between two looks at its record."""
+    path = made(tmp_path)
+    looks = []
+
+    def any_run(folder):
+        looks.append(folder)
+        if len(looks) == 2:
+            run = read_record(Run, path / "run.json")
+            write_record(path / "run.json", replace(run, verdicts=(*run.verdicts, verdict(SDPA, asked=Property.SPEED))))
+        return read_record(Run, folder / "run.json")
+
+    monkeypatch.setattr("harness.report.folder.any_run", any_run)
+    assert len(RunFolder.resumed(path).run.verdicts) == 2

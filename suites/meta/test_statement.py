@@ -162,6 +162,18 @@ def test_cases_of_which_none_was_judged_reject():
 
 
 @pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"selected": 50}, "suites: 47 of 50 selected tests gave no verdict (read their output)"),
+        ({"failed_otherwise": 1}, "suites: 1 test failed and gave no failing verdict (read their output)"),
+    ],
+)
+def test_what_was_not_told_is_no_proof(changes, told):
+    """Whatever pytest's exit code says."""
+    assert statement(*PASS, **changes).line == f"rejected: NVIDIA H200, {told}"
+
+
+@pytest.mark.parametrize(
     ("suites", "told"),
     [
         (Suites(), "suites: the number of verdicts is 0, but should be more (they were not started)"),

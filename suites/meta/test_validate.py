@@ -113,6 +113,18 @@ def test_machine_that_the_preflight_rejects_may_run_the_suites(validate):
     assert f"{failed}" in out
 
 
+def test_card_that_errs_under_the_suites_is_rejected(validate, monkeypatch, tmp_path):
+    """It is examined once more behind them, and what was well before is not told again."""
+    examinations = iter([EXAMINED, replace(EXAMINED, cards=(card("ecc"),), fingerprints=())])
+    code, out, _ = validate(examined=examinations)
+    assert code == 1
+    lines = out.splitlines()
+    told = next(line for line in lines if line.startswith("cuda:0 after the suites: the number of uncorrected memory"))
+    assert "but should be 0" in told
+    assert told in read_statement(folder_of(tmp_path / "runs")).rejections
+    assert not any(line.startswith("machine after") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("name", "acceptance"),
     [
@@ -169,7 +181,7 @@ def pytest_sessionfinish(session):
         made = json.loads(pathlib.Path("made.json").read_text()) | {"environment": {"device": asked.device}}
         (folder / "run.json").write_text(json.dumps(made))
     latest = pathlib.Path(asked.run_dir) / "latest"
-    latest.exists() or latest.symlink_to("made-0")
+    latest.exists() or asked.folders == "0" or latest.symlink_to("made-0")
 """
 
 
@@ -190,7 +202,9 @@ def checkout(tmp_path):
 def test_suites_run_as_pytest_in_the_checkout(checkout, capfd):
     """All three, with the device; earlier runs in the folder are others."""
     found = run_suites(checkout, checkout / "before", ("--device", "some"), ("-q",), out=2)
-    assert found.folder == checkout / "before" / "made-0"
+    assert found.folder.name == "made-0"
+    assert found.folder.parent.parent == checkout / "before"
+    assert (checkout / "before" / "latest").resolve() == found.folder
     assert (found.suites.exit, found.suites.asked) == (0, ("-q",))
     assert found.suites.run == replace(RUN, environment={"device": "some"})
     told = capfd.readouterr()
@@ -198,9 +212,10 @@ def test_suites_run_as_pytest_in_the_checkout(checkout, capfd):
     assert told.out == ""
 
 
-def test_run_of_another_session_meanwhile_is_no_run_of_ours(checkout):
-    with pytest.raises(HarnessError, match="2 runs began there meanwhile, but one should"):
-        run_suites(checkout, checkout / "before", (), ("--folders", "2"), out=2)
+def test_folder_that_cannot_be_written_is_told(checkout):
+    (checkout / "file").touch()
+    with pytest.raises(HarnessError, match=r"file: cannot hold a run: .* \(choose another folder with --run-dir\)"):
+        run_suites(checkout, checkout / "file", (), (), out=2)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +232,7 @@ def test_session_that_leaves_no_record_is_told(checkout):
     (checkout / "conftest.py").write_text(CHECKOUT + "\n    session.exitstatus = 3\n")
     found = run_suites(checkout, checkout / "before", (), ("--folders", "0"), out=2)
     assert (found.folder, found.suites.run, found.suites.exit) == (None, None, 3)
+    assert [each.name for each in (checkout / "before").iterdir()] == ["made-before"]
 
 
 def test_new_hardware_gets_a_profile_and_baselines_to_review(tmp_path):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 from pathlib import Path
 
 import pytest
@@ -26,17 +27,21 @@ CASE = "cpu-fp32-tiny_qwen3-attention.sdpa-single"
 
 def steps(path):
     """(name, script, environment) of every step that runs something, for the first entry of its job's matrix."""
-    [job] = yaml.safe_load(path.read_text())["jobs"].values()
+    workflow = yaml.safe_load(path.read_text())
+    [job] = workflow["jobs"].values()
+    shared = {**workflow.get("env", {}), **job.get("env", {})}
     matrix = job["strategy"]["matrix"]
     chosen = matrix["include"][0] if "include" in matrix else {name: entries[0] for name, entries in matrix.items()}
     for step in job["steps"]:
         if "run" in step:
-            own = {name: filled(value, chosen) for name, value in step.get("env", {}).items()}
+            own = {name: filled(value, chosen) for name, value in {**shared, **step.get("env", {})}.items()}
             yield step["name"], step["run"], own
 
 
 def filled(text, chosen):
-    """With values of the matrix in place of its expressions; variables of the repository are not set."""
+    """With values of the matrix in place of its expressions; variables of the repository are not set, and the first run
+    is number 1."""
+    text = re.sub(r"\$\{\{ github\.\w+ \}\}", "1", text)
     text = re.sub(r"\$\{\{ vars\.\w+ \}\}", "", text)
     return re.sub(r"\$\{\{ matrix\.(\w+) \}\}", lambda found: str(chosen[found[1]]), text)
 
@@ -90,25 +95,41 @@ def test_steps_of_the_nightly_gate_work(checkout, tmp_path):
     summary = tmp_path / "summary.md"
     for name, script, own in steps(NIGHTLY):
         short = SHORT if name == "Install" else {}
-        done = run(script, checkout, GITHUB_STEP_SUMMARY=str(summary), **FEWER, **short, **own)
+        done = run(script, checkout, **{**own, **FEWER, **short, "GITHUB_STEP_SUMMARY": str(summary)})
         assert done.returncode == 0 or name == "Machine", (name, done.stdout, done.stderr)  # others may use it
         assert name != "Gate" or "gate: green: 1 verdict given, 0 skipped as the profile allows" in done.stdout
     assert "**gate: green: 1 verdict given" in summary.read_text()
+    assert (checkout / "runs" / "1-1" / "5.22.2" / "latest" / "report.md").is_file()
 
 
 def test_red_gate_fails_the_nightly_job(checkout):
-    """A case that cannot run there: its step fails, and the summary is written all the same."""
+    """A case that cannot run there: its step fails, and the summary is written all the same; but never that of another
+    night."""
     known = {name: script for name, script, _ in steps(NIGHTLY)}
+    [own, *_] = [own for _, _, own in steps(NIGHTLY)]
     run("python3 -m venv .venv", checkout)
-    fewer = {**FEWER, "PYTEST_ADDOPTS": "--device cuda --dtype bf16 -k sdpa-single --model tiny_qwen3"}
+    earlier = checkout / "runs" / "latest" / "report.md"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    assert run(known["Summary"], checkout, **own, GITHUB_STEP_SUMMARY="summary").returncode == 1
+    fewer = {**own, **FEWER, "PYTEST_ADDOPTS": "--device cuda --dtype bf16 -k sdpa-single --model tiny_qwen3"}
     done = run(known["Gate"], checkout, **fewer)
     assert done.returncode == 1
     assert re.search(
         r"^gate: red: nothing was judged in \d+ verdicts; .*UNSUPPORTED of cuda-", done.stdout, re.MULTILINE
     )
-    assert run(known["Summary"], checkout, GITHUB_STEP_SUMMARY="summary").returncode == 0
+    assert run(known["Summary"], checkout, **own, GITHUB_STEP_SUMMARY="summary").returncode == 0
     always = [step for step in yaml.safe_load(NIGHTLY.read_text())["jobs"]["gate"]["steps"] if "if" in step]
-    assert [step["if"] for step in always] == ["always()"] * 2
+    assert [step["if"] for step in always] == ["always()"] * 3
+
+
+def test_runs_of_long_ago_make_room(checkout):
+    [room] = [script for name, script, _ in steps(NIGHTLY) if name == "Room"]
+    for name, days in (("1-1", 40), ("2-1", 1)):
+        (checkout / "runs" / name).mkdir(parents=True)
+        os.utime(checkout / "runs" / name, (time.time() - 86400 * days,) * 2)
+    assert run(room, checkout).returncode == 0
+    assert [each.name for each in (checkout / "runs").iterdir()] == ["2-1"]
 
 
 def test_pull_requests_run_environments_that_there_are(checkout):
