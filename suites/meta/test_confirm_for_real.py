@@ -11,6 +11,7 @@ from harness.cli_confirm import Options, confirmed
 from harness.codec import read_record
 from harness.confirmation import Confirmation, Timing
 from harness.confirmed import Role, Who
+from harness.execution import turns
 from harness.measurement.confirming_rules import BLOCK, FEWEST
 from suites.conftest import REPOSITORY
 from suites.meta.two_sides import ID
@@ -21,8 +22,9 @@ RANKS = ID.replace("attention.sdpa", "parallelism.tp2")
 
 @pytest.fixture
 def confirm(tmp_path, monkeypatch):
-    """(what was found, its record) of one case, in a few loads."""
+    """(what was found, its record) of one case, in a few loads of few runs."""
     monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(turns, "BLOCK_MOST", BLOCK)
 
     def run(case, *, fault="", loads=FEWEST):
         python = Path(sys.executable)
@@ -42,11 +44,11 @@ def test_slowdown_of_the_newer_is_found(confirm):
     assert len(finding.notes) == 1
     assert finding.notes[0].startswith("fp32 kernels are the same: ")
     kept = read_record(Confirmation, record)
-    turns = kept.tried[ID].turns
-    assert turns.together
-    assert len(turns.couples) >= FEWEST * BLOCK
-    assert len(turns.voices(Role.EAGER)) == FEWEST
-    assert not any(turns.wrong(who) for who in Who)
+    timed = kept.tried[ID].turns
+    assert timed.together
+    assert len(timed.couples) >= FEWEST * BLOCK
+    assert len(timed.voices(Role.EAGER)) == FEWEST
+    assert not any(timed.wrong(who) for who in Who)
 
 
 def test_wrong_mask_of_the_newer_is_found_and_not_timed(confirm):

@@ -52,7 +52,7 @@ def test_faulty_rank(impatient, planned_case, fault, outcome, told):
     ("path", "seconds", "told"),
     [
         ("parallelism.tp2", 15, "rank 0, rank 1: no answer within 15 s, all ranks killed"),
-        ("parallelism.tp2_torchrun", 45, "no answer within 45 s, worker killed"),
+        ("parallelism.tp2_torchrun", 30, "no answer within 30 s, worker killed"),
     ],
 )
 def test_hanging_rank_costs_its_time_limit_and_leaves_nothing(planned_case, tmp_path, path, seconds, told):
