@@ -20,19 +20,22 @@ class Need(ABC):
 
     marker: ClassVar[str | None] = None
     """The pytest marker that a case with this need carries."""
+    named: ClassVar[str]
+    """What is needed, with the need's own fields in braces."""
 
     @abstractmethod
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         """Why this need is unmet for a case on `device`, in one clause; None if it is met."""
 
     def __str__(self) -> str:
-        """`Package torchao`: what tells it from others."""
-        return " ".join(map(str, (type(self).__name__, *vars(self).values())))
+        return self.named.format(**vars(self))
 
 
 @dataclass(frozen=True)
 class Device(Need):
     """The case's own device must exist here."""
+
+    named: ClassVar[str] = "the device"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         if device in inventory.devices:
@@ -45,6 +48,8 @@ class Device(Need):
 class Cuda(Need):
     """The optimization exists on CUDA alone."""
 
+    named: ClassVar[str] = "CUDA"
+
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         if device == "cuda":
             return None
@@ -55,6 +60,7 @@ class Cuda(Need):
 class Devices(Need):
     """Several devices of the case's type. On the CPU, processes stand for them."""
 
+    named: ClassVar[str] = "{count} devices"
     count: int
     marker: ClassVar[str | None] = "multi_gpu"
 
@@ -69,6 +75,7 @@ class Devices(Need):
 class Package(Need):
     """A distribution that the library under test calls."""
 
+    named: ClassVar[str] = "{distribution}"
     distribution: str
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
@@ -82,13 +89,11 @@ class Package(Need):
 class Release(Need):
     """A distribution that is recent enough."""
 
+    named: ClassVar[str] = "{distribution} {at_least} or newer"
     distribution: str
     at_least: str
     otherwise: str
     """What an older one does."""
-
-    def __str__(self) -> str:
-        return f"Release {self.distribution} {self.at_least}"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         del device
@@ -109,6 +114,8 @@ class FlashAttention(Package):
 class Compiler(Need):
     """torch.compile needs a C++ compiler on the CPU; on CUDA it brings Triton."""
 
+    named: ClassVar[str] = "a C++ compiler"
+
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         if device != "cpu" or inventory.compiler:
             return None
@@ -119,6 +126,7 @@ class Compiler(Need):
 class Kernels(Need):
     """The kernels package, in the version window that the installed transformers accepts."""
 
+    named: ClassVar[str] = "kernels, in the versions that transformers accepts"
     marker: ClassVar[str | None] = "kernels"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
@@ -135,6 +143,7 @@ class Kernels(Need):
 class HubModel(Need):
     """A model repository, downloaded before or within reach."""
 
+    named: ClassVar[str] = "{repository}@{revision}"
     repository: str
     revision: str
     marker: ClassVar[str | None] = "hub"
@@ -152,6 +161,7 @@ class HubModel(Need):
 class HubKernel(Need):
     """A kernel repository within reach. That some of it was downloaded before says little: each holds many builds."""
 
+    named: ClassVar[str] = "{repository} from the hub"
     repository: str
     marker: ClassVar[str | None] = "hub"
 

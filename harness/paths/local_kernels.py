@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from harness.machine.inventory import Inventory
 from harness.machine.needs import Need
@@ -26,6 +27,7 @@ LAYERS = {"RMSNorm": "RMSNorm", "SiLU": "SiLU", "rotary_pos_emb": "RotaryPosEmb"
 class LocalKernel(Need):
     """A kernel repository in a local folder."""
 
+    named: ClassVar[str] = "{repository} in a local folder"
     repository: str
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:

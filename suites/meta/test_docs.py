@@ -290,7 +290,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("command", MEASURING)
 def test_commands_that_measure_succeed(command, folder):
-    """In README's order, since the last compares what the one before it saved; here in less time, which decides less."""
+    """In README's order, since the last compares what the one before it saved; in less time, which decides less."""
     program, *arguments = shlex.split(command.replace("runs/", f"{folder}/"))
     ours = ["pytest", "--run-dir", folder, "--timing-seconds", "2"]
     run = [sys.executable, "-m", *(ours if program == "pytest" else ["pytest_benchmark"])]

@@ -98,11 +98,11 @@ def test_machine_tells_profile_needs_peaks_and_health(machine):
         f"  no profile matches cpu on {platform.machine()}: harness calibrate makes one",
     ]
     assert f"  torch: {take_inventory().packages['torch']}" in lines
-    cuda = [path.name for path in PATHS if "Cuda" in map(str, path.needs())]
+    cuda = [path.name for path in PATHS if "CUDA" in map(str, path.needs())]
     [line] = [line for line in lines if line.startswith("  needs cuda: ")]
     assert line.rpartition(": ")[2].split(", ") == cuda
     assert "  needs kernels-community/flash-attn2: it is out of reach: kernels.flash_attn2_hub" in lines
-    assert "  Devices 2: 9 paths" in lines
+    assert "  2 devices: 9 paths" in lines
     assert "  copies: 10 GB/s, read and written" in lines
     assert "  fp32 products: 100 GFLOP/s" in lines
     assert "health: well" in lines
@@ -143,7 +143,7 @@ def test_profile_of_an_accelerator_is_matched_by_its_name(machine, tmp_path, mon
     assert machine.asked[0]["peaks"] is False
     assert lines[:2] == ["device: cuda", "profile: gpu"]
     assert "  accelerators: NVIDIA H200" in lines
-    assert "  Cuda: 13 paths" in lines
+    assert "  CUDA: 13 paths" in lines
     assert "peaks:" not in lines
 
 
@@ -152,7 +152,7 @@ def test_json_holds_the_same(machine):
     found = json.loads("\n".join(lines))
     assert code == 0
     assert (found["device"], found["profile"], found["peaks"]["launch"]) == ("cpu", None, 1e-6)
-    [cuda] = [need for need in found["needs"] if need["need"] == "Cuda"]
+    [cuda] = [need for need in found["needs"] if need["need"] == "CUDA"]
     assert cuda["unmet"].startswith("needs cuda: ")
     assert "attention.sdpa_cudnn" in cuda["paths"]
     assert found["health"][0] == {
