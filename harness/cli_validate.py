@@ -27,6 +27,8 @@ from harness.report.statement import write_statement
 from harness.statement import Acceptance, Machine, Proposal, Statement, Suites, state
 from harness.validating import Examination, Finished, examine_all, propose_profile, run_suites
 
+NOTHING_RAN = 5
+"""Exit code of a run that no session made, as pytest has it."""
 FINGERPRINT_SECONDS = 20.0
 """Of computing the same again on each card."""
 
@@ -153,15 +155,21 @@ def _machine(device: str, examined: Examination, environment: dict[str, str], *,
 
 
 def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Machine:
-    """After the suites: errors of memory, heat and what else shows under hours of work. Of the host nothing is asked:
-    its load is our own."""
-    device = asked.device
-    found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
-    checks = (*found.failed, *preflight(found.cards, load=0.0, cores=int(machine.environment["cores"])))
+    """After the suites: what is wrong then and was not before, as errors of memory that show under hours of work. Of
+    the host nothing is asked: its load is our own."""
+    device, known = asked.device, {(check.about, check.what, check.got) for check in machine.checks}
+    try:
+        found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
+        checks = (*found.failed, *preflight(found.cards, load=0.0, cores=int(machine.environment["cores"])))
+    except (HarnessError, OSError) as error:  # the suites are not to be lost for it
+        todo = f"see harness machine --device {device}, or validate again"
+        checks = (Check(device, "its examination", str(error), Grade.EXCEPTION, "done", todo),)
     later = tuple(
         replace(check, about=f"{check.about} after the suites")
         for check in checks
-        if check.about != MACHINE and check.grade is not Grade.GOOD
+        if check.about != MACHINE
+        and check.grade is not Grade.GOOD
+        and (check.about, check.what, check.got) not in known
     )
     asked.tell(later)
     return replace(machine, checks=(*machine.checks, *later))
@@ -179,5 +187,5 @@ def _empty_folder(parent: Path, machine: Machine) -> Path:
     """For the statement, where no suite made one."""
     folder = RunFolder.new(parent)
     folder.describe(dict(machine.environment))
-    folder.finish(1)
+    folder.finish(NOTHING_RAN)
     return folder.path

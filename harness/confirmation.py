@@ -149,7 +149,7 @@ def try_case(
     try:
         return replace(known, turns=take_turns(sides, asked))
     except CaseFailed as error:
-        if error.failure.outcome is Outcome.UNSUPPORTED and all(_refuses(side, case) for side in sides.values()):
+        if error.failure.outcome is Outcome.UNSUPPORTED and all(_refuses(sides[who], case, hold) for who in Who):
             return replace(known, untimed=error.failure.message)
         log = f" (read {error.failure.log})" if error.failure.log else ""
         return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
@@ -165,14 +165,15 @@ def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
     return Tried(case.id, proofs, verdicts)
 
 
-def _refuses(side: Asked, case: Case) -> bool:
+def _refuses(side: Asked, case: Case, hold: Hold) -> bool:
     """Whether a side that takes turns will not be timed with the path of a case."""
-    try:
-        side.load(case.id, Role.PATH, own=1)
-    except CaseFailed as error:
-        return error.failure.outcome is Outcome.UNSUPPORTED
-    finally:
-        side.clear()
+    with hold(alone=True):
+        try:
+            side.load(case.id, Role.PATH, own=1)
+        except CaseFailed as error:
+            return error.failure.outcome is Outcome.UNSUPPORTED
+        finally:
+            side.clear()
     return False
 
 

@@ -64,8 +64,14 @@ class WorkerRaised(WorkerFailed):
 
 NO_ROOM = "OutOfMemoryError"
 """How the error of a worker begins whose device is full."""
-NO_DISK = os.strerror(errno.ENOSPC)
-"""What stands in the error of one whose disk is."""
+NO_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+"""Of what one stands in the error of one whose disk is, or whose quota is spent."""
+
+
+def refuse_full_disk(error: Exception, what: str) -> None:
+    """Raises DiskRefuses if that is what the error of a worker that was asked for `what` says."""
+    if any(words in str(error) for words in NO_DISK):
+        raise DiskRefuses(f"{what}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)")
 
 
 def first_line(text: object) -> str:

@@ -54,6 +54,13 @@ def gate_line(run: Run) -> str:
     )
 
 
+def strays(run: Run) -> int:
+    """Tests that failed and gave no failing verdict; where that was not kept, one if nothing else explains the end."""
+    if run.failed_otherwise is not None:
+        return run.failed_otherwise
+    return int(run.exit == 1 and not any(verdict.outcome.fails for verdict in run.verdicts))
+
+
 def nothing_judged(run: Run, _: Forgiven) -> Iterator[str]:
     """no verdict is more than a skip"""
     if all(verdict.outcome.skips for verdict in run.verdicts):
@@ -77,8 +84,8 @@ def verdict_missing(run: Run, _: Forgiven) -> Iterator[str]:
 
 def failed_otherwise(run: Run, _: Forgiven) -> Iterator[str]:
     """a test failed that gave no failing verdict: one of no case, or one that raised behind its verdict"""
-    if run.failed_otherwise:
-        yield f"{count(run.failed_otherwise, 'test')} failed and gave no failing verdict"
+    if number := strays(run):
+        yield f"{count(number, 'test')} failed and gave no failing verdict"
 
 
 def verdict_fails(run: Run, _: Forgiven) -> Iterator[str]:

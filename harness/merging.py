@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.comparison_of_machines import differing
 from harness.errors import HarnessError
-from harness.gate import ENDED_WELL, Forgiven
+from harness.gate import ENDED_WELL, Forgiven, strays
 from harness.records import Run, Verdict
 from harness.report.folder import Asked, RunFolder
 from harness.run_files import finished_run
@@ -30,18 +30,17 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     for folder, run in zip(folders[1:], runs[1:], strict=True):
         _refuse_other_machine(folders[0], runs[0], folder, run)
     verdicts = tuple(_all_verdicts(folders, runs))
-    made = RunFolder.new(parent)
-    _copy_files(folders, made.path)
     first = runs[0]
-    asked = Asked(first.options, _selected(runs))
-    made.describe(dict(first.environment), profile=first.profile, asked=asked)
+    made = RunFolder.new(parent, Asked(first.options, _selected(runs)))
+    _copy_files(folders, made.path)
+    made.describe(dict(first.environment), profile=first.profile)
     made.run = replace(
         made.run,
         started=min(run.started for run in runs),
         verdicts=verdicts,
         resumed=tuple(time for run in runs for time in run.resumed),
     )
-    made.finish(_exit(runs), failed_otherwise=sum(run.failed_otherwise for run in runs), forgiven=pardon)
+    made.finish(_exit(runs), failed_otherwise=sum(map(strays, runs)), forgiven=pardon)
     return made
 
 
@@ -97,7 +96,7 @@ def _exit(runs: Sequence[Run]) -> int:
     """The worst of those that did not come to their end, or else what the tests of all say: what a gate said, or that
     nothing was judged, is asked of the whole again."""
     codes = [2 if run.exit is None else run.exit for run in runs]
-    failed = any(run.failed_otherwise or any(verdict.outcome.fails for verdict in run.verdicts) for run in runs)
+    failed = any(strays(run) or any(verdict.outcome.fails for verdict in run.verdicts) for run in runs)
     return max((code for code in codes if code not in ENDED_WELL), default=int(failed))
 
 

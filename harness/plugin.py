@@ -51,6 +51,9 @@ MARKERS = {
 }
 
 
+FAILING = {str(outcome) for outcome in Outcome if outcome.fails}
+
+
 class Hooks:
     """What a conftest.py can tell the plugin."""
 
@@ -120,17 +123,18 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, cou
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if SESSION in session.config.stash:
-        names = sorted(item.nodeid for item in session.items if _case_of(item))
         known = session.config.stash[SESSION]
-        known.selected, known.selection = len(names), hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+        known.selected = sum(bool(_case_of(item)) for item in session.items)
+        names = sorted(item.nodeid for item in session.items)
+        known.selection = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Count what fails without a verdict that says so."""
     report = yield
-    known, told = item.config.stash.get(SESSION, None), dict(report.user_properties).get("outcome")
-    if known and report.failed and not (told and Outcome(str(told)).fails):
+    known = item.config.stash.get(SESSION, None)
+    if known and report.failed and dict(report.user_properties).get("outcome") not in FAILING:
         known.failed_otherwise += 1
     return report
 

@@ -352,5 +352,6 @@ class Run:
     records from before it was kept."""
     selection: str = ""
     """Digest of the names of the selected tests: whether a session that goes on asks the same."""
-    failed_otherwise: int = 0
-    """Tests that failed and gave no failing verdict: of no case, or behind their verdict."""
+    failed_otherwise: int | None = None
+    """Tests that failed and gave no failing verdict: of no case, or behind their verdict; null in records from before
+    it was kept, and until the session ends."""

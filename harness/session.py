@@ -197,14 +197,16 @@ class Session:
             self.runner.close()
         if self.folder is None:
             return exit_code or int(bool(self.selected))
-        pardon = Forgiven(self.standard.skips, self.standard.known_failures) if self.gate else None
+        gate = self.folder.run.gate is not None
+        pardon = Forgiven(self.standard.skips, self.standard.known_failures) if gate else None
         return self.folder.finish(exit_code, failed_otherwise=self.failed_otherwise, forgiven=pardon).exit or 0
 
     def _open(self) -> tuple[RunFolder, Runner]:
         if self.folder is None or self.runner is None:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
-            folder = RunFolder.resumed(self.resume) if self.resume else RunFolder.new(self.parent)
+            asked = Asked(self.options, self.selected, self.selection, self.shard, self.gate)
+            folder = RunFolder.resumed(self.resume, asked) if self.resume else RunFolder.new(self.parent, asked)
             self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)
             devices = sorted({entry.case.device for entry in self._all if entry.unmet is None})
             names = ", ".join(self.runner.device_names(device) for device in devices if device != "cpu")
@@ -229,9 +231,7 @@ class Session:
         self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
-        self.gate = self.gate or folder.run.gate is not None  # a gate is one until its run has come to its end
-        asked = Asked(self.options, self.selected, self.selection, self.shard, self.gate)
-        folder.describe(environment, profile=self.standard.profile, asked=asked)
+        folder.describe(environment, profile=self.standard.profile)
 
 
 def _untimed(known: Measurements, asked: Property) -> bool:

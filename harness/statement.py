@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.errors import first_line
-from harness.gate import Forgiven, failed_otherwise, verdict_missing
+from harness.gate import ENDED_WELL, Forgiven, failed_otherwise, verdict_missing
 from harness.machine.cards import Card
 from harness.machine.checks import Check, Grade, graded
 from harness.machine.fingerprints import Fingerprint, fingerprint_checks
@@ -73,7 +73,7 @@ class Statement:
     exceptions: tuple[str, ...]
     """Each thing that a person must agree to."""
     checks: tuple[Check, ...]
-    """All that was looked at before the suites, fingerprints included."""
+    """All that was looked at before the suites, fingerprints included, and what was wrong behind them."""
     cards: tuple[Card, ...]
     """What was read of each device; those that could not be examined are missing, and stand in `checks`."""
     fingerprints: tuple[Fingerprint, ...]
@@ -168,6 +168,10 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
         ]
     # What fails a property fails those after it, with the same words.
     found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in _failing(run)))
+    if suites.exit not in ENDED_WELL:
+        found.append(
+            f"suites: pytest's exit code is {suites.exit}, but should be 0 (the session broke off: read its output)"
+        )
     found += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
     if run.finished is None:
         found.append("suites: the run is not finished, but should be (it was interrupted or killed: validate again)")

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from harness.baseline_proposals import proposal_for
 from harness.baseline_store import write_files
 from harness.codec import read_record
-from harness.errors import HarnessError, WorkerFailed, WorkerRaised
+from harness.errors import HarnessError, WorkerFailed, WorkerRaised, refuse_full_disk
 from harness.machine.cards import Card
 from harness.machine.checks import Check, Grade
 from harness.machine.device_lock import devices_held
@@ -101,7 +101,8 @@ def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
 
     try:
         return ask(logs / "devices.log", device_keys, device, seconds=seconds)
-    except WorkerFailed:
+    except WorkerFailed as error:
+        refuse_full_disk(error, "devices")
         return [device]
 
 
@@ -173,6 +174,8 @@ def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: fl
 
 
 def crashed(about: str, error: WorkerFailed) -> Check:
+    """Raises DiskRefuses if a disk is full, and an error that is none of the card."""
+    refuse_full_disk(error, about)
     if isinstance(error, WorkerRaised) and not error.log:
         raise error  # expected: a model that is not to be had
     todo = f"read {error.log}; a card on which torch cannot compute is of no use"

@@ -14,14 +14,13 @@ from typing import Any
 
 from harness.equivalence.rules import trust_findings
 from harness.errors import (
-    NO_DISK,
     NO_ROOM,
-    DiskRefuses,
     ReferenceInvalid,
     WorkerDied,
     WorkerFailed,
     WorkerRaised,
     WorkerTimedOut,
+    refuse_full_disk,
 )
 from harness.execution import benign, tasks, timing, weighing
 from harness.execution.alternating import Sides, alternate
@@ -194,7 +193,8 @@ class Runner:
         answer: then their cases tell why."""
         try:
             return [device] if device == "cpu" else list(self.ask("devices", tasks.device_keys, device))
-        except WorkerFailed:
+        except WorkerFailed as error:
+            refuse_full_disk(error, "devices")
             return [device]
 
     def setup(self, case: Case, fault: str = "") -> Setup:
@@ -314,8 +314,7 @@ def failure_of(error: WorkerFailed, what: str) -> Failure:
 
     Raises DiskRefuses if a disk is full.
     """
-    if NO_DISK in str(error):
-        raise DiskRefuses(f"{what}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)")
+    refuse_full_disk(error, what)
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
     declared = isinstance(error, WorkerRaised) and error.incompatible
     outcome = Outcome.UNSUPPORTED if declared else outcomes.get(type(error), Outcome.ERROR)

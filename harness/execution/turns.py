@@ -48,6 +48,10 @@ class Ask:
     """The devices, for one load after another, so that nobody waits for a whole case."""
 
 
+How = Callable[[Mapping[Who, Taking], Ask, random.Random], Load]
+"""A load of all models."""
+
+
 def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
     """All loads of a case that both sides proved. What breaks is tried once more, and without other models beside it,
     which may be the cause.
@@ -57,22 +61,20 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
     order = random.Random(ask.seed)
     loads: list[Load] = []
     broke: dict[Who, str] = {}
-    how: Callable[[Mapping[Who, Taking], Ask, random.Random], Load] = _together
+    how: How = _together
     started = time.monotonic()
     late = False
     while len(loads) < ask.loads and not late:
-        try:
-            with ask.hold(alone=True):
-                loads.append(how(sides, ask, order))
-        except CaseFailed as error:
-            for side in sides.values():
-                side.clear()
-            if error.failure.outcome is Outcome.UNSUPPORTED or error.who in broke:
-                raise
-            if how is _apart or NO_ROOM not in error.failure.message:
-                broke[error.who] = f"{error.failure.outcome}: {error}"
+        made = _held(how, sides, ask, order)
+        if isinstance(made, CaseFailed):
+            if made.failure.outcome is Outcome.UNSUPPORTED or made.who in broke:
+                raise made
+            if how is _apart or NO_ROOM not in made.failure.message:
+                broke[made.who] = f"{made.failure.outcome}: {made}"
             if how is _together:
                 how, loads = _apart, []
+        else:
+            loads.append(made)
         late = len(loads) >= ask.fewest and time.monotonic() - started >= ask.seconds
     done = time.monotonic() - started
     return Turns(
@@ -82,6 +84,17 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
         seconds=done,
         broke=tuple(broke.values()),
     )
+
+
+def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load | CaseFailed:
+    """A load, or what broke; then nothing stays loaded when others may use the devices."""
+    with ask.hold(alone=True):
+        try:
+            return how(sides, ask, order)
+        except CaseFailed as error:
+            for side in sides.values():
+                side.clear()
+            return error
 
 
 def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:

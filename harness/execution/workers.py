@@ -233,7 +233,8 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent learns of it and makes it a verdict
-        traceback.print_exc()
+        with suppress(OSError):  # the disk of the log may be full
+            traceback.print_exc()
         expected = isinstance(error, HarnessError)
         told = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
         return _Raised(told, expected, incompatible=isinstance(error, Incompatible))

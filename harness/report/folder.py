@@ -32,6 +32,13 @@ class Asked:
     gate: bool = False
     """Whether it is to be a gate."""
 
+    def of(self, run: Run) -> Run:
+        """A run that is asked for this; a gate is red until its end."""
+        run = replace(
+            run, options=self.options, selected=self.selected, selection=self.selection, shard=self.shard, gate=None
+        )
+        return awaited(run) if self.gate else run
+
 
 ASKED_NOTHING = Asked()
 
@@ -46,37 +53,46 @@ class RunFolder:
         self._lock = _locked(path)
 
     @classmethod
-    def new(cls, parent: Path) -> RunFolder:
+    def new(cls, parent: Path, asked: Asked = ASKED_NOTHING) -> RunFolder:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
         path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
         (path / "logs").mkdir()
-        made = cls(path, Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ()))
+        made = cls(path, asked.of(Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ())))
         write_record(path / RUN, made.run)
         link_latest(parent, path)
         return made
 
     @classmethod
-    def resumed(cls, path: Path) -> RunFolder:
+    def resumed(cls, path: Path, asked: Asked = ASKED_NOTHING) -> RunFolder:
         """Go on in the folder of a run that was interrupted; nothing is written until `describe` has found that the
-        machine is the same. Raises HarnessError if it holds no run, or another session still writes it."""
+        machine is the same. What was a gate stays one.
+
+        Raises HarnessError if it holds no run, another session still writes it, or it is a gate of other tests.
+        """
         path = path.resolve()  # once: `latest` may move on
         made = cls(path, any_run(path))
         made.run = any_run(path)  # once more, now that nobody else writes it
+        if made.run.gate is not None and made.run.selection != asked.selection:
+            made.release()
+            raise HarnessError(
+                f"{path}: the selected tests are others than those with which its gate began (resume it with the "
+                "selection of that command)"
+            )
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        made.run = replace(made.run, finished=None, exit=None, resumed=(*made.run.resumed, now))
+        gate = asked.gate or made.run.gate is not None
+        run = replace(made.run, finished=None, exit=None, failed_otherwise=None, resumed=(*made.run.resumed, now))
+        made.run = replace(asked, gate=gate).of(run)
         return made
 
     @property
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def describe(
-        self, environment: dict[str, str], *, profile: str | None = None, asked: Asked = ASKED_NOTHING
-    ) -> None:
-        """Tell on what the run runs, by which hardware profile it is judged, and what was asked for.
+    def describe(self, environment: dict[str, str], *, profile: str | None = None) -> None:
+        """Tell on what the run runs, and by which hardware profile it is judged.
 
-        Raises HarnessError if a run that is resumed began elsewhere, was judged otherwise, or is a gate of other tests.
+        Raises HarnessError if a run that is resumed began elsewhere, or was judged otherwise.
         """
         if self.run.resumed:
             was = {**self.run.environment, "profile": self.run.profile or ""}
@@ -88,21 +104,7 @@ class RunFolder:
                     f"{self.path}: {name} was {was.get(name, 'none')}, but is {now.get(name, 'none')} now (a run is "
                     "resumed where it began: start another)"
                 )
-            if self.run.gate is not None and self.run.selection != asked.selection:
-                raise HarnessError(
-                    f"{self.path}: the selected tests are others than those with which its gate began (resume it with "
-                    "the selection of that command)"
-                )
-        self.run = replace(
-            self.run,
-            environment=environment,
-            profile=profile,
-            options=asked.options,
-            selected=asked.selected,
-            selection=asked.selection,
-            shard=asked.shard,
-        )
-        self.run = awaited(self.run) if asked.gate else self.run
+        self.run = replace(self.run, environment=environment, profile=profile)
         write_record(self.path / RUN, self.run)
 
     def add_evidence(self, evidence: Evidence) -> None:
@@ -121,7 +123,10 @@ class RunFolder:
 
     def finish(self, exit_code: int, *, failed_otherwise: int = 0, forgiven: Forgiven | None = None) -> Run:
         """Close the record, judged by a gate if there is something to forgive; returns it. Its `exit` is no success
-        where `exit_code`, by the tests alone, is one, but all that was selected was skipped, or the gate is red."""
+        where `exit_code`, by the tests alone, is one, but all that was selected was skipped, or the gate is red.
+
+        Raises DiskRefuses.
+        """
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         unexplained = exit_code == 1 and not any(verdict.outcome.fails for verdict in self.run.verdicts)
         otherwise = failed_otherwise or int(unexplained)

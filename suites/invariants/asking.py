@@ -19,7 +19,7 @@ from harness.vocabulary import Property
 from suites.invariants.probing import Opened, Question, open_path, try_example
 from suites.invariants.relations import relation_named
 from suites.invariants.reproducer import write_reproducer
-from suites.invariants.search import Budget, Searched, search
+from suites.invariants.search import Budget, search
 
 UNENGAGED = "something else served the request: suites/every_path judges the path itself"
 
@@ -59,13 +59,15 @@ class Asking:
             return opened.worker.call(try_example, opened.question, relation.name, example, seconds=self.seconds)
 
         result = search(relation, ask, edges=opened.known.edges, budget=budget)
+        failure = failure_of(result.failure, f"example {result.example}") if result.failure else None
         reproduced = ""
         if result.example is not None:
             script = write_reproducer(folder, case, opened.question, result)
             reproduced = f"python {script} reproduces it"
-        if result.failure:
+        if failure:
             self.close()  # whatever state the worker is in
-            return failed(case, Property.EQUIVALENCE, _why_none(result, reproduced))
+            failure = replace(failure, message=f"{failure.message} ({reproduced})")
+            return failed(case, Property.EQUIVALENCE, failure)
         verdict = judge_relation(
             case,
             opened.known.engagements,
@@ -96,8 +98,3 @@ class Asking:
             return worker.call(open_path, question, seconds=self.seconds)
         except WorkerFailed as error:
             return failure_of(error, "engaging")
-
-
-def _why_none(result: Searched, reproduced: str) -> Failure:
-    failure = failure_of(result.failure, f"example {result.example}")
-    return replace(failure, message=f"{failure.message} ({reproduced})")

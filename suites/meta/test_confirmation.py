@@ -27,6 +27,7 @@ from suites.meta.two_sides import CASE, FULL, ID, PATH, evidence, two
 
 LONG = Timing(1e9)
 CRASH = Failure(Outcome.CRASHED, "fp32 run: worker ended by SIGSEGV")
+REFUSAL = Failure(Outcome.UNSUPPORTED, "fp32 run: QuantizedCache is gone")
 SLOWED = {"path": (1.1, 1.1, 1.11, 1.1, 1.1, 1.09, 1.1)}
 """Seconds by turns; seven of them, so that loads differ."""
 
@@ -124,9 +125,6 @@ def test_what_chance_may_bring_must_come_twice():
     found, sides = finding(new={"proofs": [evidence(ratio=50.0), evidence()]})
     assert found.label == "MISMATCH"
     assert sides[Who.NEW].asked.count(("prove", ID)) == 1
-
-
-REFUSAL = Failure(Outcome.UNSUPPORTED, "fp32 run: QuantizedCache is gone")
 
 
 def test_path_that_only_the_newer_refuses_is_lost():
@@ -371,6 +369,26 @@ def test_devices_are_shared_while_a_case_is_proved_and_had_alone_while_it_is_tim
     confirmed(old={"keys": ("cuda-0",)}, new={"keys": ("GPU-1", "cuda-0")})
     keys = {"cuda-0", "GPU-1"}
     assert held == [(keys, False), "free", *[(keys, True), "free"] * LOADS]
+
+
+@pytest.mark.parametrize("failure", [CRASH, REFUSAL], ids=lambda failure: failure.outcome)
+def test_nothing_is_loaded_on_devices_that_are_not_held(monkeypatch, failure):
+    """Also where something breaks, and where the other side is asked whether it refuses too."""
+    sides, now = two(new={"breaks": [failure] * 2}), []
+
+    @contextmanager
+    def hold(_keys, *, alone):
+        now.append(alone)
+        yield
+        now.pop()
+        assert all(side.loaded == [] for side in sides.values())
+
+    for side in sides.values():
+        load = side.load
+        side.load = lambda *what, load=load, **more: (now == [True] or pytest.fail("not held"), load(*what, **more))
+    monkeypatch.setattr(confirmation, "devices_held", hold)
+    [found] = confirm_cases(sides, ((CASE, PATH),), (), timing=LONG, tell=lambda *_: None).findings
+    assert found.label == "BREAKS"
 
 
 def confirmed(**sides):

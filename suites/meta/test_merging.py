@@ -98,23 +98,25 @@ def test_missing_shard_is_refused(checkout, shards):
 
 def test_shard_that_was_red_alone_is_not_red_for_ever(checkout, shards):
     """What it lacked may be in another."""
-    checkout.run({SDPA: {}}, name="one", exit=1, gate=("known failure x is of no case that was judged",))
+    why = ("known failure x is of no case that was judged",)
+    checkout.run({SDPA: {}}, name="one", exit=1, gate=why, failed_otherwise=0)
     run = merge_runs(shards, checkout.root / "runs", pardon=Forgiven()).run
     assert (run.gate, run.exit) == ((), 0)
 
 
 def test_test_that_failed_behind_its_verdict_is_not_forgotten(checkout, shards):
     """Whether its shard was a gate or not."""
-    for gate in (None, ("1 test failed and gave no failing verdict",)):
-        checkout.run({SDPA: {}}, name="one", exit=1, gate=gate, failed_otherwise=1, selected=1)
+    why = ("1 test failed and gave no failing verdict",)
+    for gate, kept in ((None, 1), (why, 1), (why, None)):  # the last is a record from before it was kept
+        checkout.run({SDPA: {}}, name="one", exit=1, gate=gate, failed_otherwise=kept, selected=1)
         run = merge_runs(shards, checkout.root / "runs", pardon=Forgiven()).run
-        assert (run.gate, run.exit) == (("1 test failed and gave no failing verdict",), 1)
+        assert (run.gate, run.exit) == (why, 1)
 
 
 def test_shard_that_judged_nothing_is_no_failure_of_the_whole(checkout, shards):
     """Where the whole judged nothing, it is."""
     away = verdict(FLASH, Outcome.UNSUPPORTED)
-    checkout.run(name="one", verdicts=[away], exit=1, selected=1)
+    checkout.run(name="one", verdicts=[away], exit=1, selected=1, failed_otherwise=0)
     run = merge_runs(shards, checkout.root / "runs", pardon=Forgiven(skips=(ALLOWED,))).run
     assert (run.gate, run.exit) == ((), 0)
     assert merge_runs(shards[:1], checkout.root / "others").run.exit == 1

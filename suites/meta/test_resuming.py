@@ -97,8 +97,8 @@ def made(tmp_path, **environment):
 def test_resumed_run_keeps_its_verdicts_and_its_start(tmp_path):
     path = made(tmp_path)
     before = read_record(Run, path / "run.json")
-    folder = RunFolder.resumed(path)
-    folder.describe(ENVIRONMENT, asked=Asked(selected=2))
+    folder = RunFolder.resumed(path, Asked(selected=2))
+    folder.describe(ENVIRONMENT)
     folder.add(verdict(SDPA, asked=Property.SPEED))
     run = folder.finish(0)
     assert [each.property for each in run.verdicts] == [Property.EQUIVALENCE, Property.SPEED]
@@ -158,6 +158,9 @@ def test_gate_stays_one_when_its_run_is_resumed(session, pytester):
     assert result.ret == -signal.SIGKILL
     assert record["gate"] == ["the session did not come to its end (exit none)"]
     assert [each["path"] for each in record["verdicts"]] == ["eager", "eager"]
+    result, _ = session("--dtype", "fp32", "-m", "engagement", "--resume", "runs/latest", paths="(Eager(), Dummy())")
+    assert result.ret == 3
+    result.stdout.fnmatch_lines(["!*the selected tests are others than those with which its gate began*"])
     result, record = session("--dtype", "fp32", "--resume", "runs/latest", paths="(Eager(), Dummy())")
     assert (result.ret, record["gate"]) == (0, [])
     result.stdout.fnmatch_lines(["gate: green: 4 verdicts given, 0 skipped as the profile allows"])
@@ -189,7 +192,7 @@ def test_full_disk_is_no_verdict(session):
 
 @pytest.mark.timeout(600)
 def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(session, pytester):
-    """The tensors that timed runs are held to died with that session: the case runs again, and once only."""
+    """The tensors that timed runs are held to died with that session: the case runs again."""
     timed = {
         "workloads": "(Workload('short', (Prompt(5, text='good'),), 4, timed=Load.DECODE),)",
         "paths": "(Dummy(),)",
@@ -202,20 +205,20 @@ def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(s
     found = {each["property"]: each["outcome"] for each in record["verdicts"]}
     assert found.pop("speed") in {"PASS", "INCONCLUSIVE", "SLOW"}, result.stdout.str()  # by how busy this machine is
     assert found == {"equivalence": "PASS"}
-    log = pytester.path / "runs" / "latest" / "logs" / "cpu-fp32-tiny_qwen3-attention.dummy-short-speed.log"
-    assert log.exists()
+    [measured] = (pytester.path / "runs" / "latest" / "measurements").iterdir()
+    assert json.loads(measured.read_text())["speed"]["pairs"]
 
 
 def test_gate_is_resumed_with_the_tests_with_which_it_began(tmp_path):
     """With fewer it would be green of what nobody asked for."""
-    folder = RunFolder.new(tmp_path)
-    folder.describe(ENVIRONMENT, asked=Asked(selected=9, selection="all", gate=True))
+    folder = RunFolder.new(tmp_path, Asked(selected=9, selection="all", gate=True))
+    assert folder.run.gate == ("the session did not come to its end (exit none)",)
     folder.release()
-    again = RunFolder.resumed(folder.path)
     told = r"the selected tests are others than those with which its gate began \(resume it with the selection of"
     with pytest.raises(HarnessError, match=told):
-        again.describe(ENVIRONMENT, asked=Asked(selected=1, selection="one", gate=True))
+        RunFolder.resumed(folder.path, Asked(selected=1, selection="one"))
     assert read_record(Run, folder.path / "run.json").selected == 9
+    assert RunFolder.resumed(folder.path, Asked(selected=9, selection="all")).run.gate  # without being asked again
 
 
 def test_verdict_that_came_before_the_lock_is_not_lost(tmp_path, monkeypatch):

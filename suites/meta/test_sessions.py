@@ -245,6 +245,18 @@ def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
     result.stdout.fnmatch_lines(["gate: green: 2 verdicts given, 2 skipped as the profile allows"])
 
 
+def test_test_that_fails_beside_a_failing_verdict_is_counted(session, pytester):
+    """The verdict may be forgiven one day; a test of no case, or one that raises behind its verdict, is not."""
+    pytester.makepyfile(
+        test_other="def test_other(record_property):\n    record_property('outcome', 'odd')\n    assert 0\n"
+    )
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
+    result, record = session("test_other.py", "--dtype", "fp32", paths="(Lazy(),)", dummies=lazy)
+    assert result.ret == 1
+    assert record["failed_otherwise"] == 1
+    assert len(record["verdicts"]) == 2
+
+
 AWAY = """
 @dataclass(frozen=True)
 class Away(Sdpa):

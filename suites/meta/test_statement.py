@@ -125,10 +125,10 @@ def test_every_outcome_is_weighed():
             ),
         ),
         (
-            {"code": 3},
+            {"code": 3, "selected": 50},
             (
-                "rejected: NVIDIA H200, suites: pytest's exit code is 3, but should be 0 (no verdict fails: read its "
-                "output)"
+                "rejected: NVIDIA H200, suites: pytest's exit code is 3, but should be 0 (the session broke off: read "
+                "its output); and 1 more reason"
             ),
         ),
     ],

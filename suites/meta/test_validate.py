@@ -15,7 +15,7 @@ from fixtures.models import MODELS
 from harness import validating
 from harness.baseline_store import read_file
 from harness.codec import write_record
-from harness.errors import HarnessError, WorkerFailed
+from harness.errors import DiskRefuses, HarnessError, WorkerFailed, WorkerRaised
 from harness.execution import fingerprinting
 from harness.execution.fingerprinting import Operation
 from harness.machine.checks import Check, Grade
@@ -24,7 +24,7 @@ from harness.machine.inventory import take_inventory
 from harness.machine.profile import Match, Profile, read_profile, write_profile
 from harness.report.statement import read_statement
 from harness.run_files import finished_run
-from harness.validating import SUITES, examine_all, profile_name, propose_profile, run_suites
+from harness.validating import SUITES, crashed, examine_all, profile_name, propose_profile, run_suites
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, refusal
@@ -123,6 +123,33 @@ def test_card_that_errs_under_the_suites_is_rejected(validate, monkeypatch, tmp_
     assert "but should be 0" in told
     assert told in read_statement(folder_of(tmp_path / "runs")).rejections
     assert not any(line.startswith("machine after") for line in lines)
+
+
+def test_what_was_an_exception_before_is_told_once(validate, monkeypatch, tmp_path):
+    off = Check("cuda:0", "ECC", "off", Grade.EXCEPTION, "on", "nvidia-smi -e 1")
+    monkeypatch.setattr("harness.cli_validate.preflight", lambda *_, **__: (off,))
+    code, out, _ = validate()
+    assert code == 0
+    assert out.count("ECC is off") == 1
+    assert read_statement(folder_of(tmp_path / "runs")).exceptions == (str(off),)
+
+
+def test_suites_are_not_lost_where_cards_cannot_be_examined_again(validate, tmp_path):
+    def examinations():
+        yield EXAMINED
+        raise HarnessError("cpu: another session has held the device for 3600 s")
+
+    code, out, _ = validate(examined=examinations())
+    assert code == 0
+    told = "cpu after the suites: its examination is cpu: another session has held the device for 3600 s, but should be"
+    assert told in out
+    assert "accepted with exceptions" in out
+
+
+def test_full_disk_is_no_fault_of_a_card():
+    error = WorkerRaised("OSError: [Errno 28] No space left on device", log="some.log")
+    with pytest.raises(DiskRefuses, match=r"^cuda:0: OSError: .* \(free the disk"):
+        crashed("cuda:0", error)
 
 
 @pytest.mark.parametrize(

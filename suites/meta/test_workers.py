@@ -98,6 +98,11 @@ def test_raised_error_names_its_type_and_keeps_the_worker(worker):
     assert worker.call(os.getpid, seconds=60) == worker.pid
 
 
+def test_error_is_told_though_the_disk_of_the_log_is_full():
+    with Worker(log=Path("/dev/full")) as full, pytest.raises(WorkerRaised, match="RuntimeError: two lines"):
+        full.call(fail, RuntimeError("two lines\nof text"), seconds=60)
+
+
 def test_expected_error_is_shown_without_its_type(worker):
     """Errors that a person can set right are complete by themselves; there is no trace to read."""
     with pytest.raises(WorkerRaised, match=r"^no such model$") as raised:
