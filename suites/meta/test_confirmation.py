@@ -1,35 +1,28 @@
-"""What `harness confirm` makes of two environments with scripted answers: order, verdicts, messages, exit codes."""
+"""What `harness confirm` makes of two environments with scripted answers: verdicts and messages."""
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
 from harness import confirmation
-from harness.codec import read_record
 from harness.comparison_of_cases import Weight
-from harness.confirmation import Confirmation, Timing, confirm_cases, finding_of, try_case
+from harness.confirmation import Timing, confirm_cases, finding_of, try_case
 from harness.confirmed import Ended, Role, Who
-from harness.execution import turns as turning
-from harness.execution.interpreter import CaseFailed
-from harness.execution.turns import Ask, take_turns
-from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS, MARGIN
+from harness.measurement.confirming_rules import LOADS, MARGIN
 from harness.plan import find_case
 from harness.records import Failure
 from harness.vocabulary import Outcome
 from suites.conftest import CATALOGUE
-from suites.meta.commands import CONFTEST, harness, refusal
-from suites.meta.two_sides import CASE, FULL, ID, PATH, evidence, two
+from suites.meta.two_sides import CASE, CRASH, FULL, ID, LONG, PATH, SLOWED, evidence, no_time_passes, two
 
-LONG = Timing(1e9)
-CRASH = Failure(Outcome.CRASHED, "fp32 run: worker ended by SIGSEGV")
 REFUSAL = Failure(Outcome.UNSUPPORTED, "fp32 run: QuantizedCache is gone")
-SLOWED = {"path": (1.1, 1.1, 1.11, 1.1, 1.1, 1.09, 1.1)}
-"""Seconds by turns; seven of them, so that loads differ."""
+
+
+@pytest.fixture(autouse=True)
+def still(monkeypatch):
+    no_time_passes(monkeypatch)
 
 
 def finding(*, case=CASE, timing=LONG, **sides):
@@ -207,30 +200,6 @@ def test_what_breaks_once_while_it_is_timed_is_tried_again_without_others_beside
     assert ("load", ID, Role.PATH, 1) in sides[Who.NEW].asked
 
 
-@pytest.mark.parametrize("failure", [CRASH, FULL], ids=["crash", "somebody took the memory for a moment"])
-def test_load_that_broke_alone_costs_that_load_and_no_other(failure):
-    """The device holds one model: sides take turns before anything breaks."""
-    sides = two(old={"room": 1}, new={"room": 1})
-    loads = []
-    load = sides[Who.NEW].load
-    crashing = {15: failure}
-
-    def counted(case, role, *, own):
-        loads.append(role)
-        if len(loads) in crashing:
-            raise CaseFailed(Who.NEW, crashing[len(loads)])
-        load(case, role, own=own)
-
-    sides[Who.NEW].load = counted
-    found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
-    assert (len(found.loads), found.together) == (LOADS, False)
-    assert found.broke == (f"{failure.outcome}: new: {failure.message}",)
-    assert len(loads) <= 2 * LOADS + 4
-    crashing |= dict.fromkeys(range(len(loads) + 1, len(loads) + 100), CRASH)
-    with pytest.raises(CaseFailed, match="new: fp32 run: worker ended by SIGSEGV"):
-        take_turns(sides, Ask(ID, tuple(Role), 1e9))
-
-
 @pytest.mark.parametrize(("who", "label"), [("old", "NOT COMPARED"), ("new", "TIMED WRONG")])
 def test_fast_and_wrong_is_no_gain(who, label):
     cheats = {"ended": Ended(2, ("k",), ("k",)), "path": (0.1,)}
@@ -244,37 +213,6 @@ def test_disturbed_runs_are_inconclusive():
     assert found.label == "INCONCLUSIVE"
     told = "dropped pairs are 44 of 44, but should be at most 8.8, most of them: compiled (ask on a quieter machine)"
     assert found.told == told
-
-
-def test_loads_are_fresh_and_orders_random():
-    """Each load has four pairs of path and of eager, each pair has both sides one after the other."""
-    made = two()
-    log = []
-    for side in made.values():
-        side.asked = log
-    found = take_turns(made, Ask(ID, tuple(Role), 1e9))
-    assert len(found.loads) == LOADS
-    assert found.together
-    assert not found.late
-    assert log.count(("load", ID, Role.PATH, 4)) == log.count(("load", ID, Role.EAGER, 4)) == 2 * LOADS
-    runs = [what[1] for what in log if what[0] == "run"]
-    assert len(runs) == 4 * 4 * LOADS
-    assert all(first == second for first, second in zip(runs[::2], runs[1::2], strict=True))
-    assert {*runs[::8]} == set(Role)
-
-
-def test_sides_alternate_in_both_orders():
-    made = two()
-    order = []
-    for who, side in made.items():
-        run = side.run
-        side.run = lambda role, who=who, run=run: (order.append(who), run(role))[1]
-    take_turns(made, Ask(ID, (Role.PATH,), 1e9))
-    firsts = order[::2]
-    assert {firsts.count(who) > LOADS for who in Who} == {True}
-    assert all({*order[i : i + 2]} == set(Who) for i in range(0, len(order), 2))
-    again = two()
-    assert take_turns(again, Ask(ID, (Role.PATH,), 1e9)).loads == take_turns(two(), Ask(ID, (Role.PATH,), 1e9)).loads
 
 
 def test_eager_itself_is_timed_alone():
@@ -296,63 +234,6 @@ def test_device_that_holds_one_model_is_used_in_turns():
     found, _ = finding(new={"room": 0})
     assert found.label == "BREAKS"
     assert FULL.message in found.told
-
-
-class Clock:
-    """Moves by what loading and running take."""
-
-    def __init__(self, sides, *, load, run):
-        self.now = 0.0
-        for side in sides.values():
-            for name, taken in (("load", load), ("run", run)):
-                setattr(side, name, self.taking(taken, getattr(side, name)))
-
-    def taking(self, seconds, function):
-        def timed(*arguments, **options):
-            self.now += seconds
-            return function(*arguments, **options)
-
-        return timed
-
-    def monotonic(self):
-        return self.now
-
-
-def test_no_load_is_begun_after_its_time(monkeypatch):
-    sides = two()
-    monkeypatch.setattr(turning, "time", Clock(sides, load=1.0, run=1.0))
-    found = take_turns(sides, Ask(ID, (Role.PATH,), 1.0))
-    assert (len(found.loads), found.late) == (FEWEST, True)
-    sides = two()
-    monkeypatch.setattr(turning, "time", Clock(sides, load=1.0, run=1.0))
-    found = take_turns(sides, Ask(ID, (Role.PATH,), 100.0))  # a load takes ten seconds, here
-    assert (len(found.loads), found.late) == (10, True)
-
-
-@pytest.mark.parametrize("room", [2, 1], ids=["together", "apart"])
-@pytest.mark.parametrize(
-    ("load", "apart", "together"), [(0.1, BLOCK, BLOCK), (6.0, 6, 12), (1e3, BLOCK_MOST, BLOCK_MOST)]
-)
-def test_runs_take_the_time_that_loading_took(monkeypatch, room, load, apart, together):
-    """Within bounds; of path and eager alike, where they take as long. Together, four are loaded and two are a pair."""
-    sides = two(old={"room": room}, new={"room": room})
-    pairs = together if room == 2 else apart
-    monkeypatch.setattr(turning, "time", Clock(sides, load=load, run=1.0))
-    found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
-    assert found.together is (room == 2)
-    assert {len(couples) for each in found.loads for couples in (each.path, each.eager)} == {pairs}
-
-
-def test_longer_runs_are_fewer(monkeypatch):
-    """Eager's, of a prefill that writes every score: the path is not held up."""
-    sides = two()
-    clock = Clock(sides, load=6.0, run=1.0)
-    for side in sides.values():
-        run = side.run
-        side.run = lambda role, run=run: (clock.taking(3.0 * (role is Role.EAGER), run))(role)
-    monkeypatch.setattr(turning, "time", clock)
-    loads = take_turns(sides, Ask(ID, tuple(Role), 1e9)).loads
-    assert {(len(each.path), len(each.eager)) for each in loads} == {(12, BLOCK)}
 
 
 def test_devices_are_shared_while_a_case_is_proved_and_had_alone_while_it_is_timed(monkeypatch):
@@ -404,147 +285,3 @@ def test_environments_are_told_with_what_differs():
     assert [what for _, what in told] == [ID, ""]
     assert found.conclusion == "1 case: 1 UNCHANGED; none confirmed worse"
     assert confirmed(new=SLOWED)[0].conclusion == "1 case: 1 REGRESSED; 1 confirmed worse"
-
-
-@pytest.fixture(autouse=True)
-def no_time_passes(monkeypatch):
-    """Or a busy machine would make more pairs of a load than the fewest."""
-    monkeypatch.setattr(turning, "time", SimpleNamespace(monotonic=lambda: 0.0))
-
-
-OLD, NEW = "old/bin/python", "new/bin/python"
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch, capsys):
-    """Runs `harness confirm` on scripted sides; (exit code, output, errors)."""
-    (tmp_path / "conftest.py").write_text(CONFTEST)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, **sides):
-        made = two(**sides)
-        run.started = []
-
-        def interpreter(who, python, asking):
-            run.started.append((who, str(python), asking))
-            return made[who]
-
-        monkeypatch.setattr("harness.cli_confirm.Interpreter", interpreter)
-        return (*harness(monkeypatch, capsys, "confirm", OLD, NEW, "--case", ID, *arguments), made)
-
-    return run
-
-
-def test_command_tells_environments_then_cases_then_the_conclusion(command, tmp_path):
-    code, out, errors, _ = command(new=SLOWED)
-    assert code == 1
-    lines = out.splitlines()
-    assert lines[0] == "differs: transformers 5.17.0 → 5.22.2"
-    assert lines[1] == "old: python 3.11.7, torch 2.13.0, transformers 5.17.0, kernels none, bitsandbytes none"
-    assert lines[3].startswith(f"REGRESSED {ID}: new seconds over old ones are 1.1")
-    assert lines[4] == "  fp32 kernels are the same: decode k"
-    assert lines[5].startswith("1 case: 1 REGRESSED; 1 confirmed worse; record: runs/confirm-")
-    assert errors == f"1 of 1: {ID}\n"
-    assert [(who, python) for who, python, _ in command.started] == [("old", OLD), ("new", NEW)]
-    [record] = tmp_path.glob("runs/confirm-*/confirmation.json")
-    kept = read_record(Confirmation, record)
-    assert len(kept.tried[ID].turns.couples) == 44
-    assert kept.findings[0].label == "REGRESSED"
-
-
-@pytest.mark.parametrize(
-    ("sides", "code"),
-    [
-        ({}, 0),
-        ({"old": SLOWED}, 0),
-        ({"new": {"path": (1.0, 1.0, 1.0, 1.0, 1.3, 1.3, 1.3, 1.3)}}, 0),
-        ({"new": {"proofs": [evidence(ratio=50.0)]}}, 1),
-    ],
-    ids=["same", "better", "inconclusive", "wrong"],
-)
-def test_exit_codes(command, sides, code):
-    assert command(**sides)[0] == code
-
-
-def test_nothing_compared_is_refused(command):
-    """After it was told: green would mean nothing."""
-    code, out, errors, _ = command(new={"proofs": ["needs a GPU"]})
-    assert code == 2
-    assert f"NOT COMPARED {ID}: new: needs a GPU" in out
-    assert refusal(errors).startswith(f"nothing was compared: NOT COMPARED {ID}: new: needs a GPU (leave")
-
-
-def test_same_environments_are_told(command):
-    sides = two()
-
-    def same(*arguments):
-        sides[Who.NEW].environment = sides[Who.OLD].environment
-        return sides[arguments[0]]
-
-    code, out, _, made = command()
-    assert code == 0
-    assert all(side.asked[-1] == ("close",) for side in made.values())
-    found = confirm_cases(
-        {who: same(who, None, None) for who in Who}, ((CASE, PATH),), (), timing=LONG, tell=lambda *_: None
-    )
-    assert found.differences == ()
-    assert "differs: nothing" not in out
-
-
-def test_json_is_json_and_options_arrive(command, tmp_path):
-    code, out, _, _ = command(
-        *("--json", "--case-timeout", "7", "--timing-seconds", "0", "--run-dir", "elsewhere", "--model", "mini")
-    )
-    told = json.loads(out)
-    assert code == 0
-    assert told["findings"][0]["label"] == "UNCHANGED"
-    assert "28 pairs in 7 loads" in told["findings"][0]["told"]
-    assert told["conclusion"] == "1 case: 1 UNCHANGED; none confirmed worse"
-    assert (tmp_path / told["record"]).is_file()
-    assert told["record"].startswith("elsewhere/confirm-")
-    asking = command.started[1][2]
-    assert (asking.seconds, asking.models, asking.fault, asking.root) == (7.0, ("mini",), "", tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (("--case", ID.replace("sdpa", "sdp")), f"case '{ID.replace('sdpa', 'sdp')}' is unknown, but should be the id"),
-        (("--case", "x"), "pytest --collect-only -q shows them in brackets"),
-        (("--case-timeout", "0"), "--case-timeout is 0, but should be a positive number of seconds"),
-        (("--timing-seconds", "-1"), "--timing-seconds"),
-        (("--model", "nothing"), "model 'nothing' is unknown, but should be one of"),
-    ],
-)
-def test_misuse_is_one_line(command, words, told):
-    code, _, errors, _ = command(*words)
-    assert code == 2
-    assert told in refusal(errors)
-    assert command.started == []
-
-
-def test_cases_are_asked_for_once(command):
-    _, out, _, made = command("--case", ID)
-    assert out.count(f"UNCHANGED {ID}") == 1
-    assert made[Who.OLD].asked.count(("prove", ID)) == 1
-
-
-def test_worse_cases_stand_first(command):
-    """Whatever the order in which they were asked for."""
-    other = ID.replace("sdpa", "flex")
-    proofs = [evidence(), evidence(case=other, ratio=50.0)]
-    _, out, _, _ = command("--case", other, old={"proofs": [evidence(), evidence(case=other)]}, new={"proofs": proofs})
-    assert out.index(f"MISMATCH {other}") < out.index(f"UNCHANGED {ID}")
-    assert "2 cases: 1 UNCHANGED, 1 MISMATCH; 1 confirmed worse" in out
-
-
-def test_planted_fault_reaches_the_new_side_alone(command, monkeypatch, tmp_path):
-    from harness.cli_confirm import Options, confirmed
-
-    command()  # so that the sides are scripted
-    monkeypatch.chdir(tmp_path)
-    asked = Options((OLD, NEW), (ID,), (), 5.0, LONG, tmp_path / "more")
-    command.started.clear()
-    confirmed(asked, fault="some:fault")
-    assert [asking.fault for *_, asking in command.started] == ["", "some:fault"]
-    assert replace(command.started[1][2], fault="").logs == command.started[0][2].logs

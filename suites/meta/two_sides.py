@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import harness
+from harness.confirmation import Timing
 from harness.confirmed import Ended, Greeting, Proof, Role, Timed, Who
+from harness.execution import turns
 from harness.execution.interpreter import CaseFailed
 from harness.measured import Sample
 from harness.plan import find_case
@@ -20,7 +23,11 @@ ID = "cpu-fp32-tiny_llama3-attention.sdpa-decode_b1"
 CASE, PATH = find_case(ID, CATALOGUE)
 ENVIRONMENT = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.17.0", "accelerators": "none"}
 FINE = Ended(0, ("decode k",), ("decode k",))
+LONG = Timing(1e9)
+CRASH = Failure(Outcome.CRASHED, "fp32 run: worker ended by SIGSEGV")
 FULL = Failure(Outcome.ERROR, "timing: OutOfMemoryError: the device holds two models")
+SLOWED = {"path": (1.1, 1.1, 1.11, 1.1, 1.1, 1.09, 1.1)}
+"""Seconds by turns; seven of them, so that loads differ."""
 
 
 def evidence(*, case=ID, ratio=1.0, kernels=("decode k",), lies=False, failure=None):
@@ -88,3 +95,8 @@ class Scripted:
 def two(*, old=None, new=None):
     """Both sides; `old` and `new` are what is scripted of them."""
     return {Who.OLD: Scripted(Who.OLD, **old or {}), Who.NEW: Scripted(Who.NEW, **new or {})}
+
+
+def no_time_passes(monkeypatch):
+    """Or a busy machine would make more pairs of a load than the fewest."""
+    monkeypatch.setattr(turns, "time", SimpleNamespace(monotonic=lambda: 0.0))
