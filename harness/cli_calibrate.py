@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.checkout import find_catalogue
-from harness.cli_words import AsJson, CaseTimeout, DeviceType, RunFolder, print_json, scratch
+from harness.cli_words import AsJson, CaseTimeout, DeviceType, RunFolder, print_json
 from harness.equivalence.calibration import limits_of, measured_spread
 from harness.errors import HarnessError, UnknownName
 from harness.machine.fault_results import FILE as FAULTS
@@ -34,6 +34,7 @@ from harness.machine.profile import FILE as PROFILE
 from harness.plan import Catalogue, find_model
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Case
+from harness.report.folder import scratch
 from harness.report.tables import aligned
 from harness.vocabulary import Dtype, Technique
 

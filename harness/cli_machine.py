@@ -14,7 +14,7 @@ import typer
 
 from harness.baseline_store import differences, read_baselines
 from harness.checkout import find_catalogue
-from harness.cli_words import AsJson, CaseTimeout, DeviceType, print_json, scratch
+from harness.cli_words import AsJson, CaseTimeout, DeviceType, print_json
 from harness.machine.health import Examined, Finding, health
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.needs import Device, Need
@@ -23,6 +23,7 @@ from harness.machine.standard import standard_of
 from harness.measured import Peaks
 from harness.measurement.units import count, scaled
 from harness.plan import Catalogue
+from harness.report.folder import scratch
 
 
 @dataclass(frozen=True)

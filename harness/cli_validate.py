@@ -157,7 +157,7 @@ def _machine(device: str, examined: Examination, environment: dict[str, str], *,
 def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Machine:
     """After the suites: what is wrong then and was not before, as errors of memory that show under hours of work. Of
     the host nothing is asked: its load is our own."""
-    device, known = asked.device, {(check.about, check.what, check.got) for check in machine.checks}
+    device, known = asked.device, {(check.about, check.what, check.grade) for check in machine.checks}
     try:
         found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
         checks = (*found.failed, *preflight(found.cards, load=0.0, cores=int(machine.environment["cores"])))
@@ -169,7 +169,7 @@ def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Mac
         for check in checks
         if check.about != MACHINE
         and check.grade is not Grade.GOOD
-        and (check.about, check.what, check.got) not in known
+        and (check.about, check.what, check.grade) not in known
     )
     asked.tell(later)
     return replace(machine, checks=(*machine.checks, *later))

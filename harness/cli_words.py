@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
 from harness.codec import to_plain
-from harness.errors import HarnessError
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run, for example runs/latest", metavar="RUN")]
 AnyRunFolder = Annotated[Path, typer.Argument(help="folder of a run, for example runs/latest", metavar="RUN")]
@@ -26,17 +24,6 @@ MARKDOWN: Final = "markdown"
 
 CODES = "Exits with 0 when done, 1 only as told above, 2 when misused or refused (one line on standard error)."
 """The end of every command's help."""
-
-
-def scratch(prefix: str) -> Path:
-    """A new folder for logs among the temporary files. Raises HarnessError if there can be none."""
-    try:
-        return Path(tempfile.mkdtemp(prefix=prefix))
-    except OSError as error:
-        where = error.filename or "temporary files"
-        raise HarnessError(
-            f"{where}: cannot hold logs: {error.strerror} (free the disk, or name another folder in TMPDIR)"
-        ) from error
 
 
 def print_json(record: Any) -> None:

@@ -68,9 +68,15 @@ NO_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 """Of what one stands in the error of one whose disk is, or whose quota is spent."""
 
 
+def full_disk_line(error: Exception) -> str:
+    """The line of an error that says that a disk is full: compilers say so further down. Empty if there is none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if any(words in line for words in NO_DISK)), "")
+
+
 def refuse_full_disk(error: Exception, what: str) -> None:
     """Raises DiskRefuses if that is what the error of a worker that was asked for `what` says."""
-    if any(words in str(error) for words in NO_DISK):
+    if full_disk_line(error):
         raise DiskRefuses(f"{what}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)")
 
 

@@ -55,7 +55,8 @@ def gate_line(run: Run) -> str:
 
 
 def strays(run: Run) -> int:
-    """Tests that failed and gave no failing verdict; where that was not kept, one if nothing else explains the end."""
+    """Tests that failed and gave no failing verdict; where that was not kept, one if no verdict explains the exit code:
+    of two readings the red one."""
     if run.failed_otherwise is not None:
         return run.failed_otherwise
     return int(run.exit == 1 and not any(verdict.outcome.fails for verdict in run.verdicts))

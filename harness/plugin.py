@@ -24,6 +24,7 @@ from harness.options import CASE_TIMEOUT, add_options
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
+from harness.report.folder import refuse_other_tests
 from harness.report.overview import overview_table
 from harness.report.tables import (
     aligned,
@@ -122,11 +123,17 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, cou
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    names = sorted(item.nodeid for item in session.items)
+    selection = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+    if session.config.option.resume:  # before anything runs, and also where no case is selected
+        folder = Path(session.config.option.resume).expanduser()
+        try:
+            refuse_other_tests(folder, any_run(folder), selection)
+        except HarnessError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
     if SESSION in session.config.stash:
         known = session.config.stash[SESSION]
-        known.selected = sum(bool(_case_of(item)) for item in session.items)
-        names = sorted(item.nodeid for item in session.items)
-        known.selection = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+        known.selected, known.selection = sum(bool(_case_of(item)) for item in session.items), selection
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
@@ -134,7 +141,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Count what fails without a verdict that says so."""
     report = yield
     known = item.config.stash.get(SESSION, None)
-    if known and report.failed and dict(report.user_properties).get("outcome") not in FAILING:
+    if known and report.failed and str(dict(report.user_properties).get("outcome")) not in FAILING:
         known.failed_otherwise += 1
     return report
 

@@ -99,7 +99,7 @@ class Machine:
     device: str
     environment: Mapping[str, str]
     checks: tuple[Check, ...]
-    """Of the preflight."""
+    """Of the preflight, and what was wrong behind the suites."""
     cards: tuple[Card, ...]
     fingerprints: tuple[Fingerprint, ...]
 
@@ -170,7 +170,8 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
     found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in _failing(run)))
     if suites.exit not in ENDED_WELL:
         found.append(
-            f"suites: pytest's exit code is {suites.exit}, but should be 0 (the session broke off: read its output)"
+            f"suites: pytest's exit code is {suites.exit}, but should be 0 (the session broke off, or its record could "
+            "not be written: read its output)"
         )
     found += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
     if run.finished is None:

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from harness.machine.fingerprints import Fingerprint
 from harness.machine.profile import Match, Profile, find_profile, write_profile
 from harness.recipes import ModelRecipe
 from harness.records import Run
-from harness.report.folder import fresh_folder, link_latest
+from harness.report.folder import fresh_folder, link_latest, scratch
 from harness.run_files import RUN
 from harness.statement import Proposal, Suites
 
@@ -76,7 +75,7 @@ def examine_all(
     from harness.execution.examining import examine_card  # imports torch
     from harness.execution.fingerprinting import fingerprint
 
-    logs = Path(tempfile.mkdtemp(prefix="harness-validate-"))
+    logs = scratch("harness-validate-")
     cards, fingerprints, failed = [], [], []
     with devices_held(_keys(device, logs, seconds=deadline), alone=True):
         for index in range(number):

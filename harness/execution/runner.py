@@ -15,6 +15,7 @@ from typing import Any
 from harness.equivalence.rules import trust_findings
 from harness.errors import (
     NO_ROOM,
+    DiskRefuses,
     ReferenceInvalid,
     WorkerDied,
     WorkerFailed,
@@ -41,6 +42,16 @@ from harness.vocabulary import Dtype, Outcome
 UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
 
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """Raises DiskRefuses."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="harness-")
+    except OSError as error:
+        raise DiskRefuses(
+            f"temporary files: {error.strerror} (free the disk, or name another folder in TMPDIR)"
+        ) from error
+
+
 @dataclass
 class Runner:
     """Runs cases and remembers references. `close` removes the tensors it kept."""
@@ -52,9 +63,7 @@ class Runner:
     """Deadline of one request."""
     reference_fault: str = ""
     """A fault to plant into all eager runs, the reference included, as `Setup.fault`."""
-    _scratch: tempfile.TemporaryDirectory[str] = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="harness-")
-    )
+    _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=_temporary_folder)
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def evidence(
@@ -186,6 +195,7 @@ class Runner:
         try:
             return str(self.ask("devices", tasks.device_names, device))
         except WorkerFailed as error:
+            refuse_full_disk(error, "devices")
             return f"{device}: unknown, {error}"
 
     def device_keys(self, device: str) -> list[str]:

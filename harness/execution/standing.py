@@ -51,8 +51,10 @@ class Standing:
 
     def end(self) -> Ended:
         """Close it, and tell what is known: of ranks, what went wrong in any."""
-        ranks = self._ask(loaded.end, [(self._kernels,)] * len(self._workers))
-        self.close()
+        try:
+            ranks = self._ask(loaded.end, [(self._kernels,)] * len(self._workers))
+        finally:
+            self.close()
         return replace(
             next((rank for rank in ranks if rank.wrong), ranks[0]),
             differing=sum(rank.differing for rank in ranks),

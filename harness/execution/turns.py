@@ -10,11 +10,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from harness.confirmed import Couple, Ended, Load, Role, Timed, Turns, Who
-from harness.errors import NO_ROOM
+from harness.errors import NO_ROOM, HarnessError
 from harness.execution.interpreter import CaseFailed
 from harness.machine.device_lock import Hold, hold_nothing
 from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
@@ -95,6 +96,11 @@ def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random)
             for side in sides.values():
                 side.clear()
             return error
+        except HarnessError:  # a side does not answer: nothing more is asked of it
+            for side in sides.values():
+                with suppress(HarnessError):
+                    side.clear()
+            raise
 
 
 def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:

@@ -30,6 +30,7 @@ from harness.errors import (
     WorkerRaised,
     WorkerTimedOut,
     first_line,
+    full_disk_line,
 )
 
 Answer = TypeVar("Answer")
@@ -236,7 +237,8 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         with suppress(OSError):  # the disk of the log may be full
             traceback.print_exc()
         expected = isinstance(error, HarnessError)
-        told = first_line(error) if expected else f"{type(error).__name__}: {first_line(error)}"
+        line = full_disk_line(error) or first_line(error)
+        told = line if expected else f"{type(error).__name__}: {line}"
         return _Raised(told, expected, incompatible=isinstance(error, Incompatible))
 
 

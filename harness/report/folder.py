@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.codec import SCHEMA, write_record, write_text
-from harness.errors import HarnessError
+from harness.errors import DiskRefuses, HarnessError
 from harness.gate import Forgiven, awaited, gated
 from harness.measured import Measurements
 from harness.records import Evidence, Run, Verdict
@@ -73,12 +74,11 @@ class RunFolder:
         path = path.resolve()  # once: `latest` may move on
         made = cls(path, any_run(path))
         made.run = any_run(path)  # once more, now that nobody else writes it
-        if made.run.gate is not None and made.run.selection != asked.selection:
+        try:
+            refuse_other_tests(path, made.run, asked.selection)
+        except HarnessError:
             made.release()
-            raise HarnessError(
-                f"{path}: the selected tests are others than those with which its gate began (resume it with the "
-                "selection of that command)"
-            )
+            raise
         now = datetime.now(UTC).isoformat(timespec="seconds")
         gate = asked.gate or made.run.gate is not None
         run = replace(made.run, finished=None, exit=None, failed_otherwise=None, resumed=(*made.run.resumed, now))
@@ -125,7 +125,7 @@ class RunFolder:
         """Close the record, judged by a gate if there is something to forgive; returns it. Its `exit` is no success
         where `exit_code`, by the tests alone, is one, but all that was selected was skipped, or the gate is red.
 
-        Raises DiskRefuses.
+        Raises HarnessError if it or a report of it cannot be written.
         """
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         unexplained = exit_code == 1 and not any(verdict.outcome.fails for verdict in self.run.verdicts)
@@ -144,6 +144,15 @@ class RunFolder:
     def release(self) -> None:
         """Let another session write here."""
         os.close(self._lock)
+
+
+def refuse_other_tests(folder: Path, run: Run, selection: str) -> None:
+    """Raises HarnessError if a run is a gate of other tests than those selected now, of which this is the digest."""
+    if run.gate is not None and run.selection != selection:
+        raise HarnessError(
+            f"{folder}: the selected tests are others than those with which its gate began (resume it with the "
+            "selection of that command)"
+        )
 
 
 def write_reports(folder: Path, run: Run) -> None:
@@ -165,6 +174,17 @@ def _locked(folder: Path) -> int:
         os.close(descriptor)
         raise HarnessError(f"{folder}: another session writes this run (wait until it ends, or end it)") from error
     return descriptor
+
+
+def scratch(prefix: str) -> Path:
+    """A new folder for logs among the temporary files. Raises DiskRefuses if there can be none."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix))
+    except OSError as error:
+        where = error.filename or "temporary files"
+        raise DiskRefuses(
+            f"{where}: cannot hold logs: {error.strerror} (free the disk, or name another folder in TMPDIR)"
+        ) from error
 
 
 def fresh_folder(parent: Path, name: str) -> Path:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.claims import claim_verdict
-from harness.errors import HarnessError
+from harness.errors import HarnessError, refuse_full_disk
 from harness.machine.inventory import take_inventory
 from harness.machine.needs import Cuda, Devices, FlashAttention, HubKernel, Kernels, Need, Package
 from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
@@ -49,6 +49,7 @@ def example_runs(technique: Technique, asked: Asked) -> Verdict:
         log = asked.folder.logs / f"{name}.log"
         why = f"{name}: no result after {late.timeout:g} s (read {log})"
         return claim_verdict(name, case, Outcome.TIMED_OUT, why)
+    refuse_full_disk(HarnessError(error), name)
     if error and unmet:
         return claim_verdict(name, case, Outcome.UNSUPPORTED, f"{name}: {unmet} (without it: {error})")
     if error:

@@ -187,13 +187,16 @@ def test_broken_profile_is_refused_before_anything_runs(command, tmp_path):
     assert command.asked == []
 
 
-@pytest.mark.parametrize("arguments", [("calibrate", "--device", "cpu", *FULL), ("machine", "--device", "cpu")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("calibrate", "--device", "cpu", *FULL), ("machine", "--device", "cpu"), ("validate", "--device", "cpu")],
+)
 def test_full_disk_for_logs_is_one_line(command, monkeypatch, arguments):
     def full(**_):
         raise OSError(errno.ENOSPC, "No space left on device", "/tiny/logs")
 
     monkeypatch.setattr("tempfile.mkdtemp", full)
-    code, _, errors = command(*arguments)
+    code, _, errors = command(*arguments, "--device", "cpu")
     assert code == 2
     assert refusal(errors) == (
         "/tiny/logs: cannot hold logs: No space left on device (free the disk, or name another folder in TMPDIR)"

@@ -10,6 +10,7 @@ from harness import confirmation
 from harness.comparison_of_cases import Weight
 from harness.confirmation import Timing, confirm_cases, finding_of, try_case
 from harness.confirmed import Ended, Role, Who
+from harness.errors import HarnessError
 from harness.measurement.confirming_rules import LOADS, MARGIN
 from harness.plan import find_case
 from harness.records import Failure
@@ -250,6 +251,15 @@ def test_devices_are_shared_while_a_case_is_proved_and_had_alone_while_it_is_tim
     confirmed(old={"keys": ("cuda-0",)}, new={"keys": ("GPU-1", "cuda-0")})
     keys = {"cuda-0", "GPU-1"}
     assert held == [(keys, False), "free", *[(keys, True), "free"] * LOADS]
+
+
+def test_nothing_stays_loaded_beside_a_side_that_does_not_answer():
+    sides = two()
+    sides[Who.NEW].run = lambda _: (_ for _ in ()).throw(HarnessError("new: gave no answer to run"))
+    sides[Who.NEW].clear = lambda: (_ for _ in ()).throw(HarnessError("new: ended"))
+    with pytest.raises(HarnessError, match="gave no answer"):
+        try_case(sides, CASE, timing=LONG)
+    assert sides[Who.OLD].loaded == []
 
 
 @pytest.mark.parametrize("failure", [CRASH, REFUSAL], ids=lambda failure: failure.outcome)

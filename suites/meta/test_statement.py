@@ -127,8 +127,8 @@ def test_every_outcome_is_weighed():
         (
             {"code": 3, "selected": 50},
             (
-                "rejected: NVIDIA H200, suites: pytest's exit code is 3, but should be 0 (the session broke off: read "
-                "its output); and 1 more reason"
+                "rejected: NVIDIA H200, suites: pytest's exit code is 3, but should be 0 (the session broke off, or "
+                "its record could not be written: read its output); and 1 more reason"
             ),
         ),
     ],

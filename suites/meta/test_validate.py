@@ -102,7 +102,8 @@ def test_machine_that_the_preflight_rejects_runs_no_suites(validate, tmp_path):
             "corrupts data without a word: do not use it, and have it replaced)"
         ),
     )
-    assert json.loads((folder / "run.json").read_text())["verdicts"] == []
+    run = json.loads((folder / "run.json").read_text())
+    assert (run["verdicts"], run["exit"], run["failed_otherwise"]) == ([], 5, 0)
 
 
 def test_machine_that_the_preflight_rejects_may_run_the_suites(validate):

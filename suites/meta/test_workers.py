@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +15,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.errors import ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
+from harness.errors import DiskRefuses, ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
+from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
 from harness.execution.workers import Worker, refuse_device_before_fork
+from harness.vocabulary import Outcome
 
 
 def be_killed():
@@ -103,6 +107,23 @@ def test_error_is_told_though_the_disk_of_the_log_is_full():
         full.call(fail, RuntimeError("two lines\nof text"), seconds=60)
 
 
+def test_full_disk_is_told_wherever_it_stands_in_an_error(worker):
+    """A compiler's own words come behind those of who called it."""
+    said = "C++ compile error\n\nOutput:\ncc1plus: fatal error: x.o: No space left on device\ncompilation terminated."
+    told = "RuntimeError: cc1plus: fatal error: x.o: No space left on device"
+    with pytest.raises(WorkerRaised, match=f"^{re.escape(told)}$") as raised:
+        worker.call(fail, RuntimeError(said), seconds=60)
+    with pytest.raises(DiskRefuses, match=r"^fp32 run: RuntimeError: cc1plus: .* \(free the disk, or point TMPDIR"):
+        failure_of(raised.value, "fp32 run")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_spent_quota_is_a_full_disk(number):
+    with pytest.raises(DiskRefuses):
+        failure_of(WorkerRaised(f"OSError: {OSError(number, os.strerror(number))}"), "fp32 run")
+    assert failure_of(WorkerRaised("OSError: [Errno 13] Permission denied"), "fp32 run").outcome is Outcome.ERROR
+
+
 def test_expected_error_is_shown_without_its_type(worker):
     """Errors that a person can set right are complete by themselves; there is no trace to read."""
     with pytest.raises(WorkerRaised, match=r"^no such model$") as raised:
@@ -150,6 +171,7 @@ def test_vector_math_is_chosen_before_threads_share_it(worker):
 SESSION_THAT_WAITS = """
 import sys, time
 from pathlib import Path
+from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
 from harness.execution.workers import Worker
 from suites.meta.test_workers import hang
