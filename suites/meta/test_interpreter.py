@@ -195,7 +195,9 @@ def test_side_ends_with_who_asked(tmp_path, lets_go_of, code):
 
 @pytest.fixture
 def made(tmp_path):
-    return Side(CATALOGUE, logs=tmp_path, seconds=5.0, fault="")
+    side = Side(CATALOGUE, logs=tmp_path, seconds=5.0, fault="")
+    yield side
+    side.close()
 
 
 def test_side_answers_in_json(made, monkeypatch):
