@@ -57,7 +57,7 @@ class Session:
     selected: int = 0
     """Tests of cases."""
     selection: str = ""
-    """Digest of their names."""
+    """Digest of the names of all selected tests."""
     failed_otherwise: int = 0
     """Tests that failed so far and gave no failing verdict."""
     elsewhere: list[Planned] = field(default_factory=list)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.codec import SCHEMA, write_record, write_text
 from harness.errors import DiskRefuses, HarnessError
-from harness.gate import Forgiven, awaited, gated
+from harness.gate import Forgiven, awaited, gated, strays
 from harness.measured import Measurements
 from harness.records import Evidence, Run, Verdict
 from harness.report.html import html
@@ -128,9 +128,8 @@ class RunFolder:
         Raises HarnessError if it or a report of it cannot be written.
         """
         finished = datetime.now(UTC).isoformat(timespec="seconds")
-        unexplained = exit_code == 1 and not any(verdict.outcome.fails for verdict in self.run.verdicts)
-        otherwise = failed_otherwise or int(unexplained)
-        run = replace(self.run, finished=finished, exit=exit_code, failed_otherwise=otherwise)
+        run = replace(self.run, finished=finished, exit=exit_code, failed_otherwise=None)
+        run = replace(run, failed_otherwise=failed_otherwise or strays(run))
         run = gated(run, forgiven) if forgiven is not None else run
         nothing = bool(run.selected) and all(verdict.outcome.skips for verdict in run.verdicts)
         self.run = replace(run, exit=exit_code or int(nothing or bool(run.gate)))
