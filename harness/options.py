@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentTypeError
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterator
 from typing import Any
 
 from harness.session import TIMING_SECONDS
@@ -71,6 +72,18 @@ def add_options(group: Any) -> None:
         help="examples drawn for each relation that must hold for any input; from a new random seed, which is printed "
         f"(default: {INVARIANT_EXAMPLES}, the same in every run)",
     )
+
+
+def as_words(asked: Namespace) -> Iterator[str]:
+    """What a session was told of models and times beside the defaults, as words."""
+    for model in asked.model:
+        yield from ("--model", model)
+    for name, value, default in (
+        ("--timing-seconds", asked.timing_seconds, TIMING_SECONDS),
+        ("--case-timeout", asked.case_timeout, CASE_TIMEOUT),
+    ):
+        if value != default:
+            yield from (name, f"{value:g}")
 
 
 def positive(given: str) -> int:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import shlex
 from collections.abc import Callable, Generator, Iterator
@@ -20,7 +19,7 @@ from harness.errors import HarnessError
 from harness.gate import gate_line
 from harness.machine.inventory import take_inventory
 from harness.machine.standard import sound_profiles
-from harness.options import CASE_TIMEOUT, add_options
+from harness.options import add_options, as_words
 from harness.plan import Catalogue, Planned, find_model, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
@@ -36,7 +35,7 @@ from harness.report.tables import (
     untrue_claims,
 )
 from harness.run_files import any_run
-from harness.session import TIMING_SECONDS, Judging, Measuring, Replan, Session
+from harness.session import Judging, Measuring, Replan, Session
 from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Technique
 
 MARKERS = {
@@ -292,18 +291,6 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
     return kept
 
 
-def _options(asked: argparse.Namespace) -> Iterator[str]:
-    """What a session was told of models and times beside the defaults, as words."""
-    for model in asked.model:
-        yield from ("--model", model)
-    for name, value, default in (
-        ("--timing-seconds", asked.timing_seconds, TIMING_SECONDS),
-        ("--case-timeout", asked.case_timeout, CASE_TIMEOUT),
-    ):
-        if value != default:
-            yield from (name, f"{value:g}")
-
-
 def _tell(config: pytest.Config, line: str) -> None:
     """What a person must wait for, while tests run."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
@@ -344,7 +331,7 @@ def _new_session(config: pytest.Config) -> Session:
     profiles = sound_profiles(config.rootpath)
     refuse_unused(profiles, catalogue)
     session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
-    session.options = tuple(_options(asked))
+    session.options = tuple(as_words(asked))
     session.timing_seconds = asked.timing_seconds
     session.gate = asked.gate
     session.resume = Path(asked.resume).expanduser() if asked.resume else None

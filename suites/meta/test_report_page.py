@@ -18,7 +18,7 @@ import pytest
 from harness.codec import write_record
 from harness.errors import HarnessError
 from harness.measured import Peaks
-from harness.plugin import CASE_TIMEOUT, _options
+from harness.options import CASE_TIMEOUT, as_words
 from harness.records import EXAMPLES, Run
 from harness.report.folder import RunFolder, write_reports
 from harness.report.html import html
@@ -315,9 +315,9 @@ def test_page_reproduces_with_the_options_of_the_run(tmp_path, run):
 
 def test_options_of_a_session_are_those_that_are_not_the_defaults():
     asked = Namespace(model=["tiny_qwen3", "a/b"], timing_seconds=TIMING_SECONDS, case_timeout=CASE_TIMEOUT)
-    assert [*_options(asked)] == ["--model", "tiny_qwen3", "--model", "a/b"]
+    assert [*as_words(asked)] == ["--model", "tiny_qwen3", "--model", "a/b"]
     asked = Namespace(model=[], timing_seconds=0.5, case_timeout=900.0)
-    assert [*_options(asked)] == ["--timing-seconds", "0.5", "--case-timeout", "900"]
+    assert [*as_words(asked)] == ["--timing-seconds", "0.5", "--case-timeout", "900"]
 
 
 def test_speed_that_was_not_judged_is_not_said_to_have_no_limit(tmp_path):
