@@ -56,16 +56,18 @@ def test_last_positions_are_read_in_order(sliding_config, make, lengths):
         assert torch.equal(values, -all_fed[:, :, -kept:])
 
 
+# The layers are made by the test: they need packages that collecting it does not.
 @pytest.mark.parametrize(
-    ("layer", "bits"),
+    ("kind", "axis", "bits"),
     [
-        (QuantoQuantizedLayer(nbits=4, q_group_size=32, residual_length=8), 4),
-        (QuantoQuantizedLayer(nbits=2, q_group_size=32, residual_length=8), 2),
-        (HQQQuantizedLayer(nbits=8, axis_key=1, axis_value=1, q_group_size=32, residual_length=8), 8),
-        (HQQQuantizedLayer(nbits=2, axis_key=1, axis_value=1, q_group_size=32, residual_length=8), 2),
+        (QuantoQuantizedLayer, 0, 4),
+        (QuantoQuantizedLayer, 0, 2),
+        (HQQQuantizedLayer, 1, 8),
+        (HQQQuantizedLayer, 1, 2),
     ],
 )
-def test_packed_positions_and_residual_are_told_apart(layer, bits):
+def test_packed_positions_and_residual_are_told_apart(kind, axis, bits):
+    layer = kind(nbits=bits, axis_key=axis, axis_value=axis, q_group_size=32, residual_length=8)
     fed = feed(layer, (40, 1, 1, 1))
     (described,) = read_layers(SimpleNamespace(layers=[layer]))
     assert described == CacheLayer(type(layer).__name__, "float32", "cpu", kept=43, packed=40, bits=bits)
