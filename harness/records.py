@@ -355,3 +355,6 @@ class Run:
     failed_otherwise: int | None = None
     """Tests that failed and gave no failing verdict: of no case, or behind their verdict; null in records from before
     it was kept, and until the session ends."""
+    workers: str = ""
+    """How worker processes start, and what that costs each of them; empty if none was needed, and in records from
+    before it was kept."""

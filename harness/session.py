@@ -210,7 +210,7 @@ class Session:
             self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)
             devices = sorted({entry.case.device for entry in self._all if entry.unmet is None})
             names = ", ".join(self.runner.device_names(device) for device in devices if device != "cpu")
-            self._describe(folder, names)
+            self._describe(folder, names, self.runner.preloaded() if devices else "")
             self._devices = tuple(key for device in devices for key in self.runner.device_keys(device))
             self._take_up(folder)
             self.folder = folder
@@ -224,14 +224,14 @@ class Session:
             self._untouched = set(self.evidence)
             self.measured |= measurements_of(folder.path)
 
-    def _describe(self, folder: RunFolder, accelerators: str) -> None:
+    def _describe(self, folder: RunFolder, accelerators: str, workers: str) -> None:
         """Record on what the session runs, and find what it judges by."""
         environment = describe(self.inventory, accelerators=accelerators)
         device = self.planned[0].case.device
         self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
-        folder.describe(environment, profile=self.standard.profile)
+        folder.describe(environment, profile=self.standard.profile, workers=workers)
 
 
 def _untimed(known: Measurements, asked: Property) -> bool:

@@ -25,6 +25,7 @@ from harness.errors import (
 )
 from harness.execution import benign, tasks, timing, weighing
 from harness.execution.alternating import Sides, alternate
+from harness.execution.preloading import server_contents
 from harness.execution.ranks import Place
 from harness.execution.runs import Setup
 from harness.execution.workers import Answer, Worker, call_together
@@ -197,6 +198,14 @@ class Runner:
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return f"{device}: unknown, {error}"
+
+    def preloaded(self) -> str:
+        """Return what the server of this session's workers has imported, and what each worker imports itself."""
+        try:
+            return str(self.ask("server", server_contents))
+        except WorkerFailed as error:
+            refuse_full_disk(error, "server")
+            return f"unknown, {error}"
 
     def device_keys(self, device: str) -> list[str]:
         """What tells the visible devices of a type from all others of this machine; the type itself if they do not

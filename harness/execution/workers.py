@@ -32,23 +32,12 @@ from harness.errors import (
     first_line,
     full_disk_line,
 )
+from harness.execution.preloading import device_is_spoiled
 
 Answer = TypeVar("Answer")
 
-PRELOADED = (
-    "torch",
-    "torch._dynamo",
-    "torch._inductor.compile_fx",
-    "transformers",
-    "transformers.generation.utils",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.qwen3.modeling_qwen3",  # brings in what every architecture imports
-    "torch.distributed.tensor.parallel",
-    "transformers.distributed",
-    "harness.execution.tasks",
-)
-"""Imported once by the server; optional packages are imported by the workers that need them, after the fork."""
+SERVER = "harness.execution.fork_server"
+"""What the server imports: this module imports the rest."""
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a busy machine turn 0.1 s into 8 s
@@ -200,7 +189,7 @@ def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], worker
 
 
 def _server() -> Any:
-    """The multiprocessing context whose server preloads PRELOADED; its environment is that of its start."""
+    """The multiprocessing context whose server imports SERVER; its environment is that of its start."""
     context = multiprocessing.get_context("forkserver")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -208,7 +197,7 @@ def _server() -> Any:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if root not in paths:  # the server does not inherit sys.path, and ignores a preload it cannot import
         os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])
-    context.set_forkserver_preload(list(PRELOADED))
+    context.set_forkserver_preload([SERVER])
     return context
 
 
@@ -218,13 +207,15 @@ def _serve(pipe: Connection, log: str) -> None:
     _redirect_output(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends us at the alarm, whatever code holds the lock
-    refuse_device_before_fork()
     _choose_vector_math()
     while True:
         try:
             function, arguments, deadline = pipe.recv()
         except EOFError:
             return
+        except Exception as error:  # noqa: BLE001 - a request whose modules cannot be imported costs one answer too
+            pipe.send(_raised(error))
+            continue
         signal.alarm(int(deadline) + GRACE_SECONDS)
         pipe.send(_answer(function, arguments))
         signal.alarm(0)
@@ -234,12 +225,18 @@ def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent learns of it and makes it a verdict
-        with suppress(OSError):  # the disk of the log may be full
-            traceback.print_exc()
-        expected = isinstance(error, HarnessError)
-        line = full_disk_line(error) or first_line(error)
-        told = line if expected else f"{type(error).__name__}: {line}"
-        return _Raised(told, expected, incompatible=isinstance(error, Incompatible))
+        return _raised(error)
+
+
+def _raised(error: Exception) -> _Raised:
+    """Return what the parent is sent of the error that is being handled; its trace goes to the log."""
+    with suppress(OSError):  # the disk of the log may be full
+        traceback.print_exc()
+    expected = isinstance(error, HarnessError)
+    line = _line_of(error)
+    return _Raised(
+        line if expected else f"{type(error).__name__}: {line}", expected, incompatible=isinstance(error, Incompatible)
+    )
 
 
 def _redirect_output(log: str) -> None:
@@ -259,13 +256,12 @@ def _end_with_parent() -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def refuse_device_before_fork() -> None:
-    """Raises RuntimeError in a worker whose server had initialised CUDA: it could not use it. Such a process reads as
-    not initialised, and as a bad fork."""
-    import torch
-
-    if torch.cuda.is_initialized() or torch.cuda._is_in_bad_fork():
-        raise RuntimeError("CUDA was initialised before the fork: a preloaded module touched the device")
+def _line_of(error: Exception) -> str:
+    """Return an error in one line. Where torch only says that a fork cannot use a device, it says why."""
+    line = full_disk_line(error) or first_line(error)
+    if "in forked subprocess" in line and device_is_spoiled():
+        return f"{line} (the server that forks workers was using a device already: does Python itself start one here?)"
+    return line
 
 
 def _choose_vector_math() -> None:

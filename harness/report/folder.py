@@ -89,8 +89,8 @@ class RunFolder:
     def logs(self) -> Path:
         return self.path / "logs"
 
-    def describe(self, environment: dict[str, str], *, profile: str | None = None) -> None:
-        """Tell on what the run runs, and by which hardware profile it is judged.
+    def describe(self, environment: dict[str, str], *, profile: str | None = None, workers: str = "") -> None:
+        """Record on what the run runs, by which hardware profile it is judged, and how its workers start.
 
         Raises HarnessError if a run that is resumed began elsewhere, or was judged otherwise.
         """
@@ -104,7 +104,7 @@ class RunFolder:
                     f"{self.path}: {name} was {was.get(name, 'none')}, but is {now.get(name, 'none')} now (a run is "
                     "resumed where it began: start another)"
                 )
-        self.run = replace(self.run, environment=environment, profile=profile)
+        self.run = replace(self.run, environment=environment, profile=profile, workers=workers)
         write_record(self.path / RUN, self.run)
 
     def add_evidence(self, evidence: Evidence) -> None:

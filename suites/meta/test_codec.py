@@ -179,5 +179,5 @@ def test_every_field_is_documented_or_plain():
     """`Run` is an interface: its fields are those of the design, no more and no less."""
     assert [field.name for field in dataclasses.fields(Run)] == [
         "schema", "profile", "environment", "started", "finished", "exit", "verdicts",
-        "selected", "shard", "gate", "resumed", "options", "selection", "failed_otherwise",
+        "selected", "shard", "gate", "resumed", "options", "selection", "failed_otherwise", "workers",
     ]  # fmt: skip

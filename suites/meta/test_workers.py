@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.errors import DiskRefuses, ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
 from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
-from harness.execution.workers import Worker, refuse_device_before_fork
+from harness.execution.workers import Worker
 from harness.vocabulary import Outcome
 
 
@@ -40,6 +40,10 @@ def hang_with_child():
 
 def fail(error):
     raise error
+
+
+def spoil_device():
+    torch.cuda._is_in_bad_fork = lambda: True  # noqa: SLF001 - what torch itself reads
 
 
 def times_chosen():
@@ -137,12 +141,15 @@ def test_request_that_cannot_be_sent_is_told(worker):
     assert worker.call(os.getpid, seconds=60) == worker.pid
 
 
-def test_device_touched_before_the_fork_is_refused(monkeypatch):
-    """In a forked child, CUDA initialised by its parent reads as a bad fork."""
-    refuse_device_before_fork()
-    monkeypatch.setattr("torch.cuda._is_in_bad_fork", lambda: True)
-    with pytest.raises(RuntimeError, match="CUDA was initialised before the fork"):
-        refuse_device_before_fork()
+def test_spoiled_device_is_told_with_its_cause(worker, monkeypatch):
+    """torch's own words advise another way of starting processes, which is not the user's to choose."""
+    words = "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, use 'spawn'"
+    cause = re.escape("(the server that forks workers was using a device already: does Python itself start one here?)")
+    with pytest.raises(WorkerRaised, match=f"^RuntimeError: {words}$"):
+        worker.call(fail, RuntimeError(words), seconds=60)
+    worker.call(spoil_device, seconds=60)
+    with pytest.raises(WorkerRaised, match=f"^RuntimeError: {words} {cause}$"):
+        worker.call(fail, RuntimeError(words), seconds=60)
 
 
 class Arguments(TorchDispatchMode):
