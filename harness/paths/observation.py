@@ -19,6 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 from harness.errors import HarnessError, Incompatible, first_line
 from harness.paths.base import EAGER_ATTENTION
 from harness.paths.cache_reading import read_layers
+from harness.paths.graph_reading import MARKS, as_computed, graphs_marked
 from harness.paths.layer_census import LayerCensus
 from harness.paths.linear_reading import head_name, read_linears
 from harness.paths.local_kernels import LAYERS, kernel_logs
@@ -37,7 +38,18 @@ COMPILING = "_compile.compile_inner (dynamo_timed)"
 """While dynamo compiles, operators run on tensors without data."""
 COLLECTIVES = ("c10d::",)
 """How operators begin in which processes exchange data."""
-WATCHED = (SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, COMPILING)
+WATCHED = (
+    SDPA,
+    SDPA_ENTRY,
+    *FLASH,
+    EAGER_ATTENTION,
+    COMPILED_REGION,
+    INDUCTOR_GRAPH,
+    *PACKED,
+    *COLLECTIVES,
+    *MARKS,
+    COMPILING,
+)
 ATTENTION_LAYERS = {
     "full_attention": "",
     "sliding_attention": "sliding_window",
@@ -71,6 +83,7 @@ class Watch:
             log.clear()
         self._open.enter_context(self._layers)
         self._open.enter_context(_modes_noted(self._modes))
+        self._open.enter_context(graphs_marked())
         self._open.enter_context(self._looking())
         return self
 
@@ -88,7 +101,8 @@ class Watch:
         """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache, and
         `lengths` how many positions it was fed; `decode_steps` is the number of forward passes that each made after its
         prefill."""
-        model, events = self._model, self._events()
+        model, groups = self._model, as_computed(self._events())
+        events = [event for group in groups for event in group]
         caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
         config = model.config.get_text_config()
@@ -98,7 +112,7 @@ class Watch:
             dtype=str(model.dtype).removeprefix("torch."),
             attention_implementation=model.config._attn_implementation,
             padded=padded,
-            attention=tuple(_without_wrappers(list(_attention_calls(events)))),
+            attention=tuple(_without_wrappers([call for group in groups for call in _attention_calls(group)])),
             kernel_calls=tuple(_kernel_calls()),
             prefills=len(outputs),
             decode_steps=decode_steps * len(outputs),
