@@ -22,6 +22,7 @@ from harness.baseline_store import (
 from harness.codec import to_plain
 from harness.errors import HarnessError, UnknownName
 from harness.machine.profile import BASELINES, FILE, Profile, read_profile
+from harness.machine.simulated import refuse_simulated
 from harness.measured import Measurements, Speed
 from harness.measurement.regression import WIDEST, Change, Figures, Recorded, compare, figures_of, losses
 from harness.measurement.speed_rules import speedup, unfit
@@ -186,6 +187,7 @@ def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[s
 
 def _finished(run: Path) -> Run:
     record = finished_run(run)
+    refuse_simulated(record.environment.get("accelerators", ""), str(run))
     if record.profile is None:
         raise HarnessError(
             f"{run}: the run matched no profile, but its numbers belong into one (harness calibrate makes one for this "

@@ -31,6 +31,7 @@ from harness.machine.profile import (
     write_profile,
 )
 from harness.machine.profile import FILE as PROFILE
+from harness.machine.simulated import refuse_simulated
 from harness.plan import Catalogue, find_model
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Case
@@ -126,6 +127,7 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     runner = Runner(catalogue.probes, logs=logs, seconds=asked.seconds)
     try:
         accelerators = "" if device == "cpu" else runner.device_names(device)
+        refuse_simulated(accelerators, "calibrate")
         place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, asked.profile)
         runs = measure(runner, cases, seeds=asked.seeds, tell=lambda line: typer.echo(line, err=True))
     finally:

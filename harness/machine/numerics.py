@@ -9,6 +9,7 @@ from pathlib import Path
 from harness.codec import read_record, write_record
 from harness.equivalence.ratchet import Stored, disordered
 from harness.errors import CorruptRecord, HarnessError
+from harness.machine.simulated import refuse_simulated
 from harness.records import EXAMPLES, Evidence, Run
 from harness.vocabulary import Outcome, Property
 
@@ -63,6 +64,7 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
     Raises HarnessError if the folder holds no such run.
     """
     run = read_record(Run, folder / "run.json")
+    refuse_simulated(run.environment.get("accelerators", ""), str(folder))
     judged = [v for v in run.verdicts if v.property is Property.EQUIVALENCE and EXAMPLES not in v.numbers]
     passed = [v for v in judged if v.outcome is Outcome.PASS]
     if run.finished is None or run.profile is None or not passed:

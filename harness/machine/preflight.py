@@ -13,6 +13,7 @@ from harness.machine.checks import Check, Grade
 from harness.machine.datasheets import COPIES, DATASHEETS, PRODUCTS
 from harness.machine.gpu import FULL_SPEED
 from harness.machine.health import health
+from harness.machine.simulated import is_simulated
 from harness.measurement.units import scaled
 from harness.vocabulary import Dtype
 
@@ -40,6 +41,12 @@ def _host(card: Card, *, load: float, cores: int) -> Iterator[Check]:
             yield Check(MACHINE, finding.what, finding.got)
         elif not finding.what.startswith("processes"):  # those of a card have a rule of their own
             yield Check(MACHINE, finding.what, finding.got, EXCEPTION, "quiet enough to time on", finding.todo)
+
+
+def _simulated(card: Card) -> Iterator[Check]:
+    if is_simulated(card.name):
+        todo = "validate the machine without it: what passes on a simulated device says nothing of a card"
+        yield Check(card.about, "the device", card.name, REJECTING, "a real one", todo)
 
 
 def _readable(card: Card) -> Iterator[Check]:
@@ -239,6 +246,7 @@ def _percent(share: float) -> str:
 
 
 RULES = (
+    _simulated,
     _readable,
     _ecc,
     _rows,

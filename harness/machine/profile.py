@@ -20,6 +20,7 @@ from harness.equivalence.calibration import Calibrated, limits_of
 from harness.equivalence.limits import LIMITS, Limits
 from harness.errors import CorruptRecord, HarnessError
 from harness.machine.allowances import Disclaimer, KnownFailure, Skip
+from harness.machine.simulated import is_simulated
 from harness.measurement.thresholds import Threshold, unsound
 
 BASELINES = "baselines"
@@ -186,6 +187,9 @@ def write_profile(profile: Profile) -> Path:
 
 
 def find_profile(profiles: tuple[Profile, ...], match: Match) -> Profile | None:
+    """Return the profile of this hardware; None if there is none, and always for a simulated device."""
+    if is_simulated(match.machine):
+        return None
     return next((profile for profile in profiles if profile.match == match), None)
 
 
