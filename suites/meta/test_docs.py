@@ -254,8 +254,12 @@ def test_installing_replaces_nothing(requirement):
 
 def test_tox_pins_the_main_requirements():
     """What is tested is one exact set of versions."""
-    pinned = {Requirement(line).name for line in TOX["testenv"]["deps"].split() if "==" in line}
-    assert {Requirement(line).name for line in PROJECT["dependencies"]} - pinned <= {"packaging"}
+    wanted = {Requirement(line).name for line in PROJECT["dependencies"]}
+    for section in ("testenv", "cuda_build"):
+        lines = [*TOX[section]["deps"].split(), *TOX["always"]["deps"].split()]
+        assert wanted - {Requirement(line).name for line in lines if "==" in line} <= {"packaging"}
+    extra = {Requirement(line).name for line in PROJECT["optional-dependencies"]["quantization"]}
+    assert extra == {Requirement(line).name for line in TOX["optional"]["deps"].split()}
 
 
 CHOOSING = README.partition("## Choosing")[2].partition("```\n")[2].partition("```")[0].splitlines()
