@@ -1,0 +1,70 @@
+"""Python imports this at its start: operators are computed from the moment at which torch is imported.
+
+A process that never imports torch pays for one entry in `sys.meta_path`. No device is touched.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+class _After(importlib.abc.Loader):
+    """Loads a module as its own loader does, and then does something."""
+
+    def __init__(self, loader, then):
+        self._loader = loader
+        self._then = then
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def create_module(self, spec):
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module):
+        self._loader.exec_module(module)
+        self._then()
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Finds modules as others do, and wraps the loaders of some."""
+
+    def __init__(self, actions):
+        self._actions = actions
+
+    def find_spec(self, name, path=None, target=None):
+        then = self._actions.pop(name, None)  # popped first, so that asking the others does not come back here
+        if then is None:
+            return None
+        found = importlib.util.find_spec(name)
+        if found is not None and found.loader is not None:
+            found.loader = _After(found.loader, then)
+        return found
+
+
+def _compute():
+    from suites.simulated_cuda.compute import install
+
+    install()
+
+
+def _compute_bitsandbytes():
+    from suites.simulated_cuda.bitsandbytes_operators import install
+
+    install()
+
+
+def _chain():
+    """Run the sitecustomize that this one hides."""
+    others = [path for path in sys.path if Path(path or ".").resolve() != HERE.resolve()]
+    found = importlib.machinery.PathFinder.find_spec("sitecustomize", others)
+    if found is not None and found.loader is not None:
+        found.loader.exec_module(importlib.util.module_from_spec(found))
+
+
+_chain()
+sys.meta_path.insert(0, _Watcher({"torch": _compute, "bitsandbytes": _compute_bitsandbytes}))
