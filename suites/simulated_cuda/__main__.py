@@ -20,7 +20,7 @@ STARTUP = Path(__file__).parent / "startup"
 def environment(folder: Path, devices: int) -> dict[str, str]:
     """Return the environment in which Python finds the simulated device below a folder."""
     libraries = str(folder / "libraries")
-    paths = [str(folder / "site"), str(STARTUP), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(folder / "site"), str(STARTUP), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [libraries, os.environ.get("LD_LIBRARY_PATH", "")])),

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from suites.simulated_cuda.failures import CannotSimulate
-from suites.simulated_cuda.symbols import Wanted, wanted_by
+from .failures import CannotSimulate
+from .symbols import Wanted, wanted_by
 
 NATIVE = Path(__file__).parent / "native"
 SOURCES = {

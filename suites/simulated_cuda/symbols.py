@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suites.simulated_cuda.failures import CannotSimulate
+from .failures import CannotSimulate
 
 NVIDIA = ("libcu", "libnv", "libnccl")
 UNVERSIONED = re.compile(r"p?(nccl|nvshmem|cufile|cuFile|cusparseLt)")

@@ -26,6 +26,7 @@ class _After(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module):
+        module.__spec__.loader = module.__loader__ = self._loader
         self._loader.exec_module(module)
         self._then()
 
@@ -47,15 +48,23 @@ class _Watcher(importlib.abc.MetaPathFinder):
 
 
 def _compute():
-    from suites.simulated_cuda.compute import install
-
-    install()
+    _package("compute").install()
 
 
 def _compute_bitsandbytes():
-    from suites.simulated_cuda.bitsandbytes_operators import install
+    _package("bitsandbytes_operators").install()
 
-    install()
+
+def _package(name):
+    """Import a module of this package under a name of its own: a `suites` of another checkout may come to lie before."""
+    if "simulated_cuda" not in sys.modules:
+        folder = HERE.parent
+        places = [str(folder)]
+        spec = importlib.util.spec_from_file_location(
+            "simulated_cuda", folder / "__init__.py", submodule_search_locations=places
+        )
+        sys.modules["simulated_cuda"] = importlib.util.module_from_spec(spec)
+    return importlib.import_module(f"simulated_cuda.{name}")
 
 
 def _chain():
