@@ -1,7 +1,7 @@
 """Build the simulated device, or run a command on it.
 
-    python -m suites.simulated_cuda build [FOLDER]
-    python -m suites.simulated_cuda run [--devices N] [--folder FOLDER] -- COMMAND ...
+python -m suites.simulated_cuda build [FOLDER]
+python -m suites.simulated_cuda run [--devices N] [--folder FOLDER] -- COMMAND ...
 """
 
 import argparse

@@ -52,15 +52,31 @@ def build(folder: Path) -> None:
     stamp, now = folder / "stamp", _state(torch)
     if stamp.exists() and stamp.read_text() == now:
         return
+    new = folder.with_name(f"{folder.name}.{os.getpid()}")
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        (folder / "site").mkdir(parents=True)
-        _link(torch, folder / "site" / "torch")
-        _make_libraries(torch, folder / "libraries")
-        stamp.write_text(now)
+        _make(torch, new)
+        (new / "stamp").write_text(now)
+        _exchange(new, folder)
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         raise CannotSimulate(f"the disk of {folder} is full" if full else f"cannot make {folder}: {error}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _make(torch: Path, folder: Path) -> None:
+    (folder / "site").mkdir(parents=True)
+    _link(torch, folder / "site" / "torch")
+    _make_libraries(torch, folder / "libraries")
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Put a folder in the place of another at once: what runs on the other may load more of it."""
+    old = new.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def installed_torch(folder: Path) -> Path:

@@ -71,7 +71,14 @@ def int4_mm(inputs, packed, group, scales_and_zeros):
     return inputs @ weight.t()
 
 
+def isin(elements, tested, **options):
+    """The CPU's wants contiguous arguments."""
+    return aten.isin(elements.contiguous(), tested.contiguous(), **options)
+
+
 BY_NAME = {
+    "isin.Tensor_Tensor": isin,
+    "isin.Tensor_Tensor_out": isin,
     "_softmax": softmax,
     "_softmax.out": softmax_out,
     "_log_softmax": log_softmax,

@@ -25,6 +25,8 @@ class Served:
         self.written = [argument.name for argument in arguments if _is_written(argument)]
         self.outputs = [argument.name for argument in arguments if argument.is_out]
         self.generator = next((argument.name for argument in arguments if "Generator" in str(argument.type)), "")
+        self.of_tensors = [str(argument.type) == "Tensor" for argument in arguments]
+        self.packet = operator(name).overloadpacket
         self.returned = [_same_argument(returned, arguments) for returned in schema.returns]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,9 +76,15 @@ class _Call:
         if served.generator:
             named = {**named, served.generator: generator(self._drawn_from, self._device)}
         try:
-            return served.function(*self._host_args, **named)
+            return self._function()(*self._host_args, **named)
         except NotImplementedError as error:
             raise NotImplementedError(f"the simulated CUDA device cannot compute {served.name}: {error}") from error
+
+    def _function(self) -> Callable[..., Any]:
+        """Return what computes. A number that stands for a tensor, as in `a % 2`, belongs to another overload."""
+        served, pairs = self._served, zip(self._host_args, self._served.of_tensors, strict=False)
+        stands = any(of_tensor and isinstance(value, (int, float, complex)) for value, of_tensor in pairs)
+        return served.packet if stands and served.function is operator(served.name) else served.function
 
     def _new(self, results: Any) -> list[torch.Tensor]:
         """Return the tensors among the results that are no arguments."""

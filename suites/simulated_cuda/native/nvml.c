@@ -149,6 +149,10 @@ int nvmlDeviceGetComputeRunningProcesses_v3(char* handle, unsigned* count, struc
     return SUCCESS;
 }
 
+int nvmlDeviceGetComputeRunningProcesses(char* handle, unsigned* count, struct process* told) {
+    return nvmlDeviceGetComputeRunningProcesses_v3(handle, count, told);
+}
+
 int nvmlDeviceGetComputeRunningProcesses_v2(char* handle, unsigned* count, struct process* told) {
     return nvmlDeviceGetComputeRunningProcesses_v3(handle, count, told);
 }
@@ -221,5 +225,17 @@ int nvmlDeviceGetTemperature(char* handle, int sensor, unsigned* degrees) {
 
 int nvmlDeviceGetUtilizationRates(char* handle, unsigned told[2]) {
     told[0] = told[1] = 0; /* of multiprocessors and memory, per cent */
+    return SUCCESS;
+}
+
+/* Links between cards: there are none. */
+
+int nvmlDeviceGetNvLinkRemoteDeviceType(char* handle, unsigned link, int* type) { return NOT_SUPPORTED; }
+int nvmlDeviceGetNvLinkRemotePciInfo_v2(char* handle, unsigned link, struct pci* told) { return NOT_SUPPORTED; }
+int nvmlDeviceGetNvLinkState(char* handle, unsigned link, int* active) { return NOT_SUPPORTED; }
+int nvmlDeviceGetGpuFabricInfoV(char* handle, void* told) { return NOT_SUPPORTED; }
+
+int nvmlDeviceGetP2PStatus(char* handle, char* other, int index, int* status) {
+    *status = 1; /* NVML_P2P_STATUS_CHIPSET_NOT_SUPPORTED */
     return SUCCESS;
 }
