@@ -135,7 +135,7 @@ def _newest_of_torch(wanted: Wanted, torch: Path) -> set[str]:
 
 
 def _make_library(library: str, wanted: Wanted, folder: Path) -> None:
-    stem = library.split(".so")[0]
+    stem = library.partition(".so")[0]
     stubs = folder / f"{library}.c"
     stubs.write_text(_stubs(wanted.of(library), stem))
     sources = [NATIVE / name for name in SOURCES.get(stem, ())]

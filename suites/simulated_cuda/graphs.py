@@ -53,7 +53,7 @@ def install() -> None:
         _current = self._computed = Recording()
 
     def capture_end(self):
-        global _current  # noqa: PLW0603
+        global _current
         ended, _current = _current, None
         try:
             end(self)

@@ -1,4 +1,4 @@
-"""Attention on the simulated device: CUDA chooses the kernel, as on a card of capability 9.0, and its numbers are right."""
+"""Attention on the simulated device: CUDA chooses kernels as on a card of capability 9.0, and numbers are right."""
 
 import pytest
 
@@ -103,7 +103,11 @@ def test_kernels_of_half_precision_are_right(backend, dtype, options):
 def test_kernels_refuse_what_they_do_on_a_card(backend, why):
     options = {name: torch.ones(5, 7, dtype=torch.bool, device="cuda") if name == "attn_mask" else True for name in why}
     q, k, v = _inputs(torch.bfloat16, key_heads=2 if "enable_gqa" in why else 4)
-    with sdpa_kernel(backend), pytest.warns(UserWarning), pytest.raises(RuntimeError, match="No available kernel"):
+    with (
+        sdpa_kernel(backend),
+        pytest.warns(UserWarning, match="kernel"),
+        pytest.raises(RuntimeError, match="No available kernel"),
+    ):
         F.scaled_dot_product_attention(q, k, v, **options)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from suites.simulated_cuda.simulated import skip_elsewhere
+from suites.simulated_cuda.simulated import answer_of, skip_elsewhere
 
 skip_elsewhere()
 
@@ -52,3 +52,15 @@ def test_bitsandbytes_eight_bits():
         given = layer.cuda()(inputs.cuda()).cpu()
     right = inputs.double() @ weight.double().t()
     assert (given.double() - right).abs().max() < 0.05 * right.abs().max()
+
+
+def test_bitsandbytes_is_served_after_somebody_only_asked_for_it():
+    code = """
+import importlib.util, json, torch
+importlib.util.find_spec("bitsandbytes")
+import bitsandbytes.functional as functional
+packed, state = functional.quantize_4bit(torch.ones(64, 64, device="cuda"))
+print(json.dumps(functional.dequantize_4bit(packed, state).sum().item()))
+"""
+    pytest.importorskip("bitsandbytes")
+    assert answer_of(code) == 64 * 64

@@ -36,14 +36,19 @@ class _Watcher(importlib.abc.MetaPathFinder):
 
     def __init__(self, actions):
         self._actions = actions
+        self._asked = set()
 
     def find_spec(self, name, path=None, target=None):
-        then = self._actions.pop(name, None)  # popped first, so that asking the others does not come back here
-        if then is None:
+        """Many only ask where a module is: each answer has the wrapped loader."""
+        if name not in self._actions or name in self._asked:
             return None
-        found = importlib.util.find_spec(name)
+        self._asked.add(name)  # the search below comes here as well
+        try:
+            found = importlib.util.find_spec(name)
+        finally:
+            self._asked.remove(name)
         if found is not None and found.loader is not None:
-            found.loader = _After(found.loader, then)
+            found.loader = _After(found.loader, self._actions[name])
         return found
 
 
@@ -56,7 +61,7 @@ def _compute_bitsandbytes():
 
 
 def _package(name):
-    """Import a module of this package under a name of its own: a `suites` of another checkout may come to lie before."""
+    """Import a module of this package under a name of its own: the command may bring another `suites`."""
     if "simulated_cuda" not in sys.modules:
         folder = HERE.parent
         places = [str(folder)]
