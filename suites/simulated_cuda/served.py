@@ -9,8 +9,6 @@ from . import graphs, host
 from .random_numbers import generator
 
 CPU = torch.device("cpu")
-Given = tuple[tuple[Any, ...], dict[str, Any]]
-"""Arguments by position and by name."""
 
 
 class Served:
