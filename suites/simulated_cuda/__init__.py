@@ -8,6 +8,6 @@ What is not served:
 - Kernels of Triton and inductor launch nothing, so that what they write is garbage. Every other kernel that would be
   launched is an error.
 - CUDA's activities are not profiled; CUDA's operators are.
-- NCCL cannot make communicators; gloo can.
+- NCCL has the collectives that tensor parallelism needs, between processes of one machine; no sends and receives.
 - Conditional nodes of graphs, memory shared between processes, expandable segments and green contexts are refused.
 """

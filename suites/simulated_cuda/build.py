@@ -145,7 +145,10 @@ def _make_library(library: str, wanted: Wanted, folder: Path) -> None:
         script = folder / f"{library}.map"
         script.write_text("".join(_version(version, names) for version, names in sorted(versions.items())))
         options.append(f"-Wl,--version-script={script}")
-    _compile([*options, "-o", folder / library, stubs, *sources])
+    made = folder / f"{stem}.simulated"
+    _compile([*options, "-o", made, stubs, *sources])
+    # A link, since torch loads NVIDIA's libraries from their packages if a file that is named for libcudart is loaded.
+    (folder / library).symlink_to(made.name)
 
 
 def _stubs(names: set[str], stem: str) -> str:

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-_KEEP = {"memory_format": torch.preserve_format}
-
 
 def view(tensor: torch.Tensor) -> torch.Tensor:
     """Return a CPU tensor of the same memory; a CPU tensor is its own. It does not keep the memory alive."""
@@ -41,7 +39,7 @@ def _bytes(count: int) -> Any:
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Return a new CUDA tensor with the numbers and the layout of a CPU tensor."""
     plain = tensor.resolve_conj().resolve_neg()
-    made = torch.empty_like(plain, device=device, **_KEEP)
+    made = torch.empty_like(plain, device=device)
     view(made).copy_(plain)
     return made
 

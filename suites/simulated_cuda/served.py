@@ -9,8 +9,6 @@ from . import graphs, host
 from .random_numbers import generator
 
 CPU = torch.device("cpu")
-Given = tuple[tuple[Any, ...], dict[str, Any]]
-"""Arguments by position and by name."""
 
 
 class Served:
@@ -55,7 +53,9 @@ class _Call:
         grown = {name: _grow(self._given[name], computed) for name, computed in self._grown.items()}
         if recording is not None:
             recording.steps.append(self._step([host.view(each) for each in made], grown))
-        return self._returned(results, iter(made))
+        answer = self._returned(results, iter(made))
+        self._given = {}  # a graph keeps this call, and is to keep no tensor of the device alive
+        return answer
 
     def _outputs_without_elements(self) -> dict[str, torch.Tensor]:
         """Return CPU tensors for outputs whose size the operator decides: a device's memory cannot grow on the host."""

@@ -4,10 +4,12 @@ import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL, byref, c_uint, c_ulonglong, c_void_p, create_string_buffer
+from pathlib import Path
 
 import pytest
 
 from suites.simulated_cuda.simulated import NAME, answer_of, skip_elsewhere
+from suites.simulated_cuda.symbols import NVIDIA
 
 skip_elsewhere()
 
@@ -42,6 +44,13 @@ def test_it_calls_itself_simulated_everywhere():
     nvml.nvmlDeviceGetName(handle, of_nvml, 96)
     driver.cuDeviceGetName(of_driver, 96, 0)
     assert {torch.cuda.get_device_name(), of_nvml.value.decode(), of_driver.value.decode()} == {NAME}
+
+
+def test_no_library_of_nvidias_is_loaded():
+    """Even where its packages are installed: torch would load them from there, and its calls would go to them."""
+    torch.ones(1, device="cuda")
+    loaded = {Path(line.split()[-1]) for line in Path("/proc/self/maps").read_text().splitlines() if ".so" in line}
+    assert not [path for path in loaded if path.name.startswith(NVIDIA) and "site-packages" in path.parts]
 
 
 def test_it_has_the_capability_of_hopper():

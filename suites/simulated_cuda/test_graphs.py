@@ -93,3 +93,13 @@ def test_graphs_in_a_mode(mode):
         numbers.fill_(4)
         graph.replay()
         assert made.tolist() == [5, 5]
+
+
+def test_a_graph_keeps_no_tensor_alive():
+    """Inductor looks for tensors in a graph's memory that it does not know, and refuses them."""
+    numbers = torch.zeros(1 << 20, device="cuda")
+    before = torch.cuda.memory_allocated()
+    graph, made = _captured(lambda: (numbers + 1) * 2)
+    assert torch.cuda.memory_allocated() - before < 1.5 * made.nbytes  # and the state of random numbers
+    graph.replay()
+    assert made.max().item() == 2

@@ -92,8 +92,8 @@ int cudaGetDeviceProperties(struct cudaDeviceProp* told, int device) {
     told->maxThreadsPerMultiProcessor = THREADS_PER_MULTIPROCESSOR;
     told->maxBlocksPerMultiProcessor = BLOCKS_PER_MULTIPROCESSOR;
     for (int axis = 0; axis < 3; axis++) {
-        told->maxThreadsDim[axis] = device_attribute(2 + axis);
-        told->maxGridSize[axis] = device_attribute(5 + axis);
+        told->maxThreadsDim[axis] = device_attribute(ATTRIBUTE_BLOCK_X + axis);
+        told->maxGridSize[axis] = device_attribute(ATTRIBUTE_GRID_X + axis);
     }
     told->totalConstMem = 65536;
     told->major = CAPABILITY_MAJOR;

@@ -105,34 +105,68 @@ static inline size_t host_memory(const char* name) {
 static inline size_t total_memory(void) { return host_memory("MemTotal"); }
 static inline size_t free_memory(void) { return host_memory("MemAvailable"); }
 
-/* An attribute by the number that cudaDeviceAttr (driver_types.h) and CUdevice_attribute (cuda.h) share. */
+/* Attributes by their number, which cudaDeviceAttr (driver_types.h) and CUdevice_attribute (cuda.h) share. */
+enum attribute {
+    ATTRIBUTE_THREADS_PER_BLOCK = 1,
+    ATTRIBUTE_BLOCK_X = 2,
+    ATTRIBUTE_BLOCK_Y = 3,
+    ATTRIBUTE_BLOCK_Z = 4,
+    ATTRIBUTE_GRID_X = 5,
+    ATTRIBUTE_GRID_Y = 6,
+    ATTRIBUTE_GRID_Z = 7,
+    ATTRIBUTE_SHARED_PER_BLOCK = 8,
+    ATTRIBUTE_WARP = 10,
+    ATTRIBUTE_PITCH = 11,
+    ATTRIBUTE_REGISTERS_PER_BLOCK = 12,
+    ATTRIBUTE_CLOCK_KHZ = 13,
+    ATTRIBUTE_TEXTURE_ALIGNMENT = 14,
+    ATTRIBUTE_MULTIPROCESSORS = 16,
+    ATTRIBUTE_CONCURRENT_KERNELS = 31,
+    ATTRIBUTE_ECC = 32,
+    ATTRIBUTE_MEMORY_CLOCK_KHZ = 36,
+    ATTRIBUTE_MEMORY_BUS = 37,
+    ATTRIBUTE_L2_CACHE = 38,
+    ATTRIBUTE_THREADS_PER_MULTIPROCESSOR = 39,
+    ATTRIBUTE_UNIFIED_ADDRESSES = 41,
+    ATTRIBUTE_MAJOR = 75,
+    ATTRIBUTE_MINOR = 76,
+    ATTRIBUTE_STREAM_PRIORITIES = 78,
+    ATTRIBUTE_SHARED_PER_MULTIPROCESSOR = 81,
+    ATTRIBUTE_REGISTERS_PER_MULTIPROCESSOR = 82,
+    ATTRIBUTE_COOPERATIVE_LAUNCH = 95,
+    ATTRIBUTE_SHARED_OPTIN = 97,
+    ATTRIBUTE_BLOCKS_PER_MULTIPROCESSOR = 106,
+    ATTRIBUTE_SHARED_RESERVED = 111,
+    ATTRIBUTE_MEMORY_POOLS = 115,
+    ATTRIBUTE_CLUSTERS = 120,
+};
+
 static inline int device_attribute(int attribute) {
     switch (attribute) {
-        case 1: return THREADS_PER_BLOCK;
-        case 2: case 3: return 1024;             /* block, x and y */
-        case 4: return 64;                       /* block, z */
-        case 5: return 2147483647;               /* grid, x */
-        case 6: case 7: return 65535;            /* grid, y and z */
-        case 8: return SHARED_PER_BLOCK;
-        case 10: return WARP;
-        case 12: return REGISTERS;
-        case 13: return CLOCK_MHZ * 1000;
-        case 16: return MULTIPROCESSORS;
-        case 36: return MEMORY_CLOCK_MHZ * 1000;
-        case 37: return MEMORY_BUS_BITS;
-        case 38: return L2_CACHE;
-        case 39: return THREADS_PER_MULTIPROCESSOR;
-        case 75: return CAPABILITY_MAJOR;
-        case 76: return CAPABILITY_MINOR;
-        case 81: return SHARED_PER_MULTIPROCESSOR;
-        case 82: return REGISTERS;
-        case 97: return SHARED_PER_BLOCK_OPTIN;
-        case 106: return BLOCKS_PER_MULTIPROCESSOR;
-        case 111: return SHARED_RESERVED;
-        case 11: return 2147483647;              /* pitch */
-        case 14: return 512;                     /* alignment of textures */
-        case 31: case 32: case 41: return 1;     /* concurrent kernels, ECC, unified addresses */
-        case 78: case 95: case 115: case 120: return 1; /* priorities, cooperative launch, pools, clusters */
+        case ATTRIBUTE_THREADS_PER_BLOCK: return THREADS_PER_BLOCK;
+        case ATTRIBUTE_BLOCK_X: case ATTRIBUTE_BLOCK_Y: return THREADS_PER_BLOCK;
+        case ATTRIBUTE_BLOCK_Z: return 64;
+        case ATTRIBUTE_GRID_X: case ATTRIBUTE_PITCH: return 2147483647;
+        case ATTRIBUTE_GRID_Y: case ATTRIBUTE_GRID_Z: return 65535;
+        case ATTRIBUTE_SHARED_PER_BLOCK: return SHARED_PER_BLOCK;
+        case ATTRIBUTE_SHARED_OPTIN: return SHARED_PER_BLOCK_OPTIN;
+        case ATTRIBUTE_SHARED_PER_MULTIPROCESSOR: return SHARED_PER_MULTIPROCESSOR;
+        case ATTRIBUTE_SHARED_RESERVED: return SHARED_RESERVED;
+        case ATTRIBUTE_WARP: return WARP;
+        case ATTRIBUTE_REGISTERS_PER_BLOCK: case ATTRIBUTE_REGISTERS_PER_MULTIPROCESSOR: return REGISTERS;
+        case ATTRIBUTE_CLOCK_KHZ: return CLOCK_MHZ * 1000;
+        case ATTRIBUTE_MEMORY_CLOCK_KHZ: return MEMORY_CLOCK_MHZ * 1000;
+        case ATTRIBUTE_MEMORY_BUS: return MEMORY_BUS_BITS;
+        case ATTRIBUTE_TEXTURE_ALIGNMENT: return 512;
+        case ATTRIBUTE_MULTIPROCESSORS: return MULTIPROCESSORS;
+        case ATTRIBUTE_L2_CACHE: return L2_CACHE;
+        case ATTRIBUTE_THREADS_PER_MULTIPROCESSOR: return THREADS_PER_MULTIPROCESSOR;
+        case ATTRIBUTE_BLOCKS_PER_MULTIPROCESSOR: return BLOCKS_PER_MULTIPROCESSOR;
+        case ATTRIBUTE_MAJOR: return CAPABILITY_MAJOR;
+        case ATTRIBUTE_MINOR: return CAPABILITY_MINOR;
+        case ATTRIBUTE_CONCURRENT_KERNELS: case ATTRIBUTE_ECC: case ATTRIBUTE_UNIFIED_ADDRESSES: return 1;
+        case ATTRIBUTE_STREAM_PRIORITIES: case ATTRIBUTE_COOPERATIVE_LAUNCH: return 1;
+        case ATTRIBUTE_MEMORY_POOLS: case ATTRIBUTE_CLUSTERS: return 1;
         default: return 0;
     }
 }

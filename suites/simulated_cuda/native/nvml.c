@@ -13,7 +13,7 @@ enum {
     MILLIWATTS = 700000,
     DEGREES = 40,
     /* Nanoseconds for which clocks were lowered; see nvmlFieldValueEnums. */
-    FIELD_POWER_CAP = 137,
+    FIELD_POWER_CAP = 74,
     FIELD_SOFTWARE_THERMAL = 269,
     FIELD_HARDWARE_THERMAL = 270,
     FIELD_POWER_BRAKE = 271,
