@@ -102,20 +102,19 @@ def _built_for_a_device() -> bool:
 
 
 def _scouted(modules: tuple[str, ...]) -> Iterator[bool]:
-    """Yield whether each module is clean, as a scout finds it, up to the first that is not."""
+    """Yield whether each module is clean, as a scout finds it. After the first that is not, it says nothing more."""
     read, write = os.pipe()
     scout = os.fork()
     if scout == 0:
         os.close(read)
         _scout(modules, write)
     os.close(write)
-    with os.fdopen(read) as lines:
-        for _ in modules:
-            clean = lines.readline() == CLEAN  # nothing, if the scout died: this module is the reason
-            yield clean
-            if not clean:
-                break
-    os.waitpid(scout, 0)
+    try:
+        with os.fdopen(read) as lines:
+            for _ in modules:
+                yield lines.readline() == CLEAN  # an empty line, if the scout died: this module is the reason
+    finally:  # also when nobody asks further
+        os.waitpid(scout, 0)
 
 
 def _seconds_of(modules: tuple[str, ...]) -> float:
