@@ -8,6 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from harness.errors import Incompatible
+from harness.execution.batching import BatchingWatch
 from harness.execution.workers import Worker
 from harness.paths.local_kernels import kernel_logs
 from harness.paths.observation import (
@@ -156,3 +157,39 @@ def test_kernels_that_a_timed_session_can_show_are_those_of_operators():
     shown = ("decode aten::_softmax", "packed WeightQBytesLinearFunction", "packed quanto::qbytes_mm")
     counted = ("decode kernels-community/flash-attn2:fwd", "layer RMSNorm", "packed WeightQBytesTensor")
     assert shown_by_operators((*counted, *shown)) == shown
+
+
+class Graph:
+    """A CUDA graph without CUDA."""
+
+    def capture_begin(self, *pool, capture_error_mode="global"):
+        pass
+
+    def replay(self):
+        pass
+
+
+def test_steps_that_capture_a_graph_are_counted_beside_those_that_replay_one(monkeypatch):
+    """By transformers 5.17 to 5.22 a step captures the graph of its shape, or replays it. The warm-up is no step."""
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+
+    def step(processor, model):
+        if processor.graphs:
+            processor.graphs[0].replay()
+        else:
+            processor.graphs.append(Graph())
+            processor.graphs[0].capture_begin(0, capture_error_mode="thread_local")
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
+    for name in ("_generation_step", "warmup"):
+        monkeypatch.setattr(ContinuousBatchProcessor, name, step)
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    model = SimpleNamespace(config=config, modules=list, named_modules=list)
+    processor = SimpleNamespace(inputs_and_outputs=SimpleNamespace(requests_in_batch=[]), cache=None, graphs=[])
+    watch = BatchingWatch(model, layers=False, logits=False)
+    with watch:
+        ContinuousBatchProcessor.warmup(processor, model)
+        processor.graphs.clear()
+        for _ in range(4):
+            ContinuousBatchProcessor._generation_step(processor, model)  # noqa: SLF001 - what the watch wraps
+    assert watch.steps_by_graphs == {"capture_begin": 1, "replay": 3}
