@@ -29,8 +29,8 @@ class Sdpa(Optimization):
     operators: str = DISPATCHED
     """Pattern of the operators that then must run."""
     only_cuda: bool = False
-    half_on_cuda: bool = False
-    """Whether its CUDA kernels take half precisions alone."""
+    half_on_accelerators: bool = False
+    """Whether its kernels for other devices than the CPU take half precisions alone."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 
@@ -41,7 +41,7 @@ class Sdpa(Optimization):
         return (Cuda(),) if self.only_cuda else ()
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        return HALF_PRECISIONS if self.half_on_cuda and device == "cuda" else super().dtypes(device)
+        return HALF_PRECISIONS if self.half_on_accelerators and device != "cpu" else super().dtypes(device)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         pinned = case.device == "cuda" and self.backend not in {"", "MATH"}
@@ -67,7 +67,7 @@ SDPA_FLASH = Sdpa(
     "attention.sdpa_flash",
     "FLASH_ATTENTION",
     "aten::_scaled_dot_product_flash_attention*",
-    half_on_cuda=True,
+    half_on_accelerators=True,
 )
 SDPA_EFFICIENT = Sdpa(
     "attention.sdpa_efficient", "EFFICIENT_ATTENTION", "aten::_scaled_dot_product_efficient_attention", only_cuda=True
@@ -77,7 +77,7 @@ SDPA_CUDNN = Sdpa(
     "CUDNN_ATTENTION",
     "aten::_scaled_dot_product_cudnn_attention",
     only_cuda=True,
-    half_on_cuda=True,
+    half_on_accelerators=True,
 )
 
 
