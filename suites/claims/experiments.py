@@ -217,9 +217,12 @@ def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
 
 
 def kernels_launched(events: Iterable[Any]) -> int:
-    """Of the profiler's events those on CUDA that compute: neither copies nor fills."""
+    """Count the profiler's events on CUDA that compute: neither copies nor fills, nor ranges that a program marked.
+
+    Inductor marks each call of a graph ("## Call CompiledFxGraph ..."), once on the CPU and once over its kernels.
+    """
     on_cuda = (event for event in events if event.device_type == torch.autograd.DeviceType.CUDA)
-    return sum(not event.name.startswith(COPIES) for event in on_cuda)
+    return sum(not event.is_user_annotation and not event.name.startswith(COPIES) for event in on_cuda)
 
 
 class _Dispatched(TorchDispatchMode):
