@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ NEVER = -1
 """An end-of-sequence token that no model generates."""
 SECONDS = 240.0
 """Within which all requests must be answered."""
+GRAPH_CALLS = ("capture_begin", "replay")
+"""Methods of torch.cuda.CUDAGraph that are counted."""
 ABSENT = {"auto_switch_to_flash"}
 """Options that the oldest supported transformers does not have: it switches nothing by itself."""
 PATIENCE = 1.0
@@ -69,7 +72,10 @@ class BatchingWatch(Watch):
         self._implementation = ""
         self._matches: Counter[str] = Counter()
         self._dropped: list[str] = []
-        self._replays = 0
+        self.steps_by_graphs: Counter[str] = Counter()
+        """What steps did with CUDA graphs: calls of `capture_begin` and `replay`."""
+        self._stepping = False
+        """Whether a step runs. The warm-up captures graphs too, and is none."""
 
     @property
     def shares_nothing(self) -> bool:
@@ -93,7 +99,8 @@ class BatchingWatch(Watch):
                 widest=max((sum(tokens for _, tokens, _ in step) for step in self._steps), default=0),
                 pages=self._cache.num_blocks if self._cache else 0,
                 page=_tokens_per_page(self._cache) if self._cache else 0,
-                replays=self._replays,
+                replays=self.steps_by_graphs["replay"],
+                captures=self.steps_by_graphs["capture_begin"],
                 dropped=tuple(self._dropped),
                 errors=tuple(self.errors),
             ),
@@ -121,8 +128,9 @@ class BatchingWatch(Watch):
             stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
             stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
             stack.enter_context(_wrapped(ContinuousBatchProcessor, "warmup", self._profiled))
-            if hasattr(torch.cuda.CUDAGraph, "replay"):
-                stack.enter_context(_wrapped(torch.cuda.CUDAGraph, "replay", self._replay))
+            for name in GRAPH_CALLS:
+                if hasattr(torch.cuda.CUDAGraph, name):  # a CPU build has a class without methods
+                    stack.enter_context(_wrapped(torch.cuda.CUDAGraph, name, partial(self._graph, name)))
             if self._keeps_logits:
                 hook = self._model.register_forward_hook(self._record, with_kwargs=True)
                 stack.callback(hook.remove)
@@ -135,7 +143,11 @@ class BatchingWatch(Watch):
         requests = processor.inputs_and_outputs.requests_in_batch
         self._cache, self._implementation = processor.cache, model.config._attn_implementation
         self._steps.append([(each.state.request_id, each.query_length, each.has_new_token) for each in requests])
-        return self._profiled(original, processor, model)
+        self._stepping = True
+        try:
+            return self._profiled(original, processor, model)
+        finally:
+            self._stepping = False
 
     def _profiled(self, original: Any, processor: Any, model: Any) -> Any:
         """Also around the warm-up, where graphs are recorded: what a replay runs shows there alone."""
@@ -144,9 +156,9 @@ class BatchingWatch(Watch):
         self._seen += profiled_events(profiler)
         return result
 
-    def _replay(self, original: Any, graph: Any) -> Any:
-        self._replays += 1
-        return original(graph)
+    def _graph(self, name: str, original: Any, graph: Any, *arguments: Any, **options: Any) -> Any:
+        self.steps_by_graphs[name] += self._stepping
+        return original(graph, *arguments, **options)
 
     def _match(self, original: Any, cache: Any, request: str, prompt: list[int]) -> Any:
         matched = original(cache, request, prompt)
@@ -310,7 +322,7 @@ def _name_of(option: str, known: set[str]) -> str:
 
 @contextmanager
 def _wrapped(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """Calls of the method `owner.name` go to `replacement(original, instance, ...)` meanwhile."""
+    """Send calls of the method `owner.name` to `replacement(original, instance, ...)` meanwhile."""
     original = getattr(owner, name)
 
     def call(instance: Any, *arguments: Any, **options: Any) -> Any:

@@ -11,7 +11,7 @@ from harness.machine.cards import Build, Card, CardReading
 from harness.machine.gpu import NOT_NVIDIA
 from harness.machine.health import Examined
 from harness.machine.nvml import WatchedCard, find_card
-from harness.machine.peaks import measure_peaks, synchronize
+from harness.machine.peaks import measure_peaks, random_square, synchronize
 from harness.measurement.conditions import open_conditions
 
 SECONDS = 1.0
@@ -55,7 +55,7 @@ def _watched(device: str, index: int) -> tuple[WatchedCard | None, str]:
 
 def _read_at_work(device: str, card: WatchedCard) -> CardReading:
     """While products are queued: torch goes on before they are done."""
-    square = torch.ones(4096, 4096, device=device, dtype=torch.bfloat16)
+    square = random_square(4096, device, torch.bfloat16)
     for _ in range(QUEUED):
         torch.mm(square, square)
     reading = card.read()
@@ -71,7 +71,7 @@ def _build(device: str, index: int) -> Build:
 
 
 def _work(device: str) -> None:
-    square = torch.ones(1024, 1024, device=device)
+    square = random_square(1024, device)
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:
         torch.mm(square, square)

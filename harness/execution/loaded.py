@@ -36,7 +36,7 @@ def load(setup: Setup, dtype: Dtype, optimization: Optimization, own: int, place
     refuse_untimed(optimization)
     if place:
         place.join(setup.device)
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         subject = load_subject(setup, dtype, optimization, fault=setup.fault)
         conditions = open_conditions(setup.device, own=own)
         warm_up(subject, conditions, calls=RANK_CALLS if place else None)

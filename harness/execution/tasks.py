@@ -101,7 +101,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     if serving := optimization.serving():
         return _serve_candidate(setup, dtype, optimization, serving, text)
     started = time.monotonic()
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         against = _yardstick(setup, dtype, optimization, text)
         with planted(setup.fault):
             model, batches = load_setup(setup, dtype, optimization)
@@ -179,7 +179,7 @@ def _beside(
 
 def run_rank_of(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place) -> Observation:
     """Run one rank of a parallel candidate. Raises Incompatible as `run_candidate` does."""
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         return run_rank(setup, dtype, optimization, place)
 
 
@@ -207,7 +207,7 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
     """The same for prompts that are served as requests: each is compared with its prompt run alone."""
     started = time.monotonic()
     rounded = optimization.rounds_weights
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         if rounded:
             weights, changed = rounded_weights(setup, dtype, optimization)
             plain = dense_text(setup, dtype, text)
@@ -272,14 +272,14 @@ def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
 
 
 @contextmanager
-def refusals(optimization: Optimization, setup: Setup) -> Iterator[None]:
+def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator[None]:
     """An error that says that things do not go together becomes Incompatible: why, and in the library's words."""
     try:
         yield
     except HarnessError:
         raise
     except Exception as error:  # whatever it is, it goes on unless the optimization knows its words
-        case = _circumstances(setup)
+        case = _circumstances(setup, dtype)
         for line in str(error).splitlines():
             if why := optimization.refuses(line, case):
                 # A compiler's line begins with the path of a file that no one keeps.
@@ -288,28 +288,44 @@ def refusals(optimization: Optimization, setup: Setup) -> Iterator[None]:
         raise
 
 
-def _circumstances(setup: Setup) -> Circumstances:
-    """Entries that a config does not have stay empty: this is asked when something else went wrong already."""
+def _circumstances(setup: Setup, dtype: Dtype) -> Circumstances:
+    """Describe what a refusal may depend on.
+
+    Entries that a config does not have stay empty: this is asked when something else went wrong already.
+    """
     config = load_config(setup.recipe).get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
+    shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    groups = [
-        _longest(batch) * len(batch) * (getattr(config, "num_key_value_heads", None) or heads) * size // GROUP
-        for batch in setup.workload.batches
-    ]
+    lengths = tuple(map(_longest, setup.workload.batches))
     try:
         windows = windows_of(config)
     except Incompatible:
         windows = ()
-    positions = max(map(_longest, setup.workload.batches)) + setup.workload.new_tokens - 1
+    positions = max(lengths) + setup.workload.new_tokens - 1
+    capability, architecture = _accelerator(setup.device)
     return Circumstances(
         device=setup.device,
-        capability=torch.cuda.get_device_capability() if setup.device == "cuda" else (0, 0),
+        dtype=dtype,
+        capability=capability,
+        architecture=architecture,
+        padded=setup.workload.padded,
         masks=setup.workload.padded or any(0 < window < positions for window in windows),
         windows=windows,
-        heads=(heads, getattr(config, "num_key_value_heads", None) or heads),
-        groups=tuple(groups),
+        heads=(heads, shared),
+        head_sizes=(getattr(config, "qk_head_dim", None) or size, getattr(config, "v_head_dim", None) or size),
+        lengths=lengths,
+        groups=tuple(_longest(batch) * len(batch) * shared * size // GROUP for batch in setup.workload.batches),
     )
+
+
+def _accelerator(device: str) -> tuple[tuple[int, int], str]:
+    """Return (compute capability of an NVIDIA GPU, architecture of an AMD GPU); torch calls both `cuda`."""
+    if device != "cuda":
+        return (0, 0), ""
+    if torch.version.hip is None:
+        return torch.cuda.get_device_capability(), ""
+    return (0, 0), str(torch.cuda.get_device_properties().gcnArchName)
 
 
 def _longest(batch: tuple[Prompt, ...]) -> int:

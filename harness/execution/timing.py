@@ -76,7 +76,7 @@ def time_block(
     refuse_untimed(optimization)
     if place:
         place.join(setup.device)
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         subject = load_subject(setup, dtype, optimization, fault=setup.fault)
         conditions = open_conditions(setup.device)
         warm = warm_up(subject, conditions, calls=RANK_CALLS if place else None)
@@ -126,7 +126,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
     Raises Incompatible if the path submits its requests twice, and torch.OutOfMemoryError if both do not fit.
     """
     refuse_untimed(optimization)
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         candidate, eager = (
             load_subject(setup, dtype, path, fault=fault)
             for path, fault in ((optimization, setup.fault), (Eager(), ""))

@@ -50,7 +50,7 @@ def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path
     if setup.device == "cpu":
         torch.set_num_threads(1)  # so that buffers do not depend on the machine
     gauge = gauge_of(setup.device)
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         _rehearse(setup, dtype, optimization)
         before, others = gauge.now(), storages_alive()
         with planted(setup.fault):

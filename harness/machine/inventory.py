@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sysconfig
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -39,6 +41,10 @@ class Inventory:
     """Path of the C++ compiler that torch.compile uses on the CPU; empty if there is none."""
     cpu_capability: str = ""
     """Which of the processor's instructions torch uses: `AVX512`, ..."""
+    tools: Mapping[str, str] = field(default_factory=dict)
+    """Paths of what builds code at run time, by the names in TOOLS; what is missing is absent here."""
+    rocm: str = ""
+    """Version of ROCm that torch is built for; its devices are AMD's, and torch calls them `cuda`."""
 
     @property
     def default_device(self) -> str:
@@ -60,11 +66,47 @@ def take_inventory() -> Inventory:
     devices = {found.type: torch.accelerator.device_count()} if found else {}
     return Inventory(
         devices={**devices, "cpu": 1},
-        why_no_cuda="" if "cuda" in devices else _why_no_cuda(packages["torch"], built_for=torch.version.cuda),
+        why_no_cuda="" if "cuda" in devices else _why_no_cuda(packages["torch"], _built_for(torch.version)),
         packages=packages,
         compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") or "",
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        tools={name: path for name, find in TOOLS.items() if (path := find())},
+        rocm=torch.version.hip or "",
     )
+
+
+def _c_compiler() -> str | None:
+    """Return what Triton 3.7 compiles with (its runtime/build.py)."""
+    named = os.environ.get("CC")
+    return shutil.which(named) if named else shutil.which("gcc") or shutil.which("clang")
+
+
+def _python_header() -> str | None:
+    """Return the header that Triton 3.7 compiles against (its runtime/build.py)."""
+    scheme = sysconfig.get_default_scheme()
+    # Debian's own scheme names a folder of packages, in which no header lies.
+    folder = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+    header = Path(folder) / "Python.h"
+    return str(header) if header.is_file() else None
+
+
+def _in_home(tool: str, variables: tuple[str, ...], default: str) -> str | None:
+    """Return a compiler for devices as torch 2.13 finds it (its utils/cpp_extension.py)."""
+    home = next((os.environ[name] for name in variables if os.environ.get(name)), "")
+    if home:
+        return shutil.which(tool, path=f"{home}/bin")
+    return shutil.which(tool) or shutil.which(tool, path=f"{default}/bin")
+
+
+TOOLS: Mapping[str, Callable[[], str | None]] = {
+    "C compiler": _c_compiler,
+    "Python.h": _python_header,
+    "C++ compiler": lambda: shutil.which(os.environ.get("CXX", "c++")),
+    "ninja": lambda: shutil.which("ninja"),
+    "nvcc": lambda: _in_home("nvcc", ("CUDA_HOME", "CUDA_PATH"), "/usr/local/cuda"),
+    "hipcc": lambda: _in_home("hipcc", ("ROCM_HOME", "ROCM_PATH"), "/opt/rocm"),
+}
+"""What builds code at run time: Triton wants the first two, torch's extensions the others."""
 
 
 def installed(distribution: str) -> str:
@@ -111,10 +153,17 @@ def _refuse_unsupported(packages: Mapping[str, str]) -> None:
             raise HarnessError(f"{name} is not installed, but is needed by every case (pip install -e . adds it)")
 
 
-def _why_no_cuda(version: str, *, built_for: str | None) -> str:
-    if built_for is None:
+def _built_for(version: Any) -> str:
+    """Return the platform that torch is built for, out of `torch.version`; empty for a CPU build."""
+    if version.hip:
+        return f"ROCm {version.hip}"
+    return f"CUDA {version.cuda}" if version.cuda else ""
+
+
+def _why_no_cuda(version: str, built_for: str) -> str:
+    if not built_for:
         return f"torch {version} is built without CUDA"
-    return f"torch {version} is built for CUDA {built_for}, but finds no usable device or driver"
+    return f"torch {version} is built for {built_for}, but finds no usable device or driver"
 
 
 def _processor() -> str:

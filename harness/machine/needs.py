@@ -14,6 +14,11 @@ from packaging.specifiers import SpecifierSet
 
 from harness.machine.inventory import Inventory, window
 
+TRITON_DEVICES = ("cuda", "xpu")
+"""Devices on which torch.compile and the local kernels launch Triton's."""
+WITHOUT_FLOAT64 = ("mps",)
+"""Devices on which torch has no float64, in which every reference is computed."""
+
 
 class Need(ABC):
     """One requirement. Subclasses are frozen dataclasses, so that needs compare by value."""
@@ -38,6 +43,8 @@ class Device(Need):
     named: ClassVar[str] = "the device"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device in inventory.devices and device in WITHOUT_FLOAT64:
+            return f"needs float64 on {device}: the reference is computed in it, and torch has none there"
         if device in inventory.devices:
             return None
         reason = inventory.why_no_cuda if device == "cuda" else "torch finds no such device"
@@ -54,6 +61,17 @@ class Cuda(Need):
         if device == "cuda":
             return None
         return f"needs cuda: {inventory.why_no_cuda or f'this case runs on {device}'}"
+
+
+@dataclass(frozen=True)
+class Accelerator(Need):
+    """The optimization moves data from a device to the host's memory."""
+
+    named: ClassVar[str] = "an accelerator"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del inventory
+        return "needs an accelerator: this case runs on cpu" if device == "cpu" else None
 
 
 @dataclass(frozen=True)
@@ -111,15 +129,49 @@ class FlashAttention(Package):
 
 
 @dataclass(frozen=True)
-class Compiler(Need):
-    """torch.compile needs a C++ compiler on the CPU; on CUDA it brings Triton."""
+class Triton(Need):
+    """Triton compiles what launches its kernels, in C, the first time that it does so on a machine."""
 
-    named: ClassVar[str] = "a C++ compiler"
+    named: ClassVar[str] = "what Triton compiles with"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        if device != "cpu" or inventory.compiler:
+        if device not in TRITON_DEVICES:
+            return None
+        if "C compiler" not in inventory.tools:
+            return "needs a C compiler for Triton: neither $CC nor gcc nor clang is on the PATH"
+        if "Python.h" not in inventory.tools:
+            return "needs Python.h for Triton: this Python's header files are not installed"
+        return None
+
+
+@dataclass(frozen=True)
+class Compiler(Need):
+    """torch.compile needs a C++ compiler on the CPU, and what Triton needs elsewhere."""
+
+    named: ClassVar[str] = "what torch.compile compiles with"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device != "cpu":
+            return Triton().unmet(inventory, device=device)
+        if inventory.compiler:
             return None
         return "needs a C++ compiler: neither $CXX nor g++ nor clang++ is on the PATH"
+
+
+@dataclass(frozen=True)
+class ExtensionBuild(Need):
+    """optimum-quanto has torch build an extension the first time that it unpacks 2 or 4 bits."""
+
+    named: ClassVar[str] = "what optimum-quanto's extension is built with"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        wanted = {"cpu": (), "cuda": ("hipcc" if inventory.rocm else "nvcc",)}.get(device)
+        if wanted is None:  # elsewhere quanto unpacks in plain torch
+            return None
+        missing = [tool for tool in ("ninja", "C++ compiler", *wanted) if tool not in inventory.tools]
+        if not missing:
+            return None
+        return f"needs {' and '.join(missing)} for optimum-quanto's extension: not found"
 
 
 @dataclass(frozen=True)

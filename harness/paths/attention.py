@@ -11,11 +11,9 @@ from typing import Any
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
 from harness.paths.observed import Observation, Phase
+from harness.paths.sdpa_kernels import why_no_kernel
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique
-
-AMPERE = (8, 0)
-"""The compute capability from which on torch's flash and cuDNN kernels run."""
 
 DISPATCHED = "aten::_scaled_dot_product_*"
 """Pattern of the operators that scaled_dot_product_attention dispatches to, whichever torch chooses."""
@@ -31,10 +29,8 @@ class Sdpa(Optimization):
     operators: str = DISPATCHED
     """Pattern of the operators that then must run."""
     only_cuda: bool = False
-    half_on_cuda: bool = False
-    """Whether its CUDA kernels take half precisions alone."""
-    maskless_on_cuda: bool = False
-    """Whether its CUDA kernels take no mask: then torch has none to offer where one is needed."""
+    half_on_accelerators: bool = False
+    """Whether its kernels for other devices than the CPU take half precisions alone."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 
@@ -45,14 +41,11 @@ class Sdpa(Optimization):
         return (Cuda(),) if self.only_cuda else ()
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        return HALF_PRECISIONS if self.half_on_cuda and device == "cuda" else super().dtypes(device)
+        return HALF_PRECISIONS if self.half_on_accelerators and device != "cpu" else super().dtypes(device)
 
     def refuses(self, line: str, case: Circumstances) -> str:
-        if "No available kernel" not in line or case.device != "cuda" or self.backend in {"", "MATH"}:
-            return ""
-        if case.capability < AMPERE:
-            return f"the device has compute capability {'.'.join(map(str, case.capability))}, less than 8.0"
-        return "this backend takes no mask on CUDA" if self.maskless_on_cuda and case.masks else ""
+        pinned = case.device == "cuda" and self.backend not in {"", "MATH"}
+        return why_no_kernel(self.backend, case) if pinned and "No available kernel" in line else ""
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         del dtype
@@ -74,8 +67,7 @@ SDPA_FLASH = Sdpa(
     "attention.sdpa_flash",
     "FLASH_ATTENTION",
     "aten::_scaled_dot_product_flash_attention*",
-    half_on_cuda=True,
-    maskless_on_cuda=True,
+    half_on_accelerators=True,
 )
 SDPA_EFFICIENT = Sdpa(
     "attention.sdpa_efficient", "EFFICIENT_ATTENTION", "aten::_scaled_dot_product_efficient_attention", only_cuda=True
@@ -85,7 +77,7 @@ SDPA_CUDNN = Sdpa(
     "CUDNN_ATTENTION",
     "aten::_scaled_dot_product_cudnn_attention",
     only_cuda=True,
-    half_on_cuda=True,
+    half_on_accelerators=True,
 )
 
 
@@ -104,6 +96,11 @@ class Flex(Optimization):
         named = any(name in line for name in ("cur_kvSplitSize0", "cur_qSplitSize0"))
         if named and case.device == "cpu" and (case.masks or any(case.windows)):
             return "torch 2.13's C++ for flex attention names what it does not declare where a mask's length changes"
+        if "NoValidChoicesError" in line and case.device == "cuda" and (rows := _too_many_rows(case)):
+            return (
+                f"torch packs {rows} queries of a group into one block, and none above {MASK_BLOCK} divides a block of "
+                "the mask (torch 2.11 to 2.13)"
+            )
         return ""
 
     def slow_on_cpu(self, case: Case) -> bool:
@@ -125,6 +122,25 @@ class Flex(Optimization):
             equal("other compiled code", "none", tally(others)),
             equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
         ]
+
+
+MASK_BLOCK = 128
+"""Queries of a block of flex attention's mask. Fewer queries than these go to a kernel of their own, flex decoding."""
+
+
+def _too_many_rows(case: Circumstances) -> int:
+    """Return how many queries torch packs into a block that no block of the mask holds, or 0.
+
+    By `create_flex_decoding_kernel` of torch 2.13: a prompt shorter than MASK_BLOCK takes the queries of all heads that
+    share a key into one block, whose rows are the next power of two. It does so for groups that are a power of two, and
+    transformers gives it groups where the heads are one.
+    """
+    heads, shared = case.heads or (1, 1)
+    group = heads // shared if shared else 1
+    if heads & (heads - 1) or group & (group - 1):
+        return 0
+    packed = [length * group for length in case.lengths if length < MASK_BLOCK]
+    return next((rows for rows in packed if rows > MASK_BLOCK), 0)
 
 
 FLEX, MASK = "flex_attention", "create_block_mask"

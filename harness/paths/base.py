@@ -37,14 +37,24 @@ class Circumstances:
     """What a refusal may depend on."""
 
     device: str
+    dtype: Dtype | None = None
+    """Of the model's weights."""
     capability: tuple[int, int] = (0, 0)
-    """Of a CUDA device."""
+    """Compute capability of an NVIDIA GPU."""
+    architecture: str = ""
+    """Name of an AMD GPU's architecture, such as `gfx942`; empty elsewhere."""
+    padded: bool = False
+    """Whether rows are padded, so that every attention call has a mask."""
     masks: bool = False
     """Whether attention needs a mask beyond the causal one: rows are padded, or more is attended to than a window."""
     windows: tuple[int, ...] = ()
     """Sliding window of each attention layer; 0 for a layer that attends to everything."""
     heads: tuple[int, ...] = ()
     """Attention heads of queries, and of keys and values."""
+    head_sizes: tuple[int, ...] = ()
+    """Size of a head of queries and keys, and of values."""
+    lengths: tuple[int, ...] = ()
+    """Positions of each run's prefill."""
     groups: tuple[int, ...] = ()
     """Groups of values that a quantized cache packs of each layer's keys after the prefill of each run."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.equivalence.rules import GROUP
-from harness.machine.needs import Cuda, Need, Package
+from harness.machine.needs import Accelerator, ExtensionBuild, Need, Package
 from harness.paths.base import Aspect, Circumstances, Optimization, cache_claims, dynamic_cache, equal, tally
 from harness.paths.observed import NO_CACHE, Observation
 from harness.records import Claim
@@ -83,7 +83,7 @@ class OffloadedCache(Optimization):
     changes = frozenset({Aspect.CACHE})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Cuda(),)
+        return (Accelerator(),)
 
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded"}
@@ -101,7 +101,7 @@ class OffloadedStaticCache(Optimization):
     changes = frozenset({Aspect.CACHE})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Cuda(),)
+        return (Accelerator(),)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         if "not in list" in line and all(case.windows):
@@ -170,7 +170,8 @@ class QuantizedCache(Optimization):
     changes = frozenset({Aspect.CACHE})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Package(PACKAGE[self.backend]),)
+        built = (ExtensionBuild(),) if self.backend == "quanto" else ()
+        return (Package(PACKAGE[self.backend]), *built)
 
     def refuses(self, line: str, case: Circumstances) -> str:
         if "`QuantizedCache` is only supported for models with only full attention layers" in line:

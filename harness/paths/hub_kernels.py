@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import Incompatible
-from harness.machine.needs import Cuda, HubKernel, Kernels, Need
+from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Triton
 from harness.paths.base import Aspect, Optimization, equal, served_by, tally
 from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
 from harness.paths.observed import LayerKind, Observation
@@ -78,7 +78,7 @@ class LayersLocal(Optimization):
     changes = frozenset({Aspect.LAYERS})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Kernels(), LocalKernel(LAYER_KERNELS))
+        return (Triton(), Kernels(), LocalKernel(LAYER_KERNELS))
 
     def prepared(self, model: Any) -> Any:
         from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_mapping
@@ -120,7 +120,7 @@ class LayersHub(Optimization):
     changes = frozenset({Aspect.LAYERS})
 
     def needs(self) -> tuple[Need, ...]:
-        return (Cuda(), Kernels(), HubKernel("kernels-community/liger-kernels"))
+        return (Cuda(), Triton(), Kernels(), HubKernel("kernels-community/liger-kernels"))
 
     def prepared(self, model: Any) -> Any:
         _registered(model)

@@ -38,17 +38,11 @@ COMPILING = "_compile.compile_inner (dynamo_timed)"
 """While dynamo compiles, operators run on tensors without data."""
 COLLECTIVES = ("c10d::",)
 """How operators begin in which processes exchange data."""
+PRODUCTS = {"aten::bmm": 0, "aten::baddbmm": 1}
+"""Products of batches of matrices, and the place of their first factor among their inputs."""
 WATCHED = (
-    SDPA,
-    SDPA_ENTRY,
-    *FLASH,
-    EAGER_ATTENTION,
-    COMPILED_REGION,
-    INDUCTOR_GRAPH,
-    *PACKED,
-    *COLLECTIVES,
-    *MARKS,
-    COMPILING,
+    *(SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, *PRODUCTS),
+    *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, COMPILING),
 )
 ATTENTION_LAYERS = {
     "full_attention": "",
@@ -166,9 +160,13 @@ def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
-    """Attention operators in the profiler's events. The first input of each is the query, or for eager the scores:
-    its last dimension but one counts the query's positions, of which a decode step has one."""
+    """Find attention operators in the profiler's events.
+
+    The first input of each is the query, or for eager the scores: its last dimension but one counts the query's
+    positions, of which a decode step has one.
+    """
     inside_sdpa_until = compiling_until = 0
+    product: list[int] = []
     for name, event in events:
         if name == COMPILING:
             compiling_until = max(compiling_until, event.start_ns() + event.duration_ns())
@@ -178,14 +176,31 @@ def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
             inside_sdpa_until = event.start_ns() + event.duration_ns()
             continue
         shapes = event.shapes()
-        if name.startswith(FLASH) and shapes and len(shapes[0]) in {3, 4}:
+        if name in PRODUCTS:
+            product = _product(shapes[PRODUCTS[name] :])
+        elif name.startswith(FLASH) and shapes and len(shapes[0]) in {3, 4}:
             yield _flash_call(name, shapes)
-        if not shapes or len(shapes[0]) != 4:
-            continue
-        if name.startswith(SDPA):
+        elif name.startswith(SDPA) and shapes and len(shapes[0]) == 4:
             yield AttentionCall(_phase(shapes[0]), name, masked=any(len(shape) == 4 for shape in shapes[3:]))
-        elif name == EAGER_ATTENTION and event.start_ns() > inside_sdpa_until:
+        elif name == EAGER_ATTENTION and event.start_ns() > inside_sdpa_until and _of_scores(shapes, product):
             yield AttentionCall(_phase(shapes[0]), name)
+            product = []
+
+
+def _product(factors: list[list[int]]) -> list[int]:
+    """Return the shape of the product of two batches of matrices; empty if the profiler did not keep their shapes."""
+    if len(factors) < 2 or not len(factors[0]) == len(factors[1]) == 3:
+        return []
+    return [*factors[0][:2], factors[1][2]]
+
+
+def _of_scores(shapes: list[list[int]], product: list[int]) -> bool:
+    """Say whether a softmax is over attention's scores.
+
+    Some architectures lay rows and heads into one dimension (XGLM, TrOCR): such scores are the product of queries and
+    keys, which was computed last. A router's are no product of batches, nor are the chances of tokens.
+    """
+    return bool(shapes) and (len(shapes[0]) == 4 or shapes[0] == product != [])
 
 
 def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:

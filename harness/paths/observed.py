@@ -128,7 +128,9 @@ class Batching:
     page: int
     """Tokens of a page."""
     replays: int
-    """Replays of CUDA graphs."""
+    """Steps that replayed a CUDA graph."""
+    captures: int
+    """Steps that captured one: the first of its shape, which runs by itself and then once more to be recorded."""
     dropped: tuple[str, ...]
     """Logits processors that continuous batching left out."""
     errors: tuple[str, ...]

@@ -16,7 +16,7 @@ from typing import Any
 
 from harness.errors import Incompatible
 from harness.machine.cpu import cpu_flags
-from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Package
+from harness.machine.needs import Cuda, ExtensionBuild, HubKernel, Kernels, Need, Package, Triton
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, tally
 from harness.paths.observed import Observation
 from harness.records import Case, Claim
@@ -246,7 +246,8 @@ class Quanto(QuantizedWeights):
         return frozenset({Load.DECODE}) if self.bits == 4 else frozenset()
 
     def needs(self) -> tuple[Need, ...]:
-        return (Package("optimum-quanto"),)
+        # 8 bits are not packed, and multiply by an operator of torch's.
+        return (Package("optimum-quanto"), *((ExtensionBuild(),) if self.bits < 8 else ()))
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         from transformers import QuantoConfig
@@ -297,7 +298,7 @@ class FineGrainedFp8(QuantizedWeights):
     kinds = "FP8Linear Parameter"
 
     def needs(self) -> tuple[Need, ...]:
-        return (Cuda(), Kernels(), HubKernel("kernels-community/finegrained-fp8"))
+        return (Cuda(), Triton(), Kernels(), HubKernel("kernels-community/finegrained-fp8"))
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         del device

@@ -67,7 +67,7 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     """
     subjects = []
     for arm in arms:
-        with refusals(arm.optimization, arm.setup):
+        with refusals(arm.optimization, arm.setup, dtype):
             subjects.append(load_subject(arm.setup, dtype, arm.optimization))
     conditions = open_conditions(arms[0].setup.device)
     for subject in subjects:
@@ -136,7 +136,7 @@ def _refuse_others(
 
 def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, later: int) -> tuple[float, list[float]]:
     """Seconds of the first run of a fresh worker's model, and of `later` further ones after one that is not counted."""
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         subject = load_subject(setup, dtype, optimization)
         seconds = [subject.run()[0].seconds for _ in range(later + 2)]
     return seconds[0], seconds[2:]
@@ -145,9 +145,9 @@ def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, late
 def observe(setup: Setup, dtype: Dtype, optimization: Optimization) -> Observation:
     """What is seen while the workload runs freely, once; of a path that serves requests, while they are served."""
     if serving := optimization.serving():
-        with refusals(optimization, setup):
+        with refusals(optimization, setup, dtype):
             return serve_setup(setup, dtype, optimization, serving)[1]
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         model, batches = load_setup(setup, dtype, optimization)
         watch = Watch(model, layers=False)
         with optimization.applied(), watch:
@@ -179,7 +179,7 @@ def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
     gauge = gauge_of(setup.device)
     before = gauge.now()
     gauge.restart()
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         subject = load_subject(setup, dtype, optimization)
         for _ in range(2):
             subject.run()
@@ -204,7 +204,7 @@ class Traffic:
 
 def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
     """Launches and bytes of one run of the workload, after one that is not counted."""
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         subject = load_subject(setup, dtype, optimization)
         subject.run()
         if setup.device == "cuda":
@@ -217,9 +217,12 @@ def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
 
 
 def kernels_launched(events: Iterable[Any]) -> int:
-    """Of the profiler's events those on CUDA that compute: neither copies nor fills."""
+    """Count the profiler's events on CUDA that compute: neither copies nor fills, nor ranges that a program marked.
+
+    Inductor marks each call of a graph ("## Call CompiledFxGraph ..."), once on the CPU and once over its kernels.
+    """
     on_cuda = (event for event in events if event.device_type == torch.autograd.DeviceType.CUDA)
-    return sum(not event.name.startswith(COPIES) for event in on_cuda)
+    return sum(not event.is_user_annotation and not event.name.startswith(COPIES) for event in on_cuda)
 
 
 class _Dispatched(TorchDispatchMode):
@@ -242,7 +245,7 @@ class _Dispatched(TorchDispatchMode):
 def bits_per_weight(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, float], int]:
     """(of each linear layer that the path rounds the bits of all that it keeps, scales included, per weight of the
     dense one; how many layers but the head it left dense)."""
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         model, _ = load_setup(setup, dtype, optimization)
     bits = {
         name: 8 * nbytes(storages(_tensors(linear))) / (linear.in_features * linear.out_features)

@@ -72,7 +72,7 @@ def try_example(question: Question, name: str, example: dict[str, Any]) -> list[
 
 def _engagement(question: Question, dtype: Dtype) -> Engagement:
     optimization, setup = question.optimization, loadable(question.setup)
-    with refusals(optimization, setup):
+    with refusals(optimization, setup, dtype):
         if serving := optimization.serving():
             with planted(setup.fault):
                 _, seen, _, _ = serve_setup(setup, dtype, optimization, serving)

@@ -117,6 +117,7 @@ BATCHING = Batching(
     pages=256,
     page=16,
     replays=0,
+    captures=0,
     dropped=(),
     errors=(),
 )
@@ -225,7 +226,7 @@ ENGAGED = {
     "continuous_batching.eager_shared": batched("aten::_softmax", "paged|eager", **TWICE),
     "continuous_batching.sdpa": batched(SDPA_FLASH, "sdpa"),
     "continuous_batching.sdpa_shared": batched(SDPA_FLASH, "sdpa", **TWICE),
-    "continuous_batching.sdpa_graphs": batched(SDPA_FLASH, "sdpa", replays=8),
+    "continuous_batching.sdpa_graphs": batched(SDPA_FLASH, "sdpa", replays=6, captures=2),
     "continuous_batching.sdpa_compiled": replace(
         batched(SDPA_FLASH, "sdpa"), regions={"torch_dynamo_resume": 40}, inductor_calls=40, graphs=10
     ),

@@ -12,6 +12,8 @@ import pytest
 from harness.paths import PATHS, STACKS
 from harness.paths.base import Circumstances, engagement
 from harness.paths.observed import AttentionCall, CacheLayer, LinearKind, Phase, Shard
+from harness.paths.sdpa_kernels import why_no_kernel
+from harness.vocabulary import Dtype
 from suites.meta.broken_observations import BROKEN
 from suites.meta.observations import (
     AUTO,
@@ -214,8 +216,22 @@ def test_compiled_forward_may_compile_anew_for_sizes_and_strides():
     assert broken("compilation.outside", replace(seen, recompiles=(SIZE, "0/1: another dtype"))) != []
 
 
-CPU = Circumstances("cpu", masks=True, windows=(0, 0), groups=(57 * 2,))
+CPU = Circumstances(
+    "cpu",
+    dtype=Dtype.BF16,
+    padded=True,
+    masks=True,
+    windows=(0, 0),
+    heads=(4, 2),
+    head_sizes=(32, 32),
+    lengths=(93,),
+    groups=(57 * 2,),
+)
 CUDA = replace(CPU, device="cuda", capability=(9, 0))
+PLAIN = replace(CUDA, masks=False, padded=False)
+"""One prompt, of a model without windows."""
+AMD = replace(PLAIN, capability=(0, 0), architecture="gfx942:sramecc+:xnack-")
+NO_CHOICE = "LoweringException: NoValidChoicesError: No choices to select. Provided reason: all choices failed"
 NO_KERNEL = "No available kernel. Aborting execution."
 REFUSALS = [
     # (path, error, circumstances, what the reason holds; empty where it is an error like any other)
@@ -223,8 +239,27 @@ REFUSALS = [
     ("attention.sdpa_flash", NO_KERNEL, replace(CUDA, masks=False), ""),
     ("attention.sdpa_flash", NO_KERNEL, replace(CUDA, masks=False, capability=(7, 5)), "capability 7.5, less than 8.0"),
     ("attention.sdpa_flash", NO_KERNEL, CPU, ""),
+    ("attention.sdpa_flash", NO_KERNEL, replace(PLAIN, head_sizes=(264, 264)), "heads have 264 values, and this back"),
+    ("attention.sdpa_flash", NO_KERNEL, replace(PLAIN, head_sizes=(192, 128)), "heads have 192, 128, and this backend"),
+    ("attention.sdpa_flash", NO_KERNEL, replace(AMD, architecture="gfx1100"), "for gfx1100, or an experimental one"),
+    ("attention.sdpa_flash", NO_KERNEL, AMD, ""),
+    ("attention.sdpa_flash", NO_KERNEL, replace(PLAIN, capability=(13, 0)), "capability 13.0, and torch 2.13 knows"),
+    ("attention.sdpa_efficient", NO_KERNEL, PLAIN, "as of torch 2.13 this backend takes no groups"),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(PLAIN, masks=True, windows=(24, 0)), "takes no groups"),
+    ("attention.sdpa_efficient", NO_KERNEL, CUDA, ""),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(PLAIN, heads=(4, 4)), ""),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(PLAIN, head_sizes=(264, 264)), ""),
+    ("attention.sdpa_efficient", "CUDA out of memory", PLAIN, ""),
+    ("attention.sdpa_efficient", NO_KERNEL, AMD, "takes no groups"),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(CUDA, capability=(7, 5)), "takes bfloat16 from 8.0 on"),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(CUDA, capability=(7, 5), dtype=Dtype.FP16), ""),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(CUDA, head_sizes=(20, 20)), "takes multiples of 8 in bf16"),
+    ("attention.sdpa_efficient", NO_KERNEL, replace(CUDA, head_sizes=(20, 20), dtype=Dtype.FP32), ""),
     ("attention.sdpa_cudnn", NO_KERNEL, CUDA, ""),
     ("attention.sdpa_cudnn", NO_KERNEL, replace(CUDA, capability=(7, 5)), "capability 7.5"),
+    ("attention.sdpa_cudnn", NO_KERNEL, AMD, "torch is built without cuDNN for AMD's GPUs"),
+    ("attention.sdpa_cudnn", NO_KERNEL, replace(CUDA, head_sizes=(192, 192)), "takes 128 at most (256 on some GPUs"),
+    ("attention.sdpa_cudnn", NO_KERNEL, replace(PLAIN, lengths=(57, 1)), "a prompt has one token"),
     ("attention.sdpa", NO_KERNEL, replace(CUDA, capability=(7, 5)), ""),
     ("attention.sdpa_math", NO_KERNEL, CUDA, ""),
     ("attention.flex", "error: ‘cur_kvSplitSize0’ was not declared in this scope", CPU, "torch 2.13's C++"),
@@ -232,6 +267,12 @@ REFUSALS = [
     ("attention.flex", "error: ‘cur_kvSplitSize0’ was not", replace(CPU, masks=False, windows=(24, 0)), "torch 2.13's"),
     ("attention.flex", "error: ‘cur_kvSplitSize0’ was not declared in this scope", replace(CPU, masks=False), ""),
     ("attention.flex", "error: ‘tmp0’ was not declared in this scope", CPU, ""),
+    ("attention.flex", NO_CHOICE, CUDA, "packs 186 queries of a group into one block, and none above 128 divides"),
+    ("attention.flex", NO_CHOICE, replace(CUDA, lengths=(63, 65)), "packs 130 queries"),
+    ("attention.flex", NO_CHOICE, replace(CUDA, lengths=(64, 128, 141)), ""),
+    ("attention.flex", NO_CHOICE, replace(CUDA, heads=(4, 4)), ""),
+    ("attention.flex", NO_CHOICE, replace(CUDA, heads=(6, 2)), ""),
+    ("attention.flex", NO_CHOICE, CPU, ""),
     ("attention.flash_attention_3", "FlashAttention3 requires compute capability >= 8", CUDA, "too old"),
     ("attention.flash_attention_3", "undefined symbol", CUDA, ""),
     ("caching.quantized_quanto4", "`QuantizedCache` is only supported for models with only full attention layers. We",
@@ -257,3 +298,32 @@ def test_only_what_a_library_declares_or_is_known_for_is_a_refusal(path, error, 
     told = named(path).refuses(error, circumstances)
     assert bool(told) is bool(reason)
     assert reason in told
+
+
+DISPATCH = [
+    # (backend, dtype, masked, heads of keys beside 4 of queries, sizes of heads that it takes)
+    ("EFFICIENT_ATTENTION", Dtype.FP32, False, 2, set()),
+    ("EFFICIENT_ATTENTION", Dtype.FP32, False, 4, {8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256, 264, 512}),
+    ("EFFICIENT_ATTENTION", Dtype.FP32, True, 4, {8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256, 264, 512}),
+    ("EFFICIENT_ATTENTION", Dtype.BF16, False, 2, set()),
+    ("EFFICIENT_ATTENTION", Dtype.BF16, False, 4, {8, 16, 64, 80, 96, 128, 136, 192, 256, 264, 512}),
+    ("EFFICIENT_ATTENTION", Dtype.BF16, True, 4, {8, 16, 64, 80, 96, 128, 136, 192, 256, 264, 512}),
+    ("FLASH_ATTENTION", Dtype.BF16, False, 2, {8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256}),
+    ("FLASH_ATTENTION", Dtype.BF16, False, 4, {8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256}),
+    ("FLASH_ATTENTION", Dtype.BF16, True, 4, set()),
+    ("CUDNN_ATTENTION", Dtype.BF16, False, 2, {8, 16, 64, 80, 96, 128, 136, 192, 256}),
+    ("CUDNN_ATTENTION", Dtype.BF16, True, 4, {8, 16, 64, 80, 96, 128, 136, 192, 256}),
+]
+"""Answers of torch.backends.cuda's `can_use_*_attention`, of torch 2.13.0+cu130, asked without a GPU of a simulated
+device of compute capability 9.0, for these sizes of heads: 8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256, 264, 512."""
+
+
+@pytest.mark.parametrize(("backend", "dtype", "masked", "shared", "taken"), DISPATCH)
+def test_a_reason_is_known_wherever_torch_has_no_kernel(backend, dtype, masked, shared, taken):
+    """But for heads of more than 128, which cuDNN takes on some devices: there a reason waits for an error."""
+    for size in (8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256, 264, 512):
+        case = replace(CUDA, dtype=dtype, masks=masked, padded=masked, heads=(4, shared), head_sizes=(size, size))
+        why = why_no_kernel(backend, case)
+        repeated = backend == "EFFICIENT_ATTENTION" and shared == 2 and size > 256  # by transformers: not groups
+        known = "256 on some GPUs" in why
+        assert bool(why) is (size not in taken) or known or repeated, (size, why)

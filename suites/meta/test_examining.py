@@ -27,9 +27,11 @@ EXAMINED = Examined("some card", "", 0, {}, PEAKS)
 def device(monkeypatch):
     """Any type of device can be worked on: tensors are without data. Lists what was asked for."""
     asked = []
-    for name in ("zeros", "ones"):
-        make = getattr(torch, name)
-        monkeypatch.setattr(torch, name, lambda *size, make=make, **how: make(*size, **how | {"device": "meta"}))
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, **how: zeros(*size, **how | {"device": "meta"}))
+    monkeypatch.setattr(
+        examining, "random_square", lambda rows, _, dtype: zeros(rows, rows, dtype=dtype, device="meta")
+    )
     monkeypatch.setattr(torch.accelerator, "set_device_index", lambda index: asked.append(f"device {index}"))
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: asked.append("synchronized"))
     module = SimpleNamespace(get_device_name=lambda _: "NVIDIA H200", device_count=lambda: 2)

@@ -117,32 +117,37 @@ def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
     padded, single = (Setup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
     with (
         pytest.raises(Incompatible, match=r"^it is padded \(ValueError: X is only supported for Y\)$"),
-        refusals(Refused(), padded),
+        refusals(Refused(), padded, Dtype.FP32),
     ):
         raise ValueError("first line\n/some/file.cpp:1:2: error: X is only supported for Y\nlast line")
-    with pytest.raises(ValueError, match="something else"), refusals(Refused(), padded):
+    with pytest.raises(ValueError, match="something else"), refusals(Refused(), padded, Dtype.FP32):
         raise ValueError("something else")
-    with pytest.raises(ValueError, match="only supported for"), refusals(Refused(), single):
+    with pytest.raises(ValueError, match="only supported for"), refusals(Refused(), single, Dtype.FP32):
         raise ValueError("only supported for")
-    with pytest.raises(ValueError, match="only supported for"), refusals(Eager(), padded):
+    with pytest.raises(ValueError, match="only supported for"), refusals(Eager(), padded, Dtype.FP32):
         raise ValueError("only supported for")
 
 
 @pytest.mark.parametrize(
     ("model", "workload", "expected"),
     [
-        ("tiny_qwen3", "ragged_b4", {"masks": True, "groups": (4 * 93 * 2,)}),
-        ("tiny_qwen3", "single", {"masks": False, "groups": (57 * 2,)}),
-        ("tiny_olmo3", "single", {"masks": True, "groups": (57 * 2,), "windows": (24, 24, 0, 0)}),
-        ("tiny_qwen3", "residues", {"masks": False, "groups": (126, 128, 130, 254, 256, 258)}),
+        ("tiny_qwen3", "ragged_b4", {"masks": True, "padded": True, "lengths": (93,), "groups": (4 * 93 * 2,)}),
+        ("tiny_qwen3", "single", {"lengths": (57,), "groups": (57 * 2,)}),
+        ("tiny_olmo3", "single", {"masks": True, "lengths": (57,), "groups": (57 * 2,), "windows": (24, 24, 0, 0)}),
+        (
+            "tiny_qwen3",
+            "residues",
+            {"lengths": (63, 64, 65, 127, 128, 129), "groups": (126, 128, 130, 254, 256, 258)},
+        ),
     ],
 )
 def test_circumstances_are_those_of_model_and_workload(model, workload, expected):
     """Padding and windows need masks; a group is a head of one token."""
     recipe = next(entry for entry in MODELS if entry.name == model)
     chosen = next(entry for entry in WORKLOADS if entry.name == workload)
-    wanted = Circumstances("cpu", **{"windows": (0,) * 4, "heads": (4, 2), **expected})
-    assert _circumstances(Setup(recipe, chosen, "cpu", Path())) == wanted
+    always = {"dtype": Dtype.FP16, "windows": (0,) * 4, "heads": (4, 2), "head_sizes": (32, 32)}
+    wanted = Circumstances("cpu", **{**always, **expected})
+    assert _circumstances(Setup(recipe, chosen, "cpu", Path()), Dtype.FP16) == wanted
 
 
 def test_window_longer_than_everything_needs_no_mask(monkeypatch):
@@ -150,13 +155,26 @@ def test_window_longer_than_everything_needs_no_mask(monkeypatch):
     config = SimpleNamespace(sliding_window=4096, num_hidden_layers=1)
     config.get_text_config = lambda: config
     monkeypatch.setattr(tasks, "load_config", lambda _: config)
-    case = _circumstances(Setup(MODELS[0], WORKLOADS[1], "cpu", Path()))
+    case = _circumstances(Setup(MODELS[0], WORKLOADS[1], "cpu", Path()), Dtype.FP32)
     assert (case.masks, case.windows, case.groups) == (False, (4096,), (0,))
+
+
+def test_amd_gpu_is_told_by_its_architecture(monkeypatch):
+    """Torch gives it a number too, which has nothing to do with compute capabilities."""
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 4))
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda: SimpleNamespace(gcnArchName="gfx942"))
+    setup = Setup(MODELS[0], WORKLOADS[1], "cuda", Path())
+    found = {}
+    for version in (None, "7.0"):
+        monkeypatch.setattr("torch.version.hip", version)
+        case = _circumstances(setup, Dtype.BF16)
+        found[version] = case.capability, case.architecture
+    assert found == {None: ((9, 4), ""), "7.0": ((0, 0), "gfx942")}
 
 
 def test_errors_that_say_all_are_left_as_they_are():
     padded = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
-    with pytest.raises(ModelUnavailable, match="only supported for"), refusals(Refused(), padded):
+    with pytest.raises(ModelUnavailable, match="only supported for"), refusals(Refused(), padded, Dtype.FP32):
         raise ModelUnavailable("only supported for")
 
 

@@ -6,13 +6,21 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
+import transformers
+from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import Incompatible
+from harness.execution.batching import BatchingWatch
 from harness.execution.workers import Worker
 from harness.paths.local_kernels import kernel_logs
 from harness.paths.observation import (
+    _attention_calls,
     _flash_call,
+    _regions,
     _without_wrappers,
+    kernels_used,
+    profiled_events,
     shown_by_operators,
     windows_by_layer,
     windows_of,
@@ -83,8 +91,6 @@ def test_function_that_wraps_an_operator_is_not_counted_twice():
 
 def watch_compiled(kind):
     """Compile a function that breaks in the given way, call it, and return what the watch saw. Runs in a worker."""
-    import torch
-
     from harness.paths.observation import Watch
 
     def function(x):
@@ -156,3 +162,115 @@ def test_kernels_that_a_timed_session_can_show_are_those_of_operators():
     shown = ("decode aten::_softmax", "packed WeightQBytesLinearFunction", "packed quanto::qbytes_mm")
     counted = ("decode kernels-community/flash-attn2:fwd", "layer RMSNorm", "packed WeightQBytesTensor")
     assert shown_by_operators((*counted, *shown)) == shown
+
+
+class Graph:
+    """A CUDA graph without CUDA."""
+
+    def capture_begin(self, *pool, capture_error_mode="global"):
+        pass
+
+    def replay(self):
+        pass
+
+
+def test_steps_that_capture_a_graph_are_counted_beside_those_that_replay_one(monkeypatch):
+    """By transformers 5.17 to 5.22 a step captures the graph of its shape, or replays it. The warm-up is no step."""
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+
+    def step(processor, model):
+        if processor.graphs:
+            processor.graphs[0].replay()
+        else:
+            processor.graphs.append(Graph())
+            processor.graphs[0].capture_begin(0, capture_error_mode="thread_local")
+
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
+    for name in ("_generation_step", "warmup"):
+        monkeypatch.setattr(ContinuousBatchProcessor, name, step)
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    model = SimpleNamespace(config=config, modules=list, named_modules=list)
+    processor = SimpleNamespace(inputs_and_outputs=SimpleNamespace(requests_in_batch=[]), cache=None, graphs=[])
+    watch = BatchingWatch(model, layers=False, logits=False)
+    with watch:
+        ContinuousBatchProcessor.warmup(processor, model)
+        processor.graphs.clear()
+        for _ in range(4):
+            ContinuousBatchProcessor._generation_step(processor, model)  # noqa: SLF001 - what the watch wraps
+    assert watch.steps_by_graphs == {"capture_begin": 1, "replay": 3}
+
+
+def event(*shapes, start=1, duration=1):
+    return SimpleNamespace(start_ns=lambda: start, duration_ns=lambda: duration, shapes=lambda: list(shapes))
+
+
+SCORES = ("aten::bmm", event([32, 57, 64], [32, 64, 57]))
+VALUES = ("aten::bmm", event([32, 57, 57], [32, 57, 64]))
+BIASED = ("aten::baddbmm", event([32, 1, 58], [32, 1, 64], [32, 64, 58]))
+
+
+@pytest.mark.parametrize(
+    ("events", "phases"),
+    [
+        ([SCORES, ("aten::_softmax", event([32, 57, 57])), VALUES], [Phase.PREFILL]),
+        ([BIASED, ("aten::_softmax", event([32, 1, 58]))], [Phase.DECODE]),
+        ([SCORES, ("aten::_softmax", event([2, 16, 57, 57]))], [Phase.PREFILL]),
+        # A router's, over rows, positions and experts; the chances of tokens; and either after attention is over.
+        ([("aten::_softmax", event([4, 57, 8]))], []),
+        ([SCORES, ("aten::_softmax", event([32, 57, 57])), VALUES, ("aten::_softmax", event([4, 57, 8]))],
+         [Phase.PREFILL]),
+        ([SCORES, ("aten::_softmax", event([32, 57, 57])), ("aten::_softmax", event([32, 57, 57]))], [Phase.PREFILL]),
+        ([SCORES, ("aten::_softmax", event([57, 4096]))], []),
+    ],
+)  # fmt: skip
+def test_softmax_of_three_dimensions_is_attention_where_it_is_of_queries_times_keys(events, phases):
+    assert [call.phase for call in _attention_calls(events)] == phases
+
+
+def test_operators_of_a_real_trace_are_read():
+    """Flash attention over 559 positions on an H100: AMD-AGI/TraceLens@171dd747,
+    tests/traces/h100/Qwen_Qwen1.5-0.5B-Chat__1016005.json.gz."""
+    states = [16, 16, 559, 64]
+    seen = [("aten::_scaled_dot_product_flash_attention", event(states, states, states))]
+    assert list(_attention_calls(seen)) == [AttentionCall(Phase.PREFILL, seen[0][0])]
+
+
+def test_replayed_graphs_of_a_real_trace_show_no_operator():
+    """70 launches of CUDA graphs, whose kernels the profiler ties to none: facebookresearch/HolisticTraceAnalysis
+    @f4d0062c, tests/data/negative_queue_length_values_check."""
+    assert kernels_used([("cudaGraphLaunch", event())] * 70) == ()
+
+
+def test_compiled_region_of_a_real_trace_is_named_by_its_frame():
+    """The same repository, tests/data/triton_example."""
+    compiled = SimpleNamespace(compile_id="0/0", co_name="forward")
+    assert _regions([("Torch-Compiled Region: 0/0", event())], [compiled]) == {"forward": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("xglm", {"d_model": 32, "attention_heads": 2, "num_layers": 2, "ffn_dim": 32}),
+        ("trocr", {"d_model": 32, "decoder_attention_heads": 2, "decoder_layers": 2, "decoder_ffn_dim": 32}),
+        (
+            "mixtral",
+            {
+                "hidden_size": 32,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "num_hidden_layers": 2,
+                "intermediate_size": 32,
+                "num_local_experts": 4,
+            },
+        ),
+    ],
+)
+def test_eager_attention_of_every_architecture_is_seen(kind, shape):
+    """Of some with three dimensions; a router's softmax is none."""
+    config = transformers.AutoConfig.for_model(kind, vocab_size=64, **shape)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        first = model(input_ids=torch.ones(2, 7, dtype=torch.long), use_cache=True)
+        model(input_ids=torch.ones(2, 1, dtype=torch.long), past_key_values=first.past_key_values)
+    calls = list(_attention_calls(profiled_events(profiler)))
+    assert calls == [AttentionCall(phase, "aten::_softmax") for phase in Phase for _ in range(2)]

@@ -56,6 +56,22 @@ def test_fastest_try_counts_and_the_first_starts_things(monkeypatch):
     assert left == [0.01]
 
 
+def test_what_is_multiplied_and_moved_is_random_and_the_same_each_time(monkeypatch):
+    """On constant values cards are faster by an eighth, since fewer bits change."""
+    factors = []
+    monkeypatch.setattr(torch, "mm", lambda left, right: factors.append(left))
+    monkeypatch.setattr(peaks, "_fastest", lambda device, work, **_: work() or 1.0)
+    for _ in range(2):
+        peaks._matmul_rate("cpu", torch.bfloat16)
+    moved = peaks._random_bytes(3 * MIB, "cpu")
+    for values in (factors[0].float(), moved):
+        assert values.std() == pytest.approx(1.0, abs=0.01)
+    assert torch.equal(*factors)
+    assert factors[0].dtype == torch.bfloat16
+    assert moved.nbytes == 3 * MIB
+    assert moved.is_contiguous()
+
+
 def test_emulated_format_is_left_out_after_two_tries(monkeypatch):
     """It would take minutes to measure what nobody computes in."""
     left = scripted(monkeypatch, [3.0, 1.0, 0.5])

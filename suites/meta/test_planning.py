@@ -14,7 +14,18 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine import inventory as inventories
 from harness.machine import needs as all_needs
 from harness.machine.inventory import Inventory
-from harness.machine.needs import Compiler, Cuda, Device, Devices, HubKernel, HubModel, Kernels, Release
+from harness.machine.needs import (
+    Compiler,
+    Cuda,
+    Device,
+    Devices,
+    ExtensionBuild,
+    HubKernel,
+    HubModel,
+    Kernels,
+    Release,
+    Triton,
+)
 from harness.paths import PATHS
 from harness.paths.local_kernels import LocalKernel
 from harness.plan import Catalogue, find_model, plan
@@ -26,7 +37,8 @@ from suites.conftest import CATALOGUE
 CPU = Inventory(
     {"cpu": 1}, "torch is built without CUDA", {"transformers": "5.22.2", "kernels": "0.17.2"}, "/usr/bin/g++"
 )
-GPU = Inventory({"cuda": 1, "cpu": 1}, "", CPU.packages, "")
+TOOLS = {name: f"/usr/bin/{name}" for name in ("C compiler", "Python.h", "C++ compiler", "ninja", "nvcc")}
+GPU = Inventory({"cuda": 1, "cpu": 1}, "", CPU.packages, "", tools=TOOLS)
 
 
 def planned(inventory, device):
@@ -129,11 +141,13 @@ def test_what_exists_on_cuda_alone_names_its_need_elsewhere():
     assert set(unmet.values()) == {"needs cuda: torch is built without CUDA"}
     assert set(unmet) == {
         *(f"attention.{name}" for name in ("sdpa_efficient", "sdpa_cudnn", *(f"flash_attention_{n}" for n in "234"))),
-        *("caching.offloaded", "caching.offloaded_static", "kernels.flash_attn2_hub", "kernels.layers_hub"),
+        *("kernels.flash_attn2_hub", "kernels.layers_hub"),
         *("quantization.fine_grained_fp8", "continuous_batching.flash_attention_2", "continuous_batching.sdpa_graphs"),
         "stacks.flash_attention_2+offloaded+layers_local+bnb_nf4",
     }
     assert Cuda().unmet(GPU, device="cpu") == "needs cuda: this case runs on cpu"
+    everything = {entry.case.path: entry.unmet for entry in planned(CPU, "cpu")}
+    assert everything["caching.offloaded"] == "needs an accelerator: this case runs on cpu"
 
 
 def test_missing_package_is_named():
@@ -248,10 +262,98 @@ def test_missing_device_is_named():
     assert Device().unmet(CPU, device="mps") == "needs mps: torch finds no such device"
 
 
-def test_compiler_is_needed_on_the_cpu_only():
+def without(*tools):
+    return replace(GPU, tools={name: path for name, path in TOOLS.items() if name not in tools})
+
+
+def test_compiling_needs_a_cpp_compiler_on_the_cpu_and_what_triton_wants_elsewhere():
+    """Triton 3.7 compiles what launches its kernels in C; on other devices it launches nothing."""
     assert Compiler().unmet(CPU, device="cpu") is None
     assert Compiler().unmet(GPU, device="cuda") is None
     assert Compiler().unmet(GPU, device="cpu").startswith("needs a C++ compiler: ")
+    told = "needs a C compiler for Triton: neither $CC nor gcc nor clang is on the PATH"
+    for device in ("cuda", "xpu"):
+        assert Compiler().unmet(without("C compiler"), device=device) == told
+        assert Triton().unmet(without("C compiler", "Python.h"), device=device) == told
+    told = "needs Python.h for Triton: this Python's header files are not installed"
+    assert Compiler().unmet(without("Python.h"), device="cuda") == told
+    assert Triton().unmet(without("C compiler"), device="cpu") is None
+
+
+def test_every_path_that_launches_triton_on_a_gpu_says_what_it_needs():
+    """What torch compiles there, and kernels that are written in Triton."""
+    there = replace(without("C compiler"), packages={**GPU.packages, "kernels": "0.17.2"})
+    unmet = {entry.case.path: entry.unmet for entry in planned(there, "cuda")}
+    kept_out = {path for path, why in unmet.items() if why and why.startswith("needs a C compiler for Triton: ")}
+    assert {"attention.flex", "compilation.outside", "continuous_batching.sdpa_compiled"} <= kept_out
+    assert {"kernels.layers_local", "kernels.layers_hub", "quantization.fine_grained_fp8"} <= kept_out
+    assert not {"eager", "attention.sdpa", "kernels.flash_attn2_local"} & kept_out
+
+
+def test_quanto_needs_what_its_extension_is_built_with_where_it_packs():
+    """In C++ on the CPU, for NVIDIA's devices by nvcc and for AMD's by hipcc. 8 bits are not packed."""
+    there = {**GPU.packages, "optimum-quanto": "0.2.7"}
+    unmet = {entry.case.path: entry.unmet for entry in planned(replace(without("nvcc"), packages=there), "cuda")}
+    told = "needs nvcc for optimum-quanto's extension: not found"
+    packing = {"quantization.quanto_int4", "caching.quantized_quanto2", "caching.quantized_quanto4"}
+    assert {path for path, why in unmet.items() if why == told} >= packing
+    assert unmet["quantization.quanto_int8"] is None
+    need = ExtensionBuild()
+    both = "needs ninja and C++ compiler for optimum-quanto's extension: not found"
+    assert need.unmet(without("ninja", "C++ compiler", "nvcc"), device="cpu") == both
+    assert need.unmet(without("nvcc"), device="cpu") is None
+    assert need.unmet(GPU, device="cuda") is None
+    amd = replace(GPU, rocm="7.0")
+    assert need.unmet(amd, device="cuda") == "needs hipcc for optimum-quanto's extension: not found"
+    assert need.unmet(replace(amd, tools={}), device="xpu") is None
+
+
+def test_tools_are_looked_for_where_torch_and_triton_look(monkeypatch, tmp_path):
+    for tool in ("mycc", "nvcc"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / tool).touch(mode=0o755)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    monkeypatch.setenv("CC", str(tmp_path / "bin" / "mycc"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(inventories.sysconfig, "get_path", lambda *_: str(tmp_path))
+    found = {name: find() for name, find in inventories.TOOLS.items()}
+    assert (found["C compiler"], found["nvcc"]) == (str(tmp_path / "bin" / "mycc"), str(tmp_path / "bin" / "nvcc"))
+    assert not any(found[name] for name in ("Python.h", "C++ compiler", "ninja"))
+    (tmp_path / "Python.h").touch()
+    assert inventories.TOOLS["Python.h"]() == str(tmp_path / "Python.h")
+
+
+def test_device_without_float64_is_one_named_need():
+    """No reference could be computed there."""
+    apple = Inventory({"mps": 1, "cpu": 1}, "torch is built without CUDA", CPU.packages, "")
+    told = "needs float64 on mps: the reference is computed in it, and torch has none there"
+    assert {entry.unmet for entry in planned(apple, "mps")} == {told}
+
+
+def test_caches_are_offloaded_from_any_accelerator():
+    """transformers does it with a stream of torch's own, on whatever device."""
+    intel = Inventory({"xpu": 1, "cpu": 1}, "torch is built without CUDA", CPU.packages, "", tools=TOOLS)
+    unmet = {entry.case.path: entry.unmet for entry in planned(intel, "xpu")}
+    assert unmet["caching.offloaded"] is unmet["caching.offloaded_static"] is None
+    assert unmet["attention.sdpa_cudnn"] == "needs cuda: torch is built without CUDA"
+
+
+def test_pinned_flash_takes_half_precision_on_every_accelerator():
+    flash = next(path for path in PATHS if path.name == "attention.sdpa_flash")
+    assert flash.dtypes("xpu") == flash.dtypes("cuda") == (Dtype.FP16, Dtype.BF16)
+    assert Dtype.FP32 in flash.dtypes("cpu")
+
+
+def test_torch_for_amd_says_what_it_is_built_for():
+    versions = {"cuda": None, "hip": "7.0"}, {"cuda": "13.0", "hip": None}, {"cuda": None, "hip": None}
+    built = [inventories._built_for(SimpleNamespace(**version)) for version in versions]  # noqa: SLF001 - pure
+    told = [inventories._why_no_cuda("2.13", each) for each in built]  # noqa: SLF001 - pure
+    assert told == [
+        "torch 2.13 is built for ROCm 7.0, but finds no usable device or driver",
+        "torch 2.13 is built for CUDA 13.0, but finds no usable device or driver",
+        "torch 2.13 is built without CUDA",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,28 @@ def test_pools_that_nothing_allocated_count(monkeypatch, reserved, most):
     assert peak_of_all(SETUP, None, path_named("eager")) == most
 
 
+CUDA, CPU = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
+
+
+def profiled(device, name, *, marked=False):
+    return SimpleNamespace(device_type=device, name=name, is_user_annotation=marked)
+
+
 def test_copies_are_no_kernels():
-    cuda, cpu = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU
-    events = [(cuda, "gemm"), (cuda, "Memcpy HtoD"), (cuda, "Memset (Device)"), (cpu, "aten::mm"), (cuda, "norm")]
-    assert kernels_launched(SimpleNamespace(device_type=device, name=name) for device, name in events) == 2
+    events = [(CUDA, "gemm"), (CUDA, "Memcpy HtoD"), (CUDA, "Memset (Device)"), (CPU, "aten::mm"), (CUDA, "norm")]
+    assert kernels_launched(profiled(*event) for event in events) == 2
+
+
+def test_ranges_that_inductor_marks_are_no_kernels():
+    """They come twice, once on each device: facebookresearch/HolisticTraceAnalysis@f4d0062c,
+    tests/data/triton_example."""
+    events = [profiled(device, "## Call CompiledFxGraph f ##", marked=True) for device in (CPU, CUDA)]
+    events += [profiled(CPU, "Torch-Compiled Region: 0/0", marked=True), profiled(CUDA, "triton_poi_fused_add_0")]
+    assert kernels_launched(events) == 1
+
+
+def test_kernels_of_replayed_graphs_are_counted_and_not_their_launches():
+    """70 launches and 135 kernels, with no operator: the same repository, tests/data/
+    negative_queue_length_values_check."""
+    events = [profiled(CPU, "cudaGraphLaunch")] * 70 + [profiled(CUDA, "gemm")] * 135
+    assert kernels_launched(events) == 135

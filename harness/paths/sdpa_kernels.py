@@ -1,0 +1,95 @@
+"""Why torch's scaled_dot_product_attention has no kernel of a pinned backend.
+
+Read from `can_use_cudnn_attention`, `can_use_flash_attention` and `can_use_mem_efficient_attention` of torch's
+aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, as of torch 2.13. Torch says no more than "No available kernel",
+so a reason must follow from the circumstances.
+"""
+
+from __future__ import annotations
+
+from harness.paths.base import Circumstances
+from harness.vocabulary import Dtype
+
+FLASH, EFFICIENT, CUDNN = "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"
+"""Backends, by their names in torch.nn.attention.SDPBackend."""
+
+AMPERE = (8, 0)
+"""The compute capability from which on flash and cuDNN kernels run, and efficient ones in bfloat16."""
+NEWEST = (12, 1)
+"""The last compute capability for which torch 2.13 has any of these kernels."""
+SUPPORTED_AMD = ("gfx90a", "gfx942", "gfx950")
+"""AMD's architectures on which AOTriton's kernels are no experiment; elsewhere torch wants an environment variable."""
+GROUPED_SIZE = 256
+"""Largest head of which transformers leaves grouped keys to torch; of larger ones it repeats them."""
+
+
+def why_no_kernel(backend: str, case: Circumstances) -> str:
+    """Say why torch has no kernel of a pinned backend in these circumstances; empty if it should have one."""
+    reasons = (_of_device(backend, case), _of_heads(backend, case), _of_inputs(backend, case))
+    return next(filter(None, reasons), "")
+
+
+def _of_device(backend: str, case: Circumstances) -> str:
+    if case.architecture:
+        return _of_amd(backend, case.architecture)
+    number = ".".join(map(str, case.capability))
+    if case.capability > NEWEST:
+        return f"the device has compute capability {number}, and torch 2.13 knows none above 12.1"
+    if case.capability < AMPERE and backend != EFFICIENT:
+        return f"the device has compute capability {number}, less than 8.0"
+    if case.capability < AMPERE and case.dtype is Dtype.BF16:
+        return f"the device has compute capability {number}, and this backend takes bfloat16 from 8.0 on"
+    return ""
+
+
+def _of_amd(backend: str, architecture: str) -> str:
+    if backend == CUDNN:
+        return "torch is built without cuDNN for AMD's GPUs"
+    if not architecture.startswith(SUPPORTED_AMD):
+        return (
+            f"torch 2.13 has no kernel of this backend for {architecture}, or an experimental one "
+            "(TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 asks for it)"
+        )
+    return ""
+
+
+def _of_heads(backend: str, case: Circumstances) -> str:
+    keys, values = case.head_sizes or (0, 0)
+    largest, told = max(keys, values), f"heads have {keys} values" if keys == values else f"heads have {keys}, {values}"
+    amd = bool(case.architecture)
+    if keys != values and (backend == FLASH or (backend == EFFICIENT and amd)):
+        return f"{told}, and this backend takes none whose keys and values differ in size"
+    if largest > 256 and (backend == FLASH or amd):
+        return f"{told}, and this backend takes 256 at most (512 in some versions for AMD's GPUs)"
+    if largest > 128 and backend == CUDNN:
+        return f"{told}, and this backend takes 128 at most (256 on some GPUs by some versions of cuDNN)"
+    step = _step(backend, case)
+    if keys % step or values % step:
+        return f"{told}, and this backend takes multiples of {step} in {case.dtype}"
+    return ""
+
+
+def _step(backend: str, case: Circumstances) -> int:
+    """Return what the size of a head must be a multiple of. Flash pads heads by itself."""
+    half = case.dtype in {Dtype.FP16, Dtype.BF16}
+    if backend == CUDNN:
+        return 8
+    if backend == FLASH:
+        return 1
+    if half:
+        return 8
+    return 4 if case.architecture or case.capability >= AMPERE else 1
+
+
+def _of_inputs(backend: str, case: Circumstances) -> str:
+    if backend == FLASH and case.masks:
+        return "this backend takes no mask on CUDA"
+    # transformers repeats the keys of a group where there is a mask, and asks torch to where there is none.
+    grouped = len(set(case.heads)) > 1 and max(case.head_sizes, default=0) <= GROUPED_SIZE
+    if backend == EFFICIENT and grouped and not case.padded:
+        return (
+            "without a mask, transformers has torch group the heads, and as of torch 2.13 this backend takes no groups"
+        )
+    if backend == CUDNN and 1 in case.lengths:
+        return "this backend takes no keys of a single position, and a prompt has one token"
+    return ""
