@@ -25,10 +25,12 @@ from harness.errors import (
 )
 from harness.execution import benign, tasks, timing, weighing
 from harness.execution.alternating import Sides, alternate
+from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.preloading import server_contents
 from harness.execution.ranks import Place
 from harness.execution.runs import Setup
 from harness.execution.workers import Answer, Worker, call_together
+from harness.machine.needs import ExtensionBuild
 from harness.machine.peaks import measure_peaks
 from harness.measured import Measurements, Memory, Peaks, Speed
 from harness.measurement.speed_rules import Aims
@@ -247,7 +249,20 @@ class Runner:
     def close(self) -> None:
         self._scratch.cleanup()
 
+    def build(self, optimization: Optimization, device: str) -> None:
+        """Build, once and outside of any case's deadline, what the optimization's library builds at first use.
+
+        Raises WorkerRaised if that fails.
+        """
+        if ExtensionBuild() not in optimization.needs():
+            return
+        try:
+            self._once(("built", device), f"build-quanto-{device}", build_quanto, device, more=BUILD_SECONDS)
+        except WorkerFailed as error:
+            raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
+
     def _run(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
+        self.build(optimization, setup.device)
         launch = optimization.launch()
         if launch is None:
             return self.ask(name, tasks.run_candidate, setup, dtype, optimization, self.probes.text)
@@ -306,10 +321,12 @@ class Runner:
         )
         return floor, trust
 
-    def _once(self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _once(
+        self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any, more: float = 0.0
+    ) -> Any:
         if key not in self._known:
             try:
-                self._known[key] = self.ask(name, function, *arguments)
+                self._known[key] = self.ask(name, function, *arguments, more=more)
             except WorkerFailed as error:
                 self._known[key] = error
         known = self._known[key]

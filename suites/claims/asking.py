@@ -128,6 +128,7 @@ class Asked:
         """What is seen of a path beside the case's. Raises Settled if it does not show there what it claims."""
         from suites.claims.experiments import observe
 
+        self.runner.build(path, setup.device)
         seen = self.ask(observe, setup, self.case.dtype, path)
         broken = [claim for claim in engagement(path, seen).claims if not claim.holds]
         if broken:

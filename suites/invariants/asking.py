@@ -9,10 +9,12 @@ from typing import Any
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.rules import Finding
 from harness.errors import WorkerFailed
+from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.runner import failure_of
 from harness.execution.runs import Setup
 from harness.execution.workers import Worker
 from harness.judge import failed, judge_relation
+from harness.machine.needs import ExtensionBuild
 from harness.paths.base import Optimization
 from harness.records import EXAMPLES, Case, Failure, Verdict
 from harness.vocabulary import Property
@@ -95,6 +97,9 @@ class Asking:
 
     def _ask(self, worker: Worker, question: Question) -> Opened | Failure:
         try:
+            if ExtensionBuild() in question.optimization.needs():
+                device = question.setup.device
+                worker.call(build_quanto, device, seconds=self.seconds + BUILD_SECONDS)
             return worker.call(open_path, question, seconds=self.seconds)
         except WorkerFailed as error:
             return failure_of(error, "engaging")
