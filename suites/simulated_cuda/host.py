@@ -1,7 +1,7 @@
 """CPU tensors that are the memory of CUDA tensors, and the state of a thread in which they are computed on."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -36,11 +36,19 @@ def _bytes(count: int) -> Any:
     return ctypes.c_char * count
 
 
-def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a new CUDA tensor with the numbers and the layout of a CPU tensor."""
+def to_device(
+    tensor: torch.Tensor, device: torch.device, *, before: Callable[[torch.Tensor], None] | None = None
+) -> torch.Tensor:
+    """Return a new CUDA tensor with the numbers and the layout of a CPU tensor.
+
+    `before` is called with its memory before that is written: what lay there may be needed again.
+    """
     plain = tensor.resolve_conj().resolve_neg()
     made = torch.empty_like(plain, device=device)
-    view(made).copy_(plain)
+    memory = view(made)
+    if before is not None:
+        before(memory)
+    memory.copy_(plain)
     return made
 
 

@@ -49,7 +49,8 @@ class _Call:
         if recording is not None:
             self._keep_for(recording)
         results = self._compute()
-        made = [host.to_device(each, self._device) for each in self._new(results)]
+        before = recording.keep if recording is not None else None
+        made = [host.to_device(each, self._device, before=before) for each in self._new(results)]
         grown = {name: _grow(self._given[name], computed) for name, computed in self._grown.items()}
         if recording is not None:
             recording.steps.append(self._step([host.view(each) for each in made], grown))

@@ -33,6 +33,21 @@ def test_replays_compute_from_what_is_in_memory_then():
     assert counter.item() == 2
 
 
+def test_a_capture_leaves_memory_as_it_was():
+    """Inputs of a graph may lie in its own memory, and be freed while it is captured: then results take their place."""
+    first, made = _captured(lambda: torch.arange(128.0, device="cuda") + 0)
+    first.replay()
+    inputs, place = [made], made.data_ptr()
+    del made
+    second = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(second, pool=first.pool()):
+        doubled = inputs.pop() * 2
+        others = [torch.full((128,), -1.0, device="cuda") for _ in range(8)]
+    assert place in {other.data_ptr() for other in others}
+    second.replay()
+    assert doubled.tolist() == [2.0 * number for number in range(128)]
+
+
 def test_a_replay_writes_outputs_that_had_no_size():
     numbers = torch.arange(3.0, device="cuda")
     graph, made = _captured(lambda: torch.arange(3, device="cuda") + torch.cumsum(numbers, 0))

@@ -60,6 +60,10 @@ def _compute_bitsandbytes():
     _package("bitsandbytes_operators").install()
 
 
+def _compute_compiled():
+    _package("compiled").install()
+
+
 def _package(name):
     """Import a module of this package under a name of its own: the command may bring another `suites`."""
     if "simulated_cuda" not in sys.modules:
@@ -81,4 +85,10 @@ def _chain():
 
 
 _chain()
-sys.meta_path.insert(0, _Watcher({"torch": _compute, "bitsandbytes": _compute_bitsandbytes}))
+ACTIONS = {
+    "torch": _compute,
+    "torch._inductor.config": _compute_compiled,
+    "bitsandbytes": _compute_bitsandbytes,
+}
+"""What is done once a module is imported."""
+sys.meta_path.insert(0, _Watcher(ACTIONS))
