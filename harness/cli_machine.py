@@ -19,6 +19,7 @@ from harness.machine.health import Examined, Finding, health
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.needs import Device, Need
 from harness.machine.profile import BASELINES, Match, Profile, find_profile, machine_of, read_profiles
+from harness.machine.simulated import is_simulated
 from harness.machine.standard import standard_of
 from harness.measured import Peaks
 from harness.measurement.units import count, scaled
@@ -136,7 +137,8 @@ def _notes(
     profile: Profile | None, match: Match, profiles: tuple[Profile, ...], environment: Mapping[str, str]
 ) -> Iterator[str]:
     if profile is None:
-        yield f"no profile matches {match.device} on {match.machine}: harness calibrate makes one"
+        why = "there is none of a simulated device" if is_simulated(match.machine) else "harness calibrate makes one"
+        yield f"no profile matches {match.device} on {match.machine}: {why}"
         return
     found = profile.calibration
     told = f"{found.judgements} correct runs on {found.date}" if found else "not calibrated: harness calibrate"

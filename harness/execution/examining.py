@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from harness.execution.tasks import device_name, device_names
+from harness.execution.tasks import computes_on_cpu, device_name, device_names
 from harness.machine.cards import Build, Card, CardReading
 from harness.machine.gpu import NOT_NVIDIA
 from harness.machine.health import Examined
@@ -16,8 +16,10 @@ from harness.measurement.conditions import open_conditions
 
 SECONDS = 1.0
 """Of work: long enough for clocks to rise and for shares of time to show."""
-QUEUED = 200
-"""Products of 4,096 rows that are on their way while a card is read: 27 TFLOP, at least 10 ms of any card of 2026."""
+QUEUED, ROWS = 200, 4096
+"""Products, and their rows, that are queued while a card is read: 27 TFLOP, at least 10 ms of any card of 2026."""
+SIMULATED_ROWS = 64
+"""Rows of the same on a simulated device, which would take hours."""
 
 
 def examine(device: str, *, peaks: bool) -> Examined:
@@ -55,7 +57,7 @@ def _watched(device: str, index: int) -> tuple[WatchedCard | None, str]:
 
 def _read_at_work(device: str, card: WatchedCard) -> CardReading:
     """While products are queued: torch goes on before they are done."""
-    square = random_square(4096, device, torch.bfloat16)
+    square = random_square(SIMULATED_ROWS if computes_on_cpu(device) else ROWS, device, torch.bfloat16)
     for _ in range(QUEUED):
         torch.mm(square, square)
     reading = card.read()

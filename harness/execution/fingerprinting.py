@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness.execution.tasks import computes_on_cpu
 from harness.machine.fingerprints import LEAST, Differing, Fingerprint
 from harness.machine.peaks import free_bytes
 from harness.models.loading import load_model
@@ -92,7 +93,7 @@ def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
     """What a card does in inference: products in every format, reductions, memory, and a whole small model."""
     torch.set_float32_matmul_precision("highest")
     draw = torch.Generator().manual_seed(SEED)
-    rows = CPU_ROWS if device == "cpu" else ROWS
+    rows = CPU_ROWS if computes_on_cpu(device) else ROWS
     found = {}
     for dtype in DTYPES:
         found[f"{dtype} products"] = _rounded_product(device, dtype, rows, draw)
@@ -157,7 +158,7 @@ def sparse(rows: int, draw: torch.Generator) -> Tensor:
 def _memory(device: str) -> Operation:
     """Write a pattern over much of the memory, move it, and count per row what is not what was written: nothing. The
     pattern is another in each repetition."""
-    size = CPU_MEMORY if device == "cpu" else int(free_bytes() * MEMORY)
+    size = CPU_MEMORY if computes_on_cpu(device) else int(free_bytes() * MEMORY)
     rows = max(size // (3 * ROWS * 4), 1)  # written, moved, and what is compared
     column = torch.arange(ROWS, dtype=torch.int32, device=device)
     turn = iter(range(2**30))

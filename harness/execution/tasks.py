@@ -37,6 +37,7 @@ from harness.execution.runs import (
     save_tensors,
     watched_run,
 )
+from harness.machine.simulated import is_simulated
 from harness.models.loading import encode, load_config, load_tokenizer
 from harness.models.seeding import save_seeded
 from harness.paths.base import Circumstances, Optimization, Serving, engagement
@@ -235,6 +236,11 @@ def device_name(device: str, index: int) -> str:
     """Of one device; that of its type where torch tells no other, as of Apple's."""
     name = getattr(torch.get_device_module(device), "get_device_name", None)
     return str(name(index)) if name else device
+
+
+def computes_on_cpu(device: str) -> bool:
+    """Return whether a device type is the CPU, or simulated by it: then work is a thousand times as long as on a card."""
+    return device == "cpu" or is_simulated(device_name(device, 0))
 
 
 def device_keys(device: str) -> list[str]:
