@@ -239,7 +239,7 @@ def device_name(device: str, index: int) -> str:
 
 
 def computes_on_cpu(device: str) -> bool:
-    """Return whether a device type is the CPU, or simulated by it: then work is a thousand times as long as on a card."""
+    """Return whether a device type is the CPU or simulated by it. Work then takes far longer than on a card."""
     return device == "cpu" or is_simulated(device_name(device, 0))
 
 

@@ -1,0 +1,63 @@
+"""Sessions of the suite on the simulated device, and what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session that has ended."""
+
+    code: int
+    """Exit code of pytest."""
+    text: str
+    """What it printed."""
+    folder: Path
+    """Where its runs are."""
+
+    @property
+    def record(self) -> dict:
+        """Return what `run.json` holds."""
+        return json.loads((self.folder / "latest" / "run.json").read_text())
+
+    @property
+    def outcomes(self) -> dict[tuple[str, str], list[str]]:
+        """Return the outcomes of engagement and equivalence, in this order, by path and workload."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for verdict in self.record["verdicts"]:
+            found.setdefault((verdict["path"], verdict["workload"]), []).append(verdict["outcome"])
+        return found
+
+    @property
+    def messages(self) -> dict[str, str]:
+        """Return the last message about each path."""
+        return {verdict["path"]: verdict["message"] for verdict in self.record["verdicts"]}
+
+
+def run(folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, tool: str = "pytest") -> Session:
+    """Run pytest, or another module of the project, in this environment; its run folders are made in `folder`."""
+    command = [sys.executable, "-m", tool, *arguments, *([f"--run-dir={folder}"] if tool == "pytest" else [])]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env={**os.environ, **(variables or {})}, capture_output=True, text=True, check=False
+    )
+    return Session(done.returncode, done.stdout + done.stderr, folder)
+
+
+def judge(
+    folder: Path, *paths: str, workload: str = "ragged_b4", model: str = "tiny_qwen3", variables: Mapping[str, str] = {}
+) -> Session:
+    """Judge engagement and equivalence of paths on one workload of one model."""
+    chosen = " or ".join(f"{model}-{path}-{workload}" for path in paths)
+    return run(
+        folder, "suites/every_path", "--device", "cuda", "--model", model, "-m", "engagement or equivalence",
+        "-k", chosen, variables=variables,
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Paths on the simulated device: each engages, and agrees with eager, or says why not."""
+
+from __future__ import annotations
+
+import pytest
+
+from suites.simulated_cuda.sessions import judge, run
+from suites.simulated_cuda.simulated import skip_elsewhere
+
+skip_elsewhere()
+
+RAGGED = (
+    "eager",
+    "attention.sdpa",
+    "attention.sdpa_math",
+    "attention.sdpa_efficient",
+    "attention.sdpa_cudnn",
+    "caching.none",
+    "caching.static",
+    "caching.offloaded",
+    "caching.offloaded_static",
+    "caching.quantized_hqq4",
+    "compilation.static_cache",
+    "kernels.flash_attn2_local",
+    "quantization.bnb_nf4",
+    "quantization.bnb_int8",
+    "quantization.torchao_int8",
+    "continuous_batching.sdpa",
+    "continuous_batching.sdpa_graphs",
+    "stacks.sdpa+static_cache",
+)
+"""Paths that pass on padded rows. The others of their kind are tried by hand: `python -m suites.simulated_cuda table`."""
+SINGLE = ("attention.sdpa_flash", "caching.static", "caching.offloaded_static")
+"""Paths that pass on one prompt of the model with sliding windows."""
+REFUSED = {
+    "attention.sdpa_flash": "this backend takes no mask on CUDA",
+    "quantization.hqq4": "transformers cannot load hqq's weights",
+}
+"""Paths that libraries refuse on padded rows, and why."""
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    return judge(tmp_path_factory.mktemp("padded"), *RAGGED, *REFUSED)
+
+
+def test_every_path_on_padded_rows_passes(padded):
+    found = {path: outcomes for (path, _), outcomes in padded.outcomes.items() if path in RAGGED}
+    assert found == {path: ["PASS", "PASS"] for path in RAGGED}, padded.text[-3000:]
+    assert padded.code == 0
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_what_a_library_refuses_is_unsupported(padded, path):
+    assert padded.outcomes[path, "ragged_b4"] == ["UNSUPPORTED", "UNSUPPORTED"]
+    assert REFUSED[path] in padded.messages[path]
+
+
+def test_record_names_the_device_and_how_workers_start(padded):
+    """torchao, which is installed here, reads a device's properties while it is imported."""
+    assert padded.record["environment"]["accelerators"] == "Simulated CUDA device"
+    assert padded.record["profile"] is None
+    assert "itself, because that touches a device: " in padded.record["workers"]
+
+
+def test_layers_that_triton_computes_agree(tmp_path):
+    """In Triton's interpreter: what Triton compiles would launch nothing here."""
+    found = judge(tmp_path, "kernels.layers_local", variables={"TRITON_INTERPRET": "1"})
+    assert found.outcomes == {("kernels.layers_local", "ragged_b4"): ["PASS", "PASS"]}, found.text[-3000:]
+
+
+def test_flex_attention_that_torch_cannot_compile_is_unsupported(tmp_path):
+    found = judge(tmp_path, "attention.flex", variables={"SIMULATED_CUDA_TRITON": "1"})
+    assert found.outcomes == {("attention.flex", "ragged_b4"): ["UNSUPPORTED"] * 2}, found.text[-3000:]
+    assert "queries of a group into one block" in found.messages["attention.flex"]
+
+
+def test_grouped_heads_without_a_mask_are_unsupported_where_the_kernel_refuses_them(tmp_path):
+    found = judge(tmp_path, "attention.sdpa_efficient", workload="single")
+    assert found.outcomes == {("attention.sdpa_efficient", "single"): ["UNSUPPORTED"] * 2}, found.text[-3000:]
+    assert "grouped" in found.messages["attention.sdpa_efficient"]
+
+
+def test_paths_on_sliding_windows_pass(tmp_path):
+    found = judge(tmp_path, *SINGLE, workload="single", model="tiny_olmo3")
+    assert found.outcomes == {(path, "single"): ["PASS", "PASS"] for path in SINGLE}, found.text[-3000:]
+
+
+def test_bytes_are_those_of_arithmetic(tmp_path):
+    """Rules M1 and M2, by torch's own allocator."""
+    chosen = "cuda-fp32-tiny_llama3-caching.static-decode_b1"
+    found = run(tmp_path, "suites/every_path", "--device", "cuda", "--dtype", "fp32", "-m", "memory", "-k", chosen)
+    [verdict] = found.record["verdicts"]
+    # Thresholds are for real cards: a simulated one may exceed them, never the bytes that arithmetic gives.
+    assert verdict["outcome"] in {"PASS", "OVER_MEMORY"}, found.text[-3000:]
+    assert not [word for word in ("[M1]", "[M2]") if word in verdict["message"]], verdict["message"]
+
+
+def test_two_ranks_share_a_model(tmp_path):
+    found = judge(tmp_path, "parallelism.tp2", variables={"SIMULATED_CUDA_DEVICES": "2"})
+    assert found.outcomes == {("parallelism.tp2", "ragged_b4"): ["PASS", "PASS"]}, found.text[-3000:]
+
+
+def test_one_device_is_too_few_for_two_ranks(tmp_path):
+    found = judge(tmp_path, "parallelism.tp2", variables={"SIMULATED_CUDA_DEVICES": "1"})
+    assert found.outcomes == {("parallelism.tp2", "ragged_b4"): ["UNSUPPORTED"] * 2}
+    assert "needs 2 cuda devices: there are 1" in found.messages["parallelism.tp2"]
