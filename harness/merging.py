@@ -33,7 +33,8 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     first = runs[0]
     made = RunFolder.new(parent, Asked(first.options, _selected(runs)))
     _copy_files(folders, made.path)
-    made.describe(dict(first.environment), profile=first.profile)
+    workers = "; ".join(dict.fromkeys(run.workers for run in runs if run.workers))
+    made.describe(dict(first.environment), profile=first.profile, workers=workers)
     made.run = replace(
         made.run,
         started=min(run.started for run in runs),

@@ -1,11 +1,11 @@
 """Import modules into the server that forks workers, without letting it touch a device.
 
-A process that has used CUDA, or in some builds only asked whether there is any, forks children that cannot use it. Some
-packages do so while they are imported: torchao asks for the properties of the first device, and transformers imports
-torchao wherever it is installed. Which do so depends on releases, drivers and devices, so it is found out: a scout, a
-forked child that is thrown away, imports each module first and tells whether that touched a device. The server imports
-what is clean, one module behind its scout; the rest is left to the workers that need it, which see each package as a
-user's process would.
+A process that has used CUDA through torch, or in some builds only asked whether there is any, forks children that
+cannot use it. Some packages do so while they are imported: torchao asks for the properties of the first device, and
+transformers imports torchao wherever it is installed. Which do so depends on releases, drivers and devices, so it is
+found out: a scout, a forked child that is thrown away, imports each module first and asks torch whether its children
+could use a device. The server imports what is clean, one module behind its scout; the rest is left to the workers that
+need it, which see each package as a user's process would. What uses a device without torch's knowledge is not found.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 
 MODULES = (
     "torch",
@@ -36,7 +38,16 @@ MODULES = (
 CLEAN = "clean\n"
 """A scout writes this line for each module that touches no device."""
 SCOUT_SECONDS = 120
-"""The kernel ends a scout after so many seconds: a broken driver may never answer."""
+"""The kernel ends a scout that takes so many seconds for one module: a broken driver may never answer."""
+
+
+class State(StrEnum):
+    """What importing a module did."""
+
+    CLEAN = "clean"
+    TOUCHING = "touching"
+    """It touched a device."""
+    FAILED = "failed"
 
 
 @dataclass(frozen=True)
@@ -44,39 +55,42 @@ class Preloaded:
     """What the server imported, and what it left to its workers."""
 
     modules: tuple[str, ...]
-    later: tuple[str, ...] = ()
-    """Modules that touch a device, or fail, when they are imported."""
+    touching: tuple[str, ...] = ()
+    """Modules that touch a device when they are imported."""
+    failing: tuple[str, ...] = ()
+    """Modules whose import failed, ended its process, or did not end."""
     seconds: float = 0.0
-    """Time that a worker spends on importing those of `later`."""
+    """Time that a worker spends at least on importing those of `touching`."""
 
     def __str__(self) -> str:
-        if not self.later:
+        if not self.touching and not self.failing:
             return "forked from a server that has imported everything they share"
-        return (
-            f"forked from a server; each imports {', '.join(self.later)} itself, because that touches a device: "
-            f"{self.seconds:.1f} s"
+        touching = (
+            f"each imports {', '.join(self.touching)} itself, because that touches a device: {self.seconds:.1f} s"
+            if self.touching
+            else ""
         )
+        failing = f"the server could not import {', '.join(self.failing)}" if self.failing else ""
+        return "; ".join(filter(None, ("forked from a server", touching, failing)))
 
 
 def preload(modules: Sequence[str] = MODULES) -> Preloaded:
-    """Import those of `modules` that touch no device, in their order. The first must be torch."""
+    """Import those of `modules` that touch no device, in their order. The first must be torch.
+
+    Whatever importing torch raises is raised. What else fails is left to the workers that need it: it fails their
+    requests, and nobody else's.
+    """
     first, *rest = modules
     importlib.import_module(first)
-    if not _built_for_a_device():
-        for name in rest:
-            with suppress(ImportError):  # a worker that needs it raises the same, as the answer to its request
-                importlib.import_module(name)
-        return Preloaded(tuple(modules))
-    clean, later = [first], []
-    while rest:
-        for is_clean in _scouted(tuple(rest)):
-            name = rest.pop(0)
-            if not is_clean:
-                later.append(name)
-                break  # this scout has touched a device, so that it can say nothing of what follows
-            importlib.import_module(name)
-            clean.append(name)
-    return Preloaded(tuple(clean), tuple(later), _seconds_of(tuple(later)))
+    states = _scouted(rest) if _built_for_a_device() else ((name, State.CLEAN) for name in rest)
+    found = {name: State.FAILED if state is State.CLEAN and not _is_imported(name) else state for name, state in states}
+    touching = tuple(name for name in rest if found[name] is State.TOUCHING)
+    return Preloaded(
+        (first, *(name for name in rest if found[name] is State.CLEAN)),
+        touching,
+        tuple(name for name in rest if found[name] is State.FAILED),
+        _seconds_of(touching),
+    )
 
 
 def server_contents() -> Preloaded:
@@ -101,8 +115,25 @@ def _built_for_a_device() -> bool:
     return any(built_for) or torch.backends.mps.is_built()
 
 
-def _scouted(modules: tuple[str, ...]) -> Iterator[bool]:
-    """Yield whether each module is clean, as a scout finds it. After the first that is not, it says nothing more."""
+def _is_imported(name: str) -> bool:
+    """Import a module, and return whether that succeeded."""
+    try:
+        importlib.import_module(name)
+    except Exception:  # noqa: BLE001 - it is recorded, and a worker that needs the module raises the same
+        return False
+    return True
+
+
+def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, State]]:
+    """Yield each module with what scouts find of it. The caller imports those that are clean before it goes on."""
+    waiting = list(modules)
+    while waiting:
+        for state in _found_by_a_scout(tuple(waiting)):
+            yield waiting.pop(0), state
+
+
+def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[State]:
+    """Yield what one scout finds of each module, up to the first that is not clean: it can say nothing of the rest."""
     read, write = os.pipe()
     scout = os.fork()
     if scout == 0:
@@ -112,32 +143,42 @@ def _scouted(modules: tuple[str, ...]) -> Iterator[bool]:
     try:
         with os.fdopen(read) as lines:
             for _ in modules:
-                yield lines.readline() == CLEAN  # an empty line, if the scout died: this module is the reason
-    finally:  # also when nobody asks further
+                state = State(lines.readline().strip() or State.FAILED)  # a scout that died writes nothing
+                yield state
+                if state is not State.CLEAN:
+                    break
+    finally:
         os.waitpid(scout, 0)
+
+
+def _scout(modules: tuple[str, ...], pipe: int) -> None:
+    """Import modules one after the other, write to the pipe what each did, and end this process."""
+    # A process that an import leaves behind would keep the pipe open, and the server waiting.
+    os.register_at_fork(after_in_child=partial(os.close, pipe))
+    with _last_act():
+        for name in modules:
+            signal.alarm(SCOUT_SECONDS)
+            state = State.CLEAN if _is_imported(name) else State.FAILED
+            if _children_are_spoiled():
+                state = State.TOUCHING
+            os.write(pipe, f"{state}\n".encode())
+            if state is not State.CLEAN:
+                break
 
 
 def _seconds_of(modules: tuple[str, ...]) -> float:
     """Return the time that a fork of this process takes to import all of `modules`; 0 for none."""
+    if not modules:
+        return 0.0
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         with _last_act():
             for name in modules:
-                with suppress(Exception):  # what fails is told when a worker needs it
-                    importlib.import_module(name)
+                signal.alarm(SCOUT_SECONDS)
+                _is_imported(name)
     os.waitpid(child, 0)
-    return time.monotonic() - started if modules else 0.0
-
-
-def _scout(modules: tuple[str, ...], pipe: int) -> None:
-    """Import modules one after the other, write to the pipe which are clean, and end this process."""
-    with _last_act():
-        for name in modules:
-            importlib.import_module(name)
-            if _children_are_spoiled():
-                break
-            os.write(pipe, CLEAN.encode())
+    return time.monotonic() - started
 
 
 @contextmanager
@@ -145,7 +186,6 @@ def _last_act() -> Iterator[None]:
     """End this process, a copy of the server, behind the block: it must run none of the server's code."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(SCOUT_SECONDS)
         silence = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):  # what imports print is printed once, by the process that keeps them
             os.dup2(silence, stream)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -98,7 +99,8 @@ class Worker:
 
     def _ask(self, function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float) -> None:
         try:
-            self._pipe.send((function, arguments, seconds))
+            # What the request needs is imported when it is unpacked: that too must end at the deadline.
+            self._pipe.send((seconds, bytes(ForkingPickler.dumps((function, arguments)))))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise WorkerRaised(f"the request cannot be sent to a worker: {error}") from error
         except OSError as error:
@@ -210,19 +212,17 @@ def _serve(pipe: Connection, log: str) -> None:
     _choose_vector_math()
     while True:
         try:
-            function, arguments, deadline = pipe.recv()
+            deadline, request = pipe.recv()
         except EOFError:
             return
-        except Exception as error:  # noqa: BLE001 - a request whose modules cannot be imported costs one answer too
-            pipe.send(_raised(error))
-            continue
         signal.alarm(int(deadline) + GRACE_SECONDS)
-        pipe.send(_answer(function, arguments))
+        pipe.send(_answer(request))
         signal.alarm(0)
 
 
-def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _answer(request: bytes) -> Any:
     try:
+        function, arguments = pickle.loads(request)  # noqa: S301 - from our own parent; imports what it needs
         return function(*arguments)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent learns of it and makes it a verdict
         return _raised(error)
@@ -257,10 +257,10 @@ def _end_with_parent() -> None:
 
 
 def _line_of(error: Exception) -> str:
-    """Return an error in one line. Where torch only says that a fork cannot use a device, it says why."""
+    """Return an error in one line, with the cause where torch only says that a fork cannot use a device."""
     line = full_disk_line(error) or first_line(error)
     if "in forked subprocess" in line and device_is_spoiled():
-        return f"{line} (the server that forks workers was using a device already: does Python itself start one here?)"
+        return f"{line} (the process that forks workers used a device: look for a sitecustomize or .pth file that does)"
     return line
 
 

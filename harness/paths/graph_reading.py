@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,15 +21,6 @@ MARKS = (CAPTURED, REPLAYED)
 
 Event = tuple[str, Any]
 """Name and record of what the profiler saw."""
-
-
-@dataclass
-class _Graph:
-    """One graph."""
-
-    events: list[Event] = field(default_factory=list)
-    """What its capture showed, by start."""
-    replays: int = 0
 
 
 @contextmanager
@@ -68,18 +58,19 @@ def graphs_marked() -> Iterator[None]:
 
 def as_computed(events: list[Event]) -> list[list[Event]]:
     """Return groups of events, by start in each: first what was computed at once, then what each replay computed."""
-    graphs: dict[str, _Graph] = {}
     at_once: list[Event] = []
-    capturing, until = "", 0
+    replayed: list[list[Event]] = []
+    captured: dict[str, list[Event]] = {}
+    graph, until = "", 0
     for name, event in events:
         start = event.start_ns()
         if name.startswith(CAPTURED):
-            capturing, until = name.removeprefix(CAPTURED), start + event.duration_ns()
-            graphs[capturing] = _Graph()  # a graph that is captured anew forgets what it was
+            graph, until = name.removeprefix(CAPTURED), start + event.duration_ns()
+            captured[graph] = []  # a graph that is captured anew computes nothing of what it was
         elif name.startswith(REPLAYED):
-            graphs.setdefault(name.removeprefix(REPLAYED), _Graph()).replays += 1
-        elif capturing and start <= until:
-            graphs[capturing].events.append((name, event))
+            replayed.append(captured.get(name.removeprefix(REPLAYED), []))
+        elif graph and start <= until:
+            captured[graph].append((name, event))
         else:
             at_once.append((name, event))
-    return [at_once, *(graph.events for graph in graphs.values() for _ in range(graph.replays))]
+    return [at_once, *replayed]

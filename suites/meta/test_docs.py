@@ -232,7 +232,7 @@ def test_ci_runs_the_tox_commands_of_readme():
     ci = (REPOSITORY / ".ci" / "run").read_text()
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
-    assert len(commands) == 4
+    assert len(commands) == 6
     told = [line.partition("tox run -e ")[2] for line in commands]
     assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}( -- --[a-z-]+ \d+)?\n", ci) for each in told)
 

@@ -11,7 +11,7 @@ from harness.paths.observation import EAGER_ATTENTION, _attention_calls, kernels
 from harness.paths.observed import Phase
 
 SCORES = torch.zeros(2, 4, 1, 9)
-"""Of a decode step: rows, heads, one query, positions."""
+"""Shape of a decode step: rows, heads, one query, positions."""
 
 
 class Graph:
@@ -49,7 +49,7 @@ def attention(events):
 
 
 def recorded_and_replayed(graph_class, *, layers=2, replays=5):
-    """As inductor does it: a step that warms up, then one that is captured and replayed at once, then replays."""
+    """Do as inductor does: a step that warms up, then one that is captured and replayed at once, then replays."""
     graph = graph_class()
     for _ in range(layers):
         torch.softmax(SCORES, -1)
@@ -63,9 +63,11 @@ def recorded_and_replayed(graph_class, *, layers=2, replays=5):
 
 
 def test_captured_operators_count_once_for_each_replay(events):
-    """Of six steps in two layers, the profiler shows the operators of the first, and of the capture, which computes
-    nothing. A real trace shows as little: 70 graph launches with no operator in any of them (HolisticTraceAnalysis,
-    negative_queue_length_values_check, at f4d0062c)."""
+    """The profiler shows the operators of the first of six steps, and of the capture, which computes nothing.
+
+    A real trace shows as little: 70 graph launches with no operator in any of them (HolisticTraceAnalysis,
+    negative_queue_length_values_check, at f4d0062c).
+    """
     shown = events(recorded_and_replayed)
     assert [name for name, _ in shown].count(EAGER_ATTENTION) == 4
     assert attention(shown) == [[Phase.DECODE] * 2] * 6
@@ -85,6 +87,18 @@ def test_each_graph_has_its_own_operators(events):
 
     groups = attention(events(two))
     assert sorted(len(group) for group in groups) == [1, 1, 3, 4]
+
+
+def test_graph_that_is_captured_anew_computed_what_it_was_before(events):
+    def twice(graph_class):
+        graph = recorded_and_replayed(graph_class, layers=1, replays=2)
+        graph.capture_begin()
+        for _ in range(3):
+            torch.softmax(SCORES, -1)
+        graph.capture_end()
+        graph.replay()
+
+    assert [len(group) for group in attention(events(twice))] == [1, 1, 1, 3]
 
 
 def test_graph_of_before_is_replayed_without_operators(events):

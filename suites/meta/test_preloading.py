@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -19,11 +20,15 @@ MADE_UP = {
     "needs_touching": "import touches",
     "fails": "raise ImportError('broken')",
     "dies": "import os; os.kill(os.getpid(), 9)",
+    # The scout is not the process of the server: what a module does there alone fails there.
+    "fails_later": "import os, sys\nif os.getpid() == int(os.environ['SERVER']): raise RuntimeError('in the server')",
+    "leaves_a_child": "import os, time\nif not os.fork(): time.sleep(300)\nos.kill(os.getpid(), 9)",
     "also_clean": "print('imported')",
 }
 SERVER = """
 import os
 import sys
+os.environ["SERVER"] = str(os.getpid())
 from harness.execution import preloading
 preloading._built_for_a_device = lambda: {device}
 done = preloading.preload(("torch", *sys.argv[1:]))
@@ -46,7 +51,7 @@ def served(tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", SERVER.format(device=device), *modules],
             cwd=REPOSITORY, env={"PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "PATH": ""},
-            capture_output=True, text=True, check=True,
+            capture_output=True, text=True, check=True, timeout=120,
         )  # fmt: skip
         return done.stdout.splitlines()
 
@@ -57,8 +62,11 @@ def test_what_touches_a_device_is_left_to_workers(served):
     """So is what imports it, fails, or ends its process; what each of them prints is printed once."""
     printed, told, state, children = served(*MADE_UP)
     assert printed == "imported"
-    later = "touches, needs_touching, fails, dies"
-    assert told.startswith(f"forked from a server; each imports {later} itself, because that touches a device: 0.")
+    assert re.fullmatch(
+        r"forked from a server; each imports touches, needs_touching itself, because that touches a device: \d+\.\d s; "
+        "the server could not import fails, dies, fails_later, leaves_a_child",
+        told,
+    )
     assert state == "['clean', 'also_clean'] False True"
     assert children == "no child is left"  # the server that forks workers would take it for one of them
 
@@ -71,7 +79,8 @@ def test_clean_modules_are_all_preloaded(served):
 
 def test_nothing_is_scouted_where_torch_is_built_for_no_device(served):
     """Scouts cost time; and there what touches no device is everything."""
-    *_, state, _ = served("touches", "fails", "also_clean", device=False)
+    _, told, state, _ = served("touches", "fails", "also_clean", device=False)
+    assert told == "forked from a server; the server could not import fails"
     assert state == "['touches', 'also_clean'] True False"
 
 
@@ -79,4 +88,4 @@ def test_session_learns_what_its_server_imported(tmp_path):
     with Worker(log=tmp_path / "log") as worker:
         contents = worker.call(server_contents, seconds=60)
     assert isinstance(contents, Preloaded)
-    assert "harness.execution.tasks" in contents.modules + contents.later
+    assert "harness.execution.tasks" in contents.modules + contents.touching

@@ -137,7 +137,7 @@ def test_pull_requests_run_environments_that_there_are(checkout):
     [job] = yaml.safe_load(PULL_REQUEST.read_text())["jobs"].values()
     described = (REPOSITORY / "tox.ini").read_text()
     environments = job["strategy"]["matrix"]["environment"]
-    assert environments == ["lint", "types", "tests", "cpu"]
+    assert environments == ["lint", "types", "tests", "bare", "simulated-cuda", "cpu"]
     assert all(re.search(rf"^\[testenv:{name}\b", described, re.MULTILINE) for name in environments)
     name, script, own = next(steps(PULL_REQUEST))
     assert (name, own["ENVIRONMENT"]) == ("Run", "lint")

@@ -5,8 +5,8 @@ proves that the wiring of `--device cuda` is right, and nothing about a GPU: no 
 
 What is not served:
 
-- Kernels of Triton and inductor launch nothing, so that what they write is garbage. Every other kernel that would be
-  launched is an error.
+- Triton's kernels launch nothing, so that what they write is garbage. What inductor compiles calls torch's operators
+  instead (`compiled.py`). Every other kernel that would be launched is an error.
 - CUDA's activities are not profiled; CUDA's operators are.
 - NCCL has the collectives that tensor parallelism needs, between processes of one machine; no sends and receives.
 - Conditional nodes of graphs, memory shared between processes, expandable segments and green contexts are refused.

@@ -2,15 +2,18 @@
 
 python -m suites.simulated_cuda build [FOLDER]
 python -m suites.simulated_cuda run [--devices N] [--folder FOLDER] -- COMMAND ...
+python -m suites.simulated_cuda table [--model NAME] [WORKLOAD ...]
 """
 
 import argparse
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from suites.simulated_cuda.build import build
 from suites.simulated_cuda.failures import CannotSimulate
+from suites.simulated_cuda.sessions import judge
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "simulated_cuda"
@@ -39,6 +42,10 @@ def main() -> None:
     running.add_argument("--devices", type=int, default=1)
     running.add_argument("--folder", type=Path, default=FOLDER)
     running.add_argument("command", nargs="+", metavar="-- COMMAND", help="what to run, with its arguments")
+    tables = tasks.add_parser("table", help="judge every path, and print the outcomes as a table")
+    tables.add_argument("workload", nargs="*", default=["ragged_b4", "single"])
+    tables.add_argument("--model", action="append", help="may be repeated; default: tiny_qwen3")
+    tables.add_argument("--folder", type=Path, default=FOLDER)
     asked = parser.parse_args()
     folder = asked.folder.absolute()
     try:
@@ -47,6 +54,19 @@ def main() -> None:
         sys.exit(f"simulated_cuda: {error}")
     if asked.task == "run":
         _become(asked.command, environment(folder, asked.devices))
+    if asked.task == "table":
+        print(table(asked.workload, asked.model or ["tiny_qwen3"], environment(folder, 2)))
+
+
+def table(workloads: list[str], models: list[str], variables: dict[str, str]) -> str:
+    """Return a table of every path with the outcomes of its engagement and equivalence, and why one is no PASS."""
+    rows = ["| path | workload | model | engagement | equivalence | why |", "| --- | --- | --- | --- | --- | --- |"]
+    with TemporaryDirectory(prefix="simulated-cuda-") as scratch:
+        for model in models:
+            for workload in workloads:
+                found = judge(Path(scratch, f"{model}-{workload}"), workload=workload, model=model, variables=variables)
+                rows += (f"| {path} | {workload} | {model} | {cells} |" for path, cells in found.cells())
+    return "\n".join(rows)
 
 
 def _become(command: list[str], variables: dict[str, str]) -> None:

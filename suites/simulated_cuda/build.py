@@ -71,8 +71,8 @@ def _make(torch: Path, folder: Path) -> None:
 
 
 def _exchange(new: Path, folder: Path) -> None:
-    """Put a folder in the place of another at once: what runs on the other may load more of it."""
-    old = new.with_suffix(".old")
+    """Put a folder in the place of another. What runs on the other keeps the libraries that it has loaded."""
+    old = new.with_name(f"{new.name}.old")  # `new` is of this process alone, and so is this
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,12 @@ class Session:
             found.setdefault((verdict["path"], verdict["workload"]), []).append(verdict["outcome"])
         return found
 
+    def cells(self) -> Iterator[tuple[str, str]]:
+        """Yield each path with the cells of its row in a table: both outcomes, and why the last is no PASS."""
+        for (path, _), outcomes in self.outcomes.items():
+            why = "" if outcomes[-1] == "PASS" else self.messages[path].partition(": ")[2]
+            yield path, " | ".join([*outcomes, why.replace("|", "/")])
+
     @property
     def messages(self) -> dict[str, str]:
         """Return the last message about each path."""
@@ -53,11 +59,16 @@ def run(folder: Path, *arguments: str, variables: Mapping[str, str] | None = Non
 
 
 def judge(
-    folder: Path, *paths: str, workload: str = "ragged_b4", model: str = "tiny_qwen3", variables: Mapping[str, str] = {}
+    folder: Path,
+    *paths: str,
+    workload: str = "ragged_b4",
+    model: str = "tiny_qwen3",
+    properties: str = "engagement or equivalence",
+    variables: Mapping[str, str] | None = None,
 ) -> Session:
-    """Judge engagement and equivalence of paths on one workload of one model."""
-    chosen = " or ".join(f"{model}-{path}-{workload}" for path in paths)
+    """Judge properties of paths, by default of all, on one workload of one model."""
+    chosen = " or ".join(f"{model}-{path}-{workload}" for path in paths) or f"{model} and {workload}"
     return run(
-        folder, "suites/every_path", "--device", "cuda", "--model", model, "-m", "engagement or equivalence",
-        "-k", chosen, variables=variables,
+        folder, "suites/every_path", "--device", "cuda", "--model", model, "-m", properties, "-k", chosen,
+        variables=variables,
     )  # fmt: skip
