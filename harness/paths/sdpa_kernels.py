@@ -94,7 +94,7 @@ def _of_inputs(backend: str, case: Circumstances) -> str:
         return "this backend takes no mask on CUDA"
     if backend == EFFICIENT and _has_groups(case) and (version := version_as_read()):
         return (
-            "without a mask, transformers has torch group the heads, and this backend takes no groups in torch "
+            "without a mask, transformers leaves grouped heads to torch, and this backend takes no groups in torch "
             f"{version}"
         )
     if backend == CUDNN and 1 in case.lengths:
