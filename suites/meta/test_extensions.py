@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -83,15 +84,58 @@ def test_lock_that_no_process_has_open_is_removed(lock, capsys):
     remove_stale_lock(lock)
 
 
-def test_lock_of_a_build_that_runs_stays(lock):
-    """torch keeps it open; one that was made just now may not be opened yet."""
-    with lock.open():
+def test_lock_of_a_build_that_runs_stays(lock, waited):
+    """A build keeps its lock open."""
+    for age in (1, 2 * BUILD_SECONDS):
+        os.utime(lock, (time.time() - age,) * 2)
+        with lock.open():
+            remove_stale_lock(lock)
+        assert lock.exists()
+    assert waited == []
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Seconds of each wait; none is waited out."""
+    seconds = []
+    monkeypatch.setattr(extensions.time, "sleep", seconds.append)
+    return seconds
+
+
+def test_lock_that_was_made_just_now_is_looked_at_again(lock, monkeypatch):
+    """torch closes its lock before it removes it. One that stays would be waited for for ever."""
+    os.utime(lock)
+    monkeypatch.setattr(extensions.time, "sleep", lambda _: lock.unlink())
+    remove_stale_lock(lock)
+
+
+@pytest.mark.parametrize("age", [3, 60, BUILD_SECONDS - 60, -3600])
+def test_lock_that_may_be_of_a_build_elsewhere_stays_and_is_named(lock, waited, age):
+    """Processes of other hosts and containers are not listed here; and their clock may be ahead."""
+    os.utime(lock, (time.time() - age,) * 2)
+    with pytest.raises(
+        HarnessError, match=r"lock is \d+ s old, and no process here has it open: .* \(remove it if none"
+    ):
         remove_stale_lock(lock)
     assert lock.exists()
-    os.utime(lock)
-    assert SETTLED > 1
+    assert [0 < seconds <= SETTLED for seconds in waited] == [True] * (age < SETTLED)
+
+
+def test_lock_that_another_session_made_meanwhile_stays(lock, monkeypatch, capsys):
+    """The other removed the stale one while this one looked for its process, and builds."""
+    looked = []
+
+    def is_open(*_):
+        looked.append(lock.stat().st_mtime)
+        lock.unlink()
+        lock.touch()
+        return len(looked) > 1
+
+    monkeypatch.setattr(extensions, "_is_open", is_open)
     remove_stale_lock(lock)
+    assert len(looked) == 2
     assert lock.exists()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("why", ["another user", "no list of open files"])
