@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,9 @@ from harness.execution.extensions import BUILD_SECONDS, SETTLED, build_quanto, r
 from harness.execution.runner import Runner
 from harness.execution.runs import Setup
 from harness.paths import PATHS
-from harness.vocabulary import Dtype
+from harness.vocabulary import Dtype, Outcome
+from suites.invariants.asking import Asking
+from suites.invariants.search import Budget
 
 NAMED = {path.name: path for path in PATHS}
 SETUP = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
@@ -63,6 +67,19 @@ def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(aske
             made._run("case", SETUP, Dtype.FP32, NAMED["quantization.quanto_int4"])  # noqa: SLF001 - as above
         assert raised.value.log == "build.log"
     assert len(noted) == 1
+    made.close()
+
+
+def test_relations_of_all_paths_and_models_share_one_build_and_its_failure(asked, planned_case, tmp_path):
+    made, noted = asked(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
+    asking = Asking(tmp_path, seconds=1.0)
+    for path, model in product(("quantization.quanto_int4", "caching.quantized_quanto4"), MODELS):
+        case, optimization = planned_case(path)
+        verdict = asking.verdict(replace(case, recipe=model), optimization, made, budget=Budget(1), folder=tmp_path)
+        assert verdict.outcome is Outcome.ERROR
+        assert "building: optimum-quanto's extension was not built: no answer within 1800 s" in verdict.message
+    assert len(noted) == 1
+    asking.close()
     made.close()
 
 
