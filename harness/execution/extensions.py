@@ -25,7 +25,7 @@ SETTLED = 10.0
 
 
 def build_quanto(device: str) -> None:
-    """Build optimum-quanto's extension for a device, or find that it is built. Runs in a worker.
+    """Build optimum-quanto's extension for a device unless it is built. Runs in a worker.
 
     Raises HarnessError if a lock is in the way whose process cannot be found, but may run.
     """

@@ -305,7 +305,7 @@ def torch_2_13(monkeypatch):
 @pytest.mark.usefixtures("torch_2_13")
 @pytest.mark.parametrize(("path", "error", "circumstances", "reason"), REFUSALS)
 def test_only_what_a_library_declares_or_is_known_for_is_a_refusal(path, error, circumstances, reason):
-    """The same words in other circumstances are a failure."""
+    """The same words are a failure in other circumstances."""
     why = named(path).refuses(error, circumstances)
     assert bool(why) is bool(reason)
     assert reason in why
@@ -347,8 +347,8 @@ DISPATCH = [
     ("CUDNN_ATTENTION", Dtype.BF16, False, 2, {8, 16, 64, 80, 96, 128, 136, 192, 256}),
     ("CUDNN_ATTENTION", Dtype.BF16, True, 4, {8, 16, 64, 80, 96, 128, 136, 192, 256}),
 ]
-"""Answers of torch.backends.cuda's `can_use_*_attention`, of torch 2.13.0+cu130, asked without a GPU of a simulated
-device of compute capability 9.0, for these sizes of heads: 8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256, 264, 512."""
+"""Answers of `can_use_*_attention` in torch.backends.cuda of torch 2.13.0+cu130, on a simulated device of compute
+capability 9.0, for these sizes of heads: 8, 12, 16, 20, 64, 80, 96, 128, 136, 192, 256, 264, 512."""
 
 
 @pytest.mark.usefixtures("torch_2_13")

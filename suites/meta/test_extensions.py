@@ -30,8 +30,8 @@ SETUP = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """Makes a runner that notes what its workers are asked for, with the seconds that they get beyond the usual."""
+def made_runner(monkeypatch, tmp_path):
+    """Make a runner that notes its requests to workers, with the seconds that they get beyond the usual."""
 
     def make(answer=None):
         noted = []
@@ -47,8 +47,8 @@ def asked(monkeypatch, tmp_path):
     return make
 
 
-def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(asked):
-    made, noted = asked()
+def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(made_runner):
+    made, noted = made_runner()
     for path in ("quantization.quanto_int4", "caching.quantized_quanto2", "quantization.quanto_int8"):
         made._run(path, SETUP, Dtype.FP32, NAMED[path])  # noqa: SLF001 - what evidence runs
     assert [(name, more) for name, _, more in noted] == [
@@ -60,8 +60,8 @@ def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(aske
     made.close()
 
 
-def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(asked):
-    made, noted = asked(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
+def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(made_runner):
+    made, noted = made_runner(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
     for _ in range(2):
         with pytest.raises(WorkerRaised, match=r"^optimum-quanto's extension was not built: no answer") as raised:
             made._run("case", SETUP, Dtype.FP32, NAMED["quantization.quanto_int4"])  # noqa: SLF001 - as above
@@ -70,8 +70,8 @@ def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(aske
     made.close()
 
 
-def test_relations_of_all_paths_and_models_share_one_build_and_its_failure(asked, planned_case, tmp_path):
-    made, noted = asked(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
+def test_relations_of_all_paths_and_models_share_one_build_and_its_failure(made_runner, planned_case, tmp_path):
+    made, noted = made_runner(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
     asking = Asking(tmp_path, seconds=1.0)
     for path, model in product(("quantization.quanto_int4", "caching.quantized_quanto4"), MODELS):
         case, optimization = planned_case(path)
@@ -124,6 +124,7 @@ def test_lock_that_was_made_just_now_is_looked_at_again(lock, monkeypatch):
     os.utime(lock)
     monkeypatch.setattr(extensions.time, "sleep", lambda _: lock.unlink())
     remove_stale_lock(lock)
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("age", [3, 60, BUILD_SECONDS - 60, -3600])
@@ -156,7 +157,7 @@ def test_lock_that_another_session_made_meanwhile_stays(lock, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("why", ["another user", "no list of open files"])
-def test_lock_whose_process_cannot_be_told_is_named(lock, monkeypatch, tmp_path, why):
+def test_lock_whose_process_cannot_be_found_is_named(lock, monkeypatch, tmp_path, why):
     processes = Path("/proc")
     if why == "another user":
         monkeypatch.setattr(extensions.os, "getuid", lambda: -1)
@@ -168,7 +169,7 @@ def test_lock_whose_process_cannot_be_told_is_named(lock, monkeypatch, tmp_path,
 
 
 class Extension:
-    """Builds as optimum-quanto's do: behind torch's lock, for which a second build would wait."""
+    """An extension that is built as optimum-quanto's are: behind torch's lock, for which a second build would wait."""
 
     def __init__(self, folder):
         self.build_directory = str(folder)
@@ -188,7 +189,7 @@ class Extension:
     [("cpu", None, "quanto_cpp"), ("cuda", None, "quanto_cuda"), ("cuda", "7.0", "quanto_hip"), ("xpu", None, "")],
 )
 def test_extension_of_the_device_is_built_behind_a_stale_lock(lock, monkeypatch, device, hip, name):
-    """By the names of optimum-quanto 0.2.7, which has none for Intel's."""
+    """Names are those of optimum-quanto 0.2.7, which has no extension for Intel's devices."""
     made = {known: Extension(lock.parent) for known in ("quanto_cpp", "quanto_cuda", "quanto_hip")}
     registry = SimpleNamespace(get_extension=made.__getitem__, is_extension_available=made.__contains__)
     monkeypatch.setitem(sys.modules, "optimum.quanto.library.extensions", registry)

@@ -141,7 +141,7 @@ def test_ranges_that_inductor_marks_are_no_kernels():
 
 
 def test_profiler_says_which_ranges_a_program_marked():
-    """The stand-ins above say it in the same attribute."""
+    """It does so in the attribute that the stand-ins above have."""
     with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function("## Call CompiledFxGraph f ##"):
         torch.ones(2)
     marked = {event.name: event.is_user_annotation for event in profiler.events()}
