@@ -75,7 +75,7 @@ class BatchingWatch(Watch):
         self.steps_by_graphs: Counter[str] = Counter()
         """What steps did with CUDA graphs: calls of `capture_begin` and `replay`."""
         self._stepping = False
-        """Whether a step runs. The warm-up captures graphs too, and is none."""
+        """Whether a step runs. The warm-up is no step, though it captures graphs too."""
 
     @property
     def shares_nothing(self) -> bool:

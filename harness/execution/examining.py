@@ -19,7 +19,7 @@ SECONDS = 1.0
 QUEUED, ROWS = 200, 4096
 """Products, and their rows, that are queued while a card is read: 27 TFLOP, at least 10 ms of any card of 2026."""
 SIMULATED_ROWS = 64
-"""Rows of the same on a simulated device, which would take hours."""
+"""Rows of the products on a simulated device, which would take hours for those of a card."""
 
 
 def examine(device: str, *, peaks: bool) -> Examined:

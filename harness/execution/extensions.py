@@ -1,7 +1,8 @@
 """Build the extension that optimum-quanto would build at first use, so that no case's deadline has to hold it.
 
 torch builds an extension behind a lock: a file that it creates, keeps open meanwhile and removes. A process that is
-killed leaves the file, and whoever builds later waits for it for ever.
+killed leaves the file, and whoever builds later waits for it for ever. The folder may be shared with other hosts and
+containers, whose processes cannot be seen.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import torch
 from harness.errors import HarnessError
 
 BUILD_SECONDS = 1500.0
-"""More than other requests have: on CUDA, nvcc compiles six of eight sources, each for minutes on few cores."""
+"""More than other requests have: on CUDA, nvcc compiles six of eight sources, each for minutes on few cores.
+
+A lock that is older belongs to no build that runs.
+"""
 SETTLED = 10.0
-"""Age in seconds of a lock that is looked at: a younger one may be about to be opened, or to go."""
+"""Age in seconds from which on a lock that no process has open is stale: a younger one may be about to go."""
 
 
 def build_quanto(device: str) -> None:
-    """Build optimum-quanto's extension for a device, or find that it is built. Runs in a worker.
+    """Build optimum-quanto's extension for a device unless it is built. Runs in a worker.
 
-    Raises HarnessError if a lock is in the way that may be another user's.
+    Raises HarnessError if a lock is in the way whose process cannot be found, but may run.
     """
     from optimum.quanto.library.extensions import get_extension, is_extension_available
 
@@ -37,24 +41,47 @@ def build_quanto(device: str) -> None:
 
 
 def remove_stale_lock(lock: Path, processes: Path = Path("/proc")) -> None:
-    """Remove the lock of a build whose process is dead: no process has it open. The worker's log says so.
+    """Remove the lock of a build whose process is dead. The worker's log says so.
 
-    Raises HarnessError if that cannot be told, since the lock is another user's or the system lists no open files.
+    Return where there is none, or where a process has it open: for that one, torch waits. Raises HarnessError if the
+    process cannot be found but may run: as another user's, where the system lists no open files, or elsewhere.
     """
+    waited_for = None
+    while status := _status(lock):
+        if _is_open(status, processes):
+            return
+        age = time.time() - status.st_mtime
+        if age < SETTLED and waited_for != _identity(status):  # once, since the clock of a shared folder may be ahead
+            waited_for = _identity(status)
+            time.sleep(min(SETTLED, SETTLED - age))
+        elif status.st_uid != os.getuid() or not (processes / "self" / "fd").is_dir():
+            raise HarnessError(
+                f"{lock} keeps optimum-quanto from building, and its process cannot be found (remove it)"
+            )
+        elif age < BUILD_SECONDS:
+            raise HarnessError(
+                f"{lock} is {max(age, 0.0):.0f} s old, and no process here has it open: its build was killed, or runs "
+                "on another host or in another container (remove it if none runs)"
+            )
+        elif (now := _status(lock)) and _identity(now) == _identity(status):  # or another session was faster
+            print(f"removed {lock}: no process has it open, so the build that made it was killed")  # noqa: T201 - log
+            lock.unlink(missing_ok=True)
+
+
+def _status(file: Path) -> os.stat_result | None:
     try:
-        status = lock.stat()
+        return file.stat()
     except FileNotFoundError:
-        return
-    if time.time() - status.st_mtime < SETTLED or _is_open(status, processes):
-        return  # torch waits for it
-    if status.st_uid != os.getuid() or not (processes / "self" / "fd").is_dir():
-        raise HarnessError(f"{lock} keeps optimum-quanto from building, and its process cannot be found (remove it)")
-    print(f"removed {lock}: no process has it open, so the build that made it was killed")  # noqa: T201 - into the log
-    lock.unlink(missing_ok=True)
+        return None
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a file from one that was made later under its name, which may get its number too."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _is_open(status: os.stat_result, processes: Path) -> bool:
-    """Say whether a process that may be looked at has the file open."""
+    """Return whether a process that may be looked at has the file open."""
     for link in processes.glob("[0-9]*/fd/*"):
         try:
             if os.path.samestat(link.stat(), status):

@@ -297,7 +297,7 @@ def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator
 def _circumstances(setup: Setup, dtype: Dtype) -> Circumstances:
     """Describe what a refusal may depend on.
 
-    Entries that a config does not have stay empty: this is asked when something else went wrong already.
+    Entries that a config does not have stay empty, since the caller handles another error already.
     """
     config = load_config(setup.recipe).get_text_config()
     heads = getattr(config, "num_attention_heads", 0)

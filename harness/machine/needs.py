@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from harness.machine.inventory import Inventory, window
 
 TRITON_DEVICES = ("cuda", "xpu")
-"""Devices on which torch.compile and the local kernels launch Triton's."""
+"""Devices on which torch.compile and the local kernels launch kernels of Triton."""
 WITHOUT_FLOAT64 = ("mps",)
 """Devices on which torch has no float64, in which every reference is computed."""
 

@@ -36,7 +36,8 @@ ACCELERATOR_BYTES = 2048 * MIB
 COLUMNS = 4096
 """Of the matrix whose product with a vector reads it: a usual width of models."""
 DRAWN = 1024
-"""Rows of it that are drawn, 16 MiB: what a GPU moves differs from one line of its cache to the next all the same."""
+"""Rows of the matrix that are drawn, 16 MiB; the others repeat them. Adjacent lines of a GPU's cache differ all the
+same."""
 SMALLEST, LARGEST = 256, 16384
 """Rows of square matrices."""
 PRODUCT_SECONDS = 0.02
@@ -45,8 +46,11 @@ EMULATED_SECONDS = 0.25
 """A smallest product that takes as long runs at 0.13 GFLOP/s: the processor does not know the format."""
 LAUNCHES = 10_000
 SEED = 0
-"""Of what is multiplied and moved. Others saw an H200 at 894 TFLOP/s on constant values and at 788 on random ones: the
-more bits change, the more power a product takes."""
+"""Seed of the values that are multiplied and moved.
+
+Constant ones are faster: others saw an H200 at 894 TFLOP/s on them and at 788 on random ones, since a product takes
+more power the more bits change.
+"""
 DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 
@@ -115,18 +119,19 @@ def _matmul_rate(device: str, dtype: torch.dtype) -> float | None:
 
 
 def _draw(device: str) -> torch.Generator:
+    """Return a generator that draws the same values each time."""
     return torch.Generator(device).manual_seed(SEED)
 
 
 def random_square(rows: int, device: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Draw a matrix of what a model might multiply: of constant values a GPU multiplies faster than it ever will."""
+    """Draw a matrix of values as a model might multiply them: a GPU is faster on constant ones than on any model's."""
     return torch.randn(rows, rows, generator=_draw(device), device=device).to(dtype)
 
 
 def _random_bytes(size: int, device: str) -> Tensor:
-    """Draw that many bytes as a float32 matrix of COLUMNS; all its pages are written.
+    """Draw a float32 matrix of `size` bytes and COLUMNS columns; all its pages are written.
 
-    The first rows are laid out again and again: to draw all would take a CPU seconds.
+    Its first DRAWN rows repeat, since a CPU would take seconds to draw all.
     """
     rows = size // (4 * COLUMNS)
     drawn = torch.randn(min(rows, DRAWN), COLUMNS, generator=_draw(device), device=device)

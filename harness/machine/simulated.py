@@ -1,6 +1,6 @@
 """Simulated devices: they show that the code for a device works, and nothing about any card.
 
-`suites/simulated_cuda` makes such a device. Whatever it is asked for its name says so, and everything that would keep a
+`suites/simulated_cuda` makes such a device. It says so wherever a name is read, and everything that would keep a
 figure of hardware refuses that name.
 """
 

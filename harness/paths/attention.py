@@ -11,7 +11,7 @@ from typing import Any
 from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
 from harness.paths.observed import Observation, Phase
-from harness.paths.sdpa_kernels import why_no_kernel
+from harness.paths.sdpa_kernels import version_as_read, why_no_kernel
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique
 
@@ -95,11 +95,12 @@ class Flex(Optimization):
     def refuses(self, line: str, case: Circumstances) -> str:
         named = any(name in line for name in ("cur_kvSplitSize0", "cur_qSplitSize0"))
         if named and case.device == "cpu" and (case.masks or any(case.windows)):
-            return "torch 2.13's C++ for flex attention names what it does not declare where a mask's length changes"
-        if "NoValidChoicesError" in line and case.device == "cuda" and (rows := _too_many_rows(case)):
+            return "torch's C++ for flex attention uses names that it does not declare where a mask's length changes"
+        known = "NoValidChoicesError" in line and case.device == "cuda" and version_as_read()
+        if known and (rows := _too_many_rows(case)):
             return (
-                f"torch packs {rows} queries of a group into one block, and none above {MASK_BLOCK} divides a block of "
-                "the mask (torch 2.11 to 2.13)"
+                f"torch {known} packs {rows} queries of a group into one block of {_next_power(rows)}, larger than the "
+                f"mask's block of {MASK_BLOCK}"
             )
         return ""
 
@@ -129,11 +130,11 @@ MASK_BLOCK = 128
 
 
 def _too_many_rows(case: Circumstances) -> int:
-    """Return how many queries torch packs into a block that no block of the mask holds, or 0.
+    """Return how many queries torch packs into a block that is larger than the mask's, or 0.
 
-    By `create_flex_decoding_kernel` of torch 2.13: a prompt shorter than MASK_BLOCK takes the queries of all heads that
-    share a key into one block, whose rows are the next power of two. It does so for groups that are a power of two, and
-    transformers gives it groups where the heads are one.
+    `create_flex_decoding_kernel` of torch 2.11 to 2.13 takes a prompt that is shorter than MASK_BLOCK, and packs the
+    queries of all heads that share a key into one block, whose rows are the next power of two. It does so where the
+    size of a group is a power of two, and transformers leaves groups to it where the number of heads is one.
     """
     heads, shared = case.heads or (1, 1)
     group = heads // shared if shared else 1
@@ -141,6 +142,11 @@ def _too_many_rows(case: Circumstances) -> int:
         return 0
     packed = [length * group for length in case.lengths if length < MASK_BLOCK]
     return next((rows for rows in packed if rows > MASK_BLOCK), 0)
+
+
+def _next_power(rows: int) -> int:
+    """Return the least power of two that is not below a number."""
+    return 1 << (rows - 1).bit_length()
 
 
 FLEX, MASK = "flex_attention", "create_block_mask"

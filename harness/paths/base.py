@@ -38,7 +38,7 @@ class Circumstances:
 
     device: str
     dtype: Dtype | None = None
-    """Of the model's weights."""
+    """Dtype of the model's weights."""
     capability: tuple[int, int] = (0, 0)
     """Compute capability of an NVIDIA GPU."""
     architecture: str = ""

@@ -195,7 +195,7 @@ def _product(factors: list[list[int]]) -> list[int]:
 
 
 def _of_scores(shapes: list[list[int]], product: list[int]) -> bool:
-    """Say whether a softmax is over attention's scores.
+    """Return whether a softmax is over attention's scores.
 
     Some architectures lay rows and heads into one dimension (XGLM, TrOCR): such scores are the product of queries and
     keys, which was computed last. A router's are no product of batches, nor are the chances of tokens.

@@ -130,7 +130,7 @@ class Batching:
     replays: int
     """Steps that replayed a CUDA graph."""
     captures: int
-    """Steps that captured one: the first of its shape, which runs by itself and then once more to be recorded."""
+    """Steps that captured a CUDA graph: the first of a shape, which runs by itself and then again to be recorded."""
     dropped: tuple[str, ...]
     """Logits processors that continuous batching left out."""
     errors: tuple[str, ...]

@@ -1,26 +1,33 @@
-"""Why torch's scaled_dot_product_attention has no kernel of a pinned backend.
+"""Reasons for which torch's scaled_dot_product_attention has no kernel of a pinned backend.
 
-Read from `can_use_cudnn_attention`, `can_use_flash_attention` and `can_use_mem_efficient_attention` of torch's
-aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, as of torch 2.13. Torch says no more than "No available kernel",
-so a reason must follow from the circumstances.
+They are those of `can_use_cudnn_attention`, `can_use_flash_attention` and `can_use_mem_efficient_attention` in torch's
+aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, as of torch 2.13. Torch itself says no more than "No available
+kernel", so a reason must follow from the circumstances.
 """
 
 from __future__ import annotations
 
+from packaging.specifiers import SpecifierSet
+
+from harness.machine.inventory import installed
 from harness.paths.base import Circumstances
 from harness.vocabulary import Dtype
 
 FLASH, EFFICIENT, CUDNN = "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"
 """Backends, by their names in torch.nn.attention.SDPBackend."""
 
+READ = SpecifierSet("<2.14")
+"""Releases of torch whose reasons are known. A later one may have a kernel that these lack, so an error is an error."""
 AMPERE = (8, 0)
 """The compute capability from which on flash and cuDNN kernels run, and efficient ones in bfloat16."""
 NEWEST = (12, 1)
 """The last compute capability for which torch 2.13 has any of these kernels."""
+CUDNN_WIDE = (9, 0)
+"""The compute capability for which torch 2.13 lets cuDNN take heads of up to 256."""
 SUPPORTED_AMD = ("gfx90a", "gfx942", "gfx950")
 """AMD's architectures on which AOTriton's kernels are no experiment; elsewhere torch wants an environment variable."""
 GROUPED_SIZE = 256
-"""Largest head of which transformers leaves grouped keys to torch; of larger ones it repeats them."""
+"""The largest head for which transformers leaves grouped keys to torch; for larger ones it repeats them."""
 
 
 def why_no_kernel(backend: str, case: Circumstances) -> str:
@@ -33,8 +40,8 @@ def _of_device(backend: str, case: Circumstances) -> str:
     if case.architecture:
         return _of_amd(backend, case.architecture)
     number = ".".join(map(str, case.capability))
-    if case.capability > NEWEST:
-        return f"the device has compute capability {number}, and torch 2.13 knows none above 12.1"
+    if case.capability > NEWEST and (version := version_as_read()):
+        return f"the device has compute capability {number}, and torch {version} knows none above 12.1"
     if case.capability < AMPERE and backend != EFFICIENT:
         return f"the device has compute capability {number}, less than 8.0"
     if case.capability < AMPERE and case.dtype is Dtype.BF16:
@@ -45,9 +52,9 @@ def _of_device(backend: str, case: Circumstances) -> str:
 def _of_amd(backend: str, architecture: str) -> str:
     if backend == CUDNN:
         return "torch is built without cuDNN for AMD's GPUs"
-    if not architecture.startswith(SUPPORTED_AMD):
+    if not architecture.startswith(SUPPORTED_AMD) and (version := version_as_read()):
         return (
-            f"torch 2.13 has no kernel of this backend for {architecture}, or an experimental one "
+            f"torch {version} has no kernel of this backend for {architecture}, or an experimental one "
             "(TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 asks for it)"
         )
     return ""
@@ -55,17 +62,18 @@ def _of_amd(backend: str, architecture: str) -> str:
 
 def _of_heads(backend: str, case: Circumstances) -> str:
     keys, values = case.head_sizes or (0, 0)
-    largest, told = max(keys, values), f"heads have {keys} values" if keys == values else f"heads have {keys}, {values}"
+    largest = max(keys, values)
+    sizes = f"heads have {keys} values" if keys == values else f"heads have {keys}, {values}"
     amd = bool(case.architecture)
     if keys != values and (backend == FLASH or (backend == EFFICIENT and amd)):
-        return f"{told}, and this backend takes none whose keys and values differ in size"
+        return f"{sizes}, and this backend takes none whose keys and values differ in size"
     if largest > 256 and (backend == FLASH or amd):
-        return f"{told}, and this backend takes 256 at most (512 in some versions for AMD's GPUs)"
-    if largest > 128 and backend == CUDNN:
-        return f"{told}, and this backend takes 128 at most (256 on some GPUs by some versions of cuDNN)"
+        return f"{sizes}, and this backend takes 256 at most (512 in some versions for AMD's GPUs)"
+    if largest > 128 and backend == CUDNN and not (case.capability == CUDNN_WIDE and largest <= 256):
+        return f"{sizes}, and this backend takes 128 at most (256 on some GPUs by some versions of cuDNN)"
     step = _step(backend, case)
     if keys % step or values % step:
-        return f"{told}, and this backend takes multiples of {step} in {case.dtype}"
+        return f"{sizes}, and this backend takes multiples of {step} in {case.dtype}"
     return ""
 
 
@@ -84,12 +92,34 @@ def _step(backend: str, case: Circumstances) -> int:
 def _of_inputs(backend: str, case: Circumstances) -> str:
     if backend == FLASH and case.masks:
         return "this backend takes no mask on CUDA"
-    # transformers repeats the keys of a group where there is a mask, and asks torch to where there is none.
-    grouped = len(set(case.heads)) > 1 and max(case.head_sizes, default=0) <= GROUPED_SIZE
-    if backend == EFFICIENT and grouped and not case.padded:
+    if backend == EFFICIENT and _has_groups(case) and (version := version_as_read()):
         return (
-            "without a mask, transformers has torch group the heads, and as of torch 2.13 this backend takes no groups"
+            "without a mask, transformers leaves grouped heads to torch, and this backend takes no groups in torch "
+            f"{version}"
         )
     if backend == CUDNN and 1 in case.lengths:
         return "this backend takes no keys of a single position, and a prompt has one token"
     return ""
+
+
+def _has_groups(case: Circumstances) -> bool:
+    """Return whether a prefill has torch group the heads.
+
+    By `use_gqa_in_sdpa` of transformers 5.22: without a mask, and where keys and values have one size of at most
+    GROUPED_SIZE. Elsewhere transformers repeats the keys and values of a group.
+    """
+    keys, values = case.head_sizes or (0, 0)
+    grouped = len(set(case.heads)) > 1 and keys == values <= GROUPED_SIZE
+    return grouped and not case.padded and _some_layer_has_no_mask(case)
+
+
+def _some_layer_has_no_mask(case: Circumstances) -> bool:
+    """Return whether a prefill of rows without padding has no mask in some layer: one whose window is wider."""
+    shortest = min(case.lengths, default=0)
+    return not case.windows or any(window == 0 or window > shortest for window in case.windows)
+
+
+def version_as_read() -> str:
+    """Return the version of the installed torch, or an empty string if its release was not read."""
+    version = installed("torch")
+    return version if READ.contains(version or "0", prereleases=True) else ""

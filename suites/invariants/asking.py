@@ -9,12 +9,10 @@ from typing import Any
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.rules import Finding
 from harness.errors import WorkerFailed
-from harness.execution.extensions import BUILD_SECONDS, build_quanto
-from harness.execution.runner import failure_of
+from harness.execution.runner import Runner, failure_of
 from harness.execution.runs import Setup
 from harness.execution.workers import Worker
 from harness.judge import failed, judge_relation
-from harness.machine.needs import ExtensionBuild
 from harness.paths.base import Optimization
 from harness.records import EXAMPLES, Case, Failure, Verdict
 from harness.vocabulary import Property
@@ -46,10 +44,24 @@ class Asking:
     _open: _Open | None = None
 
     def verdict(
-        self, case: Case, path: Optimization, *, budget: Budget, folder: Path, fault: str = "", limits: Limits = LIMITS
+        self,
+        case: Case,
+        path: Optimization,
+        runner: Runner,
+        *,
+        budget: Budget,
+        folder: Path,
+        fault: str = "",
+        limits: Limits = LIMITS,
     ) -> Verdict:
-        """Look for an example that violates the relation that the case's workload is named after. A violating one is
-        written into `folder` as a script."""
+        """Look for an example that violates the relation that the case's workload is named after.
+
+        A violating one is written into `folder` as a script. `runner` builds what the path needs, once for all.
+        """
+        try:
+            runner.build(path, case.device)
+        except WorkerFailed as error:
+            return failed(case, Property.EQUIVALENCE, failure_of(error, "building"))
         opened = self._opened(case, path, logs=folder / "logs", fault=fault, limits=limits)
         if isinstance(opened.known, Failure):
             return failed(case, Property.EQUIVALENCE, opened.known)
@@ -97,9 +109,6 @@ class Asking:
 
     def _ask(self, worker: Worker, question: Question) -> Opened | Failure:
         try:
-            if ExtensionBuild() in question.optimization.needs():
-                device = question.setup.device
-                worker.call(build_quanto, device, seconds=self.seconds + BUILD_SECONDS)
             return worker.call(open_path, question, seconds=self.seconds)
         except WorkerFailed as error:
             return failure_of(error, "engaging")

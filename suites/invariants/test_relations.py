@@ -13,7 +13,7 @@ def test_relation(planned, recorded, asking, budget):
 
     def judging(folder, runner, standard):
         return asking.verdict(
-            planned.case, planned.optimization, budget=budget, folder=folder.path, limits=standard.limits
+            planned.case, planned.optimization, runner, budget=budget, folder=folder.path, limits=standard.limits
         )
 
     verdict = recorded(Property.EQUIVALENCE, judging)

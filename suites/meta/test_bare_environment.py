@@ -42,7 +42,7 @@ def bare(tmp_path_factory):
 
 
 def run(bare, *arguments):
-    """pytest, without the packages that this environment has beside; -S leaves them out."""
+    """Run pytest without the other packages of this environment, which -S leaves out."""
     paths = os.pathsep.join([str(REPOSITORY), str(bare)])
     return subprocess.run(
         [sys.executable, "-S", "-m", "pytest", "-p", "no:cacheprovider", *arguments],
@@ -52,7 +52,7 @@ def run(bare, *arguments):
 
 
 def test_environment_is_bare(bare):
-    """Otherwise the tests below say nothing."""
+    """The tests below would say nothing if it had others."""
     missing = ("scipy", "torchao", "optimum", "hqq", "pynvml", "selenium", "pygal")
     script = f"import importlib.util as u; print([n for n in {missing} if u.find_spec(n)])"
     command = [sys.executable, "-S", "-c", script]
@@ -66,7 +66,7 @@ def test_everything_is_collected_with_the_dependencies_alone(bare):
 
 
 def test_marker_of_a_missing_device_says_so_in_one_line(bare):
-    """README: without CUDA it selects nothing, says why, and exits with 5."""
+    """README promises that without CUDA it selects nothing, says why, and exits with 5."""
     done = run(bare, "-m", "cuda", "--device", "cpu")
     lines = [line for line in done.stdout.splitlines() if line.startswith("nothing was judged: ")]
     assert done.returncode == 5, done.stdout[-2000:]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,15 +21,17 @@ from harness.execution.extensions import BUILD_SECONDS, SETTLED, build_quanto, r
 from harness.execution.runner import Runner
 from harness.execution.runs import Setup
 from harness.paths import PATHS
-from harness.vocabulary import Dtype
+from harness.vocabulary import Dtype, Outcome
+from suites.invariants.asking import Asking
+from suites.invariants.search import Budget
 
 NAMED = {path.name: path for path in PATHS}
 SETUP = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """Makes a runner that notes what its workers are asked for, with the seconds that they get beyond the usual."""
+def made_runner(monkeypatch, tmp_path):
+    """Make a runner that notes its requests to workers, with the seconds that they get beyond the usual."""
 
     def make(answer=None):
         noted = []
@@ -42,8 +47,8 @@ def asked(monkeypatch, tmp_path):
     return make
 
 
-def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(asked):
-    made, noted = asked()
+def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(made_runner):
+    made, noted = made_runner()
     for path in ("quantization.quanto_int4", "caching.quantized_quanto2", "quantization.quanto_int8"):
         made._run(path, SETUP, Dtype.FP32, NAMED[path])  # noqa: SLF001 - what evidence runs
     assert [(name, more) for name, _, more in noted] == [
@@ -55,13 +60,26 @@ def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(aske
     made.close()
 
 
-def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(asked):
-    made, noted = asked(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
+def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(made_runner):
+    made, noted = made_runner(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
     for _ in range(2):
         with pytest.raises(WorkerRaised, match=r"^optimum-quanto's extension was not built: no answer") as raised:
             made._run("case", SETUP, Dtype.FP32, NAMED["quantization.quanto_int4"])  # noqa: SLF001 - as above
         assert raised.value.log == "build.log"
     assert len(noted) == 1
+    made.close()
+
+
+def test_relations_of_all_paths_and_models_share_one_build_and_its_failure(made_runner, planned_case, tmp_path):
+    made, noted = made_runner(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
+    asking = Asking(tmp_path, seconds=1.0)
+    for path, model in product(("quantization.quanto_int4", "caching.quantized_quanto4"), MODELS):
+        case, optimization = planned_case(path)
+        verdict = asking.verdict(replace(case, recipe=model), optimization, made, budget=Budget(1), folder=tmp_path)
+        assert verdict.outcome is Outcome.ERROR
+        assert "building: optimum-quanto's extension was not built: no answer within 1800 s" in verdict.message
+    assert len(noted) == 1
+    asking.close()
     made.close()
 
 
@@ -83,19 +101,63 @@ def test_lock_that_no_process_has_open_is_removed(lock, capsys):
     remove_stale_lock(lock)
 
 
-def test_lock_of_a_build_that_runs_stays(lock):
-    """torch keeps it open; one that was made just now may not be opened yet."""
-    with lock.open():
+def test_lock_of_a_build_that_runs_stays(lock, waited):
+    """A build keeps its lock open."""
+    for age in (1, 2 * BUILD_SECONDS):
+        os.utime(lock, (time.time() - age,) * 2)
+        with lock.open():
+            remove_stale_lock(lock)
+        assert lock.exists()
+    assert waited == []
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Seconds of each wait; none is waited out."""
+    seconds = []
+    monkeypatch.setattr(extensions.time, "sleep", seconds.append)
+    return seconds
+
+
+def test_lock_that_was_made_just_now_is_looked_at_again(lock, monkeypatch):
+    """torch closes its lock before it removes it. One that stays would be waited for for ever."""
+    os.utime(lock)
+    monkeypatch.setattr(extensions.time, "sleep", lambda _: lock.unlink())
+    remove_stale_lock(lock)
+    assert not lock.exists()
+
+
+@pytest.mark.parametrize("age", [3, 60, BUILD_SECONDS - 60, -3600])
+def test_lock_that_may_be_of_a_build_elsewhere_stays_and_is_named(lock, waited, age):
+    """Processes of other hosts and containers are not listed here; and their clock may be ahead."""
+    os.utime(lock, (time.time() - age,) * 2)
+    with pytest.raises(
+        HarnessError, match=r"lock is \d+ s old, and no process here has it open: .* \(remove it if none"
+    ):
         remove_stale_lock(lock)
     assert lock.exists()
-    os.utime(lock)
-    assert SETTLED > 1
+    assert [0 < seconds <= SETTLED for seconds in waited] == [True] * (age < SETTLED)
+
+
+def test_lock_that_another_session_made_meanwhile_stays(lock, monkeypatch, capsys):
+    """The other removed the stale one while this one looked for its process, and builds."""
+    looked = []
+
+    def is_open(*_):
+        looked.append(lock.stat().st_mtime)
+        lock.unlink()
+        lock.touch()
+        return len(looked) > 1
+
+    monkeypatch.setattr(extensions, "_is_open", is_open)
     remove_stale_lock(lock)
+    assert len(looked) == 2
     assert lock.exists()
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("why", ["another user", "no list of open files"])
-def test_lock_whose_process_cannot_be_told_is_named(lock, monkeypatch, tmp_path, why):
+def test_lock_whose_process_cannot_be_found_is_named(lock, monkeypatch, tmp_path, why):
     processes = Path("/proc")
     if why == "another user":
         monkeypatch.setattr(extensions.os, "getuid", lambda: -1)
@@ -107,7 +169,7 @@ def test_lock_whose_process_cannot_be_told_is_named(lock, monkeypatch, tmp_path,
 
 
 class Extension:
-    """Builds as optimum-quanto's do: behind torch's lock, for which a second build would wait."""
+    """An extension that is built as optimum-quanto's are: behind torch's lock, for which a second build would wait."""
 
     def __init__(self, folder):
         self.build_directory = str(folder)
@@ -127,7 +189,7 @@ class Extension:
     [("cpu", None, "quanto_cpp"), ("cuda", None, "quanto_cuda"), ("cuda", "7.0", "quanto_hip"), ("xpu", None, "")],
 )
 def test_extension_of_the_device_is_built_behind_a_stale_lock(lock, monkeypatch, device, hip, name):
-    """By the names of optimum-quanto 0.2.7, which has none for Intel's."""
+    """Names are those of optimum-quanto 0.2.7, which has no extension for Intel's devices."""
     made = {known: Extension(lock.parent) for known in ("quanto_cpp", "quanto_cuda", "quanto_hip")}
     registry = SimpleNamespace(get_extension=made.__getitem__, is_extension_available=made.__contains__)
     monkeypatch.setitem(sys.modules, "optimum.quanto.library.extensions", registry)

@@ -46,14 +46,14 @@ def asking(tmp_path_factory):
 
 
 @pytest.fixture
-def asked(asking, planned_case, tmp_path):
+def asked(asking, planned_case, runner, tmp_path):
     """The verdict on a relation of a path, in float32."""
 
     def ask(relation, *, path="attention.sdpa", fault="", budget=ENOUGH):
         case, optimization = planned_case(path, dtype=Dtype.FP32)
         case = replace(case, workload=next(each.workload for each in RELATIONS if each.name == relation))
         where = fault and (fault if ":" in fault else f"{HERE}:{fault}")
-        return asking.verdict(case, optimization, budget=budget, folder=tmp_path, fault=where)
+        return asking.verdict(case, optimization, runner, budget=budget, folder=tmp_path, fault=where)
 
     return ask
 

@@ -159,8 +159,8 @@ def test_window_longer_than_everything_needs_no_mask(monkeypatch):
     assert (case.masks, case.windows, case.groups) == (False, (4096,), (0,))
 
 
-def test_amd_gpu_is_told_by_its_architecture(monkeypatch):
-    """Torch gives it a number too, which has nothing to do with compute capabilities."""
+def test_amd_gpu_is_known_by_its_architecture(monkeypatch):
+    """Torch gives it a number too, which is no compute capability."""
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 4))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda: SimpleNamespace(gcnArchName="gfx942"))
     setup = Setup(MODELS[0], WORKLOADS[1], "cuda", Path())

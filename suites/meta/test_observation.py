@@ -19,7 +19,6 @@ from harness.paths.observation import (
     _flash_call,
     _regions,
     _without_wrappers,
-    kernels_used,
     profiled_events,
     shown_by_operators,
     windows_by_layer,
@@ -170,12 +169,15 @@ class Graph:
     def capture_begin(self, *pool, capture_error_mode="global"):
         pass
 
+    def capture_end(self):
+        pass
+
     def replay(self):
         pass
 
 
-def test_steps_that_capture_a_graph_are_counted_beside_those_that_replay_one(monkeypatch):
-    """By transformers 5.17 to 5.22 a step captures the graph of its shape, or replays it. The warm-up is no step."""
+def test_steps_that_capture_a_graph_and_steps_that_replay_one_are_counted(monkeypatch):
+    """In transformers 5.17 to 5.22 a step captures the graph of its shape, or replays it. The warm-up is no step."""
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 
     def step(processor, model):
@@ -184,6 +186,7 @@ def test_steps_that_capture_a_graph_are_counted_beside_those_that_replay_one(mon
         else:
             processor.graphs.append(Graph())
             processor.graphs[0].capture_begin(0, capture_error_mode="thread_local")
+            processor.graphs[0].capture_end()
 
     monkeypatch.setattr("torch.cuda.CUDAGraph", Graph)
     for name in ("_generation_step", "warmup"):
@@ -227,22 +230,8 @@ def test_softmax_of_three_dimensions_is_attention_where_it_is_of_queries_times_k
     assert [call.phase for call in _attention_calls(events)] == phases
 
 
-def test_operators_of_a_real_trace_are_read():
-    """Flash attention over 559 positions on an H100: AMD-AGI/TraceLens@171dd747,
-    tests/traces/h100/Qwen_Qwen1.5-0.5B-Chat__1016005.json.gz."""
-    states = [16, 16, 559, 64]
-    seen = [("aten::_scaled_dot_product_flash_attention", event(states, states, states))]
-    assert list(_attention_calls(seen)) == [AttentionCall(Phase.PREFILL, seen[0][0])]
-
-
-def test_replayed_graphs_of_a_real_trace_show_no_operator():
-    """70 launches of CUDA graphs, whose kernels the profiler ties to none: facebookresearch/HolisticTraceAnalysis
-    @f4d0062c, tests/data/negative_queue_length_values_check."""
-    assert kernels_used([("cudaGraphLaunch", event())] * 70) == ()
-
-
 def test_compiled_region_of_a_real_trace_is_named_by_its_frame():
-    """The same repository, tests/data/triton_example."""
+    """Names are those in facebookresearch/HolisticTraceAnalysis@f4d0062c, tests/data/triton_example."""
     compiled = SimpleNamespace(compile_id="0/0", co_name="forward")
     assert _regions([("Torch-Compiled Region: 0/0", event())], [compiled]) == {"forward": 1}
 
@@ -266,7 +255,7 @@ def test_compiled_region_of_a_real_trace_is_named_by_its_frame():
     ],
 )
 def test_eager_attention_of_every_architecture_is_seen(kind, shape):
-    """Of some with three dimensions; a router's softmax is none."""
+    """Scores have three dimensions in some (XGLM, TrOCR); a router's softmax is no attention."""
     config = transformers.AutoConfig.for_model(kind, vocab_size=64, **shape)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:

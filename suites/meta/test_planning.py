@@ -271,17 +271,17 @@ def test_compiling_needs_a_cpp_compiler_on_the_cpu_and_what_triton_wants_elsewhe
     assert Compiler().unmet(CPU, device="cpu") is None
     assert Compiler().unmet(GPU, device="cuda") is None
     assert Compiler().unmet(GPU, device="cpu").startswith("needs a C++ compiler: ")
-    told = "needs a C compiler for Triton: neither $CC nor gcc nor clang is on the PATH"
+    why = "needs a C compiler for Triton: neither $CC nor gcc nor clang is on the PATH"
     for device in ("cuda", "xpu"):
-        assert Compiler().unmet(without("C compiler"), device=device) == told
-        assert Triton().unmet(without("C compiler", "Python.h"), device=device) == told
-    told = "needs Python.h for Triton: this Python's header files are not installed"
-    assert Compiler().unmet(without("Python.h"), device="cuda") == told
+        assert Compiler().unmet(without("C compiler"), device=device) == why
+        assert Triton().unmet(without("C compiler", "Python.h"), device=device) == why
+    why = "needs Python.h for Triton: this Python's header files are not installed"
+    assert Compiler().unmet(without("Python.h"), device="cuda") == why
     assert Triton().unmet(without("C compiler"), device="cpu") is None
 
 
 def test_every_path_that_launches_triton_on_a_gpu_says_what_it_needs():
-    """What torch compiles there, and kernels that are written in Triton."""
+    """These are paths that torch compiles there, and kernels that are written in Triton."""
     there = replace(without("C compiler"), packages={**GPU.packages, "kernels": "0.17.2"})
     unmet = {entry.case.path: entry.unmet for entry in planned(there, "cuda")}
     kept_out = {path for path, why in unmet.items() if why and why.startswith("needs a C compiler for Triton: ")}
@@ -291,12 +291,12 @@ def test_every_path_that_launches_triton_on_a_gpu_says_what_it_needs():
 
 
 def test_quanto_needs_what_its_extension_is_built_with_where_it_packs():
-    """In C++ on the CPU, for NVIDIA's devices by nvcc and for AMD's by hipcc. 8 bits are not packed."""
+    """The C++ compiler builds it for the CPU, nvcc for NVIDIA's devices, hipcc for AMD's. 8 bits are not packed."""
     there = {**GPU.packages, "optimum-quanto": "0.2.7"}
     unmet = {entry.case.path: entry.unmet for entry in planned(replace(without("nvcc"), packages=there), "cuda")}
-    told = "needs nvcc for optimum-quanto's extension: not found"
+    expected = "needs nvcc for optimum-quanto's extension: not found"
     packing = {"quantization.quanto_int4", "caching.quantized_quanto2", "caching.quantized_quanto4"}
-    assert {path for path, why in unmet.items() if why == told} >= packing
+    assert {path for path, why in unmet.items() if why == expected} >= packing
     assert unmet["quantization.quanto_int8"] is None
     need = ExtensionBuild()
     both = "needs ninja and C++ compiler for optimum-quanto's extension: not found"
@@ -327,8 +327,8 @@ def test_tools_are_looked_for_where_torch_and_triton_look(monkeypatch, tmp_path)
 def test_device_without_float64_is_one_named_need():
     """No reference could be computed there."""
     apple = Inventory({"mps": 1, "cpu": 1}, "torch is built without CUDA", CPU.packages, "")
-    told = "needs float64 on mps: the reference is computed in it, and torch has none there"
-    assert {entry.unmet for entry in planned(apple, "mps")} == {told}
+    why = "needs float64 on mps: the reference is computed in it, and torch has none there"
+    assert {entry.unmet for entry in planned(apple, "mps")} == {why}
 
 
 def test_caches_are_offloaded_from_any_accelerator():
@@ -348,8 +348,8 @@ def test_pinned_flash_takes_half_precision_on_every_accelerator():
 def test_torch_for_amd_says_what_it_is_built_for():
     versions = {"cuda": None, "hip": "7.0"}, {"cuda": "13.0", "hip": None}, {"cuda": None, "hip": None}
     built = [inventories._built_for(SimpleNamespace(**version)) for version in versions]  # noqa: SLF001 - pure
-    told = [inventories._why_no_cuda("2.13", each) for each in built]  # noqa: SLF001 - pure
-    assert told == [
+    reasons = [inventories._why_no_cuda("2.13", each) for each in built]  # noqa: SLF001 - pure
+    assert reasons == [
         "torch 2.13 is built for ROCm 7.0, but finds no usable device or driver",
         "torch 2.13 is built for CUDA 13.0, but finds no usable device or driver",
         "torch 2.13 is built without CUDA",

@@ -1,4 +1,4 @@
-"""Nothing of a simulated device is ever taken for a card's."""
+"""Figures of a simulated device are never taken for a card's."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_other_devices_are_not_simulated(names):
 
 
 def test_no_profile_matches_a_simulated_device(tmp_path):
-    """Not even one that somebody wrote by hand for its name."""
+    """A profile that somebody wrote by hand for its name does not match either."""
     match = Match("cuda", NAME)
     assert find_profile((Profile("made-up", tmp_path, match, None),), match) is None
 
@@ -48,8 +48,8 @@ def test_no_baseline_is_recorded_of_a_simulated_device(tmp_path):
     checkout = Checkout(tmp_path)
     propose(checkout.run(), checkout.root)
     run = checkout.run(environment={**ENVIRONMENT, "accelerators": NAME})
-    told = [refusal(command, run, checkout.root) for command in (propose, diff)]
-    assert [*told, refusal(accept, run, checkout.root, known=KNOWN)] == [f"{run}: {WORDS}"] * 3
+    refusals = [refusal(command, run, checkout.root) for command in (propose, diff)]
+    assert [*refusals, refusal(accept, run, checkout.root, known=KNOWN)] == [f"{run}: {WORDS}"] * 3
 
 
 def test_no_numerics_are_kept_of_a_simulated_device(tmp_path):
@@ -64,12 +64,12 @@ def test_simulated_device_is_not_calibrated(monkeypatch, capsys):
     monkeypatch.setattr(cli_calibrate, "take_inventory", lambda: SimpleNamespace(devices={"cuda": 1}))
     monkeypatch.setattr(Runner, "device_names", lambda *_: NAME)
     monkeypatch.chdir(REPOSITORY)
-    code, _, told = harness(monkeypatch, capsys, "calibrate", "--device", "cuda")
-    assert (code, command_refusal(told)) == (2, f"calibrate: {WORDS}")
+    code, _, printed = harness(monkeypatch, capsys, "calibrate", "--device", "cuda")
+    assert (code, command_refusal(printed)) == (2, f"calibrate: {WORDS}")
 
 
 def test_simulated_device_is_rejected_by_validate():
-    """Whatever else is well."""
+    """It is rejected, however well everything else is."""
     checks = preflight((replace(card(), name=NAME),), load=0.1, cores=16)
     assert [str(check) for check in checks if check.grade is Grade.REJECTING] == [
         (

@@ -141,7 +141,7 @@ def test_request_that_cannot_be_sent_is_told(worker):
     assert worker.call(os.getpid, seconds=60) == worker.pid
 
 
-def test_spoiled_device_is_told_with_its_cause(worker, monkeypatch):
+def test_spoiled_device_is_reported_with_its_cause(worker, monkeypatch):
     """torch's own words advise another way of starting processes, which is not the user's to choose."""
     words = "Cannot re-initialize CUDA in forked subprocess. To use CUDA with multiprocessing, use 'spawn'"
     cause = re.escape("(the process that forks workers used a device: look for a sitecustomize or .pth file that does)")
