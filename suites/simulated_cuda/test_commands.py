@@ -88,3 +88,11 @@ def test_validate_rejects_the_device_though_everything_passes(tmp_path):
     assert "no profile is proposed of a machine that is rejected" in told.text
     [statement] = tmp_path.glob("*/*/statement.md")
     assert "2 PASS" in statement.read_text() or "2 verdicts pass" in statement.read_text()
+
+
+def test_cpu_is_judged_without_a_device_though_torchao_asks_for_one(tmp_path):
+    """On an ordinary laptop: a CUDA build of torch, torchao, and no GPU."""
+    arguments = ["suites/every_path", "--device", "cpu", "-m", "engagement", "-k", "tiny_qwen3-attention.sdpa-single"]
+    found = run(tmp_path, *arguments, variables={"SIMULATED_CUDA_DEVICES": "0"})
+    assert {verdict["outcome"] for verdict in found.record["verdicts"]} == {"PASS"}, found.text[-3000:]
+    assert "itself, because that touches a device: " in found.record["workers"]
