@@ -42,6 +42,13 @@ def test_every_test_is_collected(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+def test_expression_of_markers_collects_no_tests_of_the_project(tmp_path):
+    """Nobody who asks a machine for its verdicts should pay for them."""
+    done = run(tmp_path, "--collect-only", "-q", "-k", "tiny_qwen3 and single")
+    assert "suites/every_path" in done.stdout
+    assert "suites/meta" not in done.stdout
+
+
 def test_without_a_device_the_headline_says_why(tmp_path):
     done = run(tmp_path, "-m", "cuda")
     [line] = re.findall(r"^nothing was judged: .*$", done.stdout, re.MULTILINE)
