@@ -355,10 +355,22 @@ def test_command_that_draws_examples_succeeds(tmp_path):
     assert {(verdict["workload"], verdict["outcome"]) for verdict in verdicts} == {("padding", "PASS")}
 
 
+SIMULATING = (
+    "python -m suites.simulated_cuda run -- pytest suites/every_path --device cuda "
+    '-k "ragged_b4 and attention.sdpa-" -m engagement'
+)
 UNTRIED = {
     'git clone "$URL" transformers-conformance && cd transformers-conformance': "tests run in a clone",
     "pip install -e . && pytest -m cuda": "needs a GPU; what it says without one is tried in test_sessions.py",
     "pytest suites/invariants --device cpu": "is part of the main job, which CI runs",
+    **dict.fromkeys(
+        (
+            SIMULATING,
+            "python -m suites.simulated_cuda run --devices 2 -- pytest -m multi_gpu",
+            "python -m suites.simulated_cuda table ragged_b4",
+        ),
+        "needs a CUDA build of torch; CI runs its environment, whose tests judge the same paths",
+    ),
     **dict.fromkeys(
         (
             "rm -f runs/gpu0/latest runs/gpu1/latest runs/both/latest",
