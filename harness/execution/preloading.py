@@ -35,8 +35,6 @@ MODULES = (
 )
 """The server imports these in this order, as far as they touch no device."""
 
-CLEAN = "clean\n"
-"""A scout writes this line for each module that touches no device."""
 SCOUT_SECONDS = 120
 """The kernel ends a scout that takes so many seconds for one module: a broken driver may never answer."""
 
@@ -65,13 +63,12 @@ class Preloaded:
     def __str__(self) -> str:
         if not self.touching and not self.failing:
             return "forked from a server that has imported everything they share"
-        touching = (
-            f"each imports {', '.join(self.touching)} itself, because that touches a device: {self.seconds:.1f} s"
-            if self.touching
-            else ""
-        )
-        failing = f"the server could not import {', '.join(self.failing)}" if self.failing else ""
-        return "; ".join(filter(None, ("forked from a server", touching, failing)))
+        parts = ["forked from a server"]
+        if names := ", ".join(self.touching):
+            parts.append(f"each imports {names} itself, because that touches a device: {self.seconds:.1f} s")
+        if names := ", ".join(self.failing):
+            parts.append(f"the server could not import {names}")
+        return "; ".join(parts)
 
 
 def preload(modules: Sequence[str] = MODULES) -> Preloaded:
