@@ -113,7 +113,7 @@ def test_nothing_else_is_run_with_the_benchmarks(first):
 def test_case_that_was_not_timed_leaves_no_benchmark(first, benchmarks):
     """It is a skipped test, and no row of zeros."""
     _, printed = first
-    assert f"UNSUPPORTED: {OTHER}: needs cuda" in printed
+    assert f"UNSUPPORTED: {OTHER}: needs an accelerator" in printed
     assert [entry["extra_info"]["path"] for entry in benchmarks] == ["attention.sdpa"]
 
 
