@@ -91,7 +91,7 @@ def test_hanging_worker_is_killed_at_its_deadline(worker):
 def test_children_of_a_worker_end_with_it(worker):
     worker.call(os.getpid, seconds=60)
     with pytest.raises(WorkerTimedOut):
-        worker.call(hang_with_child, seconds=0.5)
+        worker.call(hang_with_child, seconds=5)
     child = int(worker.log.read_text())
     deadline = time.monotonic() + 5
     while is_alive(child) and time.monotonic() < deadline:
