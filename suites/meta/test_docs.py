@@ -301,10 +301,13 @@ def test_commands_that_measure_succeed(command, folder):
     ours = ["pytest", "--run-dir", folder, "--timing-seconds", "2"]
     run = [sys.executable, "-m", *(ours if program == "pytest" else ["pytest_benchmark"])]
     told = subprocess.run([*run, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stdout
+    undecided = False
     if program == "pytest":
         verdicts = json.loads((folder / "latest" / "run.json").read_text())["verdicts"]
-        assert {verdict["outcome"] for verdict in verdicts} <= {"PASS", "UNSUPPORTED", "INCONCLUSIVE"}
+        outcomes = {verdict["outcome"] for verdict in verdicts}
+        assert outcomes <= {"PASS", "UNSUPPORTED", "INCONCLUSIVE"}, told.stdout
+        undecided = "PASS" not in outcomes  # on a busy machine: then nothing was judged, which is no success
+    assert told.returncode == int(undecided), told.stdout
     assert (folder / "speed.json").exists() is any(
         "--benchmark-json" in line for line in MEASURING[: MEASURING.index(command) + 1]
     )
