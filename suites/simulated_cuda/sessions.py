@@ -66,8 +66,10 @@ def judge(
     properties: str = "engagement or equivalence",
     variables: Mapping[str, str] | None = None,
 ) -> Session:
-    """Judge properties of paths, by default of all, on one workload of one model."""
-    chosen = " or ".join(f"{model}-{path}-{workload}" for path in paths) or f"{model} and {workload}"
+    """Judge properties of paths, by default of all but flex attention, on one workload of one model."""
+    chosen = (
+        " or ".join(f"{model}-{path}-{workload}" for path in paths) or f"{model} and {workload} and not attention.flex"
+    )
     return run(
         folder, "suites/every_path", "--device", "cuda", "--model", model, "-m", properties, "-k", chosen,
         variables=variables,
