@@ -234,14 +234,15 @@ def test_ci_runs_the_tox_commands_of_readme():
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
     assert len(commands) == 6
     told = [line.partition("tox run -e ")[2] for line in commands]
-    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}( -- --[a-z-]+ \d+)?\n", ci) for each in told)
+    less = r'( -- --[a-z-]+ \d+( --shard "\$half")?)?\n'
+    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}{less}", ci) for each in told)
 
 
 def test_ci_needs_a_browser_and_tries_the_page_of_the_main_job():
     """Also where whoever starts it did not say that it is CI; after the run that the page is of."""
     ci = (REPOSITORY / ".ci" / "run").read_text()
     assert ci.index('export CI="${CI:-true}"\n') < ci.index("tox run")
-    _, _, after = ci.partition(".venv/bin/tox run -e cpu -- --timing-seconds 10\n")
+    _, _, after = ci.partition('.venv/bin/tox run -e cpu -- --timing-seconds 10 --shard "$half"\n')
     given = f"{test_report_html.RUN}=runs/latest .tox/tests/bin/python -m pytest suites/meta/test_report_html.py::"
     assert after.startswith(f"{given}{test_report_html.test_page_of_a_given_run_is_readable.__name__}\n")
 
