@@ -88,7 +88,7 @@ def test_failure_that_is_forgotten_is_tried_anew(monkeypatch, tmp_path):
     """Until then it stands for all that rests on it."""
     answers = iter([WorkerDied("worker ended by SIGKILL"), 1.0])
 
-    def ask(*_):
+    def ask(*_, **__):
         answer = next(answers)
         if isinstance(answer, Exception):
             raise answer
@@ -107,7 +107,7 @@ def test_failure_that_is_forgotten_is_tried_anew(monkeypatch, tmp_path):
 def test_snapshot_is_named_as_it_lies_in_the_runs_folder(tmp_path, monkeypatch):
     """So that the name still holds where the folder was moved."""
 
-    def ask(_runner, _name, _weigh, *asked):
+    def ask(_runner, _name, _weigh, *asked, **_):
         for snapshot in asked[3:]:
             snapshot.touch()
         return HELD
