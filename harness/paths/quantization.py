@@ -108,7 +108,8 @@ class BitsAndBytes4(QuantizedWeights):
 
     def refuses(self, line: str, case: Circumstances) -> str:
         del case
-        torn = "'NoneType' object has no attribute 'dtype'" in line
+        # The second is said where the CPU does not multiply bfloat16 itself, and on a GPU.
+        torn = any(said in line for said in ("'NoneType' object has no attribute 'dtype'", "quant_state is required"))
         return "bitsandbytes' weights cannot be loaded in parts" if torn else ""
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:

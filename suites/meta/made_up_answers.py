@@ -39,7 +39,8 @@ class Answers(Asked):
         found = replace(found, case=planned.case.id) if found else measured(planned.case.id, speed=speed)
         passed = verdict_on(planned.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
         runner = SimpleNamespace(
-            setup=lambda case: SimpleNamespace(recipe=case.recipe, workload=case.workload),
+            setup=lambda case: SimpleNamespace(recipe=case.recipe, workload=case.workload, device=case.device),
+            build=lambda path, device: None,
             seconds=1.0,
             observe_ranks=lambda *_, **__: list(ranks),
         )

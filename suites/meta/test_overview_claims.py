@@ -164,7 +164,7 @@ def test_arm_that_is_not_engaged_is_not_timed():
     """A stack beats a part by itself that silently does nothing; eager's kernels are no path's."""
     asked = Answers("sentence.stack_beats_its_best_part", EAGER)
     with pytest.raises(Settled, match=r"attention implementation of attention\.sdpa is eager, but should be sdpa"):
-        Asked.engaged(asked, path_named("attention.sdpa"), None)
+        Asked.engaged(asked, path_named("attention.sdpa"), asked.setup())
 
 
 def test_claim_of_compilation_is_tried_with_nothing_but_the_cache():
