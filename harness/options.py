@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from harness.session import TIMING_SECONDS
+from harness.vocabulary import Tier
 
 CASE_TIMEOUT = 300.0
 """Seconds."""
@@ -30,7 +31,30 @@ def add_options(group: Any) -> None:
         help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: the "
         "trained tiny ones)",
     )  # fmt: skip
-    group.addoption("--run-slow", action="store_true", help="also run slow cases: further dtypes, workloads and paths")
+    group.addoption(
+        "--tier",
+        choices=[str(tier) for tier in Tier if tier is not Tier.SLOW],
+        default=str(Tier.DAILY),
+        help="how much to run: smoke, one path of each technique; daily, every path on one model and workload, and "
+        "what it should gain; nightly, all models and workloads, relations and claims (default: daily)",
+    )
+    group.addoption(
+        "--nightly", dest="tier", action="store_const", const=str(Tier.NIGHTLY), help="short for --tier nightly"
+    )
+    group.addoption(
+        "--run-slow",
+        dest="tier",
+        action="store_const",
+        const=str(Tier.SLOW),
+        help="run everything: the nightly tier, and further dtypes, workloads and paths",
+    )
+    group.addoption(
+        "--jobs",
+        metavar="N",
+        type=positive,
+        help="cases that run side by side while nothing is timed (default: by processors, and free memory of host and "
+        "device)",
+    )
     group.addoption("--run-dir", metavar="FOLDER", default="runs", help="where run folders are made (default: runs)")
     group.addoption(
         "--gate",

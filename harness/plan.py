@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
 from harness.recipes import Folder, Hub, ModelRecipe, Probes, Workload
 from harness.records import Case
-from harness.vocabulary import HALF_PRECISIONS, Dtype
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Tier
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """The native dtype of accelerators when none is asked for: what checkpoints are published in."""
@@ -50,14 +51,19 @@ class Planned:
     markers: tuple[str, ...]
     unmet: str | None
     """The first need that this machine does not meet."""
-    slow: bool = False
-    """Whether it runs only when slow cases are asked for."""
+    tier: Tier = Tier.NIGHTLY
+    """The first that runs it."""
     claim: str = ""
     """Of the optimization overview, that is tried on the case; empty if the case itself is judged."""
 
     @property
     def id(self) -> str:
         return self.claim or self.case.id
+
+    @property
+    def slow(self) -> bool:
+        """Whether it runs only when slow cases are asked for."""
+        return self.tier is Tier.SLOW
 
     def __repr__(self) -> str:
         """Short: other plugins write parameters of tests into their files."""
@@ -73,7 +79,8 @@ def plan(
     dtypes: tuple[Dtype, ...] = (),
 ) -> list[Planned]:
     """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together.
-    Without `dtypes` each model runs in its daily one, and the other half precisions are slow cases.
+    Without `dtypes` each model runs in its native one, and the other half precisions are slow cases. The first
+    model stands for all in the daily tier.
 
     Raises HarnessError if two models have one name: ids would no longer tell their cases apart.
     """
@@ -82,22 +89,59 @@ def plan(
         if count > 1:
             sources = ", ".join(str(model.source) for model in models if model.name == name)
             raise HarnessError(f"{count} models are named {name}: {sources} (run them apart, or rename a folder)")
-    return [
+    planned = [
         _planned(
             optimization,
             Case(optimization.name, optimization.technique, model, workload, device, dtype),
             inventory,
-            daily=dtype in (dtypes or _daily(model, device)),
+            native=dtype in (dtypes or _native(model, device)),
         )
         for model in models
-        for dtype in dtypes or dict.fromkeys((*_daily(model, device), *HALF_PRECISIONS))
+        for dtype in dtypes or dict.fromkeys((*_native(model, device), *HALF_PRECISIONS))
         for optimization in catalogue.paths
         for workload in catalogue.workloads
     ]
+    return in_tiers(planned, models=models[:1])
 
 
-def _daily(model: ModelRecipe, device: str) -> tuple[Dtype]:
+def _native(model: ModelRecipe, device: str) -> tuple[Dtype]:
     return (model.cpu_dtype if device == "cpu" else ACCELERATOR_DTYPE,)
+
+
+def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> list[Planned]:
+    """The same cases, each in the first tier that runs it; `models` stand for all others.
+
+    *daily*: each path on these models, on the first workload that suits it. What each technique should gain is timed on
+    these models too, or, if a CPU times none of them without being asked, on the first that it does time. *smoke*: of
+    those that are not timed the first of each technique that can run here. *nightly*: all others but *slow* ones, which
+    repeat what another case asks, or cost a CPU minutes.
+    """
+    fast = [entry for entry in planned if not entry.slow]
+    usual: dict[tuple[str, str, str], Workload] = {}
+    for entry in fast:
+        case = entry.case
+        if case.workload.timed is None and entry.optimization.suits(case.workload, case.device):
+            usual.setdefault((case.recipe.name, case.dtype, case.path), case.workload)
+    timed = models if any(model.timed_daily for model in models) else _first_timed(fast)
+    first: dict[tuple[str, str, str], Planned] = {}
+    tiers = {}
+    for entry in fast:
+        case = entry.case
+        if case.workload.timed is not None:
+            pays = case.workload.timed in entry.optimization.pays_in()
+            tiers[entry.id] = Tier.DAILY if pays and case.recipe in timed else Tier.NIGHTLY
+            continue
+        daily = case.recipe in models and usual.get((case.recipe.name, case.dtype, case.path)) is case.workload
+        tiers[entry.id] = Tier.DAILY if daily else Tier.NIGHTLY
+        if daily and entry.unmet is None:
+            first.setdefault((case.recipe.name, case.dtype, case.technique), entry)
+    for entry in first.values():
+        tiers[entry.id] = Tier.SMOKE
+    return [replace(entry, tier=tiers.get(entry.id, Tier.SLOW)) for entry in planned]
+
+
+def _first_timed(planned: Sequence[Planned]) -> tuple[ModelRecipe, ...]:
+    return tuple(dict.fromkeys(entry.case.recipe for entry in planned if entry.case.recipe.timed_daily))[:1]
 
 
 def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
@@ -169,7 +213,7 @@ def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
     return (Device(), *model, *optimization.needs())
 
 
-def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, daily: bool) -> Planned:
+def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, native: bool) -> Planned:
     wanted = needs(optimization, case)
     # One after the other: asking whether the hub is in reach takes time, and is idle without the device.
     unmet = next((reason for need in wanted if (reason := need.unmet(inventory, device=case.device))), None)
@@ -178,7 +222,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
     taken = optimization.dtypes(case.device)
     if unmet is None and case.dtype not in taken:
         unmet = f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}"
-    slow = not daily or case.workload.slow or (case.device == "cpu" and _slow_on_cpu(optimization, case))
+    slow = not native or case.workload.slow or (case.device == "cpu" and _slow_on_cpu(optimization, case))
     marks = [
         case.technique,
         *(["cuda"] if case.device == "cuda" else []),
@@ -186,7 +230,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, da
         *(need.marker for need in wanted if need.marker),
     ]
     markers = tuple(dict.fromkeys(str(mark) for mark in marks))
-    return Planned(case, optimization, markers, unmet, slow)
+    return Planned(case, optimization, markers, unmet, Tier.SLOW if slow else Tier.NIGHTLY)
 
 
 def _slow_on_cpu(optimization: Optimization, case: Case) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +16,15 @@ from pathlib import Path
 import pytest
 
 from harness.checkout import refuse_unused
+from harness.costs import Costs
 from harness.errors import HarnessError
 from harness.gate import gate_line
-from harness.machine.inventory import take_inventory
+from harness.machine.inventory import processor, take_inventory
+from harness.machine.jobs import cores
 from harness.machine.standard import sound_profiles
+from harness.measurement.units import count
 from harness.options import add_options, as_words
-from harness.plan import Catalogue, Planned, find_model, plan
+from harness.plan import Catalogue, Planned, find_model, in_tiers, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
 from harness.report.folder import refuse_other_tests
@@ -36,7 +40,7 @@ from harness.report.tables import (
 )
 from harness.run_files import any_run
 from harness.session import Judging, Measuring, Replan, Session
-from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Technique
+from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tier
 
 MARKERS = {
     "cuda": "runs on a CUDA device",
@@ -51,6 +55,8 @@ MARKERS = {
 }
 
 
+SLOWEST = 10
+"""What took longest is told at the end, so many."""
 FAILING = {str(outcome) for outcome in Outcome if outcome.fails}
 
 
@@ -64,7 +70,7 @@ class Hooks:
     @pytest.hookspec(firstresult=True)
     def pytest_harness_plan(self, config: pytest.Config, replan: Replan) -> list[Planned] | None:
         """The cases that the tests of a folder are asked of, where these are not the catalogue's own. `replan` plans
-        the session's paths, models and dtypes with other workloads, slow ones included; other models, `recipes`, or a
+        the session's paths, models and dtypes with other workloads, for all tiers; other models, `recipes`, or a
         single `path`, if it is given any."""
 
 
@@ -102,14 +108,41 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)  # shards are of what marks and keywords have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All properties of a case stand together, so that its evidence is judged when it is fresh; other tests first."""
+    """Tests of no case first; then what is judged by evidence, which is gathered side by side; then what has the device
+    alone. Within each, all properties of a case stand together."""
     if STOP in config.stash:
         raise config.stash[STOP]
+    _drop_empty(config, items)
     order: dict[str, int] = {}
     for item in items:
         order.setdefault(_case_of(item), len(order))
-    items.sort(key=lambda item: (bool(_case_of(item)), order[_case_of(item)]))
+    items.sort(key=lambda item: (bool(_case_of(item)), _is_alone(item), order[_case_of(item)]))
     _keep_shard(config, items, *config.option.shard)
+
+
+def _drop_empty(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect tests of cases for which no case is planned: pytest would report each as skipped."""
+    empty = [item for item in items if "planned" in getattr(item, "fixturenames", ()) and not _case_of(item)]
+    if empty:
+        config.hook.pytest_deselected(items=empty)
+        items[:] = [item for item in items if item not in empty]
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    """Whether a test has its device alone: it measures something."""
+    return any(asked.alone for asked in _properties_of(item))
+
+
+def _properties_of(item: pytest.Item) -> list[Property]:
+    marked = {mark.name for mark in item.iter_markers()}
+    return [asked for asked in Property if asked in marked]
+
+
+def _asked_of(item: pytest.Item) -> tuple[Planned, Property, bool]:
+    """(the case of a test, what is asked of it, whether that is judged by the evidence of the case)."""
+    planned: Planned = item.callspec.params["planned"]  # type: ignore[attr-defined]  # as `_case_of` has seen
+    [asked, *_] = [*_properties_of(item), Property.EQUIVALENCE]
+    return planned, asked, "judged" in getattr(item, "fixturenames", ())
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
@@ -133,6 +166,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if SESSION in session.config.stash:
         known = session.config.stash[SESSION]
         known.selected, known.selection = sum(bool(_case_of(item)) for item in session.items), selection
+        known.tests = tuple(_asked_of(item) for item in session.items if _case_of(item))
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Say what there is to do, and about how long that takes."""
+    known = config.stash.get(SESSION, None)
+    return [known.outlook] if known and known.tests else []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
@@ -248,9 +288,11 @@ def _summary(known: Session) -> Iterator[str]:
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield from changed_numerics(known.verdicts)
         yield from known.standard.notes
+        if slowest := known.costs.slowest(SLOWEST):
+            yield f"slowest: {', '.join(f'{what} {seconds:.0f} s' for what, seconds in slowest)}"
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
     if known.folder and known.left_out:
-        yield f"{known.left_out} slow cases were not planned (--run-slow plans them)"
+        yield f"tier {known.tier}: {count(known.left_out, 'case')} of later tiers left out ({_later(known.tier)})"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.problem:
@@ -263,10 +305,15 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
     chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
     no_cuda = known.inventory.why_no_cuda if "cuda" in markers else ""
     why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
-    why += f"; {known.left_out} slow ones need --run-slow" if known.left_out and "slow" in markers else ""
+    why += f"; {known.left_out} are of later tiers than {known.tier} ({_later(known.tier)})" if known.left_out else ""
     chosen = chosen or "the selection"
     cases = [*known.planned, *known.elsewhere]
     return f"nothing was judged: {chosen} selects none of the {len(cases)} cases planned here{why}"
+
+
+def _later(tier: Tier) -> str:
+    """How to run what a tier leaves out."""
+    return "--run-slow runs them" if tier is Tier.NIGHTLY else "--nightly and --run-slow run them"
 
 
 def _case_of(item: pytest.Item) -> str:
@@ -285,17 +332,19 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
     own = metafunc.definition.ihook.pytest_harness_plan(config=metafunc.config, replan=session.replan)
     if own is None:
         return session.planned
-    kept = [entry for entry in own if metafunc.config.option.run_slow or not entry.slow]
+    kept = [entry for entry in own if session.tier.holds(entry.tier)]
     session.elsewhere += kept
     session.left_out += len(own) - len(kept)
     return kept
 
 
 def _tell(config: pytest.Config, line: str) -> None:
-    """What a person must wait for, while tests run."""
+    """What a person must wait for, while tests run: past pytest's capture, which would keep it for a failure."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
+    capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is not None:
-        reporter.write_line(line)
+        with capture.global_and_fixture_disabled() if capture else nullcontext():
+            reporter.write_line(line)
 
 
 def _session(config: pytest.Config) -> Session:
@@ -322,15 +371,21 @@ def _new_session(config: pytest.Config) -> Session:
     ) -> list[Planned]:
         paths = tuple(entry for entry in catalogue.paths if path in {"", entry.name})
         known = replace(catalogue, workloads=workloads, paths=paths)
-        return plan(known, inventory, models=recipes or models, device=device, dtypes=dtypes)
+        planned = plan(known, inventory, models=recipes or models, device=device, dtypes=dtypes)
+        # What somebody named is asked for each of its models, and not for the first alone.
+        return in_tiers(planned, models=recipes or models) if recipes or asked.model else planned
 
     planned = replan(catalogue.workloads)
-    left_out = 0 if asked.run_slow else sum(entry.slow for entry in planned)
-    planned = [entry for entry in planned if asked.run_slow or not entry.slow]
+    tier = Tier(asked.tier)
+    kept = [entry for entry in planned if tier.holds(entry.tier)]
     parent = Path(config.rootpath, asked.run_dir).expanduser()
     profiles = sound_profiles(config.rootpath)
     refuse_unused(profiles, catalogue)
-    session = Session(catalogue, inventory, profiles, planned, left_out, asked.case_timeout, parent, replan)
+    left_out = len(planned) - len(kept)
+    session = Session(catalogue, inventory, profiles, kept, left_out, asked.case_timeout, parent, replan)
+    session.tier = tier
+    session.jobs = asked.jobs
+    session.costs = Costs.read(parent, f"{processor()}, {cores()} cores, {', '.join(inventory.devices)}")
     session.options = tuple(as_words(asked))
     session.timing_seconds = asked.timing_seconds
     session.gate = asked.gate

@@ -358,3 +358,9 @@ class Run:
     workers: str = ""
     """How worker processes start, and what that costs each of them; empty if none was needed, and in records from
     before it was kept."""
+    tier: str = ""
+    """How much of the plan it was to run, `daily` by default; empty in records from before it was kept."""
+    left_out: int | None = None
+    """Planned cases that this tier leaves out; null in records from before it was kept."""
+    jobs: int | None = None
+    """How many cases ran side by side while nothing was timed; null until that was decided."""

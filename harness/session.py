@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.claims import as_claim
+from harness.costs import Costs, Step, told
+from harness.execution.gathering import Gathering
 from harness.gate import Forgiven
 from harness.judge import unsupported
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import Bar, aims_of, judge_measured
 from harness.machine.allowances import forgiven
-from harness.machine.device_lock import devices_held
+from harness.machine.device_lock import Patience, devices_held
 from harness.machine.inventory import Inventory, describe
+from harness.machine.jobs import default_jobs, is_small, threads_of
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
 from harness.measurement.speed_rules import CLEARLY_FASTER, Aims
+from harness.measurement.units import count
 from harness.plan import Catalogue, Planned
 from harness.records import Case, Evidence, Verdict
 from harness.report.folder import Asked, RunFolder
 from harness.run_files import evidence_of, measurements_of
-from harness.vocabulary import Outcome, Property
+from harness.vocabulary import Outcome, Property, Tier
 
 TIMING_SECONDS = 30.0
 """The default of `Session.timing_seconds`."""
@@ -48,11 +53,11 @@ class Session:
     profiles: tuple[Profile, ...]
     planned: list[Planned]
     left_out: int
-    """Slow cases that were not asked for."""
+    """Cases of later tiers than its own."""
     seconds: float
     parent: Path
     replan: Replan
-    """Plans the same with other workloads, slow cases included."""
+    """Plans the same with other workloads, cases of all tiers included."""
     standard: Standard = field(default_factory=Standard)
     selected: int = 0
     """Tests of cases."""
@@ -68,10 +73,17 @@ class Session:
     """Folder of a run to go on with, or a new one is made."""
     shard: str = ""
     """K/N, if it runs a share of the cases."""
+    tier: Tier = Tier.DAILY
     gate: bool = False
     """Whether not to know is a failure."""
     options: tuple[str, ...] = ()
     """What it was told of models and times, as words of its command line."""
+    jobs: int | None = None
+    """How many cases run side by side while nothing is timed; None for as many as the machine has room for."""
+    tests: tuple[tuple[Planned, Property, bool], ...] = ()
+    """Of all selected tests of cases, in their order: the case, what is asked of it, and whether that is judged by its
+    evidence."""
+    costs: Costs = field(default_factory=lambda: Costs(""))
     told: Callable[[str], None] = print
     """Is told what a person must wait for."""
     problem: str = ""
@@ -87,25 +99,96 @@ class Session:
     the tensors of their runs are gone."""
     _devices: tuple[str, ...] = ()
     """All that this session may use, by names that no other of this machine has."""
+    _gathering: Gathering | None = None
 
     def verdict(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
         """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
         folder, runner = self._open()
         if (planned.id, asked) in self._given:
             return self._given[planned.id, asked]
-        unmet = planned.unmet
-        verdict = unsupported(planned.case, asked, unmet) if unmet else self._run(asked, judging, folder, runner)
+        if planned.unmet:
+            verdict = unsupported(planned.case, asked, planned.unmet)
+        else:
+            # Before a lock is held, since threads that gather wait for it too.
+            self._take_gathered(planned.case.id, alone=asked.alone)
+            with devices_held(self._devices, alone=asked.alone, told=self.told):
+                began = time.monotonic()
+                verdict = judging(folder, runner, self.standard)
+            if asked.alone or planned.case.id not in self.evidence:
+                self.costs.add(Step(planned.id, planned.case.technique, asked), time.monotonic() - began)
         if planned.claim and verdict.case != planned.claim:
             verdict = as_claim(planned.claim, verdict)
         verdict = forgiven(verdict, self.standard.known_failures, on=folder.run.started)
         folder.add(verdict)
         return verdict
 
-    def _run(self, asked: Property, judging: Judging, folder: RunFolder, runner: Runner) -> Verdict:
-        """Beside nothing else on the device if it is timed."""
-        alone = asked.measured or asked is Property.CLAIM
-        with devices_held(self._devices, alone=alone, told=self.told):
-            return judging(folder, runner, self.standard)
+    def _take_gathered(self, case: str, *, alone: bool) -> None:
+        """Wait for the evidence of a case, if it is being gathered; for all if it is not, or is to have the device
+        `alone`."""
+        if self._gathering is None:
+            return
+        if self._gathering.holds(case):
+            self.evidence[case] = self._gathering.take(case)
+        if alone or case not in self.evidence:
+            self._gathering.finish()
+
+    def _gather(self, folder: RunFolder, runner: Runner) -> None:
+        """Begin to run the cases that tests will judge by their evidence, as far as they may run side by side."""
+        cases = {name: entry for name, entry in self._to_run().items() if is_small(entry.case.recipe)}
+        if self.jobs is None:
+            free = [runner.free_memory(device) for device in {entry.case.device for entry in cases.values()} - {"cpu"}]
+            self.jobs = default_jobs(min(free, default=None))
+        if self.jobs == 1 or len(cases) < 2:
+            return
+        runner.threads = threads_of(self.jobs)
+
+        def make(planned: Planned) -> Evidence:
+            patience = Patience(looked=gathering.refuse_if_stopped)
+            with devices_held(self._devices, alone=False, told=gathering.note, patience=patience):
+                return self._evidence(planned, runner)
+
+        def cost(case: str) -> float:
+            return self.costs.of(Step(case, cases[case].case.technique))
+
+        gathering = Gathering(make, folder.add_evidence, self.jobs, cost, self.told)
+        gathering.start(tuple(cases.values()))
+        self._gathering = gathering
+
+    def _to_run(self) -> dict[str, Planned]:
+        """By their ids the cases that tests judge by evidence that is not there yet."""
+        cases = {entry.case.id: entry for entry, _, by_evidence in self.tests if by_evidence and entry.unmet is None}
+        return {name: entry for name, entry in cases.items() if name not in self.evidence}
+
+    @property
+    def minutes(self) -> float:
+        """About how many the selected tests take, by what is known before they begin."""
+        jobs = default_jobs(None) if self.jobs is None else self.jobs
+        run = self._to_run().values()
+        small = [Step(entry.case.id, entry.case.technique) for entry in run if is_small(entry.case.recipe)]
+        large = [Step(entry.case.id, entry.case.technique) for entry in run if not is_small(entry.case.recipe)]
+        others = [
+            Step(entry.id, entry.case.technique, asked)
+            for entry, asked, by_evidence in self.tests
+            if entry.unmet is None and (asked.alone or not by_evidence)
+        ]
+        return self.costs.minutes(small, [*large, *others], jobs=jobs)
+
+    @property
+    def outlook(self) -> str:
+        """How many cases the selected tests are of, and about how long they take, in one line."""
+        cases = {entry.id for entry, _, _ in self.tests if entry.unmet is None}
+        jobs = default_jobs(None) if self.jobs is None else self.jobs
+        side = f"{jobs} side by side while nothing is timed" if jobs > 1 else "one after the other"
+        later = f"; {self.left_out} of later tiers left out" if self.left_out else ""
+        return f"tier {self.tier}: {count(len(cases), 'case')}, {side}, {told(self.minutes)}{later}"
+
+    def _evidence(self, planned: Planned, runner: Runner) -> Evidence:
+        """Run a case, and keep what that costs."""
+        case = planned.case
+        began = time.monotonic()
+        made = runner.evidence(case, planned.optimization)
+        self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
+        return made
 
     def judge(
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
@@ -147,7 +230,7 @@ class Session:
     ) -> Verdict:
         case = planned.case
         if case.id not in self.evidence:
-            self.evidence[case.id] = runner.evidence(case, planned.optimization)
+            self.evidence[case.id] = self._evidence(planned, runner)
             folder.add_evidence(self.evidence[case.id])
             self._untouched.discard(case.id)
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
@@ -194,7 +277,10 @@ class Session:
     def close(self, exit_code: int) -> int:
         """Close the record; the exit code is 1 instead of 0 if a gate is red, or all that was selected was skipped."""
         if self.runner:
+            if self._gathering:
+                self._gathering.stop(self.runner.kill_workers)
             self.runner.close()
+        self.costs.write(self.parent)
         if self.folder is None:
             return exit_code or int(bool(self.selected))
         gate = self.folder.run.gate is not None
@@ -205,7 +291,9 @@ class Session:
         if self.folder is None or self.runner is None:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
-            asked = Asked(self.options, self.selected, self.selection, self.shard, self.gate)
+            asked = Asked(
+                self.options, self.selected, self.selection, self.shard, self.gate, str(self.tier), self.left_out
+            )
             folder = RunFolder.resumed(self.resume, asked) if self.resume else RunFolder.new(self.parent, asked)
             self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)
             devices = sorted({entry.case.device for entry in self._all if entry.unmet is None})
@@ -214,6 +302,7 @@ class Session:
             self._devices = tuple(key for device in devices for key in self.runner.device_keys(device))
             self._take_up(folder)
             self.folder = folder
+            self._gather(folder, self.runner)
         return self.folder, self.runner
 
     def _take_up(self, folder: RunFolder) -> None:

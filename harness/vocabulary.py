@@ -63,9 +63,35 @@ class Property(StrEnum):
         """Whether it is asked of timed workloads alone, and needs more than one run of the case."""
         return self not in (Property.ENGAGEMENT, Property.EQUIVALENCE, Property.CLAIM)
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else may run on the device while it is judged."""
+        return self.measured or self is Property.CLAIM
+
 
 CASE_PROPERTIES = tuple(asked for asked in Property if asked is not Property.CLAIM)
 """What is asked of every case."""
+
+
+class Tier(StrEnum):
+    """How much of the plan a session runs. Each tier holds all of those before it."""
+
+    SMOKE = "smoke"
+    """Whether anything works at all."""
+    DAILY = "daily"
+    """What a person waits for. The default."""
+    NIGHTLY = "nightly"
+    """What a gate waits for."""
+    SLOW = "slow"
+    """Whatever there is."""
+
+    @property
+    def place(self) -> int:
+        return list(Tier).index(self)
+
+    def holds(self, other: Tier) -> bool:
+        """Return whether a session of this tier runs a case whose first tier is `other`."""
+        return other.place <= self.place
 
 
 class Load(StrEnum):

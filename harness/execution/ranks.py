@@ -72,7 +72,7 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
     with planted(setup.fault):
         if serving := optimization.serving():
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
-            save_tensors((vars(served), prompts), _file(setup, dtype, rank))
+            save_tensors((vars(served), prompts), _file(setup, dtype, optimization, rank))
             save_tensors(served.tokens, setup.verified(dtype, optimization.name))
         else:
             model, seen = _generate(setup, dtype, optimization, rank)
@@ -88,15 +88,18 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
     return replace(seen, ranks=(found,))
 
 
-def gather_ranks(setup: Setup, dtype: Dtype, seen: list[Observation]) -> tuple[Observation, Comparison]:
+def gather_ranks(
+    setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]
+) -> tuple[Observation, Comparison]:
     """(what was seen on the first rank and of all of them, its results with the heads that each rank kept compared)."""
+    files = [_file(setup, dtype, optimization, rank) for rank in range(len(seen))]
     if seen[0].batching:
-        answers = [torch.load(_file(setup, dtype, rank), weights_only=True) for rank in range(len(seen))]
+        answers = [torch.load(file, weights_only=True) for file in files]
         (first, prompts), *_ = answers
         alike = [all(_same(first[name], other[name]) for name in first) for other, _ in answers]
         comparison = compare_with_alone(setup, dtype, Served(**first), prompts, {})
     else:
-        runs = [read_generation(_file(setup, dtype, rank)) for rank in range(len(seen))]
+        runs = [read_generation(file) for file in files]
         alike = [identical(replace(run, states=()), replace(runs[0], states=())) for run in runs]
         reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
         states = tuple(_joined(list(parts)) for parts in zip(*(run.states for run in runs), strict=True))
@@ -112,7 +115,7 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
     reference = read_generation(setup.file(Dtype.FP64))
     model, batches = load_setup(setup, dtype, optimization)
     own, seen = watched_run(setup, model, batches, reference, optimization)
-    save_generation(own, _file(setup, dtype, rank))
+    save_generation(own, _file(setup, dtype, optimization, rank))
     if rank == 0:
         save_tensors(own.tokens, setup.verified(dtype, optimization.name))
     return model, seen
@@ -120,7 +123,7 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
 
 def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
     """The same through torchrun. Raises RuntimeError if it fails; why, stands in its output, which is this worker's."""
-    request = setup.scratch / "torchrun.pickle"
+    request = setup.verified(dtype, optimization.name).with_suffix(".torchrun")
     request.write_bytes(pickle.dumps((setup, dtype, optimization)))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
@@ -159,8 +162,8 @@ def _joined(parts: list[CacheState]) -> CacheState:
     return replace(parts[0], keys=together("keys"), values=together("values"))
 
 
-def _file(setup: Setup, dtype: Dtype, rank: int) -> Path:
-    return setup.scratch / f"rank-{rank}-{dtype}.pt"
+def _file(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int) -> Path:
+    return setup.verified(dtype, f"{optimization.name}-rank{rank}")
 
 
 def _answer(request: Path, rank: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ from harness.execution.preloading import server_contents
 from harness.execution.ranks import Place
 from harness.execution.runs import Setup
 from harness.execution.workers import Answer, Worker, call_together
+from harness.machine.jobs import is_small
 from harness.machine.needs import ExtensionBuild
 from harness.machine.peaks import measure_peaks
 from harness.measured import Measurements, Memory, Peaks, Speed
@@ -64,10 +66,19 @@ class Runner:
     """Folder for the output of workers."""
     seconds: float = 300.0
     """Deadline of one request."""
+    threads: int = 0
+    """With which workers run small models that are not timed; 0 leaves it to torch."""
     reference_fault: str = ""
     """A fault to plant into all eager runs, the reference included, as `Setup.fault`."""
     _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=_temporary_folder)
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    _asking: dict[tuple[Any, ...], threading.Lock] = field(default_factory=dict)
+    """Held by the thread that finds out what is not known yet: others wait for its answer."""
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    """Of what threads share."""
+    _live: set[Worker] = field(default_factory=set)
+    _ports: set[int] = field(default_factory=set)
+    """Where ranks of this session met: no two models may meet at one."""
 
     def evidence(
         self,
@@ -79,7 +90,8 @@ class Runner:
         kept: Path | None = None,
     ) -> Evidence:
         """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`. The
-        tensors that are compared stay in the folder `kept`, if there is one."""
+        tensors that are compared stay in the folder `kept`, if there is one. Several threads of this process may ask
+        for different cases at once."""
         rungs_run: list[Rung] = []
         trusts: list[Trust] = []
         floor, why_none = 0.0, {}
@@ -153,7 +165,7 @@ class Runner:
         if launch is None:
             deadline = self.seconds + sampling.seconds
             try:
-                with Worker(log=self._log(name)) as worker:
+                with self._worker(name) as worker:
                     return worker.call(timing.time_pairs, setup, case.dtype, optimization, sampling, seconds=deadline)
             except WorkerRaised as error:
                 if not str(error).startswith(NO_ROOM):
@@ -218,14 +230,24 @@ class Runner:
             refuse_full_disk(error, "devices")
             return [device]
 
+    def free_memory(self, device: str) -> int:
+        """Return the bytes that are free on the fullest device of a type; 0 if that cannot be told."""
+        try:
+            return int(self.ask("devices", tasks.free_memory, device))
+        except WorkerFailed as error:
+            refuse_full_disk(error, "devices")
+            return 0
+
     def setup(self, case: Case, fault: str = "") -> Setup:
         """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
         return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
 
-    def ask(self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0) -> Answer:
+    def ask(
+        self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0, threads: int = 0
+    ) -> Answer:
         """What a worker of its own answers, given so many seconds `more` than others; its output goes to a log of that
         name. Raises WorkerFailed."""
-        with Worker(log=self._log(name)) as worker:
+        with self._worker(name, threads) as worker:
             return worker.call(function, *arguments, seconds=self.seconds + more)
 
     @contextmanager
@@ -236,7 +258,7 @@ class Runner:
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
         if launch is None:
-            with Worker(log=self._log(name)) as worker:
+            with self._worker(name) as worker:
                 yield [worker], [None]
             return
         with self._ranks(name, launch.ranks) as (workers, places):
@@ -244,7 +266,15 @@ class Runner:
 
     def forget_failures(self) -> None:
         """So that what failed once, by chance, is tried anew when it is asked for again."""
-        self._known = {key: known for key, known in self._known.items() if not isinstance(known, WorkerFailed)}
+        with self._guard:
+            self._known = {key: known for key, known in self._known.items() if not isinstance(known, WorkerFailed)}
+
+    def kill_workers(self) -> None:
+        """End all workers of this runner: whoever waits for one learns that it died."""
+        with self._guard:
+            live = tuple(self._live)
+        for worker in live:
+            worker.kill()
 
     def close(self) -> None:
         self._scratch.cleanup()
@@ -264,17 +294,18 @@ class Runner:
     def _run(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
         self.build(optimization, setup.device)
         launch = optimization.launch()
+        asked = (setup, dtype, optimization)
         if launch is None:
-            return self.ask(name, tasks.run_candidate, setup, dtype, optimization, self.probes.text)
+            return self.ask(name, tasks.run_candidate, *asked, self.probes.text, threads=self._threads(setup))
         if launch.torchrun:
-            return self.ask(name, tasks.launch_candidate, setup, dtype, optimization, launch.ranks)
+            return self.ask(name, tasks.launch_candidate, *asked, launch.ranks)
         try:
-            return self._run_ranks(name, setup, dtype, optimization, launch.ranks)
+            return self._run_ranks(name, *asked, launch.ranks)
         except WorkerRaised as error:
             if "EADDRINUSE" not in str(error):
                 raise
         # Somebody took the port between its choice and its use.
-        return self._run_ranks(name, setup, dtype, optimization, launch.ranks)
+        return self._run_ranks(name, *asked, launch.ranks)
 
     def _block(
         self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, sampling: timing.Sampling
@@ -289,19 +320,47 @@ class Runner:
 
     def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
         started = time.monotonic()
-        with self._ranks(name, ranks) as (workers, places):
+        with self._ranks(name, ranks, self._threads(setup)) as (workers, places):
             asked = [(setup, dtype, optimization, place) for place in places]
             seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
             rung = workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
         return replace(rung, seconds=time.monotonic() - started)
 
     @contextmanager
-    def _ranks(self, name: str, count: int) -> Iterator[tuple[list[Worker], list[Place]]]:
+    def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[Place]]]:
         """Workers that are to be ranks of one model, and where they meet."""
-        port = _free_port()
+        port = self._free_port()
         with ExitStack() as stack:
-            workers = [stack.enter_context(Worker(log=self._log(f"{name}-rank{rank}"))) for rank in range(count)]
+            workers = [stack.enter_context(self._worker(f"{name}-rank{rank}", threads)) for rank in range(count)]
             yield workers, [Place(rank, count, port) for rank in range(count)]
+
+    def _threads(self, setup: Setup) -> int:
+        """Return with how many threads all workers compute that run a model on a workload, be they beside others or
+        not: numbers depend on it."""
+        return self.threads if setup.workload.timed is None and is_small(setup.recipe) else 0
+
+    @contextmanager
+    def _worker(self, name: str, threads: int = 0) -> Iterator[Worker]:
+        """Yield a worker whose output goes to a log of that name."""
+        with Worker(log=self._log(name), threads=threads) as worker:
+            with self._guard:
+                self._live.add(worker)
+            try:
+                yield worker
+            finally:
+                with self._guard:
+                    self._live.remove(worker)
+
+    def _free_port(self) -> int:
+        """Return a port of this machine that nobody listens on, and that this session never used: where ranks meet."""
+        while True:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = int(probe.getsockname()[1])
+            with self._guard:
+                if port not in self._ports:
+                    self._ports.add(port)
+                    return port
 
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
         """The recipe itself, or for seeded weights one of the folder into which they are written, once."""
@@ -315,34 +374,38 @@ class Runner:
         """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
-        floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup)
+        threads = self._threads(setup)
+        floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup, threads=threads)
+        asked = (setup, dtype, self.probes.recall)
         trust: Trust = self._once(
-            (about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, setup, dtype, self.probes.recall
+            (about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, *asked, threads=threads
         )
         return floor, trust
 
     def _once(
-        self, key: tuple[Any, ...], name: str, function: Callable[..., Any], *arguments: Any, more: float = 0.0
+        self,
+        key: tuple[Any, ...],
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        more: float = 0.0,
+        threads: int = 0,
     ) -> Any:
-        if key not in self._known:
-            try:
-                self._known[key] = self.ask(name, function, *arguments, more=more)
-            except WorkerFailed as error:
-                self._known[key] = error
-        known = self._known[key]
+        with self._guard:
+            asking = self._asking.setdefault(key, threading.Lock())
+        with asking:
+            if key not in self._known:
+                try:
+                    self._known[key] = self.ask(name, function, *arguments, more=more, threads=threads)
+                except WorkerFailed as error:
+                    self._known[key] = error
+            known = self._known[key]
         if isinstance(known, WorkerFailed):
             raise known
         return known
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
-
-
-def _free_port() -> int:
-    """A port of this machine that nobody listens on: where ranks meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:

@@ -195,7 +195,7 @@ def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ran
 def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> Rung:
     """What the ranks of a parallel candidate saw, in their order, and kept, as one run."""
     started = time.monotonic()
-    observed, comparison = gather_ranks(setup, dtype, seen)
+    observed, comparison = gather_ranks(setup, dtype, optimization, seen)
     return Rung(
         dtype=dtype,
         engagement=engagement(optimization, observed),
@@ -251,6 +251,14 @@ def device_keys(device: str) -> list[str]:
     if not hasattr(module, "get_device_properties"):
         return [f"{device}-{place}" for place in places]
     return [str(getattr(module.get_device_properties(place), "uuid", f"{device}-{place}")) for place in places]
+
+
+def free_memory(device: str) -> int:
+    """Return the bytes that are free on the fullest device of a type; 0 where torch does not tell. Initialises the
+    device, so ask it of a worker."""
+    module = torch.get_device_module(device)
+    tell = getattr(module, "mem_get_info", None)
+    return min(int(tell(place)[0]) for place in range(module.device_count())) if tell else 0
 
 
 @torch.no_grad()

@@ -50,6 +50,9 @@ ENVIRONMENT = {
 }
 """Set for the server where the user has not set them."""
 
+_BOOKKEEPING = threading.Lock()
+"""Held to see how a process ended: of two threads that look at once, multiprocessing would show one of them nothing."""
+
 SETTLING_SECONDS = 1.0
 """How long the death of a rank may take to show after another rank noticed it."""
 GRACE_SECONDS = 10
@@ -73,14 +76,19 @@ class Worker:
     needed, and starting it takes some seconds, which belong to no request's deadline.
     """
 
-    def __init__(self, *, log: Path) -> None:
-        """Start a worker whose standard output and error go to the file `log`. Raises WorkerDied if it cannot start."""
+    def __init__(self, *, log: Path, threads: int = 0) -> None:
+        """Start a worker whose standard output and error go to the file `log`. On a CPU it computes with so many
+        `threads`; with as many as torch chooses if that is 0.
+
+        Raises WorkerDied if it cannot start.
+        """
         self.log = log
         context = _server()
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, str(log)), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, str(log), threads), daemon=True)
         try:
-            self._process.start()
+            with _BOOKKEEPING:
+                self._process.start()
         except (EOFError, OSError) as error:
             raise WorkerDied(f"the server that forks workers does not answer: {error!r}") from error
         theirs.close()  # otherwise the death of the worker would not read as the end of the pipe
@@ -117,8 +125,14 @@ class Worker:
         return answer
 
     def _died(self) -> WorkerDied:
-        self._process.join(GRACE_SECONDS)
-        return WorkerDied(f"worker ended {_ending(self._process.exitcode)}", log=str(self.log))
+        return WorkerDied(f"worker ended {_ending(self._end())}", log=str(self.log))
+
+    def _end(self) -> int | None:
+        """Return the exit code of the process, as soon as it has one; None if that takes too long."""
+        wait([self._process.sentinel], timeout=GRACE_SECONDS)
+        with _BOOKKEEPING:
+            code: int | None = self._process.exitcode
+        return code
 
     @property
     def pid(self) -> int:
@@ -129,8 +143,9 @@ class Worker:
         """End the worker and every process it started."""
         with suppress(ProcessLookupError):  # the group does not exist before the worker's first instruction
             os.killpg(self.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.join(GRACE_SECONDS)
+        with _BOOKKEEPING:
+            self._process.kill()
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -203,13 +218,15 @@ def _server() -> Any:
     return context
 
 
-def _serve(pipe: Connection, log: str) -> None:
+def _serve(pipe: Connection, log: str, threads: int) -> None:
     """The life of a worker: answer requests until the pipe closes."""
     os.setsid()
     _redirect_output(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends us at the alarm, whatever code holds the lock
     _choose_vector_math()
+    if threads:
+        _compute_with(threads)
     while True:
         try:
             deadline, request = pipe.recv()
@@ -268,6 +285,12 @@ def _choose_vector_math() -> None:
     from harness.execution.vector_math import choose_vector_math  # imports torch, which the session does not
 
     choose_vector_math()
+
+
+def _compute_with(threads: int) -> None:
+    import torch  # which the session does not
+
+    torch.set_num_threads(threads)
 
 
 def _ending(code: int | None) -> str:

@@ -15,16 +15,28 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from harness.errors import HarnessError
 
-PATIENCE = 3600.0
-"""Seconds after which a session gives up: no case is timed for so long."""
 LOOK = 0.2
 """Seconds between two looks at a lock that somebody holds."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How somebody waits for a lock."""
+
+    seconds: float = 3600.0
+    """After which a session gives up: no case is timed for so long."""
+    looked: Callable[[], None] = lambda: None
+    """Called after each look at a lock that is held: what it raises ends the waiting."""
+
+
+PATIENT = Patience()
 
 
 class Hold(Protocol):
@@ -48,11 +60,11 @@ def devices_held(
     *,
     alone: bool,
     told: Callable[[str], None] = _to_standard_error,
-    seconds: float = PATIENCE,
+    patience: Patience = PATIENT,
 ) -> Iterator[None]:
     """Holds the locks of devices, `alone` or shared; waits for those who hold them otherwise, and says so by `told`.
 
-    Raises HarnessError after `seconds` of waiting, or if the folder for temporary files refuses.
+    Raises HarnessError if the `patience` ends, or if the folder for temporary files refuses.
     """
     with ExitStack() as held:
         for device in sorted(set(devices)):  # in one order, or two sessions might wait for each other
@@ -60,8 +72,8 @@ def devices_held(
             door, descriptor = _open(lock_file(f"{device}.door")), _open(lock_file(device))
             held.callback(os.close, descriptor)
             try:
-                _take(door, device, alone=True, told=told, seconds=seconds)
-                _take(descriptor, device, alone=alone, told=told, seconds=seconds)
+                _take(door, device, alone=True, told=told, patience=patience)
+                _take(descriptor, device, alone=alone, told=told, patience=patience)
             finally:
                 os.close(door)
         yield
@@ -84,9 +96,16 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], None], seconds: float) -> None:
+def _take(
+    descriptor: int,
+    device: str,
+    *,
+    alone: bool,
+    told: Callable[[str], None],
+    patience: Patience,
+) -> None:
     how = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
-    end = time.monotonic() + seconds
+    end = time.monotonic() + patience.seconds
     waiting = False
     while True:
         with suppress(BlockingIOError):
@@ -94,10 +113,11 @@ def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], No
             return
         if time.monotonic() >= end:
             raise HarnessError(
-                f"{device}: another session has held the device for {seconds:g} s (wait until it ends, or end it, and "
-                "ask again: pytest goes on with --resume)"
+                f"{device}: another session has held the device for {patience.seconds:g} s (wait until it ends, or end it, "
+                "and ask again: pytest goes on with --resume)"
             )
         if not waiting:
             told(f"waiting for {device}, which another session holds")
             waiting = True
+        patience.looked()
         time.sleep(LOOK)

@@ -5,6 +5,7 @@ Every reader takes the root of the file system, so that tests can bring their ow
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,27 @@ def times_throttled(files: tuple[Path, ...]) -> int:
     """How often the control groups used up their share and had to wait, since they exist."""
     lines = (line.split() for file in files for line in _text(file).splitlines())
     return sum(int(line[1]) for line in lines if line[0] == "nr_throttled")
+
+
+def processors_granted(root: Path = ROOT) -> float:
+    """Return how many processors' time the control groups of this process grant it; infinite without a limit.
+
+    Version 2 of control groups says so in `cpu.max`: microseconds of each period, or `max`, and the period.
+    """
+    limits = (_text(file.with_name("cpu.max")).split() for file in throttle_files(root))
+    return min((int(limit[0]) / int(limit[1]) for limit in limits if limit and limit[0] != "max"), default=math.inf)
+
+
+def available_memory(root: Path = ROOT) -> int:
+    """Return the bytes of memory that this process can still take: of the machine, and of its control groups of version
+    2; 0 if the system does not tell."""
+    told = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    free = [int(told[1]) * 2**10] if told else [0]
+    for group in (file.parent for file in throttle_files(root)):
+        most, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
+        if most.isdecimal() and used.isdecimal():
+            free.append(max(0, int(most) - int(used)))
+    return min(free)
 
 
 def governor(root: Path = ROOT) -> str:

@@ -132,7 +132,7 @@ def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor(),
         "cpu_capability": inventory.cpu_capability,
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "accelerators": accelerators or "none",
@@ -166,7 +166,8 @@ def _why_no_cuda(version: str, built_for: str) -> str:
     return f"torch {version} is built for {built_for}, but finds no usable device or driver"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -12,6 +12,7 @@ from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
 from harness.paths.observed import Observation, Phase
 from harness.paths.sdpa_kernels import version_as_read, why_no_kernel
+from harness.recipes import Workload
 from harness.records import Case, Claim
 from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique
 
@@ -36,6 +37,10 @@ class Sdpa(Optimization):
 
     def pays_in(self) -> frozenset[Load]:
         return frozenset() if self.backend else frozenset({Load.PREFILL})
+
+    def suits(self, workload: Workload, device: str) -> bool:
+        # Flash kernels of accelerators take no mask.
+        return self.backend != "FLASH_ATTENTION" or device == "cpu" or not workload.padded
 
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(),) if self.only_cuda else ()

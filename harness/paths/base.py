@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from harness.machine.needs import Need
 from harness.paths.observed import AttentionCall, Observation, Phase
+from harness.recipes import Workload
 from harness.records import Case, Claim, Engagement
 from harness.vocabulary import Dtype, Load, Technique, Tolerance
 
@@ -119,6 +120,11 @@ class Optimization(ABC):
         """Whether a CPU runs a case of it, on a workload that is not timed, only when slow cases are asked for."""
         del case
         return self.extra
+
+    def suits(self, workload: Workload, device: str) -> bool:
+        """Whether a workload may be the only one that it runs on in a day."""
+        del workload, device
+        return True
 
     def pays_in(self) -> frozenset[Load]:
         """Timed workloads that a CPU asks it for daily: where its gain, or what it holds, shows there."""

@@ -20,6 +20,7 @@ from harness.report.html import html
 from harness.report.junit import junit
 from harness.report.markdown import markdown
 from harness.run_files import RUN, any_run
+from harness.vocabulary import Tier
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,20 @@ class Asked:
     shard: str = ""
     gate: bool = False
     """Whether it is to be a gate."""
+    tier: str = ""
+    left_out: int | None = None
 
     def of(self, run: Run) -> Run:
         """A run that is asked for this; a gate is red until its end."""
         run = replace(
-            run, options=self.options, selected=self.selected, selection=self.selection, shard=self.shard, gate=None
+            run,
+            options=self.options,
+            selected=self.selected,
+            selection=self.selection,
+            shard=self.shard,
+            gate=None,
+            tier=self.tier,
+            left_out=self.left_out,
         )
         return awaited(run) if self.gate else run
 
@@ -76,6 +86,7 @@ class RunFolder:
         made.run = any_run(path)  # once more, now that nobody else writes it
         try:
             refuse_other_tests(path, made.run, asked.selection)
+            refuse_other_tier(path, made.run, asked.tier)
         except HarnessError:
             made.release()
             raise
@@ -151,6 +162,15 @@ def refuse_other_tests(folder: Path, run: Run, selection: str) -> None:
         raise HarnessError(
             f"{folder}: the selected tests are others than those with which its gate began (resume it with the "
             "selection of that command)"
+        )
+
+
+def refuse_other_tier(folder: Path, run: Run, tier: str) -> None:
+    """Raises HarnessError if a run is of another tier than a session that is to go on with it."""
+    if run.tier and tier and run.tier != tier:
+        how = "--run-slow" if run.tier == Tier.SLOW else f"--tier {run.tier}"
+        raise HarnessError(
+            f"{folder}: the run is of tier {run.tier}, but this session of tier {tier} (resume it with {how})"
         )
 
 

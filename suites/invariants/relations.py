@@ -11,7 +11,7 @@ from hypothesis.strategies import SearchStrategy
 from harness.paths.base import Aspect, Optimization
 from harness.plan import Planned
 from harness.recipes import Prompt, Workload
-from harness.vocabulary import Technique, Tolerance
+from harness.vocabulary import Technique, Tier, Tolerance
 from suites.invariants import bitwise, close
 from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject, cache_of
 
@@ -124,8 +124,8 @@ DAILY_OF = {
 
 
 def relations_planned(replan: Callable[[tuple[Workload, ...]], list[Planned]], *, named: bool) -> list[Planned]:
-    """Cases of all relations; on the CPU those that vary another one are slow. `named` tells whether models were asked
-    for by name."""
+    """Cases of all relations, none before the nightly tier; on the CPU those that vary another one are slow. `named`
+    tells whether models were asked for by name."""
     asked = {relation.workload: relation for relation in RELATIONS}
     return [
         _slower(entry, daily=DAILY if named else DAILY_OF.get(entry.case.recipe.name, DAILY))
@@ -136,5 +136,5 @@ def relations_planned(replan: Callable[[tuple[Workload, ...]], list[Planned]], *
 
 def _slower(entry: Planned, *, daily: frozenset[str]) -> Planned:
     if entry.slow or entry.case.device != "cpu" or entry.optimization.name in daily:
-        return entry
-    return replace(entry, slow=True, markers=(*entry.markers, "slow"))
+        return replace(entry, tier=Tier.SLOW if entry.slow else Tier.NIGHTLY)
+    return replace(entry, tier=Tier.SLOW, markers=(*entry.markers, "slow"))

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 
 from harness.errors import HarnessError
-from harness.machine.device_lock import devices_held, lock_file
+from harness.machine.device_lock import Patience, devices_held, lock_file
 from suites.conftest import REPOSITORY
 
 HOLDER = """
@@ -55,7 +55,7 @@ def test_timed_work_has_the_device_alone(held, theirs, ours):
     told = []
     with (
         pytest.raises(HarnessError, match=r"card: another session has held the device for 0.3 s \(wait until it ends"),
-        devices_held(["card"], alone=ours, told=told.append, seconds=0.3),
+        devices_held(["card"], alone=ours, told=told.append, patience=Patience(0.3)),
     ):
         pass
     assert told == ["waiting for card, which another session holds"]
@@ -65,8 +65,8 @@ def test_untimed_work_shares_the_device_and_other_devices_are_free(held):
     held(alone=False)
     told = []
     with (
-        devices_held(["card"], alone=False, told=told.append, seconds=0.3),
-        devices_held(["another card"], alone=True, told=told.append, seconds=0.3),
+        devices_held(["card"], alone=False, told=told.append, patience=Patience(0.3)),
+        devices_held(["another card"], alone=True, told=told.append, patience=Patience(0.3)),
     ):
         assert told == []
 
@@ -75,7 +75,7 @@ def test_lock_ends_with_the_process_that_held_it(held):
     process = held(alone=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with devices_held(["card"], alone=True, seconds=5):
+    with devices_held(["card"], alone=True, patience=Patience(5)):
         assert lock_file("card").exists()
 
 
@@ -87,7 +87,7 @@ def test_those_who_come_later_do_not_pass_by_one_who_waits(held):
         told = []
         end = time.monotonic() + 60
         while not told and time.monotonic() < end:  # until the other waits at the door
-            with suppress(HarnessError), devices_held(["card"], alone=False, told=told.append, seconds=0.1):
+            with suppress(HarnessError), devices_held(["card"], alone=False, told=told.append, patience=Patience(0.1)):
                 pass
         assert told
     finally:
@@ -98,7 +98,7 @@ def test_those_who_come_later_do_not_pass_by_one_who_waits(held):
 def test_lock_is_free_again_after_a_failure():
     with pytest.raises(RuntimeError), devices_held(["card"], alone=True):
         raise RuntimeError
-    with devices_held(["card"], alone=True, seconds=0.3):
+    with devices_held(["card"], alone=True, patience=Patience(0.3)):
         pass
 
 
