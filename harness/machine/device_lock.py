@@ -113,8 +113,8 @@ def _take(
             return
         if time.monotonic() >= end:
             raise HarnessError(
-                f"{device}: another session has held the device for {patience.seconds:g} s (wait until it ends, or end it, "
-                "and ask again: pytest goes on with --resume)"
+                f"{device}: another session has held the device for {patience.seconds:g} s (wait until it ends, or "
+                "end it, and ask again: pytest goes on with --resume)"
             )
         if not waiting:
             told(f"waiting for {device}, which another session holds")
