@@ -13,7 +13,7 @@ from harness.comparison import Comparison, Side, compare_runs
 from harness.comparison_of_cases import Weight
 from harness.comparison_of_machines import Kind
 from harness.measurement.units import count
-from harness.run_files import finished_run, measurements_of
+from harness.run_files import finished_run, measurements_of, refuse_other_tier
 
 HEADS = {
     Kind.HARDWARE: "OTHER HARDWARE, seconds cannot be compared",
@@ -43,7 +43,7 @@ def compare(
     eager measured beside the path, bytes, error ratios. A path is SLOWER if the intervals of its speedup are disjoint,
     and REGRESSED if it also lost more than the 5 % that two sessions may differ by; UNDECIDED if they overlap but are
     so wide that they exclude nothing. Then what only one of the runs asked. The last line says which is which, and how
-    many verdicts are no longer judged. Needs no checkout and no GPU.
+    many verdicts are no longer judged. Both runs must be of one tier. Needs no checkout and no GPU.
 
     Exits with 1 if something is worse beyond doubt: a verdict that fails now, asked before or not, a path that
     REGRESSED, more bytes.
@@ -53,7 +53,9 @@ def compare(
     harness compare runs/before runs/after --all --json
     ```
     """
-    found = compare_runs(*(Side(finished_run(folder), measurements_of(folder)) for folder in (old, new)))
+    sides = [Side(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
+    refuse_other_tier(old, sides[0].run, new, sides[1].run)
+    found = compare_runs(*sides)
     if as_json:
         shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)
         print_json({**vars(found), "findings": shown, "conclusion": found.conclusion})

@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from harness.machine.allowances import ALLOWABLE, KnownFailure, Skip
 from harness.measurement.units import count
 from harness.records import Run, Verdict
-from harness.vocabulary import Outcome, Property
+from harness.vocabulary import Outcome, Property, Tier
 
 UNDECIDED = 0.1
 """Share of timed verdicts that may be INCONCLUSIVE: more, and the machine is not fit to be a gate (method: B.4, 9)."""
+SMALLER = frozenset({Tier.SMOKE, Tier.DAILY})
+"""Tiers that leave out cases which their profile may have entries for."""
 ENDED_WELL = (0, 1)
 """Exit codes of sessions that came to their end: all is well, or a verdict is not."""
 
@@ -46,12 +48,22 @@ def gate_line(run: Run) -> str:
     """In one line why the gate is red, or what it let through; empty if nobody asked for a gate."""
     if run.gate is None:
         return ""
+    tier = f" ({tier_line(run)})" if run.tier else ""
     if run.gate:
-        return f"gate: red: {'; '.join(run.gate)}"
+        return f"gate: red: {'; '.join(run.gate)}{tier}"
     skipped = sum(verdict.outcome.skips for verdict in run.verdicts)
     return (
-        f"gate: green: {count(len(run.verdicts) - skipped, 'verdict')} given, {skipped} skipped as the profile allows"
+        f"gate: green: {count(len(run.verdicts) - skipped, 'verdict')} given, {skipped} skipped as the profile "
+        f"allows{tier}"
     )
+
+
+def tier_line(run: Run) -> str:
+    """How much of the plan a run was to judge, and how much it was not; empty in older records."""
+    if not run.tier:
+        return ""
+    left_out = f", {count(run.left_out, 'case')} of later tiers left out" if run.left_out else ""
+    return f"tier {run.tier}{left_out}"
 
 
 def strays(run: Run) -> int:
@@ -122,7 +134,10 @@ def too_many_inconclusive(run: Run, _: Forgiven) -> Iterator[str]:
 
 
 def known_failure_matches_nothing(run: Run, forgiven: Forgiven) -> Iterator[str]:
-    """an entry of `known_failures.toml` is of no case that was judged"""
+    """an entry of `known_failures.toml` is of no case that was judged; the smoke and daily tiers, which leave cases out,
+    are not asked"""
+    if run.tier in SMALLER:
+        return
     for entry in forgiven.known_failures:
         if not _judged_of(entry, run):
             yield f"known failure {entry} is of no case that was judged"

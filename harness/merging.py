@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.gate import ENDED_WELL, Forgiven, strays
 from harness.records import Run, Verdict
 from harness.report.folder import Asked, RunFolder
-from harness.run_files import finished_run
+from harness.run_files import finished_run, refuse_other_tier
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
 """Folders of a run whose files are named after cases, so that no two shards have one alike."""
@@ -23,15 +23,16 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     """A new run folder below `parent` with all verdicts and files of finished runs, which stay as they are; held to the
     gate if there is a `pardon`. Nothing is made before the runs were found to go together.
 
-    Raises HarnessError if a run is not finished, was made elsewhere, or judged what another did too.
+    Raises HarnessError if a run is not finished, was made elsewhere, is of another tier, or judged what another did.
     """
     runs = [finished_run(folder) for folder in folders]
     _refuse_missing_shards(folders, runs)
     for folder, run in zip(folders[1:], runs[1:], strict=True):
+        refuse_other_tier(folders[0], runs[0], folder, run)
         _refuse_other_machine(folders[0], runs[0], folder, run)
     verdicts = tuple(_all_verdicts(folders, runs))
     first = runs[0]
-    made = RunFolder.new(parent, Asked(first.options, _selected(runs)))
+    made = RunFolder.new(parent, Asked(first.options, _selected(runs), tier=first.tier, left_out=first.left_out))
     _copy_files(folders, made.path)
     workers = "; ".join(dict.fromkeys(run.workers for run in runs if run.workers))
     made.describe(dict(first.environment), profile=first.profile, workers=workers)

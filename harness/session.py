@@ -138,6 +138,7 @@ class Session:
         if self.jobs is None:
             free = [runner.free_memory(device) for device in {entry.case.device for entry in cases.values()} - {"cpu"}]
             self.jobs = default_jobs(min(free, default=None))
+        folder.say_jobs(self.jobs)
         if self.jobs == 1 or len(cases) < 2:
             return
         runner.threads = threads_of(self.jobs)

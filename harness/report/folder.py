@@ -118,6 +118,11 @@ class RunFolder:
         self.run = replace(self.run, environment=environment, profile=profile, workers=workers)
         write_record(self.path / RUN, self.run)
 
+    def say_jobs(self, jobs: int) -> None:
+        """Record how many cases run side by side."""
+        self.run = replace(self.run, jobs=jobs)
+        write_record(self.path / RUN, self.run)
+
     def add_evidence(self, evidence: Evidence) -> None:
         write_record(self.path / "evidence" / f"{evidence.case}.json", evidence)
 

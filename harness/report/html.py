@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, first_line
-from harness.gate import gate_line
+from harness.gate import gate_line, tier_line
 from harness.records import Run, Verdict
 from harness.report.junit import NOT_XML
 from harness.report.markdown import ERROR_RATIO, FIGURES, OVERVIEW
@@ -81,7 +81,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
     overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
     return {
         "run": run,
-        "times": _times(run),
+        "times": "; ".join(filter(None, (_times(run), tier_line(run)))),
         "title": tally_outcomes(run.verdicts),
         "gate": gate_line(run),
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from harness.gate import gate_line
+from harness.gate import gate_line, tier_line
 from harness.records import Run, Verdict
 from harness.report.overview import overview_table
 from harness.report.page import by_message
@@ -48,6 +48,8 @@ SHARE = 0.5
 def markdown(run: Run) -> str:
     """The report of a run, failures first. What there is no room for is counted, section by section."""
     start = [f"# {tally_outcomes(run.verdicts)}", ""]
+    if tier := tier_line(run):
+        start += [f"{tier[0].upper()}{tier[1:]}.", ""]
     if gate := gate_line(run):
         start += [f"**{_clipped(gate)}**", ""]
     if measured := overview_table(run.verdicts):

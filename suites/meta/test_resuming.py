@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -20,24 +18,13 @@ from harness.records import Run
 from harness.report.folder import Asked, RunFolder
 from harness.vocabulary import Property
 from suites.meta.recorded_runs import ENVIRONMENT, SDPA, verdict
-from suites.meta.test_sessions import DUMMIES, session
+from suites.meta.test_sessions import DUMMIES, MORE_PATHS, session, started
 from suites.meta.test_workers import left_behind
 
 __all__ = ["session"]  # the fixture
 
 PATHS = "(Eager(), Sdpa(), Dummy(), NoCache(), StaticCache())"
-MORE = """
-from harness.paths.caching import NoCache, StaticCache
-"""
 MOMENTS = 5
-
-
-def started(folder, *arguments):
-    """A session in a process group of its own."""
-    command = [sys.executable, "-m", "pytest", "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
 
 
 def given(folder):
@@ -49,14 +36,15 @@ def given(folder):
 
 @pytest.mark.timeout(600)
 def test_killed_at_random_moments_it_loses_and_doubles_no_verdict(session, pytester):
-    """SIGKILL for the whole session, again and again, each time at another moment, until it may end."""
-    whole, record = session("--dtype", "fp32", paths=PATHS, dummies=DUMMIES + MORE)
+    """SIGKILL for the whole session, with several cases side by side, again and again, each time at another moment,
+    until it may end."""
+    whole, record = session("--dtype", "fp32", paths=PATHS, dummies=DUMMIES + MORE_PATHS)
     assert whole.ret == 0
     wanted = {(each["case"], each["property"]): each["outcome"] for each in record["verdicts"]}
     (pytester.path / "runs" / "latest").unlink()
     moments, before, resumes = random.Random(0), Counter(), ()
     for place in range(MOMENTS):
-        process = started(pytester.path, *resumes)
+        process = started(pytester.path, "--jobs", "4", *resumes)
         target = moments.randint(place, 2 * place + 1)
         _kill_once(process, pytester.path, target, pause=moments.random())
         now = given(pytester.path)

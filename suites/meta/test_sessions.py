@@ -6,6 +6,10 @@ import json
 import os
 import platform
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from argparse import ArgumentTypeError
 
 import pytest
@@ -61,6 +65,20 @@ class Dummy(Sdpa):
 """
 
 
+MORE_PATHS = """
+from harness.paths.caching import NoCache, StaticCache
+from harness.paths.parallelism import TensorParallel
+"""
+
+
+def started(folder, *arguments):
+    """A session in a process group of its own."""
+    command = [sys.executable, "-m", "pytest", "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
 @pytest.fixture
 def session(pytester, monkeypatch):
     """Runs pytest on the suites in a folder of its own; returns (result, run record or None)."""
@@ -82,9 +100,12 @@ def outcomes(record):
     return {(verdict["path"], verdict["property"]): verdict["outcome"] for verdict in record["verdicts"]}
 
 
-def test_killed_and_hanging_workers_cost_one_case_each(session, pytester):
-    """Each is a verdict, the others are unharmed, the session fails, and no process is left."""
-    result, record = session("--case-timeout", "5", "--dtype", "fp32", paths="(Killed(), Hanging(), Dummy())")
+@pytest.mark.parametrize("jobs", ["1", "4"])
+def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
+    """Each is a verdict, the others are unharmed, the session fails, and no process is left; one after the other or
+    side by side."""
+    asked = ("--case-timeout", "20", "--dtype", "fp32", "--jobs", jobs)
+    result, record = session(*asked, paths="(Killed(), Hanging(), Dummy())")
     assert result.ret == 1
     assert record["exit"] == 1
     assert outcomes(record) == {
@@ -97,8 +118,45 @@ def test_killed_and_hanging_workers_cost_one_case_each(session, pytester):
     }
     messages = [verdict["message"] for verdict in record["verdicts"]]
     assert "fp32 run: worker ended by SIGKILL (read " in messages[0]
-    assert "fp32 run: no answer within 5 s, worker killed (read " in messages[2]
+    assert "fp32 run: no answer within 20 s, worker killed (read " in messages[2]
     assert left_behind(pytester.path) == []
+
+
+def test_number_of_jobs_changes_no_verdict_and_no_number(session):
+    """Nor their order: workers compute with other numbers of threads, which changes the last bits."""
+    found = {}
+    for jobs in ("1", "4"):
+        paths = "(Eager(), Dummy(), NoCache(), StaticCache(), TensorParallel())"
+        result, record = session("--jobs", jobs, paths=paths, dummies=DUMMIES + MORE_PATHS)
+        assert result.ret == 0, result.stdout.str()
+        assert record["jobs"] == int(jobs)
+        found[jobs] = record["verdicts"]
+    assert len(found["4"]) == 10
+    for one, four in zip(found["1"], found["4"], strict=True):
+        assert [one[name] for name in ("case", "property", "outcome")] == [
+            four[name] for name in ("case", "property", "outcome")
+        ]
+        assert four["numbers"] == pytest.approx(one["numbers"], rel=0.5, abs=1e-6)
+
+
+def test_interrupted_session_ends_at_once_with_all_that_runs_beside(session, pytester):
+    """Threads that wait for a worker would otherwise hold it for the deadline of a case."""
+    session("--collect-only", paths="(Hanging(), Hanging(name='attention.too'), Dummy())")
+    process = started(pytester.path, "--jobs", "4")
+    end = time.monotonic() + 200
+    while len(list(pytester.path.glob("runs/latest/logs/*attention*fp32.log"))) < 3 and time.monotonic() < end:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, told
+    assert left_behind(pytester.path) == []
+    record = json.loads((pytester.path / "runs" / "latest" / "run.json").read_text())
+    assert record["exit"] == pytest.ExitCode.INTERRUPTED
+    assert not any(each["outcome"] == Outcome.CRASHED for each in record["verdicts"])
+    assert [path.stem for path in pytester.path.glob("runs/latest/evidence/*")] in (
+        [],
+        ["cpu-fp32-tiny_qwen3-attention.dummy-single"],
+    )
 
 
 def test_new_path_workload_and_model_cost_one_line_each(session, pytester):
