@@ -134,8 +134,7 @@ def too_many_inconclusive(run: Run, _: Forgiven) -> Iterator[str]:
 
 
 def known_failure_matches_nothing(run: Run, forgiven: Forgiven) -> Iterator[str]:
-    """an entry of `known_failures.toml` is of no case that was judged; the smoke and daily tiers, which leave cases out,
-    are not asked"""
+    """an entry of `known_failures.toml` is of no case that was judged; smaller tiers than nightly may leave it out"""
     if run.tier in SMALLER:
         return
     for entry in forgiven.known_failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,13 @@ from harness.vocabulary import Dtype
 
 REPOSITORY = Path(__file__).parents[1]
 CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sessions_of_their_own():
+    """Processes that tests start are no workers of pytest-xdist; pytest-benchmark would take them for some."""
+    for name in [name for name in os.environ if name.startswith("PYTEST_XDIST_")]:
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

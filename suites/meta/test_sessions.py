@@ -126,7 +126,9 @@ def test_number_of_jobs_changes_no_verdict_and_no_number(session):
     """Nor their order: workers compute with other numbers of threads, which changes the last bits."""
     found = {}
     for jobs in ("1", "4"):
-        paths = "(Eager(), Dummy(), NoCache(), StaticCache(), TensorParallel())"
+        paths = (
+            "(Eager(), Dummy(), NoCache(), StaticCache(), TensorParallel('parallelism.tp2_torchrun', torchrun=True))"
+        )
         result, record = session("--jobs", jobs, paths=paths, dummies=DUMMIES + MORE_PATHS)
         assert result.ret == 0, result.stdout.str()
         assert record["jobs"] == int(jobs)
