@@ -31,7 +31,7 @@ from harness.statement import Proposal, Suites
 
 SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
 """What a machine must pass, below the root of the checkout."""
-GIVEN: tuple[str, ...] = ("-v",)
+GIVEN: tuple[str, ...] = ("-v", "--nightly")
 """What pytest is given in every validation. This is the place for options that make it stricter."""
 OURS = ("--device", "--run-dir", "--case-timeout")
 """Options of the validation itself, which must not differ from those of the suites."""

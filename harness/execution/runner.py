@@ -329,7 +329,7 @@ class Runner:
     @contextmanager
     def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[Place]]]:
         """Workers that are to be ranks of one model, and where they meet."""
-        port = self._free_port()
+        port = self._port()
         with ExitStack() as stack:
             workers = [stack.enter_context(self._worker(f"{name}-rank{rank}", threads)) for rank in range(count)]
             yield workers, [Place(rank, count, port) for rank in range(count)]
@@ -351,12 +351,10 @@ class Runner:
                 with self._guard:
                     self._live.remove(worker)
 
-    def _free_port(self) -> int:
-        """Return a port of this machine that nobody listens on, and that this session never used: where ranks meet."""
+    def _port(self) -> int:
+        """Return a port that this session never used."""
         while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
+            port = _free_port()
             with self._guard:
                 if port not in self._ports:
                     self._ports.add(port)
@@ -406,6 +404,13 @@ class Runner:
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
+
+
+def _free_port() -> int:
+    """A port of this machine that nobody listens on: where ranks meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:

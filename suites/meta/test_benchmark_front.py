@@ -20,6 +20,8 @@ from suites.every_path import test_speed as speed_module
 from suites.meta.judging import EQUIVALENT
 from suites.meta.test_judge import CASE as PLANNED
 
+pytestmark = pytest.mark.workers
+
 CONFTEST = """
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, text

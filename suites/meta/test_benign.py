@@ -161,6 +161,7 @@ def test_eager_that_does_not_repeat_itself_calibrates_nothing(setup, tmp_path):
         benign.measure_benign(other, Dtype.FP32, 1)
 
 
+@pytest.mark.workers
 def test_untrusted_eager_calibrates_nothing(tmp_path):
     runner = Runner(PROBES, logs=tmp_path, reference_fault="suites.meta.faults.of_eager:noisy_eager")
     case = Case("eager", Technique.EAGER, MODELS[0], SINGLE, "cpu", Dtype.FP32)

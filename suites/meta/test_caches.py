@@ -57,6 +57,7 @@ def test_last_positions_are_read_in_order(sliding_config, make, lengths):
 
 
 # The layers are made by the test: they need packages that collecting it does not.
+@pytest.mark.workers
 @pytest.mark.parametrize(
     ("kind", "axis", "bits"),
     [
@@ -77,6 +78,7 @@ def test_packed_positions_and_residual_are_told_apart(kind, axis, bits):
     assert 0 < error < 3 / (2**bits - 1)
 
 
+@pytest.mark.workers
 def test_run_may_end_when_the_residual_was_just_packed():
     """Then nothing is kept as it is, and everything can still be read."""
     layer = QuantoQuantizedLayer(nbits=4, q_group_size=32, residual_length=8)

@@ -111,6 +111,7 @@ def checkout(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.workers
 def test_every_command_and_option_runs(checkout, monkeypatch, capsys):
     for line, codes in INVOCATIONS:
         words = [str(checkout.root / word) if word in FOLDERS else word for word in line.split()]
@@ -118,6 +119,7 @@ def test_every_command_and_option_runs(checkout, monkeypatch, capsys):
         assert code in codes, (line, errors)
 
 
+@pytest.mark.workers
 def test_commands_of_readme_run(checkout, monkeypatch, capsys):
     """As they stand there, in their order, on a first run and a latest one; each says so if something is worse."""
     for name, of, how in (

@@ -16,6 +16,8 @@ from harness.measurement.confirming_rules import BLOCK, FEWEST
 from suites.conftest import REPOSITORY
 from suites.meta.two_sides import ID
 
+pytestmark = pytest.mark.workers
+
 RAGGED = ID.replace("decode_b1", "ragged_b4")
 RANKS = ID.replace("attention.sdpa", "parallelism.tp2")
 

@@ -14,6 +14,8 @@ from harness.errors import HarnessError
 from harness.machine.device_lock import Patience, devices_held, lock_file
 from suites.conftest import REPOSITORY
 
+pytestmark = pytest.mark.workers
+
 HOLDER = """
 import sys, time
 from harness.machine.device_lock import devices_held

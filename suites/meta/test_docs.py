@@ -36,6 +36,8 @@ from suites.conftest import REPOSITORY
 from suites.meta import test_report_html
 from suites.meta.test_gate import TRIPS
 
+pytestmark = pytest.mark.workers
+
 README = (REPOSITORY / "README.md").read_text()
 TOX = configparser.ConfigParser()
 TOX.read(REPOSITORY / "tox.ini")

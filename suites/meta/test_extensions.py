@@ -36,7 +36,8 @@ def made_runner(monkeypatch, tmp_path):
     def make(answer=None):
         noted = []
 
-        def ask(_, name, function, *arguments, more=0.0):
+        def ask(_, name, function, *arguments, more=0.0, threads=0):
+            del threads
             noted.append((name, function, more))
             if answer is not None and function is build_quanto:
                 raise answer

@@ -136,6 +136,7 @@ def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, pla
     assert "(model.layers.0.self_attn.q_proj in " in judge(case, Property.EQUIVALENCE, evidence).message
 
 
+@pytest.mark.workers
 @pytest.mark.parametrize(("fault", "broken"), [("noisy_eager", "unrepeatable"), ("wrong_eager", "recall")])
 def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken):
     """Nothing is compared with an eager that does not repeat itself, or that cannot recall."""
@@ -151,6 +152,7 @@ def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken)
     assert any(finding.violated for finding in found if broken in finding.key)
 
 
+@pytest.mark.workers
 def test_reference_below_float64_is_refused(planned_case, tmp_path):
     """A cast that the promotion does not reach is found by the audit, and named."""
     case, optimization = planned_case("attention.sdpa", workload="single", dtype=Dtype.FP32)

@@ -25,6 +25,8 @@ from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.test_workers import is_alive
 from suites.meta.two_sides import ID
 
+pytestmark = pytest.mark.workers
+
 TALKS = """
 import json, os, sys
 from multiprocessing.connection import Connection

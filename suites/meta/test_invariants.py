@@ -17,6 +17,8 @@ from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, applies
 from suites.invariants.search import Budget
 
+pytestmark = pytest.mark.workers
+
 HERE = "suites.meta.faults.relations"
 EXACT = {
     "repetition": "noise",

@@ -10,6 +10,8 @@ import pytest
 
 from suites.conftest import REPOSITORY
 
+pytestmark = pytest.mark.workers
+
 LAYERS = (
     ("vocabulary", "records", "measured", "confirmed", "recipes", "errors", "codec"),
     (

@@ -27,6 +27,8 @@ from harness.paths import PATHS
 from harness.recipes import Folder, Workload
 from harness.vocabulary import Dtype
 
+pytestmark = pytest.mark.workers
+
 PROMPT, NEW, ROWS = 128, 8, 2
 LENGTH = PROMPT + NEW - 1
 HEAD = 264 * 128

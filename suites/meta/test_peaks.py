@@ -22,6 +22,7 @@ def scripted(monkeypatch, seconds):
     return left
 
 
+@pytest.mark.workers
 def test_peaks_are_measured_in_a_worker(tmp_path):
     """In every format that the processor knows, as a record that survives pickling."""
     with Worker(log=tmp_path / "worker.log") as worker:

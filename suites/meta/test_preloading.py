@@ -12,6 +12,8 @@ from harness.execution.preloading import Preloaded, server_contents
 from harness.execution.workers import Worker
 from suites.conftest import REPOSITORY
 
+pytestmark = pytest.mark.workers
+
 SPOILS = "import torch\ntorch.cuda._is_in_bad_fork = lambda: True\n"
 """What a package leaves behind that asks for a device while it is imported, as a forked child sees it."""
 MADE_UP = {

@@ -19,6 +19,8 @@ from harness.vocabulary import Dtype, Outcome, Property
 from suites.conftest import REPOSITORY
 from suites.meta.test_workers import is_alive
 
+pytestmark = pytest.mark.workers
+
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):

@@ -274,6 +274,7 @@ SELECTED = {
 }
 
 
+@pytest.mark.workers
 @pytest.mark.parametrize("what", SELECTED)
 def test_command_selects_that_test_alone(what):
     of, asked, numbers, has_evidence = SELECTED[what]
@@ -351,6 +352,7 @@ def test_what_a_page_is_made_of_is_installed_with_the_package():
     assert all(any(fnmatch(name, pattern) for pattern in shipped) for name in beside)
 
 
+@pytest.mark.workers
 def test_drawing_is_loaded_when_a_page_is_rendered_and_not_before():
     """Listing cases costs nothing; and no picture needs the global state of pyplot."""
     script = (

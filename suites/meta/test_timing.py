@@ -224,6 +224,7 @@ def overhead(setup, count, slow):
     return ratios
 
 
+@pytest.mark.workers
 @pytest.mark.parametrize("slow", [False, True])
 def test_timing_a_run_costs_next_to_nothing(tmp_path, record_property, slow):
     """Beside a bare call of `generate`: an overhead of more than 2 % that is seen with confidence fails, as one of a

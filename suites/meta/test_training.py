@@ -16,6 +16,8 @@ from fixtures.tiny.train import within_goals
 from fixtures.workloads import RECALL, WORKLOADS
 from suites.conftest import REPOSITORY
 
+pytestmark = pytest.mark.workers
+
 TRAINED = [Path(model.source.path).name for model in MODELS]
 
 

@@ -32,6 +32,8 @@ from suites.meta.made_up_validation import EXAMINED, RUN, SAME, failing, validat
 from suites.meta.recorded_cards import card
 from suites.meta.recorded_runs import SDPA, Checkout
 
+pytestmark = pytest.mark.workers
+
 HERE = Match("cpu", platform.machine())
 
 

@@ -21,6 +21,8 @@ from harness.execution.vector_math import choose_vector_math
 from harness.execution.workers import Worker
 from harness.vocabulary import Outcome
 
+pytestmark = pytest.mark.workers
+
 
 def be_killed():
     os.kill(os.getpid(), signal.SIGKILL)

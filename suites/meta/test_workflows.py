@@ -16,6 +16,8 @@ import yaml
 
 from suites.conftest import REPOSITORY
 
+pytestmark = pytest.mark.workers
+
 WORKFLOWS = REPOSITORY / ".github" / "workflows"
 NIGHTLY, PULL_REQUEST = (WORKFLOWS / f"{name}.yml" for name in ("nightly", "pull_request"))
 FEWER = {"SELECT": "engagement", "PYTEST_ADDOPTS": "--device cpu --dtype fp32 -k sdpa-single --model tiny_qwen3"}

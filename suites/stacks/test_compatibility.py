@@ -15,6 +15,8 @@ from harness.vocabulary import Dtype, Outcome, Property, Technique
 from suites.conftest import REPOSITORY
 from suites.stacks.__main__ import table
 
+pytestmark = pytest.mark.workers
+
 TECHNIQUES = [technique for technique in Technique if technique not in {Technique.EAGER, Technique.STACKS}]
 IMPOSSIBLE = [stack for stack in STACKS if stack.impossible]
 REFUSALS = {

@@ -28,6 +28,8 @@ from harness.paths.eager import Eager
 from harness.records import Claim, Engagement, Rung
 from harness.vocabulary import Dtype, Tolerance
 
+pytestmark = pytest.mark.workers
+
 NEW_TOKENS = 4
 PAGE = 16
 SETUP = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())

@@ -1,0 +1,31 @@
+"""Tells tests that start processes from all others, which are the unit tests: `-m "not workers"`."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from harness.execution.workers import Worker
+
+STARTING = frozenset({"runner", "session", "pytester"})
+"""Fixtures that start processes."""
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if STARTING & set(getattr(item, "fixturenames", ())):
+            item.add_marker("workers")
+
+
+@pytest.fixture(autouse=True)
+def no_process_of_a_unit_test(request, monkeypatch):
+    """A test that starts one says so by its marker, so that unit tests stay quick and need no quiet machine."""
+    if request.node.get_closest_marker("workers"):
+        return
+
+    def refuse(*arguments, **_):
+        pytest.fail(f"{request.node.nodeid} starts a process ({arguments[1:]}), but has no marker `workers`")
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
+    monkeypatch.setattr(Worker, "__init__", refuse)
