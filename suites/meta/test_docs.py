@@ -236,17 +236,36 @@ def test_ci_runs_the_tox_commands_of_readme():
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
     assert len(commands) == 6
     told = [line.partition("tox run -e ")[2] for line in commands]
-    less = r'( -- --[a-z-]+ \d+( --shard "\$half")?)?\n'
-    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}{less}", ci) for each in told)
+    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}( -- --seeds 2)?\n", ci) for each in told)
+    assert '.venv/bin/tox run -e cpu -- --nightly --timing-seconds 10 --shard "$seventh"\n' in ci
 
 
-def test_ci_needs_a_browser_and_tries_the_page_of_the_main_job():
+def test_stages_of_ci_have_budgets_of_less_than_an_hour():
+    ci = (REPOSITORY / ".ci" / "run").read_text()
+    budgets = [int(minutes) for minutes in re.findall(r'^stage (?:\S+|"[^"]+") (\d+) ', ci, re.MULTILINE)]
+    assert len(budgets) == ci.count("\nstage ")
+    assert sum(budgets) < 60
+
+
+def test_every_case_of_the_nightly_tier_runs_within_a_week():
+    """Whatever day of the year it is, seven days in a row have all seven shards; but around New Year."""
+    line = next(each for each in (REPOSITORY / ".ci" / "run").read_text().splitlines() if each.startswith("seventh="))
+    shards = []
+    for day in ("008", "009", "010", "011", "012", "013", "014"):
+        script = f"date() {{ echo {day}; }}; {line}; echo $seventh"
+        told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        shards.append(told.stdout.strip())
+    assert sorted(shards) == [f"{place}/7" for place in range(1, 8)]
+
+
+def test_ci_needs_a_browser_and_tries_the_page_of_the_daily_run():
     """Also where whoever starts it did not say that it is CI; after the run that the page is of."""
     ci = (REPOSITORY / ".ci" / "run").read_text()
     assert ci.index('export CI="${CI:-true}"\n') < ci.index("tox run")
-    _, _, after = ci.partition('.venv/bin/tox run -e cpu -- --timing-seconds 10 --shard "$half"\n')
     given = f"{test_report_html.RUN}=runs/latest .tox/tests/bin/python -m pytest suites/meta/test_report_html.py::"
-    assert after.startswith(f"{given}{test_report_html.test_page_of_a_given_run_is_readable.__name__}\n")
+    assert f"{given}{test_report_html.test_page_of_a_given_run_is_readable.__name__}\n" in ci
+    stages = re.findall(r'^stage (\S+|"[^"]+") ', ci, re.MULTILINE)
+    assert stages[stages.index("daily") + 1] == "page"
 
 
 @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
@@ -368,7 +387,7 @@ SIMULATING = (
 UNTRIED = {
     'git clone "$URL" transformers-conformance && cd transformers-conformance': "tests run in a clone",
     "pip install -e . && pytest -m cuda": "needs a GPU; what it says without one is tried in test_sessions.py",
-    "pytest suites/invariants --device cpu": "is part of the main job, which CI runs",
+    "pytest suites/invariants --device cpu --nightly": "is part of the nightly tier, of which CI runs a part each day",
     **dict.fromkeys(
         (
             SIMULATING,
@@ -380,9 +399,9 @@ UNTRIED = {
     **dict.fromkeys(
         (
             "rm -f runs/gpu0/latest runs/gpu1/latest runs/both/latest",
-            'CUDA_VISIBLE_DEVICES=0 pytest -m "cuda and not multi_gpu" --shard 1/2 --run-dir runs/gpu0 &',
-            'CUDA_VISIBLE_DEVICES=1 pytest -m "cuda and not multi_gpu" --shard 2/2 --run-dir runs/gpu1; wait',
-            'pytest -m "cuda and multi_gpu" --run-dir runs/both',
+            'CUDA_VISIBLE_DEVICES=0 pytest --nightly -m "cuda and not multi_gpu" --shard 1/2 --run-dir runs/gpu0 &',
+            'CUDA_VISIBLE_DEVICES=1 pytest --nightly -m "cuda and not multi_gpu" --shard 2/2 --run-dir runs/gpu1; wait',
+            'pytest --nightly -m "cuda and multi_gpu" --run-dir runs/both',
         ),
         "needs two GPUs; shards are tried in test_sessions.py, what merges them in test_merging.py",
     ),

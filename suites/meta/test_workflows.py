@@ -28,9 +28,9 @@ CASE = "cpu-fp32-tiny_qwen3-attention.sdpa-single"
 
 
 def steps(path):
-    """(name, script, environment) of every step that runs something, for the first entry of its job's matrix."""
+    """(name, script, environment) of every step that runs something, for the first entry of its first job's matrix."""
     workflow = yaml.safe_load(path.read_text())
-    [job] = workflow["jobs"].values()
+    job = next(iter(workflow["jobs"].values()))
     shared = {**workflow.get("env", {}), **job.get("env", {})}
     matrix = job["strategy"]["matrix"]
     chosen = matrix["include"][0] if "include" in matrix else {name: entries[0] for name, entries in matrix.items()}
