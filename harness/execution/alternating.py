@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.execution.timing import Block, Sampling
+from harness.execution.measuring import Block, Sampling
 from harness.measured import Pair, Speed
 from harness.measurement.speed_rules import enough, settled
 

@@ -15,7 +15,8 @@ from harness.equivalence.numbers import Generation, compare
 from harness.execution.batching import Served
 from harness.execution.generation import generate_forced
 from harness.execution.rounding import put_weights
-from harness.execution.runs import Batch, Setup, in_float64, keep_compared, load_setup
+from harness.execution.runs import Batch, in_float64, keep_compared, load_setup
+from harness.execution.setup import Setup
 from harness.paths.eager import Eager
 from harness.records import Comparison, FreeRun, GreedyAgreement, State, StratumError
 from harness.vocabulary import Dtype

@@ -21,7 +21,8 @@ from transformers import GenerationConfig
 
 from harness.errors import HarnessError, Incompatible
 from harness.execution.generation import count_not_ended
-from harness.execution.runs import Batch, Setup, load_setup
+from harness.execution.runs import Batch, load_setup
+from harness.execution.setup import Setup
 from harness.paths.base import Aspect, Optimization, Serving
 from harness.paths.observation import Watch, profiled_events, windows_of
 from harness.paths.observed import Batching, Observation

@@ -15,7 +15,8 @@ from torch.nn.functional import pad
 from harness.equivalence.numbers import Generation, compare, identical, relative_error
 from harness.equivalence.state import CacheState
 from harness.errors import ReferenceInvalid
-from harness.execution.runs import Batch, Setup, in_float64, load_setup, planted, read_generation, run_batches
+from harness.execution.runs import Batch, in_float64, load_setup, planted, read_generation, run_batches
+from harness.execution.setup import Setup
 from harness.models.symmetry import permuted
 from harness.paths.eager import Eager
 from harness.records import Claim, Engagement, Rung

@@ -6,8 +6,7 @@ import gc
 from dataclasses import dataclass
 
 from harness.confirmed import Ended, Timed
-from harness.execution.ranks import Place
-from harness.execution.runs import Setup
+from harness.execution.setup import Place, Setup
 from harness.execution.subject import Subject, TokenCheck, load_subject, warm_up
 from harness.execution.tasks import refusals
 from harness.execution.timing import RANK_CALLS, kernels_of, refuse_untimed, verified_tokens

@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from harness.equivalence.state import CacheState
 from harness.execution.answers import compare_with_alone
 from harness.execution.batching import Served, serve_setup
 from harness.execution.runs import (
-    Setup,
     keep_compared,
     load_setup,
     planted,
@@ -27,38 +26,12 @@ from harness.execution.runs import (
     save_tensors,
     watched_run,
 )
+from harness.execution.setup import Place, Setup
 from harness.execution.vector_math import choose_vector_math
 from harness.paths.base import Optimization
 from harness.paths.observed import Observation, Rank, Shard
 from harness.records import Comparison
 from harness.vocabulary import Dtype
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which rank a process is, and where the ranks meet."""
-
-    rank: int
-    ranks: int
-    port: int
-
-    def announce(self) -> None:
-        """Set the variables by which torch finds the other ranks."""
-        os.environ.update(
-            RANK=str(self.rank),
-            LOCAL_RANK=str(self.rank),
-            WORLD_SIZE=str(self.ranks),
-            LOCAL_WORLD_SIZE=str(self.ranks),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(self.port),
-        )
-
-    def join(self, device: str) -> None:
-        """Meet the other ranks. Not by transformers, which tells nothing of why it could not."""
-        self.announce()
-        if device != "cpu":
-            torch.accelerator.set_device_index(self.rank)
-        torch.distributed.init_process_group(torch.distributed.get_default_backend_for_device(device))
 
 
 def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:

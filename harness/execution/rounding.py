@@ -18,7 +18,8 @@ from harness.equivalence.numbers import Generation
 from harness.equivalence.quality import measure_quality
 from harness.errors import ReferenceInvalid
 from harness.execution.generation import PROMPT_LOGITS
-from harness.execution.runs import Setup, exact_runs, load_setup, run_batches
+from harness.execution.runs import exact_runs, load_setup, run_batches
+from harness.execution.setup import Setup
 from harness.models.loading import encode, load_model, load_tokenizer
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager

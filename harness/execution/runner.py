@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.equivalence.rules import trust_findings
 from harness.errors import (
@@ -24,12 +24,12 @@ from harness.errors import (
     WorkerTimedOut,
     refuse_full_disk,
 )
-from harness.execution import benign, tasks, timing, weighing
 from harness.execution.alternating import Sides, alternate
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
+from harness.execution.lazy import LazyModule
+from harness.execution.measuring import Block, Sampling, joined, memory_of
 from harness.execution.preloading import server_contents
-from harness.execution.ranks import Place
-from harness.execution.runs import Setup
+from harness.execution.setup import Place, Setup
 from harness.execution.workers import Answer, Worker, call_together
 from harness.machine.jobs import is_small
 from harness.machine.needs import ExtensionBuild
@@ -43,6 +43,13 @@ from harness.plan import Planned
 from harness.recipes import Folder, ModelRecipe, Probes, Seeded
 from harness.records import Case, Evidence, Failure, Rung, Trust
 from harness.vocabulary import Dtype, Outcome
+
+if TYPE_CHECKING:
+    from harness.execution import benign, tasks, timing, weighing
+else:
+    benign, tasks, timing, weighing = (
+        LazyModule(f"harness.execution.{name}") for name in ("benign", "tasks", "timing", "weighing")
+    )
 
 UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
@@ -137,7 +144,7 @@ class Runner:
         self, known: Measurements, planned: Planned, *, aims: Aims, kernels: tuple[str, ...], seconds: float
     ) -> Measurements:
         """What is known of a case, and its speed, or why there is none."""
-        sampling = timing.Sampling(seconds, aims, kernels=kernels)
+        sampling = Sampling(seconds, aims, kernels=kernels)
         try:
             known = replace(known, peaks=self.peaks(planned.case.device))
         except WorkerFailed as error:
@@ -154,7 +161,7 @@ class Runner:
         except WorkerFailed as error:
             return replace(known, memory_failure=failure_of(error, "weighing"))
 
-    def speed(self, case: Case, optimization: Optimization, sampling: timing.Sampling, *, fault: str = "") -> Speed:
+    def speed(self, case: Case, optimization: Optimization, sampling: Sampling, *, fault: str = "") -> Speed:
         """Time a case whose evidence this runner made, in its native dtype, with `fault` planted into the candidate.
 
         Raises WorkerFailed.
@@ -190,7 +197,7 @@ class Runner:
             snapshot.parent.mkdir(exist_ok=True)
         asked = (self.setup(case, fault), case.dtype, optimization, snapshot)
         held = self.ask(f"{case.id}-memory", weighing.weigh, *asked)
-        return weighing.memory_of(held, eager, optimization, snapshot=named if snapshot.exists() else "")
+        return memory_of(held, eager, optimization, snapshot=named if snapshot.exists() else "")
 
     def observe_ranks(self, case: Case, optimization: Optimization, *, count: int) -> list[Rank]:
         """What each of so many ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
@@ -307,16 +314,14 @@ class Runner:
         # Somebody took the port between its choice and its use.
         return self._run_ranks(name, *asked, launch.ranks)
 
-    def _block(
-        self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, sampling: timing.Sampling
-    ) -> timing.Block:
+    def _block(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Block:
         """Runs of one side in workers of their own: of a parallel model in as many as it has ranks."""
         launch = optimization.launch()
         if launch is None:
             return self.ask(name, timing.time_block, setup, dtype, optimization, sampling)
         with self._ranks(name, launch.ranks) as (workers, places):
             asked = [(setup, dtype, optimization, sampling, place) for place in places]
-            return timing.joined(call_together(workers, timing.time_block, asked, seconds=self.seconds))
+            return joined(call_together(workers, timing.time_block, asked, seconds=self.seconds))
 
     def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
         started = time.monotonic()

@@ -1,11 +1,11 @@
-"""One model on one workload: what a task works on, loading it, and running it. Runs in workers."""
+"""One model on one workload: loading it, and running it. Runs in workers."""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,37 +25,15 @@ from harness.execution.generation import (
     rows_not_ended,
     set_plain_greedy,
 )
+from harness.execution.setup import Setup
 from harness.models.loading import encode, load_model, load_tokenizer, pad_token
 from harness.paths.base import Aspect, Optimization
 from harness.paths.observation import Watch
 from harness.paths.observed import Observation
-from harness.recipes import ModelRecipe, Workload
 from harness.vocabulary import Dtype
 
 Batch = tuple[Tensor, Tensor]
 """Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What all tasks need to know."""
-
-    recipe: ModelRecipe
-    workload: Workload
-    device: str
-    scratch: Path
-    fault: str = ""
-    """`module:function` of a context manager to hold open meanwhile: a fault to plant. Empty for none."""
-    kept: Path | None = None
-    """Folder in which the tensors that are compared stay behind, for other rules to judge; None to keep none."""
-
-    def file(self, dtype: Dtype) -> Path:
-        """Where eager's tensors in that dtype are kept; float64 is the reference."""
-        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
-
-    def verified(self, dtype: Dtype, path: str) -> Path:
-        """Where the tokens are kept that a path chose in the free run that was compared."""
-        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}-{path}.pt"
 
 
 def load_setup(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:

@@ -15,7 +15,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
 from harness.execution.batching import answer_all
-from harness.execution.runs import Batch, Setup, load_setup, planted
+from harness.execution.runs import Batch, load_setup, planted
+from harness.execution.setup import Setup
 from harness.machine.peaks import synchronize
 from harness.measured import Sample, WarmUp
 from harness.measurement.conditions import Reading, capture_seconds, compile_seconds

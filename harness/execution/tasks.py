@@ -21,11 +21,10 @@ from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
 from harness.execution.operator_log import OperatorLog
 from harness.execution.operators import Weights, compare_operators
-from harness.execution.ranks import Place, gather_ranks, run_rank, run_under_torchrun
+from harness.execution.ranks import gather_ranks, run_rank, run_under_torchrun
 from harness.execution.rounding import DenseText, dense_text, dense_twin_of, quality_of, rounded_weights
 from harness.execution.runs import (
     Batch,
-    Setup,
     exact_runs,
     in_float64,
     keep_compared,
@@ -37,6 +36,7 @@ from harness.execution.runs import (
     save_tensors,
     watched_run,
 )
+from harness.execution.setup import Place, Setup
 from harness.machine.simulated import is_simulated
 from harness.models.loading import encode, load_config, load_tokenizer
 from harness.models.seeding import save_seeded

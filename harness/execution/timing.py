@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.ranks import Place
-from harness.execution.runs import Setup, read_generation
+from harness.execution.measuring import Block, Sampling
+from harness.execution.runs import read_generation
+from harness.execution.setup import Place, Setup
 from harness.execution.subject import Subject, TokenCheck, Watching, load_subject, no_garbage, warm_up
 from harness.execution.tasks import refusals
-from harness.measured import Pair, Sample, Speed, WarmUp, Work
+from harness.measured import Pair, Sample, Speed, Work
 from harness.measurement.conditions import open_conditions
 from harness.measurement.roofline import work_of
-from harness.measurement.speed_rules import Aims, enough, settled
-from harness.measurement.statistics import LOOKS
+from harness.measurement.speed_rules import enough, settled
 from harness.measurement.work import figures_of
 from harness.paths.base import EAGER_ATTENTION, Optimization
 from harness.paths.eager import Eager
@@ -34,39 +32,6 @@ EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
 """All that eager uses."""
 RANK_CALLS = 5
 """Warm-up runs of ranks, each of which must make as many: the others wait for it."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample."""
-
-    seconds: float
-    """Spent on pairs at most; what is then known is judged."""
-    aims: Aims
-    """What the pairs should tell; they suffice when every aim is settled."""
-    looks: tuple[int, ...] = LOOKS
-    seed: int = 0
-    """Of the order within pairs."""
-    kernels: tuple[str, ...] = ()
-    """Of the verified run, as in Engagement."""
-    block: int = 4
-    """Runs of one side in one worker, where sides take turns."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Runs of one side in one worker, where sides take turns."""
-
-    samples: tuple[tuple[Sample, str], ...]
-    """Each with why it must be dropped; empty if it counts."""
-    warm_up: WarmUp
-    work: Work | None
-    uncounted: str
-    differing: int
-    kernels: tuple[str, ...]
-    verified_kernels: tuple[str, ...]
-    foreign: int
-    conditions: Mapping[str, str]
 
 
 def time_block(
@@ -101,23 +66,6 @@ def time_block(
             foreign=conditions.foreign,
             conditions=conditions.told(),
         )
-
-
-def joined(ranks: list[Block]) -> Block:
-    """Of the ranks of one model, the first one's times, and what went wrong in any."""
-    samples = tuple(
-        (first, next(filter(None, reasons), ""))
-        for first, reasons in zip(
-            (timed for timed, _ in ranks[0].samples),
-            zip(*([why for _, why in rank.samples] for rank in ranks), strict=True),
-            strict=True,
-        )
-    )
-    odd = next((rank.kernels for rank in ranks if rank.kernels != rank.verified_kernels), ranks[0].kernels)
-    foreign = max(rank.foreign for rank in ranks)
-    return replace(
-        ranks[0], samples=samples, kernels=odd, differing=sum(rank.differing for rank in ranks), foreign=foreign
-    )
 
 
 def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Speed:

@@ -11,9 +11,10 @@ import torch
 
 from harness.errors import Incompatible
 from harness.execution.generation import generate_free
-from harness.execution.runs import Batch, Setup, load_setup, planted
+from harness.execution.runs import Batch, load_setup, planted
+from harness.execution.setup import Setup
 from harness.execution.tasks import refusals
-from harness.measured import Held, Memory
+from harness.measured import Held
 from harness.measurement.memory import (
     Gauge,
     Storages,
@@ -28,7 +29,7 @@ from harness.measurement.memory import (
 from harness.paths.base import Optimization
 from harness.paths.cache_reading import cache_tensors
 from harness.paths.observation import windows_of
-from harness.vocabulary import Dtype, Tolerance
+from harness.vocabulary import Dtype
 
 RUNS = 3
 """Equal ones that are weighed, after one that is not: two could not tell a leak from what is kept once."""
@@ -71,17 +72,6 @@ def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path
         growth=held[-1] - held[0],
         reserved=reserved,
         kv_elsewhere=nbytes(cache) - nbytes(cache, device=setup.device),
-    )
-
-
-def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snapshot: str = "") -> Memory:
-    """Both sides, and what the path declares of its own."""
-    return Memory(
-        candidate=candidate,
-        eager=eager,
-        kv_exact=optimization.tolerance is not Tolerance.LOSSY,
-        own_weights=not optimization.rounds_weights,
-        snapshot=snapshot,
     )
 
 

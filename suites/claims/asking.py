@@ -9,7 +9,7 @@ from typing import Any
 from harness.claims import Part, Statement, as_claim, judge_claim
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, first_line
 from harness.execution.runner import Runner, failure_of
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.judge import failed, verdict_on
 from harness.judge_measured import Bar, judge_measured
 from harness.machine.standard import Standard

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_leaves
 from harness.errors import HarnessError
 from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
-from harness.execution.runs import Setup, load_setup
+from harness.execution.runs import load_setup
+from harness.execution.setup import Setup
 from harness.execution.subject import Subject, TokenCheck, load_subject, no_garbage, warm_up
 from harness.execution.tasks import refusals
 from harness.measured import Sample

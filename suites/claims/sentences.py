@@ -9,8 +9,8 @@ from statistics import median
 
 from harness.claims import HEAVIER, QUIETER, Part, exactly, memory_ratio
 from harness.errors import WorkerRaised
-from harness.execution.runs import Setup
-from harness.execution.weighing import weigh
+from harness.execution.lazy import LazyModule
+from harness.execution.setup import Setup
 from harness.measured import Sample
 from harness.measurement.speed_rules import DROPPED, MORE_TIME, speedup
 from harness.measurement.statistics import ALPHA, LEAST, Interval, ratio_interval
@@ -22,19 +22,9 @@ from harness.paths.eager import Eager
 from harness.records import Verdict
 from harness.vocabulary import Property, Technique
 from suites.claims.asking import Asked
-from suites.claims.experiments import (
-    Arm,
-    Rounds,
-    Until,
-    bits_per_weight,
-    first_and_later,
-    observe,
-    observe_without,
-    peak_of_all,
-    time_rounds,
-    traffic,
-)
 from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
+
+experiments, weighing = LazyModule("suites.claims.experiments"), LazyModule("harness.execution.weighing")
 
 LOADS = 7
 """Fresh workers whose first runs are looked at: the fewest that all lie above the median with a chance below 1 %."""
@@ -57,7 +47,7 @@ class OnlyStatic(StaticCache):
 
 def compiles_by_itself(asked: Asked) -> Verdict:
     asked.equivalent()
-    seen = asked.ask(observe, asked.setup(), asked.case.dtype, OnlyStatic())
+    seen = asked.ask(experiments.observe, asked.setup(), asked.case.dtype, OnlyStatic())
     share = seen.compiled_calls / seen.decode_steps
     return asked.verdict([Part("compiled_share", "share of decode steps that ran compiled", exactly(share), 1.0)])
 
@@ -68,7 +58,7 @@ def first_run_warms_up(asked: Asked) -> Verdict:
     case, setup = asked.case, asked.setup()
     logs = []
     for _ in range(LOADS):
-        first, later = asked.ask(first_and_later, setup, case.dtype, asked.optimization, 5)
+        first, later = asked.ask(experiments.first_and_later, setup, case.dtype, asked.optimization, 5)
         logs.append(math.log(first / median(later)))
     first = ratio_interval(logs, alpha=ALPHA, independent=True)
     later = speedup(measured.speed)
@@ -85,7 +75,7 @@ def outside_recompiles(asked: Asked) -> Verdict:
     """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows."""
     asked.equivalent()
     case, setup = asked.case, asked.setup()
-    outside = asked.ask(observe, setup, case.dtype, asked.optimization)
+    outside = asked.ask(experiments.observe, setup, case.dtype, asked.optimization)
     inside = asked.engaged(CompiledStaticCache(), setup)
     again, by_generate = len(outside.recompiles), len(inside.recompiles)
     share, allowed = again / outside.decode_steps, allowed_for_lengths(inside)
@@ -109,7 +99,7 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
     ]
     for path in (Eager(), *(path for path in others if case.dtype in path.dtypes(case.device))):
         asked.engaged(path, asked.setup(LENGTHS[0]))
-        held = [asked.ask(weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
+        held = [asked.ask(weighing.weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
         beyond = [each.peak - each.least for each in held]
         if min(beyond) <= 0:
             raise asked.unknown(f"{path.name} holds no more than it must at {LENGTHS[0].longest} tokens")
@@ -131,7 +121,9 @@ def kernel_needs_no_package(asked: Asked) -> Verdict:
     """A local kernel counts its calls, the hub's shows as an attention operator; that none but it ran is what the path
     claims."""
     equivalence = asked.equivalent()
-    seen, imported = asked.ask(observe_without, asked.setup(), asked.case.dtype, asked.optimization, "flash_attn")
+    seen, imported = asked.ask(
+        experiments.observe_without, asked.setup(), asked.case.dtype, asked.optimization, "flash_attn"
+    )
     unengaged = sum(not claim.holds for claim in engagement(asked.optimization, seen).claims)
     parts = [
         Part("kernel_calls", "calls of attention", exactly(len(seen.kernel_calls or seen.attention)), 1),
@@ -144,7 +136,7 @@ def kernel_needs_no_package(asked: Asked) -> Verdict:
 def kernels_fuse(asked: Asked) -> Verdict:
     asked.equivalent()
     case, setup = asked.case, asked.setup()
-    ours, eagers = (asked.ask(traffic, setup, case.dtype, path) for path in (asked.optimization, Eager()))
+    ours, eagers = (asked.ask(experiments.traffic, setup, case.dtype, path) for path in (asked.optimization, Eager()))
     launches = exactly(ours.launches / eagers.launches)
     parts = [Part("launches_ratio", "launches over eager's", launches, below(1), at_least=False)]
     if eagers.bytes:
@@ -172,7 +164,7 @@ def _shrinks(asked: Asked, path: Optimization, setup: Setup) -> tuple[list[Part]
     own, known = asked.case.dtype, path.dtypes(asked.case.device)
     dtype, name = own if own in known else known[0], path.name.partition(".")[2]
     try:
-        bits, dense = asked.ask(bits_per_weight, setup, dtype, path)
+        bits, dense = asked.ask(experiments.bits_per_weight, setup, dtype, path)
     except WorkerRaised as error:
         if not error.incompatible:
             raise
@@ -192,7 +184,7 @@ def cost_per_token_is_flat(asked: Asked) -> Verdict:
     asked.equivalent()
     case = asked.case
     loads = steps(case.device)
-    arms = tuple(Arm(asked.setup(load), path) for path in (DynamicCache(), NoCache()) for load in loads)
+    arms = tuple(experiments.Arm(asked.setup(load), path) for path in (DynamicCache(), NoCache()) for load in loads)
     rounds = _timed(asked, arms)
     short, long = (load.longest for load in loads)
     parts = []
@@ -212,7 +204,7 @@ def offloading_keeps_one_layer(asked: Asked) -> Verdict:
     _, measured = asked.judged(Property.MEMORY)
     held = measured.memory.candidate
     elsewhere = exactly(held.kv_elsewhere / held.kv)
-    layers = len(asked.ask(observe, asked.setup(), asked.case.dtype, asked.optimization).cache_windows)
+    layers = len(asked.ask(experiments.observe, asked.setup(), asked.case.dtype, asked.optimization).cache_windows)
     part = Part("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
     return asked.verdict([part], told="after the run; during it the next layer is on its way too")
 
@@ -244,7 +236,7 @@ def requests_beat_padding(asked: Asked) -> Verdict:
     asked.equivalent()
     setup = asked.setup(UNEVEN)
     serving = replace(asked.optimization, tokens=UNEVEN.longest // 2)
-    rounds = _timed(asked, (Arm(setup, serving), Arm(setup, path_named("attention.sdpa"))))
+    rounds = _timed(asked, (experiments.Arm(setup, serving), experiments.Arm(setup, path_named("attention.sdpa"))))
     lengths = sorted(prompt.length for prompt in UNEVEN.prompts)
     told = f"{len(lengths)} prompts of {lengths[0]} to {lengths[-1]} tokens; steps of at most {serving.tokens}"
     return asked.verdict([_faster(rounds, 0, 1, key="speedup", what="speed over a padded batch's")], told=told)
@@ -254,7 +246,7 @@ def speed_may_cost_memory(asked: Asked) -> Verdict:
     """Compiled decoding, ticked for speed alone: what a fresh process holds in all, the compiler's share included."""
     _, measured = asked.judged(Property.SPEED)
     case, setup = asked.case, asked.setup()
-    peaks = [asked.ask(peak_of_all, setup, case.dtype, path) for path in (asked.optimization, Eager())]
+    peaks = [asked.ask(experiments.peak_of_all, setup, case.dtype, path) for path in (asked.optimization, Eager())]
     more, faster = memory_ratio(*peaks, device=case.device), speedup(measured.speed)
     what = "peak of a fresh process, from loading to the second run, over eager's"
     parts = [
@@ -268,7 +260,10 @@ def stack_beats_its_best_part(asked: Asked) -> Verdict:
     asked.equivalent()
     setup = asked.setup()
     parts = ("attention.sdpa", "compilation.static_cache")
-    rounds = _timed(asked, (Arm(setup, asked.optimization), *(Arm(setup, path_named(name)) for name in parts)))
+    rounds = _timed(
+        asked,
+        (experiments.Arm(setup, asked.optimization), *(experiments.Arm(setup, path_named(name)) for name in parts)),
+    )
     return asked.verdict(
         [
             _faster(rounds, 0, place, key=f"over_{name}", what=f"speed over that of {name}")
@@ -286,12 +281,12 @@ def below(limit: float) -> float:
     return math.nextafter(limit, -math.inf)
 
 
-def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
+def _timed(asked: Asked, arms: tuple[experiments.Arm, ...]) -> experiments.Rounds:
     """Rounds of arms that are engaged. Raises Settled if one is not, or if the machine was too noisy, or shared."""
     for arm in arms:
         asked.engaged(arm.optimization, arm.setup)
-    until, seconds = Until(ROUNDS, asked.timing_seconds), asked.timing_seconds
-    rounds = asked.ask(time_rounds, arms, asked.case.dtype, until, more=seconds)
+    until, seconds = experiments.Until(ROUNDS, asked.timing_seconds), asked.timing_seconds
+    rounds = asked.ask(experiments.time_rounds, arms, asked.case.dtype, until, more=seconds)
     if rounds.foreign:
         raise asked.unknown(f"{rounds.foreign} foreign processes computed on the device")
     count = len(rounds.arms[0]) + rounds.dropped
@@ -300,7 +295,7 @@ def _timed(asked: Asked, arms: tuple[Arm, ...]) -> Rounds:
     return rounds
 
 
-def _faster(rounds: Rounds, ours: int, theirs: int, *, key: str, what: str) -> Part:
+def _faster(rounds: experiments.Rounds, ours: int, theirs: int, *, key: str, what: str) -> Part:
     pairs = zip(rounds.arms[ours], rounds.arms[theirs], strict=True)
     logs = [math.log(other.seconds / own.seconds) for own, other in pairs]
     return Part(key, what, ratio_interval(logs, alpha=ALPHA), 1.0, todo=_more(len(logs) < ROUNDS))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness.claims import HEAVIER, QUIETER, Part, error_ratios, figures_of, mbu_of, memory_ratio
-from harness.execution.weighing import weigh
+from harness.execution.lazy import LazyModule
 from harness.measured import Measurements
 from harness.measurement.speed_rules import MORE_TIME, speedup
 from harness.measurement.statistics import Interval
@@ -20,6 +20,8 @@ from harness.report.overview import tick_name
 from harness.vocabulary import Outcome, Property, Technique
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
 from suites.claims.places import BEHIND, CACHED, DECODE, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY, weighty
+
+weighing = LazyModule("harness.execution.weighing")
 
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 
@@ -58,7 +60,7 @@ def weights_are_smaller(asked: Asked) -> Verdict:
     asked.equivalent()
     case, setup = asked.case, asked.setup(SHORT, weighty(asked.case.device, named=asked.named))
     asked.engaged(asked.optimization, setup)
-    peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
+    peaks = [asked.ask(weighing.weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
     part = _memory(memory_ratio(*peaks, device=case.device))
     verdict = asked.verdict([part], told=f"{setup.recipe.name}, {SHORT.name}")
     return replace(verdict, recipe=setup.recipe.name, workload=SHORT.name)
@@ -70,7 +72,7 @@ def cache_is_smaller(asked: Asked) -> Verdict:
     both = Stack((Sdpa(), asked.optimization))
     case, setup = asked.case, asked.setup(CACHED)
     asked.engaged(both, setup)
-    peaks = [asked.ask(weigh, setup, case.dtype, path).peak for path in (both, Sdpa())]
+    peaks = [asked.ask(weighing.weigh, setup, case.dtype, path).peak for path in (both, Sdpa())]
     ratio = memory_ratio(*peaks, device=case.device)
     verdict = asked.verdict([_memory(ratio)], told=f"on {CACHED.name}, both with sdpa")
     return replace(verdict, path=both.name, workload=CACHED.name)

@@ -9,17 +9,20 @@ from typing import Any
 from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.rules import Finding
 from harness.errors import WorkerFailed
+from harness.execution.lazy import LazyModule
 from harness.execution.runner import Runner, failure_of
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.execution.workers import Worker
 from harness.judge import failed, judge_relation
 from harness.paths.base import Optimization
 from harness.records import EXAMPLES, Case, Failure, Verdict
 from harness.vocabulary import Property
-from suites.invariants.probing import Opened, Question, open_path, try_example
+from suites.invariants.question import Opened, Question
 from suites.invariants.relations import relation_named
 from suites.invariants.reproducer import write_reproducer
 from suites.invariants.search import Budget, search
+
+probing = LazyModule("suites.invariants.probing")
 
 UNENGAGED = "something else served the request: suites/every_path judges the path itself"
 
@@ -70,7 +73,9 @@ class Asking:
         relation = relation_named(case.workload.name)
 
         def ask(example: dict[str, Any]) -> list[Finding]:
-            return opened.worker.call(try_example, opened.question, relation.name, example, seconds=self.seconds)
+            return opened.worker.call(
+                probing.try_example, opened.question, relation.name, example, seconds=self.seconds
+            )
 
         result = search(relation, ask, edges=opened.known.edges, budget=budget)
         failure = failure_of(result.failure, f"example {result.example}") if result.failure else None
@@ -109,6 +114,6 @@ class Asking:
 
     def _ask(self, worker: Worker, question: Question) -> Opened | Failure:
         try:
-            return worker.call(open_path, question, seconds=self.seconds)
+            return worker.call(probing.open_path, question, seconds=self.seconds)
         except WorkerFailed as error:
             return failure_of(error, "engaging")

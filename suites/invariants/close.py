@@ -13,7 +13,6 @@ from itertools import accumulate
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.execution.batching import BatchingWatch, serve
 from suites.invariants.content import SEEDS, lengths, texts, tokens
 from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject
 
@@ -138,6 +137,8 @@ def arrival_order(subject: Subject, example) -> Iterator[Side]:
 
 def _served(name: str, subject: Subject, requests: list[list[int]]) -> Side:
     """The answers follow their prompts, as logits follow what they were chosen after."""
+    from harness.execution.batching import BatchingWatch, serve  # imports transformers, which planning does not need
+
     serving = subject.optimization.serving()
     watch = BatchingWatch(subject.model, layers=False)
     with subject.optimization.applied(), watch:

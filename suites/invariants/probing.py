@@ -6,7 +6,7 @@ import gc
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from harness.equivalence.errors import Triple, centered, rms, same_bits, stratum_error
-from harness.equivalence.limits import LIMITS, Limits
 from harness.equivalence.rules import Finding, error_findings
 from harness.execution.batching import serve_setup
-from harness.execution.runs import Setup, exact_runs, in_float64, load_setup, planted, watched_run
+from harness.execution.runs import exact_runs, in_float64, load_setup, planted, watched_run
+from harness.execution.setup import Setup
 from harness.execution.tasks import make_checkpoint, refusals
-from harness.paths.base import Optimization, engagement
+from harness.paths.base import engagement
 from harness.paths.eager import Eager
 from harness.paths.observation import windows_of
 from harness.recipes import Folder, Seeded
@@ -29,30 +29,11 @@ from harness.vocabulary import Dtype
 from suites.invariants.close import Side
 from suites.invariants.content import EDGES, tokens
 from suites.invariants.forward import Subject
+from suites.invariants.question import Opened, Question
 from suites.invariants.relations import Relation, relation_named
 
 USUAL_SEEDS, USUAL_LENGTH = range(1000, 1024), 48
 """Texts, none of which is drawn, on which eager shows how much it errs."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A path on a model, in the precisions of a case."""
-
-    setup: Setup
-    """With the workload on which the path must engage, and the fault to plant, which reaches the path alone."""
-    optimization: Optimization
-    dtypes: tuple[Dtype, ...]
-    limits: Limits = LIMITS
-
-
-@dataclass(frozen=True)
-class Opened:
-    """What is known of a path before it is asked for any relation."""
-
-    engagements: dict[Dtype, Engagement]
-    edges: tuple[int, ...]
-    """Lengths around which its examples are drawn: blocks, pages, and the windows of the model."""
 
 
 def open_path(question: Question) -> Opened:

@@ -10,14 +10,14 @@ from pprint import pformat
 from typing import Any
 
 from fixtures.kernels import LOCAL_KERNELS
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.execution.vector_math import choose_vector_math
 from harness.plan import find_model
 from harness.recipes import Folder, Hub, ModelRecipe
 from harness.records import Case
 from harness.vocabulary import Dtype
 from suites.conftest import CATALOGUE, REPOSITORY
-from suites.invariants.probing import Question, try_example
+from suites.invariants.question import Question
 from suites.invariants.relations import relation_named
 from suites.invariants.search import Searched
 
@@ -95,6 +95,8 @@ def reproduce(
 ) -> int:
     """Try one example in this process, say in a line what came of it, and return the exit code: 1 if it is violated, 2
     if it raises."""
+    from suites.invariants.probing import try_example  # imports transformers, which writing a script does not need
+
     os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNELS"), LOCAL_KERNELS]))
     choose_vector_math()  # as every worker does
     optimization = next(entry for entry in CATALOGUE.paths if entry.name == path)

@@ -17,7 +17,8 @@ from harness.equivalence.state import CacheState
 from harness.errors import Incompatible, ReferenceInvalid
 from harness.execution import benign
 from harness.execution.runner import Runner
-from harness.execution.runs import Setup, read_generation, save_generation
+from harness.execution.runs import read_generation, save_generation
+from harness.execution.setup import Setup
 from harness.execution.tasks import make_reference, measure_eager
 from harness.machine.threads import one_thread as in_one_thread
 from harness.models.symmetry import permuted

@@ -19,7 +19,7 @@ from harness.errors import HarnessError, WorkerRaised, WorkerTimedOut
 from harness.execution import extensions, runner
 from harness.execution.extensions import BUILD_SECONDS, SETTLED, build_quanto, remove_stale_lock
 from harness.execution.runner import Runner
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.paths import PATHS
 from harness.vocabulary import Dtype, Outcome
 from suites.invariants.asking import Asking

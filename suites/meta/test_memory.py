@@ -15,9 +15,10 @@ from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
 from harness.errors import HarnessError, Incompatible, WorkerRaised
 from harness.execution import weighing
-from harness.execution.runs import Setup
+from harness.execution.measuring import memory_of
+from harness.execution.setup import Setup
 from harness.execution.tasks import make_checkpoint
-from harness.execution.weighing import memory_of, weigh
+from harness.execution.weighing import weigh
 from harness.execution.workers import Worker
 from harness.measured import Held, Memory
 from harness.measurement import memory as gauges

@@ -19,7 +19,8 @@ from harness.equivalence.rules import rho
 from harness.execution.attention_operator import AttentionCall, allowed_keys
 from harness.execution.operator_log import OperatorLog
 from harness.execution.operators import compare_operators, read_out_columns, replaced_operators, watched_linears
-from harness.execution.runs import Setup, load_setup
+from harness.execution.runs import load_setup
+from harness.execution.setup import Setup
 from harness.judge import judge
 from harness.paths import PATHS
 from harness.paths.base import Aspect

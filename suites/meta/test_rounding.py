@@ -14,7 +14,7 @@ from fixtures.workloads import PROBES, WORKLOADS
 from harness.equivalence.quality import measure_quality
 from harness.errors import Incompatible, ReferenceInvalid
 from harness.execution.rounding import dense_twin_of, rounded_weights
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.paths import PATHS
 from harness.paths.base import Optimization
 from harness.paths.linear_reading import head_name, read_linears

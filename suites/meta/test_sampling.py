@@ -10,8 +10,9 @@ import torch
 
 from harness.execution import alternating, timing
 from harness.execution.alternating import Sides, alternate
+from harness.execution.measuring import Block, Sampling
 from harness.execution.subject import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
-from harness.execution.timing import Block, Sampling, sample
+from harness.execution.timing import sample
 from harness.measured import Sample, WarmUp
 from harness.measurement.conditions import Conditions, Reading
 from harness.measurement.speed_rules import Aim, Aims

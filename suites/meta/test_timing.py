@@ -18,10 +18,10 @@ from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import WorkerRaised
 from harness.execution import alternating
+from harness.execution.measuring import Block, Sampling, joined
 from harness.execution.runner import failure_of
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.execution.subject import load_subject, no_garbage
-from harness.execution.timing import Block, Sampling, joined
 from harness.execution.workers import Worker
 from harness.judge import judge
 from harness.judge_measured import Bar, judge_measured

@@ -19,7 +19,8 @@ from harness.equivalence.numbers import Generation
 from harness.equivalence.rules import findings
 from harness.execution.answers import compare_served
 from harness.execution.batching import BatchingWatch, serve
-from harness.execution.runs import Setup, in_float64, load_setup, planted
+from harness.execution.runs import in_float64, load_setup, planted
+from harness.execution.setup import Setup
 from harness.execution.workers import Worker
 from harness.paths import PATHS
 from harness.paths.base import engagement

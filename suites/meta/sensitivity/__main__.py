@@ -11,7 +11,7 @@ from pathlib import Path
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.codec import write_text
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.execution.workers import Worker
 from harness.machine.inventory import describe, take_inventory
 from suites.meta.sensitivity.record import SLOWED, Trace, record_trace

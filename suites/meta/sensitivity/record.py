@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from harness.execution.runs import Setup
+from harness.execution.setup import Setup
 from harness.execution.subject import load_subject, no_garbage, warm_up
 from harness.measurement.conditions import open_conditions
 from harness.paths.eager import Eager

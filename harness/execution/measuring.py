@@ -1,0 +1,73 @@
+"""What workers that measure are asked, and what becomes of their answers. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from harness.measured import Held, Memory, Sample, WarmUp, Work
+from harness.measurement.speed_rules import Aims
+from harness.measurement.statistics import LOOKS
+from harness.paths.base import Optimization
+from harness.vocabulary import Tolerance
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample."""
+
+    seconds: float
+    """Spent on pairs at most; what is then known is judged."""
+    aims: Aims
+    """What the pairs should tell; they suffice when every aim is settled."""
+    looks: tuple[int, ...] = LOOKS
+    seed: int = 0
+    """Of the order within pairs."""
+    kernels: tuple[str, ...] = ()
+    """Of the verified run, as in Engagement."""
+    block: int = 4
+    """Runs of one side in one worker, where sides take turns."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Runs of one side in one worker, where sides take turns."""
+
+    samples: tuple[tuple[Sample, str], ...]
+    """Each with why it must be dropped; empty if it counts."""
+    warm_up: WarmUp
+    work: Work | None
+    uncounted: str
+    differing: int
+    kernels: tuple[str, ...]
+    verified_kernels: tuple[str, ...]
+    foreign: int
+    conditions: Mapping[str, str]
+
+
+def joined(ranks: list[Block]) -> Block:
+    """Of the ranks of one model, the first one's times, and what went wrong in any."""
+    samples = tuple(
+        (first, next(filter(None, reasons), ""))
+        for first, reasons in zip(
+            (timed for timed, _ in ranks[0].samples),
+            zip(*([why for _, why in rank.samples] for rank in ranks), strict=True),
+            strict=True,
+        )
+    )
+    odd = next((rank.kernels for rank in ranks if rank.kernels != rank.verified_kernels), ranks[0].kernels)
+    foreign = max(rank.foreign for rank in ranks)
+    return replace(
+        ranks[0], samples=samples, kernels=odd, differing=sum(rank.differing for rank in ranks), foreign=foreign
+    )
+
+
+def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snapshot: str = "") -> Memory:
+    """Both sides, and what the path declares of its own."""
+    return Memory(
+        candidate=candidate,
+        eager=eager,
+        kv_exact=optimization.tolerance is not Tolerance.LOSSY,
+        own_weights=not optimization.rounds_weights,
+        snapshot=snapshot,
+    )

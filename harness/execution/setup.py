@@ -1,0 +1,61 @@
+"""What workers are told: what they work on, and where ranks meet. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.recipes import ModelRecipe, Workload
+from harness.vocabulary import Dtype
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all tasks need to know."""
+
+    recipe: ModelRecipe
+    workload: Workload
+    device: str
+    scratch: Path
+    fault: str = ""
+    """`module:function` of a context manager to hold open meanwhile: a fault to plant. Empty for none."""
+    kept: Path | None = None
+    """Folder in which the tensors that are compared stay behind, for other rules to judge; None to keep none."""
+
+    def file(self, dtype: Dtype) -> Path:
+        """Where eager's tensors in that dtype are kept; float64 is the reference."""
+        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
+
+    def verified(self, dtype: Dtype, path: str) -> Path:
+        """Where the tokens are kept that a path chose in the free run that was compared."""
+        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}-{path}.pt"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank a process is, and where the ranks meet."""
+
+    rank: int
+    ranks: int
+    port: int
+
+    def announce(self) -> None:
+        """Set the variables by which torch finds the other ranks."""
+        os.environ.update(
+            RANK=str(self.rank),
+            LOCAL_RANK=str(self.rank),
+            WORLD_SIZE=str(self.ranks),
+            LOCAL_WORLD_SIZE=str(self.ranks),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(self.port),
+        )
+
+    def join(self, device: str) -> None:
+        """Meet the other ranks. Not by transformers, which tells nothing of why it could not."""
+        import torch
+
+        self.announce()
+        if device != "cpu":
+            torch.accelerator.set_device_index(self.rank)
+        torch.distributed.init_process_group(torch.distributed.get_default_backend_for_device(device))

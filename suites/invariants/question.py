@@ -1,0 +1,31 @@
+"""What a worker is asked of a path, and what it tells of it beforehand. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.equivalence.limits import LIMITS, Limits
+from harness.execution.setup import Setup
+from harness.paths.base import Optimization
+from harness.records import Engagement
+from harness.vocabulary import Dtype
+
+
+@dataclass(frozen=True)
+class Question:
+    """A path on a model, in the precisions of a case."""
+
+    setup: Setup
+    """With the workload on which the path must engage, and the fault to plant, which reaches the path alone."""
+    optimization: Optimization
+    dtypes: tuple[Dtype, ...]
+    limits: Limits = LIMITS
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a path before it is asked for any relation."""
+
+    engagements: dict[Dtype, Engagement]
+    edges: tuple[int, ...]
+    """Lengths around which its examples are drawn: blocks, pages, and the windows of the model."""
