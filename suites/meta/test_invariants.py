@@ -178,7 +178,7 @@ def test_number_of_examples_is_positive():
 
 def test_examples_are_recorded_with_their_seed(tmp_path):
     """A session draws others when asked for a number, and says how to draw them again."""
-    only = ["suites/invariants", "--device", "cpu", "-k", "tiny_qwen3-attention.sdpa-prefix"]
+    only = ["suites/invariants", "--device", "cpu", "--nightly", "-k", "tiny_qwen3-attention.sdpa-prefix"]
     drawn = ["--invariant-examples", "3", "--hypothesis-seed", "7", "--run-dir", tmp_path]
     run = [sys.executable, "-m", "pytest", *only, *drawn]
     told = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -297,12 +297,12 @@ def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
     case = "cpu-fp32-tiny_qwen3-attention.away-single"
     told = f"2 verdicts (UNSUPPORTED of {case} first) are not allowed by the profile's [[skips]]"
     assert (result.ret, record["exit"], record["gate"]) == (1, 1, [told])
-    result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')}"])
+    result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')} (tier daily*)"])
     assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
     made_profile(pytester.path, skips=(Skip(Outcome.UNSUPPORTED, "attention.away", "made up", 2),))
     result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
     assert (result.ret, record["gate"]) == (0, [])
-    result.stdout.fnmatch_lines(["gate: green: 2 verdicts given, 2 skipped as the profile allows"])
+    result.stdout.fnmatch_lines(["gate: green: 2 verdicts given, 2 skipped as the profile allows (tier daily*)"])
 
 
 def test_test_that_fails_beside_a_failing_verdict_is_counted(session, pytester):

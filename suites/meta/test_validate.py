@@ -202,6 +202,7 @@ def pytest_harness_catalogue(): ...
 def pytest_addoption(parser):
     for name in ("--device", "--run-dir", "--folders"):
         parser.addoption(name, default="1")
+    parser.addoption("--nightly", action="store_true")
 
 def pytest_sessionfinish(session):
     asked = session.config.option
