@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.checkout import refuse_unused
 from harness.costs import Costs
 from harness.errors import HarnessError
-from harness.gate import gate_line
+from harness.gate import gate_line, left_out_line, tier_line
 from harness.machine.inventory import processor, take_inventory
 from harness.machine.jobs import cores
 from harness.machine.standard import sound_profiles
-from harness.measurement.units import count
 from harness.options import add_options, as_words
 from harness.plan import Catalogue, Planned, find_model, in_tiers, plan
 from harness.recipes import ModelRecipe, Workload
@@ -79,6 +80,11 @@ STOP = pytest.StashKey[BaseException]()
 """Why there can be no session. While pytest collects a file it would take that for an error of the file."""
 
 
+REFUSED = "harness_refused"
+TOLD = pytest.StashKey[str]()
+"""Why workers of pytest-xdist selected nothing."""
+
+
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     pluginmanager.add_hookspecs(Hooks)
 
@@ -111,13 +117,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Tests of no case first; then what is judged by evidence, which is gathered side by side; then what has the device
     alone. Within each, all properties of a case stand together."""
     if STOP in config.stash:
-        raise config.stash[STOP]
+        _stop(config, items)
+        return
     _drop_empty(config, items)
     order: dict[str, int] = {}
     for item in items:
         order.setdefault(_case_of(item), len(order))
     items.sort(key=lambda item: (bool(_case_of(item)), _is_alone(item), order[_case_of(item)]))
     _keep_shard(config, items, *config.option.shard)
+
+
+def _stop(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """End pytest before anything runs. A worker of pytest-xdist cannot: it selects nothing, and tells the first process
+    why."""
+    if not hasattr(config, "workeroutput"):
+        raise config.stash[STOP]
+    config.workeroutput[REFUSED] = str(config.stash[STOP])
+    items.clear()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over why a worker of pytest-xdist selected nothing."""
+    if told := getattr(node, "workeroutput", {}).get(REFUSED):
+        node.config.stash[TOLD] = told
 
 
 def _drop_empty(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -246,6 +269,8 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close the run's record. Cases that were selected, none of them judged, are a failure: green must mean proved."""
     known = session.config.stash.get(SESSION, None)
+    if TOLD in session.config.stash:
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if session.config.option.collectonly:
         return
     if (
@@ -265,6 +290,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     known = config.stash.get(SESSION, None)
+    if TOLD in config.stash:
+        terminalreporter.write_line(config.stash[TOLD])
     if config.option.gate and not config.option.collectonly and (known is None or not known.folder):
         terminalreporter.write_line("gate: red: nothing was judged")
     if known is None or config.option.collectonly:
@@ -292,7 +319,7 @@ def _summary(known: Session) -> Iterator[str]:
             yield f"slowest: {', '.join(f'{what} {seconds:.0f} s' for what, seconds in slowest)}"
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
     if known.folder and known.left_out:
-        yield f"tier {known.tier}: {count(known.left_out, 'case')} of later tiers left out ({_later(known.tier)})"
+        yield f"{tier_line(known.folder.run)} ({_later(known.tier)})"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
     if known.problem:
@@ -305,7 +332,7 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
     chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
     no_cuda = known.inventory.why_no_cuda if "cuda" in markers else ""
     why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
-    why += f"; {known.left_out} are of later tiers than {known.tier} ({_later(known.tier)})" if known.left_out else ""
+    why += f"{left_out_line(known.left_out)} of tier {known.tier} ({_later(known.tier)})" if known.left_out else ""
     chosen = chosen or "the selection"
     cases = [*known.planned, *known.elsewhere]
     return f"nothing was judged: {chosen} selects none of the {len(cases)} cases planned here{why}"
@@ -334,8 +361,14 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
         return session.planned
     kept = [entry for entry in own if session.tier.holds(entry.tier)]
     session.elsewhere += kept
-    session.left_out += len(own) - len(kept)
+    session.left_out += _tiers_of(own) - _tiers_of(kept)
     return kept
+
+
+def _tiers_of(entries: list[Planned]) -> Counter[str]:
+    """How many cases that can run here have each tier as their first, in the order of the tiers."""
+    counted = Counter(entry.tier for entry in entries if entry.unmet is None)
+    return Counter({str(tier): counted[tier] for tier in Tier if counted[tier]})
 
 
 def _tell(config: pytest.Config, line: str) -> None:
@@ -357,6 +390,11 @@ def _session(config: pytest.Config) -> Session:
 
 
 def _new_session(config: pytest.Config) -> Session:
+    if hasattr(config, "workerinput"):
+        raise HarnessError(
+            "pytest-xdist would time cases beside each other, in several runs (leave out -n; --jobs N runs "
+            "cases side by side)"
+        )
     catalogue = config.hook.pytest_harness_catalogue(config=config)
     if catalogue is None:
         raise HarnessError("no catalogue: a conftest.py should implement pytest_harness_catalogue")
@@ -381,7 +419,7 @@ def _new_session(config: pytest.Config) -> Session:
     parent = Path(config.rootpath, asked.run_dir).expanduser()
     profiles = sound_profiles(config.rootpath)
     refuse_unused(profiles, catalogue)
-    left_out = len(planned) - len(kept)
+    left_out = _tiers_of(planned) - _tiers_of(kept)
     session = Session(catalogue, inventory, profiles, kept, left_out, asked.case_timeout, parent, replan)
     session.tier = tier
     session.jobs = asked.jobs

@@ -360,7 +360,8 @@ class Run:
     before it was kept."""
     tier: str = ""
     """How much of the plan it was to run, `daily` by default; empty in records from before it was kept."""
-    left_out: int | None = None
-    """Planned cases that this tier leaves out; null in records from before it was kept."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """How many cases that can run here the tier leaves out, by their own tiers; empty in records from before it was
+    kept."""
     jobs: int | None = None
     """How many cases ran side by side while nothing was timed; null until that was decided."""

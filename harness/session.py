@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from harness.claims import as_claim
 from harness.costs import Costs, Step, told
 from harness.execution.gathering import Gathering
-from harness.gate import Forgiven
+from harness.gate import Forgiven, left_out_line
 from harness.judge import unsupported
 from harness.judge_by_standard import bar_of, judge_evidence
 from harness.judge_measured import Bar, aims_of, judge_measured
@@ -52,8 +53,8 @@ class Session:
     inventory: Inventory
     profiles: tuple[Profile, ...]
     planned: list[Planned]
-    left_out: int
-    """Cases of later tiers than its own."""
+    left_out: Counter[str]
+    """Cases of later tiers than its own that could run here, by tier."""
     seconds: float
     parent: Path
     replan: Replan
@@ -180,7 +181,7 @@ class Session:
         cases = {entry.id for entry, _, _ in self.tests if entry.unmet is None}
         jobs = default_jobs(None) if self.jobs is None else self.jobs
         side = f"{jobs} side by side while nothing is timed" if jobs > 1 else "one after the other"
-        later = f"; {self.left_out} of later tiers left out" if self.left_out else ""
+        later = left_out_line(self.left_out)
         return f"tier {self.tier}: {count(len(cases), 'case')}, {side}, {told(self.minutes)}{later}"
 
     def _evidence(self, planned: Planned, runner: Runner) -> Evidence:
@@ -293,7 +294,7 @@ class Session:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
             asked = Asked(
-                self.options, self.selected, self.selection, self.shard, self.gate, str(self.tier), self.left_out
+                self.options, self.selected, self.selection, self.shard, self.gate, str(self.tier), dict(self.left_out)
             )
             folder = RunFolder.resumed(self.resume, asked) if self.resume else RunFolder.new(self.parent, asked)
             self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)

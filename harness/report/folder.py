@@ -6,8 +6,9 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Asked:
     gate: bool = False
     """Whether it is to be a gate."""
     tier: str = ""
-    left_out: int | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, run: Run) -> Run:
         """A run that is asked for this; a gate is red until its end."""

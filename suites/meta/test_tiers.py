@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from fixtures.models import MODELS
+from harness.errors import HarnessError
+from harness.gate import Forgiven, gate_line, gated, tier_line
 from harness.plan import in_tiers, plan
+from harness.report.folder import refuse_other_tier as refuse_tier_to_resume
+from harness.report.markdown import markdown
+from harness.run_files import refuse_other_tier
 from harness.vocabulary import Load, Technique, Tier
 from suites.conftest import CATALOGUE
 from suites.invariants.relations import relations_planned
+from suites.meta.commands import harness
+from suites.meta.recorded_runs import SDPA, Checkout
+from suites.meta.test_gate import CLEAN, KNOWN
 from suites.meta.test_planning import CPU, GPU
+from suites.meta.test_sessions import session
+
+__all__ = ["session"]  # the fixture
 
 
 def planned(inventory, device, models=MODELS):
@@ -92,3 +107,79 @@ def test_no_relation_is_asked_before_the_nightly_tier():
 
     tiers = {entry.tier for entry in relations_planned(replan, named=False)}
     assert tiers == {Tier.NIGHTLY, Tier.SLOW}
+
+
+def run_of(tier, **left_out):
+    return replace(CLEAN, tier=str(tier), left_out=left_out)
+
+
+@pytest.mark.parametrize(
+    ("tier", "left_out", "told"),
+    [
+        (Tier.DAILY, {"nightly": 214, "slow": 90}, "tier daily, 214 nightly and 90 slow cases left out"),
+        (Tier.NIGHTLY, {"slow": 1}, "tier nightly, 1 slow case left out"),
+        (Tier.SLOW, {}, "tier slow"),
+        ("", {}, ""),  # of a record from before it was kept
+    ],
+)
+def test_run_says_its_tier_and_what_it_leaves_out(tier, left_out, told):
+    """In the report's headline and in the gate's line."""
+    run = run_of(tier, **left_out)
+    assert tier_line(run) == told
+    assert gate_line(gated(run, Forgiven())).endswith(f" ({told})" if told else "allows")
+    red = gate_line(gated(replace(run, selected=9), Forgiven()))
+    assert red.startswith("gate: red: ")
+    assert red.endswith(f" ({told})" if told else "gave no verdict")
+    assert ("\nTier " in markdown(run)) is bool(told)
+    assert not told or f"\n{told.capitalize()}.\n" in markdown(run)
+
+
+@pytest.mark.parametrize(("tier", "red"), [(Tier.SMOKE, False), (Tier.DAILY, False), (Tier.NIGHTLY, True), ("", True)])
+def test_known_failure_of_a_case_that_a_tier_leaves_out_is_not_stale(tier, red):
+    """Only a run of all cases can tell that an entry is of none."""
+    entry = replace(KNOWN, path="caching.none")
+    assert bool(gated(run_of(tier), Forgiven(known_failures=(entry,))).gate) is red
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "mixed"), [("daily", "nightly", True), ("daily", "daily", False), ("", "daily", False)]
+)
+def test_runs_of_two_tiers_are_neither_compared_nor_merged(tmp_path, one, other, mixed):
+    """What one of them was not to judge would look lost. Older records tell no tier."""
+    first, second = replace(CLEAN, tier=one), replace(CLEAN, tier=other)
+    told = "one is of tier daily, and two of tier nightly, but both should be of one (run the same --tier)"
+    with pytest.raises(HarnessError, match=re.escape(told)) if mixed else nullcontext():
+        refuse_other_tier(Path("one"), first, Path("two"), second)
+    with (
+        pytest.raises(HarnessError, match="of tier daily, but this session of tier nightly") if mixed else nullcontext()
+    ):
+        refuse_tier_to_resume(tmp_path, first, other)
+
+
+@pytest.mark.parametrize("command", ["compare", "merge"])
+def test_commands_refuse_two_tiers_in_one_line(tmp_path, monkeypatch, capsys, command):
+    checkout = Checkout(tmp_path)
+    folders = [checkout.run({SDPA: {}}, name=name, tier=name) for name in ("daily", "nightly")]
+    code, _, errors = harness(monkeypatch, capsys, command, *folders)
+    assert code == 2
+    assert "is of tier daily, and" in errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_session_is_not_resumed_in_another_tier(session):
+    """With the exit code of misuse, and a line that says how."""
+    session("--dtype", "fp32", "-m", "engagement")
+    result, _ = session("--dtype", "fp32", "-m", "engagement", "--nightly", "--resume", "runs/latest")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    result.stdout.fnmatch_lines(
+        ["*the run is of tier daily, but this session of tier nightly (resume it with --tier daily)*"]
+    )
+
+
+def test_session_under_xdist_is_refused(session):
+    """It would be several, each with a record of its own, that time cases beside each other."""
+    result, record = session("-n", "2", "--dtype", "fp32")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert record is None
+    result.stdout.fnmatch_lines(["*pytest-xdist would time cases beside each other*"])
