@@ -141,6 +141,19 @@ def test_number_of_jobs_changes_no_verdict_and_no_number(session):
         assert four["numbers"] == pytest.approx(one["numbers"], rel=0.5, abs=1e-6)
 
 
+def test_no_more_workers_start_than_a_case_needs(session, pytester):
+    """Of a model and workload the reference once, and eager once in each precision; then each precision of each case.
+    Each worker has a log of its own."""
+    result, _ = session("--jobs", "4", paths="(Eager(), Dummy(), NoCache())", dummies=DUMMIES + MORE_PATHS)
+    assert result.ret == 0
+    of = "cpu-tiny_qwen3-single"
+    cases = [f"cpu-bf16-tiny_qwen3-{path}-single" for path in ("eager", "attention.dummy", "caching.none")]
+    assert sorted(path.stem for path in pytester.path.glob("runs/latest/logs/*.log")) == sorted(
+        [f"reference-{of}", *(f"eager-{of}-{dtype}" for dtype in ("fp32", "bf16")), "server"]
+        + [f"{case}-{dtype}" for case in cases for dtype in ("fp32", "bf16")]
+    )
+
+
 def test_interrupted_session_ends_at_once_with_all_that_runs_beside(session, pytester):
     """Threads that wait for a worker would otherwise hold it for the deadline of a case."""
     session("--collect-only", paths="(Hanging(), Hanging(name='attention.too'), Dummy())")

@@ -13,6 +13,7 @@ import pytest
 from fixtures.models import MODELS
 from harness.errors import HarnessError
 from harness.gate import Forgiven, gate_line, gated, tier_line
+from harness.machine.inventory import take_inventory
 from harness.plan import in_tiers, plan
 from harness.report.folder import refuse_other_tier as refuse_tier_to_resume
 from harness.report.markdown import markdown
@@ -82,6 +83,17 @@ def test_daily_times_what_each_technique_should_gain(inventory, device):
     assert ("attention.sdpa", Load.PREFILL) in timed
     models = {e.case.recipe.name for e in of(Tier.DAILY, entries) if e.case.workload.timed}
     assert models == {"tiny_llama3"}  # the first that is timed without being asked
+
+
+MOST = {Tier.SMOKE: 9, Tier.DAILY: 56, Tier.NIGHTLY: 190}
+"""Cases that a tier of the CPU may hold, with all packages: each costs about 8 seconds of a processor."""
+
+
+def test_tiers_stay_as_short_as_they_are():
+    entries = [entry for entry in planned(take_inventory(), "cpu") if entry.unmet is None]
+    counts = {tier: sum(tier.holds(entry.tier) for entry in entries) for tier in MOST}
+    assert all(count <= MOST[tier] for tier, count in counts.items()), counts
+    assert all(count > MOST[tier] * 0.8 for tier, count in counts.items()), counts
 
 
 def test_models_that_were_named_all_count():

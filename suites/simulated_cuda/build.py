@@ -1,6 +1,7 @@
 """Make a folder with the simulated device: torch beside no library of NVIDIA's, and libraries that stand for those."""
 
 import errno
+import fcntl
 import hashlib
 import importlib.machinery
 import os
@@ -47,8 +48,22 @@ GIVES_HANDLE = re.compile(r"Create(Handle|_v2|\w*Descriptor)?$")
 
 
 def build(folder: Path) -> None:
-    """Make everything below a folder, or what is not up to date. Raises CannotSimulate."""
+    """Make everything below a folder, or what is not up to date. Raises CannotSimulate.
+
+    Whoever comes while another process makes it waits, and finds it made.
+    """
     torch = installed_torch(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed, or this process ends
+            _build(torch, folder)
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise CannotSimulate(f"the disk of {folder} is full" if full else f"cannot make {folder}: {error}") from error
+
+
+def _build(torch: Path, folder: Path) -> None:
     stamp, now = folder / "stamp", _state(torch)
     if stamp.exists() and stamp.read_text() == now:
         return
@@ -57,9 +72,6 @@ def build(folder: Path) -> None:
         _make(torch, new)
         (new / "stamp").write_text(now)
         _exchange(new, folder)
-    except OSError as error:
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise CannotSimulate(f"the disk of {folder} is full" if full else f"cannot make {folder}: {error}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
