@@ -142,7 +142,7 @@ def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | N
         _tally(verdicts),
         shlex.join(suites.asked),
         run.profile if run else None,
-        {**machine.environment, **_judged_by(run)},
+        {**machine.environment, **_judged_by(run), **({"tier": run.tier} if run and run.tier else {})},
         proposal or Proposal(),
     )
 
