@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from harness.machine.allowances import ALLOWABLE, KnownFailure, Skip
 from harness.measurement.units import count
 from harness.records import Run, Verdict
-from harness.vocabulary import Outcome, Property, Tier
+from harness.vocabulary import Outcome, Property
 
 UNDECIDED = 0.1
 """Share of timed verdicts that may be INCONCLUSIVE: more, and the machine is not fit to be a gate (method: B.4, 9)."""
-SMALLER = frozenset({Tier.SMOKE, Tier.DAILY})
-"""Tiers that leave out cases which their profile may have entries for."""
 ENDED_WELL = (0, 1)
 """Exit codes of sessions that came to their end: all is well, or a verdict is not."""
 
@@ -65,7 +63,8 @@ def tier_line(run: Run) -> str:
 
 def left_out_line(left_out: Mapping[str, int]) -> str:
     """`, 214 nightly and 90 slow cases left out`; empty if there are none."""
-    told = " and ".join(f"{number} {tier}" for tier, number in left_out.items())
+    *others, last = [f"{number} {tier}" for tier, number in left_out.items()] or [""]
+    told = f"{', '.join(others)} and {last}" if others else last
     return f", {told} {'case' if sum(left_out.values()) == 1 else 'cases'} left out" if told else ""
 
 
@@ -137,20 +136,18 @@ def too_many_inconclusive(run: Run, _: Forgiven) -> Iterator[str]:
 
 
 def known_failure_matches_nothing(run: Run, forgiven: Forgiven) -> Iterator[str]:
-    """an entry of `known_failures.toml` is of no case that was judged; smaller tiers than nightly may leave it out"""
-    if run.tier in SMALLER:
-        return
+    """an entry of `known_failures.toml` is of no case that was judged, nor of one that the tier leaves out"""
     for entry in forgiven.known_failures:
-        if not _judged_of(entry, run):
+        if str(entry) not in run.elsewhere and not _judged_of(entry, run):
             yield f"known failure {entry} is of no case that was judged"
 
 
 def known_failure_passes(run: Run, forgiven: Forgiven) -> Iterator[str]:
-    """what an entry of `known_failures.toml` forgives did not happen"""
+    """what an entry of `known_failures.toml` forgives did not happen, and the tier leaves out none of its cases"""
     for entry in forgiven.known_failures:
         of_it = _judged_of(entry, run)
         happened = any(entry.outcome in (verdict.outcome, verdict.forgiven) for verdict in of_it)
-        if of_it and not happened:
+        if of_it and not happened and str(entry) not in run.elsewhere:
             yield f"known failure {entry} passes: remove its entry"
 
 

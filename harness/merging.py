@@ -28,11 +28,14 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     runs = [finished_run(folder) for folder in folders]
     _refuse_missing_shards(folders, runs)
     for folder, run in zip(folders[1:], runs[1:], strict=True):
-        refuse_other_tier(folders[0], runs[0], folder, run)
         _refuse_other_machine(folders[0], runs[0], folder, run)
+    tiered = [(folder, run) for folder, run in zip(folders, runs, strict=True) if run.tier]
+    for folder, run in tiered[1:]:
+        refuse_other_tier(*tiered[0], folder, run)
     verdicts = tuple(_all_verdicts(folders, runs))
     first = runs[0]
-    made = RunFolder.new(parent, Asked(first.options, _selected(runs), tier=first.tier, left_out=first.left_out))
+    _, of_tier = tiered[0] if tiered else (None, first)
+    made = RunFolder.new(parent, Asked(first.options, _selected(runs), tier=of_tier.tier, left_out=of_tier.left_out))
     _copy_files(folders, made.path)
     workers = "; ".join(dict.fromkeys(run.workers for run in runs if run.workers))
     made.describe(dict(first.environment), profile=first.profile, workers=workers)
@@ -40,6 +43,7 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
         made.run,
         started=min(run.started for run in runs),
         verdicts=verdicts,
+        elsewhere=tuple(sorted({entry for run in runs for entry in run.elsewhere})),
         resumed=tuple(time for run in runs for time in run.resumed),
     )
     made.finish(_exit(runs), failed_otherwise=sum(map(strays, runs)), forgiven=pardon)

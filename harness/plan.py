@@ -122,7 +122,7 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> 
         case = entry.case
         if case.workload.timed is None and entry.optimization.suits(case.workload, case.device):
             usual.setdefault((case.recipe.name, case.dtype, case.path), case.workload)
-    timed = models if any(model.timed_daily for model in models) else _first_timed(fast)
+    timed = models if any(model.timed_daily for model in models) else _first_timed(fast) or models
     first: dict[tuple[str, str, str], Planned] = {}
     tiers = {}
     for entry in fast:

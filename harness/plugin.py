@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,7 +27,7 @@ from harness.options import add_options, as_words
 from harness.plan import Catalogue, Planned, find_model, in_tiers, plan
 from harness.recipes import ModelRecipe, Workload
 from harness.records import Verdict
-from harness.report.folder import refuse_other_tests
+from harness.report.folder import refuse_other_tests, refuse_other_tier
 from harness.report.overview import overview_table
 from harness.report.tables import (
     aligned,
@@ -156,6 +155,18 @@ def _is_alone(item: pytest.Item) -> bool:
     return any(asked.alone for asked in _properties_of(item))
 
 
+def _note_what_is_done(config: pytest.Config, folder: Path) -> None:
+    """What the run that is resumed leaves to do is less than what is selected."""
+    if known := config.stash.get(SESSION, None):
+        known.done = {(verdict.case, verdict.property) for verdict in any_run(folder).verdicts}
+        known.ran = {path.stem for path in (folder / "evidence").glob("*.json")}
+
+
+def _is_skipped(item: pytest.Item) -> bool:
+    """Whether another plugin has marked a test to be skipped, as pytest-benchmark does where it alone is asked for."""
+    return item.get_closest_marker("skip") is not None
+
+
 def _properties_of(item: pytest.Item) -> list[Property]:
     marked = {mark.name for mark in item.iter_markers()}
     return [asked for asked in Property if asked in marked]
@@ -177,6 +188,7 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, cou
         items[:] = [item for item, own in zip(items, shards, strict=True) if own]
 
 
+@pytest.hookimpl(tryfirst=True)  # before the terminal asks what there is to tell of it
 def pytest_collection_finish(session: pytest.Session) -> None:
     names = sorted(item.nodeid for item in session.items)
     selection = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
@@ -184,12 +196,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         folder = Path(session.config.option.resume).expanduser()
         try:
             refuse_other_tests(folder, any_run(folder), selection)
+            refuse_other_tier(folder, any_run(folder), session.config.option.tier)
+            _note_what_is_done(session.config, folder)
         except HarnessError as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
     if SESSION in session.config.stash:
         known = session.config.stash[SESSION]
         known.selected, known.selection = sum(bool(_case_of(item)) for item in session.items), selection
-        known.tests = tuple(_asked_of(item) for item in session.items if _case_of(item))
+        known.tests = tuple(_asked_of(item) for item in session.items if _case_of(item) and not _is_skipped(item))
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -318,7 +332,7 @@ def _summary(known: Session) -> Iterator[str]:
         if slowest := known.costs.slowest(SLOWEST):
             yield f"slowest: {', '.join(f'{what} {seconds:.0f} s' for what, seconds in slowest)}"
         yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
-    if known.folder and known.left_out:
+    if known.folder and known.left_out_by_tier:
         yield f"{tier_line(known.folder.run)} ({_later(known.tier)})"
     if known.selected and not known.judged:
         yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
@@ -332,7 +346,11 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
     chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
     no_cuda = known.inventory.why_no_cuda if "cuda" in markers else ""
     why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
-    why += f"{left_out_line(known.left_out)} of tier {known.tier} ({_later(known.tier)})" if known.left_out else ""
+    why += (
+        f"{left_out_line(known.left_out_by_tier)} of tier {known.tier} ({_later(known.tier)})"
+        if known.left_out_by_tier
+        else ""
+    )
     chosen = chosen or "the selection"
     cases = [*known.planned, *known.elsewhere]
     return f"nothing was judged: {chosen} selects none of the {len(cases)} cases planned here{why}"
@@ -340,7 +358,8 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
 
 def _later(tier: Tier) -> str:
     """How to run what a tier leaves out."""
-    return "--run-slow runs them" if tier is Tier.NIGHTLY else "--nightly and --run-slow run them"
+    later = {Tier.SMOKE: "--tier daily, --nightly and --run-slow run them", Tier.NIGHTLY: "--run-slow runs them"}
+    return later.get(tier, "--nightly and --run-slow run them")
 
 
 def _case_of(item: pytest.Item) -> str:
@@ -361,14 +380,8 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
         return session.planned
     kept = [entry for entry in own if session.tier.holds(entry.tier)]
     session.elsewhere += kept
-    session.left_out += _tiers_of(own) - _tiers_of(kept)
+    session.left_out += [entry for entry in own if not session.tier.holds(entry.tier)]
     return kept
-
-
-def _tiers_of(entries: list[Planned]) -> Counter[str]:
-    """How many cases that can run here have each tier as their first, in the order of the tiers."""
-    counted = Counter(entry.tier for entry in entries if entry.unmet is None)
-    return Counter({str(tier): counted[tier] for tier in Tier if counted[tier]})
 
 
 def _tell(config: pytest.Config, line: str) -> None:
@@ -419,7 +432,7 @@ def _new_session(config: pytest.Config) -> Session:
     parent = Path(config.rootpath, asked.run_dir).expanduser()
     profiles = sound_profiles(config.rootpath)
     refuse_unused(profiles, catalogue)
-    left_out = _tiers_of(planned) - _tiers_of(kept)
+    left_out = [entry for entry in planned if not tier.holds(entry.tier)]
     session = Session(catalogue, inventory, profiles, kept, left_out, asked.case_timeout, parent, replan)
     session.tier = tier
     session.jobs = asked.jobs

@@ -363,5 +363,7 @@ class Run:
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many cases that can run here the tier leaves out, by their own tiers; empty in records from before it was
     kept."""
+    elsewhere: tuple[str, ...] = ()
+    """Known failures, as the gate names them, that are of cases which the tier leaves out."""
     jobs: int | None = None
     """How many cases ran side by side while nothing was timed; null until that was decided."""

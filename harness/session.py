@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.claims import as_claim
 from harness.costs import Costs, Step, told
-from harness.execution.gathering import Gathering
+from harness.execution.gathering import BETWEEN_LINES, Gathering
 from harness.gate import Forgiven, left_out_line
 from harness.judge import unsupported
 from harness.judge_by_standard import bar_of, judge_evidence
@@ -19,7 +19,7 @@ from harness.judge_measured import Bar, aims_of, judge_measured
 from harness.machine.allowances import forgiven
 from harness.machine.device_lock import Patience, devices_held
 from harness.machine.inventory import Inventory, describe
-from harness.machine.jobs import default_jobs, is_small, threads_of
+from harness.machine.jobs import default_jobs, is_small, threads_of_small
 from harness.machine.profile import Match, Profile, machine_of
 from harness.machine.standard import Standard, standard_of
 from harness.measured import Measurements
@@ -53,8 +53,8 @@ class Session:
     inventory: Inventory
     profiles: tuple[Profile, ...]
     planned: list[Planned]
-    left_out: Counter[str]
-    """Cases of later tiers than its own that could run here, by tier."""
+    left_out: list[Planned]
+    """Cases of later tiers than its own."""
     seconds: float
     parent: Path
     replan: Replan
@@ -84,6 +84,10 @@ class Session:
     tests: tuple[tuple[Planned, Property, bool], ...] = ()
     """Of all selected tests of cases, in their order: the case, what is asked of it, and whether that is judged by its
     evidence."""
+    done: set[tuple[str, Property]] = field(default_factory=set)
+    """Verdicts that were given, by this session or the one that it resumes: case or claim, and property."""
+    ran: set[str] = field(default_factory=set)
+    """Cases that the session that is resumed has run."""
     costs: Costs = field(default_factory=lambda: Costs(""))
     told: Callable[[str], None] = print
     """Is told what a person must wait for."""
@@ -101,6 +105,8 @@ class Session:
     _devices: tuple[str, ...] = ()
     """All that this session may use, by names that no other of this machine has."""
     _gathering: Gathering | None = None
+    _told_progress: float = field(default_factory=time.monotonic)
+    """When a person was last told how far it has come."""
 
     def verdict(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
         """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
@@ -112,6 +118,8 @@ class Session:
         else:
             # Before a lock is held, since threads that gather wait for it too.
             self._take_gathered(planned.case.id, alone=asked.alone)
+            if asked.alone:
+                self._tell_progress()
             with devices_held(self._devices, alone=asked.alone, told=self.told):
                 began = time.monotonic()
                 verdict = judging(folder, runner, self.standard)
@@ -121,15 +129,18 @@ class Session:
             verdict = as_claim(planned.claim, verdict)
         verdict = forgiven(verdict, self.standard.known_failures, on=folder.run.started)
         folder.add(verdict)
+        self.done.add((planned.id, asked))
         return verdict
 
     def _take_gathered(self, case: str, *, alone: bool) -> None:
         """Wait for the evidence of a case, if it is being gathered; for all if it is not, or is to have the device
-        `alone`."""
+        `alone`. What ran out of time beside others is left to be run again by itself."""
         if self._gathering is None:
             return
         if self._gathering.holds(case):
-            self.evidence[case] = self._gathering.take(case)
+            evidence = self._gathering.take(case)
+            if not _ran_out_of_time(evidence):
+                self.evidence[case] = evidence
         if alone or case not in self.evidence:
             self._gathering.finish()
 
@@ -139,58 +150,75 @@ class Session:
         if self.jobs is None:
             free = [runner.free_memory(device) for device in {entry.case.device for entry in cases.values()} - {"cpu"}]
             self.jobs = default_jobs(min(free, default=None))
-        folder.say_jobs(self.jobs)
-        if self.jobs == 1 or len(cases) < 2:
+        runner.threads = threads_of_small()
+        beside = self.jobs > 1 and len(cases) > 1
+        folder.say_jobs(self.jobs if beside else 1)
+        if not beside:
             return
-        runner.threads = threads_of(self.jobs)
 
         def make(planned: Planned) -> Evidence:
             patience = Patience(looked=gathering.refuse_if_stopped)
             with devices_held(self._devices, alone=False, told=gathering.note, patience=patience):
-                return self._evidence(planned, runner)
+                return runner.evidence(planned.case, planned.optimization)
+
+        def keep(evidence: Evidence, seconds: float) -> None:
+            if _ran_out_of_time(evidence):  # perhaps because others ran beside it
+                runner.forget_failures()
+                return
+            self.costs.add(Step(evidence.case, cases[evidence.case].case.technique), seconds)
+            folder.add_evidence(evidence)
 
         def cost(case: str) -> float:
             return self.costs.of(Step(case, cases[case].case.technique))
 
-        gathering = Gathering(make, folder.add_evidence, self.jobs, cost, self.told)
+        gathering = Gathering(make, keep, self.jobs, cost, self.told)
+        gathering.minutes_behind = sum(map(self.costs.of, self._steps_alone())) / 60
         gathering.start(tuple(cases.values()))
         self._gathering = gathering
 
     def _to_run(self) -> dict[str, Planned]:
         """By their ids the cases that tests judge by evidence that is not there yet."""
-        cases = {entry.case.id: entry for entry, _, by_evidence in self.tests if by_evidence and entry.unmet is None}
-        return {name: entry for name, entry in cases.items() if name not in self.evidence}
+        known = {*self.evidence, *self.ran}
+        return {
+            entry.case.id: entry
+            for entry, asked, by_evidence in self.tests
+            if by_evidence and self._is_open(entry, asked) and entry.case.id not in known
+        }
 
-    @property
-    def minutes(self) -> float:
-        """About how many the selected tests take, by what is known before they begin."""
-        jobs = default_jobs(None) if self.jobs is None else self.jobs
-        run = self._to_run().values()
-        small = [Step(entry.case.id, entry.case.technique) for entry in run if is_small(entry.case.recipe)]
-        large = [Step(entry.case.id, entry.case.technique) for entry in run if not is_small(entry.case.recipe)]
-        others = [
+    def _is_open(self, planned: Planned, asked: Property) -> bool:
+        """Whether a verdict can be given that is not given yet."""
+        return planned.unmet is None and (planned.id, asked) not in self.done
+
+    def _steps_alone(self) -> list[Step]:
+        """What is left to be done that nothing runs beside."""
+        large = [entry.case for entry in self._to_run().values() if not is_small(entry.case.recipe)]
+        tests = [
             Step(entry.id, entry.case.technique, asked)
             for entry, asked, by_evidence in self.tests
-            if entry.unmet is None and (asked.alone or not by_evidence)
+            if self._is_open(entry, asked) and (asked.alone or not by_evidence)
         ]
-        return self.costs.minutes(small, [*large, *others], jobs=jobs)
+        return [*(Step(case.id, case.technique) for case in large), *tests]
 
     @property
     def outlook(self) -> str:
-        """How many cases the selected tests are of, and about how long they take, in one line."""
-        cases = {entry.id for entry, _, _ in self.tests if entry.unmet is None}
-        jobs = default_jobs(None) if self.jobs is None else self.jobs
-        side = f"{jobs} side by side while nothing is timed" if jobs > 1 else "one after the other"
-        later = left_out_line(self.left_out)
-        return f"tier {self.tier}: {count(len(cases), 'case')}, {side}, {told(self.minutes)}{later}"
+        """How many cases the selected tests are of, and about how long they take, in one line. Before anything ran."""
+        cases = {entry.id for entry, asked, _ in self.tests if self._is_open(entry, asked)}
+        small = [entry.case for entry in self._to_run().values() if is_small(entry.case.recipe)]
+        jobs = min(default_jobs(None) if self.jobs is None else self.jobs, max(1, len(small)))
+        side = f"up to {jobs} side by side while nothing is timed" if jobs > 1 else "one after the other"
+        beside = [Step(case.id, case.technique) for case in small]
+        minutes = self.costs.minutes(beside, self._steps_alone(), jobs=jobs)
+        later = left_out_line(self.left_out_by_tier)
+        return f"tier {self.tier}: {count(len(cases), 'case')}, {side}, {told(minutes)}{later}"
 
-    def _evidence(self, planned: Planned, runner: Runner) -> Evidence:
-        """Run a case, and keep what that costs."""
-        case = planned.case
-        began = time.monotonic()
-        made = runner.evidence(case, planned.optimization)
-        self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
-        return made
+    def _tell_progress(self) -> None:
+        """Now and then, between two things that nothing runs beside."""
+        now = time.monotonic()
+        if now - self._told_progress < BETWEEN_LINES:
+            return
+        self._told_progress = now
+        minutes = sum(map(self.costs.of, self._steps_alone())) / 60
+        self.told(f"{len(self.done)} of {count(len(self.tests), 'test')} are done; {told(minutes)} left")
 
     def judge(
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
@@ -232,7 +260,9 @@ class Session:
     ) -> Verdict:
         case = planned.case
         if case.id not in self.evidence:
-            self.evidence[case.id] = self._evidence(planned, runner)
+            began = time.monotonic()
+            self.evidence[case.id] = runner.evidence(case, planned.optimization)
+            self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
             folder.add_evidence(self.evidence[case.id])
             self._untouched.discard(case.id)
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
@@ -265,6 +295,12 @@ class Session:
         return any(entry.claim and entry.case.id == case.id for entry in self._all)
 
     @property
+    def left_out_by_tier(self) -> dict[str, int]:
+        """How many cases that could run here have each later tier as their first, in the order of the tiers."""
+        counted = Counter(entry.tier for entry in self.left_out if entry.unmet is None)
+        return {str(tier): counted[tier] for tier in Tier if counted[tier]}
+
+    @property
     def _all(self) -> tuple[Planned, ...]:
         return (*self.planned, *self.elsewhere)
 
@@ -285,6 +321,9 @@ class Session:
         self.costs.write(self.parent)
         if self.folder is None:
             return exit_code or int(bool(self.selected))
+        entries = self.standard.known_failures
+        elsewhere = [str(entry) for entry in entries if any(entry.names(left.case) for left in self.left_out)]
+        self.folder.run = replace(self.folder.run, elsewhere=tuple(elsewhere))
         gate = self.folder.run.gate is not None
         pardon = Forgiven(self.standard.skips, self.standard.known_failures) if gate else None
         return self.folder.finish(exit_code, failed_otherwise=self.failed_otherwise, forgiven=pardon).exit or 0
@@ -294,7 +333,13 @@ class Session:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
             asked = Asked(
-                self.options, self.selected, self.selection, self.shard, self.gate, str(self.tier), dict(self.left_out)
+                self.options,
+                self.selected,
+                self.selection,
+                self.shard,
+                self.gate,
+                str(self.tier),
+                self.left_out_by_tier,
             )
             folder = RunFolder.resumed(self.resume, asked) if self.resume else RunFolder.new(self.parent, asked)
             self.runner = Runner(self.catalogue.probes, logs=folder.logs, seconds=self.seconds)
@@ -323,6 +368,11 @@ class Session:
         if self.standard.notes:
             environment["judged_by"] = "; ".join(self.standard.notes)
         folder.describe(environment, profile=self.standard.profile, workers=workers)
+
+
+def _ran_out_of_time(evidence: Evidence) -> bool:
+    failures = (evidence.failure, evidence.reference_failure)
+    return any(failure.outcome is Outcome.TIMED_OUT for failure in failures if failure)
 
 
 def _untimed(known: Measurements, asked: Property) -> bool:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures import TimeoutError as NotYet
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from harness.costs import told
@@ -35,12 +33,14 @@ class Gathering:
     """Makes evidence in `jobs` threads, in the order in which it is asked for."""
 
     make: Make
-    keep: Callable[[Evidence], None]
-    """Writes evidence, as soon as there is some."""
+    keep: Callable[[Evidence, float], None]
+    """Is given evidence as soon as there is some, and the seconds that it took."""
     jobs: int
     cost: Callable[[str], float] = lambda _: 0.0
     """Seconds that a case takes, as far as anybody knows."""
     told: Told = print
+    minutes_behind: float = 0.0
+    """What follows when all has run."""
     _waiting: dict[str, Future[Evidence]] = field(default_factory=dict)
     """By the id of the case, until it was taken."""
     _running: dict[str, float] = field(default_factory=dict)
@@ -49,8 +49,8 @@ class Gathering:
     _stopped: bool = False
     _asked: int = 0
     _last_line: float = 0.0
-    _notes: list[str] = field(default_factory=list)
-    """What threads have to tell, and the waiting one tells for them."""
+    _notes: dict[str, bool] = field(default_factory=dict)
+    """What threads have to tell, each once, and whether the waiting one has told it for them."""
 
     def start(self, cases: Sequence[Planned]) -> None:
         """Begin with all these cases. To be called once."""
@@ -66,12 +66,11 @@ class Gathering:
     def take(self, case: str) -> Evidence:
         """Return the evidence of a case, as soon as there is some. Raises what making it raised."""
         future = self._waiting[case]
-        while True:
-            with suppress(NotYet):
-                evidence = future.result(timeout=1.0)
-                del self._waiting[case]
-                return evidence
+        while not future.done():
+            wait([future], timeout=1.0)
             self._tell()
+        del self._waiting[case]
+        return future.result()
 
     def finish(self) -> None:
         """Wait until nothing runs or waits any more; what was made can still be taken."""
@@ -97,23 +96,24 @@ class Gathering:
             raise Stopped
 
     def note(self, line: str) -> None:
-        """Have a person told of something. For threads, which may not write themselves."""
-        self._notes.append(line)
+        """Have a person told of something, once. For threads, which may not write themselves."""
+        self._notes.setdefault(line, False)
 
     def _run(self, planned: Planned) -> Evidence:
         self.refuse_if_stopped()
-        self._running[planned.case.id] = time.monotonic()
+        self._running[planned.case.id] = began = time.monotonic()
         try:
             evidence = self.make(planned)
         finally:
             del self._running[planned.case.id]
         self.refuse_if_stopped()  # it may be of a worker that was killed for that
-        self.keep(evidence)
+        self.keep(evidence, time.monotonic() - began)
         return evidence
 
     def _tell(self) -> None:
-        while self._notes:
-            self.told(self._notes.pop(0))
+        for line in [line for line, was_told in dict(self._notes).items() if not was_told]:
+            self._notes[line] = True
+            self.told(line)
         now = time.monotonic()
         if now - self._last_line < BETWEEN_LINES:
             return
@@ -123,9 +123,9 @@ class Gathering:
     def _progress(self, now: float) -> Iterator[str]:
         left = [case for case, future in self._waiting.items() if not future.done()]
         yield f"{self._asked - len(left)} of {self._asked} cases have run"
-        running = [f"{case} for {now - since:.0f} s" for case, since in tuple(self._running.items())]
+        running = dict(self._running)  # at once, since threads change it
         if running:
-            yield f"now {', '.join(running)}"
-        ran = sum(now - since for since in self._running.values())
-        minutes = max(0.0, sum(map(self.cost, left)) - ran) / self.jobs / 60
+            yield f"now {', '.join(f'{case} for {now - since:.0f} s' for case, since in running.items())}"
+        ran = sum(now - since for since in running.values())
+        minutes = max(0.0, sum(map(self.cost, left)) - ran) / self.jobs / 60 + self.minutes_behind
         yield f"{told(minutes)} left"

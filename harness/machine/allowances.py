@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 from fnmatch import fnmatchcase
 
-from harness.records import Verdict
+from harness.records import Case, Verdict
 from harness.vocabulary import Outcome, Property
 
 ALLOWABLE = (Outcome.UNSUPPORTED, Outcome.NO_BASELINE)
@@ -60,10 +60,17 @@ class KnownFailure:
 
     def covers(self, verdict: Verdict) -> bool:
         """Whether the verdict is on a case of it. Claims are disclaimed instead."""
-        return verdict.property is not Property.CLAIM and all(
-            fnmatchcase(str(getattr(verdict, name)), getattr(self, name))
-            for name in ("path", "workload", "recipe", "dtype")
-        )
+        names = (verdict.path, verdict.workload, verdict.recipe, verdict.dtype)
+        return verdict.property is not Property.CLAIM and self._matches(*names)
+
+    def names(self, case: Case) -> bool:
+        """Whether it is of that case."""
+        return self._matches(case.path, case.workload.name, case.recipe.name, case.dtype)
+
+    def _matches(self, *names: str) -> bool:
+        """Whether a path, a workload, a model and a dtype are those of it."""
+        patterns = (self.path, self.workload, self.recipe, self.dtype)
+        return all(fnmatchcase(str(name), pattern) for name, pattern in zip(names, patterns, strict=True))
 
     def expired(self, on: str) -> bool:
         """On that day, or at that time, in ISO 8601."""

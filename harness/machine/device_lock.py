@@ -32,6 +32,8 @@ class Patience:
 
     seconds: float = 3600.0
     """After which a session gives up: no case is timed for so long."""
+    quiet: float = 1.0
+    """Seconds in which nothing is told: threads of one session hold a door for moments."""
     looked: Callable[[], None] = lambda: None
     """Called after each look at a lock that is held: what it raises ends the waiting."""
 
@@ -116,7 +118,7 @@ def _take(
                 f"{device}: another session has held the device for {patience.seconds:g} s (wait until it ends, or "
                 "end it, and ask again: pytest goes on with --resume)"
             )
-        if not waiting:
+        if not waiting and time.monotonic() > end - patience.seconds + patience.quiet:
             told(f"waiting for {device}, which another session holds")
             waiting = True
         patience.looked()

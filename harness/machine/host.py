@@ -71,7 +71,9 @@ def available_memory(root: Path = ROOT) -> int:
     for group in (file.parent for file in throttle_files(root)):
         most, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
         if most.isdecimal() and used.isdecimal():
-            free.append(max(0, int(most) - int(used)))
+            # Pages of files that nobody used lately count as used, and are given up when others need them.
+            cached = re.search(r"^inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+            free.append(max(0, int(most) - int(used) + (int(cached[1]) if cached else 0)))
     return min(free)
 
 

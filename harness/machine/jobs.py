@@ -10,16 +10,17 @@ from harness.recipes import Folder, ModelRecipe
 
 MOST = 8
 """More are not tried by themselves: they start one after the other, and would wait for each other."""
-HOST_BYTES = 2 * 2**30
-"""Of host memory that a worker of a small model takes with its compiler; measured: up to 1.3 GiB with torch 2.13."""
+HOST_BYTES = 3 * 2**30
+"""Of host memory for each case: a worker of a small model takes up to 1.3 GiB with its compiler (torch 2.13), and a
+case of ranks has two."""
 DEVICE_BYTES = 2 * 2**30
 """Of an accelerator's memory likewise: most of it is what CUDA takes for each process."""
-LARGEST_CHECKPOINT = 2**28
-"""Bytes of the weights of a model that others may run beside: with its float64 reference it stays far below the above.
-"""
-FEWEST_THREADS = 2
-"""A worker computes with at least so many where the machine has them: operators that split their work are proved too.
-"""
+LARGEST_FOLDER = 2**27
+"""Bytes of a model's folder that others may run beside: in float64 it is four times as large as in bfloat16, and stays
+below the above."""
+THREADS = 2
+"""With which workers of small models compute, however many run side by side: numbers depend on it. Two, so that
+operators that split their work are proved too; more do not pay for models so small."""
 
 
 def cores() -> int:
@@ -41,14 +42,14 @@ def default_jobs(device_free: int | None, *, host_free: int | None = None, proce
     return max(1, int(most))
 
 
-def threads_of(jobs: int, *, processors: int = 0) -> int:
-    """Return with how many threads a worker computes if so many run side by side; 0 leaves it to torch."""
-    return max(FEWEST_THREADS, (processors or cores()) // jobs) if jobs > 1 else 0
+def threads_of_small(*, processors: int = 0) -> int:
+    """Return with how many threads workers of small models compute where nothing is timed."""
+    return min(THREADS, processors or cores())
 
 
 def is_small(recipe: ModelRecipe) -> bool:
-    """Return whether cases of a model may run side by side: its weights lie in a folder, and are few."""
+    """Return whether cases of a model may run side by side: it lies in a folder, and is small in any format."""
     if not isinstance(recipe.source, Folder):
         return False
-    files = Path(recipe.source.path).glob("*.safetensors")
-    return sum(file.stat().st_size for file in files) <= LARGEST_CHECKPOINT
+    files = (file for file in Path(recipe.source.path).rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files) <= LARGEST_FOLDER

@@ -20,7 +20,7 @@ def command(verdict: Verdict, *, has_evidence: bool, told: Sequence[str] = ()) -
     """
     options = _options(device=verdict.device, dtype=str(verdict.dtype))
     if verdict.property is Property.CLAIM:
-        return shlex.join(["pytest", CLAIMS, *options, *told, "-k", verdict.case])
+        return shlex.join(["pytest", CLAIMS, *options, *told, "--nightly", "-k", verdict.case])
     options += [*([] if "--model" in told else _options(model=verdict.recipe)), *told]
     # Brackets, so that no other id begins or ends alike: decode_b1 is not decode_b16.
     chosen = ["-m", str(verdict.property), "-k", f"[{verdict.case}]"]

@@ -41,7 +41,7 @@ def budget(pytestconfig):
     return drawn
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its worker keeps models, and must be gone when anything is timed
 def asking(pytestconfig, tmp_path_factory):
     made = Asking(tmp_path_factory.mktemp("invariants"), pytestconfig.option.case_timeout)
     yield made

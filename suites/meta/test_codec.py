@@ -180,5 +180,5 @@ def test_every_field_is_documented_or_plain():
     assert [field.name for field in dataclasses.fields(Run)] == [
         "schema", "profile", "environment", "started", "finished", "exit", "verdicts",
         "selected", "shard", "gate", "resumed", "options", "selection", "failed_otherwise", "workers",
-        "tier", "left_out", "jobs",
+        "tier", "left_out", "elsewhere", "jobs",
     ]  # fmt: skip

@@ -240,6 +240,10 @@ def test_ci_runs_the_tox_commands_of_readme():
     assert '.venv/bin/tox run -e cpu -- --nightly --timing-seconds 10 --shard "$seventh"\n' in ci
 
 
+def test_readme_has_a_figure_wherever_one_was_to_be_measured():
+    assert re.findall(r"@[A-Z]+@", README) == []
+
+
 def test_stages_of_ci_have_budgets_of_less_than_an_hour():
     ci = (REPOSITORY / ".ci" / "run").read_text()
     budgets = [int(minutes) for minutes in re.findall(r'^stage (?:\S+|"[^"]+") (\d+) ', ci, re.MULTILINE)]

@@ -40,9 +40,13 @@ class Work:
             self.running -= 1
         return f"evidence of {entry.case.id}"
 
+    def keep(self, evidence, seconds):
+        assert seconds >= 0
+        self.kept.append(evidence)
+
 
 def gathered(work, jobs, **more):
-    gathering = Gathering(work.make, work.kept.append, jobs, **more)
+    gathering = Gathering(work.make, work.keep, jobs, **more)
     gathering.start(CASES)
     return gathering
 
@@ -83,19 +87,20 @@ def test_whoever_wants_the_device_alone_waits_for_all():
     assert gathering.take("f") == "evidence of f"
 
 
-def test_what_is_not_the_fault_of_a_case_is_raised_where_it_is_taken():
+@pytest.mark.parametrize("error", [HarnessError("disk is full"), TimeoutError("disk is full")])
+def test_what_is_not_the_fault_of_a_case_is_raised_where_it_is_taken(error):
     """The others are not harmed."""
 
     def make(entry):
         if entry.case.id == "b":
-            raise HarnessError("disk is full")
+            raise error
         return entry.case.id
 
     kept = []
-    gathering = Gathering(make, kept.append, 2)
+    gathering = Gathering(make, lambda evidence, _: kept.append(evidence), 2)
     gathering.start(CASES)
     gathering.finish()
-    with pytest.raises(HarnessError, match="disk is full"):
+    with pytest.raises(type(error), match="disk is full"):
         gathering.take("b")
     assert sorted(kept) == list("acdef")
 
@@ -110,7 +115,7 @@ def test_session_that_ends_ends_all_and_keeps_nothing_of_it():
 
 
 def test_thread_that_waits_for_a_device_learns_of_the_end():
-    gathering = Gathering(lambda _: None, lambda _: None, 2)
+    gathering = Gathering(lambda _: None, lambda *_: None, 2)
     gathering.refuse_if_stopped()
     gathering.stop(lambda: None)
     with pytest.raises(Stopped):
@@ -120,13 +125,14 @@ def test_thread_that_waits_for_a_device_learns_of_the_end():
 def test_person_is_told_what_runs_and_how_long_it_will_take(monkeypatch):
     monkeypatch.setattr("harness.execution.gathering.BETWEEN_LINES", 0.0)
     work, told = Work(free=False), []
-    gathering = gathered(work, 2, cost=lambda _: 600.0, told=told.append)
+    gathering = gathered(work, 2, cost=lambda _: 600.0, told=told.append, minutes_behind=10.0)
     until(lambda: work.running == 2)
-    gathering.note("waiting for cpu, which another session holds")
+    for _ in range(3):  # each thread that waits
+        gathering.note("waiting for cpu, which another session holds")
     waiting = threading.Thread(target=gathering.finish)
     waiting.start()
     until(lambda: len(told) > 1)
     work.go.set()
     waiting.join()
     assert told[0] == "waiting for cpu, which another session holds"
-    assert re.fullmatch(r"0 of 6 cases have run; now a for \d+ s, b for \d+ s; about 30 min left", told[1])
+    assert re.fullmatch(r"0 of 6 cases have run; now a for \d+ s, b for \d+ s; about 40 min left", told[1])

@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.models import MODELS, MORE_MODELS
 from harness.machine.host import available_memory, processors_granted
-from harness.machine.jobs import MOST, default_jobs, is_small, threads_of
+from harness.machine.jobs import MOST, default_jobs, is_small, threads_of_small
 from harness.recipes import Folder, ModelRecipe
 
 GIB = 2**30
@@ -20,7 +20,7 @@ GIB = 2**30
         (2, 24, None, 2),
         (1, 24, None, 1),
         (64, 512, None, MOST),
-        (64, 5, None, 2),
+        (64, 7, None, 2),
         (64, 0, None, 1),  # not told
         (64, 512, 139, MOST),
         (64, 512, 7, 3),
@@ -32,18 +32,19 @@ def test_jobs_fit_the_machine(processors, host, device, expected):
     assert default_jobs(free, host_free=host * GIB, processors=processors) == expected
 
 
-def test_workers_share_the_processors():
-    """One alone has as many threads as torch chooses; each of several has two at least, so that operators that split
-    their work are proved too."""
-    assert [threads_of(jobs, processors=16) for jobs in (1, 2, 4, 8, 16)] == [0, 8, 4, 2, 2]
+def test_threads_do_not_depend_on_how_many_run_side_by_side():
+    """Numbers would."""
+    assert [threads_of_small(processors=number) for number in (1, 2, 64)] == [1, 2, 2]
 
 
 def test_small_models_lie_in_folders(tmp_path):
     assert all(is_small(recipe) for recipe in MODELS)
     assert not any(is_small(recipe) for recipe in MORE_MODELS)
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.truncate(GIB)
-    assert not is_small(ModelRecipe("large", Folder(str(tmp_path))))
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / name).open("wb") as file:
+            file.truncate(GIB)
+        assert not is_small(ModelRecipe("large", Folder(str(tmp_path / name))))
 
 
 def group(root, **files):
@@ -68,5 +69,7 @@ def test_memory_is_what_machine_and_control_group_leave(tmp_path):
     assert available_memory(tmp_path) == 8 * GIB
     group(tmp_path, memory_max=str(3 * GIB), memory_current=str(GIB))
     assert available_memory(tmp_path) == 2 * GIB
+    group(tmp_path, memory_stat=f"anon 5\ninactive_file {GIB}\n")
+    assert available_memory(tmp_path) == 3 * GIB
     group(tmp_path, memory_max="max", memory_current=str(GIB))
     assert available_memory(tmp_path) == 8 * GIB

@@ -333,7 +333,8 @@ def test_speed_that_was_not_judged_is_not_said_to_have_no_limit(tmp_path):
 def test_command_of_a_claim_names_it():
     claim = replace(verdict(TIMED, asked=Property.CLAIM), case="overview.caching.speed")
     assert (
-        command(claim, has_evidence=False) == "pytest suites/claims --device cpu --dtype fp32 -k overview.caching.speed"
+        command(claim, has_evidence=False)
+        == "pytest suites/claims --device cpu --dtype fp32 --nightly -k overview.caching.speed"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -23,8 +24,15 @@ from suites.meta.test_workers import left_behind
 
 __all__ = ["session"]  # the fixture
 
-PATHS = "(Eager(), Sdpa(), Dummy(), NoCache(), StaticCache())"
-MOMENTS = 5
+PATHS = "(Eager(), Sdpa(), Dummy(), NoCache(), HangsAtFirst())"
+CASES = 5
+MOMENTS = 6
+HANGS = """
+class HangsAtFirst(StaticCache):
+    def applied(self):
+        while os.path.exists(os.path.join(os.environ["HARNESS_TEST"], "hang")): time.sleep(0.1)
+        return super().applied()
+"""
 
 
 def given(folder):
@@ -37,22 +45,23 @@ def given(folder):
 @pytest.mark.timeout(600)
 def test_killed_at_random_moments_it_loses_and_doubles_no_verdict(session, pytester):
     """SIGKILL for the whole session, with several cases side by side, again and again, each time at another moment,
-    until it may end."""
-    whole, record = session("--dtype", "fp32", paths=PATHS, dummies=DUMMIES + MORE_PATHS)
+    until it may end. A case that hangs keeps it from ending before."""
+    whole, record = session("--dtype", "fp32", paths=PATHS, dummies=DUMMIES + MORE_PATHS + HANGS)
     assert whole.ret == 0
     wanted = {(each["case"], each["property"]): each["outcome"] for each in record["verdicts"]}
-    (pytester.path / "runs" / "latest").unlink()
-    moments, before, resumes = random.Random(0), Counter(), ()
+    shutil.rmtree(pytester.path / "runs")
+    (pytester.path / "hang").touch()
+    moments, before = random.Random(0), Counter()
     for place in range(MOMENTS):
-        process = started(pytester.path, "--jobs", "4", *resumes)
-        # Verdicts follow each other at once when the evidence of the last case is there.
-        _kill_once(process, pytester.path, min(place, 3), pause=moments.random() / 2)
+        latest = pytester.path / "runs" / "latest" / "run.json"
+        process = started(pytester.path, "--jobs", "4", *(("--resume", "runs/latest") if latest.exists() else ()))
+        _kill_once(process, pytester.path, new=place % 2, pause=moments.random() * 3)
         now = given(pytester.path)
         assert set(now.values()) <= {1}
         assert before.keys() <= now.keys()
-        before, resumes = now, ("--resume", "runs/latest") if now else ()
-    assert len(before) < len(wanted)
-    assert len(list((pytester.path / "runs" / "latest" / "evidence").iterdir())) >= 3
+        before = now
+    assert 0 < len(before) < len(wanted)
+    (pytester.path / "hang").unlink()
     process = started(pytester.path, "--resume", "runs/latest")
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
@@ -64,18 +73,21 @@ def test_killed_at_random_moments_it_loses_and_doubles_no_verdict(session, pytes
     assert left_behind(pytester.path) == []
 
 
-def _kill_once(process, folder, cases, *, pause):
-    """Kill the session and all its workers, once so many cases have run and after a pause besides."""
+def _kill_once(process, folder, *, new, pause):
+    """Kill the session and all its workers, once so many `new` cases have run, or all have that do not hang, and after
+    a pause besides."""
+    before = _evidence(folder)
     end = time.monotonic() + 240
-    while (
-        len(list(folder.glob("runs/latest/evidence/*.json"))) < cases
-        and process.poll() is None
-        and time.monotonic() < end
-    ):
+    while _evidence(folder) < min(before + new, CASES - 1) and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     time.sleep(pause)
+    assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
+
+
+def _evidence(folder):
+    return len(list(folder.glob("runs/latest/evidence/*.json")))
 
 
 def made(tmp_path, **environment):

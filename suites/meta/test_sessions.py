@@ -104,7 +104,7 @@ def outcomes(record):
 def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
     """Each is a verdict, the others are unharmed, the session fails, and no process is left; one after the other or
     side by side."""
-    asked = ("--case-timeout", "20", "--dtype", "fp32", "--jobs", jobs)
+    asked = ("--case-timeout", "8", "--dtype", "fp32", "--jobs", jobs)
     result, record = session(*asked, paths="(Killed(), Hanging(), Dummy())")
     assert result.ret == 1
     assert record["exit"] == 1
@@ -118,12 +118,12 @@ def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
     }
     messages = [verdict["message"] for verdict in record["verdicts"]]
     assert "fp32 run: worker ended by SIGKILL (read " in messages[0]
-    assert "fp32 run: no answer within 20 s, worker killed (read " in messages[2]
+    assert "fp32 run: no answer within 8 s, worker killed (read " in messages[2]
     assert left_behind(pytester.path) == []
 
 
 def test_number_of_jobs_changes_no_verdict_and_no_number(session):
-    """Nor their order: workers compute with other numbers of threads, which changes the last bits."""
+    """Nor their order. What torchrun starts exchanges its numbers in no fixed order."""
     found = {}
     for jobs in ("1", "4"):
         paths = (
@@ -138,7 +138,7 @@ def test_number_of_jobs_changes_no_verdict_and_no_number(session):
         assert [one[name] for name in ("case", "property", "outcome")] == [
             four[name] for name in ("case", "property", "outcome")
         ]
-        assert four["numbers"] == pytest.approx(one["numbers"], rel=0.5, abs=1e-6)
+        assert four["numbers"] == (pytest.approx(one["numbers"], rel=1e-3) if "tp2" in one["case"] else one["numbers"])
 
 
 def test_no_more_workers_start_than_a_case_needs(session, pytester):
