@@ -50,8 +50,11 @@ class Session:
 
 
 def run(folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, tool: str = "pytest") -> Session:
-    """Run pytest, or another module of the project, in this environment; its run folders are made in `folder`."""
-    command = [sys.executable, "-m", tool, *arguments, *([f"--run-dir={folder}"] if tool == "pytest" else [])]
+    """Run pytest, or another module of the project, in this environment; its run folders are made in `folder`. pytest
+    is asked for the nightly tier, since tests choose cases of any."""
+    command = [sys.executable, "-m", tool, *arguments]
+    if tool == "pytest":
+        command += ["--nightly", f"--run-dir={folder}"]
     done = subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, **(variables or {})}, capture_output=True, text=True, check=False
     )

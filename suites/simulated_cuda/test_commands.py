@@ -51,7 +51,7 @@ def test_gate_is_red_for_what_the_device_lacks(tmp_path):
 @pytest.mark.slow
 def test_killed_session_is_resumed(tmp_path):
     """Its first verdict stands."""
-    command = [sys.executable, "-m", "pytest", *CHOSEN, f"--run-dir={tmp_path}"]
+    command = [sys.executable, "-m", "pytest", *CHOSEN, "--nightly", f"--run-dir={tmp_path}"]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True) as session:
         record = tmp_path / "latest" / "run.json"
         deadline = time.monotonic() + 300
