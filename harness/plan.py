@@ -15,7 +15,7 @@ from harness.machine.needs import Device, HubModel, Need
 from harness.paths.base import Optimization
 from harness.recipes import Folder, Hub, ModelRecipe, Probes, Workload
 from harness.records import Case
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Tier
+from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tier
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """The native dtype of accelerators when none is asked for: what checkpoints are published in."""
@@ -112,9 +112,10 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> 
     """The same cases, each in the first tier that runs it; `models` stand for all others.
 
     *daily*: each path on these models, on the first workload that suits it. What each technique should gain is timed on
-    these models too, or, if a CPU times none of them without being asked, on the first that it does time. *smoke*: of
-    those that are not timed the first of each technique that can run here. *nightly*: all others but *slow* ones, which
-    repeat what another case asks, or cost a CPU minutes.
+    these models too, or, if a CPU times none of them without being asked, on the first that it does time. A CPU leaves
+    stacks that compile to the night: their parts run by themselves. *smoke*: of those that are not timed the first of
+    each technique that can run here. *nightly*: all others but *slow* ones, which repeat what another case asks, or
+    cost a CPU minutes.
     """
     fast = [entry for entry in planned if not entry.slow]
     usual: dict[tuple[str, str, str], Workload] = {}
@@ -132,12 +133,22 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> 
             tiers[entry.id] = Tier.DAILY if pays and case.recipe in timed else Tier.NIGHTLY
             continue
         daily = case.recipe in models and usual.get((case.recipe.name, case.dtype, case.path)) is case.workload
+        daily = daily and not _costs_a_cpu_a_minute(entry)
         tiers[entry.id] = Tier.DAILY if daily else Tier.NIGHTLY
         if daily and entry.unmet is None:
             first.setdefault((case.recipe.name, case.dtype, case.technique), entry)
     for entry in first.values():
         tiers[entry.id] = Tier.SMOKE
     return [replace(entry, tier=tiers.get(entry.id, Tier.SLOW)) for entry in planned]
+
+
+def _costs_a_cpu_a_minute(entry: Planned) -> bool:
+    return (
+        entry.case.device == "cpu"
+        and entry.case.technique is Technique.STACKS
+        and entry.optimization.compiles_steps
+        and not entry.optimization.impossible
+    )
 
 
 def _first_timed(planned: Sequence[Planned]) -> tuple[ModelRecipe, ...]:
