@@ -21,8 +21,18 @@ START_SECONDS = 12.0
 caches, 2026-11-29."""
 EVIDENCE = "evidence"
 STATED: Mapping[str, Mapping[Technique | None, float]] = {
-    EVIDENCE: {Technique.COMPILATION: 30.0, Technique.STACKS: 20.0, Technique.PARALLELISM: 14.0, None: 9.0},
+    EVIDENCE: {
+        Technique.COMPILATION: 30.0,
+        Technique.PARALLELISM: 13.0,
+        Technique.ATTENTION: 8.0,
+        Technique.STACKS: 6.0,
+        None: 4.0,
+    },
     Property.EQUIVALENCE: {None: 2.0},
+    Property.MEMORY: {None: 7.0},
+    Property.REGRESSION: {None: 14.0},
+    Property.SPEED: {None: 3.0},
+    Property.UTILIZATION: {None: 1.0},
     Property.CLAIM: {None: 15.0},
     "": {None: 8.0},
 }

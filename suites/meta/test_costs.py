@@ -17,7 +17,7 @@ def test_what_ran_here_is_known_in_the_next_session(tmp_path):
     costs.write(tmp_path)
     again = Costs.read(tmp_path, "here")
     assert again.of(RUN) == 61.23
-    assert Costs.read(tmp_path, "elsewhere").of(RUN) == STATED["evidence"][None]
+    assert Costs.read(tmp_path, "elsewhere").of(RUN) == STATED["evidence"][Technique.ATTENTION]
 
 
 def test_sessions_keep_what_others_learned(tmp_path):
@@ -34,7 +34,7 @@ def test_sessions_keep_what_others_learned(tmp_path):
 def test_file_that_cannot_be_read_costs_nothing_but_the_estimate(tmp_path, text):
     (tmp_path / FILE).write_text(text)
     costs = Costs.read(tmp_path, "here")
-    assert costs.of(RUN) == STATED["evidence"][None]
+    assert costs.of(RUN) == STATED["evidence"][Technique.ATTENTION]
     costs.add(RUN, 1.0)
     costs.write(tmp_path)
     assert Costs.read(tmp_path, "here").of(RUN) == 1.0
@@ -58,7 +58,8 @@ def test_what_never_ran_has_the_stated_cost_of_its_technique():
     costs = Costs("here")
     assert costs.of(Step("x", Technique.COMPILATION)) > costs.of(Step("x", Technique.ATTENTION))
     assert costs.of(Step("x", Technique.COMPILATION, Property.CLAIM)) == STATED["claim"][None]
-    assert costs.of(Step("x", Technique.CACHING, Property.MEMORY)) == STATED[""][None]
+    assert costs.of(Step("x", Technique.CACHING, Property.MEMORY)) == STATED["memory"][None]
+    assert costs.of(Step("x", Technique.CACHING, Property.ENGAGEMENT)) == STATED[""][None]
 
 
 def test_slowest_are_told_first():

@@ -65,8 +65,8 @@ def test_smoke_is_one_case_of_each_technique_that_runs_here(inventory, device):
 
 @pytest.mark.parametrize(("inventory", "device"), [(CPU, "cpu"), (GPU, "cuda")])
 def test_daily_runs_every_path_once(inventory, device):
-    """On the first model, on the first workload that suits it; but for paths that a CPU runs only when asked, and stacks
-    that it would have to compile."""
+    """On the first model, on the first workload that suits it; but for paths that a CPU runs only when asked, and
+    stacks that it would have to compile."""
     entries = planned(inventory, device)
     compiled = {path.name for path in STACKS if path.compiles_steps and not path.impossible}
     assert "stacks.sdpa+static_cache" in compiled
