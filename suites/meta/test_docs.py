@@ -244,11 +244,11 @@ def test_readme_has_a_figure_wherever_one_was_to_be_measured():
     assert re.findall(r"@[A-Z]+@", README) == []
 
 
-def test_stages_of_ci_have_budgets_of_less_than_an_hour():
+def test_stages_of_ci_have_budgets_of_an_hour_together():
     ci = (REPOSITORY / ".ci" / "run").read_text()
     budgets = [int(minutes) for minutes in re.findall(r'^stage (?:\S+|"[^"]+") (\d+) ', ci, re.MULTILINE)]
     assert len(budgets) == ci.count("\nstage ")
-    assert sum(budgets) < 60
+    assert sum(budgets) <= 60
 
 
 def test_every_case_of_the_nightly_tier_runs_within_a_week():
