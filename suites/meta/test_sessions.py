@@ -104,7 +104,7 @@ def outcomes(record):
 def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
     """Each is a verdict, the others are unharmed, the session fails, and no process is left; one after the other or
     side by side."""
-    asked = ("--case-timeout", "8", "--dtype", "fp32", "--jobs", jobs)
+    asked = ("--case-timeout", "20", "--dtype", "fp32", "--jobs", jobs)
     result, record = session(*asked, paths="(Killed(), Hanging(), Dummy())")
     assert result.ret == 1
     assert record["exit"] == 1
@@ -118,7 +118,7 @@ def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
     }
     messages = [verdict["message"] for verdict in record["verdicts"]]
     assert "fp32 run: worker ended by SIGKILL (read " in messages[0]
-    assert "fp32 run: no answer within 8 s, worker killed (read " in messages[2]
+    assert "fp32 run: no answer within 20 s, worker killed (read " in messages[2]
     assert left_behind(pytester.path) == []
 
 

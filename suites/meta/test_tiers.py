@@ -233,11 +233,11 @@ class Slow(Dummy):
         first = Path(os.environ["HARNESS_TEST"], "first")
         if not first.exists():
             first.touch()
-            time.sleep(60)
+            time.sleep(600)
         return super().applied()
 """
     result, record = session(
-        "--jobs", "4", "--case-timeout", "12", "--dtype", "fp32", paths="(Eager(), Slow())", dummies=DUMMIES + slow
+        "--jobs", "4", "--case-timeout", "30", "--dtype", "fp32", paths="(Eager(), Slow())", dummies=DUMMIES + slow
     )
     assert result.ret == 0, result.stdout.str()
     assert {each["outcome"] for each in record["verdicts"]} == {"PASS"}
