@@ -303,7 +303,7 @@ def test_command_has_the_options_of_the_session():
     one = command(verdict(TIMED, asked=Property.SPEED), has_evidence=True, told=told)
     assert f"{given}--run-slow -m speed -k " in one
     claim = replace(verdict(TIMED, asked=Property.CLAIM), case="overview.caching.speed")
-    assert f"{given}-k overview.caching.speed" in command(claim, has_evidence=False, told=told)
+    assert f"{given}--nightly -k overview.caching.speed" in command(claim, has_evidence=False, told=told)
     assert f"--model {TIMED.recipe.name} --timing-seconds 5" in command(
         verdict(TIMED), has_evidence=True, told=("--timing-seconds", "5")
     )
