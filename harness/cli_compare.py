@@ -13,7 +13,7 @@ from harness.comparison import Comparison, Side, compare_runs
 from harness.comparison_of_cases import Weight
 from harness.comparison_of_machines import Kind
 from harness.measurement.units import count
-from harness.run_files import finished_run, measurements_of, refuse_other_tier
+from harness.run_files import finished_run, measurements_of, refuse_two_tiers
 
 HEADS = {
     Kind.HARDWARE: "OTHER HARDWARE, seconds cannot be compared",
@@ -54,7 +54,7 @@ def compare(
     ```
     """
     sides = [Side(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
-    refuse_other_tier(old, sides[0].run, new, sides[1].run)
+    refuse_two_tiers(old, sides[0].run, new, sides[1].run)
     found = compare_runs(*sides)
     if as_json:
         shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)

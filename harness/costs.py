@@ -100,7 +100,7 @@ class Costs:
             write_record(parent / FILE, Stored(SCHEMA, {**others, self.machine: mine}))
 
     def of(self, step: Step) -> float:
-        """Return the seconds of a step: as it took here, or as others of its technique did, or as is stated."""
+        """Return the seconds of a step: as it took here, or as is stated of its technique."""
         if step.key in self.seconds:
             return self.seconds[step.key]
         stated = STATED.get(step.kind, STATED[""])

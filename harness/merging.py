@@ -12,7 +12,7 @@ from harness.errors import HarnessError
 from harness.gate import ENDED_WELL, Forgiven, strays
 from harness.records import Run, Verdict
 from harness.report.folder import Asked, RunFolder
-from harness.run_files import finished_run, refuse_other_tier
+from harness.run_files import finished_run, refuse_two_tiers
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
 """Folders of a run whose files are named after cases, so that no two shards have one alike."""
@@ -31,7 +31,7 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
         _refuse_other_machine(folders[0], runs[0], folder, run)
     tiered = [(folder, run) for folder, run in zip(folders, runs, strict=True) if run.tier]
     for folder, run in tiered[1:]:
-        refuse_other_tier(*tiered[0], folder, run)
+        refuse_two_tiers(*tiered[0], folder, run)
     verdicts = tuple(_all_verdicts(folders, runs))
     first = runs[0]
     _, of_tier = tiered[0] if tiered else (None, first)

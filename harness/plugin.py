@@ -26,7 +26,7 @@ from harness.machine.standard import sound_profiles
 from harness.options import add_options, as_words
 from harness.plan import Catalogue, Planned, find_model, in_tiers, plan
 from harness.recipes import ModelRecipe, Workload
-from harness.records import Verdict
+from harness.records import Run, Verdict
 from harness.report.folder import refuse_other_tests, refuse_other_tier
 from harness.report.overview import overview_table
 from harness.report.tables import (
@@ -155,10 +155,10 @@ def _is_alone(item: pytest.Item) -> bool:
     return any(asked.alone for asked in _properties_of(item))
 
 
-def _note_what_is_done(config: pytest.Config, folder: Path) -> None:
+def _note_what_is_done(config: pytest.Config, folder: Path, run: Run) -> None:
     """What the run that is resumed leaves to do is less than what is selected."""
     if known := config.stash.get(SESSION, None):
-        known.done = {(verdict.case, verdict.property) for verdict in any_run(folder).verdicts}
+        known.done = {(verdict.case, verdict.property) for verdict in run.verdicts}
         known.ran = {path.stem for path in (folder / "evidence").glob("*.json")}
 
 
@@ -172,11 +172,10 @@ def _properties_of(item: pytest.Item) -> list[Property]:
     return [asked for asked in Property if asked in marked]
 
 
-def _asked_of(item: pytest.Item) -> tuple[Planned, Property, bool]:
-    """(the case of a test, what is asked of it, whether that is judged by the evidence of the case)."""
-    planned: Planned = item.callspec.params["planned"]  # type: ignore[attr-defined]  # as `_case_of` has seen
+def _asked_of(item: pytest.Item) -> tuple[Property, bool]:
+    """(what a test asks of its case, whether that is judged by the evidence of the case)."""
     [asked, *_] = [*_properties_of(item), Property.EQUIVALENCE]
-    return planned, asked, "judged" in getattr(item, "fixturenames", ())
+    return asked, "judged" in getattr(item, "fixturenames", ())
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
@@ -195,15 +194,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.resume:  # before anything runs, and also where no case is selected
         folder = Path(session.config.option.resume).expanduser()
         try:
-            refuse_other_tests(folder, any_run(folder), selection)
-            refuse_other_tier(folder, any_run(folder), session.config.option.tier)
-            _note_what_is_done(session.config, folder)
+            run = any_run(folder)
+            refuse_other_tests(folder, run, selection)
+            refuse_other_tier(folder, run, session.config.option.tier)
+            _note_what_is_done(session.config, folder, run)
         except HarnessError as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
     if SESSION in session.config.stash:
         known = session.config.stash[SESSION]
         known.selected, known.selection = sum(bool(_case_of(item)) for item in session.items), selection
-        known.tests = tuple(_asked_of(item) for item in session.items if _case_of(item) and not _is_skipped(item))
+        known.tests = tuple(
+            (planned, *_asked_of(item))
+            for item in session.items
+            if (planned := _planned_of(item)) and not _is_skipped(item)
+        )
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -364,9 +368,14 @@ def _later(tier: Tier) -> str:
 
 def _case_of(item: pytest.Item) -> str:
     """The id of the case that a test judges; empty for every other test."""
+    planned = _planned_of(item)
+    return planned.case.id if planned else ""
+
+
+def _planned_of(item: pytest.Item) -> Planned | None:
     callspec = getattr(item, "callspec", None)
     planned = callspec.params.get("planned") if callspec else None
-    return planned.case.id if isinstance(planned, Planned) else ""
+    return planned if isinstance(planned, Planned) else None
 
 
 def _planned(metafunc: pytest.Metafunc) -> list[Planned]:

@@ -367,3 +367,7 @@ class Run:
     """Known failures, as the gate names them, that are of cases which the tier leaves out."""
     jobs: int | None = None
     """How many cases ran side by side while nothing was timed; null until that was decided."""
+
+    def is_of_other_tier(self, tier: str) -> bool:
+        """Whether it is known to be of another tier; of an older record, or against one, nothing is known."""
+        return bool(self.tier and tier) and self.tier != tier

@@ -61,9 +61,9 @@ def _by_case(kind: type[OfCase], folder: Path) -> dict[str, OfCase]:
     return found
 
 
-def refuse_other_tier(first: Path, run: Run, other: Path, again: Run) -> None:
+def refuse_two_tiers(first: Path, run: Run, other: Path, again: Run) -> None:
     """Raises HarnessError if two runs are of different tiers: what only one of them was to judge would look lost."""
-    if run.tier and again.tier and run.tier != again.tier:
+    if run.is_of_other_tier(again.tier):
         raise HarnessError(
             f"{first} is of tier {run.tier}, and {other} of tier {again.tier}, but both should be of one (run the same "
             "--tier)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from harness.machine.host import available_memory, processors_granted
@@ -47,6 +48,7 @@ def threads_of_small(*, processors: int = 0) -> int:
     return min(THREADS, processors or cores())
 
 
+@cache  # asked again for every case and worker
 def is_small(recipe: ModelRecipe) -> bool:
     """Return whether cases of a model may run side by side: it lies in a folder, and is small in any format."""
     if not isinstance(recipe.source, Folder):

@@ -39,16 +39,7 @@ class Asked:
 
     def of(self, run: Run) -> Run:
         """A run that is asked for this; a gate is red until its end."""
-        run = replace(
-            run,
-            options=self.options,
-            selected=self.selected,
-            selection=self.selection,
-            shard=self.shard,
-            gate=None,
-            tier=self.tier,
-            left_out=self.left_out,
-        )
+        run = replace(run, **{**vars(self), "gate": None})
         return awaited(run) if self.gate else run
 
 
@@ -173,7 +164,7 @@ def refuse_other_tests(folder: Path, run: Run, selection: str) -> None:
 
 def refuse_other_tier(folder: Path, run: Run, tier: str) -> None:
     """Raises HarnessError if a run is of another tier than a session that is to go on with it."""
-    if run.tier and tier and run.tier != tier:
+    if run.is_of_other_tier(tier):
         how = "--run-slow" if run.tier == Tier.SLOW else f"--tier {run.tier}"
         raise HarnessError(
             f"{folder}: the run is of tier {run.tier}, but this session of tier {tier} (resume it with {how})"

@@ -49,7 +49,7 @@ def markdown(run: Run) -> str:
     """The report of a run, failures first. What there is no room for is counted, section by section."""
     start = [f"# {tally_outcomes(run.verdicts)}", ""]
     if tier := tier_line(run):
-        start += [f"{tier[0].upper()}{tier[1:]}.", ""]
+        start += [f"{tier.capitalize()}.", ""]
     if gate := gate_line(run):
         start += [f"**{_clipped(gate)}**", ""]
     if measured := overview_table(run.verdicts):

@@ -18,9 +18,9 @@ from harness.machine.inventory import take_inventory
 from harness.machine.profile import Match, Profile, write_profile
 from harness.paths import STACKS
 from harness.plan import in_tiers, plan
-from harness.report.folder import refuse_other_tier as refuse_tier_to_resume
+from harness.report.folder import refuse_other_tier
 from harness.report.markdown import markdown
-from harness.run_files import refuse_other_tier
+from harness.run_files import refuse_two_tiers
 from harness.vocabulary import Load, Technique, Tier
 from suites.conftest import CATALOGUE
 from suites.invariants.relations import relations_planned
@@ -170,11 +170,11 @@ def test_runs_of_two_tiers_are_neither_compared_nor_merged(tmp_path, one, other,
     first, second = replace(CLEAN, tier=one), replace(CLEAN, tier=other)
     told = "one is of tier daily, and two of tier nightly, but both should be of one (run the same --tier)"
     with pytest.raises(HarnessError, match=re.escape(told)) if mixed else nullcontext():
-        refuse_other_tier(Path("one"), first, Path("two"), second)
+        refuse_two_tiers(Path("one"), first, Path("two"), second)
     with (
         pytest.raises(HarnessError, match="of tier daily, but this session of tier nightly") if mixed else nullcontext()
     ):
-        refuse_tier_to_resume(tmp_path, first, other)
+        refuse_other_tier(tmp_path, first, other)
 
 
 @pytest.mark.parametrize("command", ["compare", "merge"])
