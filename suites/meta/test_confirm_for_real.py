@@ -37,9 +37,15 @@ def confirm(tmp_path, monkeypatch):
 
 
 def test_slowdown_of_the_newer_is_found(confirm):
-    """By half, so that no other job hides it; with its record, and no environment that differs."""
-    found, record = confirm(ID, fault="suites.meta.faults.of_speed:slower_by_half")
-    [finding] = found.findings
+    """The slowdown is one by half, and the record holds what was timed. No environment differs.
+
+    On a busy machine few loads may leave it open: then more loads decide.
+    """
+    for loads in (FEWEST, 2 * FEWEST, 4 * FEWEST):
+        found, record = confirm(ID, fault="suites.meta.faults.of_speed:slower_by_half", loads=loads)
+        [finding] = found.findings
+        if finding.label != "INCONCLUSIVE":
+            break
     assert finding.label == "REGRESSED", finding.told
     assert "the path's own" in finding.told
     assert found.differences == ()
@@ -48,8 +54,8 @@ def test_slowdown_of_the_newer_is_found(confirm):
     kept = read_record(Confirmation, record)
     timed = kept.tried[ID].turns
     assert timed.together
-    assert len(timed.couples) >= FEWEST * BLOCK
-    assert len(timed.voices(Role.EAGER)) == FEWEST
+    assert len(timed.couples) >= loads * BLOCK
+    assert len(timed.voices(Role.EAGER)) == loads
     assert not any(timed.wrong(who) for who in Who)
 
 

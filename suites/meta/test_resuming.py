@@ -55,7 +55,9 @@ def test_killed_at_random_moments_it_loses_and_doubles_no_verdict(session, pytes
     for place in range(MOMENTS):
         latest = pytester.path / "runs" / "latest" / "run.json"
         process = started(pytester.path, "--jobs", "4", *(("--resume", "runs/latest") if latest.exists() else ()))
-        _kill_once(process, pytester.path, new=place % 2, pause=moments.random() * 3)
+        # However slow the machine is: before the last kill, a verdict has been given.
+        verdicts = 1 if place == MOMENTS - 1 else 0
+        _kill_once(process, pytester.path, new=place % 2, verdicts=verdicts, pause=moments.random() * 3)
         now = given(pytester.path)
         assert set(now.values()) <= {1}
         assert before.keys() <= now.keys()
@@ -73,12 +75,14 @@ def test_killed_at_random_moments_it_loses_and_doubles_no_verdict(session, pytes
     assert left_behind(pytester.path) == []
 
 
-def _kill_once(process, folder, *, new, pause):
-    """Kill the session and all its workers, once so many `new` cases have run, or all have that do not hang, and after
-    a pause besides."""
+def _kill_once(process, folder, *, new, verdicts, pause):
+    """Kill the session and all its workers, a pause after so many `new` cases have run, or all that do not hang, and
+    the record holds so many `verdicts`."""
     before = _evidence(folder)
     end = time.monotonic() + 240
-    while _evidence(folder) < min(before + new, CASES - 1) and process.poll() is None and time.monotonic() < end:
+    while _evidence(folder) < min(before + new, CASES - 1) or given(folder).total() < verdicts:
+        if process.poll() is not None or time.monotonic() > end:
+            break
         time.sleep(0.02)
     time.sleep(pause)
     assert process.poll() is None

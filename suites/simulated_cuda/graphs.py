@@ -1,5 +1,6 @@
 """CUDA graphs: what is computed during a capture is kept with the graph, and computed again at each replay."""
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,9 @@ class Recording:
 
     def keep(self, memory: torch.Tensor) -> None:
         """Keep the numbers of a CPU view that is about to be written."""
-        place = (memory.data_ptr(), memory.shape, memory.stride())
+        if memory.dtype is torch.bool:
+            memory = memory.view(torch.uint8)  # other numbers may lie there, and a copy of booleans keeps only 0 and 1
+        place = (memory.data_ptr(), memory.dtype, memory.shape, memory.stride())
         if place not in self._seen:
             self._seen.add(place)
             self._before.append((memory, memory.clone()))
@@ -66,6 +69,30 @@ def install() -> None:
         _unwatched(self._computed.replay)
 
     graph.capture_begin, graph.capture_end, graph.replay = capture_begin, capture_end, replay_computed
+    _keep_collectives()
+
+
+def _keep_collectives() -> None:
+    """Let NCCL say which of its calls are captured: they are asked of no operator, so that nothing else sees them."""
+    nccl = ctypes.CDLL("libnccl.so.2")  # torch has loaded it
+
+    @_NUMBERED
+    def captured(number: int) -> None:
+        if _current is not None:
+            _current.steps.append(lambda: _repeat(nccl, number))
+
+    _called_back.append(captured)
+    nccl.simulated_nccl_on_capture(captured)
+
+
+_NUMBERED = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_called_back: list[Any] = []
+"""C keeps no reference to what it calls."""
+
+
+def _repeat(nccl: ctypes.CDLL, number: int) -> None:
+    if error := nccl.simulated_nccl_repeat(number):
+        raise RuntimeError(f"simulated NCCL failed at a replay, with error {error}")
 
 
 def _unwatched(function: Callable[[], None]) -> None:

@@ -51,7 +51,7 @@ class _Call:
         results = self._compute()
         before = recording.keep if recording is not None else None
         made = [host.to_device(each, self._device, before=before) for each in self._new(results)]
-        grown = {name: _grow(self._given[name], computed) for name, computed in self._grown.items()}
+        grown = {name: _grow(self._given[name], computed, before) for name, computed in self._grown.items()}
         if recording is not None:
             recording.steps.append(self._step([host.view(each) for each in made], grown))
         answer = self._returned(results, iter(made))
@@ -165,10 +165,12 @@ def _as_tuple(results: Any) -> tuple[Any, ...]:
     return results if isinstance(results, tuple) else (results,)
 
 
-def _grow(output: torch.Tensor, computed: torch.Tensor) -> torch.Tensor:
-    """Give an output the size and the numbers that were computed; return its memory."""
+def _grow(output: torch.Tensor, computed: torch.Tensor, before: Callable[[torch.Tensor], None] | None) -> torch.Tensor:
+    """Give an output the size and the numbers that were computed; return its memory, which `before` is called with."""
     output.resize_(computed.shape)
     memory = host.view(output)
+    if before is not None:
+        before(memory)
     memory.copy_(computed)
     return memory
 

@@ -33,19 +33,40 @@ def test_replays_compute_from_what_is_in_memory_then():
     assert counter.item() == 2
 
 
-def test_a_capture_leaves_memory_as_it_was():
+def _minus_one(numbers):
+    return numbers - 1
+
+
+def _is_zero(numbers):
+    return numbers == 0
+
+
+def _positions(numbers):
+    """Its output has no size before it is computed."""
+    return torch.arange(len(numbers), device="cuda")
+
+
+def _narrow_then_wide(numbers):
+    """Two outputs of one shape follow each other in the same memory, the second twice as wide."""
+    narrow = numbers.to(torch.int32)
+    del narrow
+    return numbers.to(torch.float64)
+
+
+@pytest.mark.parametrize("write", [_minus_one, _is_zero, _positions, _narrow_then_wide])
+def test_a_capture_leaves_memory_as_it_was(write):
     """Inputs of a graph may lie in its own memory, and be freed while it is captured: then results take their place."""
-    first, made = _captured(lambda: torch.arange(128.0, device="cuda") + 0)
+    first, made = _captured(lambda: torch.arange(64, device="cuda") + 5)
     first.replay()
     inputs, place = [made], made.data_ptr()
     del made
     second = torch.cuda.CUDAGraph()
     with torch.cuda.graph(second, pool=first.pool()):
         doubled = inputs.pop() * 2
-        others = [doubled - 1 for _ in range(8)]
+        others = [write(doubled) for _ in range(8)]
     assert place in {other.data_ptr() for other in others}
     second.replay()
-    assert doubled.tolist() == [2.0 * number for number in range(128)]
+    assert doubled.tolist() == [2 * (number + 5) for number in range(64)]
 
 
 def test_a_replay_writes_outputs_that_had_no_size():

@@ -38,6 +38,16 @@ group = dist.new_group([0, 1])
 again = of(torch.float32)
 dist.all_reduce(again, op=dist.ReduceOp.MAX, group=group)
 told["most"] = again.tolist()
+numbers, graph = of(torch.float32), torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    doubled = numbers * 2
+    dist.all_reduce(doubled)
+    replayed = doubled + 1
+told["captured"] = []
+for more in (0, 10):
+    numbers.add_(more)
+    graph.replay()
+    told["captured"].append(replayed.tolist())
 dist.destroy_process_group()
 print(json.dumps(told))
 """
@@ -62,4 +72,5 @@ def test_collectives(tmp_path):
             "sent": [1, 2, 3],
             "scattered": [[1, 3], [5, 7]][rank],
             "most": [1, 2, 3],
+            "captured": [[3, 7, 11], [43, 47, 51]],
         }

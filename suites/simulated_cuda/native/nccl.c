@@ -1,5 +1,6 @@
 /* libnccl: collectives between processes of one machine, over a file of shared memory. They are done when they are asked
-   for. Sends, receives and what is made of them are refused. Names and arguments are those of nccl.h. */
+   for, and those of a captured stream at each replay of the graph. Sends, receives and what is made of them are refused.
+   Names and arguments are those of nccl.h. */
 #include "device.h"
 
 #include <fcntl.h>
@@ -247,27 +248,19 @@ static int reduce(const char* from, char* to, size_t count, int type, int operat
     return SUCCESS;
 }
 
-int ncclAllReduce(const char* from, char* to, size_t count, int type, int operation, struct communicator* own,
-                  void* stream) {
-    return reduce(from, to, count, type, operation, -1, own);
-}
-
-int ncclReduce(const char* from, char* to, size_t count, int type, int operation, int root, struct communicator* own,
-               void* stream) {
-    return reduce(from, to, count, type, operation, root, own);
-}
-
-int ncclReduceScatter(const char* from, char* to, size_t count, int type, int operation, struct communicator* own,
-                      void* stream) {
+static int reduce_scatter(const char* from, char* to, size_t count, int type, int operation, struct communicator* own) {
     int error = type < 0 || type >= TYPES ? INVALID_ARGUMENT : SUCCESS;
     for (int rank = 0; rank < own->ranks && !error; rank++)
         error = reduce(from + (size_t)rank * count * SIZES[type], to, count, type, operation, rank, own);
     return error;
 }
 
-int ncclAllGather(const char* from, char* to, size_t count, int type, struct communicator* own, void* stream) {
-    size_t bytes = type < TYPES ? count * SIZES[type] : count, piece; /* the types beyond have one byte */
-    for (size_t at = 0; at < bytes; at += piece) {
+static size_t bytes_of(size_t count, int type) {
+    return type < TYPES ? count * SIZES[type] : count; /* the types beyond have one byte */
+}
+
+static int gather(const char* from, char* to, size_t bytes, struct communicator* own) {
+    for (size_t at = 0, piece; at < bytes; at += piece) {
         piece = piece_at(at, bytes, SLOT);
         memcpy(slot(own, own->rank), from + at, piece);
         if (meet(own)) return SYSTEM_ERROR;
@@ -277,10 +270,8 @@ int ncclAllGather(const char* from, char* to, size_t count, int type, struct com
     return SUCCESS;
 }
 
-int ncclBroadcast(const char* from, char* to, size_t count, int type, int root, struct communicator* own,
-                  void* stream) {
-    size_t bytes = type < TYPES ? count * SIZES[type] : count, piece;
-    for (size_t at = 0; at < bytes; at += piece) {
+static int broadcast(const char* from, char* to, size_t bytes, int root, struct communicator* own) {
+    for (size_t at = 0, piece; at < bytes; at += piece) {
         piece = piece_at(at, bytes, SLOT);
         if (own->rank == root) memcpy(slot(own, root), from + at, piece);
         if (meet(own)) return SYSTEM_ERROR;
@@ -288,6 +279,76 @@ int ncclBroadcast(const char* from, char* to, size_t count, int type, int root, 
         if (meet(own)) return SYSTEM_ERROR;
     }
     return SUCCESS;
+}
+
+/* One collective as it was asked for. */
+struct call {
+    enum { REDUCE, REDUCE_SCATTER, GATHER, BROADCAST } kind;
+    const char* from;
+    char* to;
+    size_t count;
+    int type, operation, root;
+    struct communicator* own;
+};
+
+static int perform(const struct call* asked) {
+    size_t bytes = bytes_of(asked->count, asked->type);
+    switch (asked->kind) {
+        case REDUCE:
+            return reduce(asked->from, asked->to, asked->count, asked->type, asked->operation, asked->root, asked->own);
+        case REDUCE_SCATTER:
+            return reduce_scatter(asked->from, asked->to, asked->count, asked->type, asked->operation, asked->own);
+        case GATHER: return gather(asked->from, asked->to, bytes, asked->own);
+        default: return broadcast(asked->from, asked->to, bytes, asked->root, asked->own);
+    }
+}
+
+/* Graphs: what is asked for during a capture is kept, and graphs.py repeats it by its number at each replay. */
+
+int cudaStreamIsCapturing(void* stream, int* status) __attribute__((weak)); /* libcudart's, which torch loads as well */
+
+static struct call* captured = NULL;
+static int captured_count = 0;
+static void (*tell_captured)(int number) = NULL;
+
+void simulated_nccl_on_capture(void (*told)(int number)) { tell_captured = told; }
+
+int simulated_nccl_repeat(int number) { return perform(&captured[number]); }
+
+static int ask(struct call asked, void* stream) {
+    int capturing = 0;
+    if (tell_captured && cudaStreamIsCapturing) cudaStreamIsCapturing(stream, &capturing);
+    if (!capturing) return perform(&asked);
+    struct call* more = realloc(captured, sizeof *captured * ((size_t)captured_count + 1));
+    if (!more) return SYSTEM_ERROR;
+    captured = more;
+    captured[captured_count] = asked;
+    tell_captured(captured_count++);
+    return SUCCESS;
+}
+
+int ncclAllReduce(const char* from, char* to, size_t count, int type, int operation, struct communicator* own,
+                  void* stream) {
+    return ask((struct call){REDUCE, from, to, count, type, operation, -1, own}, stream);
+}
+
+int ncclReduce(const char* from, char* to, size_t count, int type, int operation, int root, struct communicator* own,
+               void* stream) {
+    return ask((struct call){REDUCE, from, to, count, type, operation, root, own}, stream);
+}
+
+int ncclReduceScatter(const char* from, char* to, size_t count, int type, int operation, struct communicator* own,
+                      void* stream) {
+    return ask((struct call){REDUCE_SCATTER, from, to, count, type, operation, 0, own}, stream);
+}
+
+int ncclAllGather(const char* from, char* to, size_t count, int type, struct communicator* own, void* stream) {
+    return ask((struct call){GATHER, from, to, count, type, 0, 0, own}, stream);
+}
+
+int ncclBroadcast(const char* from, char* to, size_t count, int type, int root, struct communicator* own,
+                  void* stream) {
+    return ask((struct call){BROADCAST, from, to, count, type, 0, root, own}, stream);
 }
 
 int ncclBcast(char* memory, size_t count, int type, int root, struct communicator* own, void* stream) {
@@ -299,7 +360,7 @@ int ncclCommSplit(struct communicator* own, int color, int key, struct communica
     int mine[2] = {color, key}, ranks = 0, rank = 0, error;
     int* all = malloc(sizeof mine * (size_t)own->ranks);
     if (!all) return SYSTEM_ERROR;
-    error = ncclAllGather((char*)mine, (char*)all, 2, INT32, own, NULL);
+    error = gather((char*)mine, (char*)all, sizeof mine, own);
     for (int other = 0; other < own->ranks; other++) {
         if (all[2 * other] != color) continue;
         ranks++;
