@@ -14,6 +14,7 @@ from harness.errors import CorruptRecord
 from harness.paths import PATHS
 from harness.vocabulary import Dtype, Outcome, Technique
 from suites.conftest import REPOSITORY
+from suites.meta.faults.__main__ import chosen_of
 from suites.meta.faults.__main__ import main as catalogue
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Planted
@@ -88,6 +89,13 @@ def test_readme_shows_the_recorded_results():
     assert (RECORDED / "picture.svg").read_text().startswith("<?xml")
 
 
+def test_shards_of_the_catalogue_are_the_whole():
+    parts = [chosen_of("", 3, (place, 3)) for place in (1, 2, 3)]
+    faults = [fault.id for chosen, _ in parts for _, fault in chosen]
+    assert sorted(faults) == sorted(fault.id for fault in (*FIRST, *BLIND))
+    assert sorted(seed for _, seeds in parts for seed in seeds) == [1000, 1001, 1002]
+
+
 def cell(outcome=Outcome.PASS, factor=0.5, **rivals):
     return Cell(outcome, factor, rivals, {"fp32.rho": 1.5, "fp32.rho.limit": 3.0}, "fp32.rho")
 
@@ -160,7 +168,8 @@ def test_run_that_was_not_judged_is_no_catch():
     ("arguments", "told"),
     [
         (["--only", "no such fault"], "--only no such fault: no fault's name[path] contains it"),
-        (["--only", "norm", "--accept"], "--accept with --only would record a part for the whole (leave one out)"),
+        (["--only", "norm", "--accept"], "--accept with --only or --shard would record a part for the whole (leave"),
+        (["--shard", "1/3", "--accept"], "--accept with --only or --shard would record a part for the whole (leave"),
     ],
 )
 def test_catalogue_refuses_to_measure_nothing_or_to_record_a_part(capsys, arguments, told):

@@ -229,14 +229,15 @@ def test_tox_environments_in_readme_exist():
 
 
 def test_ci_runs_the_tox_commands_of_readme():
-    """The tests with their set-up, as they stand there; the others in the environment that is made by then, some with
-    less to time or to draw."""
+    """The tests with their set-up, as they stand there; the others in the environment that is made by then, some of
+    them in part."""
     ci = (REPOSITORY / ".ci" / "run").read_text()
     commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
     assert len(commands) == 6
     told = [line.partition("tox run -e ")[2] for line in commands]
-    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}( -- --seeds 2)?\n", ci) for each in told)
+    part = ' -- --seeds 3 --shard "\\$third"'
+    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}({part})?\n", ci) for each in told)
     assert '.venv/bin/tox run -e cpu -- --nightly --timing-seconds 10 --shard "$seventh"\n' in ci
 
 
@@ -251,15 +252,16 @@ def test_stages_of_ci_have_budgets_of_an_hour_together():
     assert sum(budgets) <= 60
 
 
-def test_every_case_of_the_nightly_tier_runs_within_a_week():
-    """Whatever day of the year it is, seven days in a row have all seven shards; but around New Year."""
-    line = next(each for each in (REPOSITORY / ".ci" / "run").read_text().splitlines() if each.startswith("seventh="))
-    shards = []
-    for day in ("008", "009", "010", "011", "012", "013", "014"):
-        script = f"date() {{ echo {day}; }}; {line}; echo $seventh"
+@pytest.mark.parametrize(("name", "count"), [("seventh", 7), ("third", 3)])
+def test_ci_runs_all_parts_in_as_many_days(name, count):
+    """Whatever day of the year it is, so many days in a row have all parts; but around New Year."""
+    line = next(each for each in (REPOSITORY / ".ci" / "run").read_text().splitlines() if each.startswith(f"{name}="))
+    parts = []
+    for day in ("008", "009", "010", "011", "012", "013", "014")[:count]:
+        script = f"date() {{ echo {day}; }}; {line}; echo ${name}"
         told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-        shards.append(told.stdout.strip())
-    assert sorted(shards) == [f"{place}/7" for place in range(1, 8)]
+        parts.append(told.stdout.strip())
+    assert sorted(parts) == [f"{place}/{count}" for place in range(1, count + 1)]
 
 
 def test_ci_needs_a_browser_and_tries_the_page_of_the_daily_run():

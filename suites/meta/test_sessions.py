@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from argparse import ArgumentTypeError
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,8 @@ from harness.machine.profile import Calibration, Match, Profile, write_profile
 from harness.options import seconds, shard
 from harness.vocabulary import Outcome
 from suites.conftest import REPOSITORY
-from suites.meta.test_workers import left_behind
+from suites.meta.session_server import session_server
+from suites.meta.test_workers import left_behind, processes_of
 
 CONFTEST = """
 from dummies import *
@@ -73,10 +76,15 @@ from harness.paths.parallelism import TensorParallel
 
 def started(folder, *arguments):
     """A session in a process group of its own."""
-    command = [sys.executable, "-m", "pytest", "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments]
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    return session_server().start(folder, "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments)
+
+
+def ended(process):
+    """The result of a session, once it has ended. It is printed as well, for whoever reads of a test that failed."""
+    began = time.monotonic()
+    output, errors = process.communicate(timeout=600)
+    print(output, errors)
+    return pytest.RunResult(process.returncode, output.splitlines(), errors.splitlines(), time.monotonic() - began)
 
 
 @pytest.fixture
@@ -89,7 +97,7 @@ def session(pytester, monkeypatch):
 
     def run(*arguments, paths="(Eager(),)", workloads="WORKLOADS[1:2]", dummies=DUMMIES):
         pytester.makepyfile(conftest=CONFTEST.format(paths=paths, workloads=workloads), dummies=dummies)
-        result = pytester.runpytest_subprocess("every_path", "-p", "no:cacheprovider", *arguments)
+        result = ended(session_server().start(pytester.path, "every_path", "-p", "no:cacheprovider", *arguments))
         record = pytester.path / "runs" / "latest" / "run.json"
         return result, json.loads(record.read_text()) if record.exists() else None
 
@@ -120,6 +128,47 @@ def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
     assert "fp32 run: worker ended by SIGKILL (read " in messages[0]
     assert "fp32 run: no answer within 20 s, worker killed (read " in messages[2]
     assert left_behind(pytester.path) == []
+
+
+KILLS = 5
+
+
+def test_workers_killed_at_random_cost_their_own_cases_alone(session, pytester):
+    """Four cases at a time run side by side, and one worker after another is killed from outside."""
+    paths = ", ".join(f"Dummy(name='attention.dummy{number}')" for number in range(4 * KILLS))
+    session("--collect-only", paths=f"({paths})")
+    process = started(pytester.path, "--jobs", "4")
+    moments, hit = random.Random(KILLS), set()
+    while process.poll() is None and len(hit) < KILLS:
+        time.sleep(moments.uniform(0.2, 1.5))
+        workers = _workers_of_cases(pytester.path)
+        if workers:
+            case, pid = moments.choice(sorted(workers.items()))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                hit.add(case)
+    told, _ = process.communicate(timeout=300)
+    record = json.loads((pytester.path / "runs" / "latest" / "run.json").read_text())
+    given = Counter((each["case"], each["property"]) for each in record["verdicts"])
+    assert set(given.values()) == {1}
+    assert len(given) == 2 * 4 * KILLS
+    crashed = {each["case"] for each in record["verdicts"] if each["outcome"] == Outcome.CRASHED}
+    assert {each["outcome"] for each in record["verdicts"] if each["case"] not in crashed} == {Outcome.PASS}
+    assert crashed <= hit, told
+    assert len(crashed) >= KILLS - 1  # one may have been about to end as it was
+    assert process.returncode == 1
+    assert left_behind(pytester.path) == []
+
+
+def _workers_of_cases(folder):
+    """Process ids of the workers that run, by their case: each writes to the log of its case and precision."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            log = (entry / "fd" / "1").readlink()
+            if log.is_relative_to(folder / "runs") and log.name.startswith("cpu-"):
+                found[log.stem.removesuffix("-fp32")] = int(entry.name)
+    return found
 
 
 def test_number_of_jobs_changes_no_verdict_and_no_number(session):
@@ -161,6 +210,7 @@ def test_interrupted_session_ends_at_once_with_all_that_runs_beside(session, pyt
     end = time.monotonic() + 200
     while len(list(pytester.path.glob("runs/latest/logs/*attention*fp32.log"))) < 3 and time.monotonic() < end:
         time.sleep(0.1)
+    assert len(processes_of(pytester.path)) > 3
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=60)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, told

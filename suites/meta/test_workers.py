@@ -207,19 +207,21 @@ def test_workers_end_when_their_session_is_killed(tmp_path):
 
 
 def left_behind(folder):
-    """Processes started with HARNESS_TEST naming `folder` that still run after ten seconds, normally at once none."""
+    """Processes of a session in `folder` that still run after ten seconds, normally at once none."""
     deadline = time.monotonic() + 10
-    while (found := _processes_of(folder)) and time.monotonic() < deadline:
+    while (found := processes_of(folder)) and time.monotonic() < deadline:
         time.sleep(0.1)
     return found
 
 
-def _processes_of(folder):
+def processes_of(folder):
+    """Processes that were started with HARNESS_TEST naming a folder, or that work there."""
     mark = f"HARNESS_TEST={folder}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if mark in (entry / "environ").read_bytes() and is_alive(entry.name):
+            ours = mark in (entry / "environ").read_bytes() or (entry / "cwd").readlink() == folder
+            if ours and is_alive(entry.name):
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue

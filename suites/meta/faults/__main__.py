@@ -19,6 +19,7 @@ from fixtures.kernels import LOCAL_KERNELS
 from fixtures.workloads import PROBES
 from harness.execution.runner import Runner
 from harness.machine.inventory import describe, take_inventory
+from harness.options import shard
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Fault
 from suites.meta.faults.measure import Row, measure_correct, measure_fault
@@ -28,14 +29,15 @@ from suites.meta.faults.table import alarms, problems, summary, write_picture, w
 SEEDS = 8
 FIRST_SEED = 1000
 """Of the prompts on which correct paths run. Those of smaller seeds were looked at while the limits were settled."""
+WHOLE = (1, 1)
 SETS = {"first": FIRST, "blind": BLIND}
 
 
 def main(arguments: list[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
-    if asked.accept and asked.only:
-        return _refuse("--accept with --only would record a part for the whole (leave one out)")
-    chosen = [(kind, fault) for kind, faults in SETS.items() for fault in faults if asked.only in fault.id]
+    if asked.accept and (asked.only or asked.shard != WHOLE):
+        return _refuse("--accept with --only or --shard would record a part for the whole (leave one out)")
+    chosen, seeds = chosen_of(asked.only, asked.seeds, asked.shard)
     if not chosen:
         return _refuse(f"--only {asked.only}: no fault's name[path] contains it")
     os.environ["LOCAL_KERNELS"] = LOCAL_KERNELS
@@ -54,13 +56,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Two threads, each with workers of its own, for the two cores of the smallest machine: nothing here is timed. The
     # one that is done with the faults takes what is left of the correct runs.
-    some = asked.seeds * 2 // 3
+    some = len(seeds) * 2 // 3
     with ThreadPoolExecutor(2) as pool:
         planted = pool.submit(faults)
-        quiet = [
-            pool.submit(correct, seeds)
-            for seeds in (range(FIRST_SEED, FIRST_SEED + some), range(FIRST_SEED + some, FIRST_SEED + asked.seeds))
-        ]
+        quiet = [pool.submit(correct, part) for part in (seeds[:some], seeds[some:])]
         results = Results(
             environment=describe(inventory, accelerators=""),
             seconds=0.0,
@@ -80,6 +79,13 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if told else 0
 
 
+def chosen_of(only: str, seeds: int, shard: tuple[int, int]) -> tuple[list[tuple[str, Fault]], range]:
+    """Return the faults to plant, each with its set, and the seeds of the prompts on which correct paths run."""
+    first, step = shard[0] - 1, shard[1]
+    faults = [(kind, fault) for kind, faults in SETS.items() for fault in faults if only in fault.id]
+    return faults[first::step], range(FIRST_SEED, FIRST_SEED + seeds)[first::step]
+
+
 def _told(row: Row, fault: Fault | None) -> Row:
     """The row, once it was printed."""
     cells = ", ".join(f"{name} {cell.outcome}" for name, cell in row.cells.items()) or "cannot run here"
@@ -96,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m suites.meta.faults", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="only faults whose `name[path]` contains it")
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"drawn prompts for correct paths (default: {SEEDS})")
+    parser.add_argument(
+        "--shard", type=shard, default=WHOLE, metavar="K/N", help="only part K of N of the faults and of the prompts"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder (default: runs/faults)")
     parser.add_argument("--accept", action="store_true", help="record the results in this repository")
     return parser
