@@ -7,8 +7,8 @@ import os
 from fixtures.kernels import LOCAL_KERNELS
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import PROBES, WORKLOADS
-from harness.paths import PATHS
-from harness.plan import Catalogue
+from harness.paths.registry import PATHS
+from harness.session.plan import Catalogue
 
 pytest_plugins = ("harness.plugin", "pytester")
 

@@ -7,15 +7,15 @@ from typing import NoReturn, cast
 
 import typer
 
-from harness.cli_baseline import app as baseline
-from harness.cli_calibrate import calibrate, numerics
-from harness.cli_compare import compare
-from harness.cli_confirm import confirm
-from harness.cli_machine import machine
-from harness.cli_merge import merge
-from harness.cli_report import report
-from harness.cli_validate import validate
-from harness.cli_words import CODES, MARKDOWN
+from harness.commands.baseline.command import app as baseline
+from harness.commands.calibrate.command import calibrate, numerics
+from harness.commands.compare.command import compare
+from harness.commands.confirm.command import confirm
+from harness.commands.machine import machine
+from harness.commands.merge import merge
+from harness.commands.options import CODES, MARKDOWN
+from harness.commands.report.command import report
+from harness.commands.validate.command import validate
 from harness.errors import HarnessError
 
 REFUSED = 2

@@ -7,8 +7,8 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from harness.session import TIMING_SECONDS
-from harness.vocabulary import Tier
+from harness.records.enums import Tier
+from harness.session.session import TIMING_SECONDS
 
 CASE_TIMEOUT = 300.0
 """Seconds."""

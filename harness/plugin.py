@@ -16,20 +16,18 @@ from typing import Any
 
 import pytest
 
-from harness.checkout import refuse_unused
-from harness.costs import Costs
 from harness.errors import HarnessError
-from harness.gate import gate_line, left_out_line, tier_line
+from harness.judging.gate import gate_line, left_out_line, tier_line
 from harness.machine.inventory import processor, take_inventory
 from harness.machine.jobs import cores
-from harness.machine.standard import sound_profiles
 from harness.options import add_options, as_words
-from harness.plan import Catalogue, Planned, find_model, in_tiers, plan
-from harness.recipes import ModelRecipe, Workload
-from harness.records import Run, Verdict
-from harness.report.folder import refuse_other_tests, refuse_other_tier
-from harness.report.overview import overview_table
-from harness.report.tables import (
+from harness.profiles.expectations import sound_profiles
+from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tier
+from harness.records.run import Run, Verdict
+from harness.records.run_files import any_run
+from harness.records.workload import ModelRecipe, Workload
+from harness.reports.overview import overview_table
+from harness.reports.tables import (
     aligned,
     case_table,
     changed_numerics,
@@ -38,9 +36,11 @@ from harness.report.tables import (
     tally_outcomes,
     untrue_claims,
 )
-from harness.run_files import any_run
-from harness.session import Judging, Measuring, Replan, Session
-from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tier
+from harness.session.checkout import refuse_unused
+from harness.session.costs import Costs
+from harness.session.plan import Catalogue, Planned, find_model, in_tiers, plan
+from harness.session.run_folder import refuse_other_tests, refuse_other_tier
+from harness.session.session import Judging, Measuring, Replan, Session
 
 MARKERS = {
     "cuda": "runs on a CUDA device",

@@ -10,10 +10,10 @@ import pytest
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.execution.runner import Runner
-from harness.paths import PATHS
-from harness.plan import Catalogue
-from harness.records import Case
-from harness.vocabulary import Dtype
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype
+from harness.records.evidence import Case
+from harness.session.plan import Catalogue
 
 REPOSITORY = Path(__file__).parents[1]
 CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor
 
-from harness.equivalence.numbers import Generation
-from harness.paths.cache_reading import read_state
+from harness.execution.correctness.comparison import Generation
+from harness.observation.caches import read_state
 
 PROMPT_LOGITS = 64
 """Last prompt positions whose logits are compared: enough to measure an error, few enough for a large vocabulary."""

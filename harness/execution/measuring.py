@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from harness.measured import Held, Memory, Sample, WarmUp, Work
-from harness.measurement.speed_rules import Aims
-from harness.measurement.statistics import LOOKS
+from harness.judging.speed import Aims
 from harness.paths.base import Optimization
-from harness.vocabulary import Tolerance
+from harness.records.enums import Tolerance
+from harness.records.measurements import Held, Memory, Sample, WarmUp, Work
+from harness.statistics import LOOKS
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ MODULES = (
     "transformers.models.auto.tokenization_auto",
     "torch.distributed.tensor.parallel",
     "transformers.distributed",
-    "harness.execution.tasks",
+    "harness.execution.correctness.candidate",
     "transformers.models.qwen3.modeling_qwen3",  # brings in what every architecture imports
 )
 """The server imports these in this order, as far as they touch no device."""

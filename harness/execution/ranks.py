@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,25 +15,19 @@ from typing import Any
 
 import torch
 
-from harness.equivalence.numbers import compare, identical
-from harness.equivalence.state import CacheState
-from harness.execution.answers import compare_with_alone
-from harness.execution.batching import Served, serve_setup
-from harness.execution.runs import (
-    keep_compared,
-    load_setup,
-    planted,
-    read_generation,
-    save_generation,
-    save_tensors,
-    watched_run,
-)
+from harness.execution.correctness.comparison import compare, identical
+from harness.execution.correctness.runs import watched_run
+from harness.execution.correctness.served_answers import compare_with_alone
+from harness.execution.loading import load_setup, planted
+from harness.execution.serving import Served, serve_setup
 from harness.execution.setup import Place, Setup
+from harness.execution.tensor_files import keep_compared, read_generation, save_generation, save_tensors
 from harness.execution.vector_math import choose_vector_math
+from harness.observation.caches import CacheState
 from harness.paths.base import Optimization
-from harness.paths.observed import Observation, Rank, Shard
-from harness.records import Comparison
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.evidence import Comparison
+from harness.records.observation import Observation, Rank, Shard
 
 
 def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
@@ -100,7 +96,7 @@ def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, r
     request.write_bytes(pickle.dumps((setup, dtype, optimization)))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
-        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.torchrun_rank", str(request)),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.ranks", str(request)),
     ]
     code = subprocess.run(command, check=False).returncode
     if code:
@@ -149,3 +145,17 @@ def answer_request(request: Path) -> None:
     setup, dtype, optimization = pickle.loads(request.read_bytes())  # noqa: S301 - our own file
     seen = run_rank(setup, dtype, optimization, None)
     _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))
+
+
+DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG, see prctl(2)."""
+
+
+def main() -> None:
+    """Run the request whose path is the argument."""
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if "torch" not in Path(f"/proc/{os.getppid()}/cmdline").read_text():
+        sys.exit("the launcher is gone")
+    from harness.execution.ranks import answer_request
+
+    answer_request(Path(sys.argv[1]))

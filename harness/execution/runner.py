@@ -13,43 +13,42 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.equivalence.rules import trust_findings
 from harness.errors import (
     NO_ROOM,
     DiskRefuses,
-    ReferenceInvalid,
     WorkerDied,
     WorkerFailed,
     WorkerRaised,
     WorkerTimedOut,
     refuse_full_disk,
 )
-from harness.execution.alternating import Sides, alternate
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Block, Sampling, joined, memory_of
 from harness.execution.preloading import server_contents
 from harness.execution.setup import Place, Setup
-from harness.execution.workers import Answer, Worker, call_together
+from harness.execution.speed.alternating import Sides, alternate
+from harness.execution.worker import Answer, Worker, call_together
 from harness.machine.jobs import is_small
-from harness.machine.needs import ExtensionBuild
 from harness.machine.peaks import measure_peaks
-from harness.measured import Measurements, Memory, Peaks, Speed
-from harness.measurement.speed_rules import Aims
+from harness.machine.requirements import ExtensionBuild
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
-from harness.paths.observed import Rank
-from harness.plan import Planned
-from harness.recipes import Folder, ModelRecipe, Probes, Seeded
-from harness.records import Case, Evidence, Failure, Rung, Trust
-from harness.vocabulary import Dtype, Outcome
+from harness.records.enums import Dtype, Outcome
+from harness.records.evidence import Case, Evidence, Failure, Rung, Trust
+from harness.records.measurements import Measurements, Memory, Peaks, Speed
+from harness.records.observation import Rank
+from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
 
 if TYPE_CHECKING:
-    from harness.execution import benign, tasks, timing, weighing
+    from harness.execution.correctness import candidate, reference
+    from harness.execution.memory import weighing
+    from harness.execution.speed import paired
 else:
-    benign, tasks, timing, weighing = (
-        LazyModule(f"harness.execution.{name}") for name in ("benign", "tasks", "timing", "weighing")
-    )
+    reference = LazyModule("harness.execution.correctness.reference")
+    candidate = LazyModule("harness.execution.correctness.candidate")
+    paired = LazyModule("harness.execution.speed.paired")
+    weighing = LazyModule("harness.execution.memory.weighing")
 
 UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
@@ -105,7 +104,7 @@ class Runner:
         for dtype in rungs or optimization.rungs(case):
             try:
                 setup = self.setup(case)
-                floor, trust = self._eager(setup, dtype)
+                floor, trust = self.eager(setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": failure_of(error, "eager")}
                 break
@@ -127,37 +126,21 @@ class Runner:
             **why_none,
         )
 
-    def benign(self, case: Case, *, seeds: int) -> list[Rung]:
-        """Correct variants of eager on the case's model, workload, device and dtype, compared as candidates are.
-
-        Raises HarnessError if eager, or a variant, is not what it should be: a worker's failure, or one line.
-        """
-        setup = self.setup(case)
-        floor, trust = self._eager(setup, case.dtype)
-        if broken := [finding for finding in trust_findings(trust, floor=floor) if finding.violated]:
-            raise ReferenceInvalid(f"{case.id}: {broken[0]} (nothing can be calibrated on such an eager)")
-        about = f"variants-{setup.device}-{setup.recipe.name}-{setup.workload.name}"
-        self._once((about,), about, benign.check_variants, setup)
-        return self.ask(f"{about}-{case.dtype}", benign.measure_benign, setup, case.dtype, seeds)
-
-    def timed(
-        self, known: Measurements, planned: Planned, *, aims: Aims, kernels: tuple[str, ...], seconds: float
-    ) -> Measurements:
+    def timed(self, known: Measurements, case: Case, optimization: Optimization, sampling: Sampling) -> Measurements:
         """What is known of a case, and its speed, or why there is none."""
-        sampling = Sampling(seconds, aims, kernels=kernels)
         try:
-            known = replace(known, peaks=self.peaks(planned.case.device))
+            known = replace(known, peaks=self.peaks(case.device))
         except WorkerFailed as error:
             known = replace(known, peaks_failure=failure_of(error, "peaks"))
         try:
-            return replace(known, speed=self.speed(planned.case, planned.optimization, sampling))
+            return replace(known, speed=self.speed(case, optimization, sampling))
         except WorkerFailed as error:
             return replace(known, speed_failure=failure_of(error, "timing"))
 
-    def weighed(self, known: Measurements, planned: Planned) -> Measurements:
+    def weighed(self, known: Measurements, case: Case, optimization: Optimization) -> Measurements:
         """What is known of a case, and its memory, or why there is none."""
         try:
-            return replace(known, memory=self.memory(planned.case, planned.optimization))
+            return replace(known, memory=self.memory(case, optimization))
         except WorkerFailed as error:
             return replace(known, memory_failure=failure_of(error, "weighing"))
 
@@ -173,7 +156,7 @@ class Runner:
             deadline = self.seconds + sampling.seconds
             try:
                 with self._worker(name) as worker:
-                    return worker.call(timing.time_pairs, setup, case.dtype, optimization, sampling, seconds=deadline)
+                    return worker.call(paired.time_pairs, setup, case.dtype, optimization, sampling, seconds=deadline)
             except WorkerRaised as error:
                 if not str(error).startswith(NO_ROOM):
                     raise
@@ -188,7 +171,7 @@ class Runner:
     def memory(self, case: Case, optimization: Optimization, *, fault: str = "") -> Memory:
         """Weigh a case, and eager once for all cases of its model, workload and dtype. Raises WorkerFailed."""
         about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}"
-        eager = self._once(
+        eager = self.once(
             ("held", about), f"eager-{about}-memory", weighing.weigh, self.setup(case), case.dtype, Eager()
         )
         named = f"snapshots/{case.id}.pickle"
@@ -203,19 +186,19 @@ class Runner:
         """What each of so many ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
         with self._ranks(f"{case.id}-ranks", count) as (workers, places):
             asked = [(self.setup(case), case.dtype, optimization, place) for place in places]
-            seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
+            seen = call_together(workers, candidate.run_rank_of, asked, seconds=self.seconds)
         return [rank for observed in seen for rank in observed.ranks]
 
     def peaks(self, device: str) -> Peaks:
         """What the machine can do, measured once. Raises WorkerFailed."""
-        measured: Peaks = self._once(("peaks", device), f"peaks-{device}", measure_peaks, device)
+        measured: Peaks = self.once(("peaks", device), f"peaks-{device}", measure_peaks, device)
         return measured
 
     def device_names(self, device: str) -> str:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
         holds a device."""
         try:
-            return str(self.ask("devices", tasks.device_names, device))
+            return str(self.ask("devices", candidate.device_names, device))
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return f"{device}: unknown, {error}"
@@ -232,7 +215,7 @@ class Runner:
         """What tells the visible devices of a type from all others of this machine; the type itself if they do not
         answer: then their cases tell why."""
         try:
-            return [device] if device == "cpu" else list(self.ask("devices", tasks.device_keys, device))
+            return [device] if device == "cpu" else list(self.ask("devices", candidate.device_keys, device))
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return [device]
@@ -240,7 +223,7 @@ class Runner:
     def free_memory(self, device: str) -> int:
         """Return the bytes that are free on the fullest device of a type; 0 if that cannot be told."""
         try:
-            return int(self.ask("devices", tasks.free_memory, device))
+            return int(self.ask("devices", candidate.free_memory, device))
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return 0
@@ -294,7 +277,7 @@ class Runner:
         if ExtensionBuild() not in optimization.needs():
             return
         try:
-            self._once(("built", device), f"build-quanto-{device}", build_quanto, device, more=BUILD_SECONDS)
+            self.once(("built", device), f"build-quanto-{device}", build_quanto, device, more=BUILD_SECONDS)
         except WorkerFailed as error:
             raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
 
@@ -303,9 +286,9 @@ class Runner:
         launch = optimization.launch()
         asked = (setup, dtype, optimization)
         if launch is None:
-            return self.ask(name, tasks.run_candidate, *asked, self.probes.text, threads=self._threads(setup))
+            return self.ask(name, candidate.run_candidate, *asked, self.probes.text, threads=self._threads(setup))
         if launch.torchrun:
-            return self.ask(name, tasks.launch_candidate, *asked, launch.ranks)
+            return self.ask(name, candidate.launch_candidate, *asked, launch.ranks)
         try:
             return self._run_ranks(name, *asked, launch.ranks)
         except WorkerRaised as error:
@@ -318,17 +301,17 @@ class Runner:
         """Runs of one side in workers of their own: of a parallel model in as many as it has ranks."""
         launch = optimization.launch()
         if launch is None:
-            return self.ask(name, timing.time_block, setup, dtype, optimization, sampling)
+            return self.ask(name, paired.time_block, setup, dtype, optimization, sampling)
         with self._ranks(name, launch.ranks) as (workers, places):
             asked = [(setup, dtype, optimization, sampling, place) for place in places]
-            return joined(call_together(workers, timing.time_block, asked, seconds=self.seconds))
+            return joined(call_together(workers, paired.time_block, asked, seconds=self.seconds))
 
     def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
         started = time.monotonic()
         with self._ranks(name, ranks, self._threads(setup)) as (workers, places):
             asked = [(setup, dtype, optimization, place) for place in places]
-            seen = call_together(workers, tasks.run_rank_of, asked, seconds=self.seconds)
-            rung = workers[0].call(tasks.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
+            seen = call_together(workers, candidate.run_rank_of, asked, seconds=self.seconds)
+            rung = workers[0].call(candidate.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
         return replace(rung, seconds=time.monotonic() - started)
 
     @contextmanager
@@ -370,22 +353,22 @@ class Runner:
         if not isinstance(recipe.source, Seeded):
             return recipe
         folder = Path(self._scratch.name) / "models" / recipe.name
-        self._once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", tasks.make_checkpoint, recipe, folder)
+        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", reference.make_checkpoint, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
-    def _eager(self, setup: Setup, dtype: Dtype) -> tuple[float, Trust]:
+    def eager(self, setup: Setup, dtype: Dtype) -> tuple[float, Trust]:
         """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
-        floor: float = self._once((about,), f"reference-{about}", tasks.make_reference, setup, threads=threads)
+        floor: float = self.once((about,), f"reference-{about}", reference.make_reference, setup, threads=threads)
         asked = (setup, dtype, self.probes.recall)
-        trust: Trust = self._once(
-            (about, dtype), f"eager-{about}-{dtype}", tasks.measure_eager, *asked, threads=threads
+        trust: Trust = self.once(
+            (about, dtype), f"eager-{about}-{dtype}", reference.measure_eager, *asked, threads=threads
         )
         return floor, trust
 
-    def _once(
+    def once(
         self,
         key: tuple[Any, ...],
         name: str,

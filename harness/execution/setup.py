@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.recipes import ModelRecipe, Workload
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.workload import ModelRecipe, Workload
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from harness.measured import Peaks
+from harness.records.measurements import Peaks
 
 STOLEN = 0.02
 """Share of the processors' time that a host may take for others: as much as a speed may miss its limit by."""

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.machine.host import available_memory, processors_granted
-from harness.recipes import Folder, ModelRecipe
+from harness.records.workload import Folder, ModelRecipe
 
 MOST = 8
 """More are not tried by themselves: they start one after the other, and would wait for each other."""

@@ -1,74 +1,134 @@
-"""Read what decides whether a card is accepted, through NVML. Names are those of its header:
-https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html"""
+"""What NVIDIA's management library (NVML) tells of one GPU, through `pynvml`, the module of nvidia-ml-py.
+
+Names and units are those of its header: https://docs.nvidia.com/deploy/nvml-api/group__nvmlFieldValueEnums.html
+"""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from harness.machine.cards import SLOWDOWNS, CardReading
-from harness.machine.gpu import CAUSES, POWER_CAP, Watched, find_handle
+from harness.errors import first_line
+
+CAUSES = {
+    "software thermal slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN",
+    "hardware thermal slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN",
+    "hardware power brake": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN",
+}
+"""What slows a GPU down for a while, and the counter of the time it did, which never falls."""
+POWER_CAP = "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP"
+"""The same of the power limit: how such a card always works, therefore recorded only."""
+TOO_OLD = "this nvidia-ml-py is too old"
+NOT_NVIDIA = "NVML reads NVIDIA's cards alone"
+FULL_SPEED = 0.75
+"""Share of the full SM clock below which a GPU is not at work as it should be, as in nvbench
+(https://github.com/NVIDIA/nvbench, `--throttle-threshold`)."""
 
 
-class WatchedCard(Watched):
-    """One NVIDIA card."""
+@dataclass(frozen=True)
+class GpuReading:
+    """One look at a GPU. What it does not tell is None, or lacking."""
 
-    def read(self) -> CardReading:
-        """Some milliseconds; what this card or driver does not know stays None."""
+    throttled: Mapping[str, int] = field(default_factory=dict)
+    """Nanoseconds by cause, as in CAUSES, since the driver was loaded."""
+    capped: int | None = None
+    """Nanoseconds at the power limit."""
+    clock: int | None = None
+    """MHz of the multiprocessors."""
+    processes: int | None = None
+    """That compute on it, of everyone."""
+
+
+class Watched:
+    """One GPU that NVML can be asked about."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml = nvml
+        self._handle = handle
+        self.untold: dict[str, str] = {}
+        """What NVML refused to tell at any time, and its words."""
+
+    def _counter(self, name: str) -> int | None:
+        """A field has a status of its own: that the call went well says nothing of it."""
+        nvml = self._nvml
+        if not hasattr(nvml, name):
+            self.untold[name] = TOO_OLD
+            return None
+        answers = self._ask(name, lambda: nvml.nvmlDeviceGetFieldValues(self._handle, [getattr(nvml, name)]))
+        if answers is None:
+            return None
+        if answers[0].nvmlReturn != nvml.NVML_SUCCESS:
+            self.untold[name] = str(nvml.NVMLError(answers[0].nvmlReturn))
+            return None
+        return int(answers[0].value.ullVal)
+
+    def _ask(self, what: str, query: Callable[[], Any]) -> Any:
+        try:
+            return query()
+        except self._nvml.NVMLError as error:
+            self.untold[what] = first_line(error)
+            return None
+
+
+class Gpu(Watched):
+    """One GPU that is watched while something runs on it."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        super().__init__(nvml, handle)
+        self.full_clock: int | None = self._ask("full SM clock", self._full_clock)
+        """MHz that the multiprocessors reach at most."""
+
+    def read(self) -> GpuReading:
+        """Takes well under a millisecond on a healthy driver."""
+        times = {name: self._counter(name) for name in (*CAUSES.values(), POWER_CAP)}
+        throttled = {cause: time for cause, name in CAUSES.items() if (time := times[name]) is not None}
+        return GpuReading(throttled, times[POWER_CAP], self._ask("SM clock", self._clock), self._processes())
+
+    def told(self) -> dict[str, str]:
+        """What describes its state, to be recorded."""
         nvml, handle = self._nvml, self._handle
-        ecc, pending = self._ask("ECC mode", lambda: nvml.nvmlDeviceGetEccMode(handle)) or (None, None)
-        rows = self._ask("remapped rows", lambda: nvml.nvmlDeviceGetRemappedRows(handle)) or (None,) * 4
-        times = {cause: time for cause, name in CAUSES.items() if (time := self._counter(name)) is not None}
-        return CardReading(
-            driver=self._ask("driver", nvml.nvmlSystemGetDriverVersion),
-            driver_cuda=self._cuda(),
-            ecc=_flag(ecc),
-            ecc_pending=_flag(pending),
-            uncorrected=self._errors("uncorrected errors", nvml.NVML_VOLATILE_ECC),
-            uncorrected_ever=self._errors("uncorrected errors of its life", nvml.NVML_AGGREGATE_ECC),
-            rows_corrected=rows[0],
-            rows_uncorrected=rows[1],
-            remap_pending=_flag(rows[2]),
-            remap_failed=_flag(rows[3]),
-            slowed_by=self._slowdowns(),
-            throttled=times,
-            capped=self._counter(POWER_CAP),
-            clock=self._ask("SM clock", lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            full_clock=self._ask("full SM clock", lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
-            power_limit=self._ask("power limit", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle)),
-            power_default=self._ask(
-                "default power limit", lambda: nvml.nvmlDeviceGetPowerManagementDefaultLimit(handle)
-            ),
-            temperature=self._ask(
-                "temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
-            ),
-            processes=self._processes(),
-            untold=dict(self.untold),
-        )
+        clock = self._ask("SM clock", self._clock)
+        heat = self._ask("temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        power = self._ask("power limit", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
+        facts = {
+            "sm_clock": clock and f"{clock} of {self.full_clock} MHz",
+            "temperature": heat and f"{heat} °C",
+            "power_limit": power and f"{power / 1000:g} W",
+            "nvml_untold": ", ".join(f"{what} ({why})" for what, why in self.untold.items()),
+        }
+        return {name: fact for name, fact in facts.items() if fact}
 
-    def _cuda(self) -> str | None:
-        """`13.0` of NVML's 13000."""
-        number = self._ask("CUDA version of the driver", self._nvml.nvmlSystemGetCudaDriverVersion_v2)
-        return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
+    def _clock(self) -> int:
+        clock: int = self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
+        return clock
 
-    def _errors(self, what: str, counter: int) -> int | None:
-        nvml, kind = self._nvml, self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
-        count: int | None = self._ask(what, lambda: nvml.nvmlDeviceGetTotalEccErrors(self._handle, kind, counter))
-        return count
-
-    def _slowdowns(self) -> tuple[str, ...] | None:
-        bits = self._ask("throttle reasons", lambda: self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
-        return None if bits is None else tuple(name for name, bit in SLOWDOWNS.items() if bits & bit)
+    def _full_clock(self) -> int:
+        clock: int = self._nvml.nvmlDeviceGetMaxClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
+        return clock
 
     def _processes(self) -> int | None:
         found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
         return None if found is None else len(found)
 
 
-def find_card(uuid: str, *, nvml: Any = None) -> tuple[WatchedCard | None, str]:
-    """(the card with the UUID that torch tells, why there is none). `nvml` stands for the module `pynvml`."""
+def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:
+    """(the GPU with the UUID that torch tells, why there is none). `nvml` stands for the module `pynvml`."""
     found, why = find_handle(uuid, nvml=nvml)
-    return (WatchedCard(*found) if found else None), why
+    return (Gpu(*found) if found else None), why
 
 
-def _flag(told: int | None) -> bool | None:
-    return None if told is None else bool(told)
+def find_handle(uuid: str, *, nvml: Any = None) -> tuple[tuple[Any, Any] | None, str]:
+    """(the module `pynvml` and its handle of a GPU, why there is none). CUDA numbers only what it may see, NVML
+    everything; a UUID means the same to both."""
+    try:
+        nvml = nvml or importlib.import_module("pynvml")
+    except ModuleNotFoundError:
+        return None, "install nvidia-ml-py"
+    try:
+        nvml.nvmlInit()
+        named = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"  # torch leaves the prefix out
+        return (nvml, nvml.nvmlDeviceGetHandleByUUID(named)), ""
+    except nvml.NVMLError as error:
+        return None, f"NVML says {first_line(error)} of GPU {uuid}"

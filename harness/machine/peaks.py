@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness.machine.host import last_cache
-from harness.machine.threads import one_thread
-from harness.measured import Peaks
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+
+# nothing
+from harness.records.measurements import Peaks
 
 MIB = 2**20
 TRIES = 5
@@ -167,3 +169,14 @@ def _seconds(device: str, work: Callable[[], object]) -> float:
 def synchronize(device: str) -> None:
     if device != "cpu":
         torch.accelerator.synchronize()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Meanwhile this process computes with one; other devices do not care."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
+from harness.machine.requirements import Compiler, Cuda, FlashAttention, Need
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
-from harness.paths.observed import Observation, Phase
 from harness.paths.sdpa_kernels import version_as_read, why_no_kernel
-from harness.recipes import Workload
-from harness.records import Case, Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique
+from harness.records.enums import HALF_PRECISIONS, Dtype, Load, Technique
+from harness.records.evidence import Case, Claim
+from harness.records.observation import Observation, Phase
+from harness.records.workload import Workload
 
 DISPATCHED = "aten::_scaled_dot_product_*"
 """Pattern of the operators that scaled_dot_product_attention dispatches to, whichever torch chooses."""

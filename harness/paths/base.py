@@ -11,14 +11,11 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
-from harness.machine.needs import Need
-from harness.paths.observed import AttentionCall, Observation, Phase
-from harness.recipes import Workload
-from harness.records import Case, Claim, Engagement
-from harness.vocabulary import Dtype, Load, Technique, Tolerance
-
-EAGER_ATTENTION = "aten::_softmax"
-"""The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
+from harness.machine.requirements import Need
+from harness.records.enums import Dtype, Load, Technique, Tolerance
+from harness.records.evidence import Case, Claim, Engagement
+from harness.records.observation import EAGER_ATTENTION, AttentionCall, Observation, Phase
+from harness.records.workload import Workload
 
 
 class Aspect(StrEnum):

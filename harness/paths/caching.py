@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.equivalence.rules import GROUP
-from harness.machine.needs import Accelerator, ExtensionBuild, Need, Package
+from harness.machine.requirements import Accelerator, ExtensionBuild, Need, Package
 from harness.paths.base import Aspect, Circumstances, Optimization, cache_claims, dynamic_cache, equal, tally
-from harness.paths.observed import NO_CACHE, Observation
-from harness.records import Claim
-from harness.vocabulary import Load, Technique, Tolerance
+from harness.records.enums import Load, Technique, Tolerance
+from harness.records.evidence import GROUP, Claim
+from harness.records.observation import NO_CACHE, Observation
 
 
 def static_cache(seen: Observation) -> list[Claim]:
@@ -194,7 +193,7 @@ class QuantizedCache(Optimization):
         return {"cache_implementation": "quantized", "cache_config": {"backend": self.backend, **self.options}}
 
     def twin_options(self, model: Any) -> Mapping[str, Any]:
-        from harness.paths.dense_twin import dense_twin
+        from harness.paths.dense_cache import dense_twin
 
         layers = model.config.get_text_config().num_hidden_layers
         return {"past_key_values": dense_twin(self.backend, self.options, layers=layers)}

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.machine.needs import Compiler, Need
+from harness.machine.requirements import Compiler, Need
 from harness.paths.base import Aspect, Optimization, equal
 from harness.paths.caching import static_cache
-from harness.paths.observed import Observation
-from harness.records import Case, Claim
-from harness.vocabulary import Load, Technique
+from harness.records.enums import Load, Technique
+from harness.records.evidence import Case, Claim
+from harness.records.observation import Observation
 
 LENGTH_OF_WINDOW = "cumulative_length_int"
 """What a static sliding-window layer calls its length, as dynamo's reasons quote it."""

@@ -9,11 +9,11 @@ from fnmatch import fnmatchcase
 from math import ceil
 from typing import Any
 
-from harness.machine.needs import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import EAGER_ATTENTION, Aspect, Circumstances, Optimization, Serving, equal, tally
-from harness.paths.observed import Observation
-from harness.records import Case, Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
+from harness.machine.requirements import Compiler, Cuda, FlashAttention, Need
+from harness.paths.base import Aspect, Circumstances, Optimization, Serving, equal, tally
+from harness.records.enums import HALF_PRECISIONS, Dtype, Technique
+from harness.records.evidence import Case, Claim
+from harness.records.observation import EAGER_ATTENTION, Observation
 
 OPERATORS = {
     "eager": EAGER_ATTENTION,

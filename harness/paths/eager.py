@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.paths.base import Optimization, equal
-from harness.paths.observed import Observation
-from harness.records import Claim
-from harness.vocabulary import Load, Technique, Tolerance
+from harness.records.enums import Load, Technique, Tolerance
+from harness.records.evidence import Claim
+from harness.records.observation import Observation
 
 
 @dataclass(frozen=True)

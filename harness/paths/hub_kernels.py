@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.errors import Incompatible
-from harness.machine.needs import Cuda, HubKernel, Kernels, Need, Triton
+from harness.machine.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
+from harness.machine.requirements import Cuda, HubKernel, Kernels, Need, Triton
 from harness.paths.base import Aspect, Optimization, equal, served_by, tally
-from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
-from harness.paths.observed import LayerKind, Observation
-from harness.records import Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique
+from harness.records.enums import HALF_PRECISIONS, Dtype, Technique
+from harness.records.evidence import Claim
+from harness.records.observation import LayerKind, Observation
 
 HUB_FLASH_ATTENTION = "kernels-community/flash-attn2"
 
@@ -144,7 +144,7 @@ def _exchanged(seen: Observation) -> list[Claim]:
 
 def _registered(model: Any) -> list[str]:
     """Layers that the model registered and the local repository has. Raises Incompatible if there are none."""
-    from harness.paths.layer_census import LayerCensus
+    from harness.observation.layers import LayerCensus
 
     kinds = [kind.name for kind in LayerCensus(model, counting=False).counted()]
     if known := [name for name in kinds if name in LAYERS]:

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 from harness.errors import Incompatible
-from harness.machine.cpu import cpu_flags
-from harness.machine.needs import Cuda, ExtensionBuild, HubKernel, Kernels, Need, Package, Triton
+from harness.machine.host import cpu_flags
+from harness.machine.requirements import Cuda, ExtensionBuild, HubKernel, Kernels, Need, Package, Triton
 from harness.paths.base import Aspect, Circumstances, Optimization, equal, tally
-from harness.paths.observed import Observation
-from harness.records import Case, Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Load, Technique, Tolerance
+from harness.records.enums import HALF_PRECISIONS, Dtype, Load, Technique, Tolerance
+from harness.records.evidence import Case, Claim
+from harness.records.observation import Observation
 
 
 @dataclass(frozen=True)

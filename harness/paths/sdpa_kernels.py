@@ -11,7 +11,7 @@ from packaging.specifiers import SpecifierSet
 
 from harness.machine.inventory import installed
 from harness.paths.base import Circumstances
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
 
 FLASH, EFFICIENT, CUDNN = "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"
 """Backends, by their names in torch.nn.attention.SDPBackend."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from harness.errors import Incompatible
-from harness.machine.needs import Need
+from harness.machine.requirements import Need
 from harness.paths.base import Aspect, Circumstances, Launch, Optimization, Serving
-from harness.paths.observed import Observation
-from harness.records import Case, Claim
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Technique, Tolerance
+from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tolerance
+from harness.records.evidence import Case, Claim
+from harness.records.observation import Observation
 
 STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
 """What a stack keeps is what its least exact part keeps."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from harness.records import Run
-from harness.report.overview import WORDS, overview_table
-from harness.report.tables import markdown_table
-from harness.run_files import finished_run
-from harness.vocabulary import Outcome
+from harness.records.enums import Outcome
+from harness.records.run import Run
+from harness.records.run_files import finished_run
+from harness.reports.overview import WORDS, overview_table
+from harness.reports.tables import markdown_table
 from suites.claims.registry import CLAIMS
 
 

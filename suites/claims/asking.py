@@ -6,23 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.claims import Part, Statement, as_claim, judge_claim
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, first_line
 from harness.execution.runner import Runner, failure_of
 from harness.execution.setup import Setup
-from harness.judge import failed, verdict_on
-from harness.judge_measured import Bar, judge_measured
-from harness.machine.standard import Standard
-from harness.measured import Measurements
-from harness.measurement.thresholds import Threshold
+from harness.judging.claims import Part, Statement, as_claim, judge_claim
+from harness.judging.measured import judge_measured
+from harness.judging.timings import Bar
+from harness.judging.verdicts import failed, verdict_on
 from harness.paths.base import Optimization, engagement
-from harness.paths.observed import Observation
-from harness.plan import Planned
-from harness.recipes import ModelRecipe, Workload
-from harness.records import Case, Failure, Verdict
-from harness.report.folder import RunFolder
-from harness.session import Measuring
-from harness.vocabulary import Outcome, Property
+from harness.profiles.expectations import Standard
+from harness.profiles.thresholds import Threshold
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case, Failure
+from harness.records.measurements import Measurements
+from harness.records.observation import Observation
+from harness.records.run import Verdict
+from harness.records.workload import ModelRecipe, Workload
+from harness.session.plan import Planned
+from harness.session.run_folder import RunFolder
+from harness.session.session import Measuring
 
 ANYWHERE = ""
 """The key of a place for every type of device that has none of its own."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.vocabulary import Tier
+from harness.records.enums import Tier
 from suites.claims.asking import ANYWHERE
 from suites.claims.registry import CLAIMS
 

@@ -11,14 +11,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from harness.claims import claim_verdict
 from harness.errors import HarnessError, refuse_full_disk
+from harness.judging.claims import claim_verdict
 from harness.machine.inventory import take_inventory
-from harness.machine.needs import Cuda, Devices, FlashAttention, HubKernel, Kernels, Need, Package
+from harness.machine.requirements import Cuda, Devices, FlashAttention, HubKernel, Kernels, Need, Package
 from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
-from harness.recipes import Hub
-from harness.records import Verdict
-from harness.vocabulary import Outcome, Technique
+from harness.records.enums import Outcome, Technique
+from harness.records.run import Verdict
+from harness.records.workload import Hub
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
 from suites.claims.places import DECODE, SMALL, TINY
 

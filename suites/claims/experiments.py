@@ -15,21 +15,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.errors import HarnessError
-from harness.execution.batching import serve_setup
 from harness.execution.generation import generate_free
-from harness.execution.runs import load_setup
+from harness.execution.loading import load_setup
+from harness.execution.memory.gauges import gauge_of, nbytes, storages
+from harness.execution.refusals import refusals
+from harness.execution.serving import serve_setup
 from harness.execution.setup import Setup
-from harness.execution.subject import Subject, TokenCheck, load_subject, no_garbage, warm_up
-from harness.execution.tasks import refusals
-from harness.measured import Sample
-from harness.measurement.conditions import open_conditions
-from harness.measurement.memory import gauge_of, nbytes, storages
-from harness.measurement.statistics import LEAST
+from harness.execution.speed.timed_model import Subject, TokenCheck, load_subject, no_garbage, warm_up
+from harness.machine.conditions import open_conditions
+from harness.observation.linears import head_name, linears_of, packed_bits
+from harness.observation.watch import Watch
 from harness.paths.base import Optimization
-from harness.paths.linear_reading import head_name, linears_of, packed_bits
-from harness.paths.observation import Watch
-from harness.paths.observed import Observation
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.measurements import Sample
+from harness.records.observation import Observation
+from harness.statistics import LEAST
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS, text
 from harness.machine.inventory import take_inventory
-from harness.paths import PATHS
 from harness.paths.base import Optimization
-from harness.recipes import ModelRecipe, Workload
-from harness.vocabulary import Load
+from harness.paths.registry import PATHS
+from harness.records.enums import Load
+from harness.records.workload import ModelRecipe, Workload
 
 TINY = next(model for model in MODELS if model.name == "tiny_llama3")
 MINI = next(model for model in MORE_MODELS if model.name == "mini")

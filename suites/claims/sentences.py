@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
-from harness.claims import HEAVIER, QUIETER, Part, exactly, memory_ratio
 from harness.errors import WorkerRaised
 from harness.execution.lazy import LazyModule
 from harness.execution.setup import Setup
-from harness.measured import Sample
-from harness.measurement.speed_rules import DROPPED, MORE_TIME, speedup
-from harness.measurement.statistics import ALPHA, LEAST, Interval, ratio_interval
-from harness.paths import PATHS
+from harness.judging.claims import HEAVIER, QUIETER, Part, exactly, memory_ratio
+from harness.judging.timings import DROPPED, MORE_TIME, speedup
 from harness.paths.base import Optimization, engagement
 from harness.paths.caching import DynamicCache, NoCache, StaticCache
 from harness.paths.compilation import CompiledStaticCache, allowed_for_lengths
 from harness.paths.eager import Eager
-from harness.records import Verdict
-from harness.vocabulary import Property, Technique
+from harness.paths.registry import PATHS
+from harness.records.enums import Property, Technique
+from harness.records.measurements import Sample
+from harness.records.run import Verdict
+from harness.statistics import ALPHA, LEAST, Interval, ratio_interval
 from suites.claims.asking import Asked
 from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
 
-experiments, weighing = LazyModule("suites.claims.experiments"), LazyModule("harness.execution.weighing")
+experiments, weighing = LazyModule("suites.claims.experiments"), LazyModule("harness.execution.memory.weighing")
 
 LOADS = 7
 """Fresh workers whose first runs are looked at: the fewest that all lie above the median with a chance below 1 %."""

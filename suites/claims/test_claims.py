@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.vocabulary import Property
+from harness.records.enums import Property
 from suites.claims.asking import Asked, try_claim
 from suites.claims.registry import CLAIMS
 

@@ -6,22 +6,22 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-from harness.claims import HEAVIER, QUIETER, Part, error_ratios, figures_of, mbu_of, memory_ratio
 from harness.execution.lazy import LazyModule
-from harness.measured import Measurements
-from harness.measurement.speed_rules import MORE_TIME, speedup
-from harness.measurement.statistics import Interval
-from harness.measurement.thresholds import TICKS
+from harness.judging.claims import HEAVIER, QUIETER, Part, error_ratios, figures_of, mbu_of, memory_ratio
+from harness.judging.timings import MORE_TIME, speedup
 from harness.paths.attention import Sdpa
 from harness.paths.eager import Eager
 from harness.paths.stacks import Stack
-from harness.records import Verdict
-from harness.report.overview import tick_name
-from harness.vocabulary import Outcome, Property, Technique
+from harness.profiles.thresholds import TICKS
+from harness.records.enums import Outcome, Property, Technique
+from harness.records.measurements import Measurements
+from harness.records.run import Verdict
+from harness.reports.overview import tick_name
+from harness.statistics import Interval
 from suites.claims.asking import ANYWHERE, Asked, Claim, Place
 from suites.claims.places import BEHIND, CACHED, DECODE, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY, weighty
 
-weighing = LazyModule("harness.execution.weighing")
+weighing = LazyModule("harness.execution.memory.weighing")
 
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.vocabulary import Property
+from harness.records.enums import Property
 
 
 @pytest.mark.engagement

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.vocabulary import Outcome, Property
+from harness.records.enums import Outcome, Property
 
 TIMED = {Outcome.PASS, Outcome.SLOW, Outcome.INCONCLUSIVE}
 """Verdicts after which the samples are of the path: those of any other are of something else, or of nothing."""

@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.equivalence.limits import LIMITS, Limits
-from harness.equivalence.rules import Finding
 from harness.errors import WorkerFailed
 from harness.execution.lazy import LazyModule
 from harness.execution.runner import Runner, failure_of
 from harness.execution.setup import Setup
-from harness.execution.workers import Worker
-from harness.judge import failed, judge_relation
+from harness.execution.worker import Worker
+from harness.judging.correctness import judge_relation
+from harness.judging.verdicts import failed
 from harness.paths.base import Optimization
-from harness.records import EXAMPLES, Case, Failure, Verdict
-from harness.vocabulary import Property
+from harness.profiles.limits import LIMITS, Limits
+from harness.records.enums import Property
+from harness.records.evidence import Case, Failure
+from harness.records.finding import Finding
+from harness.records.run import EXAMPLES, Verdict
 from suites.invariants.question import Opened, Question
 from suites.invariants.relations import relation_named
 from suites.invariants.reproducer import write_reproducer

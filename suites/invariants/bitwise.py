@@ -11,7 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.machine.threads import one_thread
+from harness.machine.peaks import one_thread
 from suites.invariants.content import BYTES, SEEDS, changed, texts, tokens
 from suites.invariants.forward import STATIC, Subject
 

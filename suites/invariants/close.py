@@ -137,7 +137,7 @@ def arrival_order(subject: Subject, example) -> Iterator[Side]:
 
 def _served(name: str, subject: Subject, requests: list[list[int]]) -> Side:
     """The answers follow their prompts, as logits follow what they were chosen after."""
-    from harness.execution.batching import BatchingWatch, serve  # imports transformers, which planning does not need
+    from harness.execution.serving import BatchingWatch, serve  # imports transformers, which planning does not need
 
     serving = subject.optimization.serving()
     watch = BatchingWatch(subject.model, layers=False)

@@ -14,18 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.equivalence.errors import Triple, centered, rms, same_bits, stratum_error
-from harness.equivalence.rules import Finding, error_findings
-from harness.execution.batching import serve_setup
-from harness.execution.runs import exact_runs, in_float64, load_setup, planted, watched_run
+from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
+from harness.execution.correctness.reference import make_checkpoint
+from harness.execution.correctness.runs import exact_runs, in_float64, watched_run
+from harness.execution.loading import load_setup, planted
+from harness.execution.refusals import refusals
+from harness.execution.serving import serve_setup
 from harness.execution.setup import Setup
-from harness.execution.tasks import make_checkpoint, refusals
+from harness.judging.correctness_rules import error_findings
+from harness.observation.watch import windows_of
 from harness.paths.base import engagement
 from harness.paths.eager import Eager
-from harness.paths.observation import windows_of
-from harness.recipes import Folder, Seeded
-from harness.records import Engagement, StratumError
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.evidence import Engagement, StratumError
+from harness.records.finding import Finding
+from harness.records.workload import Folder, Seeded
 from suites.invariants.close import Side
 from suites.invariants.content import EDGES, tokens
 from suites.invariants.forward import Subject

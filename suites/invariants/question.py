@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.equivalence.limits import LIMITS, Limits
 from harness.execution.setup import Setup
 from harness.paths.base import Optimization
-from harness.records import Engagement
-from harness.vocabulary import Dtype
+from harness.profiles.limits import LIMITS, Limits
+from harness.records.enums import Dtype
+from harness.records.evidence import Engagement
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis.strategies import SearchStrategy
 
 from harness.paths.base import Aspect, Optimization
-from harness.plan import Planned
-from harness.recipes import Prompt, Workload
-from harness.vocabulary import Technique, Tier, Tolerance
+from harness.records.enums import Technique, Tier, Tolerance
+from harness.records.workload import Prompt, Workload
+from harness.session.plan import Planned
 from suites.invariants import bitwise, close
 from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject, cache_of
 

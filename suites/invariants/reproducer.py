@@ -12,10 +12,10 @@ from typing import Any
 from fixtures.kernels import LOCAL_KERNELS
 from harness.execution.setup import Setup
 from harness.execution.vector_math import choose_vector_math
-from harness.plan import find_model
-from harness.recipes import Folder, Hub, ModelRecipe
-from harness.records import Case
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.evidence import Case
+from harness.records.workload import Folder, Hub, ModelRecipe
+from harness.session.plan import find_model
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.invariants.question import Question
 from suites.invariants.relations import relation_named
@@ -39,7 +39,7 @@ import sys
 
 sys.path.insert(0, {root!r})
 
-from harness.execution.workers import ENVIRONMENT
+from harness.execution.worker import ENVIRONMENT
 
 os.environ.update({{**ENVIRONMENT, **os.environ}})  # as for every worker, before torch is imported
 

@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 
-from harness.equivalence.rules import Finding
 from harness.errors import WorkerFailed, WorkerRaised
+from harness.records.finding import Finding
 from suites.invariants.relations import Relation
 
 Example = dict[str, Any]

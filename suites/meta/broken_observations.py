@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.paths.observed import LinearKind
+from harness.records.observation import LinearKind
 from suites.meta.observations import (
     AUTO,
     BY_HAND,

@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from harness import cli
-from harness.codec import write_record
-from harness.records import Evidence, Trust
-from harness.vocabulary import Dtype, Tolerance
+from harness.records.codec import write_record
+from harness.records.enums import Dtype, Tolerance
+from harness.records.evidence import Evidence, Trust
 from suites.meta.test_judge import rung
 
 CONFTEST = """

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness.execution.workers import Worker
+from harness.execution.worker import Worker
 
 STARTING = frozenset({"runner", "session", "pytester"})
 """Fixtures that start processes."""

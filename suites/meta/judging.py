@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from harness.codec import from_plain, to_plain
-from harness.judge import verdict_on
-from harness.judge_measured import Bar, judge_measured
-from harness.measured import Memory
-from harness.measurement.regression import Recorded, figures_of
-from harness.measurement.thresholds import Threshold, overview
-from harness.records import Verdict
-from harness.vocabulary import Outcome, Property
+from harness.judging.baseline_comparison import figures_of
+from harness.judging.measured import judge_measured
+from harness.judging.timings import Bar
+from harness.judging.verdicts import verdict_on
+from harness.profiles.thresholds import Threshold, overview
+from harness.records.baseline import Recorded
+from harness.records.codec import from_plain, to_plain
+from harness.records.enums import Outcome, Property
+from harness.records.measurements import Memory
+from harness.records.run import Verdict
 from suites.meta.test_judge import CASE
 from suites.meta.timings import HELD, measured
 

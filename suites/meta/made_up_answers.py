@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from harness.judge import verdict_on
-from harness.machine.standard import Standard
-from harness.measured import Sample
-from harness.measurement.memory_rules import MIB
-from harness.plan import plan
-from harness.vocabulary import Outcome, Property
+from harness.judging.memory import MIB
+from harness.judging.verdicts import verdict_on
+from harness.profiles.expectations import Standard
+from harness.records.enums import Outcome, Property
+from harness.records.measurements import Sample
+from harness.session.plan import plan
 from suites.claims.asking import Asked, try_claim
 from suites.claims.conftest import planned_for
 from suites.claims.experiments import Rounds

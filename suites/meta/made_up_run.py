@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from harness.codec import write_record
-from harness.judge import judge, unsupported
-from harness.judge_measured import judge_measured
-from harness.measured import Memory
-from harness.records import EXAMPLES, Claim, Run, Trust
-from harness.vocabulary import Dtype, Outcome, Property, Technique
+from harness.judging.correctness import judge
+from harness.judging.measured import judge_measured
+from harness.judging.verdicts import unsupported
+from harness.records.codec import write_record
+from harness.records.enums import Dtype, Outcome, Property, Technique
+from harness.records.evidence import Claim, Trust
+from harness.records.measurements import Memory
+from harness.records.run import EXAMPLES, Run
 from suites.meta.judging import bar
 from suites.meta.recorded_runs import ENVIRONMENT, case, verdict
 from suites.meta.test_judge import FLOOR, TRUE, TRUST, evidence, rung

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import repeat
 
-from harness import cli_validate
-from harness.codec import write_record
-from harness.machine.cards import Card
-from harness.machine.fingerprints import Fingerprint
+from harness.commands.validate import command as cli_validate
+from harness.commands.validate.cards import Card
+from harness.commands.validate.fingerprints import Fingerprint
+from harness.commands.validate.statement import Suites
+from harness.commands.validate.steps import Examination, Finished
 from harness.machine.health import Examined
-from harness.records import Run
-from harness.statement import Suites
-from harness.validating import Examination, Finished
-from harness.vocabulary import Outcome
+from harness.records.codec import write_record
+from harness.records.enums import Outcome
+from harness.records.run import Run
 from suites.meta.recorded_runs import ENVIRONMENT, SDPA, STATIC, verdict
 from suites.meta.timings import PEAKS
 

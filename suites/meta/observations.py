@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.paths import STACKS
 from harness.paths.base import Aspect
-from harness.paths.observed import (
+from harness.paths.registry import STACKS
+from harness.records.observation import (
     AttentionCall,
     Batching,
     CacheLayer,

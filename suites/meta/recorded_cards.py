@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from harness.machine.cards import Build, Card
+from harness.commands.validate.card_reader import find_card
+from harness.commands.validate.cards import Build, Card
 from harness.machine.health import Examined
-from harness.machine.nvml import find_card
-from harness.measured import Peaks
+from harness.records.measurements import Peaks
 
 FOLDER = Path(__file__).parent / "recorded_nvml"
 NAMES = ("healthy", "throttled", "ecc", "shared")

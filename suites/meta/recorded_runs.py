@@ -6,14 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from harness.baseline_proposals import accept, propose
-from harness.baseline_store import read_baselines, read_file
-from harness.codec import write_record
+from harness.commands.baseline.proposals import accept, propose
 from harness.errors import HarnessError
-from harness.machine.profile import Match, Profile, write_profile
-from harness.measured import Measurements
-from harness.records import Case, Run, Verdict
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.profiles.baselines import read_baselines, read_file
+from harness.profiles.profile import Match, Profile, write_profile
+from harness.records.codec import write_record
+from harness.records.enums import Dtype, Outcome, Property
+from harness.records.evidence import Case
+from harness.records.measurements import Measurements
+from harness.records.run import Run, Verdict
 from suites.conftest import CATALOGUE
 from suites.meta.test_regression import measured, timed
 

@@ -27,7 +27,7 @@ from suites.conftest import REPOSITORY
 
 MOST_BYTES = 1 << 20
 """Size of the largest request: the environment is most of it."""
-IMPORTED = ("harness.session", "harness.execution.fork_server")
+IMPORTED = ("harness.session.session", "harness.execution.fork_server")
 """With all that pytest's plugin imports, and all that workers are forked with."""
 FORK_SERVER = "from multiprocessing.forkserver import main; "
 """How the command begins by which multiprocessing starts its fork server."""
@@ -37,7 +37,7 @@ class SessionServer:
     """The process that sessions are forked from. It ends with the process that made it."""
 
     def __init__(self) -> None:
-        from harness.execution.workers import ENVIRONMENT  # torch reads these while it is imported
+        from harness.execution.worker import ENVIRONMENT  # torch reads these while it is imported
 
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for each in (ours, theirs):

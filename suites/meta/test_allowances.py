@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import CorruptRecord
-from harness.machine.allowances import Skip, forgiven
-from harness.machine.profile import Match, Profile, read_profile, write_profile
-from harness.vocabulary import Outcome, Property
+from harness.profiles.exceptions import Skip, forgiven
+from harness.profiles.profile import Match, Profile, read_profile, write_profile
+from harness.records.enums import Outcome, Property
 from suites.meta.recorded_runs import FLASH, SDPA, STATIC, verdict
 from suites.meta.test_gate import ISSUE, KNOWN
 

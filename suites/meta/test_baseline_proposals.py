@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.baseline_proposals import NEW, accept, diff, propose
-from harness.baseline_store import prune
-from harness.machine.profile import Match
-from harness.measured import Measurements
-from harness.vocabulary import Outcome, Property
+from harness.commands.baseline.proposals import NEW, accept, diff, propose
+from harness.profiles.baselines import prune
+from harness.profiles.profile import Match
+from harness.records.enums import Outcome, Property
+from harness.records.measurements import Measurements
 from suites.meta.recorded_runs import (
     BETTER,
     CUDA,

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.baseline_proposals import diff
-from harness.baseline_store import BaselineFile, digest, prune, unused
-from harness.codec import to_plain
+from harness.commands.baseline.proposals import diff
 from harness.errors import CorruptRecord
-from harness.machine.profile import Match
-from harness.measurement.regression import Recorded
-from harness.vocabulary import Technique
+from harness.profiles.baselines import BaselineFile, digest, prune, unused
+from harness.profiles.profile import Match
+from harness.records.baseline import Recorded
+from harness.records.codec import to_plain
+from harness.records.enums import Technique
 from suites.meta.recorded_runs import (
     CUDA,
     ENVIRONMENT,

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.baseline_proposals import diff, propose
-from harness.measurement.regression import MARGIN, WIDEST, Change, speed_change
-from harness.measurement.speed_rules import speedup
-from harness.measurement.statistics import Interval
-from harness.vocabulary import Outcome, Property
+from harness.commands.baseline.proposals import diff, propose
+from harness.judging.baseline_comparison import MARGIN, WIDEST, Change, speed_change
+from harness.judging.timings import speedup
+from harness.records.enums import Outcome, Property
+from harness.statistics import Interval
 from suites.meta.recorded_runs import FLASH, KNOWN, SDPA, Checkout, refusal, verdict
 from suites.meta.test_regression import measured, timed
 

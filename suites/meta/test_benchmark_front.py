@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.vocabulary import Outcome, Property
+from harness.records.enums import Outcome, Property
 from suites.conftest import REPOSITORY
 from suites.every_path import test_speed as speed_module
 from suites.meta.judging import EQUIVALENT
@@ -26,12 +26,12 @@ CONFTEST = """
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, text
 from harness.execution.runner import Runner
-from harness.measured import Peaks
+from harness.records.measurements import Peaks
 from harness.paths.attention import Sdpa
 from harness.paths.caching import OffloadedCache
-from harness.plan import Catalogue
-from harness.recipes import Workload
-from harness.vocabulary import Dtype, Load
+from harness.session.plan import Catalogue
+from harness.records.workload import Workload
+from harness.records.enums import Dtype, Load
 Runner.peaks = lambda runner, device: Peaks(1e15, 1e15, {Dtype.FP32: 1e15}, 1e-9)
 pytest_plugins = ("harness.plugin",)
 def pytest_harness_catalogue():

@@ -10,20 +10,21 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Olmo3Con
 
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
-from harness.equivalence.exact import PromoteToFloat64
-from harness.equivalence.numbers import Generation
-from harness.equivalence.rules import findings
-from harness.equivalence.state import CacheState
+from harness.commands.calibrate import variants as benign
+from harness.commands.calibrate.measure import measure_variants
+from harness.commands.calibrate.symmetry import permuted
 from harness.errors import Incompatible, ReferenceInvalid
-from harness.execution import benign
+from harness.execution.correctness.comparison import Generation
+from harness.execution.correctness.float64 import PromoteToFloat64
+from harness.execution.correctness.reference import make_reference, measure_eager
 from harness.execution.runner import Runner
-from harness.execution.runs import read_generation, save_generation
 from harness.execution.setup import Setup
-from harness.execution.tasks import make_reference, measure_eager
-from harness.machine.threads import one_thread as in_one_thread
-from harness.models.symmetry import permuted
-from harness.records import Case
-from harness.vocabulary import Dtype, Technique, Tolerance
+from harness.execution.tensor_files import read_generation, save_generation
+from harness.judging.correctness_rules import findings
+from harness.machine.peaks import one_thread as in_one_thread
+from harness.observation.caches import CacheState
+from harness.records.enums import Dtype, Technique, Tolerance
+from harness.records.evidence import Case
 
 SHAPE = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 8,
@@ -167,7 +168,7 @@ def test_untrusted_eager_calibrates_nothing(tmp_path):
     runner = Runner(PROBES, logs=tmp_path, reference_fault="suites.meta.faults.of_eager:noisy_eager")
     case = Case("eager", Technique.EAGER, MODELS[0], SINGLE, "cpu", Dtype.FP32)
     with pytest.raises(ReferenceInvalid, match=r"-single: .*, but should be at most .* \(nothing can be calibrated on"):
-        runner.benign(case, seeds=1)
+        measure_variants(runner, case, seeds=1)
     runner.close()
 
 

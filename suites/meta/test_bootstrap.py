@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from harness.equivalence.bootstrap import CHANCE, at_least
+from harness.statistics import CHANCE, at_least
 
 SEQUENCES = 32
 """As many as the text has."""

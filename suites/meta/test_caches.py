@@ -10,11 +10,11 @@ from transformers import DynamicCache, StaticCache
 from transformers.cache_utils import HQQQuantizedLayer, QuantoQuantizedLayer
 
 from fixtures.models import MODELS
-from harness.models.loading import load_model
-from harness.paths.cache_reading import read_layers, read_state
-from harness.paths.dense_twin import RoundedLayer
-from harness.paths.observed import CacheLayer
-from harness.vocabulary import Dtype
+from harness.execution.loading import load_model
+from harness.observation.caches import read_layers, read_state
+from harness.paths.dense_cache import RoundedLayer
+from harness.records.enums import Dtype
+from harness.records.observation import CacheLayer
 
 ROWS, HEADS, SIZE = 2, 2, 32
 

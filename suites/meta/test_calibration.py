@@ -8,22 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from harness.equivalence.calibration import (
-    Benign,
-    Calibrated,
-    Fault,
-    calibrated,
-    limits_of,
-    measured_spread,
-    survivors,
-)
-from harness.equivalence.limits import LIMITS, Limits, limit_of
-from harness.equivalence.rules import findings
+from harness.commands.calibrate.spread import Benign, calibrated, measured_spread
 from harness.errors import CorruptRecord, HarnessError
-from harness.judge import judge
-from harness.machine.fault_results import read_faults, refuse_survivors
-from harness.records import Divergence, Evidence, GreedyAgreement, State, StratumError
-from harness.vocabulary import Dtype, Outcome, Property, Tolerance
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import findings
+from harness.profiles.fault_results import Fault, read_faults, refuse_survivors, survivors
+from harness.profiles.limits import LIMITS, Calibrated, Limits, limit_of, limits_of
+from harness.records.enums import Dtype, Outcome, Property, Tolerance
+from harness.records.evidence import Divergence, Evidence, GreedyAgreement, State, StratumError
 from suites.meta.test_judge import CASE, CLOSE, FLOOR, TRUST, evidence, rung
 from suites.meta.test_judge_schemes import lossy
 

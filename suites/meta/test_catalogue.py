@@ -11,8 +11,8 @@ import pytest
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import CorruptRecord
-from harness.paths import PATHS
-from harness.vocabulary import Dtype, Outcome, Technique
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Outcome, Technique
 from suites.conftest import REPOSITORY
 from suites.meta.faults.__main__ import chosen_of
 from suites.meta.faults.__main__ import main as catalogue

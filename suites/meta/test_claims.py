@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness.paths import PATHS, STACKS, sdpa_kernels
+from harness.paths import sdpa_kernels
 from harness.paths.base import Circumstances, engagement
-from harness.paths.observed import AttentionCall, CacheLayer, LinearKind, Phase, Shard
+from harness.paths.registry import PATHS, STACKS
 from harness.paths.sdpa_kernels import why_no_kernel
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.observation import AttentionCall, CacheLayer, LinearKind, Phase, Shard
 from suites.meta.broken_observations import BROKEN
 from suites.meta.observations import (
     AUTO,

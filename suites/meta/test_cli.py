@@ -10,14 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.checkout import find_catalogue
 from harness.errors import WorkerTimedOut
-from harness.execution.runner import Runner
-from harness.machine.fault_results import FILE
-from harness.machine.profile import Match, Profile, read_profile, read_profiles, write_profile
-from harness.measurement.thresholds import Threshold
-from harness.plan import Catalogue
-from harness.records import Claim, Engagement
+from harness.profiles.fault_results import FILE
+from harness.profiles.profile import Match, Profile, read_profile, read_profiles, write_profile
+from harness.profiles.thresholds import Threshold
+from harness.records.evidence import Claim, Engagement
+from harness.session.checkout import find_catalogue
+from harness.session.plan import Catalogue
 from suites.conftest import CATALOGUE
 from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.test_calibration import STRONG, WEAK
@@ -34,14 +33,14 @@ def command(tmp_path, monkeypatch, capsys):
     asked = []
 
     def run(*arguments, ratio=1.0, fails=None):
-        def benign(self, case, *, seeds):
+        def measure_variants(runner, case, *, seeds):
             asked.append((case, seeds))
             if fails:
                 raise fails
             named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
             return [replace(rung(case.dtype, ratio=ratio), engagement=named)] * 3
 
-        monkeypatch.setattr(Runner, "benign", benign)
+        monkeypatch.setattr("harness.commands.calibrate.measure.measure_variants", measure_variants)
         return harness(monkeypatch, capsys, *arguments)
 
     run.asked = asked

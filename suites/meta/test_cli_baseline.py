@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from harness.cli_baseline import app, case_ids
-from harness.machine.profile import Match, Profile, write_profile
-from harness.vocabulary import Outcome
+from harness.commands.baseline.command import app, case_ids
+from harness.profiles.profile import Match, Profile, write_profile
+from harness.records.enums import Outcome
 from suites.conftest import CATALOGUE
 from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout, case, resealed, verdict

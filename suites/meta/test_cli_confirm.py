@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness.codec import read_record
-from harness.confirmation import Confirmation, confirm_cases
-from harness.confirmed import Who
+from harness.commands.confirm.confirm import Confirmation, confirm_cases
+from harness.commands.confirm.records import Who
+from harness.records.codec import read_record
 from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.two_sides import CASE, ID, LONG, PATH, SLOWED, evidence, no_time_passes, two
 
@@ -36,7 +36,7 @@ def command(tmp_path, monkeypatch, capsys):
             run.started.append((who, str(python), asking))
             return made[who]
 
-        monkeypatch.setattr("harness.cli_confirm.Interpreter", interpreter)
+        monkeypatch.setattr("harness.commands.confirm.command.Interpreter", interpreter)
         return (*harness(monkeypatch, capsys, "confirm", OLD, NEW, "--case", ID, *arguments), made)
 
     return run
@@ -146,7 +146,7 @@ def test_worse_cases_stand_first(command):
 
 
 def test_planted_fault_reaches_the_new_side_alone(command, monkeypatch, tmp_path):
-    from harness.cli_confirm import Options, confirmed
+    from harness.commands.confirm.command import Options, confirmed
 
     command()  # so that the sides are scripted
     monkeypatch.chdir(tmp_path)

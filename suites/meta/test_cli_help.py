@@ -10,10 +10,9 @@ import pytest
 import typer
 
 from harness.cli import app
-from harness.execution.runner import Runner
-from harness.machine.profile import Match
-from harness.records import Claim, Engagement
-from harness.vocabulary import Dtype
+from harness.profiles.profile import Match
+from harness.records.enums import Dtype
+from harness.records.evidence import Claim, Engagement
 from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, write_evidence
 from suites.meta.made_up_validation import validated
@@ -100,11 +99,12 @@ def checkout(tmp_path, monkeypatch):
     validation finds are made up: test_validate.py really does that."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.machine.needs._hub_problem", lambda: "it is out of reach")
+    monkeypatch.setattr("harness.machine.requirements._hub_problem", lambda: "it is out of reach")
     validated(monkeypatch)
     named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
-    monkeypatch.setattr(Runner, "benign", lambda *_, **__: [replace(rung(Dtype.FP32), engagement=named)] * 3)
-    monkeypatch.setattr("harness.cli_confirm.Interpreter", lambda who, *_: Scripted(who))
+    variants = [replace(rung(Dtype.FP32), engagement=named)] * 3
+    monkeypatch.setattr("harness.commands.calibrate.measure.measure_variants", lambda *_, **__: variants)
+    monkeypatch.setattr("harness.commands.confirm.command.Interpreter", lambda who, *_: Scripted(who))
     made = Checkout(tmp_path, match=Match("cpu", platform.machine()))
     for name, how in (("RUN", {}), ("WORSE", WORSE), ("BETTER", BETTER)):
         write_evidence(made.run({SDPA: how}, name=name), SDPA)

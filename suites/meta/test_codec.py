@@ -11,20 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.codec import SCHEMA, from_plain, read_record, to_plain, write_record, write_text
 from harness.errors import CorruptRecord, HarnessError
-from harness.recipes import Folder, ModelRecipe, Prompt, Workload
-from harness.records import (
-    Claim,
-    Comparison,
-    Engagement,
-    Evidence,
-    Failure,
-    Run,
-    Rung,
-    Verdict,
-)
-from harness.vocabulary import Dtype, Outcome
+from harness.records.codec import SCHEMA, from_plain, read_record, to_plain, write_record, write_text
+from harness.records.enums import Dtype, Outcome
+from harness.records.evidence import Claim, Comparison, Engagement, Evidence, Failure, Rung
+from harness.records.run import Run, Verdict
+from harness.records.workload import Folder, ModelRecipe, Prompt, Workload
 
 NUMBERS = st.floats(allow_nan=False)
 """Infinity included; not-a-number has its own test, since it is not equal to itself."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness.comparison_of_cases import About, Finding, Weight
-from harness.measured import Memory
-from harness.records import EXAMPLES
-from harness.vocabulary import Outcome, Property
+from harness.commands.compare.cases import About, Finding, Weight
+from harness.records.enums import Outcome, Property
+from harness.records.measurements import Memory
+from harness.records.run import EXAMPLES
 from suites.meta.recorded_runs import verdict
 from suites.meta.timings import HELD, MIB, pairs, speed
 from suites.meta.two_runs import EAGER, SDPA, SLOWDOWN, STATIC, found, side, timed, told

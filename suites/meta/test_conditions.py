@@ -15,9 +15,7 @@ from torch._dynamo import utils as dynamo
 from torch._inductor import cudagraph_trees
 from torch._inductor.runtime import triton_heuristics
 
-from harness.machine.gpu import CAUSES, POWER_CAP, Gpu, find_gpu
-from harness.machine.host import governor, read_ticks, throttle_files, times_throttled, turbo
-from harness.measurement.conditions import (
+from harness.machine.conditions import (
     AUTOTUNE,
     CAPTURE,
     COMPILE,
@@ -27,6 +25,8 @@ from harness.measurement.conditions import (
     open_conditions,
     times_compiled,
 )
+from harness.machine.host import governor, read_ticks, throttle_files, times_throttled, turbo
+from harness.machine.nvml import CAUSES, POWER_CAP, Gpu, find_gpu
 
 UUID = "6d4f1c6e-0000-1111-2222-333344445555"
 FIELDS = {name: 200 + index for index, name in enumerate([*CAUSES.values(), POWER_CAP])}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli_confirm import Options, confirmed
-from harness.codec import read_record
-from harness.confirmation import Confirmation, Timing
-from harness.confirmed import Role, Who
-from harness.execution import turns
-from harness.measurement.confirming_rules import BLOCK, FEWEST
+from harness.commands.confirm import alternate as turns
+from harness.commands.confirm.command import Options, confirmed
+from harness.commands.confirm.confirm import Confirmation, Timing
+from harness.commands.confirm.records import Role, Who
+from harness.commands.confirm.rules import BLOCK, FEWEST
+from harness.records.codec import read_record
 from suites.conftest import REPOSITORY
 from suites.meta.two_sides import ID
 

@@ -6,15 +6,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from harness import confirmation
-from harness.comparison_of_cases import Weight
-from harness.confirmation import Timing, confirm_cases, finding_of, try_case
-from harness.confirmed import Ended, Role, Who
+from harness.commands.compare.cases import Weight
+from harness.commands.confirm import confirm as confirmation
+from harness.commands.confirm.confirm import Timing, confirm_cases, finding_of, try_case
+from harness.commands.confirm.records import Ended, Role, Who
+from harness.commands.confirm.rules import LOADS, MARGIN
 from harness.errors import HarnessError
-from harness.measurement.confirming_rules import LOADS, MARGIN
-from harness.plan import find_case
-from harness.records import Failure
-from harness.vocabulary import Outcome
+from harness.records.enums import Outcome
+from harness.records.evidence import Failure
+from harness.session.plan import find_case
 from suites.conftest import CATALOGUE
 from suites.meta.two_sides import CASE, CRASH, FULL, ID, LONG, PATH, SLOWED, evidence, no_time_passes, two
 

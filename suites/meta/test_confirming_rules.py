@@ -8,9 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.confirmed import Couple, Ended, Load, Turns, Who
-from harness.measured import Sample
-from harness.measurement.confirming_rules import (
+from harness.commands.confirm.records import Couple, Ended, Load, Turns, Who
+from harness.commands.confirm.rules import (
     BLOCK,
     CHANCE,
     FEWEST,
@@ -23,8 +22,9 @@ from harness.measurement.confirming_rules import (
     moved,
     unfit,
 )
-from harness.measurement.regression import Change
-from harness.measurement.statistics import Interval, ratio_interval
+from harness.judging.baseline_comparison import Change
+from harness.records.measurements import Sample
+from harness.statistics import Interval, ratio_interval
 
 FINE = Ended(0, ("k",), ("k",))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.costs import FILE, START_SECONDS, STATED, Costs, Step, told
-from harness.vocabulary import Property, Technique
+from harness.records.enums import Property, Technique
+from harness.session.costs import FILE, START_SECONDS, STATED, Costs, Step, told
 
 RUN = Step("case", Technique.ATTENTION)
 JUDGED = Step("case", Technique.ATTENTION, Property.SPEED)

@@ -11,14 +11,14 @@ from contextlib import suppress
 import pytest
 
 from harness.errors import HarnessError
-from harness.machine.device_lock import Patience, devices_held, lock_file
+from harness.machine.locks import Patience, devices_held, lock_file
 from suites.conftest import REPOSITORY
 
 pytestmark = pytest.mark.workers
 
 HOLDER = """
 import sys, time
-from harness.machine.device_lock import devices_held
+from harness.machine.locks import devices_held
 with devices_held(["card"], alone={alone}):
     print("held", flush=True)
     time.sleep(600)

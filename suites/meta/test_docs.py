@@ -15,21 +15,26 @@ from html import unescape
 import pytest
 from packaging.requirements import Requirement
 
-from harness import judge_measured
+from harness import statistics
 from harness.cli import app, main
-from harness.cli_confirm import confirm
-from harness.equivalence import calibration, rules
-from harness.equivalence.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
-from harness.equivalence.ratchet import L3_SHARE, R2_FACTOR
-from harness.gate import RULES
-from harness.machine.profile import Match, Profile, read_profile, read_profiles, write_profile
-from harness.measurement import confirming_rules, memory_rules, regression, speed_rules, statistics
-from harness.measurement.thresholds import TICKS
-from harness.paths import PATHS, STACKS
+from harness.commands.calibrate import spread as calibration
+from harness.commands.confirm import rules as confirming_rules
+from harness.commands.confirm.command import confirm
+from harness.judging import baseline_comparison as regression
+from harness.judging import correctness_rules as rules
+from harness.judging import measured as judge_measured
+from harness.judging import memory as memory_rules
+from harness.judging import speed as speed_rules
+from harness.judging.gate import RULES
+from harness.paths.registry import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
-from harness.report.tables import markdown_table
-from harness.session import TIMING_SECONDS
-from harness.vocabulary import Outcome, Property, Technique
+from harness.profiles.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
+from harness.profiles.numerics import L3_SHARE, R2_FACTOR
+from harness.profiles.profile import Match, Profile, read_profile, read_profiles, write_profile
+from harness.profiles.thresholds import TICKS
+from harness.records.enums import Outcome, Property, Technique
+from harness.reports.tables import markdown_table
+from harness.session.session import TIMING_SECONDS
 from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY

@@ -7,18 +7,18 @@ from dataclasses import replace
 
 import pytest
 
-from harness.claims import error_ratios, figures_of, mbu_of
 from harness.errors import WorkerRaised
-from harness.machine.allowances import Disclaimer
-from harness.machine.profile import BASELINES, read_profiles
-from harness.machine.standard import Standard
-from harness.measured import Memory, Pair, Peaks, Sample
-from harness.measurement.memory_rules import MIB
-from harness.measurement.speed_rules import MORE_TIME
-from harness.measurement.statistics import ALPHA, ratio_interval
-from harness.measurement.thresholds import TICKS
-from harness.paths import PATHS
-from harness.vocabulary import Dtype, Outcome, Technique
+from harness.judging.claims import error_ratios, figures_of, mbu_of
+from harness.judging.memory import MIB
+from harness.judging.timings import MORE_TIME
+from harness.paths.registry import PATHS
+from harness.profiles.exceptions import Disclaimer
+from harness.profiles.expectations import Standard
+from harness.profiles.profile import BASELINES, read_profiles
+from harness.profiles.thresholds import TICKS
+from harness.records.enums import Dtype, Outcome, Technique
+from harness.records.measurements import Memory, Pair, Peaks, Sample
+from harness.statistics import ALPHA, ratio_interval
 from suites.claims import examples, sentences
 from suites.claims.examples import EXAMPLES, NEEDS
 from suites.claims.experiments import Traffic

@@ -8,11 +8,11 @@ import math
 import pytest
 import torch
 
-from harness.equivalence.numbers import Generation, compare, relative_error
-from harness.equivalence.rules import findings
 from harness.errors import ReferenceInvalid
-from harness.records import Claim, Engagement, Rung
-from harness.vocabulary import Dtype, Tolerance
+from harness.execution.correctness.comparison import Generation, compare, relative_error
+from harness.judging.correctness_rules import findings
+from harness.records.enums import Dtype, Tolerance
+from harness.records.evidence import Claim, Engagement, Rung
 
 ROWS, PROMPT, STEPS, VOCABULARY = 4, 6, 5, 32
 

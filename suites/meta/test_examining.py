@@ -9,14 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.execution import examining
-from harness.execution.examining import examine_card
-from harness.execution.tasks import device_names
+from harness.commands.validate import examining
+from harness.commands.validate.cards import Build
+from harness.commands.validate.examining import examine_card
+from harness.execution.memory.gauges import gauge_of
 from harness.machine import inventory, peaks
-from harness.machine.cards import Build
+from harness.machine.conditions import open_conditions
+from harness.machine.devices import device_names
 from harness.machine.health import Examined
-from harness.measurement.conditions import open_conditions
-from harness.measurement.memory import gauge_of
 from suites.meta.recorded_cards import RecordedNvml, card, record
 from suites.meta.timings import PEAKS
 

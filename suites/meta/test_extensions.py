@@ -20,8 +20,8 @@ from harness.execution import extensions, runner
 from harness.execution.extensions import BUILD_SECONDS, SETTLED, build_quanto, remove_stale_lock
 from harness.execution.runner import Runner
 from harness.execution.setup import Setup
-from harness.paths import PATHS
-from harness.vocabulary import Dtype, Outcome
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Outcome
 from suites.invariants.asking import Asking
 from suites.invariants.search import Budget
 

@@ -10,10 +10,10 @@ from collections import defaultdict
 import pytest
 
 from fixtures.workloads import PROBES
-from harness.equivalence.rules import findings, trust_findings
 from harness.execution.runner import Runner
-from harness.judge import judge
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import findings, trust_findings
+from harness.records.enums import Dtype, Outcome, Property
 
 LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 

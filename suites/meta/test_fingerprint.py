@@ -8,11 +8,20 @@ import pytest
 import torch
 
 from fixtures.models import MODELS
-from harness.codec import from_plain, to_plain
-from harness.execution import fingerprinting
-from harness.execution.fingerprinting import ROWS, SEED, Operation, digest, fingerprint, operations, repeat, sparse
-from harness.machine.checks import Grade
-from harness.machine.fingerprints import LEAST, Fingerprint, fingerprint_checks
+from harness.commands.validate import fingerprinting
+from harness.commands.validate.checks import Grade
+from harness.commands.validate.fingerprinting import (
+    ROWS,
+    SEED,
+    Operation,
+    digest,
+    fingerprint,
+    operations,
+    repeat,
+    sparse,
+)
+from harness.commands.validate.fingerprints import LEAST, Fingerprint, fingerprint_checks
+from harness.records.codec import from_plain, to_plain
 
 
 @pytest.fixture(scope="module")

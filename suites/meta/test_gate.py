@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness.gate import RULES, Forgiven, gate_line, gated
-from harness.machine.allowances import KnownFailure, Skip
-from harness.records import Run
-from harness.vocabulary import Outcome, Property
+from harness.judging.gate import RULES, Forgiven, gate_line, gated
+from harness.profiles.exceptions import KnownFailure, Skip
+from harness.records.enums import Outcome, Property
+from harness.records.run import Run
 from suites.meta.recorded_runs import ENVIRONMENT, FLASH, SDPA, STATIC, verdict
 
 GOOD = (verdict(SDPA), verdict(STATIC), verdict(SDPA, asked=Property.SPEED))

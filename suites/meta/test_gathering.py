@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import HarnessError
-from harness.execution.gathering import Gathering, Stopped
+from harness.session.gathering import Gathering, Stopped
 
 
 def planned(name):
@@ -123,7 +123,7 @@ def test_thread_that_waits_for_a_device_learns_of_the_end():
 
 
 def test_person_is_told_what_runs_and_how_long_it_will_take(monkeypatch):
-    monkeypatch.setattr("harness.execution.gathering.BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("harness.session.gathering.BETWEEN_LINES", 0.0)
     work, told = Work(free=False), []
     gathering = gathered(work, 2, cost=lambda _: 600.0, told=told.append, minutes_behind=10.0)
     until(lambda: work.running == 2)

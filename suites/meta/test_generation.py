@@ -11,10 +11,11 @@ from transformers import GenerationMixin
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.execution.generation import count_not_ended, generate_forced, generation, rows_not_ended
-from harness.execution.runs import keep_compared, kept_file, load_setup, read_generation
+from harness.execution.loading import load_setup
 from harness.execution.setup import Setup
+from harness.execution.tensor_files import keep_compared, kept_file, read_generation
 from harness.paths.eager import Eager
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
 from suites.meta.faults import patched
 
 END, PAD = 7, 0

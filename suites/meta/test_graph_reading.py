@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from harness.paths.graph_reading import CAPTURED, REPLAYED, as_computed, graphs_marked
-from harness.paths.observation import EAGER_ATTENTION, _attention_calls, kernels_used, profiled_events
-from harness.paths.observed import Phase
+from harness.observation.graphs import CAPTURED, REPLAYED, as_computed, graphs_marked
+from harness.observation.watch import EAGER_ATTENTION, _attention_calls, kernels_used, profiled_events
+from harness.records.observation import Phase
 
 SCORES = torch.zeros(2, 4, 1, 9)
 """Shape of a decode step: rows, heads, one query, positions."""

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.confirmed import Role, Who
+from harness.commands.confirm import environment as interpreter
+from harness.commands.confirm import server as side
+from harness.commands.confirm.environment import PACKAGE, Asking, CaseFailed, Interpreter
+from harness.commands.confirm.records import Role, Who
+from harness.commands.confirm.server import Side, answer
 from harness.errors import HarnessError, WorkerDied, WorkerRaised
-from harness.execution import interpreter, side
-from harness.execution.interpreter import PACKAGE, Asking, CaseFailed, Interpreter
-from harness.execution.side import Side, answer
 from harness.machine.inventory import describe, take_inventory
-from harness.records import Failure
-from harness.vocabulary import Outcome
+from harness.records.enums import Outcome
+from harness.records.evidence import Failure
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.test_workers import is_alive
 from suites.meta.two_sides import ID
@@ -177,7 +178,7 @@ def test_side_ends_with_who_asked(tmp_path, lets_go_of, code):
     """At once if nothing is asked any more; after a moment, whatever it does, if the asking process is gone."""
     ours, theirs = Pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "harness.execution.side", str(theirs.fileno())],
+        [sys.executable, "-m", "harness.commands.confirm.server", str(theirs.fileno())],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.paths import PATHS
-from harness.vocabulary import Dtype, Outcome
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Outcome
 from suites.conftest import REPOSITORY
 from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, applies

@@ -9,7 +9,7 @@ import pytest
 from fixtures.models import MODELS, MORE_MODELS
 from harness.machine.host import available_memory, processors_granted
 from harness.machine.jobs import MOST, default_jobs, is_small, threads_of_small
-from harness.recipes import Folder, ModelRecipe
+from harness.records.workload import Folder, ModelRecipe
 
 GIB = 2**30
 

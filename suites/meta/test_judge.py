@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.equivalence.rules import Finding, trust_findings
-from harness.judge import judge, unsupported
-from harness.recipes import Folder, ModelRecipe, Prompt, Workload
-from harness.records import (
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import trust_findings
+from harness.judging.verdicts import unsupported
+from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tolerance
+from harness.records.evidence import (
     Case,
     Claim,
     Comparison,
@@ -25,7 +26,8 @@ from harness.records import (
     StratumError,
     Trust,
 )
-from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tolerance
+from harness.records.finding import Finding
+from harness.records.workload import Folder, ModelRecipe, Prompt, Workload
 
 CASE = Case(
     path="attention.some",

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness.measured import Memory
-from harness.measurement.speed_rules import speedup
-from harness.records import Failure
-from harness.vocabulary import Outcome, Property
+from harness.judging.timings import speedup
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Failure
+from harness.records.measurements import Memory
 from suites.meta.judging import bar, judged, memory, recorded, told
 from suites.meta.test_judge import CASE
 from suites.meta.timings import HELD, MIB, WORK, measured, pairs, speed

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge_measured import judge_measured
-from harness.measured import Pair, Peaks, Sample
-from harness.measurement.speed_rules import speedup
-from harness.records import Failure
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.judging.measured import judge_measured
+from harness.judging.timings import speedup
+from harness.records.enums import Dtype, Outcome, Property
+from harness.records.evidence import Failure
+from harness.records.measurements import Pair, Peaks, Sample
 from suites.meta.judging import CLAIMED, EQUIVALENT, bar, judged, recorded, told
 from suites.meta.test_judge import CASE
 from suites.meta.timings import PEAKS, WORK, measured, speed

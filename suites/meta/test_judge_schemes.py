@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from harness.equivalence.rules import findings, most_by_chance
-from harness.judge import judge
-from harness.records import Evidence, Operators, Quality, Scheme, State, StratumError
-from harness.vocabulary import Dtype, Outcome, Property, Tolerance
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import findings, most_by_chance
+from harness.records.enums import Dtype, Outcome, Property, Tolerance
+from harness.records.evidence import Evidence, Operators, Quality, Scheme, State, StratumError
 from suites.meta.test_judge import CASE, CLOSE, FLOOR, TRUST, evidence, rung
 
 

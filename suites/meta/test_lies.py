@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import pytest
 
 from fixtures.models import MODELS
-from harness.judge import judge
+from harness.judging.correctness import judge
 from harness.machine.inventory import take_inventory
-from harness.paths import STACKS
 from harness.paths.compilation import CompiledForward
-from harness.plan import plan
-from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property
+from harness.paths.registry import STACKS
+from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property
+from harness.session.plan import plan
 from suites.conftest import CATALOGUE
 
 LIES = [

@@ -13,14 +13,15 @@ import transformers
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
-from harness.execution import tasks
-from harness.execution.tasks import Setup, _circumstances, make_reference, refusals
-from harness.models.loading import encode, load_model, load_tokenizer, pad_token
-from harness.models.seeding import save_seeded
+from harness.execution.correctness.candidate import Setup
+from harness.execution.correctness.reference import make_reference
+from harness.execution.loading import encode, load_model, load_tokenizer, pad_token
+from harness.execution.refusals import _circumstances, refusals
+from harness.execution.seeding import save_seeded
 from harness.paths.base import Circumstances
 from harness.paths.eager import Eager
-from harness.recipes import Folder, ModelRecipe, Prompt, Seeded, Workload
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.workload import Folder, ModelRecipe, Prompt, Seeded, Workload
 
 
 def test_rows_are_padded_on_the_left_and_masked():
@@ -154,7 +155,7 @@ def test_window_longer_than_everything_needs_no_mask(monkeypatch):
     """And a model without attention has circumstances too."""
     config = SimpleNamespace(sliding_window=4096, num_hidden_layers=1)
     config.get_text_config = lambda: config
-    monkeypatch.setattr(tasks, "load_config", lambda _: config)
+    monkeypatch.setattr("harness.execution.refusals.load_config", lambda _: config)
     case = _circumstances(Setup(MODELS[0], WORKLOADS[1], "cpu", Path()), Dtype.FP32)
     assert (case.masks, case.windows, case.groups) == (False, (4096,), (0,))
 

@@ -13,7 +13,7 @@ from transformers.models.olmo3 import modeling_olmo3
 from transformers.models.olmo3.modeling_olmo3 import Olmo3RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from harness.paths.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, local_kernels
+from harness.machine.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, local_kernels
 
 
 def load(repository, name):

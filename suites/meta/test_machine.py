@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from harness import cli_machine
-from harness.execution.examining import examine
+from harness.commands import machine as cli_machine
+from harness.commands.validate.examining import examine
 from harness.machine.health import Examined, health
 from harness.machine.inventory import take_inventory
-from harness.machine.profile import Match, Profile, write_profile
-from harness.paths import PATHS
+from harness.paths.registry import PATHS
+from harness.profiles.profile import Match, Profile, write_profile
 from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.recorded_runs import SDPA, Checkout
 from suites.meta.timings import PEAKS
@@ -27,7 +27,7 @@ def machine(tmp_path, monkeypatch, capsys):
     (tmp_path / "conftest.py").write_text(CONFTEST)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.getloadavg", lambda: (0.25, 0.0, 0.0))
-    monkeypatch.setattr("harness.machine.needs._hub_problem", lambda: "it is out of reach")
+    monkeypatch.setattr("harness.machine.requirements._hub_problem", lambda: "it is out of reach")
 
     def run(*arguments, examined=QUIET):
         asked = []
@@ -173,7 +173,7 @@ def test_broken_profile_is_refused(machine, tmp_path):
 
 def test_this_machine_can_be_examined(monkeypatch):
     """While it multiplies; what is read is what timing sessions record."""
-    monkeypatch.setattr("harness.execution.examining.SECONDS", 0.05)
+    monkeypatch.setattr("harness.commands.validate.examining.SECONDS", 0.05)
     found = examine("cpu", peaks=False)
     assert found.peaks is None
     assert {"steal", "governor", "turbo", "load", "cpu_throttling"} <= found.told.keys()

@@ -14,19 +14,18 @@ import torch
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
 from harness.errors import HarnessError, Incompatible, WorkerRaised
-from harness.execution import weighing
+from harness.execution.correctness.reference import make_checkpoint
 from harness.execution.measuring import memory_of
+from harness.execution.memory import gauges, weighing
+from harness.execution.memory.gauges import gauge_of, nbytes, storages, storages_alive
+from harness.execution.memory.weighing import weigh
 from harness.execution.setup import Setup
-from harness.execution.tasks import make_checkpoint
-from harness.execution.weighing import weigh
-from harness.execution.workers import Worker
-from harness.measured import Held, Memory
-from harness.measurement import memory as gauges
-from harness.measurement.memory import gauge_of, nbytes, storages, storages_alive
-from harness.measurement.memory_rules import MIB, findings
-from harness.paths import PATHS
-from harness.recipes import Folder, Workload
-from harness.vocabulary import Dtype
+from harness.execution.worker import Worker
+from harness.judging.memory import MIB, findings
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype
+from harness.records.measurements import Held, Memory
+from harness.records.workload import Folder, Workload
 
 pytestmark = pytest.mark.workers
 

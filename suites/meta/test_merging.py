@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.codec import read_record
-from harness.gate import Forgiven
-from harness.machine.profile import write_profile
-from harness.merging import merge_runs
-from harness.records import Run
-from harness.run_files import evidence_of, measurements_of
-from harness.vocabulary import Outcome
+from harness.commands.merge import merge_runs
+from harness.judging.gate import Forgiven
+from harness.profiles.profile import write_profile
+from harness.records.codec import read_record
+from harness.records.enums import Outcome
+from harness.records.run import Run
+from harness.records.run_files import evidence_of, measurements_of
 from suites.meta.commands import CONFTEST, harness, write_evidence
 from suites.meta.recorded_runs import ENVIRONMENT, FLASH, SDPA, STATIC, Checkout, refusal, verdict
 from suites.meta.test_gate import ALLOWED, KNOWN

@@ -11,10 +11,10 @@ import transformers
 from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import Incompatible
-from harness.execution.batching import BatchingWatch
-from harness.execution.workers import Worker
-from harness.paths.local_kernels import kernel_logs
-from harness.paths.observation import (
+from harness.execution.serving import BatchingWatch
+from harness.execution.worker import Worker
+from harness.machine.local_kernels import kernel_logs
+from harness.observation.watch import (
     _attention_calls,
     _flash_call,
     _regions,
@@ -24,7 +24,7 @@ from harness.paths.observation import (
     windows_by_layer,
     windows_of,
 )
-from harness.paths.observed import AttentionCall, Phase
+from harness.records.observation import AttentionCall, Phase
 
 
 def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
@@ -90,7 +90,7 @@ def test_function_that_wraps_an_operator_is_not_counted_twice():
 
 def watch_compiled(kind):
     """Compile a function that breaks in the given way, call it, and return what the watch saw. Runs in a worker."""
-    from harness.paths.observation import Watch
+    from harness.observation.watch import Watch
 
     def function(x):
         if kind == "break":

@@ -14,20 +14,25 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
-from harness.equivalence.errors import Triple
-from harness.equivalence.rules import rho
-from harness.execution.attention_operator import AttentionCall, allowed_keys
-from harness.execution.operator_log import OperatorLog
-from harness.execution.operators import compare_operators, read_out_columns, replaced_operators, watched_linears
-from harness.execution.runs import load_setup
+from harness.execution.correctness.attention_operator import AttentionCall, allowed_keys
+from harness.execution.correctness.errors import Triple
+from harness.execution.correctness.operator_log import OperatorLog
+from harness.execution.correctness.operators import (
+    compare_operators,
+    read_out_columns,
+    replaced_operators,
+    watched_linears,
+)
+from harness.execution.loading import load_setup
 from harness.execution.setup import Setup
-from harness.judge import judge
-from harness.paths import PATHS
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import rho
 from harness.paths.base import Aspect
-from harness.paths.observed import Phase
 from harness.paths.quantization import QuantizedWeights
-from harness.records import ExactTrial, Operators, StratumError
-from harness.vocabulary import Dtype, Outcome, Property, Tolerance
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Outcome, Property, Tolerance
+from harness.records.evidence import ExactTrial, Operators, StratumError
+from harness.records.observation import Phase
 from suites.meta.faults import attention, patched
 from suites.meta.test_judge import CASE, NATIVE, evidence, rung
 

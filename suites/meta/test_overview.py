@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.claims import claim_verdict, judge_claim
-from harness.judge import verdict_on
-from harness.measurement.thresholds import TICKS
-from harness.records import Run
-from harness.report.overview import overview_table
-from harness.report.tables import case_table, claim_table, judged_cases, skipped_paths, tried_cases, untrue_claims
-from harness.vocabulary import Outcome, Property
+from harness.judging.claims import claim_verdict, judge_claim
+from harness.judging.verdicts import verdict_on
+from harness.profiles.thresholds import TICKS
+from harness.records.enums import Outcome, Property
+from harness.records.run import Run
+from harness.reports.overview import overview_table
+from harness.reports.tables import case_table, claim_table, judged_cases, skipped_paths, tried_cases, untrue_claims
 from suites.claims.__main__ import tables
 from suites.claims.examples import last_error
 from suites.claims.overview_examples import PLACES, deprecated

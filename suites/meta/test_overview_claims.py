@@ -8,20 +8,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.claims import Part, Statement, exactly, judge_claim, memory_ratio
 from harness.errors import WorkerTimedOut
-from harness.judge import verdict_on
-from harness.judge_measured import Bar
-from harness.machine.profile import BASELINES, read_profiles
-from harness.measurement.memory_rules import MIB
-from harness.measurement.speed_rules import CLEARLY_FASTER
-from harness.measurement.statistics import Interval
-from harness.measurement.thresholds import TICKS, Threshold
-from harness.paths import PATHS
-from harness.records import Case
-from harness.report.overview import tick_name
-from harness.session import Session
-from harness.vocabulary import Dtype, Outcome, Property, Technique
+from harness.judging.claims import Part, Statement, exactly, judge_claim, memory_ratio
+from harness.judging.memory import MIB
+from harness.judging.speed import CLEARLY_FASTER
+from harness.judging.timings import Bar
+from harness.judging.verdicts import verdict_on
+from harness.paths.registry import PATHS
+from harness.profiles.profile import BASELINES, read_profiles
+from harness.profiles.thresholds import TICKS, Threshold
+from harness.records.enums import Dtype, Outcome, Property, Technique
+from harness.records.evidence import Case
+from harness.reports.overview import tick_name
+from harness.session.session import Session
+from harness.statistics import Interval
 from suites.claims import sentences, ticks
 from suites.claims.asking import Asked, Settled
 from suites.claims.conftest import planned_for
@@ -209,8 +209,8 @@ def test_pairs_of_what_a_claim_is_tried_on_tell_whether_it_is_faster(tmp_path, t
     session = Session(None, None, (), [own], 0, 1.0, tmp_path, None, elsewhere=[claimed] if tried else [])
     session.evidence[own.case.id] = SimpleNamespace(rungs=[rung])
 
-    def timed(known, planned, **asked):
-        aims.append(asked["aims"])
+    def timed(known, case, optimization, sampling):
+        aims.append(sampling.aims)
         return known
 
     bar = Bar(Threshold(own.case.path, own.case.workload.name, "why"))

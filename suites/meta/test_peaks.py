@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.execution.workers import Worker
+from harness.execution.worker import Worker
 from harness.machine import peaks
 from harness.machine.host import last_cache
 from harness.machine.peaks import CPU_BYTES, MIB, bytes_beyond_cache, measure_peaks
-from harness.measured import Peaks
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.measurements import Peaks
 
 
 def scripted(monkeypatch, seconds):

@@ -12,9 +12,10 @@ from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.errors import HarnessError, UnknownName
 from harness.machine import inventory as inventories
-from harness.machine import needs as all_needs
+from harness.machine import requirements as all_needs
 from harness.machine.inventory import Inventory
-from harness.machine.needs import (
+from harness.machine.local_kernels import LocalKernel
+from harness.machine.requirements import (
     Compiler,
     Cuda,
     Device,
@@ -26,12 +27,11 @@ from harness.machine.needs import (
     Release,
     Triton,
 )
-from harness.paths import PATHS
-from harness.paths.local_kernels import LocalKernel
-from harness.plan import Catalogue, find_model, plan
+from harness.paths.registry import PATHS
 from harness.plugin import SESSION, pytest_generate_tests
-from harness.recipes import Folder, Hub, Workload
-from harness.vocabulary import CASE_PROPERTIES, Dtype, Load
+from harness.records.enums import CASE_PROPERTIES, Dtype, Load
+from harness.records.workload import Folder, Hub, Workload
+from harness.session.plan import Catalogue, find_model, plan
 from suites.conftest import CATALOGUE
 
 CPU = Inventory(

@@ -8,17 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from harness.cli_validate import FINGERPRINT_SECONDS
-from harness.codec import from_plain, to_plain
-from harness.machine.cards import Build, Card
-from harness.machine.checks import Check, Grade, graded
-from harness.machine.datasheets import COPIES, DATASHEETS, PRODUCTS
-from harness.machine.fingerprints import LEAST
-from harness.machine.gpu import FULL_SPEED
+from harness.commands.validate.card_reader import find_card
+from harness.commands.validate.cards import Build, Card
+from harness.commands.validate.checks import Check, Grade, graded
+from harness.commands.validate.command import FINGERPRINT_SECONDS
+from harness.commands.validate.datasheets import COPIES, DATASHEETS, PRODUCTS
+from harness.commands.validate.fingerprints import LEAST
+from harness.commands.validate.preflight import RULES, preflight
 from harness.machine.health import Examined
-from harness.machine.nvml import find_card
-from harness.machine.preflight import RULES, preflight
-from harness.vocabulary import Dtype
+from harness.machine.nvml import FULL_SPEED
+from harness.records.codec import from_plain, to_plain
+from harness.records.enums import Dtype
 from suites.conftest import REPOSITORY
 from suites.meta.recorded_cards import NAMES, RecordedNvml, card, record, unread
 from suites.meta.timings import PEAKS

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from harness.execution.preloading import Preloaded, server_contents
-from harness.execution.workers import Worker
+from harness.execution.worker import Worker
 from suites.conftest import REPOSITORY
 
 pytestmark = pytest.mark.workers
@@ -90,4 +90,4 @@ def test_session_learns_what_its_server_imported(tmp_path):
     with Worker(log=tmp_path / "log") as worker:
         contents = worker.call(server_contents, seconds=60)
     assert isinstance(contents, Preloaded)
-    assert "harness.execution.tasks" in contents.modules + contents.touching
+    assert "harness.execution.correctness.candidate" in contents.modules + contents.touching

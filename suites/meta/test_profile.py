@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import pytest
 
-from harness.baseline_store import BaselineFile, write_files
-from harness.checkout import refuse_unused
-from harness.equivalence.calibration import calibrated
-from harness.equivalence.limits import LIMITS, Limits
+from harness.commands.calibrate.spread import calibrated
 from harness.errors import CorruptRecord, HarnessError
-from harness.machine.fault_results import FILE
-from harness.machine.numerics import read_numerics
-from harness.machine.profile import (
+from harness.profiles.baselines import BaselineFile, write_files
+from harness.profiles.expectations import Standard, sound_profiles, standard_of
+from harness.profiles.fault_results import FILE
+from harness.profiles.limits import LIMITS, Limits
+from harness.profiles.numerics import read_numerics
+from harness.profiles.profile import (
     Calibration,
     Match,
     Profile,
@@ -27,11 +27,11 @@ from harness.machine.profile import (
     read_profiles,
     write_profile,
 )
-from harness.machine.standard import Standard, sound_profiles, standard_of
-from harness.measurement.regression import Figures, Recorded, SpeedFigures
-from harness.measurement.statistics import Interval
-from harness.measurement.thresholds import Threshold
-from harness.vocabulary import Technique
+from harness.profiles.thresholds import Threshold
+from harness.records.baseline import Figures, Recorded, SpeedFigures
+from harness.records.enums import Technique
+from harness.session.checkout import refuse_unused
+from harness.statistics import Interval
 from suites.conftest import CATALOGUE, REPOSITORY
 
 HERE = Match("cpu", "x86_64")

@@ -9,17 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from harness.codec import write_record
-from harness.equivalence.ratchet import Stored, disordered, growth
 from harness.errors import CorruptRecord, HarnessError
-from harness.judge import judge
-from harness.machine.numerics import FILE, Numerics, conditions_of, numerics_of, read_numerics, store_numerics
-from harness.machine.profile import Match, Profile
-from harness.machine.standard import standard_of
-from harness.records import EXAMPLES, Evidence, Quality, Run, Scheme
-from harness.report.markdown import markdown
-from harness.report.tables import changed_numerics
-from harness.vocabulary import CASE_PROPERTIES, Dtype, Outcome, Property, Tolerance
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import growth
+from harness.profiles.expectations import standard_of
+from harness.profiles.numerics import (
+    FILE,
+    Numerics,
+    Stored,
+    conditions_of,
+    disordered,
+    numerics_of,
+    read_numerics,
+    store_numerics,
+)
+from harness.profiles.profile import Match, Profile
+from harness.records.codec import write_record
+from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Tolerance
+from harness.records.evidence import Evidence, Quality, Scheme
+from harness.records.run import EXAMPLES, Run
+from harness.reports.markdown import markdown
+from harness.reports.tables import changed_numerics
 from suites.meta.test_judge import CASE, FLOOR, TRUST, evidence, rung
 
 RATIOS = Stored(CASE.path, "", {"fp32.rho": 1.0, "bf16.rho": 1.0}, {})

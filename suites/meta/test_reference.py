@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from fixtures.models import TINY
 from fixtures.recall import repeated_segment
-from harness.equivalence.exact import PrecisionAudit, PromoteToFloat64
+from harness.execution.correctness.float64 import PrecisionAudit, PromoteToFloat64
 
 FOLDER = TINY / "qwen3"
 TOKENS = repeated_segment(random.Random(5), length=80, period=50).tokens

@@ -11,17 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.measured import Held, Measurements, Memory, Pair, Sample, Speed, WarmUp, Work
-from harness.measurement.regression import (
+from harness.formatting import MIB
+from harness.judging.baseline_comparison import (
     CPU_ALLOWANCE,
     DEVICE_ALLOWANCE,
     MARGIN,
-    MIB,
     Change,
-    Figures,
-    MemoryFigures,
-    Recorded,
-    SpeedFigures,
     compare,
     figures_of,
     losses,
@@ -30,7 +25,9 @@ from harness.measurement.regression import (
     size_change,
     speed_change,
 )
-from harness.measurement.statistics import LEAST, Interval
+from harness.records.baseline import Figures, MemoryFigures, Recorded, SpeedFigures
+from harness.records.measurements import Held, Measurements, Memory, Pair, Sample, Speed, WarmUp, Work
+from harness.statistics import LEAST, Interval
 
 STORED = Interval(1.98, 2.0, 2.02)
 MEMORY = MemoryFigures(weights=10 * MIB, kv=2 * MIB, peak=400 * MIB, eager_peak=420 * MIB)

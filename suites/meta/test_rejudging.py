@@ -8,17 +8,17 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.claims import UNTRUE
-from harness.codec import read_record, write_record
-from harness.judge_by_standard import bar_of, judge_evidence
-from harness.judge_measured import judge_measured
-from harness.machine.allowances import Disclaimer
-from harness.machine.profile import Match, write_profile
-from harness.machine.standard import Standard
-from harness.measurement.thresholds import Threshold
-from harness.records import EXAMPLES, Evidence, Run
-from harness.rejudging import NEVER_ENDED
-from harness.vocabulary import Outcome, Property
+from harness.commands.report.rejudge import NEVER_ENDED
+from harness.judging.claims import UNTRUE
+from harness.judging.measured import bar_of, judge_evidence, judge_measured
+from harness.profiles.exceptions import Disclaimer
+from harness.profiles.expectations import Standard
+from harness.profiles.profile import Match, write_profile
+from harness.profiles.thresholds import Threshold
+from harness.records.codec import read_record, write_record
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Evidence
+from harness.records.run import EXAMPLES, Run
 from suites.conftest import CATALOGUE
 from suites.meta.commands import CONFTEST, harness, refusal, write_evidence
 from suites.meta.recorded_runs import ENVIRONMENT, Checkout, case, verdict

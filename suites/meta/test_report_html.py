@@ -11,8 +11,8 @@ import shutil
 
 import pytest
 
-from harness.report.folder import write_reports
-from harness.report.statement import write_statement
+from harness.commands.validate.statement_files import write_statement
+from harness.reports.write import write_reports
 from suites.conftest import REPOSITORY
 from suites.meta.made_up_run import HOSTILE, LOST, made_up
 from suites.meta.test_statement import every

@@ -15,20 +15,21 @@ from fnmatch import fnmatch
 import matplotlib as mpl
 import pytest
 
-from harness.codec import write_record
 from harness.errors import HarnessError
-from harness.measured import Peaks
 from harness.options import CASE_TIMEOUT, as_words
-from harness.records import EXAMPLES, Run
-from harness.report.folder import RunFolder, write_reports
-from harness.report.html import html
-from harness.report.page import Badge, Table, badges, matrix
-from harness.report.page_roofline import roofline
-from harness.report.pictures import draw
-from harness.report.reproduce import command
-from harness.report.svg import COLOUR, inline
-from harness.session import TIMING_SECONDS
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.records.codec import write_record
+from harness.records.enums import Dtype, Outcome, Property
+from harness.records.measurements import Peaks
+from harness.records.run import EXAMPLES, Run
+from harness.reports.html import html
+from harness.reports.page import Badge, Table, badges, matrix
+from harness.reports.page_roofline import roofline
+from harness.reports.pictures import draw
+from harness.reports.reproduce import command
+from harness.reports.svg import COLOUR, inline
+from harness.reports.write import write_reports
+from harness.session.run_folder import RunFolder
+from harness.session.session import TIMING_SECONDS
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.made_up_run import AWAY, COUNTED, HOSTILE, LOST, RELATION, SDPA, SLOWER, STATIC, TIMED, made_up
 from suites.meta.recorded_runs import case, verdict
@@ -346,18 +347,19 @@ def test_commands_of_failures_stand_in_the_page(tmp_path, run):
 
 def test_what_a_page_is_made_of_is_installed_with_the_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    shipped = project["tool"]["setuptools"]["package-data"]["harness.report"]
-    beside = {path.name for path in (REPOSITORY / "harness" / "report").iterdir() if path.suffix != ".py"}
-    beside = {name for name in beside if not name.startswith("__")}
-    assert beside == {"parts.jinja", "report.css", "report.html.jinja", "statement.html.jinja"}
-    assert all(any(fnmatch(name, pattern) for pattern in shipped) for name in beside)
+    shipped = project["tool"]["setuptools"]["package-data"]
+    files = [path for path in (REPOSITORY / "harness").rglob("*.*") if path.suffix not in {".py", ".pyc", ".md"}]
+    assert {path.name for path in files} == {"parts.jinja", "report.css", "report.html.jinja", "statement.html.jinja"}
+    for path in files:
+        package = ".".join(path.parent.relative_to(REPOSITORY).parts)
+        assert any(fnmatch(path.name, pattern) for pattern in shipped[package])
 
 
 @pytest.mark.workers
 def test_drawing_is_loaded_when_a_page_is_rendered_and_not_before():
     """Listing cases costs nothing; and no picture needs the global state of pyplot."""
     script = (
-        "import sys, harness.report.folder; from harness.report.pictures import draw; "
+        "import sys, harness.session.run_folder; from harness.reports.pictures import draw; "
         "loaded = lambda: {'jinja2', 'matplotlib', 'matplotlib.pyplot', 'torch'} & set(sys.modules); "
         "before = loaded(); draw(lambda axes: None, name='n', label='l'); print(sorted(before), sorted(loaded()))"
     )

@@ -8,14 +8,14 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.codec import read_record
 from harness.errors import HarnessError
-from harness.records import Run, Verdict
-from harness.report.folder import RunFolder
-from harness.report.junit import junit
-from harness.report.markdown import MOST, markdown
-from harness.report.tables import aligned, case_table, changed_numerics, judged_cases, markdown_table, tally_outcomes
-from harness.vocabulary import Outcome, Property
+from harness.records.codec import read_record
+from harness.records.enums import Outcome, Property
+from harness.records.run import Run, Verdict
+from harness.reports.junit import junit
+from harness.reports.markdown import MOST, markdown
+from harness.reports.tables import aligned, case_table, changed_numerics, judged_cases, markdown_table, tally_outcomes
+from harness.session.run_folder import RunFolder
 from suites.meta.judging import bar, judged, recorded
 from suites.meta.test_judge import CASE
 from suites.meta.timings import measured

@@ -13,11 +13,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.codec import read_record, write_record
 from harness.errors import CorruptRecord, HarnessError
-from harness.records import Run
-from harness.report.folder import Asked, RunFolder
-from harness.vocabulary import Property
+from harness.records.codec import read_record, write_record
+from harness.records.enums import Property
+from harness.records.run import Run
+from harness.session.run_folder import Asked, RunFolder
 from suites.meta.recorded_runs import ENVIRONMENT, SDPA, verdict
 from suites.meta.test_sessions import DUMMIES, MORE_PATHS, session, started
 from suites.meta.test_workers import left_behind
@@ -181,7 +181,7 @@ from pathlib import Path
 class Full(Dummy):
     def applied(self):
         import torch
-        from harness.execution.runs import save_tensors
+        from harness.execution.tensor_files import save_tensors
         save_tensors(torch.zeros(9), Path("/dev/full"))
 """
 """Keeps tensors as every worker does, on a disk that is full."""
@@ -206,7 +206,7 @@ def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(s
     timed = {
         "workloads": "(Workload('short', (Prompt(5, text='good'),), 4, timed=Load.DECODE),)",
         "paths": "(Dummy(),)",
-        "dummies": f"from harness.vocabulary import Load\n{DUMMIES}",
+        "dummies": f"from harness.records.enums import Load\n{DUMMIES}",
     }
     first, _ = session("--run-slow", "--dtype", "fp32", "-m", "equivalence", **timed)
     assert first.ret == 0
@@ -243,5 +243,5 @@ def test_verdict_that_came_before_the_lock_is_not_lost(tmp_path, monkeypatch):
             write_record(path / "run.json", replace(run, verdicts=(*run.verdicts, verdict(SDPA, asked=Property.SPEED))))
         return read_record(Run, folder / "run.json")
 
-    monkeypatch.setattr("harness.report.folder.any_run", any_run)
+    monkeypatch.setattr("harness.session.run_folder.any_run", any_run)
     assert len(RunFolder.resumed(path).run.verdicts) == 2

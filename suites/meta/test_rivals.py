@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from harness.equivalence.numbers import Generation
-from harness.vocabulary import Dtype
+from harness.execution.correctness.comparison import Generation
+from harness.records.enums import Dtype
 from suites.meta.faults.rivals import RIVALS, Runs
 
 ROWS, STEPS, VOCABULARY = 2, 4, 512  # from 1000 elements on, dynamo's rule has the factor that it is known for

@@ -12,10 +12,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from fixtures.models import MODELS
-from harness.codec import from_plain
 from harness.errors import Incompatible
-from harness.measured import Peaks, Work
-from harness.measurement.roofline import (
+from harness.execution.loading import load_model
+from harness.execution.speed.work import figures_of
+from harness.judging.roofline import (
     IMPOSSIBLE,
     AttentionLayer,
     Experts,
@@ -28,9 +28,9 @@ from harness.measurement.roofline import (
     step_flops,
     work_of,
 )
-from harness.measurement.work import figures_of
-from harness.models.loading import load_model
-from harness.vocabulary import Dtype
+from harness.records.codec import from_plain
+from harness.records.enums import Dtype
+from harness.records.measurements import Peaks, Work
 
 QWEN3, LLAMA3, OLMO3 = MODELS[:3]
 ATTENTION = 128 * 128 + 2 * 128 * 64 + 128 * 128

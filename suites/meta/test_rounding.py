@@ -11,16 +11,15 @@ from torch import nn
 
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
-from harness.equivalence.quality import measure_quality
 from harness.errors import Incompatible, ReferenceInvalid
-from harness.execution.rounding import dense_twin_of, rounded_weights
+from harness.execution.correctness.dense_reference import dense_twin_of, measure_quality, rounded_weights
 from harness.execution.setup import Setup
-from harness.paths import PATHS
+from harness.observation.linears import head_name, read_linears
 from harness.paths.base import Optimization
-from harness.paths.linear_reading import head_name, read_linears
 from harness.paths.quantization import _CPU_RECIPROCAL, FineGrainedFp8
-from harness.recipes import Probes, Prompt, Workload
-from harness.vocabulary import Dtype, Technique, Tolerance
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Technique, Tolerance
+from harness.records.workload import Probes, Prompt, Workload
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from harness.errors import HarnessError
-from harness.measured import Sample
-from harness.measurement.memory import Gauge
+from harness.execution.memory.gauges import Gauge
 from harness.paths.base import Serving
+from harness.records.measurements import Sample
 from suites.claims import experiments
 from suites.claims.experiments import Arm, Until, kernels_launched, peak_of_all, time_rounds
 from suites.claims.places import DECODE, path_named

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness.execution import alternating, timing
-from harness.execution.alternating import Sides, alternate
 from harness.execution.measuring import Block, Sampling
-from harness.execution.subject import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
-from harness.execution.timing import sample
-from harness.measured import Sample, WarmUp
-from harness.measurement.conditions import Conditions, Reading
-from harness.measurement.speed_rules import Aim, Aims
+from harness.execution.speed import alternating
+from harness.execution.speed import paired as timing
+from harness.execution.speed.alternating import Sides, alternate
+from harness.execution.speed.paired import sample
+from harness.execution.speed.timed_model import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
+from harness.judging.speed import Aim, Aims
+from harness.machine.conditions import Conditions, Reading
+from harness.records.measurements import Sample, WarmUp
 
 TOKENS = torch.tensor([[5, 6, 7], [8, 9, 10]])
 OPEN = Aims((Aim(1.7),))

@@ -16,15 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.equivalence.calibration import calibrated
-from harness.equivalence.ratchet import Stored
-from harness.machine.allowances import Skip
-from harness.machine.fault_results import FILE as FAULTS
+from harness.commands.calibrate.spread import calibrated
 from harness.machine.inventory import describe, take_inventory
-from harness.machine.numerics import Numerics, conditions_of, store_numerics
-from harness.machine.profile import Calibration, Match, Profile, write_profile
 from harness.options import seconds, shard
-from harness.vocabulary import Outcome
+from harness.profiles.exceptions import Skip
+from harness.profiles.fault_results import FILE as FAULTS
+from harness.profiles.numerics import Numerics, Stored, conditions_of, store_numerics
+from harness.profiles.profile import Calibration, Match, Profile, write_profile
+from harness.records.enums import Outcome
 from suites.conftest import REPOSITORY
 from suites.meta.session_server import session_server
 from suites.meta.test_workers import left_behind, processes_of
@@ -35,7 +34,7 @@ from fixtures.kernels import LOCAL_KERNELS
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.paths.eager import Eager
-from harness.plan import Catalogue
+from harness.session.plan import Catalogue
 pytest_plugins = ("harness.plugin",)
 def pytest_harness_catalogue():
     return Catalogue(paths={paths}, models=MODELS[:1], workloads={workloads}, probes=PROBES)
@@ -47,9 +46,9 @@ from dataclasses import dataclass, replace
 from contextlib import contextmanager
 from harness.paths.attention import Sdpa
 from harness.paths.base import Aspect, Optimization, equal
-from harness.recipes import Prompt, Workload
-from harness.records import Claim
-from harness.vocabulary import Technique
+from harness.records.workload import Prompt, Workload
+from harness.records.evidence import Claim
+from harness.records.enums import Technique
 
 @dataclass(frozen=True)
 class Killed(Sdpa):
@@ -70,7 +69,7 @@ class Dummy(Sdpa):
 
 MORE_PATHS = """
 from harness.paths.caching import NoCache, StaticCache
-from harness.paths.parallelism import TensorParallel
+from harness.paths.tensor_parallel import TensorParallel
 """
 
 
@@ -353,7 +352,7 @@ def made_profile(root, **contents):
 def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
     """The same session passes without it; the reason is the last line, and stands in the record and the reports."""
     away = "(Dummy(), Away())"
-    dummies = DUMMIES + "\nfrom harness.machine.needs import Package\n" + AWAY
+    dummies = DUMMIES + "\nfrom harness.machine.requirements import Package\n" + AWAY
     result, record = session("--dtype", "fp32", paths=away, dummies=dummies)
     assert (result.ret, record["gate"]) == (0, None)
     result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)

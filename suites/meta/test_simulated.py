@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness import cli_calibrate
-from harness.baseline_proposals import accept, diff, propose
+from harness.commands.baseline.proposals import accept, diff, propose
+from harness.commands.calibrate import command as cli_calibrate
+from harness.commands.validate.checks import Grade
+from harness.commands.validate.preflight import preflight
 from harness.errors import HarnessError
 from harness.execution.runner import Runner
-from harness.machine.checks import Grade
-from harness.machine.numerics import numerics_of
-from harness.machine.preflight import preflight
-from harness.machine.profile import Match, Profile, find_profile
 from harness.machine.simulated import is_simulated
+from harness.profiles.numerics import numerics_of
+from harness.profiles.profile import Match, Profile, find_profile
 from suites.conftest import REPOSITORY
 from suites.meta.commands import harness
 from suites.meta.commands import refusal as command_refusal

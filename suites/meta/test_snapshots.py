@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from harness.errors import WorkerDied
+from harness.execution.memory.weighing import recorded
 from harness.execution.runner import Runner
-from harness.execution.weighing import recorded
 from harness.paths.eager import Eager
-from harness.records import Failure
-from harness.report.folder import RunFolder
-from harness.session import Session
-from harness.vocabulary import Outcome, Property
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Failure
+from harness.session.run_folder import RunFolder
+from harness.session.session import Session
 from suites.meta.judging import memory
 from suites.meta.test_judge import CASE, GOOD, evidence
 from suites.meta.timings import HELD, measured

@@ -7,9 +7,10 @@ import random
 
 import pytest
 
-from harness.measured import Pair, Sample
-from harness.measurement.speed_rules import Aim, Aims, Told, enough, ratios_of, settled, speedup
-from harness.measurement.statistics import ALPHA, LOOKS, Interval, ratio_interval
+from harness.judging.speed import Aim, Aims, Told, enough, settled
+from harness.judging.timings import ratios_of, speedup
+from harness.records.measurements import Pair, Sample
+from harness.statistics import ALPHA, LOOKS, Interval, ratio_interval
 from suites.meta.timings import pairs, speed
 
 

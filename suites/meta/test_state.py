@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.equivalence.rules import rho, rho_max
-from harness.equivalence.state import CacheState, compare_states, same_states
 from harness.errors import ReferenceInvalid
-from harness.vocabulary import Dtype
+from harness.execution.correctness.cache_errors import compare_states, same_states
+from harness.judging.correctness_rules import rho, rho_max
+from harness.observation.caches import CacheState
+from harness.records.enums import Dtype
 
 ROWS, HEADS, LENGTH, SIZE, LAYERS = 2, 3, 20, 8, 2
 

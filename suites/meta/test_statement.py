@@ -7,12 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from harness.machine.checks import Check, Grade
-from harness.machine.fingerprints import Differing, Fingerprint
-from harness.records import Run
-from harness.report.statement import read_statement, statement_html, statement_markdown, write_statement
-from harness.statement import Acceptance, Machine, Proposal, Suites, state
-from harness.vocabulary import Outcome, Property
+from harness.commands.validate.checks import Check, Grade
+from harness.commands.validate.fingerprints import Differing, Fingerprint
+from harness.commands.validate.statement import Acceptance, Machine, Proposal, Suites, state
+from harness.commands.validate.statement_files import (
+    read_statement,
+    statement_html,
+    statement_markdown,
+    write_statement,
+)
+from harness.records.enums import Outcome, Property
+from harness.records.run import Run
 from suites.conftest import REPOSITORY
 from suites.meta.made_up_run import HOSTILE
 from suites.meta.recorded_cards import card

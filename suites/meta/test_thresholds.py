@@ -8,12 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judge_measured import aims_of
-from harness.measurement.speed_rules import Aim, Told
-from harness.measurement.statistics import Interval
-from harness.measurement.thresholds import Threshold, overview, threshold_of, unsound
+from harness.judging.speed import Aim, Told, aims_of
 from harness.paths.caching import NoCache
-from harness.vocabulary import Technique
+from harness.profiles.thresholds import Threshold, overview, threshold_of, unsound
+from harness.records.enums import Technique
+from harness.statistics import Interval
 from suites.meta.test_judge import CASE
 
 LIMITS = ("speed_min", "speed_max", "memory_max", "weights_max", "mbu_min")

@@ -13,15 +13,15 @@ import pytest
 
 from fixtures.models import MODELS
 from harness.errors import HarnessError
-from harness.gate import Forgiven, gate_line, gated, tier_line
+from harness.judging.gate import Forgiven, gate_line, gated, tier_line
 from harness.machine.inventory import take_inventory
-from harness.machine.profile import Match, Profile, write_profile
-from harness.paths import STACKS
-from harness.plan import in_tiers, plan
-from harness.report.folder import refuse_other_tier
-from harness.report.markdown import markdown
-from harness.run_files import refuse_two_tiers
-from harness.vocabulary import Load, Technique, Tier
+from harness.paths.registry import STACKS
+from harness.profiles.profile import Match, Profile, write_profile
+from harness.records.enums import Load, Technique, Tier
+from harness.records.run_files import refuse_two_tiers
+from harness.reports.markdown import markdown
+from harness.session.plan import in_tiers, plan
+from harness.session.run_folder import refuse_other_tier
 from suites.conftest import CATALOGUE
 from suites.invariants.relations import relations_planned
 from suites.meta.commands import harness

@@ -17,23 +17,24 @@ import torch
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import WorkerRaised
-from harness.execution import alternating
 from harness.execution.measuring import Block, Sampling, joined
 from harness.execution.runner import failure_of
 from harness.execution.setup import Setup
-from harness.execution.subject import load_subject, no_garbage
-from harness.execution.workers import Worker
-from harness.judge import judge
-from harness.judge_measured import Bar, judge_measured
-from harness.measured import Measurements, Sample, WarmUp
-from harness.measurement.conditions import open_conditions
-from harness.measurement.speed_rules import Aim, Aims, speedup
-from harness.measurement.statistics import LOOKS, ratio_interval
-from harness.measurement.thresholds import overview
-from harness.paths import PATHS
+from harness.execution.speed import alternating
+from harness.execution.speed.timed_model import load_subject, no_garbage
+from harness.execution.worker import Worker
+from harness.judging.correctness import judge
+from harness.judging.measured import judge_measured
+from harness.judging.speed import Aim, Aims
+from harness.judging.timings import Bar, speedup
+from harness.machine.conditions import open_conditions
 from harness.paths.eager import Eager
-from harness.records import Case
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.paths.registry import PATHS
+from harness.profiles.thresholds import overview
+from harness.records.enums import Dtype, Outcome, Property
+from harness.records.evidence import Case
+from harness.records.measurements import Measurements, Sample, WarmUp
+from harness.statistics import LOOKS, ratio_interval
 
 FAULTS = "suites.meta.faults.of_speed"
 FEW = (12,)

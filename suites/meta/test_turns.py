@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.confirmed import Role, Who
-from harness.execution import turns as turning
-from harness.execution.interpreter import CaseFailed
-from harness.execution.turns import Ask, take_turns
-from harness.measurement.confirming_rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
+from harness.commands.confirm import alternate as turning
+from harness.commands.confirm.alternate import Ask, take_turns
+from harness.commands.confirm.environment import CaseFailed
+from harness.commands.confirm.records import Role, Who
+from harness.commands.confirm.rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
 from suites.meta.two_sides import CRASH, FULL, ID, no_time_passes, two
 
 

@@ -12,20 +12,20 @@ import pytest
 import torch
 
 from fixtures.models import MODELS
-from harness import validating
-from harness.baseline_store import read_file
-from harness.codec import write_record
+from harness.commands.validate import fingerprinting
+from harness.commands.validate import steps as validating
+from harness.commands.validate.checks import Check, Grade
+from harness.commands.validate.fingerprinting import Operation
+from harness.commands.validate.fingerprints import Differing
+from harness.commands.validate.statement_files import read_statement
+from harness.commands.validate.steps import SUITES, crashed, examine_all, profile_name, propose_profile, run_suites
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, WorkerRaised
-from harness.execution import fingerprinting
-from harness.execution.fingerprinting import Operation
-from harness.machine.checks import Check, Grade
-from harness.machine.fingerprints import Differing
 from harness.machine.inventory import take_inventory
-from harness.machine.profile import Match, Profile, read_profile, write_profile
-from harness.report.statement import read_statement
-from harness.run_files import finished_run
-from harness.validating import SUITES, crashed, examine_all, profile_name, propose_profile, run_suites
-from harness.vocabulary import Outcome
+from harness.profiles.baselines import read_file
+from harness.profiles.profile import Match, Profile, read_profile, write_profile
+from harness.records.codec import write_record
+from harness.records.enums import Outcome
+from harness.records.run_files import finished_run
 from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, refusal
 from suites.meta.made_up_validation import EXAMINED, RUN, SAME, failing, validated
@@ -130,7 +130,7 @@ def test_card_that_errs_under_the_suites_is_rejected(validate, monkeypatch, tmp_
 
 def test_what_was_an_exception_before_is_told_once(validate, monkeypatch, tmp_path):
     off = Check("cuda:0", "ECC", "off", Grade.EXCEPTION, "on", "nvidia-smi -e 1")
-    monkeypatch.setattr("harness.cli_validate.preflight", lambda *_, **__: (off,))
+    monkeypatch.setattr("harness.commands.validate.command.preflight", lambda *_, **__: (off,))
     code, out, _ = validate()
     assert code == 0
     assert out.count("ECC is off") == 1
@@ -166,7 +166,7 @@ def test_full_disk_is_no_fault_of_a_card():
 )
 def test_recorded_cards_get_their_statement(validate, monkeypatch, tmp_path, name, acceptance):
     monkeypatch.setattr(
-        "harness.cli_validate.take_inventory",
+        "harness.commands.validate.command.take_inventory",
         lambda: replace(take_inventory(), devices={"cuda": 1, "cpu": 1}, why_no_cuda=""),
     )
     found = replace(EXAMINED, cards=(card(name),), fingerprints=(replace(SAME, about="cuda:0"),))

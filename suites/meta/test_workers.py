@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.errors import DiskRefuses, ModelUnavailable, WorkerDied, WorkerRaised, WorkerTimedOut
 from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
-from harness.execution.workers import Worker
-from harness.vocabulary import Outcome
+from harness.execution.worker import Worker
+from harness.records.enums import Outcome
 
 pytestmark = pytest.mark.workers
 
@@ -182,7 +182,7 @@ import sys, time
 from pathlib import Path
 from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
-from harness.execution.workers import Worker
+from harness.execution.worker import Worker
 from suites.meta.test_workers import hang
 worker = Worker(log=Path(sys.argv[1]))
 print(worker.pid, flush=True)

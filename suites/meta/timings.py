@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from harness.measured import Held, Measurements, Memory, Pair, Peaks, Sample, Speed, WarmUp, Work
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
+from harness.records.measurements import Held, Measurements, Memory, Pair, Peaks, Sample, Speed, WarmUp, Work
 
 MIB = 2**20
 PEAKS = Peaks(copy_bandwidth=1e10, read_bandwidth=8e9, flops={Dtype.FP32: 1e11, Dtype.BF16: 2e11}, launch=1e-6)

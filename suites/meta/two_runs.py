@@ -6,10 +6,10 @@ import math
 import random
 from dataclasses import replace
 
-from harness.comparison import Side, compare_runs
-from harness.comparison_of_cases import Weight
-from harness.measured import Pair, Sample
-from harness.records import Run
+from harness.commands.compare.cases import Weight
+from harness.commands.compare.runs import Side, compare_runs
+from harness.records.measurements import Pair, Sample
+from harness.records.run import Run
 from suites.meta.recorded_runs import ENVIRONMENT, case, verdict
 from suites.meta.timings import PEAKS, measured, speed
 

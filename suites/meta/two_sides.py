@@ -7,14 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import harness
-from harness.confirmation import Timing
-from harness.confirmed import Ended, Greeting, Proof, Role, Timed, Who
-from harness.execution import turns
-from harness.execution.interpreter import CaseFailed
-from harness.measured import Sample
-from harness.plan import find_case
-from harness.records import Evidence, Failure
-from harness.vocabulary import Dtype, Outcome, Tolerance
+from harness.commands.confirm import alternate as turns
+from harness.commands.confirm.confirm import Timing
+from harness.commands.confirm.environment import CaseFailed
+from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed, Who
+from harness.records.enums import Dtype, Outcome, Tolerance
+from harness.records.evidence import Evidence, Failure
+from harness.records.measurements import Sample
+from harness.session.plan import find_case
 from suites.conftest import CATALOGUE
 from suites.meta.commands import TRUST
 from suites.meta.test_judge import LIE, rung

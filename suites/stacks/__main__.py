@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from harness.paths import STACKS
+from harness.paths.registry import STACKS
 
 
 def table() -> str:

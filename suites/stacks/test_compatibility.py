@@ -7,11 +7,11 @@ from itertools import combinations
 import pytest
 
 from harness.errors import Incompatible
-from harness.judge import judge
+from harness.judging.correctness import judge
 from harness.machine.inventory import take_inventory
-from harness.paths import IN_ITSELF, PATHS, STACKS
-from harness.plan import needs
-from harness.vocabulary import Dtype, Outcome, Property, Technique
+from harness.paths.registry import IN_ITSELF, PATHS, STACKS
+from harness.records.enums import Dtype, Outcome, Property, Technique
+from harness.session.plan import needs
 from suites.conftest import REPOSITORY
 from suites.stacks.__main__ import table
 

@@ -15,19 +15,20 @@ from hypothesis import strategies as st
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
-from harness.equivalence.numbers import Generation
-from harness.equivalence.rules import findings
-from harness.execution.answers import compare_served
-from harness.execution.batching import BatchingWatch, serve
-from harness.execution.runs import in_float64, load_setup, planted
+from harness.execution.correctness.comparison import Generation
+from harness.execution.correctness.runs import in_float64
+from harness.execution.correctness.served_answers import compare_served
+from harness.execution.loading import load_setup, planted
+from harness.execution.serving import BatchingWatch, serve
 from harness.execution.setup import Setup
-from harness.execution.workers import Worker
-from harness.paths import PATHS
+from harness.execution.worker import Worker
+from harness.judging.correctness_rules import findings
 from harness.paths.base import engagement
 from harness.paths.continuous_batching import ContinuousBatching
 from harness.paths.eager import Eager
-from harness.records import Claim, Engagement, Rung
-from harness.vocabulary import Dtype, Tolerance
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Tolerance
+from harness.records.evidence import Claim, Engagement, Rung
 
 pytestmark = pytest.mark.workers
 

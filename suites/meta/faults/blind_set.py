@@ -3,7 +3,7 @@ interface of a fault, and neither the rules, nor the limits, nor the first set."
 
 from __future__ import annotations
 
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
 from suites.meta.faults.blind import (
     attention,
     baseline,

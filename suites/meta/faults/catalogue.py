@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.vocabulary import HALF_PRECISIONS, Dtype, Outcome
+from harness.records.enums import HALF_PRECISIONS, Dtype, Outcome
 from suites.meta.faults import lies, of_attention, of_batches, of_caches, of_eager, of_layers, of_weights, ranks
 
 Plant = Callable[[], AbstractContextManager[None]]

@@ -11,17 +11,18 @@ from pathlib import Path
 
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS, look_up, segment, text
-from harness.equivalence.calibration import AT_LEAST
 from harness.execution.runner import Runner
-from harness.execution.runs import kept_file, read_generation
-from harness.judge import judge
+from harness.execution.tensor_files import kept_file, read_generation
+from harness.judging.correctness import judge
 from harness.machine.inventory import Inventory
-from harness.paths import PATHS
 from harness.paths.base import Optimization
-from harness.plan import needs
-from harness.recipes import Workload
-from harness.records import Case, Evidence, Verdict
-from harness.vocabulary import Dtype, Outcome, Property
+from harness.paths.registry import PATHS
+from harness.profiles.fault_results import AT_LEAST
+from harness.records.enums import Dtype, Outcome, Property
+from harness.records.evidence import Case, Evidence
+from harness.records.run import Verdict
+from harness.records.workload import Workload
+from harness.session.plan import needs
 from suites.meta.faults.catalogue import LADDER, Fault, Planted
 from suites.meta.faults.rivals import RIVALS, Runs
 

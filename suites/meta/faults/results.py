@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from harness.codec import write_text
 from harness.errors import CorruptRecord
-from harness.vocabulary import Outcome
+from harness.records.codec import write_text
+from harness.records.enums import Outcome
 from suites.meta.faults.measure import Cell, Row
 
 RECORDED = Path(__file__).parent / "measured"

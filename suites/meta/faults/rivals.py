@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.equivalence.numbers import Generation
-from harness.vocabulary import HALF_PRECISIONS, Dtype
+from harness.execution.correctness.comparison import Generation
+from harness.records.enums import HALF_PRECISIONS, Dtype
 
 
 @dataclass(frozen=True)

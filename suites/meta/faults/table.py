@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.codec import write_text
-from harness.vocabulary import Dtype, Outcome
+from harness.records.codec import write_text
+from harness.records.enums import Dtype, Outcome
 from suites.meta.faults.catalogue import LADDER
 from suites.meta.faults.measure import Cell, Row
 from suites.meta.faults.results import Results

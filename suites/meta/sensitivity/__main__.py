@@ -10,10 +10,10 @@ from pathlib import Path
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
-from harness.codec import write_text
 from harness.execution.setup import Setup
-from harness.execution.workers import Worker
+from harness.execution.worker import Worker
 from harness.machine.inventory import describe, take_inventory
+from harness.records.codec import write_text
 from suites.meta.sensitivity.record import SLOWED, Trace, record_trace
 from suites.meta.sensitivity.report import results_of, table_of
 

@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass, replace
 
 from harness.execution.setup import Setup
-from harness.execution.subject import load_subject, no_garbage, warm_up
-from harness.measurement.conditions import open_conditions
+from harness.execution.speed.timed_model import load_subject, no_garbage, warm_up
+from harness.machine.conditions import open_conditions
 from harness.paths.eager import Eager
-from harness.vocabulary import Dtype
+from harness.records.enums import Dtype
 
 FAULT = "suites.meta.faults.of_speed:slower_by_{}_percent"
 EAGER, SAME, SLOWED = "eager", "0", ("3", "5", "10")

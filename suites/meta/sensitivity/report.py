@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from harness.measurement.statistics import LOOKS
-from harness.report.tables import markdown_table
+from harness.reports.tables import markdown_table
+from harness.statistics import LOOKS
 from suites.meta.sensitivity.record import SAME, SLOWED, Trace
 from suites.meta.sensitivity.study import (
     Counts,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
-from harness.measured import Pair, Sample
-from harness.measurement.regression import Change, speed_change
-from harness.measurement.speed_rules import Aim, Aims, Told, enough, settled
-from harness.measurement.statistics import LOOKS, Interval, ratio_interval
-from harness.session import TIMING_SECONDS
+from harness.judging.baseline_comparison import Change, speed_change
+from harness.judging.speed import Aim, Aims, Told, enough, settled
+from harness.records.measurements import Pair, Sample
+from harness.session.session import TIMING_SECONDS
+from harness.statistics import LOOKS, Interval, ratio_interval
 from suites.meta.sensitivity.record import EAGER, SAME, Trace
 
 STARTS = 3

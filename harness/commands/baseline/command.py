@@ -1,0 +1,133 @@
+"""`harness baseline`: what a run would record, how it differs from what is recorded, and accepting it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.baseline.proposals import Row, accept, diff, propose
+from harness.commands.options import CODES, MARKDOWN, AsJson, RunFolder, print_json
+from harness.formatting import count
+from harness.profiles.baselines import prune, read_baselines
+from harness.profiles.profile import BASELINES, read_profiles
+from harness.reports.tables import aligned
+from harness.session.checkout import find_catalogue
+from harness.session.plan import case_ids
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=MARKDOWN)
+
+Chosen = Annotated[list[str] | None, typer.Option("--case", metavar="ID", help="only this case; may be repeated")]
+Worse = Annotated[str, typer.Option(metavar="REASON", help="record worse numbers too, and keep the reason with them")]
+
+
+@app.callback()
+def baseline() -> None:
+    """Record speed and memory of this machine, so that later runs are held to them.
+
+    A baseline is measured, read and then accepted: `propose` writes what a run would record into its own folder, `diff`
+    shows it beside what is recorded, `accept` records it in `baselines/<profile>/<technique>.json`. Commit that file.
+    It is sealed: what was edited by hand is refused.
+
+    ```
+    harness baseline propose runs/latest
+    harness baseline diff runs/latest
+    harness baseline accept runs/latest
+    ```
+    """
+
+
+@app.command("propose", epilog=CODES)
+def propose_command(run: RunFolder, *, as_json: AsJson = False) -> None:
+    """Write what a run would record into its folder. Cases that failed are left out, and told.
+
+    The first step towards a baseline: nothing is held to it before `accept`.
+
+    ```
+    harness baseline propose runs/latest
+    ```
+    """
+    root, _ = find_catalogue(Path.cwd())
+    proposal, paths = propose(run, root)
+    if as_json:
+        written = {str(path): sorted(proposal.files[technique].cases) for technique, path in paths.items()}
+        print_json({"written": written, "left_out": proposal.left_out})
+        return
+    for technique, path in paths.items():
+        typer.echo(f"written: {path}, {count(len(proposal.files[technique].cases), 'case')}")
+    for case, why in proposal.left_out.items():
+        typer.echo(f"left out: {case}: {why}")
+
+
+@app.command("diff", epilog=CODES)
+def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
+    """Show a run beside what is recorded. Speed is told as a speedup over eager, with its interval.
+
+    NEW is not recorded yet. REGRESSED and IMPROVED are so beyond doubt and margin; UNDECIDED needs more pairs. Absolute
+    seconds, which accelerators have, are told and not judged. To see two runs beside each other: `harness compare`.
+
+    ```
+    harness baseline diff runs/latest --json
+    ```
+    """
+    root, _ = find_catalogue(Path.cwd())
+    found = diff(run, root)
+    if as_json:
+        print_json(found)
+        return
+    for line in aligned([["case", "metric", "stored", "now", "change"], *map(_cells, found.rows)]):
+        typer.echo(line)
+    for note in found.notes:
+        typer.echo(note)
+
+
+@app.command("accept", epilog=CODES)
+def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as_json: AsJson = False) -> None:
+    """Record what a run proposed: cases that are new or better. Those neither better nor worse keep what is recorded,
+    so that it does not drift, unless they are named with --case.
+
+    If one is worse, nothing is recorded without a reason: baselines do not get worse by themselves.
+
+    ```
+    harness baseline accept runs/latest
+    harness baseline accept runs/latest --worse "a safer kernel"
+    ```
+    """
+    root, catalogue = find_catalogue(Path.cwd())
+    known = {id_ for profile in read_profiles(root / BASELINES) for id_ in case_ids(catalogue, profile.match.device)}
+    done = accept(run, root, known=known, cases=case or (), worse=worse)
+    if as_json:
+        print_json({**vars(done), "paths": [str(path) for path in done.paths]})
+        return
+    for path in done.paths:
+        typer.echo(f"written: {path}")
+    same = count(len(done.kept), "case")
+    kept = f"; {same} as recorded before, being neither better nor worse" if done.kept else ""
+    typer.echo(f"{count(len(done.taken), 'case')} recorded{kept}")
+
+
+@app.command("prune", epilog=CODES)
+def prune_command(*, as_json: AsJson = False) -> None:
+    """Remove what is recorded of cases that no path, model or workload gives any more, in all profiles.
+
+    When a session refuses to start because of such a case.
+
+    ```
+    harness baseline prune
+    ```
+    """
+    root, catalogue = find_catalogue(Path.cwd())
+    profiles = read_profiles(root / BASELINES)
+    gone = {each.name: prune(read_baselines(each), case_ids(catalogue, each.match.device)) for each in profiles}
+    if as_json:
+        print_json({"removed": gone})
+        return
+    for name, cases in gone.items():
+        for case in cases:
+            typer.echo(f"removed from {name}: {case}")
+        typer.echo(f"{name}: {count(len(cases), 'case')} removed")
+
+
+def _cells(row: Row) -> list[str]:
+    return [row.case, row.metric, row.was, row.got, row.change]

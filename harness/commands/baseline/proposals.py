@@ -1,0 +1,325 @@
+"""From a finished run to recorded baselines: what it would record, how that differs, and accepting it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import HarnessError, UnknownName
+from harness.judging.baseline_comparison import WIDEST, Change, compare, figures_of, losses
+from harness.judging.timings import speedup, unfit
+from harness.machine.simulated import refuse_simulated
+from harness.profiles.baselines import (
+    SCHEMA,
+    BaselineFile,
+    Baselines,
+    differences,
+    digest,
+    environment_of,
+    hardware_of,
+    read_baselines,
+    read_file,
+    technique_of,
+    write_files,
+)
+from harness.profiles.profile import BASELINES, FILE, Profile, read_profile
+from harness.records.baseline import Figures, Recorded
+from harness.records.codec import to_plain
+from harness.records.enums import Outcome, Property, Technique
+from harness.records.measurements import Measurements, Speed
+from harness.records.run import Run, Verdict
+from harness.records.run_files import finished_run, measurements_of
+
+NOTHING = Figures(None, None)
+NEW = "NEW"
+"""What `diff` says of a metric that is not recorded."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a run would record."""
+
+    run: Path
+    environment: Mapping[str, str]
+    """Of the run."""
+    profile: Profile
+    """That the run matched."""
+    files: Mapping[Technique, BaselineFile]
+    left_out: Mapping[str, str]
+    """Why a measured case is not worth recording, in a line without its id."""
+
+    @property
+    def cases(self) -> dict[str, Recorded]:
+        return {case: entry for file in self.files.values() for case, entry in file.cases.items()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one case, in `harness baseline diff`."""
+
+    case: str
+    metric: str
+    stored: float | None
+    now: float | None
+    was: str
+    """`stored` with its unit and, if it has one, its interval."""
+    got: str
+    change: str
+    """A Change, NEW, or by how much seconds differ, which are not judged."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A run against what is recorded."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+    """What a reader of the rows must know, a line each."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What was done with the cases of a proposal."""
+
+    paths: tuple[Path, ...]
+    """Files written."""
+    taken: tuple[str, ...]
+    kept: tuple[str, ...]
+    """Cases that are neither better nor worse than recorded, and were not asked for: what is recorded stays."""
+
+
+def proposal_of(run: Path, root: Path) -> Proposal:
+    """What the run in a folder would record in the checkout `root`.
+
+    Raises HarnessError if the run is not finished, matched no profile, or measured nothing that is worth recording.
+    """
+    record = _finished(run)
+    return proposal_for(run, record, read_profile(root / BASELINES / str(record.profile) / FILE))
+
+
+def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
+    """What the finished run `record` in the folder `run` would record in a profile, which need not exist yet.
+
+    Raises HarnessError if it measured nothing that is worth recording.
+    """
+    judged: dict[str, list[Verdict]] = {}
+    for verdict in record.verdicts:
+        judged.setdefault(verdict.case, []).append(verdict)
+    found: dict[Technique, dict[str, Recorded]] = {}
+    left_out = {}
+    for measured in measurements_of(run).values():
+        verdicts = judged.get(measured.case, [])
+        if why := _worthless(measured, verdicts):
+            left_out[measured.case] = why
+        else:
+            entry = recorded_of(measured, verdicts[0], environment=record.environment, date=str(record.finished)[:10])
+            found.setdefault(technique_of(entry.path), {})[measured.case] = entry
+    if not found:
+        first = next((f": {case}: {why}" for case, why in left_out.items()), "")
+        nothing = f"{run}: the run measured nothing that is worth recording{first}"
+        raise HarnessError(_with_step(nothing, "name another run"))
+    hardware = hardware_of(profile.match.device, record.environment)
+    files = {name: BaselineFile(SCHEMA, profile.match, hardware, cases).sealed() for name, cases in found.items()}
+    return Proposal(run, record.environment, profile, files, left_out)
+
+
+def recorded_of(measured: Measurements, facts: Verdict, *, environment: Mapping[str, str], date: str) -> Recorded:
+    """What is recorded of a case; `facts` is any verdict on it. Raises ValueError if there is no figure at all."""
+    return Recorded(
+        facts.path,
+        facts.recipe,
+        facts.workload,
+        figures_of(measured, device=facts.device),
+        date,
+        environment_of(environment),
+        digest(to_plain(measured)),
+    )
+
+
+def propose(run: Path, root: Path) -> tuple[Proposal, dict[Technique, Path]]:
+    """Write what the run would record into its own folder; (proposal, files). Raises HarnessError as `proposal_of`."""
+    proposal = proposal_of(run, root)
+    return proposal, write_files(proposal.files, run / BASELINES)
+
+
+def diff(run: Path, root: Path) -> Difference:
+    """The run against what is recorded, case by case. Raises HarnessError as `proposal_of` and `read_baselines`."""
+    proposal = proposal_of(run, root)
+    baselines = read_baselines(proposal.profile)
+    rows = [row for case, entry in proposal.cases.items() for row in _rows(case, entry, baselines, proposal)]
+    notes = [
+        f"{name}.json is not compared with: it was recorded on other hardware: {other}"
+        for name in proposal.files
+        if name in baselines.files and (other := differences(baselines.files[name], proposal.environment))
+    ]
+    notes += [f"{case}: left out: {why}" for case, why in proposal.left_out.items()]
+    return Difference(tuple(rows), tuple(notes))
+
+
+def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[str] = (), worse: str = "") -> Accepted:
+    """Record what a run proposed: what is new or better, or the cases named. `known` are the ids of all cases that the
+    catalogue gives; `worse` is the reason for which worse numbers are recorded too.
+
+    Raises HarnessError, and records nothing, if a case is worse without a reason, fails otherwise, or is not known, and
+    if what is recorded already is not sound or from other hardware.
+    """
+    proposal = _written(proposal_of(run, root))
+    baselines = read_baselines(proposal.profile)
+    _refuse_other_hardware(proposal, baselines)
+    chosen = _chosen(proposal, cases)
+    for case in chosen:
+        if case not in known:
+            raise HarnessError(
+                f"{case}: no path, model or workload of the catalogue gives it, so that every later session would "
+                "refuse what is recorded of it (add its model to the catalogue first, or choose others with --case)"
+            )
+    stored = {case: entry for file in baselines.files.values() for case, entry in file.cases.items()}
+    lost = _losses(chosen, stored, device=proposal.profile.match.device)
+    _refuse_unexplained(lost, worse)
+    taken = {
+        case: replace(entry, reason=worse if case in lost else "")
+        for case, entry in chosen.items()
+        if cases or case in lost or _is_news(stored.get(case), entry, device=proposal.profile.match.device)
+    }
+    paths = write_files(_merged(proposal, baselines, taken), proposal.profile.folder)
+    return Accepted(tuple(paths.values()), tuple(taken), tuple(case for case in chosen if case not in taken))
+
+
+def _finished(run: Path) -> Run:
+    record = finished_run(run)
+    refuse_simulated(record.environment.get("accelerators", ""), str(run))
+    if record.profile is None:
+        raise HarnessError(
+            f"{run}: the run matched no profile, but its numbers belong into one (harness calibrate makes one for this "
+            "machine; then run again)"
+        )
+    return record
+
+
+def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:
+    """Why the measurements of a case should not be recorded; empty if they may."""
+    if not verdicts:
+        return "it was measured, but not judged"
+    for verdict in verdicts:
+        # That it is worse than recorded is what --worse is for.
+        if verdict.outcome.fails and verdict.outcome is not Outcome(Change.REGRESSED):
+            return f"its {verdict.property} is {verdict.outcome}, so that its numbers are worth nothing"
+    if measured.speed and (why := _undecided(measured.speed, verdicts)):
+        return why
+    if figures_of(measured, device=verdicts[0].device) == NOTHING:
+        return "neither its speed nor its memory was measured"
+    return ""
+
+
+def _undecided(speed: Speed, verdicts: list[Verdict]) -> str:
+    """Why nothing could be held to a speed, and what to do; empty if it can. Memory waits for a run with both."""
+    if why := unfit(speed):
+        return why
+    interval, again = speedup(speed), "run again with more --timing-seconds"
+    if any(each.property is Property.SPEED and each.outcome is Outcome.INCONCLUSIVE for each in verdicts):
+        return f"its speed of {interval} is INCONCLUSIVE ({again})"
+    if interval.half_width > WIDEST:
+        return (
+            f"the half width of its speed of {interval} is {interval.half_width:.2%}, but should be at most "
+            f"{WIDEST:.2%} ({again})"
+        )
+    return ""
+
+
+def _with_step(line: str, step: str) -> str:
+    """With what to do, unless the line says that itself."""
+    return line if line.endswith(")") else f"{line} ({step})"
+
+
+def _written(proposal: Proposal) -> Proposal:
+    """The proposal, if it is what stands in the run's folder: what is accepted is what could be read before."""
+    folder = proposal.run / BASELINES
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        raise HarnessError(f"{folder}: holds no proposal (first: harness baseline propose {proposal.run})")
+    if {path.stem: read_file(path) for path in paths} != {str(name): file for name, file in proposal.files.items()}:
+        raise HarnessError(
+            f"{folder}: is not what the run's measurements and verdicts give (again: harness baseline propose "
+            f"{proposal.run})"
+        )
+    return proposal
+
+
+def _refuse_other_hardware(proposal: Proposal, baselines: Baselines) -> None:
+    for name in proposal.files:
+        file = baselines.files.get(name)
+        if file and (other := differences(file, proposal.environment)):
+            raise HarnessError(
+                f"{proposal.profile.folder / f'{name}.json'}: was recorded on other hardware: {other} (a file holds "
+                "numbers of one machine: delete it to record this one instead)"
+            )
+
+
+def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
+    known = proposal.cases
+    for case in cases:
+        if case in proposal.left_out:
+            raise HarnessError(_with_step(f"{case}: {proposal.left_out[case]}", "set that right and run again"))
+        if case not in known:
+            raise UnknownName("case", case, list(known))
+    return {case: entry for case, entry in known.items() if not cases or case in cases}
+
+
+def _losses(chosen: Mapping[str, Recorded], stored: Mapping[str, Recorded], *, device: str) -> dict[str, list[str]]:
+    """What each case that is worse than recorded loses."""
+    found = {
+        case: losses(stored[case].figures, entry.figures, device=device)
+        for case, entry in chosen.items()
+        if case in stored
+    }
+    return {case: lines for case, lines in found.items() if lines}
+
+
+def _refuse_unexplained(lost: Mapping[str, list[str]], worse: str) -> None:
+    if worse and not lost:
+        raise HarnessError(f"--worse {worse}: no case is worse than recorded (leave the option out)")
+    if lost and not worse.strip():
+        case, lines = next(iter(lost.items()))
+        count = len(lost) - 1
+        more = f", and {count} more case{'s lose' if count > 1 else ' loses'}" if count else ""
+        raise HarnessError(
+            f"{case}: {' and '.join(lines)}{more}: baselines do not get worse by themselves (nothing was recorded; "
+            "tell why with --worse REASON, or choose other cases with --case)"
+        )
+
+
+def _is_news(stored: Recorded | None, now: Recorded, *, device: str) -> bool:
+    if stored is None:
+        return True
+    found = compare(stored.figures, now.figures, device=device)
+    return any(entry.change is Change.IMPROVED or entry.stored is None for entry in found)
+
+
+def _merged(proposal: Proposal, baselines: Baselines, taken: Mapping[str, Recorded]) -> dict[Technique, BaselineFile]:
+    """The files in which something was taken, with what they held before."""
+    files = {}
+    for name, proposed in proposal.files.items():
+        fresh = {case: taken[case] for case in proposed.cases if case in taken}
+        if fresh:
+            before = baselines.files[name].cases if name in baselines.files else {}
+            files[name] = replace(proposed, cases={**before, **fresh})
+    return files
+
+
+def _rows(case: str, entry: Recorded, baselines: Baselines, proposal: Proposal) -> Iterator[Row]:
+    stored = baselines.find(case, technique_of(entry.path), environment=proposal.environment)
+    before = stored.figures if isinstance(stored, Recorded) else NOTHING
+    for found in compare(before, entry.figures, device=proposal.profile.match.device):
+        change = NEW if found.stored is None else found.change
+        yield Row(case, found.metric, found.stored, found.now, found.was, found.got, change)
+    yield from _seconds(case, before, entry.figures)
+
+
+def _seconds(case: str, before: Figures, now: Figures) -> Iterator[Row]:
+    """Absolute times, which accelerators have: told, not judged."""
+    for name, metric in (("seconds", "run"), ("per_token", "output token"), ("first", "first token")):
+        was, got = getattr(before.speed, name, None), getattr(now.speed, name, None)
+        if got is not None:
+            change = NEW if was is None else f"{got / was - 1:+.1%}"
+            yield Row(case, metric, was, got, "not stored" if was is None else f"{was:.4g} s", f"{got:.4g} s", change)

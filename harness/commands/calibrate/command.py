@@ -1,0 +1,203 @@
+"""`harness calibrate` and `harness numerics`: what a profile holds of correct runs, and of an accepted one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.calibrate.spread import measured_spread
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_json
+from harness.errors import HarnessError, UnknownName
+from harness.machine.inventory import describe, take_inventory
+from harness.machine.requirements import Device
+from harness.machine.simulated import refuse_simulated
+from harness.profiles.fault_results import FILE as FAULTS
+from harness.profiles.fault_results import refuse_survivors
+from harness.profiles.limits import limits_of
+from harness.profiles.numerics import FILE as NUMERICS
+from harness.profiles.numerics import numerics_of, store_numerics
+from harness.profiles.profile import (
+    BASELINES,
+    Match,
+    Profile,
+    deviations,
+    find_profile,
+    machine_of,
+    read_profiles,
+    write_profile,
+)
+from harness.profiles.profile import FILE as PROFILE
+from harness.records.enums import Dtype, Technique
+from harness.records.evidence import Case
+from harness.records.workload import ModelRecipe, Workload
+from harness.reports.tables import aligned
+from harness.session.checkout import find_catalogue
+from harness.session.plan import Catalogue, find_model
+from harness.session.run_folder import scratch
+
+LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to calibrate on. Empty: the default."""
+
+    device: str
+    dtypes: tuple[Dtype, ...]
+    models: tuple[str, ...]
+    workloads: tuple[str, ...]
+    seeds: int
+    seconds: float
+    """Deadline of one request to a worker."""
+    profile: str
+    """Name of the profile if none matches yet."""
+
+
+def calibrate(
+    *,
+    device: DeviceType = "",
+    dtype: Annotated[list[Dtype] | None, typer.Option(help="may be repeated; default: fp32, fp16 and bf16")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="recipe, hub id or folder; default: the tiny ones")] = None,
+    workload: Annotated[
+        list[str] | None, typer.Option(help="may be repeated; default: all daily ones not timed")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="weight symmetries of each model, workload and dtype")] = 8,
+    profile: Annotated[str, typer.Option(help="its name, where none matches yet; default: device_machine")] = "",
+    case_timeout: CaseTimeout = 300.0,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
+) -> None:
+    """Measure how far correct runs lie apart here, and write the limits that follow into this machine's profile.
+
+    Once per kind of machine, and again after a new torch or transformers. Takes minutes. Limits become no looser than
+    what still finds every planted fault, or nothing is written.
+
+    ```
+    harness calibrate --dry-run
+    harness calibrate --device cpu --profile my-cpu
+    ```
+    """
+    root, catalogue = find_catalogue(Path.cwd())
+    asked = Asked(device, tuple(dtype or ()), tuple(model or ()), tuple(workload or ()), seeds, case_timeout, profile)
+    found = _calibrated(asked, root, catalogue)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo("\n".join(_told(found)))
+    if not dry_run:
+        typer.echo(f"written: {write_profile(found)}", err=as_json)
+
+
+def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
+    """Keep the error ratios and divergences of a run in the profile that it matched: later ones are held to them.
+
+    After a run whose numerics are as they should be, for example the first one with a new torch: a later change of more
+    than 10 % is then told, case by case, though it is within every limit.
+
+    ```
+    harness numerics runs/latest
+    ```
+    """
+    root, _ = find_catalogue(Path.cwd())
+    fresh, profile = numerics_of(run)
+    folder = root / BASELINES / profile
+    whole = store_numerics(fresh, folder)
+    if as_json:
+        print_json({"file": str(folder / NUMERICS), "fresh": sorted(fresh.cases), "cases": whole.cases})
+    else:
+        typer.echo(f"written: {folder / NUMERICS}, {len(fresh.cases)} cases of this run, {len(whole.cases)} in all")
+
+
+def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
+    """The profile of this machine with today's limits. Raises HarnessError, also if a fault would survive them."""
+    # nothing
+    from harness.commands.calibrate.measure import calibration_of, measure  # these import torch
+    from harness.execution.runner import Runner
+
+    profiles = read_profiles(root / BASELINES)
+    inventory = take_inventory()
+    device = asked.device or inventory.default_device
+    if unmet := Device().unmet(inventory, device=device):
+        raise HarnessError(f"{unmet} (choose another --device)")
+    cases = _cases(asked, device, catalogue)
+    logs = scratch("harness-calibrate-")
+    runner = Runner(catalogue.probes, logs=logs, seconds=asked.seconds)
+    try:
+        accelerators = "" if device == "cpu" else runner.device_names(device)
+        refuse_simulated(accelerators, "calibrate")
+        place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, asked.profile)
+        runs = measure(runner, cases, seeds=asked.seeds, tell=lambda line: typer.echo(line, err=True))
+    finally:
+        runner.close()
+    shutil.rmtree(logs)  # of a worker that failed, its output is still there to read
+    environment = describe(inventory, accelerators=accelerators)
+    calibration = calibration_of(measured_spread(runs), cases, seeds=asked.seeds, environment=environment)
+    refuse_survivors(limits_of(calibration.values), root / FAULTS)
+    return replace(place, calibration=calibration)
+
+
+def _cases(asked: Asked, device: str, catalogue: Catalogue) -> list[Case]:
+    if Dtype.FP64 in asked.dtypes:
+        raise HarnessError(f"--dtype {Dtype.FP64}: the reference has no spread (choose fp32, fp16 or bf16)")
+    models: tuple[ModelRecipe, ...] = tuple(find_model(name, catalogue) for name in asked.models) or catalogue.models
+    workloads = tuple(_workload(name, catalogue) for name in asked.workloads)
+    return [
+        Case("eager", Technique.EAGER, model, workload, device, dtype)
+        for model in models
+        for workload in workloads or [entry for entry in catalogue.workloads if not (entry.slow or entry.timed)]
+        for dtype in asked.dtypes or LADDER
+    ]
+
+
+def _workload(name: str, catalogue: Catalogue) -> Workload:
+    for workload in catalogue.workloads:
+        if workload.name == name:
+            return workload
+    raise UnknownName("workload", name, [workload.name for workload in catalogue.workloads])
+
+
+def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str) -> Profile:
+    """The matching profile, or a new one in `folder`. Raises HarnessError if a name was chosen that does not go."""
+    known = find_profile(profiles, match)
+    if known:
+        if name and name != known.name:
+            raise HarnessError(
+                f"--profile {name}: profile {known.name} matches this machine already (leave the option out)"
+            )
+        return known
+    if name and not re.fullmatch(r"[\w.-]+", name):
+        raise HarnessError(f"--profile {name}: should be the name of one folder (letters, digits, '.', '_' and '-')")
+    name = name or "".join(char if char.isalnum() else "_" for char in f"{match.device}_{match.machine}")
+    if (folder / name / PROFILE).exists():
+        raise HarnessError(f"{folder / name}: is there and matches another machine (choose another --profile)")
+    return Profile(name, folder / name, match, None)
+
+
+def _told(profile: Profile) -> list[str]:
+    """What was measured, and what follows."""
+    found = profile.calibration
+    if found is None:
+        return []
+    numbers = dict.fromkeys(key.partition(".")[2] for key in found.q95)
+    dtypes = dict.fromkeys(key.partition(".")[0] for key in found.q95)
+    spread = [[name, *(_figure(found.q95.get(f"{dtype}.{name}")) for dtype in dtypes)] for name in numbers]
+    limits = [[name, f"{v.table:g}", f"{v.q95:.4g}", f"{v.value:g}"] for name, v in found.values.items()]
+    over = ", ".join(f"{key} {count} times" for key, count in found.over_table.items()) or "none"
+    return [
+        f"{found.judgements} correct runs of eager; over the table's limits: {over}",
+        "",
+        *aligned([["95th percentile", *dtypes], *spread]),
+        "",
+        *aligned([["limit", "table", "95th percentile", "value"], *limits]),
+        "",
+        f"profile {profile.name}: {deviations(profile.limits) or 'all limits are those of the table'}",
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"

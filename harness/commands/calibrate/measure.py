@@ -1,0 +1,64 @@
+"""Measure correct variants of eager, and make of them what a profile is calibrated by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from harness.commands.calibrate import variants
+from harness.commands.calibrate.spread import Benign, Spread, calibrated
+from harness.errors import ReferenceInvalid
+from harness.execution.runner import Runner
+from harness.judging.correctness_rules import trust_findings
+from harness.profiles.profile import (
+    Calibration,
+)
+from harness.records.evidence import Case, Rung
+
+VERSIONS = ("torch", "transformers")
+"""Whose arithmetic was measured."""
+
+
+def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable[[str], None]) -> list[Benign]:
+    """Every correct variant of eager in the cases' models, workloads and dtypes. `tell` hears of each case that is
+    done. Raises HarnessError."""
+    runs: list[Benign] = []
+    for done, case in enumerate(cases, 1):
+        rungs = measure_variants(runner, case, seeds=seeds)
+        runs += [
+            Benign(case.recipe.name, case.workload.name, rung.engagement.claims[0].requested, rung) for rung in rungs
+        ]
+        tell(f"{done} of {len(cases)}: {case.recipe.name} {case.workload.name} {case.dtype}, {len(rungs)} variants")
+    return runs
+
+
+def measure_variants(runner: Runner, case: Case, *, seeds: int) -> list[Rung]:
+    """Compare correct variants of eager on the case's model, workload, device and dtype, as candidates are.
+
+    Raises HarnessError if eager, or a variant, is not what it should be: a worker's failure, or one line.
+    """
+    setup = runner.setup(case)
+    floor, trust = runner.eager(setup, case.dtype)
+    if broken := [finding for finding in trust_findings(trust, floor=floor) if finding.violated]:
+        raise ReferenceInvalid(f"{case.id}: {broken[0]} (nothing can be calibrated on such an eager)")
+    about = f"variants-{setup.device}-{setup.recipe.name}-{setup.workload.name}"
+    runner.once((about,), about, variants.check_variants, setup)
+    return runner.ask(f"{about}-{case.dtype}", variants.measure_benign, setup, case.dtype, seeds)
+
+
+def calibration_of(spread: Spread, cases: Sequence[Case], *, seeds: int, environment: Mapping[str, str]) -> Calibration:
+    """The limits that follow, with what they rest on. Raises HarnessError if one would leave its range."""
+    on_cpu = cases[0].device == "cpu"
+    processor = ", ".join(environment[name] for name in ("processor", "cpu_capability"))
+    return Calibration(
+        date=datetime.now(UTC).date().isoformat(),
+        versions={name: environment[name] for name in VERSIONS},
+        hardware=f"{processor}, {environment['cores']} cores" if on_cpu else environment["accelerators"],
+        models=tuple(dict.fromkeys(case.recipe.name for case in cases)),
+        workloads=tuple(dict.fromkeys(case.workload.name for case in cases)),
+        seeds=seeds,
+        judgements=spread.judgements,
+        over_table=spread.over_table,
+        q95=spread.q95,
+        values=calibrated(spread.q95),
+    )

@@ -1,0 +1,89 @@
+"""From the spread of correct runs to limits, and what these limits would still catch. Pure; no torch."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.errors import HarnessError
+from harness.judging.correctness_rules import findings
+from harness.profiles.limits import LIMITS, LOOSEST, MARGIN, Calibrated, _rounded, allowed, floor_of, limit_of
+from harness.records.enums import Tolerance
+from harness.records.evidence import Rung
+from harness.records.finding import Finding
+
+QUANTILE = 0.95
+
+
+@dataclass(frozen=True)
+class Benign:
+    """A correct variant of eager, compared with eager and the reference as a candidate is."""
+
+    model: str
+    workload: str
+    variant: str
+    """`symmetry 3`, `rows alone`, `7 more pads`, ..."""
+    rung: Rung
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What correct runs needed."""
+
+    judgements: int
+    """Variants that were judged."""
+    over_table: Mapping[str, int]
+    """How many of them exceeded the table's limit, by number; empty if none did."""
+    q95: Mapping[str, float]
+    """QUANTILE of what each number needed its limit to be, by key: `fp32.rho`, `bf16.kl`, ..."""
+
+
+def measured_spread(runs: Sequence[Benign]) -> Spread:
+    """Pool the numbers of all runs."""
+    needed: dict[str, list[float]] = defaultdict(list)
+    over: Counter[str] = Counter()
+    for run in runs:
+        found = findings(run.rung, Tolerance.REORDERED)
+        over.update(finding.key for finding in found if finding.violated)
+        for key, value in _needed(found).items():
+            needed[key].append(value)
+    return Spread(
+        judgements=len(runs),
+        over_table=dict(over),
+        q95={key: _rounded(float(np.quantile(values, QUANTILE))) for key, values in needed.items()},
+    )
+
+
+def calibrated(q95: Mapping[str, float]) -> dict[str, Calibrated]:
+    """Every limit that was measured. Raises HarnessError if one would exceed LOOSEST times its table value."""
+    largest: dict[str, tuple[float, str]] = {}
+    for key, value in q95.items():
+        name = limit_of(key, q95)
+        least = math.inf if math.isnan(value) else value
+        largest[name] = max(largest.get(name, (0.0, key)), (least, key))
+    found = {}
+    for name, (value, key) in largest.items():
+        table = getattr(LIMITS, name)
+        found[name] = Calibrated(table, value, allowed(table, value))
+        if not found[name].value <= LOOSEST * table:
+            raise HarnessError(
+                f"limit {name}: correct runs need {MARGIN:g} × {value:.4g} ({key}), but should need at most "
+                f"{LOOSEST * table:g}, {LOOSEST:g} times the table's (find out what widens them here)"
+            )
+    return found
+
+
+def _needed(found: Sequence[Finding]) -> dict[str, float]:
+    """What the movable limits would have to be for these findings to reach them, by key."""
+    keys = {finding.key: finding.got for finding in found}
+    needed = {}
+    for finding in found:
+        if name := limit_of(finding.key, keys):
+            floor = floor_of(name)
+            beyond = Finding("", "", "", max(0.0, finding.got - floor), finding.limit - floor)
+            needed[finding.key] = getattr(LIMITS, name) * beyond.excess
+    return needed

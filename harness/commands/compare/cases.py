@@ -1,0 +1,236 @@
+"""What is said of a case in two runs: its outcomes, speed, bytes and errors. Pure: no torch, no I/O.
+
+A speed is another beyond doubt if the two intervals are disjoint. If besides the estimates lie further apart than two
+sessions of the same do, by the margin of `harness.judging.baseline_comparison`, it is REGRESSED or IMPROVED. A
+baseline asks for that margin between the intervals, since every later session is held to it. Of 8 sessions of an
+uncompiled static cache and 6 of the same slowed by 10 %, on 2 shared cores, the rule here told all 48 pairs and no
+other, that one 44.
+
+Intervals that overlap say SAME only if they exclude a change, to either side, as the rule of baselines excludes a loss:
+of more than twice the margin wherever in its interval the truth was. Others are UNDECIDED, and say nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from harness.commands.compare.machines import eager_shift
+from harness.formatting import percent
+from harness.judging.baseline_comparison import MARGIN, Change, compare, figures_of, speed_change
+from harness.judging.timings import MORE_TIME, speedup, unfit
+from harness.profiles.numerics import R2_FACTOR
+from harness.records.enums import Outcome, Property
+from harness.records.measurements import Measurements, Speed
+from harness.records.run import EXAMPLES, Verdict
+from harness.reports.tables import RATIO
+from harness.statistics import Interval
+
+OF_MACHINE = {
+    *(Outcome.SLOW, Outcome.OVER_MEMORY, Outcome.REGRESSED, Outcome.IMPROVED),
+    *(Outcome.DOES_NOT_HOLD, Outcome.DISCLAIMED),
+}
+"""Outcomes that follow from what was measured, which another machine may show by itself."""
+UNDECIDED = "UNDECIDED"
+"""Label of speeds whose intervals overlap and exclude nothing."""
+
+
+class Weight(StrEnum):
+    """What a difference means to a person."""
+
+    WORSE = "worse"
+    """Beyond doubt, and not acceptable."""
+    BETTER = "better"
+    OTHER = "other"
+    """Neither, or not certain to be the path's."""
+    SAME = "same"
+
+
+class About(StrEnum):
+    """What was compared, in order of significance."""
+
+    OUTCOME = "outcome"
+    SPEED = "speed"
+    BYTES = "bytes"
+    ERROR = "error ratio"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing about one case."""
+
+    case: str
+    path: str
+    about: About
+    label: str
+    """What became of it, in a word."""
+    weight: Weight
+    told: str
+    """From what to what, and what follows."""
+    was: float = 0.0
+    """The number, in its own unit; 0 of outcomes."""
+    now: float = 0.0
+    of_machine: bool = False
+    """Whether it is an outcome that other hardware may have by itself."""
+
+    @property
+    def far(self) -> float:
+        """How far apart, as |ln(now / was)|: infinite if one of them alone is 0, infinite, or no number."""
+        if self.was == self.now or (math.isnan(self.was) and math.isnan(self.now)):
+            return 0.0
+        finite = 0 < self.was < math.inf and 0 < self.now < math.inf
+        return abs(math.log(self.now / self.was)) if finite else math.inf
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.case}: {self.told}"
+
+
+def changes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+    """What became of the outcomes and errors that both runs judged of a case."""
+    yield from _outcomes(was, now)
+    yield from error_findings(was, now)
+
+
+def measured_changes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
+    """What became of what both runs measured of a case; `facts` are a verdict's on it."""
+    yield from _speeds(facts, old, new)
+    yield from _bytes(facts, old, new)
+
+
+def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+    """What fails of a case and was not asked before."""
+    ways: dict[Outcome, list[Verdict]] = {}
+    for asked, verdict in now.items():
+        if asked not in was and verdict.outcome.fails:
+            ways.setdefault(verdict.outcome, []).append(verdict)
+    for outcome, verdicts in ways.items():
+        told = f"{outcome}: {_why(verdicts[0])}"
+        yield _of_outcome(verdicts, "FAILS, NOT ASKED BEFORE", Weight.WORSE, told, {outcome})
+
+
+def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+    """One finding for all properties of a case that went the same way: an earlier one decides the later ones."""
+    ways: dict[tuple[Outcome, Outcome], list[Verdict]] = {}
+    for asked, verdict in now.items():
+        if asked in was:
+            ways.setdefault((was[asked].outcome, verdict.outcome), []).append(verdict)
+    for (before, after), verdicts in ways.items():
+        told = f"{before} → {after}" + ("" if before is after else f": {_why(verdicts[0])}")
+        yield _of_outcome(verdicts, *_way(before, after), told, {before, after})
+
+
+def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, outcomes: set[Outcome]) -> Finding:
+    """On all properties of a case that share what is told."""
+    first = verdicts[0]
+    properties = ", ".join(str(verdict.property) for verdict in verdicts)
+    of_machine = bool(outcomes & OF_MACHINE)
+    path = first.path or first.case
+    return Finding(first.case, path, About.OUTCOME, label, weight, f"{properties}: {told}", of_machine=of_machine)
+
+
+def _why(verdict: Verdict) -> str:
+    return verdict.message.removeprefix(f"{verdict.case}: ")
+
+
+def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
+    if before is after:
+        return "SAME", Weight.SAME
+    if after.fails:
+        return ("FAILS OTHERWISE", Weight.OTHER) if before.fails else ("FAILS NOW", Weight.WORSE)
+    if before.fails:
+        return ("NOT JUDGED NOW", Weight.OTHER) if after.skips else ("PASSES NOW", Weight.BETTER)
+    if after.skips and not before.skips:
+        return "NOT JUDGED NOW", Weight.OTHER
+    return ("JUDGED NOW", Weight.OTHER) if before.skips and not after.skips else ("OTHER OUTCOME", Weight.OTHER)
+
+
+def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
+    """Against eager, which ran in turns with the path, in both runs."""
+    if old.speed is None or new.speed is None or facts.path == "eager":
+        return
+    if why := _incomparable(old.speed, new.speed):
+        yield Finding(facts.case, facts.path, About.SPEED, "NOT COMPARED", Weight.OTHER, f"speedup: {why}")
+        return
+    was, now = speedup(old.speed), speedup(new.speed)
+    label, weight = _speed_label(was, now)
+    told = f"speedup {was} → {now}: {_speed_told(was, now, label)}, which itself took {_eager(old.speed, new.speed)}"
+    yield Finding(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
+
+
+def _incomparable(old: Speed, new: Speed) -> str:
+    """Why two speeds say nothing of the path; empty if they do."""
+    for speed in (old, new):
+        if speed.differing or speed.eager_differing or speed.kernels != speed.verified_kernels:
+            return "what was timed is not what was compared"
+        if why := unfit(speed):
+            return why
+    same = old.alternating is new.alternating
+    return "" if same else "one run was timed by one worker, the other by workers in turns"
+
+
+def _speed_label(was: Interval, now: Interval) -> tuple[str, Weight]:
+    if now.high < was.low:
+        return ("REGRESSED", Weight.WORSE) if was.mid > MARGIN * now.mid else ("SLOWER", Weight.OTHER)
+    if now.low > was.high:
+        return ("IMPROVED", Weight.BETTER) if now.mid > MARGIN * was.mid else ("FASTER", Weight.OTHER)
+    same = all(speed_change(*each) is Change.UNCHANGED for each in ((was, now), (now, was)))
+    return ("SAME", Weight.SAME) if same else (UNDECIDED, Weight.OTHER)
+
+
+def _speed_told(was: Interval, now: Interval, label: str) -> str:
+    if label == "SAME":
+        return "the intervals overlap"
+    if label == UNDECIDED:
+        return f"the intervals overlap, and exclude no change of {(MARGIN**2 - 1) * 100:.0f} % ({MORE_TIME})"
+    slower = now.mid < was.mid
+    share = (was.mid / now.mid if slower else now.mid / was.mid) - 1
+    told = f"{'slower' if slower else 'faster'} by {share * 100:.1f} % against eager beside it"
+    within = f", within the {(MARGIN - 1) * 100:.0f} % that two sessions may differ by"
+    return told + (within if label in {"SLOWER", "FASTER"} else "")
+
+
+def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
+    """Weights and cache to the byte, the peak beyond the allowance of rule M4."""
+    was, now = (figures_of(replace(each, speed=None), device=facts.device) for each in (old, new))
+    if was.memory is None or now.memory is None:
+        return
+    for each in compare(was, now, device=facts.device):
+        weights = {Change.REGRESSED: ("LARGER", Weight.WORSE), Change.IMPROVED: ("SMALLER", Weight.BETTER)}
+        label, weight = weights.get(each.change, ("SAME", Weight.SAME))
+        told = f"{each.metric} {each.was} → {each.got}"
+        yield Finding(facts.case, facts.path, About.BYTES, label, weight, told, each.stored or 0.0, each.now or 0.0)
+
+
+def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+    """Error ratios that differ by more than the ratchet's factor. Examples of relations are drawn anew."""
+    before, after = was.get(Property.EQUIVALENCE), now.get(Property.EQUIVALENCE)
+    if before is None or after is None or EXAMPLES in after.numbers:
+        return
+    for key, ratio in after.numbers.items():
+        stored = before.numbers.get(key)
+        if key.endswith(RATIO) and stored is not None:
+            told = f"{key.removesuffix(RATIO)} error ratio {stored:.3g} → {ratio:.3g}"
+            told += f", of {after.numbers[f'{key}.limit']:g}" if f"{key}.limit" in after.numbers else ""
+            label = _error_label(stored, ratio)
+            weight = Weight.SAME if label == "SAME" else Weight.OTHER
+            yield Finding(after.case, after.path, About.ERROR, label, weight, told, stored, ratio)
+
+
+def _error_label(was: float, now: float) -> str:
+    """No number is an error beyond all others."""
+    was, now = (math.inf if math.isnan(ratio) else ratio for ratio in (was, now))
+    return "ERRS MORE" if now > R2_FACTOR * was else "ERRS LESS" if was > R2_FACTOR * now else "SAME"
+
+
+def _eager(old: Speed, new: Speed) -> str:
+    shift = eager_shift(old, new)
+    return f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
+
+
+def of_other_hardware(finding: Finding) -> Finding:
+    """What was measured on two machines is no path's doing."""
+    if finding.weight is Weight.SAME or not (finding.of_machine or finding.about in {About.SPEED, About.BYTES}):
+        return finding
+    return replace(finding, label="DIFFERS", weight=Weight.OTHER, told=f"{finding.told}, on other hardware")

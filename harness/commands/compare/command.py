@@ -1,0 +1,79 @@
+"""`harness compare`: two runs beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.compare.cases import Weight
+from harness.commands.compare.machines import Kind
+from harness.commands.compare.runs import Comparison, Side, compare_runs
+from harness.commands.options import AsJson, print_json
+from harness.formatting import count
+from harness.records.run_files import finished_run, measurements_of, refuse_two_tiers
+
+HEADS = {
+    Kind.HARDWARE: "OTHER HARDWARE, seconds cannot be compared",
+    Kind.SOFTWARE: "environment",
+    Kind.BESIDE: "environment, beside what ran",
+    Kind.JUDGING: "judging",
+}
+"""Before what differs."""
+
+Old = Annotated[Path, typer.Argument(help="folder of a finished run", metavar="OLD")]
+New = Annotated[Path, typer.Argument(help="folder of a later one, for example runs/latest", metavar="NEW")]
+
+
+def compare(
+    old: Old,
+    new: New,
+    *,
+    as_json: AsJson = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="show what is the same too, and all that only one run asked")
+    ] = False,
+) -> None:
+    """Tell what changed between two runs, and whether a path, a package or the machine did it.
+
+    After an upgrade, or when a number looks odd. First stands what differs between the environments; then the machine,
+    told by eager's own seconds and by the measured peaks; then the cases, by significance: outcomes, speed against
+    eager measured beside the path, bytes, error ratios. A path is SLOWER if the intervals of its speedup are disjoint,
+    and REGRESSED if it also lost more than the 5 % that two sessions may differ by; UNDECIDED if they overlap but are
+    so wide that they exclude nothing. Then what only one of the runs asked. The last line says which is which, and how
+    many verdicts are no longer judged. Both runs must be of one tier. Needs no checkout and no GPU.
+
+    Exits with 1 if something is worse beyond doubt: a verdict that fails now, asked before or not, a path that
+    REGRESSED, more bytes.
+
+    ```
+    harness compare runs/2026-11-23T18-22-19Z runs/latest
+    harness compare runs/before runs/after --all --json
+    ```
+    """
+    sides = [Side(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
+    refuse_two_tiers(old, sides[0].run, new, sides[1].run)
+    found = compare_runs(*sides)
+    if as_json:
+        shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)
+        print_json({**vars(found), "findings": shown, "conclusion": found.conclusion})
+    else:
+        for line in _told(found, every=every):
+            typer.echo(line)
+    raise typer.Exit(1 if found.worse else 0)
+
+
+def _told(found: Comparison, *, every: bool) -> Iterator[str]:
+    for difference in found.environment:
+        yield f"{HEADS[difference.kind]}: {difference}"
+    yield from (f"machine: {figure}" for figure in found.machine.figures)
+    yield from (str(finding) for finding in found.findings if every or finding.weight is not Weight.SAME)
+    for where, asked in (("OLD", found.only_old), ("NEW", found.only_new)):
+        if asked and every:
+            yield from (f"only in {where}: {case}: {', '.join(each)}" for case, each in asked.items())
+        elif asked:
+            verdicts = count(sum(map(len, asked.values())), "verdict")
+            yield f"only in {where}: {verdicts} on {count(len(asked), 'case')} (--all names them)"
+    yield found.conclusion

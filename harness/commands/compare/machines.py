@@ -1,0 +1,174 @@
+"""What two runs say of what they ran on: environments, eager's own seconds, and the machine's peaks. Pure: no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import median
+
+from harness.formatting import percent, scaled
+from harness.profiles.baselines import ACCELERATOR, HARDWARE, TOOLS, hardware_of
+from harness.records.measurements import Measurements, Peaks, Speed
+from harness.records.run import JUDGED_BY, Run, Verdict
+
+STILL = 0.02
+"""By how much the times of eager, or of the peaks, may differ between two sessions before the machine, or what it runs,
+counts as moved."""
+ALIKE = 0.5
+"""Share of eager's move that the peaks must have moved by, in the same direction, to explain it."""
+OF_ANY = {*(entry for entries in HARDWARE.values() for entry in entries), *ACCELERATOR}
+"""Entries that name hardware of some device."""
+
+
+class Kind(StrEnum):
+    """Of what runs can differ in beside their results."""
+
+    HARDWARE = "hardware"
+    """Seconds on both sides of it cannot be compared."""
+    SOFTWARE = "software"
+    BESIDE = "beside"
+    """What no measured run of either computed on or with: another device's hardware, and packages that run tests."""
+    JUDGING = "judging"
+    """What verdicts were given by."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One entry of the environments."""
+
+    name: str
+    was: str
+    now: str
+    kind: Kind
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.was} → {self.now}"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A figure of the machine, in both runs."""
+
+    what: str
+    was: float
+    now: float
+    unit: str
+    """`s`, or of a rate `B/s` or `FLOP/s`."""
+    eager: bool
+    """Whether it is eager's own time; else a peak."""
+
+    @property
+    def slower(self) -> float:
+        """ln of how many times as long things take."""
+        return math.log(self.now / self.was) * (1 if self.unit == "s" else -1)
+
+    def __str__(self) -> str:
+        change = percent(math.log(self.now / self.was))
+        return f"{self.what}: {scaled(self.was, self.unit)} → {scaled(self.now, self.unit)} ({change})"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Whatever was measured of the machine in both runs."""
+
+    figures: tuple[Moved, ...]
+
+    def conclusion(self, *, software: bool) -> str:
+        """Whether the machine moved, in a clause; `software` says whether a version differs. Of times."""
+        eager, peaks = (self._shift(eager=which) for which in (True, False))
+        if eager is None:
+            return "nothing was timed in both, which would tell whether the machine moved"
+        told = f"eager's own time {percent(eager)}"
+        told += "" if peaks is None else f", that of the peaks {percent(peaks)}"
+        still = math.log1p(STILL)
+        if abs(eager) <= still:
+            moved = "the machine did not move" if abs(peaks or 0.0) <= still else "the peaks moved, eager did not"
+            return f"{moved} ({told})"
+        if peaks is not None and abs(peaks) > still and peaks / eager >= ALIKE:
+            return f"the machine moved, eager and the peaks alike ({told})"
+        why = "a version that differs, or what else ran meanwhile" if software else "what else ran meanwhile"
+        return f"eager itself moved ({told}): {why}"
+
+    def _shift(self, *, eager: bool) -> float | None:
+        shifts = [figure.slower for figure in self.figures if figure.eager is eager]
+        return median(shifts) if shifts else None
+
+
+def differing(old: Run, new: Run) -> tuple[Difference, ...]:
+    """What differs between two environments, hardware first, and last by what was judged."""
+    hardware = _hardware({verdict.device for run in (old, new) for verdict in run.verdicts})
+    return differences(_environment(old), _environment(new), hardware)
+
+
+def differences(
+    was: Mapping[str, str], now: Mapping[str, str], hardware: set[str] | None = None
+) -> tuple[Difference, ...]:
+    """Likewise, of environments alone; `hardware` names the entries across which no seconds compare, else all such."""
+    found = [
+        Difference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
+        for name in dict.fromkeys((*now, *was))
+        if was.get(name, "") != now.get(name, "")
+    ]
+    return tuple(sorted(found, key=lambda each: list(Kind).index(each.kind)))
+
+
+def _environment(run: Run) -> dict[str, str]:
+    rest = {name: value for name, value in run.environment.items() if name != JUDGED_BY}
+    return {**rest, "profile": run.profile or "", "notes": run.environment.get(JUDGED_BY, "")}
+
+
+def _hardware(devices: set[str]) -> set[str]:
+    """Entries on which seconds of these torch device types depend; all, where a verdict does not say its device."""
+    if devices and all(devices):
+        return {name for device in devices for name in hardware_of(device, {})}
+    return OF_ANY
+
+
+def _kind(name: str, hardware: set[str]) -> Kind:
+    if name in {"profile", "notes"}:
+        return Kind.JUDGING
+    if name in hardware:
+        return Kind.HARDWARE
+    return Kind.BESIDE if name in {*OF_ANY, *TOOLS} else Kind.SOFTWARE
+
+
+def machines(measured: Sequence[tuple[Verdict, Measurements, Measurements]]) -> Machine:
+    """From what was measured in both runs: a verdict that has the case's facts, old, new."""
+    return Machine((*_eagers(measured), *_peaks(measured)))
+
+
+def eager_shift(old: Speed, new: Speed) -> float:
+    """ln of how many times as long eager's own runs take."""
+    return math.log(_eager_seconds([new]) / _eager_seconds([old]))
+
+
+def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
+    """Of each workload: eager ran in turns with every path."""
+    groups: dict[str, list[tuple[Speed, Speed]]] = {}
+    for facts, old, new in measured:
+        if old.speed and new.speed and old.speed.kept and new.speed.kept:
+            what = f"eager on {facts.workload} ({facts.device} {facts.dtype} {facts.recipe})"
+            groups.setdefault(what, []).append((old.speed, new.speed))
+    for what, speeds in groups.items():
+        was, now = (_eager_seconds(side) for side in zip(*speeds, strict=True))
+        yield Moved(what, was, now, "s", eager=True)
+
+
+def _eager_seconds(speeds: Iterable[Speed]) -> float:
+    return median(pair.eager.seconds for speed in speeds for pair in speed.kept)
+
+
+def _peaks(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
+    """Of each device; all cases of a session share one measurement."""
+    known: dict[str, tuple[Peaks, Peaks]] = {}
+    for facts, old, new in measured:
+        if old.peaks and new.peaks:
+            known.setdefault(facts.device, (old.peaks, new.peaks))
+    for device, (was, now) in known.items():
+        yield Moved(f"{device} copies", was.copy_bandwidth, now.copy_bandwidth, "B/s", eager=False)
+        yield Moved(f"{device} reads", was.read_bandwidth, now.read_bandwidth, "B/s", eager=False)
+        for dtype in (dtype for dtype in was.flops if dtype in now.flops):
+            yield Moved(f"{device} {dtype} products", was.flops[dtype], now.flops[dtype], "FLOP/s", eager=False)
+        yield Moved(f"{device} launch", was.launch, now.launch, "s", eager=False)

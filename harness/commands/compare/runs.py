@@ -1,0 +1,163 @@
+"""Two runs beside each other: their environments, the machine, and the cases, by significance. Pure: no torch, no I/O.
+
+What tells a path from everything else is that its speed was taken against eager, run by run, in the same process: a
+machine or a package that is slower for both leaves the speedup as it is. Whether they did so is told by eager's own
+seconds and by the machine's peaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from harness.commands.compare.cases import (
+    UNDECIDED,
+    About,
+    Finding,
+    Weight,
+    changes,
+    measured_changes,
+    new_failures,
+    of_other_hardware,
+)
+from harness.commands.compare.machines import Difference, Kind, Machine, differing, machines
+from harness.formatting import count
+from harness.records.enums import Property
+from harness.records.measurements import Measurements
+from harness.records.run import Run, Verdict
+
+ID_HYPHENS = 4
+"""In the id of a case, whose five parts have none themselves."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs."""
+
+    run: Run
+    measured: Mapping[str, Measurements]
+    """By case."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A new run against an old one."""
+
+    environment: tuple[Difference, ...]
+    machine: Machine
+    findings: tuple[Finding, ...]
+    """By significance, those that are the same last."""
+    only_old: Mapping[str, tuple[Property, ...]]
+    """What only one run asked, by case or claim."""
+    only_new: Mapping[str, tuple[Property, ...]]
+    no_longer_judged: tuple[str, ...] = ()
+    """`<case>: <property>` of verdicts of the old run for which the new one has none, or a skip."""
+
+    @property
+    def worse(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.weight is Weight.WORSE)
+
+    @property
+    def conclusion(self) -> str:
+        """Which is which, in a line."""
+        named = {kind: [each for each in self.environment if each.kind is kind] for kind in Kind}
+        differ = [*named[Kind.HARDWARE], *named[Kind.SOFTWARE], *named[Kind.BESIDE]]
+        told = f" ({', '.join(map(str, differ))})" if differ else ""
+        machine = "other hardware, on which seconds say nothing of a path"
+        if not named[Kind.HARDWARE]:
+            machine = self.machine.conclusion(software=bool(named[Kind.SOFTWARE]))
+        parts = [_tally(self.findings, weight) for weight in (Weight.WORSE, Weight.BETTER)]
+        return "; ".join([*parts, *self._unknown, f"{count(len(differ), 'difference')} of environment{told}", machine])
+
+    @property
+    def _unknown(self) -> Iterator[str]:
+        """What nothing is known of, in clauses."""
+        if self.no_longer_judged:
+            yield f"{count(len(self.no_longer_judged), 'verdict')} no longer judged"
+        undecided = [finding.path for finding in self.findings if finding.label == UNDECIDED]
+        if undecided:
+            yield f"{count(len(undecided), 'speed')} undecided ({', '.join(dict.fromkeys(undecided))})"
+
+
+def compare_runs(old: Side, new: Side) -> Comparison:
+    """The new run against the old one."""
+    environment = differing(old.run, new.run)
+    was, now = (_by_case(side.run) for side in (old, new))
+    found = [finding for case in now for finding in new_failures(was.get(case, {}), now[case])]
+    found += [finding for case in now for finding in changes(was.get(case, {}), now[case])]
+    facts = _facts(now)
+    measured = [
+        (facts[case], old.measured[case], new.measured[case])
+        for case in new.measured
+        if case in old.measured and case in facts
+    ]
+    found += [finding for each in measured for finding in measured_changes(*each)]
+    if any(each.kind is Kind.HARDWARE for each in environment):
+        found = [of_other_hardware(finding) for finding in found]
+    return Comparison(
+        environment,
+        machines(measured),
+        tuple(sorted(found, key=_significance)),
+        only_old=_only(was, now),
+        only_new=_only(now, was),
+        no_longer_judged=tuple(_no_longer_judged(was, now)),
+    )
+
+
+Known = Mapping[str, Mapping[Property, Verdict]]
+"""Verdicts by case and property."""
+
+
+def _only(one: Known, other: Known) -> dict[str, tuple[Property, ...]]:
+    """The properties of each case that the other run did not ask."""
+    asked = {case: tuple(each for each in one[case] if each not in other.get(case, {})) for case in one}
+    return {case: properties for case, properties in asked.items() if properties}
+
+
+def _no_longer_judged(was: Known, now: Known) -> Iterator[str]:
+    for case, verdicts in was.items():
+        for asked, verdict in verdicts.items():
+            after = now.get(case, {}).get(asked)
+            if not verdict.outcome.skips and (after is None or after.outcome.skips):
+                yield f"{case}: {asked}"
+
+
+def _facts(known: Known) -> dict[str, Verdict]:
+    """A verdict with the facts of each case by its id: one on the case, or on a claim that was tried on it."""
+    every = [verdict for verdicts in known.values() for verdict in verdicts.values()]
+    claimed = {each.tried: _as_tried(each) for each in every if each.tried.count("-") == ID_HYPHENS}
+    own = {each.case: each for each in reversed(every) if not each.tried}
+    return {case: replace(each, case=case) for case, each in (claimed | own).items()}
+
+
+def _as_tried(claim: Verdict) -> Verdict:
+    """With the facts of the case that a claim was tried on, as its id has them: a claim may name another path."""
+    _, _, recipe, path, workload = claim.tried.split("-")
+    return replace(claim, recipe=recipe, path=path, workload=workload)
+
+
+def _tally(findings: Iterable[Finding], weight: Weight) -> str:
+    """`1 path worse against eager measured beside it (caching.static), 2 paths worse by outcome or bytes (...)`, in
+    which a path that is both stands twice; or `nothing worse`."""
+    those = [finding for finding in findings if finding.weight is weight]
+    timed = list(dict.fromkeys(each.path for each in those if each.about is About.SPEED))
+    others = list(dict.fromkeys(each.path for each in those if each.about is not About.SPEED))
+    told = []
+    if timed:
+        beside = "it" if len(timed) == 1 else "them"
+        told.append(f"{count(len(timed), 'path')} {weight} against eager measured beside {beside} ({', '.join(timed)})")
+    if others:
+        told.append(f"{count(len(others), 'path')} {weight} by outcome or bytes ({', '.join(others)})")
+    return ", ".join(told) or f"nothing {weight}"
+
+
+def _by_case(run: Run) -> dict[str, dict[Property, Verdict]]:
+    found: dict[str, dict[Property, Verdict]] = {}
+    for verdict in run.verdicts:
+        found.setdefault(verdict.case, {})[verdict.property] = verdict
+    return found
+
+
+def _significance(finding: Finding) -> tuple[bool, int, int, float]:
+    order = {Weight.WORSE: 0, Weight.BETTER: 1, Weight.OTHER: 2, Weight.SAME: 3}
+    return finding.weight is Weight.SAME, list(About).index(finding.about), order[finding.weight], -finding.far

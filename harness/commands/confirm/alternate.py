@@ -1,0 +1,164 @@
+"""Two environments take turns with one case: fresh loads of both, run by run in random order. Imports no torch.
+
+Both are loaded at once, so that the two runs of a pair follow each other; what happens to a shared machine meanwhile
+then befalls both. Where a device holds no two models, or something breaks among them, sides are loaded one after the
+other, and have their runs of a load at once: what drifts from one block to the next is then in the interval.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from harness.commands.confirm.environment import CaseFailed
+from harness.commands.confirm.records import Couple, Ended, Load, Role, Timed, Turns, Who
+from harness.commands.confirm.rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
+from harness.errors import NO_ROOM, HarnessError
+from harness.machine.locks import Hold, hold_nothing
+from harness.records.enums import Outcome
+
+Stand = tuple[Role, Who]
+
+
+class Taking(Protocol):
+    """A side that takes turns: an Interpreter, or what stands for it in tests."""
+
+    def load(self, case: str, role: Role, *, own: int) -> None: ...
+    def run(self, role: Role) -> Timed: ...
+    def end(self, role: Role) -> Ended: ...
+    def clear(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What to time."""
+
+    case: str
+    roles: tuple[Role, ...]
+    seconds: float
+    """After which no further load is begun, once FEWEST are done."""
+    loads: int = LOADS
+    fewest: int = FEWEST
+    seed: int = 0
+    """Of all orders."""
+    hold: Hold = hold_nothing
+    """The devices, for one load after another, so that nobody waits for a whole case."""
+
+
+How = Callable[[Mapping[Who, Taking], Ask, random.Random], Load]
+"""A load of all models."""
+
+
+def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
+    """All loads of a case that both sides proved. What breaks is tried once more, and without other models beside it,
+    which may be the cause.
+
+    Raises CaseFailed if a side breaks twice or does not go together with timing, and what asking it raises.
+    """
+    order = random.Random(ask.seed)
+    loads: list[Load] = []
+    broke: dict[Who, str] = {}
+    how: How = _together
+    started = time.monotonic()
+    late = False
+    while len(loads) < ask.loads and not late:
+        made = _held(how, sides, ask, order)
+        if isinstance(made, CaseFailed):
+            if made.failure.outcome is Outcome.UNSUPPORTED or made.who in broke:
+                raise made
+            if how is _apart or NO_ROOM not in made.failure.message:
+                broke[made.who] = f"{made.failure.outcome}: {made}"
+            if how is _together:
+                how, loads = _apart, []
+        else:
+            loads.append(made)
+        late = len(loads) >= ask.fewest and time.monotonic() - started >= ask.seconds
+    done = time.monotonic() - started
+    return Turns(
+        tuple(loads),
+        together=how is _together,
+        late=late and len(loads) < ask.loads,
+        seconds=done,
+        broke=tuple(broke.values()),
+    )
+
+
+def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load | CaseFailed:
+    """A load, or what broke; then nothing stays loaded when others may use the devices."""
+    with ask.hold(alone=True):
+        try:
+            return how(sides, ask, order)
+        except CaseFailed as error:
+            for side in sides.values():
+                side.clear()
+            return error
+        except HarnessError:  # a side does not answer: nothing more is asked of it
+            for side in sides.values():
+                with suppress(HarnessError):
+                    side.clear()
+            raise
+
+
+def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
+    """All are loaded, and the two runs of a pair follow each other."""
+    stands = [stand for role in ask.roles for stand in _shuffled(role, order)]
+    begun = time.monotonic()
+    for role, who in stands:
+        sides[who].load(ask.case, role, own=len(stands))
+    loading = time.monotonic() - begun
+    timed: dict[Stand, list[Timed]] = {stand: [] for stand in stands}
+    spent = dict.fromkeys(ask.roles, 0.0)
+    for number in range(BLOCK_MOST):
+        wanted = [role for role in ask.roles if number < BLOCK or spent[role] < loading]
+        for role in order.sample(wanted, len(wanted)):
+            begun = time.monotonic()
+            for stand in _shuffled(role, order):
+                timed[stand].append(sides[stand[1]].run(role))
+            spent[role] += time.monotonic() - begun
+    return _load(timed, {(role, who): sides[who].end(role) for role, who in stands})
+
+
+def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
+    """One is loaded at a time, and runs as often as the other side's does."""
+    timed: dict[Stand, list[Timed]] = {}
+    ended: dict[Stand, Ended] = {}
+    for role in order.sample(ask.roles, len(ask.roles)):
+        runs = 0
+        for stand in _shuffled(role, order):
+            side = sides[stand[1]]
+            begun = time.monotonic()
+            side.load(ask.case, role, own=1)
+            timed[stand] = _alone(side, role, runs, loading=time.monotonic() - begun)
+            runs = len(timed[stand])
+            ended[stand] = side.end(role)
+    return _load(timed, ended)
+
+
+def _alone(side: Taking, role: Role, runs: int, *, loading: float) -> list[Timed]:
+    """So many runs; if that is 0, as many as take the time of loading."""
+    begun = time.monotonic()
+    timed: list[Timed] = []
+    while len(timed) < (runs or BLOCK) or (not runs and len(timed) < BLOCK_MOST and time.monotonic() - begun < loading):
+        timed.append(side.run(role))
+    return timed
+
+
+def _shuffled(role: Role, order: random.Random) -> list[Stand]:
+    return [(role, who) for who in order.sample(list(Who), len(Who))]
+
+
+def _load(timed: Mapping[Stand, Sequence[Timed]], ended: Mapping[Stand, Ended]) -> Load:
+    return Load(
+        path=_couples(timed, Role.PATH),
+        eager=_couples(timed, Role.EAGER),
+        ended={f"{who} {role}": end for (role, who), end in ended.items()},
+    )
+
+
+def _couples(timed: Mapping[Stand, Sequence[Timed]], role: Role) -> tuple[Couple, ...]:
+    old, new = (timed.get((role, who), ()) for who in Who)
+    return tuple(Couple(a.sample, b.sample, a.dropped or b.dropped) for a, b in zip(old, new, strict=True))

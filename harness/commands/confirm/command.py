@@ -1,0 +1,147 @@
+"""`harness confirm`: two environments beside each other, in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.compare.cases import Weight
+from harness.commands.confirm.confirm import Confirmation, Timing, confirm_cases, refuse_nothing
+from harness.commands.confirm.environment import Asking, Interpreter
+from harness.commands.confirm.records import Who
+from harness.commands.options import AsJson, CaseTimeout, print_json
+from harness.errors import HarnessError
+from harness.profiles.expectations import sound_profiles
+from harness.records.codec import write_record
+from harness.session.checkout import find_catalogue
+from harness.session.plan import find_case, with_models
+from harness.session.run_folder import fresh_folder
+
+RECORD = "confirmation.json"
+SHOWN = ("python", "torch", "transformers", "kernels", "bitsandbytes")
+"""Of each environment; all of it is in the record."""
+TIMING_SECONDS = 600.0
+"""For 11 loads of each side, path and eager, with their warm-up."""
+
+OldPython = Annotated[
+    Path, typer.Argument(help="interpreter of the environment that is good", metavar="OLD_PYTHON", show_default=False)
+]
+NewPython = Annotated[
+    Path, typer.Argument(help="interpreter of the one in doubt", metavar="NEW_PYTHON", show_default=False)
+]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for."""
+
+    pythons: tuple[Path, Path]
+    cases: tuple[str, ...]
+    models: tuple[str, ...]
+    case_seconds: float
+    timing: Timing
+    parent: Path
+
+
+def confirm(
+    old_python: OldPython,
+    new_python: NewPython,
+    *,
+    case: Annotated[list[str], typer.Option(metavar="ID", help="as pytest shows it in brackets; may be repeated")],
+    model: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|HUB_ID|FOLDER", help="whose cases are meant too; may be repeated")
+    ] = None,
+    case_timeout: CaseTimeout = 300.0,
+    timing_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="after which a case is loaded no further time, 7 at least")
+    ] = TIMING_SECONDS,
+    run_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record's folder is made")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Confirm a regression between two environments, on this machine and in the same minutes.
+
+    Before anyone is woken: when `harness compare`, a baseline or an upgrade says that a case became worse. Both
+    environments, for example two releases of transformers, run this checkout's code. Each proves the case, engagement
+    and equivalence, by the same limits; what fails on either is not timed. Then both are loaded afresh 11 times, and
+    run in pairs of random order, the path and eager, at least 44 pairs each. A path is REGRESSED if the one-sided 99 %
+    bound of its ratio lies more than 2 % above 1 (continuous batching: 5 %); whether eager lost alike is told. First
+    stands what differs between the environments. Both may be the same: that tells what this machine can resolve.
+
+    Exits with 1 if the new environment is worse beyond doubt: it fails or refuses what the old one passes, or is
+    REGRESSED. What crashed or hung must do so twice; while timing, the second time without other models beside it.
+    INCONCLUSIVE is told, and no reason to wake anyone; neither is a path that LAGS: not certainly slower, but it lost
+    beside eager. If no case could be compared, that is refused.
+
+    ```
+    harness confirm old/bin/python new/bin/python --case cpu-fp32-tiny_llama3-attention.sdpa-decode_b1
+    ```
+    """
+    asked = Options(
+        (old_python, new_python),
+        tuple(dict.fromkeys(case)),
+        tuple(model or ()),
+        case_timeout,
+        Timing(timing_seconds),
+        run_dir,
+    )
+    found, record = confirmed(asked)
+    if as_json:
+        facts = {name: value for name, value in vars(found).items() if name != "tried"}
+        print_json({**facts, "conclusion": found.conclusion, "record": str(record)})
+    else:
+        for line in _told(found):
+            typer.echo(line)
+        typer.echo(f"{found.conclusion}; record: {record}")
+    refuse_nothing(found, record)
+    raise typer.Exit(1 if found.worse else 0)
+
+
+def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
+    """(what was found, the file of its record), with a fault planted into the paths of the new environment if it is
+    named, as `Setup.fault`. Raises HarnessError."""
+    root, catalogue = find_catalogue(Path.cwd())
+    catalogue = with_models(catalogue, asked.models)
+    cases = tuple(find_case(id_, catalogue) for id_ in asked.cases)
+    profiles = sound_profiles(root)
+    if not asked.case_seconds > 0:
+        raise HarnessError(f"--case-timeout is {asked.case_seconds:g}, but should be a positive number of seconds")
+    folder = fresh_folder(asked.parent.expanduser(), f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
+    record = folder / RECORD
+
+    def tell(known: Confirmation, upcoming: str) -> None:
+        write_record(record, known)
+        if upcoming:
+            typer.echo(f"{len(known.findings) + 1} of {len(cases)}: {upcoming}", err=True)
+
+    with ExitStack() as stack:
+        sides = {
+            who: stack.enter_context(
+                Interpreter(
+                    who,
+                    python,
+                    Asking(root, asked.models, asked.case_seconds, folder / "logs", fault if who is Who.NEW else ""),
+                )
+            )
+            for who, python in zip(Who, asked.pythons, strict=True)
+        }
+        return confirm_cases(sides, cases, profiles, timing=asked.timing, tell=tell), record
+
+
+def _told(found: Confirmation) -> Iterator[str]:
+    if not found.differences:
+        yield "differs: nothing, both environments are the same"
+    for difference in found.differences:
+        yield f"differs: {difference}"
+    for who, environment in found.environments.items():
+        versions = ", ".join(f"{name} {environment.get(name) or 'none'}" for name in SHOWN)
+        yield f"{who}: {versions}"
+    order = list(Weight)
+    for finding in sorted(found.findings, key=lambda each: order.index(each.weight)):
+        yield str(finding)
+        yield from (f"  {note}" for note in finding.notes)

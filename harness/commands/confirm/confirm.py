@@ -1,0 +1,291 @@
+"""Whether a new environment is worse than an old one in given cases: each proves them, then both are timed in turns.
+
+What either side found is judged by the same limits, and nothing that failed on either is timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from harness.commands.compare.cases import Weight, error_findings
+from harness.commands.compare.machines import Difference, differences
+from harness.commands.confirm.alternate import Ask, Taking, take_turns
+from harness.commands.confirm.environment import CaseFailed
+from harness.commands.confirm.records import Greeting, Proof, Role, Tried, Turns, Who
+from harness.commands.confirm.rules import FEWEST, LOADS, Moved, Whose, margin_of, moved, unfit
+from harness.errors import HarnessError
+from harness.formatting import count
+from harness.judging.baseline_comparison import Change
+from harness.judging.correctness import judge
+from harness.judging.verdicts import unsupported
+from harness.machine.locks import Hold, devices_held, hold_nothing
+from harness.paths.base import Optimization
+from harness.profiles.limits import LIMITS, Limits
+from harness.profiles.profile import Match, Profile, find_profile, machine_of
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case, Evidence
+from harness.records.run import Verdict
+
+NOT_COMPARED = "NOT COMPARED"
+UNREPEATED = {Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR}
+"""Outcomes that chance may bring: they count once they came twice."""
+LABELS = {
+    Change.REGRESSED: ("REGRESSED", Weight.WORSE),
+    Change.IMPROVED: ("IMPROVED", Weight.BETTER),
+    Change.UNCHANGED: ("UNCHANGED", Weight.SAME),
+    Change.UNDECIDED: ("INCONCLUSIVE", Weight.OTHER),
+}
+
+
+class Asked(Taking, Protocol):
+    """A side: an Interpreter, or what stands for it in tests."""
+
+    def greet(self, devices: tuple[str, ...]) -> Greeting: ...
+    def prove(self, case: str) -> Proof: ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How to time."""
+
+    seconds: float
+    """After which no further load of a case is begun, once `fewest` are done."""
+    loads: int = LOADS
+    fewest: int = FEWEST
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one case."""
+
+    case: str
+    label: str
+    weight: Weight
+    told: str
+    notes: tuple[str, ...] = ()
+    """Kernels and error ratios, a line each."""
+
+    def __str__(self) -> str:
+        return f"{self.label} {self.case}: {self.told}"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A new environment against an old one."""
+
+    environments: Mapping[Who, Mapping[str, str]]
+    differences: tuple[Difference, ...]
+    findings: tuple[Finding, ...] = ()
+    """In the order in which cases were asked for."""
+    tried: Mapping[str, Tried] | None = None
+    """What they rest on, by case: evidence and all seconds."""
+
+    @property
+    def worse(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.weight is Weight.WORSE)
+
+    @property
+    def compared(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.label != NOT_COMPARED)
+
+    @property
+    def conclusion(self) -> str:
+        tally = {
+            label: [f.label for f in self.findings].count(label) for label in dict.fromkeys(map(_label, self.findings))
+        }
+        told = ", ".join(f"{number} {label}" for label, number in tally.items())
+        return f"{count(len(self.findings), 'case')}: {told}; {len(self.worse) or 'none'} confirmed worse"
+
+
+def _label(finding: Finding) -> str:
+    return finding.label
+
+
+def confirm_cases(
+    sides: Mapping[Who, Asked],
+    cases: tuple[tuple[Case, Optimization], ...],
+    profiles: tuple[Profile, ...],
+    *,
+    timing: Timing,
+    tell: Callable[[Confirmation, str], None],
+) -> Confirmation:
+    """Try all cases, each with its devices held. `tell` is given what is known so far and what comes next.
+
+    Raises HarnessError if a side does not answer.
+    """
+    devices = tuple(dict.fromkeys(case.device for case, _ in cases))
+    greetings = {who: side.greet(devices) for who, side in sides.items()}
+    found = _environments(greetings)
+    hold = partial(devices_held, {key for greeting in greetings.values() for key in greeting.keys})
+    for case, path in cases:
+        tell(found, case.id)
+        limits = _limits(case, profiles, found.environments[Who.NEW])
+        tried = try_case(sides, case, limits=limits, timing=timing, hold=hold)
+        serving = path.serving() is not None
+        found = replace(
+            found,
+            findings=(*found.findings, finding_of(tried, margin=margin_of(serving=serving))),
+            tried={**(found.tried or {}), case.id: tried},
+        )
+    tell(found, "")
+    return found
+
+
+def try_case(
+    sides: Mapping[Who, Asked], case: Case, *, limits: Limits = LIMITS, timing: Timing, hold: Hold = hold_nothing
+) -> Tried:
+    """Prove a case on both sides, and time it if both pass. `hold` keeps others from the devices meanwhile."""
+    with hold(alone=False):
+        known = _proved(sides, case, limits)
+    verdicts = known.verdicts
+    if {verdict.outcome for verdict in verdicts.values()} != {Outcome.PASS}:
+        return replace(known, untimed="nothing wrong is timed")
+    if case.workload.timed is None:
+        return replace(known, untimed=f"workload {case.workload.name} is none that is timed")
+    roles = (Role.PATH,) if case.path == "eager" else tuple(Role)
+    asked = Ask(case.id, roles, timing.seconds, timing.loads, timing.fewest, hold=hold)
+    try:
+        return replace(known, turns=take_turns(sides, asked))
+    except CaseFailed as error:
+        if error.failure.outcome is Outcome.UNSUPPORTED and all(_refuses(sides[who], case, hold) for who in Who):
+            return replace(known, untimed=error.failure.message)
+        log = f" (read {error.failure.log})" if error.failure.log else ""
+        return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
+
+
+def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
+    proofs = {who: sides[who].prove(case.id) for who in Who}
+    verdicts = {who: _judged(case, proof, limits) for who, proof in proofs.items()}
+    for who in Who:
+        if verdicts[who].outcome in UNREPEATED:
+            proofs[who] = sides[who].prove(case.id)
+            verdicts[who] = _judged(case, proofs[who], limits)
+    return Tried(case.id, proofs, verdicts)
+
+
+def _refuses(side: Asked, case: Case, hold: Hold) -> bool:
+    """Whether a side that takes turns will not be timed with the path of a case."""
+    with hold(alone=True):
+        try:
+            side.load(case.id, Role.PATH, own=1)
+        except CaseFailed as error:
+            return error.failure.outcome is Outcome.UNSUPPORTED
+        finally:
+            side.clear()
+    return False
+
+
+def finding_of(tried: Tried, *, margin: float) -> Finding:
+    """What became of a case. Pure."""
+    if unmet := [f"{who}: {tried.proofs[who].unmet}" for who in Who if tried.proofs[who].unmet]:
+        return _finding(tried, NOT_COMPARED, Weight.OTHER, f"{'; '.join(unmet)} (leave the case out, or meet the need)")
+    old, new = (tried.verdicts[who] for who in Who)
+    both = f"old is {old.outcome}: {_why(old)}; new is {new.outcome}: {_why(new)}"
+    match old.outcome is Outcome.PASS, new.outcome is Outcome.PASS:
+        case False, False if old.outcome.fails and new.outcome.fails:
+            return _finding(tried, "FAILS ON BOTH", Weight.OTHER, both)
+        case False, False:
+            return _finding(tried, NOT_COMPARED, Weight.OTHER, both)
+        case True, False:
+            return _finding(tried, str(new.outcome), Weight.WORSE, f"new: {_why(new)}; old passes: {_why(old)}")
+        case False, True:
+            told = f"old was {old.outcome}: {_why(old)}; new passes: {_why(new)}"
+            return _finding(tried, "PASSES NOW", Weight.BETTER, told)
+    return replace(_speed(tried, margin), notes=tuple(_notes(tried)))
+
+
+def _environments(greetings: Mapping[Who, Greeting]) -> Confirmation:
+    environments = {who: greeting.environment for who, greeting in greetings.items()}
+    return Confirmation(environments, differences(environments[Who.OLD], environments[Who.NEW]))
+
+
+def _limits(case: Case, profiles: tuple[Profile, ...], environment: Mapping[str, str]) -> Limits:
+    profile = find_profile(profiles, Match(case.device, machine_of(case.device, environment["accelerators"])))
+    return profile.limits if profile else LIMITS
+
+
+def _judged(case: Case, proof: Proof, limits: Limits) -> Verdict:
+    """Without what a profile has stored: that holds for one of the environments, and here they are compared."""
+    if proof.evidence is None:
+        return unsupported(case, Property.EQUIVALENCE, proof.unmet)
+    return judge(case, Property.EQUIVALENCE, proof.evidence, limits=limits)
+
+
+def _finding(tried: Tried, label: str, weight: Weight, told: str) -> Finding:
+    return Finding(tried.case, label, weight, told)
+
+
+def _why(verdict: Verdict) -> str:
+    return verdict.message.removeprefix(f"{verdict.case}: ")
+
+
+def _speed(tried: Tried, margin: float) -> Finding:
+    if tried.broken is Who.NEW:
+        return _finding(tried, "BREAKS", Weight.WORSE, f"while it was timed, {tried.untimed}")
+    if tried.broken:
+        return _finding(tried, NOT_COMPARED, Weight.OTHER, f"while it was timed, {tried.untimed}")
+    if tried.turns is None:
+        return _finding(tried, "SAME", Weight.SAME, f"passes on both; not timed: {tried.untimed}")
+    wrong = {who: tried.turns.wrong(who) for who in Who}
+    if wrong[Who.OLD]:
+        return _finding(tried, NOT_COMPARED, Weight.OTHER, wrong[Who.OLD])
+    if wrong[Who.NEW]:
+        return _finding(tried, "TIMED WRONG", Weight.WORSE, f"{wrong[Who.NEW]}, as on old")
+    if why := unfit(tried.turns):
+        return _finding(tried, "INCONCLUSIVE", Weight.OTHER, f"{why} (ask on a quieter machine)")
+    found = moved(tried.turns, margin)
+    lags = found.whose is Whose.LAGS and found.change is not Change.IMPROVED
+    label, weight = ("LAGS", Weight.OTHER) if lags else LABELS[found.change]
+    return _finding(tried, label, weight, _told(found, tried.turns))
+
+
+def _told(found: Moved, turns: Turns) -> str:
+    """`<what> is <got>, but should be <limit> (<what it rests on>)`."""
+    limit = f"at most {1 + found.margin:g}"
+    judged = {
+        Change.REGRESSED: f", but should be {limit}",
+        Change.UNDECIDED: f", which does not tell whether it is {limit}",
+    }.get(found.change, "")
+    eager = f"; eager's are {found.eager}, the path's over these {found.beside}" if found.eager else ""
+    whose = f"; {found.whose}" if found.whose else ""
+    rests = f"{_rests_on(found, turns)}{eager}{whose}{_todo(found, turns)}"
+    return f"new seconds over old ones are {found.ratio}{judged} ({rests})"
+
+
+def _rests_on(found: Moved, turns: Turns) -> str:
+    how = "" if turns.together else ", sides loaded one after the other"
+    once = "".join(f"; once, {told}" for told in turns.broke)
+    return f"{count(found.pairs, 'pair')} in {count(found.loads, 'load')} of each side{how}{once}"
+
+
+def _todo(found: Moved, turns: Turns) -> str:
+    if found.change is not Change.UNDECIDED:
+        return ""
+    return "; allow more with --timing-seconds" if turns.late else "; ask on a quieter machine"
+
+
+def _notes(tried: Tried) -> Iterator[str]:
+    """Of a case that passes on both sides."""
+    yield from _kernels(*(tried.proofs[who].evidence for who in Who))
+    old, new = ({Property.EQUIVALENCE: tried.verdicts[who]} for who in Who)
+    yield from (f"{each.label}: {each.told}" for each in error_findings(old, new) if each.weight is not Weight.SAME)
+
+
+def _kernels(old: Evidence | None, new: Evidence | None) -> Iterator[str]:
+    if old is None or new is None:
+        return
+    was, now = ({rung.dtype: rung.engagement.kernels for rung in side.rungs} for side in (old, new))
+    for dtype in was:
+        ours, theirs = (", ".join(kernels.get(dtype, ())) or "none seen" for kernels in (was, now))
+        same = f"{dtype} kernels are the same: {ours}"
+        yield same if ours == theirs else f"{dtype} kernels differ: old {ours}; new {theirs}"
+
+
+def refuse_nothing(found: Confirmation, record: Path) -> None:
+    """Raises HarnessError if no case could be compared: nothing worse would then mean nothing."""
+    if not found.compared:
+        raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")

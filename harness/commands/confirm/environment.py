@@ -1,0 +1,212 @@
+"""Ask another Python: start `harness.commands.confirm.server` in its environment, send requests, read answers.
+
+Imports no torch.
+
+The code of the harness and of the checkout is this process's own; what differs is what that Python has installed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import Pipe
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import harness
+from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed, Who
+from harness.errors import HarnessError
+from harness.records.codec import from_plain
+from harness.records.evidence import Failure
+
+Answer = TypeVar("Answer")
+
+MODULE = "harness.commands.confirm.server"
+IMPORTING_SECONDS = 120.0
+"""Beyond the deadline of a request, for an environment to be imported from a cold disk."""
+PROVING = 8
+"""Requests to workers that one proof makes at most: checkpoint and reference, eager and path in three dtypes."""
+GRACE_SECONDS = 10
+"""For a side to end by itself."""
+PACKAGE = Path(harness.__file__).resolve().parent
+
+
+class CaseFailed(HarnessError):
+    """A case could not be run in an environment that answers."""
+
+    def __init__(self, who: Who, failure: Failure) -> None:
+        super().__init__(f"{who}: {failure.message}")
+        self.who, self.failure = who, failure
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How to ask."""
+
+    root: Path
+    """The checkout, whose cases are asked for."""
+    models: tuple[str, ...]
+    """Further ones, as `--model` names them."""
+    seconds: float
+    """Deadline of one request to a worker."""
+    logs: Path
+    fault: str = ""
+    """To plant into paths, as `Setup.fault`."""
+
+
+class Interpreter:
+    """Another Python that runs cases. Use as a context manager; leaving it ends the process and its workers.
+
+    Raises HarnessError, of one line, wherever it does not answer as it should.
+    """
+
+    def __init__(self, who: Who, python: Path, asking: Asking) -> None:
+        self.who, self._asking = who, asking
+        # Links stay: the interpreter of an environment is one, and knows by its own place which environment that is.
+        named = python if python.exists() else shutil.which(python)
+        self._python = Path(named or python).absolute()
+        logs = (asking.logs / str(who)).resolve()
+        self._log = logs / "side.log"
+        _make(logs)
+        self._pipe, theirs = Pipe()
+        try:
+            self._process = self._started(theirs.fileno())
+        finally:
+            theirs.close()  # otherwise its death would not read as the end of the pipe
+        settings = {
+            "models": asking.models,
+            "logs": str(logs),
+            "seconds": asking.seconds,
+            "fault": asking.fault,
+        }
+        self._send(settings)
+
+    def greet(self, devices: tuple[str, ...]) -> Greeting:
+        """What it is. Raises HarnessError if it runs another harness."""
+        told = self._ask(Greeting, "greet", seconds=IMPORTING_SECONDS + self._asking.seconds, devices=list(devices))
+        if Path(told.harness) != PACKAGE:
+            raise HarnessError(
+                f"{self.who}: {self._python} imports harness from {told.harness}, but should from {PACKAGE} (both "
+                "sides must run the same code: look for a .pth file or an import hook that puts another one first)"
+            )
+        return told
+
+    def prove(self, case: str) -> Proof:
+        return self._ask(Proof, "prove", seconds=PROVING * self._asking.seconds + IMPORTING_SECONDS, case=case)
+
+    def load(self, case: str, role: Role, *, own: int) -> None:
+        self._within("load", case=case, role=role, own=own)
+
+    def run(self, role: Role) -> Timed:
+        return self._ask(Timed, "run", seconds=self._asking.seconds + GRACE_SECONDS, role=role)
+
+    def end(self, role: Role) -> Ended:
+        return self._ask(Ended, "end", seconds=self._asking.seconds + GRACE_SECONDS, role=role)
+
+    def clear(self) -> None:
+        self._within("clear")
+
+    def _within(self, what: str, **arguments: Any) -> None:
+        self._answer(what, seconds=self._asking.seconds + GRACE_SECONDS, **arguments)
+
+    def _ask(self, kind: type[Answer], what: str, *, seconds: float, **arguments: Any) -> Answer:
+        return from_plain(kind, self._answer(what, seconds=seconds, **arguments), where=f"{self.who}: {what}")
+
+    def _answer(self, what: str, *, seconds: float, **arguments: Any) -> Any:
+        self._send({"ask": what, **arguments})
+        if not self._pipe.poll(seconds):
+            self.close()
+            raise HarnessError(
+                f"{self.who}: {self._python} gave no answer to {what} within {seconds:g} s, and was killed with its "
+                f"workers (read {self._log}, or allow more with --case-timeout)"
+            )
+        return self._read(what)
+
+    def _read(self, what: str) -> Any:
+        try:
+            reply: Mapping[str, Any] = json.loads(self._pipe.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise self._died(what) from error
+        if "refused" in reply:
+            raise HarnessError(f"{self.who}: {self._python}: {reply['refused']}")
+        if "failure" in reply:
+            raise CaseFailed(self.who, from_plain(Failure, reply["failure"], where=f"{self.who}: {what}"))
+        return reply["answer"]
+
+    def _send(self, request: Mapping[str, Any]) -> None:
+        try:
+            self._pipe.send_bytes(json.dumps(request).encode())
+        except OSError as error:
+            raise self._died("start") from error
+
+    def _started(self, descriptor: int) -> subprocess.Popen[bytes]:
+        paths = dict.fromkeys((str(PACKAGE.parent), str(self._asking.root)))
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}
+        environment["PYTHONPATH"] = os.pathsep.join(paths)  # one for this process would hide what is installed there
+        try:
+            with self._log.open("ab") as log:
+                return subprocess.Popen(
+                    [self._python, "-m", MODULE, str(descriptor)],
+                    cwd=self._asking.root,
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(descriptor,),
+                    start_new_session=True,  # an interrupt is ours to handle
+                )
+        except OSError as error:
+            raise HarnessError(f"{self.who}: {self._python}: {_unusable(self._python, error)}") from error
+
+    def _died(self, what: str) -> HarnessError:
+        self.close()
+        code = self._process.returncode
+        how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        last = lines[-1].strip() if lines else "it wrote nothing"
+        lacking = "install that there, and " if last.startswith("ModuleNotFoundError") else ""
+        told = f"{self._python} ended {how} when it should {what}: {last}"
+        return HarnessError(f"{self.who}: {told} ({lacking}read {self._log})")
+
+    def close(self) -> None:
+        """End it, at first by letting go of it."""
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_SECONDS)
+        if self._process.stdin:
+            self._process.stdin.close()
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make(logs: Path) -> None:
+    try:
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(
+            f"{logs}: cannot hold logs: {error.strerror} (choose another folder with --run-dir)"
+        ) from error
+
+
+def _unusable(python: Path, error: OSError) -> str:
+    if python.is_dir():
+        return "is a folder, but should be an interpreter (name its bin/python)"
+    if not python.exists():
+        return "does not exist (name the interpreter of an environment, for example venv/bin/python)"
+    return f"cannot be run: {error.strerror} (name the interpreter of an environment, for example venv/bin/python)"

@@ -1,0 +1,62 @@
+"""A model that stays loaded between timed runs, so that others may run in between. Runs in workers, one in each."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+
+from harness.commands.confirm.records import Ended, Timed
+from harness.execution.refusals import refusals
+from harness.execution.setup import Place, Setup
+from harness.execution.speed.paired import RANK_CALLS, kernels_of, refuse_untimed, verified_tokens
+from harness.execution.speed.timed_model import Subject, TokenCheck, load_subject, warm_up
+from harness.machine.conditions import Conditions, open_conditions
+from harness.paths.base import Optimization
+from harness.records.enums import Dtype
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    subject: Subject
+    conditions: Conditions
+    check: TokenCheck
+
+
+_loaded: list[_Loaded] = []
+"""The one of this worker, which ends with it."""
+
+
+def load(setup: Setup, dtype: Dtype, optimization: Optimization, own: int, place: Place | None) -> None:
+    """Load and warm up, as the rank at `place` if there is one; `own` processes of the harness may compute on the
+    device. From now on nothing is collected in this process.
+
+    Raises Incompatible if the path is not timed, and torch.OutOfMemoryError if the model does not fit.
+    """
+    refuse_untimed(optimization)
+    if place:
+        place.join(setup.device)
+    with refusals(optimization, setup, dtype):
+        subject = load_subject(setup, dtype, optimization, fault=setup.fault)
+        conditions = open_conditions(setup.device, own=own)
+        warm_up(subject, conditions, calls=RANK_CALLS if place else None)
+        _loaded.append(_Loaded(subject, conditions, TokenCheck(subject, verified_tokens(setup, dtype, optimization))))
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+def run() -> Timed:
+    """One timed run."""
+    [held] = _loaded
+    before = held.conditions.read()
+    sample, tokens = held.subject.run()
+    dropped = held.conditions.between(before, held.conditions.read())
+    held.check(tokens)
+    return Timed(sample, dropped)
+
+
+def end(kernels: tuple[str, ...]) -> Ended:
+    """What is known after the last run; `kernels` are those of the verified one."""
+    [held] = _loaded
+    used, verified = kernels_of(held.subject, kernels)
+    return Ended(held.check.differing, used, verified, held.conditions.foreign, held.conditions.told())

@@ -1,0 +1,149 @@
+"""What the seconds of two environments say of a path: the second stage of telling a regression. Pure: no torch, no I/O.
+
+The first stage, a baseline or a comparison of two runs, compares sessions, which differ by more than what one looks for
+on shared machines. Here both environments run within the same minutes, in pairs of random order, in several fresh loads
+each. The interval is that of `harness.statistics`: it lies between two loads in order and holds whatever
+their distribution. There is one look, so that no chance of error is shared; ending early, when time is up, does not
+depend on what was found.
+
+With a margin M, and [low, high] the interval of new seconds over old ones:
+
+* REGRESSED: low > 1 + M. Even at its best the new environment loses more.
+* IMPROVED: high < 1 / (1 + M). The same with the sides exchanged.
+* UNCHANGED: neither, and high <= 1 + M: a loss of more than M is excluded.
+* UNDECIDED: anything else.
+
+A path that is not certainly slower, but lost beside eager, which gained, LAGS: either something took from it what the
+release gave to all, or the release gave that to eager alone. Seconds cannot tell these apart: it is told, and not
+confirmed worse.
+
+That everything moves alike is no excuse here, as it would be between two days: machine and minutes are the same, and
+what differs is what is asked about. It is told, since it says where to look.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.commands.confirm.records import Role, Turns
+from harness.judging.baseline_comparison import Change
+from harness.judging.timings import DROPPED
+from harness.statistics import Interval, ratio_interval
+
+CHANCE = 0.01
+"""That a bound of the interval is wrong: one-sided 99 %."""
+BLOCK = 4
+"""Pairs of one load, at least."""
+BLOCK_MOST = 32
+"""And at most: in between, of the path as of eager as many as take the time that loading took, so that neither loads
+nor runs are repeated much less often than with the best division, whichever of them scatters more."""
+LOADS = 11
+"""Of each side, 44 pairs at least. Forty find 3 % in 88 and 5 % in 99.5 of 100 cases where sessions spread by 1 %, with
+no false alarm in 4,000 simulated ones; and eleven are the fewest loads of which a single odd one decides nothing: the
+second of them in order lies beyond the median with a chance of 0.6 %."""
+FEWEST = 7
+"""Loads whose interval has bounds at all: all of them lie on one side of the median with a chance of 0.8 %."""
+FLOOR = 0.01
+"""Below which no loss is one: the simulations above asked for it."""
+MARGIN = 0.02
+"""Of decoding and prefill: eager against itself, in 50 pairs on shared cores, spread by 1.4 %."""
+SERVING_MARGIN = 0.05
+"""Of continuous batching, whose scheduler makes runs of one load differ."""
+
+
+class Whose(StrEnum):
+    """Where a change comes from."""
+
+    PATH = "the path's own: eager beside it did not change alike"
+    ALL = "not the path's alone: eager changed alike"
+    UNCLEAR = "whether it is the path's own is not certain"
+    EAGER = "of eager, which is the case itself"
+    LAGS = "beside eager the path lost: what eager gained, it did not"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What became of the speed of a path."""
+
+    change: Change
+    ratio: Interval
+    """New seconds over old ones."""
+    margin: float
+    eager: Interval | None
+    """The same of eager; None if the case is eager, or no pair of eager counts."""
+    beside: Interval | None
+    """The path's ratio over eager's; None likewise."""
+    whose: Whose | None
+    """None if nothing changed for certain."""
+    pairs: int
+    """That counted."""
+    loads: int
+
+
+def margin_of(*, serving: bool) -> float:
+    """Loss, as a share of the old seconds, that must be exceeded."""
+    return max(FLOOR, SERVING_MARGIN if serving else MARGIN)
+
+
+def change_of(ratio: Interval, margin: float) -> Change:
+    """What an interval of new seconds over old ones says."""
+    if ratio.low > 1 + margin:
+        return Change.REGRESSED
+    if ratio.high < 1 / (1 + margin):
+        return Change.IMPROVED
+    return Change.UNCHANGED if ratio.high <= 1 + margin else Change.UNDECIDED
+
+
+def moved(turns: Turns, margin: float) -> Moved:
+    """What became of a path that was timed. Raises ValueError if no pair of it counts."""
+    ratio = _interval(turns.voices(Role.PATH))
+    eager, beside = (_interval(voices) if voices else None for voices in (turns.voices(Role.EAGER), turns.relative))
+    change = change_of(ratio, margin)
+    return Moved(
+        change,
+        ratio,
+        margin,
+        eager,
+        beside,
+        _whose(change, eager, beside, margin, alone=not turns.beside_eager),
+        sum(not couple.dropped for couple in turns.couples),
+        len(turns.voices(Role.PATH)),
+    )
+
+
+def unfit(turns: Turns) -> str:
+    """Why runs say nothing of either side; empty if they do."""
+    couples = turns.couples
+    gone = [couple.dropped for couple in couples if couple.dropped]
+    if turns.foreign:
+        return f"foreign processes that computed on the device are {turns.foreign}, but should be 0"
+    most = DROPPED * len(couples)
+    if len(gone) > most:
+        [(reason, _)] = Counter(gone).most_common(1)
+        return (
+            f"dropped pairs are {len(gone)} of {len(couples)}, but should be at most {most:g}, most of them: {reason}"
+        )
+    return ""
+
+
+def _interval(voices: Sequence[float]) -> Interval:
+    return ratio_interval(voices, alpha=CHANCE, independent=True)
+
+
+def _whose(
+    change: Change, eager: Interval | None, beside: Interval | None, margin: float, *, alone: bool
+) -> Whose | None:
+    """`alone` if there was no eager beside the path."""
+    changed = change in {Change.REGRESSED, Change.IMPROVED}
+    if eager is None or beside is None:
+        return (Whose.EAGER if alone else Whose.UNCLEAR) if changed else None
+    own = change_of(beside, margin)
+    if own is change and changed:
+        return Whose.PATH
+    if own is Change.REGRESSED and change_of(eager, margin) is Change.IMPROVED:
+        return Whose.LAGS
+    alike = beside.high <= 1 + margin if change is Change.REGRESSED else beside.low >= 1 / (1 + margin)
+    return (Whose.ALL if alike else Whose.UNCLEAR) if changed else None

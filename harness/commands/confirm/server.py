@@ -1,0 +1,161 @@
+"""One environment of `harness confirm`, which its own Python runs as a module: it answers requests.
+
+Requests and answers are JSON, one after the other, through an inherited pipe; standard output and error are the log. It
+ends with the pipe, or with standard input, which only the asking process holds open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import harness
+from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed
+from harness.errors import HarnessError, WorkerFailed, first_line
+from harness.machine.inventory import describe, take_inventory
+from harness.records.codec import to_plain
+from harness.session.checkout import find_catalogue
+from harness.session.plan import Catalogue, Planned, plan_case, with_models
+
+if TYPE_CHECKING:
+    from harness.commands.confirm.loaded_model import Standing
+    from harness.execution.runner import Runner
+
+
+LINGER_SECONDS = 5
+"""After the asking process is gone."""
+
+
+class Side:
+    """Answers requests about the cases of a checkout. Raises HarnessError; WorkerFailed if a case is to blame."""
+
+    def __init__(self, catalogue: Catalogue, *, logs: Path, seconds: float, fault: str) -> None:
+        """`seconds` is the deadline of one request to a worker; `fault` is planted into paths, as `Setup.fault`."""
+        self._catalogue, self._logs, self._seconds, self._fault = catalogue, logs, seconds, fault
+        self._runner: Runner | None = None
+        self._kernels: dict[str, tuple[str, ...]] = {}
+        self._standing: dict[Role, Standing] = {}
+
+    def greet(self, *, devices: list[str]) -> Greeting:
+        """Versions, hardware, and the names of the accelerators among `devices`, which are torch device types."""
+        inventory = take_inventory()
+        there = [device for device in devices if inventory.devices.get(device)]
+        names = ", ".join(self._running().device_names(device) for device in there if device != "cpu")
+        keys = tuple(key for device in there for key in self._running().device_keys(device))
+        return Greeting(str(Path(harness.__file__).resolve().parent), describe(inventory, accelerators=names), keys)
+
+    def prove(self, *, case: str) -> Proof:
+        """Run a case as every session does: engagement and equivalence. Asked again, what failed is tried anew."""
+        planned = self._planned(case)
+        if planned.unmet:
+            return Proof(unmet=planned.unmet)
+        runner = self._running()
+        runner.forget_failures()
+        evidence = runner.evidence(planned.case, planned.optimization, fault=self._fault)
+        for rung in evidence.rungs:
+            if rung.dtype is planned.case.dtype:
+                self._kernels[case] = rung.engagement.kernels
+        return Proof(evidence=evidence)
+
+    def load(self, *, case: str, role: str, own: int) -> None:
+        """Load and warm up the path of a case that was proved, or eager beside it."""
+        from harness.commands.confirm.loaded_model import Standing, Stood
+        from harness.execution.speed.paired import EAGER_KERNELS
+        from harness.paths.eager import Eager
+
+        planned = self._planned(case)
+        asked = Stood(planned.case, planned.optimization, self._kernels[case], self._fault, own)
+        if role == Role.EAGER:
+            asked = replace(asked, optimization=Eager(), kernels=EAGER_KERNELS, fault="")
+        self._standing[Role(role)] = Standing(self._running(), asked)
+
+    def run(self, *, role: str) -> Timed:
+        return self._standing[Role(role)].run()
+
+    def end(self, *, role: str) -> Ended:
+        """Of a model that is loaded; it is gone afterwards."""
+        return self._standing.pop(Role(role)).end()
+
+    def clear(self) -> None:
+        """Let go of whatever is loaded."""
+        while self._standing:
+            self._standing.popitem()[1].close()
+
+    def close(self) -> None:
+        self.clear()
+        if self._runner:
+            self._runner.close()
+
+    def _planned(self, case: str) -> Planned:
+        return plan_case(case, self._catalogue, take_inventory())
+
+    def _running(self) -> Runner:
+        from harness.execution.runner import Runner  # imports torch, which may not be there: that is told first
+
+        if self._runner is None:
+            self._runner = Runner(self._catalogue.probes, logs=self._logs, seconds=self._seconds)
+        return self._runner
+
+
+REQUESTS: Mapping[str, Callable[..., Any]] = {
+    function.__name__: function for function in (Side.greet, Side.prove, Side.load, Side.run, Side.end, Side.clear)
+}
+
+
+def answer(side: Side, request: Mapping[str, Any]) -> dict[str, Any]:
+    """The `answer` to a request; or the `failure` of a case, or why it was `refused`, in a line."""
+    arguments = {name: value for name, value in request.items() if name != "ask"}
+    try:
+        return _answered(side, request["ask"], arguments)
+    except HarnessError as error:
+        return {"refused": str(error)}
+    except Exception as error:  # noqa: BLE001 - whatever it is, the asking process tells it in a line
+        traceback.print_exc()
+        return {"refused": f"{type(error).__name__}: {first_line(error)}"}
+
+
+def _answered(side: Side, ask: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return {"answer": to_plain(REQUESTS[ask](side, **arguments))}
+    except WorkerFailed as error:
+        from harness.execution.runner import failure_of  # imports torch, which is there if a worker was
+
+        return {"failure": to_plain(failure_of(error, "timing"))}
+
+
+def _end_with_asker() -> None:
+    """Whatever is going on then: the workers end with this process, which has a moment to end by itself."""
+    os.read(sys.stdin.fileno(), 1)  # a lock of Python's own stream would be held when this process ends by itself
+    time.sleep(LINGER_SECONDS)
+    os._exit(1)
+
+
+def main(descriptor: int) -> None:
+    pipe = Connection(descriptor)
+    threading.Thread(target=_end_with_asker, daemon=True).start()
+    settings = json.loads(pipe.recv_bytes())
+    _, catalogue = find_catalogue(Path.cwd())
+    side = Side(
+        with_models(catalogue, tuple(settings["models"])),
+        logs=Path(settings["logs"]),
+        seconds=settings["seconds"],
+        fault=settings["fault"],
+    )
+    try:
+        while True:
+            pipe.send_bytes(json.dumps(answer(side, json.loads(pipe.recv_bytes())), allow_nan=False).encode())
+    except (EOFError, BrokenPipeError):
+        side.close()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

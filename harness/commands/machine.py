@@ -1,0 +1,185 @@
+"""`harness machine`: what this machine is, what it lacks, what it can do, and whether it is fit to be measured on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
+from harness.formatting import count, scaled
+from harness.machine.health import Examined, Finding, health
+from harness.machine.inventory import Inventory, describe, take_inventory
+from harness.machine.requirements import Device, Need
+from harness.machine.simulated import is_simulated
+from harness.profiles.baselines import differences, read_baselines
+from harness.profiles.expectations import standard_of
+from harness.profiles.profile import BASELINES, Match, Profile, find_profile, machine_of, read_profiles
+from harness.records.measurements import Peaks
+from harness.session.checkout import find_catalogue
+from harness.session.plan import Catalogue
+from harness.session.run_folder import scratch
+
+
+@dataclass(frozen=True)
+class NeedHere:
+    """A need of the catalogue's paths."""
+
+    need: str
+    unmet: str
+    """Why; empty if it is met."""
+    paths: tuple[str, ...]
+    """That name it, and are kept out if it is unmet."""
+
+
+@dataclass(frozen=True)
+class MachineHere:
+    """All that is told."""
+
+    device: str
+    profile: str | None
+    notes: tuple[str, ...]
+    """What of the profile is in force here, a line each."""
+    environment: Mapping[str, str]
+    needs: tuple[NeedHere, ...]
+    peaks: Peaks | None
+    health: tuple[Finding, ...]
+
+    @property
+    def well(self) -> bool:
+        return all(finding.well for finding in self.health)
+
+
+def machine(
+    *,
+    device: DeviceType = "",
+    peaks: Annotated[bool, typer.Option("--peaks/--no-peaks", help="measure the peaks, in 6 s on a CPU")] = True,
+    case_timeout: CaseTimeout = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show what this machine is and has, which paths that keeps out, and whether it is fit to be measured on.
+
+    Before a run, above all a timed one. Told are the profile that it would be judged by, the environment as a run
+    records it, the needs of all paths, met and unmet, what the machine reaches at most, and its health while that was
+    measured: load, time stolen by the host, throttling, processes of others.
+
+    Exits with 1 if there is no such device here, or it is not well.
+
+    ```
+    harness machine
+    harness machine --device cuda --no-peaks --json
+    ```
+    """
+    load = os.getloadavg()[0]
+    root, catalogue = find_catalogue(Path.cwd())
+    profiles = read_profiles(root / BASELINES)
+    inventory = take_inventory()
+    device = device or inventory.default_device
+    absent = Device().unmet(inventory, device=device)
+    examined = None if absent else _examined(device, peaks=peaks, seconds=case_timeout)
+    found = _here(device, examined, catalogue, profiles, load=load)
+    if as_json:
+        print_json(found)
+    else:
+        for line in _told(found):
+            typer.echo(line)
+    raise typer.Exit(0 if found.well else 1)
+
+
+def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
+    """Raises WorkerFailed, whose log stays where it is."""
+    from harness.commands.validate.examining import examine  # imports torch
+    from harness.execution.worker import Worker
+
+    logs = scratch("harness-machine-")
+    with Worker(log=logs / "examine.log") as worker:
+        found = worker.call(partial(examine, peaks=peaks), device, seconds=seconds)
+    shutil.rmtree(logs)
+    return found
+
+
+def _here(
+    device: str,
+    examined: Examined | None,
+    catalogue: Catalogue,
+    profiles: tuple[Profile, ...],
+    *,
+    load: float,
+) -> MachineHere:
+    inventory = take_inventory()
+    names = examined.names if examined else ""
+    environment = describe(inventory, accelerators=names)
+    match = Match(device, machine_of(device, names))
+    profile = find_profile(profiles, match) if examined else None
+    if examined:
+        found = health(examined, load=load, cores=int(environment["cores"]))
+    else:
+        absent = str(Device().unmet(inventory, device=device))
+        found = (Finding("device", absent, "choose another --device, or set that right"),)
+    return MachineHere(
+        device,
+        profile.name if profile else None,
+        tuple(_notes(profile, match, profiles, environment)) if examined else (),
+        environment,
+        _needs(catalogue, inventory, device),
+        examined.peaks if examined else None,
+        found,
+    )
+
+
+def _notes(
+    profile: Profile | None, match: Match, profiles: tuple[Profile, ...], environment: Mapping[str, str]
+) -> Iterator[str]:
+    if profile is None:
+        why = "there is none of a simulated device" if is_simulated(match.machine) else "harness calibrate makes one"
+        yield f"no profile matches {match.device} on {match.machine}: {why}"
+        return
+    found = profile.calibration
+    told = f"{found.judgements} correct runs on {found.date}" if found else "not calibrated: harness calibrate"
+    yield f"limits: {told}"
+    yield from standard_of(profiles, match, environment).notes
+    for technique, file in read_baselines(profile).files.items():
+        other = differences(file, environment)
+        held = f"of other hardware: {other}" if other else "in force"
+        yield f"baselines of {technique}: {count(len(file.cases), 'case')}, {held}"
+
+
+def _needs(catalogue: Catalogue, inventory: Inventory, device: str) -> tuple[NeedHere, ...]:
+    """Each need once, with all paths that name it."""
+    found: dict[Need, list[str]] = {}
+    for path in catalogue.paths:
+        for need in path.needs():
+            found.setdefault(need, []).append(path.name)
+    return tuple(
+        NeedHere(str(need), need.unmet(inventory, device=device) or "", tuple(paths)) for need, paths in found.items()
+    )
+
+
+def _told(found: MachineHere) -> Iterator[str]:
+    yield f"device: {found.device}"
+    yield f"profile: {found.profile or 'none'}"
+    yield from (f"  {line}" for line in found.notes)
+    yield "environment:"
+    yield from (f"  {name}: {value}" for name, value in found.environment.items())
+    yield "needs that are met:"
+    yield from (f"  {need.need}: {count(len(need.paths), 'path')}" for need in found.needs if not need.unmet)
+    yield "needs that are unmet, and the paths that each keeps out:"
+    yield from (f"  {need.unmet}: {', '.join(need.paths)}" for need in found.needs if need.unmet)
+    if found.peaks:
+        yield "peaks:"
+        yield from (f"  {line}" for line in _peaks(found.peaks))
+    yield f"health: {'well' if found.well else 'not well'}"
+    yield from (f"  {finding}" for finding in found.health)
+
+
+def _peaks(peaks: Peaks) -> Iterator[str]:
+    yield f"copies: {scaled(peaks.copy_bandwidth, 'B/s')}, read and written"
+    yield f"reads: {scaled(peaks.read_bandwidth, 'B/s')}"
+    yield from (f"{dtype} products: {scaled(rate, 'FLOP/s')}" for dtype, rate in peaks.flops.items())
+    yield f"launch: {scaled(peaks.launch, 's')}"

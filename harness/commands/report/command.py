@@ -1,0 +1,93 @@
+"""`harness report`: judge a run again, and render its files again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.options import AnyRunFolder, AsJson, print_json
+from harness.commands.report.rejudge import Rejudged, judge_again
+from harness.formatting import count
+from harness.judging.gate import gate_line
+from harness.profiles.expectations import sound_profiles
+from harness.records.codec import read_record, to_plain, write_record, write_text
+from harness.records.run import Run
+from harness.records.run_files import RUN
+from harness.reports.tables import tally_outcomes
+from harness.reports.write import write_reports
+from harness.session.checkout import find_catalogue, refuse_unused
+
+BEFORE = "run.before.json"
+"""Beside `run.json`: the record as the session wrote it, once anything of it has changed."""
+
+
+def report(
+    run: AnyRunFolder,
+    *,
+    as_json: AsJson = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
+) -> None:
+    """Judge a run again and render its files again, without running anything.
+
+    After a limit, a threshold, a baseline or stored numerics changed: the evidence and the measurements of the run are
+    held to what stands in its profile today. What no file holds keeps its verdict, and how many and why is told:
+    claims, relations, and cases that could not run there. run.json is rewritten; the record as the session wrote it
+    stays in run.before.json if anything of it changes, be it a message. Its environment, start, end and exit code are
+    kept. Needs no GPU.
+
+    A run that was killed, or runs still, is rendered as far as it came: nothing of it is judged again.
+
+    Exits with 1 if a verdict of the run fails now, or the run is not finished.
+
+    ```
+    harness report runs/latest
+    harness report runs/latest --dry-run --json
+    ```
+    """
+    root, catalogue = find_catalogue(Path.cwd())
+    profiles = sound_profiles(root)
+    refuse_unused(profiles, catalogue)
+    found = judge_again(run, catalogue, profiles)
+    if not dry_run:
+        _write(run, found)
+    if as_json:
+        print_json({**{name: value for name, value in vars(found).items() if name != "run"}, "failing": found.failing})
+    else:
+        for line in _told(found):
+            typer.echo(line)
+        typer.echo("nothing was written" if dry_run else f"written: {run}")
+    raise typer.Exit(1 if found.failing or found.run.finished is None else 0)
+
+
+def _write(folder: Path, found: Rejudged) -> None:
+    if found.run.finished is not None:
+        _keep(folder, found)
+    write_reports(folder, found.run)
+
+
+def _keep(folder: Path, found: Rejudged) -> None:
+    """The record with today's verdicts, and that of the session beside it."""
+    before, record = (folder / name for name in (BEFORE, RUN))
+    written = read_record(Run, record)
+    if to_plain(written) != to_plain(found.run) and not before.exists():
+        write_text(before, record.read_text(encoding="utf-8"))
+    write_record(record, found.run)
+
+
+def _told(found: Rejudged) -> Iterator[str]:
+    for was, now in ((each.was, each.now) for each in found.changed):
+        why = now.message.removeprefix(f"{now.case}: ")
+        yield f"{now.case}: {now.property} was {was.outcome}, now {now.outcome}: {why}"
+    by = f"profile {found.run.profile}" if found.run.profile else "the table, since no profile matches"
+    if found.run.finished is not None:
+        yield f"judged by {by}"
+    yield from found.notes
+    stay = f"; {count(sum(found.kept.values()), 'verdict')} kept" if found.kept else ""
+    yield f"{count(found.judged, 'verdict')} given again, {len(found.changed)} of them changed{stay}"
+    yield from (f"kept: {number}, since {why}" for why, number in found.kept.items())
+    yield tally_outcomes(found.run.verdicts)
+    if gate := gate_line(found.run):
+        yield gate

@@ -1,0 +1,181 @@
+"""Judge a finished run again from its files, with today's limits, thresholds, baselines and stored numerics."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import CorruptRecord, first_line
+from harness.judging.claims import UNTRUE
+from harness.judging.gate import Forgiven, gated
+from harness.judging.measured import bar_of, judge_evidence, judge_measured
+from harness.paths.base import Optimization
+from harness.profiles.exceptions import Disclaimer, forgiven
+from harness.profiles.expectations import Standard, standard_of
+from harness.profiles.profile import Match, Profile, machine_of
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case, Evidence
+from harness.records.measurements import Measurements
+from harness.records.run import EXAMPLES, JUDGED_BY, Run, Verdict
+from harness.records.run_files import RESTORE, RUN, any_run, evidence_of, measurements_of
+from harness.records.workload import Folder, ModelRecipe, Workload
+from harness.session.plan import Catalogue
+
+UNFINISHED = "the run is not finished"
+"""Why a verdict stays."""
+NEVER_ENDED = (
+    "the run is not finished: it was killed, or runs still; nothing of it was judged again, and run.json is left as "
+    "it is (pytest --resume goes on with it)"
+)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A verdict whose outcome is another now."""
+
+    was: Verdict
+    now: Verdict
+
+
+@dataclass(frozen=True)
+class Rejudged:
+    """A run with today's verdicts."""
+
+    run: Run
+    changed: tuple[Changed, ...]
+    judged: int
+    """Verdicts that were given again."""
+    kept: Mapping[str, int]
+    """How many verdicts stay as they were, by why they cannot be given again."""
+    notes: tuple[str, ...]
+    """What a reader of the verdicts must know, a line each."""
+
+    @property
+    def failing(self) -> tuple[Verdict, ...]:
+        return tuple(verdict for verdict in self.run.verdicts if verdict.outcome.fails)
+
+
+def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...]) -> Rejudged:
+    """The run in a folder, judged by what stands in the profile that it matched. Nothing is written. Of a run that is
+    not finished every verdict stays as it was given: a session may go on with it.
+
+    Raises HarnessError if there is no such run, or a file of it cannot be read or judged.
+    """
+    run = any_run(folder)
+    if run.finished is None:
+        return Rejudged(run, (), 0, {UNFINISHED: len(run.verdicts)} if run.verdicts else {}, (NEVER_ENDED,))
+    standard, notes = _standard(run, profiles)
+    judging = _Judging(folder, evidence_of(folder), measurements_of(folder), catalogue, standard)
+    answers = [judging.again(verdict) for verdict in run.verdicts]
+    known, on = standard.known_failures, run.started
+    verdicts = [
+        verdict if isinstance(now, str) else forgiven(now, known, on=on)
+        for verdict, now in zip(run.verdicts, answers, strict=True)
+    ]
+    pairs = zip(run.verdicts, verdicts, strict=True)
+    environment = {name: value for name, value in run.environment.items() if name != JUDGED_BY}
+    if standard.notes:
+        environment[JUDGED_BY] = "; ".join(standard.notes)
+    kept = Counter(answer for answer in answers if isinstance(answer, str))
+    again = replace(run, profile=standard.profile, environment=environment, verdicts=tuple(verdicts))
+    if run.gate is not None:
+        again = gated(again, Forgiven(standard.skips, standard.known_failures))
+    return Rejudged(
+        again,
+        tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome),
+        len(answers) - kept.total(),
+        dict(kept.most_common()),
+        (*notes, *standard.notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """What verdicts are given again from."""
+
+    folder: Path
+    evidence: Mapping[str, Evidence]
+    """By case."""
+    measured: Mapping[str, Measurements]
+    """Likewise."""
+    catalogue: Catalogue
+    standard: Standard
+
+    def again(self, was: Verdict) -> Verdict | str:
+        """Today's verdict, or in a clause why the one that was given stays."""
+        if was.property is Property.CLAIM:
+            return _disclaimed(was, self.standard.disclaimers.get(was.case)) or "claims rest on several cases"
+        if EXAMPLES in was.numbers:
+            return "relations were asked of examples that no file holds"
+        evidence = self.evidence.get(was.case)
+        if evidence is None:
+            return "it could not run there" if was.outcome is Outcome.UNSUPPORTED else "there is no evidence file"
+        path = next((path for path in self.catalogue.paths if path.name == was.path), None)
+        workload = next((entry for entry in self.catalogue.workloads if entry.name == was.workload), None)
+        if path is None or workload is None:
+            return f"the catalogue has no {'path' if path is None else 'workload'} of that name"
+        with _judgeable(self.folder / RUN):
+            case = _case(was, path, workload, self.catalogue)
+        return self._judged(case, was.property, evidence, path)
+
+    def _judged(self, case: Case, asked: Property, evidence: Evidence, path: Optimization) -> Verdict | str:
+        with _judgeable(self.folder / "evidence" / f"{case.id}.json"):
+            verdict = judge_evidence(case, asked, evidence, standard=self.standard)
+        if not asked.measured:
+            return verdict
+        measured = self.measured.get(case.id)
+        if measured is None and verdict.outcome is Outcome.PASS:
+            return "there is no measurements file"
+        with _judgeable(self.folder / "measurements" / f"{case.id}.json"):
+            return judge_measured(case, asked, verdict, measured, bar_of(case, path, standard=self.standard))
+
+
+def _disclaimed(was: Verdict, known: Disclaimer | None) -> Verdict | None:
+    """A claim that does not hold, now that the profile says so of all its numbers; None of all others: which number did
+    not hold is not recorded."""
+    if was.outcome is not Outcome.DOES_NOT_HOLD or known is None or known.parts:
+        return None
+    told = was.message.replace(UNTRUE, f"its profile says so: {known.reason}")
+    return replace(was, outcome=Outcome.DISCLAIMED, message=told)
+
+
+@contextmanager
+def _judgeable(file: Path) -> Iterator[None]:
+    """Turns what judging a file raises into a CorruptRecord: all its fields are of their type, and together they are
+    nothing that a session writes."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, StopIteration, ValueError) as error:
+        told = f"{type(error).__name__} {first_line(error)}".replace(" no message", "")
+        raise CorruptRecord(f"{file}: holds what cannot be judged: {told} ({RESTORE})") from error
+
+
+def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:
+    """The case that a verdict is on. Of a model that the catalogue does not know, the verdict has the name, and judging
+    asks no more of a model."""
+    known = (*catalogue.models, *catalogue.more_models)
+    named = (recipe for recipe in known if recipe.name == verdict.recipe)
+    recipe = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
+    return Case(path.name, path.technique, recipe, workload, verdict.device, verdict.dtype)
+
+
+def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[str]]:
+    """(what the run is held to, what to tell of how that was found): of the profile that it names, or else of one that
+    matches where it ran."""
+    found = next((profile for profile in profiles if profile.name == run.profile), None)
+    found = found or next((profile for profile in profiles if _matches(profile.match, run)), None)
+    name = found.name if found else None
+    told = [] if name == run.profile else [f"profile {name or 'none'} instead of {run.profile or 'none'}"]
+    return (standard_of(profiles, found.match, run.environment) if found else Standard()), told
+
+
+def _matches(match: Match, run: Run) -> bool:
+    """Whether a run was on that device and machine: `platform` names the machine between hyphens."""
+    if all(verdict.device != match.device for verdict in run.verdicts):
+        return False
+    if match.device == "cpu":
+        return f"-{match.machine}-" in f"-{run.environment.get('platform', '')}-"
+    return machine_of(match.device, run.environment.get("accelerators", "")) == match.machine

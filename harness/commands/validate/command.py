@@ -1,0 +1,191 @@
+"""`harness validate`: is this machine, above all a new GPU, fit to be used and measured on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
+from harness.commands.validate.checks import Check, Grade, graded
+from harness.commands.validate.fingerprints import fingerprint_checks
+from harness.commands.validate.preflight import MACHINE, preflight
+from harness.commands.validate.statement import Acceptance, Machine, Proposal, Statement, Suites, state
+from harness.commands.validate.statement_files import write_statement
+from harness.commands.validate.steps import Examination, Finished, examine_all, propose_profile, run_suites
+from harness.errors import HarnessError
+from harness.machine.inventory import Inventory, describe, take_inventory
+from harness.machine.requirements import Device
+from harness.profiles.expectations import sound_profiles
+from harness.profiles.profile import Match, Profile, machine_of
+from harness.session.checkout import find_catalogue, refuse_unused
+from harness.session.plan import Catalogue
+from harness.session.run_folder import RunFolder
+
+NOTHING_RAN = 5
+"""Exit code of a run that no session made, as pytest has it."""
+FINGERPRINT_SECONDS = 20.0
+"""Of computing the same again on each card."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to validate, and how."""
+
+    device: str
+    parent: Path
+    """In which the run's folder is made."""
+    fingerprint_seconds: float
+    case_timeout: float
+    keep_going: bool
+    arguments: tuple[str, ...]
+    """For pytest."""
+    err: bool
+    """Whether progress goes to standard error, since facts go to standard output."""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of pytest."""
+        return "--device", self.device, "--case-timeout", f"{self.case_timeout:g}"
+
+    def tell(self, lines: Iterable[object]) -> None:
+        for line in lines:
+            typer.echo(str(line), err=self.err)
+
+
+def validate(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- PYTEST...]", help="more for pytest, for example -- -k ragged_b4")
+    ] = None,
+    *,
+    device: DeviceType = "",
+    run_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="where run folders are made")] = Path("runs"),
+    fingerprint_seconds: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="computing the same again, on each card")
+    ] = FINGERPRINT_SECONDS,
+    case_timeout: CaseTimeout = 300.0,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="run the suites also on a machine that is rejected before them")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Accept a machine, above all a new GPU, or say why not: preflight, fingerprint, suites, statement.
+
+    The preflight reads each card while it works: errors and replaced rows of its memory, throttling, clocks, power,
+    processes of others, whether driver and torch agree, and rates against its data sheet. The fingerprint repeats
+    products, reductions, memory and a model: any other bit rejects the card. Then the suites run: every path,
+    invariants, claims; and each card is read once more. What comes of it stands in the run's folder: statement.md,
+    .html and .json, whose first line says accepted, accepted with exceptions, or rejected, and why; and
+    proposed-profile/, to be reviewed. What is given to pytest behind -- is an exception: it speaks of less than the
+    machine.
+
+    Exits with 1 if the machine is rejected.
+
+    ```
+    harness validate
+    harness validate --device cuda --run-dir acceptance
+    harness validate --device cpu -- -k ragged_b4
+    ```
+    """
+    root, catalogue = find_catalogue(Path.cwd())
+    profiles = sound_profiles(root)
+    refuse_unused(profiles, catalogue)
+    inventory = take_inventory()
+    device = device or inventory.default_device
+    if unmet := Device().unmet(inventory, device=device):
+        raise HarnessError(f"{unmet} (choose another --device)")
+    if not case_timeout > 0:
+        raise HarnessError(f"--case-timeout is {case_timeout:g}, but should be a positive number of seconds")
+    asked = Asked(
+        device,
+        root / run_dir.expanduser(),
+        fingerprint_seconds,
+        case_timeout,
+        keep_going,
+        tuple(arguments or ()),
+        as_json,
+    )
+    statement, folder = _validated(asked, root, catalogue, profiles, inventory)
+    files = write_statement(folder, statement)
+    if as_json:
+        print_json(statement)
+    asked.tell(["", statement.line, *statement.proposal.steps, *(f"written: {path}" for path in files)])
+    raise typer.Exit(1 if statement.acceptance is Acceptance.REJECTED else 0)
+
+
+def _validated(
+    asked: Asked, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
+) -> tuple[Statement, Path]:
+    """(the statement, the run's folder)."""
+    load = os.getloadavg()[0]
+    examined = examine_all(
+        asked.device,
+        inventory.devices[asked.device],
+        catalogue.models[0],
+        seconds=asked.fingerprint_seconds,
+        deadline=asked.case_timeout,
+    )
+    names = ", ".join(card.name for card in examined.cards if card.name)
+    machine = _machine(asked.device, examined, describe(inventory, accelerators=names), load=load)
+    checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
+    asked.tell(checks)
+    finished = _suites(asked, root, checks)
+    if finished.suites.run:
+        machine = _examined_again(asked, machine, inventory)
+    folder = finished.folder or _empty_folder(asked.parent, machine)
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    statement = state(machine, finished.suites, date=date)
+    if finished.suites.run and statement.acceptance is not Acceptance.REJECTED:
+        match = Match(asked.device, machine_of(asked.device, names))
+        proposal = propose_profile(folder, finished.suites.run, profiles, match)
+    else:
+        proposal = Proposal(steps=("no profile is proposed of a machine that is rejected",))
+    return state(machine, finished.suites, date=date, proposal=proposal), folder
+
+
+def _machine(device: str, examined: Examination, environment: dict[str, str], *, load: float) -> Machine:
+    cores = int(environment["cores"])
+    checks = (*examined.failed, *preflight(examined.cards, load=load, cores=cores))
+    return Machine(device, environment, checks, examined.cards, examined.fingerprints)
+
+
+def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Machine:
+    """After the suites: what is wrong then and was not before, as errors of memory that show under hours of work. Of
+    the host nothing is asked: its load is our own."""
+    device, known = asked.device, {(check.about, check.what, check.grade) for check in machine.checks}
+    try:
+        found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
+        checks = (*found.failed, *preflight(found.cards, load=0.0, cores=int(machine.environment["cores"])))
+    except (HarnessError, OSError) as error:  # the suites are not to be lost for it
+        todo = f"see harness machine --device {device}, or validate again"
+        checks = (Check(device, "its examination", str(error), Grade.EXCEPTION, "done", todo),)
+    later = tuple(
+        replace(check, about=f"{check.about} after the suites")
+        for check in checks
+        if check.about != MACHINE
+        and check.grade is not Grade.GOOD
+        and (check.about, check.what, check.grade) not in known
+    )
+    asked.tell(later)
+    return replace(machine, checks=(*machine.checks, *later))
+
+
+def _suites(asked: Asked, root: Path, checks: tuple[Check, ...]) -> Finished:
+    """Not of a machine that is rejected already, unless that was asked for: they take long."""
+    if graded(checks, Grade.REJECTING) and not asked.keep_going:
+        asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
+        return Finished(None, Suites(asked=asked.arguments))
+    return run_suites(root, asked.parent, asked.options, asked.arguments, out=2 if asked.err else 1)
+
+
+def _empty_folder(parent: Path, machine: Machine) -> Path:
+    """For the statement, where no suite made one."""
+    folder = RunFolder.new(parent)
+    folder.describe(dict(machine.environment))
+    folder.finish(NOTHING_RAN)
+    return folder.path

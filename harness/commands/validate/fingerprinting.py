@@ -1,0 +1,180 @@
+"""Compute the same over and over, and look at every bit. Runs in workers.
+
+Two kinds of error show. One that comes and goes makes a repetition differ from the first. One that stays the same is
+found where nothing rounds: sums of small integers have one right result on any hardware, in any order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.commands.validate.fingerprints import LEAST, Differing, Fingerprint
+from harness.execution.loading import load_model
+from harness.machine.devices import computes_on_cpu
+from harness.machine.peaks import free_bytes
+from harness.records.enums import Dtype
+from harness.records.workload import ModelRecipe
+
+ROWS = 1024
+"""Of square matrices: large enough to use the units that large products use, and hashed in milliseconds."""
+CPU_ROWS = 256
+"""On a CPU, which may emulate half precision: 1,024 rows then take seconds."""
+SEED = 20
+DENSITY = 8
+"""One in so many entries of an exact product is not zero, so that no sum of 1,024 products exceeds 256, up to which
+bfloat16 holds every integer."""
+DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
+MEMORY = 0.5
+"""Share of an accelerator's free memory that is written and read back."""
+CPU_MEMORY = 64 * 2**20
+"""Bytes of the same on a CPU, whose memory has its own checks."""
+TOKENS = 64
+"""Of the model's prompt."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that gives the same bits each time."""
+
+    run: Callable[[], Tensor]
+    """From inputs that stay on the device."""
+    expected: Tensor | None = None
+    """What it must give, on the CPU, if nothing in it rounds."""
+
+
+def fingerprint(device: str, index: int, about: str, recipe: ModelRecipe, seconds: float) -> Fingerprint:
+    """Of one device of a type, in about so many seconds. Nothing but torch's accelerator interface is used."""
+    if device != "cpu":
+        torch.accelerator.set_device_index(index)
+    with _deterministic(), torch.inference_mode():
+        return repeat(about, operations(device, recipe), seconds=seconds)
+
+
+@contextmanager
+def _deterministic() -> Iterator[None]:
+    """Where libraries add up in any order unless told otherwise, as rocBLAS may, a healthy card differs too."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0], warn_only=before[1])
+
+
+def repeat(about: str, known: Mapping[str, Operation], *, seconds: float) -> Fingerprint:
+    """Run all operations again and again until the time is over, LEAST times at least."""
+    started = time.monotonic()
+    tallies = {name: _Tally() for name in known}
+    repetition = 0
+    while repetition < LEAST or time.monotonic() - started < seconds:
+        repetition += 1
+        for name, operation in known.items():
+            tallies[name].add(operation.run().cpu(), operation.expected, repetition)
+    return Fingerprint(
+        about,
+        repetition,
+        time.monotonic() - started,
+        {name: tally.first for name, tally in tallies.items()},
+        tuple(tally.differing(name) for name, tally in tallies.items() if tally.times),
+        {name: tallies[name].wrong for name, operation in known.items() if operation.expected is not None},
+    )
+
+
+def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
+    """What a card does in inference: products in every format, reductions, memory, and a whole small model."""
+    torch.set_float32_matmul_precision("highest")
+    draw = torch.Generator().manual_seed(SEED)
+    rows = CPU_ROWS if computes_on_cpu(device) else ROWS
+    found = {}
+    for dtype in DTYPES:
+        found[f"{dtype} products"] = _rounded_product(device, dtype, rows, draw)
+        found[f"exact {dtype} products"] = _exact_product(device, dtype, rows, draw)
+    values = torch.randn(rows, rows, generator=draw).to(device)
+    found["reductions"] = Operation(lambda: torch.cat([values.sum(0), values.softmax(1).amax(0), values.std(1)]))
+    found["memory"] = _memory(device)
+    found[f"logits of {recipe.name}"] = _model(device, recipe, draw)
+    return found
+
+
+@dataclass
+class _Tally:
+    """What was seen of one operation so far."""
+
+    first: str = ""
+    times: int = 0
+    repetition: int = 0
+    digest: str = ""
+    wrong: int = 0
+
+    def add(self, given: Tensor, expected: Tensor | None, repetition: int) -> None:
+        found = digest(given)
+        self.first = self.first or found
+        if found != self.first:
+            self.times += 1
+            if self.times == 1:
+                self.repetition, self.digest = repetition, found
+        if expected is not None:
+            self.wrong = max(self.wrong, int((given != expected).sum()))
+
+    def differing(self, operation: str) -> Differing:
+        return Differing(operation, self.repetition, self.digest, self.times)
+
+
+def digest(given: Tensor) -> str:
+    """SHA-256 of the bytes of a tensor on the CPU, in any format."""
+    return hashlib.sha256(given.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def _rounded_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:
+    kind = getattr(torch, dtype.torch_name)
+    left, right = (torch.randn(rows, rows, generator=draw).to(device, kind) for _ in range(2))
+    return Operation(lambda: left @ right)
+
+
+def _exact_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:
+    """Expected is what integers give."""
+    kind = getattr(torch, dtype.torch_name)
+    left, right = (sparse(rows, draw) for _ in range(2))
+    expected = (left.double() @ right.double()).to(kind)
+    on_device = left.to(device, kind), right.to(device, kind)
+    return Operation(lambda: on_device[0] @ on_device[1], expected)
+
+
+def sparse(rows: int, draw: torch.Generator) -> Tensor:
+    """-1, 0 and 1, most of them 0."""
+    signs = torch.randint(2, (rows, rows), generator=draw) * 2 - 1
+    return signs * (torch.randint(DENSITY, (rows, rows), generator=draw) == 0)
+
+
+def _memory(device: str) -> Operation:
+    """Write a pattern over much of the memory, move it, and count per row what is not what was written: nothing. The
+    pattern is another in each repetition."""
+    size = CPU_MEMORY if computes_on_cpu(device) else int(free_bytes() * MEMORY)
+    rows = max(size // (3 * ROWS * 4), 1)  # written, moved, and what is compared
+    column = torch.arange(ROWS, dtype=torch.int32, device=device)
+    turn = iter(range(2**30))
+
+    def run() -> Tensor:
+        word = next(turn) * 0x1234567 & 0x3FFFFFFF
+        written = (column ^ word).expand(rows, ROWS).contiguous()
+        moved = torch.empty_like(written).copy_(written)
+        return torch.stack([(each != (column ^ word)).sum(1, dtype=torch.int32) for each in (written, moved)])
+
+    return Operation(run, torch.zeros(2, rows, dtype=torch.int32))
+
+
+def _model(device: str, recipe: ModelRecipe, draw: torch.Generator) -> Operation:
+    """Eager, in float32, on random tokens. Raises ModelUnavailable."""
+    model = load_model(recipe, dtype=Dtype.FP32, device=device, options={})
+    ids = torch.randint(model.config.vocab_size, (2, TOKENS), generator=draw).to(device)
+
+    return Operation(lambda: model(input_ids=ids, use_cache=False).logits)

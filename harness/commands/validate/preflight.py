@@ -1,0 +1,286 @@
+"""Whether a machine is fit to be accepted, from what was read of its devices while they worked. Pure: no torch, no I/O.
+
+A rule is a function of one card that yields checks, and stands in RULES.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from harness.commands.validate.cards import Build, Card, CardReading
+from harness.commands.validate.checks import Check, Grade
+from harness.commands.validate.datasheets import COPIES, DATASHEETS, PRODUCTS
+from harness.formatting import scaled
+from harness.machine.health import health
+from harness.machine.nvml import FULL_SPEED
+from harness.machine.simulated import is_simulated
+from harness.records.enums import Dtype
+
+EXCEPTION, REJECTING = Grade.EXCEPTION, Grade.REJECTING
+MACHINE = "machine"
+"""What a check is about that is of no card."""
+AGAIN = "and validate again"
+
+
+def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Check, ...]:
+    """What is wrong with the machine and its cards, and what is worth knowing. `load` is the average of the last
+    minute, before anything ran here."""
+    found = [check for card in cards[:1] for check in _host(card, load=load, cores=cores)]
+    for card in cards:
+        found += [check for rule in RULES for check in rule(card)]
+    return tuple(found)
+
+
+def _host(card: Card, *, load: float, cores: int) -> Iterator[Check]:
+    """As `harness machine` has it: none of it is a fault of the card, so that nothing is rejected for it."""
+    for finding in health(card.examined, load=load, cores=cores):
+        if finding.what == "while it worked":
+            yield Check(MACHINE, "what slowed it while it worked", finding.got, EXCEPTION, "nothing", finding.todo)
+        elif finding.well:
+            yield Check(MACHINE, finding.what, finding.got)
+        elif not finding.what.startswith("processes"):  # those of a card have a rule of their own
+            yield Check(MACHINE, finding.what, finding.got, EXCEPTION, "quiet enough to time on", finding.todo)
+
+
+def _simulated(card: Card) -> Iterator[Check]:
+    if is_simulated(card.name):
+        todo = "validate the machine without it: what passes on a simulated device says nothing of a card"
+        yield Check(card.about, "the device", card.name, REJECTING, "a real one", todo)
+
+
+def _readable(card: Card) -> Iterator[Check]:
+    """What is not known is no proof of health."""
+    if card.unread:
+        yield Check(
+            card.about,
+            "its state (ECC, remapped rows, throttling, clocks, power, processes)",
+            f"not read: {card.unread}",
+            EXCEPTION,
+            "read through NVML",
+            f"set that right, or look with the maker's own tool, {AGAIN}",
+        )
+    if card.busy and card.busy.untold:
+        untold = ", ".join(f"{what} ({why})" for what, why in card.busy.untold.items())
+        todo = "a newer driver or nvidia-ml-py may tell it; otherwise look with nvidia-smi -q"
+        yield Check(card.about, "what NVML does not tell", untold, EXCEPTION, "nothing", todo)
+
+
+def _ecc(card: Card) -> Iterator[Check]:
+    now = card.busy
+    if now is None:
+        return
+    yield from _errors(card.about, now)
+    if now.ecc is None:
+        return
+    if not now.ecc:
+        todo = f"nvidia-smi -e 1 and a reboot, {AGAIN}"
+        yield Check(card.about, "ECC", "off: memory may err without a word", EXCEPTION, "on", todo)
+    elif now.ecc_pending is False:
+        yield Check(card.about, "ECC", "on, and off after a reboot", EXCEPTION, "on", "nvidia-smi -e 1")
+    else:
+        yield Check(card.about, "ECC", "on")
+
+
+def _errors(about: str, now: CardReading) -> Iterator[Check]:
+    if now.uncorrected:
+        todo = f"reset the card with nvidia-smi -r {AGAIN}; if they come back, return it"
+        yield Check(
+            about, "the number of uncorrected memory errors since the driver was loaded", str(now.uncorrected),
+            REJECTING, "0", todo,
+        )  # fmt: skip
+    if now.uncorrected_ever and not now.uncorrected:
+        todo = (
+            "a new card should have none: ask its seller; NVIDIA takes cards back whose rows can no longer be remapped"
+        )
+        yield Check(
+            about,
+            "the number of uncorrected memory errors of its life",
+            str(now.uncorrected_ever),
+            EXCEPTION,
+            "0",
+            todo,
+        )
+
+
+def _rows(card: Card) -> Iterator[Check]:
+    now, about = card.busy, card.about
+    if now is None:
+        return
+    if now.remap_failed:
+        yield Check(about, "row remapping", "failed", REJECTING, "possible", "no spare row is left: return the card")
+    if now.remap_pending:
+        todo = f"a bad row is in use until nvidia-smi -r or a reboot: do that {AGAIN}"
+        yield Check(about, "row remapping", "pending", REJECTING, "done", todo)
+    if now.rows_uncorrected:
+        todo = "a new card should have none, and spare rows are few: ask its seller"
+        what = "the number of rows remapped after uncorrected errors"
+        yield Check(about, what, str(now.rows_uncorrected), EXCEPTION, "0", todo)
+    if now.rows_corrected:
+        yield Check(about, "the number of rows remapped after corrected errors", str(now.rows_corrected))
+
+
+def _throttling(card: Card) -> Iterator[Check]:
+    """Causes in force in the middle of the work, and those whose counters rose since before it."""
+    idle, busy = card.idle, card.busy
+    if idle is None or busy is None:
+        return
+    causes = list(busy.slowed_by or ())
+    causes += [cause for cause, time in busy.throttled.items() if time > idle.throttled.get(cause, time)]
+    if causes:
+        got, todo = ", ".join(dict.fromkeys(causes)), f"look at airflow, power cables and the rack's limits {AGAIN}"
+        yield Check(card.about, "what slows it while it works", got, REJECTING, "nothing", todo)
+    elif busy.slowed_by is not None:
+        yield Check(card.about, "what slows it while it works", "nothing")
+    if before := {cause: time for cause, time in idle.throttled.items() if time}:
+        told = ", ".join(f"{cause} {time / 1e9:.3g} s" for cause, time in before.items())
+        yield Check(card.about, "what slowed it before, since the driver was loaded,", told)
+
+
+def _clock(card: Card) -> Iterator[Check]:
+    """A clock that the power limit holds down is how small cards always work."""
+    idle, busy = card.idle, card.busy
+    if idle is None or busy is None or not busy.clock or not busy.full_clock:
+        return
+    got, capped = f"{busy.clock} of {busy.full_clock} MHz", (busy.capped or 0) > (idle.capped or 0)
+    grade = EXCEPTION if busy.capped is None or idle.capped is None else REJECTING  # the power limit may hold it down
+    if busy.clock >= FULL_SPEED * busy.full_clock or capped:
+        yield Check(card.about, "its SM clock at work", f"{got}{' at the power limit' if capped else ''}")
+    else:
+        todo = f"reset clocks that were set with nvidia-smi -rgc, or look why it does not rise, {AGAIN}"
+        least = f"at least {_percent(FULL_SPEED)} of that"
+        yield Check(card.about, "its SM clock at work", got, grade, least, todo)
+
+
+def _power(card: Card) -> Iterator[Check]:
+    now = card.busy
+    if now is None or now.power_limit is None:
+        return
+    got = f"{now.power_limit / 1000:g} W"
+    if now.power_default and now.power_limit < now.power_default:
+        should = f"the default of {now.power_default / 1000:g} W"
+        todo = "nvidia-smi -pl sets it; agree to it if it is meant: speeds hold for this limit alone"
+        yield Check(card.about, "its power limit", got, EXCEPTION, should, todo)
+    else:
+        yield Check(card.about, "its power limit", got)
+
+
+def _temperature(card: Card) -> Iterator[Check]:
+    if card.busy and card.busy.temperature is not None:
+        yield Check(card.about, "its temperature at work", f"{card.busy.temperature} °C")
+
+
+def _shared(card: Card) -> Iterator[Check]:
+    """Our worker is one of the processes; where a container hides it, it hides others too."""
+    seen = (card.busy.processes or 0) - 1 if card.busy else 0
+    foreign = max(seen, card.examined.foreign)
+    if foreign:
+        todo = f"end them {AGAIN}: beside them nothing that is timed counts"
+        yield Check(card.about, "the number of processes of others on it", str(foreign), REJECTING, "0", todo)
+    elif card.busy and card.busy.processes == 0:
+        todo = f"look on the host with nvidia-smi, or run this where processes can be seen, {AGAIN}"
+        yield Check(card.about, "the number of processes on it", "0, not even ours", EXCEPTION, "at least 1", todo)
+    elif card.busy and card.busy.processes is not None:
+        yield Check(card.about, "the number of processes of others on it", "0")
+
+
+def _versions(card: Card) -> Iterator[Check]:
+    """The driver serves CUDA of its own version and older; within a major version newer ones in part
+    (https://docs.nvidia.com/deploy/cuda-compatibility)."""
+    now, built = card.busy, card.build.cuda
+    if now is None or not now.driver_cuda or not built:
+        return
+    served = f"{now.driver_cuda} (driver {now.driver})"
+    if _version(now.driver_cuda) >= _version(built):
+        yield Check(card.about, "CUDA of the driver", f"{served}, torch is built for {built}")
+        return
+    older = _version(now.driver_cuda)[0] < _version(built)[0]
+    todo = f"install a newer driver, or a torch for CUDA {now.driver_cuda}"
+    todo += "" if older else ": a driver of the same major version runs most of it, and compiles no newer PTX"
+    yield Check(
+        card.about, "CUDA of the driver", served, REJECTING if older else EXCEPTION, f"at least torch's {built}", todo
+    )
+
+
+def _compiled_for(card: Card) -> Iterator[Check]:
+    built = card.build
+    if built.capability is None or not built.arches:
+        return
+    mine = f"sm_{built.capability[0]}{built.capability[1]}"
+    got, todo = ", ".join(built.arches), "install a torch that is built for this card"
+    if _runs(built):
+        yield Check(card.about, "what torch is compiled for", f"{got}; this is {mine}")
+    elif _translates(built):
+        should = f"{mine} or older of its generation"
+        todo += ": the driver translates older code for it, which is slower"
+        yield Check(card.about, "what torch is compiled for", got, EXCEPTION, should, todo)
+    else:
+        yield Check(card.about, "what torch is compiled for", got, REJECTING, mine, todo)
+
+
+def _speeds(card: Card) -> Iterator[Check]:
+    peaks, sheet = card.examined.peaks, DATASHEETS.get(card.name)
+    if peaks is None:
+        return
+    promised = (sheet.bandwidth, sheet.products) if sheet else (None, None)
+    yield _rate(card.about, "copies", scaled_as=(peaks.copy_bandwidth, "B/s"), promised=promised[0], share=COPIES)
+    if rate := peaks.flops.get(Dtype.BF16):
+        what = "bfloat16 products"
+        yield _rate(card.about, what, scaled_as=(rate, "FLOP/s"), promised=promised[1], share=PRODUCTS)
+
+
+def _rate(about: str, what: str, *, scaled_as: tuple[float, str], promised: float | None, share: float) -> Check:
+    rate, unit = scaled_as
+    got = scaled(rate, unit)
+    if promised is None:
+        return Check(about, f"the rate of {what}", f"{got}; no data sheet of it is known here")
+    told = f"{got}, {_percent(rate / promised)} of the data sheet's {scaled(promised, unit)}"
+    if rate >= share * promised:
+        return Check(about, f"the rate of {what}", told)
+    todo = f"look at clocks, power and others on the card {AGAIN}; if it stays so, return it"
+    return Check(about, f"the rate of {what}", told, REJECTING, f"at least {_percent(share)}", todo)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+RULES = (
+    _simulated,
+    _readable,
+    _ecc,
+    _rows,
+    _throttling,
+    _clock,
+    _power,
+    _temperature,
+    _shared,
+    _versions,
+    _compiled_for,
+    _speeds,
+)
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
+def _runs(built: Build) -> bool:
+    """Code for a capability runs on that and on later ones of its major version; `sm_90a` on that alone."""
+    return any(
+        own == built.capability if letter == "a" else own[0] == built.capability[0] and own <= built.capability
+        for kind, own, letter in map(_arch, built.arches)
+        if kind == "sm" and built.capability
+    )
+
+
+def _translates(built: Build) -> bool:
+    """PTX is translated for any later capability."""
+    arches = map(_arch, built.arches)
+    return any(kind == "compute" and not letter and own <= (built.capability or (0, 0)) for kind, own, letter in arches)
+
+
+def _arch(name: str) -> tuple[str, tuple[int, int], str]:
+    """("sm", (9, 0), "a") of `sm_90a`."""
+    found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]*)", name)
+    return (found[1], (int(found[2]), int(found[3])), found[4]) if found else ("", (0, 0), "")

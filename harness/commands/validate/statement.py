@@ -1,0 +1,234 @@
+"""Whether a machine is accepted: from what was checked of it, its fingerprints and a run, to one statement. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.commands.validate.cards import Card
+from harness.commands.validate.checks import Check, Grade, graded
+from harness.commands.validate.fingerprints import Fingerprint, fingerprint_checks
+from harness.errors import first_line
+from harness.formatting import count
+from harness.judging.gate import ENDED_WELL, Forgiven, failed_otherwise, verdict_missing
+from harness.records.enums import Outcome
+from harness.records.run import JUDGED_BY, Run, Verdict
+from harness.reports.tables import skipped_paths, untrue_claims
+
+SCHEMA = 1
+"""Version of `statement.json`."""
+GOOD = (Outcome.PASS, Outcome.IMPROVED)
+"""Outcomes that nobody needs to agree to."""
+
+
+class Acceptance(StrEnum):
+    """How a statement begins."""
+
+    ACCEPTED = "accepted"
+    WITH_EXCEPTIONS = "accepted with exceptions"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True)
+class Suites:
+    """What became of the suites on a machine."""
+
+    run: Run | None = None
+    """As its folder holds it; None if there is none."""
+    exit: int | None = None
+    """That pytest ended with; None if it was not started."""
+    asked: tuple[str, ...] = ()
+    """What pytest was given beyond what every validation gives it: a selection, other models, other limits of time."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A profile folder to review."""
+
+    files: tuple[str, ...] = ()
+    """Below the folder of the statement; empty if nothing is proposed."""
+    steps: tuple[str, ...] = ()
+    """What to do with it, or why there is none, a line each."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Of one machine, on one day."""
+
+    schema: int
+    line: str
+    """The first line of every form of it: the acceptance, the machine, and why."""
+    acceptance: Acceptance
+    machine: str
+    """Names of its accelerators; of a CPU that of the processor."""
+    device: str
+    """A torch device type."""
+    date: str
+    """UTC, ISO 8601."""
+    rejections: tuple[str, ...]
+    """Each reason for which it is not accepted."""
+    exceptions: tuple[str, ...]
+    """Each thing that a person must agree to."""
+    checks: tuple[Check, ...]
+    """All that was looked at before the suites, fingerprints included, and what was wrong behind them."""
+    cards: tuple[Card, ...]
+    """What was read of each device; those that could not be examined are missing, and stand in `checks`."""
+    fingerprints: tuple[Fingerprint, ...]
+    outcomes: Mapping[str, int]
+    """Verdicts by outcome."""
+    selection: str
+    """What pytest was given beyond what every validation gives it; empty for nothing."""
+    profile: str | None
+    """That the run was judged by; null if none matches."""
+    environment: Mapping[str, str]
+    proposal: Proposal
+
+    def __post_init__(self) -> None:
+        should = _acceptance(self.rejections, self.exceptions)
+        if self.acceptance is not should or not self.line.startswith(f"{should}: "):
+            raise ValueError(f"a statement says {self.line!r}, but should say {should}")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the statement is about."""
+
+    device: str
+    environment: Mapping[str, str]
+    checks: tuple[Check, ...]
+    """Of the preflight, and what was wrong behind the suites."""
+    cards: tuple[Card, ...]
+    fingerprints: tuple[Fingerprint, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the processor, or those of all cards that told one."""
+        if self.device == "cpu":
+            return self.environment["processor"]
+        names = Counter(self.environment["accelerators"].split(", "))
+        told = ", ".join(name if number == 1 else f"{number} × {name}" for name, number in names.items())
+        return self.device if told == "none" else told
+
+
+def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | None = None) -> Statement:
+    """The statement on a machine. What fails, differs, was not finished or not judged rejects it; what was not judged
+    of it, was not asked, or is not known is an exception. An acceptance of a selection is none of the machine."""
+    checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
+    open_checks = graded(checks, Grade.EXCEPTION)
+    rejections = (*map(str, graded(checks, Grade.REJECTING)), *_rejections(suites, checks))
+    exceptions = (*map(str, open_checks), *_exceptions(suites, machine.cards))
+    run, acceptance = suites.run, _acceptance(rejections, exceptions)
+    verdicts = run.verdicts if run else ()
+    why = (
+        _first(rejections)
+        if rejections
+        else _passed(verdicts, suites, checks=len(open_checks), cards=len(machine.cards))
+    )
+    return Statement(
+        SCHEMA,
+        f"{acceptance}: {machine.name}, {why}",
+        acceptance,
+        machine.name,
+        machine.device,
+        date,
+        rejections,
+        exceptions,
+        checks,
+        machine.cards,
+        machine.fingerprints,
+        _tally(verdicts),
+        shlex.join(suites.asked),
+        run.profile if run else None,
+        {**machine.environment, **_judged_by(run), **({"tier": run.tier} if run and run.tier else {})},
+        proposal or Proposal(),
+    )
+
+
+def _acceptance(rejections: Sequence[str], exceptions: Sequence[str]) -> Acceptance:
+    if rejections:
+        return Acceptance.REJECTED
+    return Acceptance.WITH_EXCEPTIONS if exceptions else Acceptance.ACCEPTED
+
+
+UNTOLD = (verdict_missing, failed_otherwise)
+"""Rules of the gate that hold for a validation too: what was not told is no proof."""
+
+
+def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
+    run = suites.run
+    if suites.exit is None:
+        stopped = graded(checks, Grade.REJECTING)
+        return [] if stopped else ["suites: the number of verdicts is 0, but should be more (they were not started)"]
+    if run is None:
+        return [
+            f"suites: their record is missing, but should be there (pytest ended with {suites.exit}: read its output)"
+        ]
+    # What fails a property fails those after it, with the same words.
+    found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in _failing(run)))
+    if suites.exit not in ENDED_WELL:
+        found.append(
+            f"suites: pytest's exit code is {suites.exit}, but should be 0 (the session broke off, or its record could "
+            "not be written: read its output)"
+        )
+    found += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
+    if run.finished is None:
+        found.append("suites: the run is not finished, but should be (it was interrupted or killed: validate again)")
+    if not any(not verdict.outcome.skips for verdict in run.verdicts):
+        found.append("suites: the number of cases judged is 0, but should be more (read why in the run's report)")
+    elif suites.exit and not found:
+        found.append(
+            f"suites: pytest's exit code is {suites.exit}, but should be 0 (no verdict fails: read its output)"
+        )
+    return found
+
+
+def _judged_by(run: Run | None) -> dict[str, str]:
+    """What else than the table's limits decided, or could not."""
+    return {JUDGED_BY: run.environment[JUDGED_BY]} if run and JUDGED_BY in run.environment else {}
+
+
+def _failing(run: Run) -> list[Verdict]:
+    return [verdict for verdict in run.verdicts if verdict.outcome.fails]
+
+
+def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
+    """Of the suites. They run on the first card; ranks on further ones."""
+    found = []
+    if len(cards) > 1:
+        found.append(
+            f"suites: the number of cards that all of them ran on is 1, but should be {len(cards)} (only preflight and "
+            f"fingerprint are of all: make one card at a time visible, and validate each)"
+        )
+    if suites.asked:
+        found.append(
+            f"suites: what pytest was given besides is {shlex.join(suites.asked)}, but should be nothing (this speaks "
+            "of that selection alone: validate without it)"
+        )
+    verdicts = suites.run.verdicts if suites.run else ()
+    found += [f"{reason}: {', '.join(paths)}" for reason, paths in skipped_paths(verdicts).items()]
+    return found + untrue_claims(verdicts)
+
+
+def _first(rejections: Sequence[str]) -> str:
+    more = len(rejections) - 1
+    return rejections[0] + (f"; and {count(more, 'more reason')}" if more else "")
+
+
+def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: int) -> str:
+    """How many verdicts pass, and in short what a person must agree to."""
+    tally = _tally(verdicts)
+    good = sum(tally.get(outcome, 0) for outcome in GOOD)
+    told = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]
+    told += [f"{checks} of the preflight"] if checks else []
+    told += ["suites on one card alone"] if cards > 1 else []
+    told += [f"only {shlex.join(suites.asked)} was asked"] if suites.asked else []
+    passes = f"{count(good, 'verdict')} pass{'es' if good == 1 else ''}"
+    return passes + (f"; exceptions: {', '.join(told)}" if told else "")
+
+
+def _tally(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return {str(outcome): counts[outcome] for outcome in Outcome if counts[outcome]}

@@ -1,0 +1,107 @@
+"""A statement on a machine in files: `statement.json`, `statement.md` and `statement.html`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness.commands.validate.checks import Grade
+from harness.commands.validate.fingerprints import SHOWN
+from harness.commands.validate.statement import Acceptance, Statement
+from harness.records.codec import read_record, write_record, write_text
+from harness.reports.html import rendered
+from harness.reports.page import Table
+from harness.reports.tables import markdown_table
+
+NAME = "statement"
+TEMPLATE = Path(__file__).with_name("statement.html.jinja")
+SIGNS = {
+    Acceptance.ACCEPTED: ("good", "✓"),
+    Acceptance.WITH_EXCEPTIONS: ("open", "?"),
+    Acceptance.REJECTED: ("bad", "✕"),
+}
+"""Colour and sign of an acceptance."""
+MARKS = {Grade.GOOD: "✓ good", Grade.EXCEPTION: "? exception", Grade.REJECTING: "✕ rejecting"}
+DIGESTS = (
+    "The first digits of the SHA-256 of what each operation gave; statement.json holds all of them. The same card with "
+    "the same versions should give them again; others may round otherwise."
+)
+
+
+def write_statement(folder: Path, statement: Statement) -> tuple[Path, ...]:
+    """All three files, the record last: where it is, the others are. Raises HarnessError if the disk refuses."""
+    paths = tuple(folder / f"{NAME}.{kind}" for kind in ("md", "html", "json"))
+    write_text(paths[0], statement_markdown(statement))
+    write_text(paths[1], statement_html(statement, has_report=(folder / "report.html").exists()))
+    write_record(paths[2], statement)
+    return paths
+
+
+def read_statement(folder: Path) -> Statement:
+    """The statement in a run's folder. Raises CorruptRecord."""
+    return read_record(Statement, folder / f"{NAME}.json")
+
+
+def statement_markdown(statement: Statement) -> str:
+    """The line first, then all reasons, then all that was looked at."""
+    return "\n".join(_markdown(statement)) + "\n"
+
+
+def statement_html(statement: Statement, *, has_report: bool) -> str:
+    """One page without scripts, or files beside it but the report of the run."""
+    kind, sign = SIGNS[statement.acceptance]
+    checks, digests = _checks(statement), _digests(statement)
+    content: dict[str, Any] = {
+        "statement": statement,
+        "kind": kind,
+        "sign": sign,
+        "why": statement.line.removeprefix(f"{statement.acceptance}: "),
+        "has_report": has_report,
+        "checks": Table(checks[0], checks[1:], "preflight and fingerprint", "labelled"),
+        "digests": Table(digests[0], digests[1:], "digests", "said") if len(digests) > 1 else None,
+        "suites": _suites(statement),
+        "told_of_proposal": _proposal(statement),
+        "notes": {"digests": DIGESTS},
+    }
+    return rendered(TEMPLATE, content)
+
+
+def _markdown(statement: Statement) -> Iterator[str]:
+    yield f"# {statement.line}"
+    for title, lines in (("Why it is rejected", statement.rejections), ("Exceptions", statement.exceptions)):
+        if lines:
+            yield from ("", f"## {title}", "", *(f"- {line}" for line in lines))
+    yield from ("", "## Preflight and fingerprint", "", *markdown_table(_checks(statement)))
+    if len(digests := _digests(statement)) > 1:
+        yield from ("", *markdown_table(digests), "", DIGESTS)
+    yield from ("", "## Suites", "", _suites(statement))
+    yield from ("", "## Proposed profile", "", *(f"- {line}" for line in _proposal(statement)))
+    yield from ("", "## Environment", "", *(f"- {name}: {value}" for name, value in statement.environment.items()))
+    yield from ("", f"{statement.device}, profile {statement.profile or 'none'}, {statement.date}.")
+
+
+def _checks(statement: Statement) -> list[list[str]]:
+    """What is wrong first, in words; the last column is the grade, by which rows are coloured."""
+    worst = sorted(statement.checks, key=lambda check: [*MARKS].index(check.grade), reverse=True)
+    rows = [[check.about, check.what, check.got, check.limit, MARKS[check.grade]] for check in worst]
+    return [["of", "what", "is", "should be", "grade"], *rows]
+
+
+def _digests(statement: Statement) -> list[list[str]]:
+    rows = [
+        [each.about, operation, digest[:SHOWN]]
+        for each in statement.fingerprints
+        for operation, digest in each.digests.items()
+    ]
+    return [["of", "operation", "digest"], *rows]
+
+
+def _suites(statement: Statement) -> str:
+    told = ", ".join(f"{number} {outcome}" for outcome, number in statement.outcomes.items()) or "no verdict"
+    asked = f"; pytest was given besides: {statement.selection}" if statement.selection else ""
+    return f"{told}{asked}"
+
+
+def _proposal(statement: Statement) -> list[str]:
+    return [*statement.proposal.files, *statement.proposal.steps] or ["nothing is proposed"]

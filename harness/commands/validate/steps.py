@@ -1,0 +1,181 @@
+"""What `harness validate` does, step by step: examine every device, run the suites, propose a profile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.commands.baseline.proposals import proposal_for
+from harness.commands.validate.cards import Card
+from harness.commands.validate.checks import Check, Grade
+from harness.commands.validate.fingerprints import Fingerprint
+from harness.commands.validate.statement import Proposal, Suites
+from harness.errors import HarnessError, WorkerFailed, WorkerRaised, refuse_full_disk
+from harness.machine.locks import devices_held
+from harness.profiles.baselines import write_files
+from harness.profiles.profile import Match, Profile, find_profile, write_profile
+from harness.records.codec import read_record
+from harness.records.run import Run
+from harness.records.run_files import RUN
+from harness.records.workload import ModelRecipe
+from harness.session.run_folder import fresh_folder, link_latest, scratch
+
+SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
+"""What a machine must pass, below the root of the checkout."""
+GIVEN: tuple[str, ...] = ("-v", "--nightly")
+"""What pytest is given in every validation. This is the place for options that make it stricter."""
+OURS = ("--device", "--run-dir", "--case-timeout")
+"""Options of the validation itself, which must not differ from those of the suites."""
+REFUSED = {4: "what it was given is wrong", 5: "nothing was selected"}
+"""Exit codes of pytest that say nothing of the machine."""
+PROPOSED = "proposed-profile"
+"""Folder below that of the run."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of the suites."""
+
+    folder: Path | None
+    """Of their run; None if pytest made none."""
+    suites: Suites
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Of all devices of one type."""
+
+    cards: tuple[Card, ...]
+    fingerprints: tuple[Fingerprint, ...]
+    failed: tuple[Check, ...]
+    """Of devices that could not be examined to the end."""
+
+
+def examine_all(
+    device: str, number: int, recipe: ModelRecipe | None, *, seconds: float, deadline: float
+) -> Examination:
+    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`, if there is a
+    model to compute with; nothing else of this harness runs on them meanwhile. A worker that crashes, hangs or raises
+    is a rejecting check: a card must be able to compute.
+
+    Raises WorkerRaised if the model is not to be had, which is no fault of a card, and HarnessError if others do not
+    let go of a device.
+    """
+    from harness.commands.validate.examining import examine_card  # imports torch
+    from harness.commands.validate.fingerprinting import fingerprint
+
+    logs = scratch("harness-validate-")
+    cards, fingerprints, failed = [], [], []
+    with devices_held(_keys(device, logs, seconds=deadline), alone=True):
+        for index in range(number):
+            about = device if device == "cpu" else f"{device}:{index}"
+            try:
+                cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
+                if recipe:
+                    asked = (device, index, about, recipe, seconds)
+                    fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
+            except WorkerFailed as error:
+                failed.append(crashed(about, error))
+    if not failed:
+        shutil.rmtree(logs)
+    return Examination(tuple(cards), tuple(fingerprints), tuple(failed))
+
+
+def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
+    """Of all devices of a type; the type itself if they do not answer: then their examination tells why."""
+    if device == "cpu":
+        return [device]
+    from harness.machine.devices import device_keys  # imports torch
+
+    try:
+        return ask(logs / "devices.log", device_keys, device, seconds=seconds)
+    except WorkerFailed as error:
+        refuse_full_disk(error, "devices")
+        return [device]
+
+
+def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Finished:
+    """Run the suites in the checkout `root` with what pytest is given and was `asked` besides; their output goes to the
+    file descriptor `out`. The run's folder is made in a new one below `parent`, so that it is known whatever else runs.
+
+    Raises HarnessError if pytest refused what it was given, or the folder cannot be written.
+    """
+    if ours := next((word for word in asked if word.partition("=")[0] in OURS), None):
+        raise HarnessError(
+            f"pytest is given {ours.partition('=')[0]} behind --, but should before it (harness validate has it)"
+        )
+    own = fresh_folder(parent, f"validation-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
+    words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(own), *asked]
+    code = subprocess.run(words, cwd=root, stdout=out, env=_unnarrowed(), check=False).returncode
+    made = next((path.parent for path in own.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
+    if made is None:
+        with suppress(OSError):  # something is left to read
+            own.rmdir()
+        if code in REFUSED:
+            raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
+        return Finished(None, Suites(None, code, asked))
+    link_latest(parent, made)
+    return Finished(made, Suites(read_record(Run, made / RUN), code, asked))
+
+
+def _unnarrowed() -> dict[str, str]:
+    """The environment, less what would choose tests unseen."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+
+
+def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> Proposal:
+    """Write what `baselines/` could hold of the machine below the run's folder."""
+    known, target = find_profile(profiles, match), folder / PROPOSED
+    profile = known or Profile(profile_name(match), target, match, None)
+    files = [] if known else [write_profile(profile)]
+    steps = _steps_of_known(profile) if known else _steps_of_new(profile)
+    try:
+        files += write_files(proposal_for(folder, run, profile).files, target).values()
+        steps += (f"to record the baselines: harness baseline propose {folder}, then diff and accept",) if known else ()
+    except HarnessError as error:
+        steps += (f"no baselines are proposed: {error}",)
+    return Proposal(tuple(str(path.relative_to(folder)) for path in files), steps)
+
+
+def profile_name(match: Match) -> str:
+    """A folder for hardware that has none yet."""
+    return re.sub(r"[^0-9A-Za-z]+", "-", f"{match.device} {match.machine}").strip("-").lower()
+
+
+def _steps_of_known(profile: Profile) -> tuple[str, ...]:
+    return (f"profile {profile.name} matches this machine already, and stays as it is",)
+
+
+def _steps_of_new(profile: Profile) -> tuple[str, ...]:
+    return (
+        f"to adopt it: read the files, copy the folder to baselines/{profile.name}, and commit it",
+        f"then measure its limits: harness calibrate --device {profile.match.device}",
+    )
+
+
+def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
+    """In a worker of its own. Raises WorkerFailed."""
+    from harness.execution.worker import Worker
+
+    with Worker(log=log) as worker:
+        return worker.call(function, *arguments, seconds=seconds)
+
+
+def crashed(about: str, error: WorkerFailed) -> Check:
+    """Raises DiskRefuses if a disk is full, and an error that is none of the card."""
+    refuse_full_disk(error, about)
+    if isinstance(error, WorkerRaised) and not error.log:
+        raise error  # expected: a model that is not to be had
+    todo = f"read {error.log}; a card on which torch cannot compute is of no use"
+    return Check(about, "its examination", str(error), Grade.REJECTING, "done", todo)

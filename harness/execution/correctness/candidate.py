@@ -1,0 +1,168 @@
+"""What a worker can be asked to do. Functions of one picklable request; tensors pass through files in scratch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from harness.execution.correctness.comparison import Generation, compare
+from harness.execution.correctness.dense_reference import (
+    DenseText,
+    dense_text,
+    dense_twin_of,
+    quality_of,
+    rounded_weights,
+)
+from harness.execution.correctness.operator_log import OperatorLog
+from harness.execution.correctness.operators import Weights, compare_operators
+from harness.execution.correctness.runs import Batch, run_batches, watched_run
+from harness.execution.correctness.served_answers import compare_with_alone
+from harness.execution.loading import load_setup, planted
+from harness.execution.ranks import gather_ranks, run_rank, run_under_torchrun
+from harness.execution.refusals import refusals
+from harness.execution.serving import serve_setup
+from harness.execution.setup import Place, Setup
+from harness.execution.tensor_files import keep_compared, read_generation, save_tensors
+from harness.paths.base import Optimization, Serving, engagement
+from harness.records.enums import Dtype, Tolerance
+from harness.records.evidence import Comparison, Rung, Scheme
+from harness.records.observation import Observation
+from harness.records.workload import Workload
+
+
+def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> Rung:
+    """Run the optimization in `dtype`: watch it, and compare what it gives with eager and the reference. A lossy one is
+    compared with its dense twin too, and, if it is a stack, without its lossy part; one that rounds weights is compared
+    with a dense model of the same weights instead, and on `text`. All that these are compared with runs out of reach of
+    a planted fault.
+
+    Raises Incompatible if the library refuses by words that the optimization declares.
+    """
+    if serving := optimization.serving():
+        return _serve_candidate(setup, dtype, optimization, serving, text)
+    started = time.monotonic()
+    with refusals(optimization, setup, dtype):
+        against = _yardstick(setup, dtype, optimization, text)
+        with planted(setup.fault):
+            model, batches = load_setup(setup, dtype, optimization)
+            candidate, seen = watched_run(setup, model, batches, against.reference, optimization)
+            engaged = engagement(optimization, seen)
+            operators = None
+            if engaged.engaged:  # of something else that ran there is nothing to compare
+                tokens, log = against.reference.tokens, OperatorLog(dtype)
+                operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
+            scheme = Scheme(quality_of(model, against.text), against.changed) if against.text else None
+            beside = _beside(model, batches, optimization, against, dtype=dtype)
+    twin = None
+    if optimization.tolerance is Tolerance.LOSSY:
+        with optimization.applied():
+            options = partial(optimization.twin_options, model)
+            _, twin = run_batches(model, batches, against.reference, options=options)
+    save_tensors(candidate.tokens, setup.verified(dtype, optimization.name))
+    if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
+        keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
+    return Rung(
+        dtype=dtype,
+        engagement=engaged,
+        comparison=against.compare(candidate, dtype=dtype, twin=twin),
+        seconds=time.monotonic() - started,
+        beside=beside,
+        scheme=scheme,
+        operators=operators,
+    )
+
+
+@dataclass(frozen=True)
+class _Yardstick:
+    """What a candidate is compared with."""
+
+    reference: Generation
+    """In float64."""
+    eager: Generation
+    """In the candidate's dtype."""
+    weights: Weights
+    """Dense weights that its linears stand for, from a load of their own."""
+    changed: int | None
+    """Linears whose weights saving and loading changed."""
+    text: DenseText | None
+    """What dense eager says of a text, if weights are rounded."""
+
+    def compare(self, run: Generation, *, dtype: Dtype, twin: Generation | None = None) -> Comparison:
+        return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
+
+
+def _yardstick(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> _Yardstick:
+    """Eager and the reference, or, if weights are rounded, dense models of the same ones. A dynamic scheme errs more
+    than any of them, and is compared with eager itself."""
+    kept = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    if not optimization.rounds_weights:
+        return _Yardstick(*kept, weights={}, changed=None, text=None)
+    plain = dense_text(setup, dtype, text)
+    if optimization.tolerance is Tolerance.DYNAMIC:
+        weights, changed = rounded_weights(setup, dtype, optimization)
+        return _Yardstick(*kept, weights=weights, changed=changed, text=plain)
+    dense = dense_twin_of(setup, dtype, optimization)
+    return _Yardstick(dense.reference, dense.eager, dense.weights, dense.changed_by_saving, plain)
+
+
+def _beside(
+    model: Any, batches: list[Batch], optimization: Optimization, against: _Yardstick, *, dtype: Dtype
+) -> Comparison | None:
+    """The candidate once more without its lossy part, if it is a stack with one."""
+    options = optimization.options_beside()
+    if options is None:
+        return None
+    with optimization.applied():
+        _, run = run_batches(model, batches, against.reference, options=partial(dict, options))
+    return against.compare(run, dtype=dtype)
+
+
+def run_rank_of(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place) -> Observation:
+    """Run one rank of a parallel candidate. Raises Incompatible as `run_candidate` does."""
+    with refusals(optimization, setup, dtype):
+        return run_rank(setup, dtype, optimization, place)
+
+
+def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
+    """Run a parallel candidate through torchrun, and compare it."""
+    started = time.monotonic()
+    seen = run_under_torchrun(setup, dtype, optimization, ranks)
+    rung = compare_ranks(setup, dtype, optimization, seen)
+    return replace(rung, seconds=time.monotonic() - started)
+
+
+def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> Rung:
+    """What the ranks of a parallel candidate saw, in their order, and kept, as one run."""
+    started = time.monotonic()
+    observed, comparison = gather_ranks(setup, dtype, optimization, seen)
+    return Rung(
+        dtype=dtype,
+        engagement=engagement(optimization, observed),
+        comparison=comparison,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload) -> Rung:
+    """The same for prompts that are served as requests: each is compared with its prompt run alone."""
+    started = time.monotonic()
+    rounded = optimization.rounds_weights
+    with refusals(optimization, setup, dtype):
+        if rounded:
+            weights, changed = rounded_weights(setup, dtype, optimization)
+            plain = dense_text(setup, dtype, text)
+        else:
+            weights, changed = {}, None
+        with planted(setup.fault):
+            model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
+            save_tensors(served.tokens, setup.verified(dtype, optimization.name))
+            scheme = Scheme(quality_of(model, plain), changed) if rounded else None
+    return Rung(
+        dtype=dtype,
+        engagement=engagement(optimization, seen),
+        comparison=compare_with_alone(setup, dtype, served, prompts, weights),
+        seconds=time.monotonic() - started,
+        scheme=scheme,
+    )

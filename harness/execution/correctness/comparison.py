@@ -1,0 +1,222 @@
+"""Tensors to numbers: one run against eager in the same dtype and against the float64 reference.
+
+All statistics are computed in float64; errors on logits minus their mean per position, which softmax ignores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.errors import ReferenceInvalid
+from harness.execution.correctness.cache_errors import compare_states, same_states
+from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
+from harness.judging.correctness_rules import rho
+from harness.observation.caches import CacheState
+from harness.records.enums import Dtype
+from harness.records.evidence import Comparison, Divergence, FreeRun, GreedyAgreement, StratumError
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one pair of runs of `generate` produced: teacher-forced logits, and free-running tokens.
+
+    Shapes: B rows, N generated tokens, P prompt positions (the last ones of the padded prompt), V vocabulary.
+    """
+
+    prompt_logits: Tensor
+    """(B, P, V): raw logits of the prefill, in the dtype in which the model gave them."""
+    step_logits: Tensor
+    """(B, N, V): raw logits from which token 0..N-1 is chosen while the reference's tokens are forced."""
+    tokens: Tensor
+    """(B, N) int64: what the model generates by itself, greedily."""
+    valid: Tensor
+    """(B, P) bool: prompt positions that are no padding."""
+    states: tuple[CacheState, ...] = ()
+    """What the forced run left in its cache, one for each batch that was run; empty without a cache."""
+    unended: int = 0
+    """As in FreeRun."""
+
+    def __post_init__(self) -> None:
+        rows, prompt, vocabulary = self.prompt_logits.shape
+        if self.step_logits.shape[::2] != (rows, vocabulary) or self.valid.shape != (rows, prompt):
+            raise ValueError(
+                f"prompt logits {tuple(self.prompt_logits.shape)}, step logits {tuple(self.step_logits.shape)} and "
+                f"valid {tuple(self.valid.shape)} should agree in rows, prompt positions and vocabulary"
+            )
+        if self.tokens.shape != self.step_logits.shape[:2]:
+            raise ValueError(
+                f"tokens {tuple(self.tokens.shape)} should be rows by steps of {tuple(self.step_logits.shape)}"
+            )
+
+
+def compare(
+    candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype, twin: Generation | None = None
+) -> Comparison:
+    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference, and, if it is lossy, with
+    its dense twin, which it must equal.
+
+    Raises ReferenceInvalid if the runs do not have the same shape: then they did not do the same work.
+    """
+    if not candidate.step_logits.shape == eager.step_logits.shape == reference.step_logits.shape:
+        raise ReferenceInvalid(
+            f"logits are {tuple(candidate.step_logits.shape)}, but should be {tuple(eager.step_logits.shape)} as "
+            f"eager's and {tuple(reference.step_logits.shape)} as the reference's"
+        )
+    strata = tuple(
+        stratum_error(name, Triple(select(candidate), select(eager), select(reference)), dtype=dtype, without_mean=True)
+        for name, select in _strata(rows=candidate.tokens.shape[0])
+    )
+    greedy, slack, limit = _greedy(candidate, eager=eager, reference=reference, strata=strata, dtype=dtype)
+    return Comparison(
+        dtype=dtype,
+        finite=bool(
+            candidate.prompt_logits[candidate.valid].isfinite().all() and candidate.step_logits.isfinite().all()
+        ),
+        identical=identical(candidate, twin or eager),
+        strata=strata,
+        greedy=greedy,
+        free=_free(candidate, reference=reference, slack=slack, limit=limit),
+        divergence=_divergence(candidate, eager=eager, reference=reference),
+        state=compare_states(candidate.states, eager=eager.states, reference=reference.states, dtype=dtype),
+        steps=tuple(_by_step(candidate, eager=eager, reference=reference, dtype=dtype)),
+    )
+
+
+def relative_error(run: Generation, reference: Generation) -> float:
+    """RMS(run - reference) / RMS(reference) over all valid positions of both phases."""
+    both = [
+        torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)
+    ]
+    ours, exact = (centered(part) for part in both)
+    return rms(ours - exact) / rms(exact)
+
+
+class _Stratum:
+    """Selects logits of one phase, or of one row in all phases, as (positions, V)."""
+
+    def __init__(self, phase: str | None = None, row: int | None = None) -> None:
+        self.phase, self.row = phase, row
+
+    def __call__(self, generation: Generation) -> Tensor:
+        rows = slice(None) if self.row is None else slice(self.row, self.row + 1)
+        steps = generation.step_logits[rows]
+        # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
+        prompt = torch.cat([generation.prompt_logits[rows][generation.valid[rows]].to(steps.dtype), steps[:, 0]])
+        parts = {"prefill": prompt, "first decode": steps[:, 1], "later decode": steps[:, 2:].flatten(0, 1)}
+        wanted = tuple(parts) if self.phase is None else POOLED.get(self.phase, (self.phase,))
+        return torch.cat([parts[name] for name in wanted])
+
+
+POOLED = {"decode": ("first decode", "later decode")}
+"""Phases that are one stratum where there are few rows."""
+
+FEWEST_ROWS = 4
+"""Rows from which on the first decode step is a stratum of its own: over fewer positions the ratio of two correct
+errors passes 1.5 by chance (0.9 % of single positions of the tiny model in bfloat16, none of groups of four)."""
+
+
+def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
+    """Phases over all rows, and rows over all phases: an error confined to one of them is not diluted by the rest."""
+    for phase in ("prefill", "first decode", "later decode") if rows >= FEWEST_ROWS else ("prefill", "decode"):
+        yield phase, _Stratum(phase=phase)
+    for row in range(rows):
+        yield f"row {row}", _Stratum(row=row)
+
+
+def _by_step(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Iterator[float]:
+    """The error ratio of the logits from which each token is chosen, over all rows."""
+    for step in range(candidate.step_logits.shape[1]):
+        part = Triple(*(run.step_logits[:, step] for run in (candidate, eager, reference)))
+        yield rho(stratum_error(f"token {step}", part, dtype=dtype, without_mean=True), dtype)
+
+
+def _greedy(
+    candidate: Generation, *, eager: Generation, reference: Generation, strata: tuple[StratumError, ...], dtype: Dtype
+) -> tuple[GreedyAgreement, Tensor, Tensor]:
+    """Agreement of first choices, with (B, N) slack and its limit.
+
+    With c eager's choice and m the candidate's: slack = (z[m] - z[c]) of the candidate minus the same of eager, at
+    least 0. Limit: max(9 eps, 3 ULP(|z[c]|), 8 largest), eps eager's own RMS error in that phase: four independent
+    errors enter a slack, so 9 eps are 4.5 sigma; and `largest` the largest error of eager in any decode step: each of
+    the four may be twice that, at a position at which the model itself is undecided.
+    """
+    ours, theirs = candidate.step_logits.double(), eager.step_logits.double()
+    chosen, preferred = theirs.argmax(-1, keepdim=True), ours.argmax(-1, keepdim=True)
+    slack = (ours.gather(-1, preferred) - ours.gather(-1, chosen)) - (
+        theirs.gather(-1, preferred) - theirs.gather(-1, chosen)
+    )
+    eps = {s.stratum: max(s.eager_rms, dtype.unit_roundoff * s.reference_rms) for s in strata}
+    first, later = (eps.get(name, eps.get("decode", 0.0)) for name in ("first decode", "later decode"))
+    per_step = torch.tensor([eps["prefill"], first, *[later] * (ours.shape[1] - 2)])
+    ulp = 2.0 ** (theirs.gather(-1, chosen).abs().log2().floor() - dtype.mantissa_bits)
+    largest = max((s.eager_max for s in strata if s.stratum.endswith("decode")), default=0.0)
+    limit = torch.maximum(9 * per_step.to(ulp)[None], 3 * ulp.squeeze(-1)).clamp(min=8 * largest)
+    slack = slack.squeeze(-1)
+    worst = int((slack / limit).nan_to_num(math.inf).argmax())
+    exact = reference.step_logits.argmax(-1)
+    agreement = GreedyAgreement(
+        positions=slack.numel(),
+        candidate_flips=int((preferred.squeeze(-1) != exact).sum()),
+        eager_flips=int((chosen.squeeze(-1) != exact).sum()),
+        worst_slack=slack.flatten()[worst].item(),
+        worst_slack_limit=limit.flatten()[worst].item(),
+        worst_position=worst % ours.shape[1] if slack.flatten()[worst] else -1,
+    )
+    return agreement, slack, limit
+
+
+def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit: Tensor) -> FreeRun:
+    """Up to the first differing token a free run sees the same past as the forced one. There it must choose what the
+    forced logits choose, up to what rounding allows, and that choice may differ from eager's only within the same."""
+    differs = candidate.tokens != reference.tokens
+    logits = candidate.step_logits.double()
+    lost = logits.amax(-1) - logits.gather(-1, candidate.tokens[..., None]).squeeze(-1)
+    near_tie = (slack <= limit) & (lost <= limit)
+    first = {row: int(differs[row].int().argmax()) for row in differs.any(1).nonzero().flatten().tolist()}
+    tied = sum(bool(near_tie[row, position]) for row, position in first.items())
+    begin = min(first.values(), default=-1)
+    return FreeRun(diverged=len(first) - tied, tied=tied, first_divergence=begin, unended=candidate.unended)
+
+
+def identical(one: Generation, other: Generation) -> bool:
+    """Bit for bit, not-a-number equal to not-a-number: logits that are no padding's, tokens, and what is cached."""
+    pairs = (
+        (one.prompt_logits[one.valid], other.prompt_logits[other.valid]),
+        (one.step_logits, other.step_logits),
+        (one.tokens, other.tokens),
+    )
+    return all(same_bits(ours, theirs) for ours, theirs in pairs) and same_states(one.states, other.states)
+
+
+def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:
+    """Kullback-Leibler divergence from the reference at every position, prefill and decode."""
+    parts = [_divergences(run, reference) for run in (candidate, eager)]
+    ours, theirs = (torch.cat([prompt, steps.flatten()]) for prompt, steps in parts)
+    decode = parts[0][1][:, 1:]
+    flips = candidate.step_logits[:, 1:].argmax(-1) != reference.step_logits[:, 1:].argmax(-1)
+    return Divergence(
+        candidate_mean=ours.mean().item(),
+        candidate_p99=ours.quantile(0.99).item(),
+        eager_mean=theirs.mean().item(),
+        eager_p99=theirs.quantile(0.99).item(),
+        decode_mean=decode.mean().item(),
+        decode_steps=decode.numel(),
+        decode_flips=int(flips.sum()),
+    )
+
+
+def _divergences(run: Generation, reference: Generation) -> tuple[Tensor, Tensor]:
+    """Nats at the valid prompt positions (n,), and at the steps (B, N)."""
+    prompt = _kl(run.prompt_logits[run.valid], reference.prompt_logits[reference.valid])
+    return prompt, _kl(run.step_logits, reference.step_logits)
+
+
+def _kl(logits: Tensor, reference: Tensor) -> Tensor:
+    """KL(softmax(reference) || softmax(logits)) over the last dimension, in float64."""
+    exact, ours = (part.double().log_softmax(-1) for part in (reference, logits))
+    return (exact.exp() * (exact - ours)).sum(-1)

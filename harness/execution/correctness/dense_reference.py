@@ -1,0 +1,143 @@
+"""What a path that rounds weights is judged by: a dense model of the same weights, and text.
+
+Runs in workers. The rounded weights come from a load of its own, saved and loaded again where the scheme allows it, so
+that whatever is wrong with the candidate's is not shared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# nothing
+from harness.errors import ReferenceInvalid
+from harness.execution.correctness.comparison import Generation
+from harness.execution.correctness.runs import exact_runs, run_batches
+from harness.execution.generation import PROMPT_LOGITS
+from harness.execution.loading import encode, load_model, load_setup, load_tokenizer
+from harness.execution.setup import Setup
+from harness.observation.linears import linears_of
+from harness.paths.base import Optimization
+from harness.paths.eager import Eager
+from harness.records.enums import Dtype
+from harness.records.evidence import Quality
+from harness.records.workload import Folder, Workload
+
+ROWS = 4
+"""Sequences of text that are run at once: their logits are kept, and vocabularies are large."""
+
+
+@dataclass(frozen=True)
+class DenseTwin:
+    """Dense eager runs with rounded weights."""
+
+    reference: Generation
+    """In float64."""
+    eager: Generation
+    """In the candidate's dtype."""
+    changed_by_saving: int | None
+    """Linears whose weights differ after saving and loading; None if the scheme cannot be saved."""
+    weights: Mapping[str, Tensor]
+    """Dense weights by the name of their linear."""
+
+
+def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
+    """Round the weights as the optimization does, and run them densely: in float64 with the tokens that it chooses,
+    and in `dtype` with these tokens forced on it.
+
+    Raises ReferenceInvalid if no weight is rounded, or any operator of the reference computed below float64.
+    """
+    weights, changed = rounded_weights(setup, dtype, optimization)
+    if not weights:
+        raise ReferenceInvalid(f"{setup.recipe.name}: {optimization.name} rounds none of the model's weights")
+    model, batches = load_setup(setup, Dtype.FP64, Eager())
+    put_weights(weights, model)
+    reference = exact_runs(model, batches, setup)
+    model, batches = load_setup(setup, dtype, Eager())
+    put_weights(weights, model)
+    _, eager = run_batches(model, batches, reference, options=dict)
+    return DenseTwin(reference, eager, changed, weights)
+
+
+@dataclass(frozen=True)
+class DenseText:
+    """What dense eager says of a text. S sequences, P positions, V vocabulary."""
+
+    ids: Tensor
+    """(S, length) int64, on the device."""
+    logits: Tensor
+    """(S, P, V) at the last P positions, on the CPU."""
+
+
+def dense_text(setup: Setup, dtype: Dtype, text: Workload) -> DenseText:
+    """Run dense eager on a text."""
+    model, _ = load_setup(setup, dtype, Eager())
+    ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
+    return DenseText(ids, torch.cat([_logits(model, part) for part in ids.split(ROWS)]))
+
+
+def quality_of(model: Any, text: DenseText) -> Quality:
+    """What the candidate's weights cost on a text, a few sequences at a time."""
+    parts = [
+        measure_quality(_logits(model, ids), eager=logits, tokens=ids[:, -PROMPT_LOGITS:].cpu())
+        for ids, logits in zip(text.ids.split(ROWS), text.logits.split(ROWS), strict=True)
+    ]
+    return Quality(
+        divergence=tuple(value for part in parts for value in part.divergence),
+        flips=tuple(value for part in parts for value in part.flips),
+        surprise=tuple(value for part in parts for value in part.surprise),
+    )
+
+
+def rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
+    """(dense weights by the name of their linear, how many of them saving and loading changed)."""
+    options = optimization.load_options(dtype)
+    fresh = load_model(setup.recipe, dtype=dtype, device=setup.device, options=options)
+    weights = _dense_weights(fresh, optimization)
+    if not optimization.saves:
+        return weights, None
+    with tempfile.TemporaryDirectory(dir=setup.scratch) as folder:
+        fresh.save_pretrained(folder)
+        saved = replace(setup.recipe, source=Folder(folder))
+        again = load_model(saved, dtype=dtype, device=setup.device, options={"device_map": setup.device})
+        loaded = _dense_weights(again, optimization)
+    changed = sum(name not in loaded or not torch.equal(loaded[name], weight) for name, weight in weights.items())
+    return weights, changed
+
+
+@torch.no_grad()
+def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
+    dense = ((name, optimization.dense_weight(module)) for name, module in linears_of(model))
+    return {name: weight.detach().cpu() for name, weight in dense if weight is not None}
+
+
+@torch.no_grad()
+def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
+    for name, weight in weights.items():
+        model.get_submodule(name).weight.copy_(weight)
+
+
+@torch.no_grad()
+def _logits(model: Any, ids: Tensor) -> Tensor:
+    """(rows, P, V) on the CPU."""
+    logits: Tensor = model(ids, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits
+    return logits.cpu()
+
+
+def measure_quality(candidate: Tensor, *, eager: Tensor, tokens: Tensor) -> Quality:
+    """Compare logits (S, P, V) of S sequences at their last P positions, whose tokens are `tokens` (S, P) int64.
+
+    Divergence and changed choices are taken at all P positions, the likelihood of the text at those whose next token is
+    known. Computed in float64.
+    """
+    ours, theirs = (logits.double().log_softmax(-1) for logits in (candidate, eager))
+    divergence = (theirs.exp() * (theirs - ours)).sum(-1)
+    flips = (ours.argmax(-1) != theirs.argmax(-1)).double()
+    following = tokens[:, 1:, None]
+    lost = (theirs - ours)[:, :-1].gather(-1, following).squeeze(-1)
+    return Quality(*(tuple(part.mean(-1).tolist()) for part in (divergence, flips, lost)))

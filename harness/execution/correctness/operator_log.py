@@ -1,0 +1,72 @@
+"""Where errors of single operators are gathered, call by call. Runs in workers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.execution.correctness.errors import Triple, stratum_error
+from harness.records.enums import Dtype
+from harness.records.evidence import ExactTrial, Operators, StratumError
+from harness.records.observation import Phase
+
+
+@dataclass
+class OperatorLog:
+    """Gathers errors and trials of operators by name and phase."""
+
+    dtype: Dtype
+    errors: dict[str, list[tuple[int, StratumError]]] = field(default_factory=dict)
+    """Values of each output that was compared, and its errors."""
+    trials: dict[str, list[Tensor]] = field(default_factory=dict)
+    """Which outputs were wrong, bool."""
+    unwatched: set[str] = field(default_factory=set)
+    """What could not be compared, and why."""
+    phase: Phase = Phase.PREFILL
+    """Of the forward pass that is running."""
+
+    def enter_phase(self, model: Any, arguments: Any, options: Any) -> None:
+        """To be called before each forward pass of a model, as torch calls a hook."""
+        del model
+        ids = arguments[0] if arguments else options.get("input_ids")
+        given = options["inputs_embeds"] if ids is None else ids
+        self.phase = Phase.DECODE if given.shape[1] == 1 else Phase.PREFILL
+
+    def compare(self, operator: str, part: Triple) -> None:
+        error = stratum_error(operator, part, dtype=self.dtype, without_mean=False)
+        self.errors.setdefault(operator, []).append((part.candidate.numel(), error))
+
+    def attempt(self, operator: str, wrong: Tensor) -> None:
+        self.trials.setdefault(operator, []).append(wrong.flatten().cpu())
+
+    def operators(self) -> Operators:
+        found = {name: torch.cat(wrong) for name, wrong in self.trials.items()}
+        return Operators(
+            errors=tuple(_pooled(name, calls) for name, calls in self.errors.items()),
+            exact=tuple(ExactTrial(name, wrong.numel(), int(wrong.sum())) for name, wrong in found.items()),
+            unwatched=tuple(sorted(self.unwatched)),
+        )
+
+
+def _pooled(name: str, calls: list[tuple[int, StratumError]]) -> StratumError:
+    total = sum(count for count, _ in calls)
+
+    def pooled_rms(what: str) -> float:
+        return math.sqrt(sum(count * getattr(error, what) ** 2 for count, error in calls) / total)
+
+    def largest(what: str) -> float:
+        return max(float(getattr(error, what)) for _, error in calls)
+
+    return StratumError(
+        stratum=name,
+        candidate_rms=pooled_rms("candidate_rms"),
+        candidate_max=largest("candidate_max"),
+        eager_rms=pooled_rms("eager_rms"),
+        eager_max=largest("eager_max"),
+        reference_rms=pooled_rms("reference_rms"),
+        rounding=largest("rounding"),
+    )

@@ -1,0 +1,176 @@
+"""Each operator that a path replaces, compared at its own inputs as they occur in a run of the model. Runs in workers.
+
+The whole model's logits average over all that it computes, and in half precision its own rounding hides what one
+operator does wrong. At the operator there is nothing to hide behind: its output is held against float64, with what
+eager computes from the same inputs in the same dtype as the yardstick, which is how flash-attention is tested (its
+tests/test_flash_attn.py). Where it can be given inputs on which nothing rounds, it may give one result only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from transformers.cache_utils import Cache
+
+from harness.execution.correctness.attention_operator import watched_attention
+from harness.execution.correctness.errors import Triple
+from harness.execution.correctness.float64 import PromoteToFloat64
+from harness.execution.correctness.operator_log import OperatorLog
+from harness.execution.correctness.runs import Batch
+from harness.execution.generation import generate_forced
+from harness.observation.layers import exchanged_layers
+from harness.observation.linears import linears_of
+from harness.paths.base import Aspect, Optimization
+from harness.records.enums import Tolerance
+from harness.records.evidence import Operators
+
+ONE_HOTS = 64
+"""Columns of a linear layer that are read out one by one."""
+ROUNDINGS = 3
+"""Through which a weight that is read out may pass: of its scale, of their product, of the output."""
+
+Weights = Mapping[str, Tensor]
+"""Dense weights by the name of their linear."""
+
+
+def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
+    """The operators of an optimization that can be watched from outside. Not those inside compiled steps, of ranks,
+    which hold parts of them, and of continuous batching, whose inputs are packed; a quantized cache is not meant to
+    give back what it was given, and has a dense twin; without a cache nothing is given back."""
+    if optimization.compiles_steps or optimization.launch() or optimization.serving():
+        return frozenset()
+    gives_back = optimization.tolerance is not Tolerance.LOSSY and optimization.generate_options().get(
+        "use_cache", True
+    )
+    kept = {Aspect.CACHE} if gives_back else set()
+    return optimization.changes & ({Aspect.ATTENTION, Aspect.LAYERS, Aspect.WEIGHTS} | kept)
+
+
+def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its errors go
+    model: Any, batches: list[Batch], tokens: Tensor, optimization: Optimization, *, log: OperatorLog, weights: Weights
+) -> Operators | None:
+    """Run each batch once more with the reference's `tokens` (B, N) forced on it, and compare every call of what the
+    optimization replaces; None if that is nothing that can be watched. `weights` are the dense ones that its linears
+    stand for, from a load of their own."""
+    replaced = replaced_operators(optimization)
+    if not replaced:
+        return None
+    rows = [len(ids) for ids, _ in batches]
+    for (ids, mask), chosen in zip(batches, tokens.split(rows), strict=True):
+        forced = chosen.to(ids.device)
+        seen = torch.cat([mask, torch.ones_like(forced)], 1).bool()
+        with ExitStack() as watches:
+            watches.enter_context(optimization.applied())
+            watches.callback(model.register_forward_pre_hook(log.enter_phase, with_kwargs=True).remove)
+            if Aspect.ATTENTION in replaced:
+                watches.enter_context(watched_attention(model, seen, log))
+            if Aspect.CACHE in replaced:
+                watches.enter_context(watched_cache(log))
+            if Aspect.LAYERS in replaced:
+                watches.enter_context(watched_layers(model, log))
+            if Aspect.WEIGHTS in replaced:
+                watches.enter_context(watched_linears(model, log, optimization, weights))
+            generate_forced(model, ids, mask, tokens=forced, options=optimization.generate_options())
+    if Aspect.WEIGHTS in replaced and optimization.tolerance is Tolerance.ROUNDED:
+        read_out_columns(model, log, weights)
+    return log.operators()
+
+
+@contextmanager
+def watched_cache(log: OperatorLog) -> Iterator[None]:
+    """What a cache gives back for a layer must be all that it was given for it, or, of a sliding window, the last of
+    it, bit for bit."""
+    given: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+
+    def update(cache: Any, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **options: Any) -> Any:
+        got = original(cache, keys, values, layer_idx, *rest, **options)
+        before = given.get((id(cache), layer_idx))
+        both = (
+            tuple(torch.cat(pair, -2) for pair in zip(before, (keys, values), strict=True))
+            if before
+            else (keys, values)
+        )
+        given[id(cache), layer_idx] = both
+        for name, back, whole in zip(("keys", "values"), got, both, strict=True):
+            kept = min(back.shape[-2], whole.shape[-2])
+            wrong = (back[..., :kept, :] != whole[..., whole.shape[-2] - kept :, :]).any(-1)
+            log.attempt(f"{name} that the cache of layer {layer_idx} gives back in {log.phase}", wrong)
+        return got
+
+    original = Cache.update
+    Cache.update = update
+    try:
+        yield
+    finally:
+        Cache.update = original
+
+
+@contextmanager
+def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
+    """Kernels of norms, activations and rotary embeddings, against the forward of the class that they replace."""
+
+    def compare(name: str, module: Any, arguments: Any, options: Any, output: Any) -> None:
+        plain = type(module).forward
+        eager = plain(module, *arguments, **options)
+        wide = deepcopy(module).double()
+        with PromoteToFloat64():
+            exact = plain(wide, *map(_double, arguments), **{key: _double(value) for key, value in options.items()})
+        for part in zip(*map(_tensors, (output, eager, exact)), strict=True):
+            log.compare(f"{name} in {log.phase}", Triple(*part))
+
+    with ExitStack() as hooks:
+        for name, module in exchanged_layers(model):
+            hooks.callback(module.register_forward_hook(partial(compare, name), with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def watched_linears(model: Any, log: OperatorLog, optimization: Optimization, weights: Weights) -> Iterator[None]:
+    """Linears with packed weights against dense ones; those that round activations too against their own arithmetic."""
+
+    def compare(name: str, module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        given = arguments[0]
+        weight, bias = weights[name].to(given.device), module.bias
+        wide = linear(given.double(), weight.double(), None if bias is None else bias.double())
+        dense = linear(given, weight.to(given.dtype), bias)
+        exact = optimization.exact_output(module, given) if optimization.tolerance is Tolerance.DYNAMIC else wide
+        log.compare(f"{name} in {log.phase}", Triple(output, exact + (dense.double() - wide), exact))
+
+    with ExitStack() as hooks:
+        for name, module in linears_of(model):
+            if name in weights:
+                hooks.callback(module.register_forward_hook(partial(compare, name)).remove)
+        yield
+
+
+@torch.no_grad()
+def read_out_columns(model: Any, log: OperatorLog, weights: Weights) -> None:
+    """An input that is 1 at one place and 0 elsewhere makes one product and adds zeros to it, in any order: out comes a
+    column of the weights, and nothing else, but for the roundings of a scale, of a product and of the output."""
+    for name, module in linears_of(model):
+        if name not in weights:
+            continue
+        weight = weights[name].to(model.device)
+        columns = torch.linspace(0, weight.shape[1] - 1, min(ONE_HOTS, weight.shape[1])).long().to(weight.device)
+        ones = torch.zeros(len(columns), weight.shape[1], dtype=model.dtype, device=weight.device)
+        ones[torch.arange(len(columns)), columns] = 1
+        bias = 0 if module.bias is None else module.bias
+        right = weight[:, columns].T.double() + bias
+        # A weight may be a difference, of level and zero point: what its parts lose is relative to the row's largest.
+        allowed = ROUNDINGS * log.dtype.unit_roundoff * (weight.double().abs().amax(1) + abs(bias))
+        log.attempt(f"columns of {name}", ((module.forward(ones) - right).abs() > allowed).any(-1))
+
+
+def _tensors(result: Any) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def _double(argument: Any) -> Any:
+    return argument.double() if isinstance(argument, Tensor) and argument.is_floating_point() else argument

@@ -1,0 +1,88 @@
+"""Make references: the float64 run, and eager in each precision. Runs in workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.execution.correctness.comparison import identical, relative_error
+from harness.execution.correctness.runs import exact_runs, in_float64, run_batches
+from harness.execution.generation import generate_free
+from harness.execution.loading import encode, load_setup, load_tokenizer, planted
+from harness.execution.seeding import save_seeded
+from harness.execution.setup import Setup
+from harness.execution.tensor_files import read_generation, save_generation
+from harness.paths.eager import Eager
+from harness.records.enums import Dtype
+from harness.records.evidence import Trust
+from harness.records.workload import ModelRecipe, Workload
+
+
+def make_checkpoint(recipe: ModelRecipe, folder: Path) -> None:
+    """Write the checkpoint of a recipe of seeded weights into `folder`, so that every path loads it as any other."""
+    save_seeded(recipe, folder)
+
+
+def make_reference(setup: Setup) -> float:
+    """Run eager in float64, keep its tensors, and return its floor: the relative RMS difference between logits that
+    came through the cache and those of one uncached forward pass over the same tokens.
+
+    Raises ReferenceInvalid if any operator computed below float64.
+    """
+    with planted(setup.fault):
+        model, batches = load_setup(setup, Dtype.FP64, Eager())
+        reference = exact_runs(model, batches, setup)
+        rows = [len(ids) for ids, _ in batches]
+        with in_float64(setup):
+            steps = [
+                _uncached_steps(model, ids, mask, tokens.to(ids.device)).cpu()
+                for (ids, mask), tokens in zip(batches, reference.tokens.split(rows), strict=True)
+            ]
+    save_generation(reference, setup.file(Dtype.FP64))
+    return relative_error(replace(reference, step_logits=torch.cat(steps)), reference)
+
+
+def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
+    """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
+    reference = read_generation(setup.file(Dtype.FP64))
+    with planted(setup.fault):
+        model, batches = load_setup(setup, dtype, Eager())
+        runs = [run_batches(model, batches, reference, options=dict)[1] for _ in range(2)]
+        recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
+    save_generation(runs[0], setup.file(dtype))
+    return Trust(
+        dtype=dtype,
+        repeats=identical(runs[1], runs[0]),
+        relative_error=relative_error(runs[0], reference),
+        recalled=recalled,
+        asked=asked,
+        positions=setup.workload.longest + setup.workload.new_tokens - 1,
+    )
+
+
+@torch.no_grad()
+def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+    """(B, N, V): the logits that choose each of `tokens` (B, N), from one forward pass without a cache. Positions count
+    from each row's first real token, as `generate` counts them."""
+    ids, mask = torch.cat([ids, tokens], 1), torch.cat([mask, torch.ones_like(tokens)], 1)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    steps = tokens.shape[1] + 1
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=steps)
+    logits: Tensor = output.logits[:, -steps:-1]
+    return logits
+
+
+def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
+    """(tokens generated as determined, tokens determined) over the rows of the recall probe."""
+    ids, mask = encode(recall.prompts, load_tokenizer(setup.recipe), device=setup.device)
+    _, tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={})
+    pairs = [
+        (given, right)
+        for row, prompt in zip(tokens.tolist(), recall.prompts, strict=True)
+        for given, right in zip(row, prompt.answer, strict=False)
+    ]
+    return sum(given == right for given, right in pairs), len(pairs)

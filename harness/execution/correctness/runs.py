@@ -1,0 +1,96 @@
+"""One model on one workload: loading it, and running it. Runs in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from harness.errors import ReferenceInvalid
+from harness.execution.correctness.comparison import Generation
+from harness.execution.correctness.float64 import PrecisionAudit, PromoteToFloat64
+from harness.execution.generation import (
+    generate_forced,
+    generate_free,
+    generation,
+    joined,
+    rows_not_ended,
+)
+from harness.execution.setup import Setup
+from harness.observation.watch import Watch
+from harness.paths.base import Aspect, Optimization
+from harness.records.observation import Observation
+
+Batch = tuple[Tensor, Tensor]
+"""Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
+
+
+def run_batches(
+    model: Any, batches: list[Batch], reference: Generation, *, options: Callable[[], Mapping[str, Any]]
+) -> tuple[list[Any], Generation]:
+    """(outputs of all runs, their tensors): each batch once with the reference's tokens forced on it, once free.
+    `options` gives the arguments of `generate`, anew for each run."""
+    outputs, parts = [], []
+    rows = [len(ids) for ids, _ in batches]
+    for (ids, mask), chosen in zip(batches, reference.tokens.split(rows), strict=True):
+        tokens = chosen.to(ids.device)
+        forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options())
+        free, own = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options())
+        outputs += [forced, free]
+        parts.append(generation(prompt_logits, step_logits, own, mask, cache=forced.past_key_values))
+    return outputs, joined(parts)
+
+
+def watched_run(
+    setup: Setup, model: Any, batches: list[Batch], reference: Generation, optimization: Optimization
+) -> tuple[Generation, Observation]:
+    """(what all runs of the optimization gave, what was seen meanwhile)."""
+    watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+    options = optimization.generate_options
+    with optimization.applied(), watch:
+        outputs, own = run_batches(model, batches, reference, options=options)
+    steps = setup.workload.new_tokens - 1
+    lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
+    seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    with optimization.applied():
+        return replace(own, unended=_rows_not_ended(model, batches, own, options=options)), seen
+
+
+def _rows_not_ended(
+    model: Any, batches: list[Batch], free: Generation, *, options: Callable[[], Mapping[str, Any]]
+) -> int:
+    rows = [len(ids) for ids, _ in batches]
+    return sum(
+        rows_not_ended(model, ids, mask, tokens=tokens, options=options())
+        for (ids, mask), tokens in zip(batches, free.tokens.split(rows), strict=True)
+    )
+
+
+def exact_runs(model: Any, batches: list[Batch], setup: Setup) -> Generation:
+    """Eager runs in float64: each batch free, and once more with the tokens that it chose forced on it.
+
+    Raises ReferenceInvalid if any operator computed below float64.
+    """
+    runs = []
+    with in_float64(setup):
+        for ids, mask in batches:
+            _, tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
+            output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
+            runs.append(generation(prompt_logits, step_logits, tokens, mask, cache=output.past_key_values))
+    return joined(runs)
+
+
+@contextmanager
+def in_float64(setup: Setup) -> Iterator[None]:
+    """Promotes what a model asks to be computed in float32. Raises ReferenceInvalid if any operator computed below
+    float64 nevertheless."""
+    with PromoteToFloat64(), PrecisionAudit() as audit:
+        yield
+    if audit.lower:
+        operators = ", ".join(f"{name} in {dtype}" for name, dtype in sorted(audit.lower.items()))
+        raise ReferenceInvalid(
+            f"{setup.recipe.name}: the float64 reference computed {operators}, but should compute nothing below float64"
+        )

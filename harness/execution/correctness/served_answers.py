@@ -1,0 +1,110 @@
+"""Compare answers of continuous batching with each prompt run alone. Runs in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.execution.correctness.comparison import Generation, compare
+from harness.execution.correctness.dense_reference import put_weights
+from harness.execution.correctness.errors import Triple, stratum_error
+from harness.execution.correctness.runs import Batch, in_float64
+from harness.execution.generation import generate_forced
+from harness.execution.loading import load_setup
+from harness.execution.serving import Served
+from harness.execution.setup import Setup
+from harness.execution.tensor_files import keep_compared
+from harness.paths.eager import Eager
+from harness.records.enums import Dtype
+from harness.records.evidence import Comparison, FreeRun, GreedyAgreement, State, StratumError
+
+
+def compare_with_alone(
+    setup: Setup, dtype: Dtype, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]
+) -> Comparison:
+    """Compare answers with each prompt alone in dense eager, whose linears have `weights` where these name them."""
+    runs = {}
+    for precision in (Dtype.FP64, dtype):
+        dense, _ = load_setup(setup, precision, Eager())
+        put_weights(weights, dense)
+        with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
+            runs[precision] = alone(dense, prompts, served.tokens)
+    eager, reference = runs[dtype], runs[Dtype.FP64]
+    if served.logits is not None:
+        candidate = as_generation(served, served.logits.to(eager.step_logits.dtype))
+        keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)
+    return compare_served(served, eager=eager, reference=reference, dtype=dtype)
+
+
+def compare_served(served: Served, *, eager: Generation, reference: Generation, dtype: Dtype) -> Comparison:
+    """Compare answers with `eager` and `reference`, which ran each prompt alone with the answer forced on it."""
+    theirs, exact = (run.step_logits.double().log_softmax(-1) for run in (eager, reference))
+    of_choice = exact.gather(-1, served.tokens[..., None]).squeeze(-1)
+    returned = served.log_probabilities.double()
+    name = "log probabilities"
+    own = stratum_error(name, Triple(returned, returned, of_choice), dtype=dtype, without_mean=False)
+    whole = stratum_error(name, Triple(theirs, theirs, exact), dtype=dtype, without_mean=False)
+    # Eager's error over the whole vocabulary, since a few choices are too few to measure one; and what the logarithm of
+    # a probability near 1 loses in float32.
+    lost = 4 * Dtype.FP32.unit_roundoff
+    returned_error = replace(own, eager_rms=whole.eager_rms + lost, eager_max=whole.eager_max + lost)
+    if served.logits is None:
+        return _without_logits(served, returned_error, eager=eager, reference=reference, dtype=dtype)
+    candidate = as_generation(served, served.logits.to(eager.step_logits.dtype))
+    compared = compare(candidate, eager=eager, reference=reference, dtype=dtype)
+    return replace(compared, strata=(*compared.strata, returned_error))
+
+
+def as_generation(served: Served, logits: Tensor) -> Generation:
+    """Answers with their logits (B, N, V) as a run: what was answered was forced on nothing, and stands for both."""
+    valid = torch.ones(len(logits), 1, dtype=torch.bool)
+    return Generation(logits[:, :1], logits, served.tokens, valid, unended=served.unended)
+
+
+def _without_logits(
+    served: Served, error: StratumError, *, eager: Generation, reference: Generation, dtype: Dtype
+) -> Comparison:
+    """What can be compared of answers whose logits nobody saw: their log probabilities, and what each choice costs in
+    the reference's logits, which may be four independent errors of eager's, as for any near tie."""
+    exact = reference.step_logits.double()
+    lost = exact.amax(-1) - exact.gather(-1, served.tokens[..., None]).squeeze(-1)
+    limit = 9 * error.eager_rms
+    first = exact.argmax(-1)
+    worst = int(lost.argmax())
+    flips = served.tokens != first
+    rows = int((lost > limit).any(-1).sum())
+    tied = int(flips.any(-1).sum()) - rows
+    return Comparison(
+        dtype=dtype,
+        finite=bool(served.log_probabilities.isfinite().all()),
+        identical=False,
+        strata=(error,),
+        greedy=GreedyAgreement(
+            positions=lost.numel(),
+            candidate_flips=int(flips.sum()),
+            eager_flips=int((eager.step_logits.argmax(-1) != first).sum()),
+            worst_slack=lost.flatten()[worst].item(),
+            worst_slack_limit=limit,
+            worst_position=worst % lost.shape[1] if lost.flatten()[worst] else -1,
+        ),
+        free=FreeRun(diverged=rows, tied=tied, first_divergence=-1, unended=served.unended),
+        divergence=None,
+        state=State(()),
+    )
+
+
+def alone(model: Any, batches: Sequence[Batch], tokens: Tensor) -> Generation:
+    """Each prompt alone through `generate`, with the tokens (B, N) of its answer forced on it. What is generated by
+    itself stands for the free run: the first choices."""
+    steps = []
+    for (ids, mask), chosen in zip(batches, tokens.split(1), strict=True):
+        _, _, logits = generate_forced(model, ids, mask, tokens=chosen.to(ids.device), options={})
+        steps.append(logits.cpu())
+    together = torch.cat(steps)
+    valid = torch.ones(len(together), 1, dtype=torch.bool)
+    return Generation(together[:, :1], together, together.argmax(-1), valid)

@@ -1,0 +1,138 @@
+"""Load what a recipe names, and encode a workload for it. Runs in workers."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import Incompatible, ModelUnavailable, UnknownName, first_line
+from harness.execution.correctness.runs import Batch
+from harness.execution.generation import (
+    set_plain_greedy,
+)
+from harness.execution.setup import Setup
+from harness.paths.base import Optimization
+from harness.records.enums import Dtype
+from harness.records.workload import Folder, Hub, ModelRecipe, Prompt
+
+
+def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
+    """The causal language model of `recipe`, in evaluation mode on `device`. Attention is eager unless `options`, the
+    keyword arguments of `from_pretrained`, say otherwise; weights that these quantize, or place by `device_map`, go to
+    the device as they are loaded. In float64 experts run one by one too: their grouped product
+    does not exist for it.
+
+    Raises ModelUnavailable, or Incompatible if the architecture does not support what was asked for.
+    """
+    from transformers import AutoModelForCausalLM
+
+    eager = {"attn_implementation": "eager"}
+    if dtype is Dtype.FP64:
+        eager["experts_implementation"] = "eager"
+    arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
+    if "quantization_config" in options and "distributed_config" not in options:
+        arguments["device_map"] = device
+    try:
+        model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)
+    except OSError as error:
+        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+    except ValueError as error:
+        # A class that says so of itself: what an architecture declares.
+        if not re.match(r"\w+ does not support ", str(error)):
+            raise
+        raise Incompatible(first_line(error)) from error
+    placed = {"device_map", "distributed_config"} & arguments.keys()
+    return model.eval() if placed else model.eval().to(device)
+
+
+def load_config(recipe: ModelRecipe) -> Any:
+    """The configuration of `recipe`. Raises ModelUnavailable."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(*_place(recipe), **_revision(recipe))
+    except OSError as error:
+        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+
+
+def load_tokenizer(recipe: ModelRecipe) -> Any:
+    """The tokenizer of `recipe`. Raises ModelUnavailable."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(*_place(recipe), **_revision(recipe))
+    except OSError as error:
+        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+
+
+def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
+    """(input ids, attention mask), int64 of shape (prompts, longest of them), padded on the left."""
+    pad = pad_token(tokenizer)
+    rows = [_tokens(prompt, tokenizer) for prompt in prompts]
+    width = max(len(row) for row in rows)
+    ids = [[pad] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def pad_token(tokenizer: Any) -> int:
+    """The id that fills rows up; any will do where there is none, since the attention mask hides it."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
+    if prompt.tokens:
+        if max(prompt.tokens) >= len(tokenizer):
+            raise ModelUnavailable(
+                f"a prompt holds token id {max(prompt.tokens)}, but the tokenizer knows only {len(tokenizer)} "
+                "(choose another workload)"
+            )
+        return list(prompt.tokens)
+    once = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
+    return list((once * (prompt.length // len(once) + 1))[: prompt.length])
+
+
+def _place(recipe: ModelRecipe) -> tuple[str]:
+    source = recipe.source
+    if isinstance(source, Hub):
+        return (source.repository,)
+    if not isinstance(source, Folder):
+        raise TypeError(f"{recipe.name}: the checkpoint of seeded weights is written before it is loaded")
+    if not (Path(source.path) / "config.json").is_file():
+        raise ModelUnavailable(
+            f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)"
+        )
+    return (source.path,)
+
+
+def _revision(recipe: ModelRecipe) -> dict[str, str]:
+    return {"revision": recipe.source.revision} if isinstance(recipe.source, Hub) else {}
+
+
+def load_setup(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    model = load_model(setup.recipe, dtype=dtype, device=setup.device, options=optimization.load_options(dtype))
+    tokenizer = load_tokenizer(setup.recipe)
+    set_plain_greedy(model, pad=pad_token(tokenizer))
+    batches = [encode(prompts, tokenizer, device=setup.device) for prompts in setup.workload.batches]
+    return optimization.prepared(model), batches
+
+
+def planted(fault: str) -> AbstractContextManager[Any]:
+    if not fault:
+        return nullcontext()
+    module, _, function = fault.partition(":")
+    try:
+        found: AbstractContextManager[Any] = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise UnknownName("fault", fault, ["module:function of a context manager"]) from error
+    return found

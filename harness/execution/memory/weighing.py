@@ -1,0 +1,165 @@
+"""Weigh one model and the runs of its workload, in a fresh worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import Incompatible
+from harness.execution.correctness.runs import Batch
+from harness.execution.generation import generate_free
+from harness.execution.loading import load_setup, planted
+from harness.execution.memory.gauges import (
+    Gauge,
+    Storages,
+    gauge_of,
+    nbytes,
+    positions_kept,
+    storages,
+    storages_alive,
+    touch,
+    without,
+)
+from harness.execution.refusals import refusals
+from harness.execution.setup import Setup
+from harness.observation.caches import cache_tensors
+from harness.observation.watch import windows_of
+from harness.paths.base import Optimization
+from harness.records.enums import Dtype
+from harness.records.measurements import Held
+
+RUNS = 3
+"""Equal ones that are weighed, after one that is not: two could not tell a leak from what is kept once."""
+HISTORY = 100_000
+"""Allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
+
+
+def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path | None = None) -> Held:
+    """Load the model and run the workload freely, with `setup.fault` planted. To be asked of a fresh worker.
+
+    All is done once before, out of reach of the fault, and thrown away: what libraries keep when they are first used
+    (code, 34 to 51 MiB of it on the CPU; a compiler; workspaces) would otherwise count as the model's. On CUDA the
+    allocator's history goes to the file `snapshot`, if one is named.
+
+    Raises Incompatible if the library refuses by words that the optimization declares, or for a path or a workload that
+    cannot be weighed yet; HarnessError if the machine does not tell what it holds.
+    """
+    _refuse(setup, optimization)
+    if setup.device == "cpu":
+        torch.set_num_threads(1)  # so that buffers do not depend on the machine
+    gauge = gauge_of(setup.device)
+    with refusals(optimization, setup, dtype):
+        _rehearse(setup, dtype, optimization)
+        before, others = gauge.now(), storages_alive()
+        with planted(setup.fault):
+            model, batches = load_setup(setup, dtype, optimization)
+            loaded = _of_model(batches[0], others)
+            resident = gauge.now() - before
+            with recorded(snapshot if setup.device == "cuda" else None):
+                _run(model, batches[0], setup, optimization)
+                held, cache = weigh_runs(gauge, model, batches[0], setup, optimization)
+                peak, reserved = gauge.peak() - before, gauge.reserved()
+    return Held(
+        weights=nbytes(loaded),
+        kv=nbytes(cache),
+        kv_expected=_kv_expected(model, setup, dtype, optimization),
+        logits=setup.workload.batch * model.config.get_text_config().vocab_size * _itemsize(dtype),
+        resident=resident,
+        peak=peak,
+        growth=held[-1] - held[0],
+        reserved=reserved,
+        kv_elsewhere=nbytes(cache) - nbytes(cache, device=setup.device),
+    )
+
+
+def _refuse(setup: Setup, optimization: Optimization) -> None:
+    if optimization.launch() is not None:
+        raise Incompatible("memory of several processes is not measured yet")
+    if optimization.serving() is not None:
+        raise Incompatible("memory of continuous batching is not measured yet")
+    if setup.workload.separate:
+        raise Incompatible("memory of prompts that run one by one is not measured yet")
+
+
+def _rehearse(setup: Setup, dtype: Dtype, optimization: Optimization) -> None:
+    model, batches = load_setup(setup, dtype, optimization)
+    _run(model, batches[0], setup, optimization)
+    torch.compiler.reset()  # holds the model and what was compiled of it
+
+
+def _of_model(batch: Batch, others: Storages) -> Storages:
+    """What loading left alive, all of it in memory."""
+    loaded = without(without(storages_alive(), others), storages(batch))
+    touch(loaded)
+    return loaded
+
+
+def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> Any:
+    """The cache that a run returned."""
+    with optimization.applied():
+        output, _ = generate_free(
+            model, *batch, new_tokens=setup.workload.new_tokens, options=optimization.generate_options()
+        )
+    return output.past_key_values
+
+
+def weigh_runs(
+    gauge: Gauge, model: Any, batch: Batch, setup: Setup, optimization: Optimization
+) -> tuple[list[int], Storages]:
+    """(held after each run, the storages of the last cache)."""
+    held: list[int] = []
+    kept: Storages = {}
+    gauge.restart()
+    for _ in range(RUNS):
+        kept = {}  # or the next run's peak would hold two caches
+        kept = storages(cache_tensors(_run(model, batch, setup, optimization)))
+        held.append(gauge.now())
+    return held, kept
+
+
+def _kv_expected(model: Any, setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
+    """2 x element size x rows x heads x head size x positions over layers, by the config; nothing if the path asks for
+    no cache."""
+    if not optimization.generate_options().get("use_cache", True):
+        return 0
+    config, workload = model.config.get_text_config(), setup.workload
+    windows = windows_of(config)
+    cached = windows[: len(windows) - (getattr(config, "num_kv_shared_layers", None) or 0)]
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    positions = positions_kept(cached, length=workload.longest + workload.new_tokens - 1)
+    expected: int = 2 * _itemsize(dtype) * workload.batch * heads * size * positions
+    return expected
+
+
+def _itemsize(dtype: Dtype) -> int:
+    size: int = getattr(torch, dtype.torch_name).itemsize
+    return size
+
+
+@contextmanager
+def recorded(snapshot: Path | None) -> Iterator[None]:
+    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz, also if it ends in an
+    error."""
+    if snapshot is None:
+        yield
+        return
+    torch.cuda.memory._record_memory_history(max_entries=HISTORY)
+    try:
+        yield
+    except BaseException:
+        with suppress(RuntimeError, OSError, MemoryError):  # what follows from the error would hide it
+            _dump(snapshot)
+        raise
+    _dump(snapshot)
+
+
+def _dump(snapshot: Path) -> None:
+    try:
+        torch.cuda.memory._dump_snapshot(str(snapshot))
+    finally:
+        torch.cuda.memory._record_memory_history(enabled=None)

@@ -1,0 +1,337 @@
+"""Serve prompts as requests by continuous batching, and watch it. Runs in workers.
+
+The generation loop has a thread of its own, in which neither the caller's profiler nor its modes see anything, and it
+never raises: so its single step is wrapped, in that thread, and every request's own error is read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from transformers import GenerationConfig
+
+from harness.errors import HarnessError, Incompatible
+from harness.execution.correctness.runs import Batch
+from harness.execution.generation import count_not_ended
+from harness.execution.loading import load_setup
+from harness.execution.setup import Setup
+from harness.observation.watch import Watch, profiled_events, windows_of
+from harness.paths.base import Aspect, Optimization, Serving
+from harness.records.enums import Dtype
+from harness.records.observation import Batching, Observation
+
+NEVER = -1
+"""An end-of-sequence token that no model generates."""
+SECONDS = 240.0
+"""Within which all requests must be answered."""
+GRAPH_CALLS = ("capture_begin", "replay")
+"""Methods of torch.cuda.CUDAGraph that are counted."""
+ABSENT = {"auto_switch_to_flash"}
+"""Options that the oldest supported transformers does not have: it switches nothing by itself."""
+PATIENCE = 1.0
+"""Seconds for which the next answer is awaited before the deadline is looked at."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """The answers to requests, in the order in which they were submitted. B requests, N tokens, V vocabulary."""
+
+    tokens: Tensor
+    """(B, N) int64."""
+    log_probabilities: Tensor
+    """(B, N): what came back with the tokens."""
+    logits: Tensor | None
+    """(B, N, V): the model's own, from which each token was chosen; None if a CUDA graph hid them."""
+    unended: int = 0
+    """As in FreeRun."""
+
+
+class BatchingWatch(Watch):
+    """Watches requests being served inside `with`, step by step."""
+
+    def __init__(self, model: Any, *, layers: bool, logits: bool = True) -> None:
+        """With `logits`, those of every step are kept, by a hook that a compiled or recorded step could not have."""
+        super().__init__(model, layers=layers)
+        self._keeps_logits = logits
+        self.logits: dict[str, list[Tensor]] = {}
+        """By request: the row from which each of its tokens was chosen."""
+        self.prompts: list[int] = []
+        """Their lengths, in the order of submission."""
+        self.errors: list[str] = []
+        self._seen: list[tuple[str, Any]] = []
+        self._steps: list[list[tuple[str, int, bool]]] = []
+        """Of each step: request, tokens that go through the model, and whether it gets a new token."""
+        self._cache: Any = None
+        self._implementation = ""
+        self._matches: Counter[str] = Counter()
+        self._dropped: list[str] = []
+        self.steps_by_graphs: Counter[str] = Counter()
+        """What steps did with CUDA graphs: calls of `capture_begin` and `replay`."""
+        self._stepping = False
+        """Whether a step runs. The warm-up is no step, though it captures graphs too."""
+
+    @property
+    def shares_nothing(self) -> bool:
+        """Whether the cache itself says so, and its model has sliding windows."""
+        return any(windows_of(self._model.config.get_text_config())) and not self._cache.use_prefix_sharing
+
+    def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
+        seen = super().seen(outputs, lengths=lengths, padded=padded, decode_steps=decode_steps)
+        chunks = Counter(request for step in self._steps for request, _, new in step if not new)
+        fed = sum(tokens for step in self._steps for _, tokens, _ in step)
+        return replace(
+            seen,
+            batching=Batching(
+                implementation=self._implementation,
+                steps=len(self._steps),
+                prompts=tuple(self.prompts),
+                prefilled=fed - sum(max(0, len(rows) - 1) for rows in self._tokens_of().values()),
+                shared=sum(self._matches.values()),
+                chunks=1 + max(chunks.values(), default=0),
+                in_flight=tuple(map(len, self._steps)),
+                widest=max((sum(tokens for _, tokens, _ in step) for step in self._steps), default=0),
+                pages=self._cache.num_blocks if self._cache else 0,
+                page=_tokens_per_page(self._cache) if self._cache else 0,
+                replays=self.steps_by_graphs["replay"],
+                captures=self.steps_by_graphs["capture_begin"],
+                dropped=tuple(self._dropped),
+                errors=tuple(self.errors),
+            ),
+        )
+
+    def _tokens_of(self) -> dict[str, list[int]]:
+        """By request: the steps that gave it a token."""
+        found: dict[str, list[int]] = {}
+        for index, step in enumerate(self._steps):
+            for request, _, new in step:
+                if new:
+                    found.setdefault(request, []).append(index)
+        return found
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        from transformers.generation.continuous_batching.cache import PagedAttentionCache
+        from transformers.generation.continuous_batching.cb_logits_processors import (
+            ContinuousBatchingLogitsProcessorList as Processors,
+        )
+        from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+
+        with ExitStack() as stack:
+            stack.enter_context(_wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
+            stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
+            stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
+            stack.enter_context(_wrapped(ContinuousBatchProcessor, "warmup", self._profiled))
+            for name in GRAPH_CALLS:
+                if hasattr(torch.cuda.CUDAGraph, name):  # a CPU build has a class without methods
+                    stack.enter_context(_wrapped(torch.cuda.CUDAGraph, name, partial(self._graph, name)))
+            if self._keeps_logits:
+                hook = self._model.register_forward_hook(self._record, with_kwargs=True)
+                stack.callback(hook.remove)
+            yield
+
+    def _events(self) -> list[tuple[str, Any]]:
+        return self._seen
+
+    def _step(self, original: Any, processor: Any, model: Any) -> Any:
+        requests = processor.inputs_and_outputs.requests_in_batch
+        self._cache, self._implementation = processor.cache, model.config._attn_implementation
+        self._steps.append([(each.state.request_id, each.query_length, each.has_new_token) for each in requests])
+        self._stepping = True
+        try:
+            return self._profiled(original, processor, model)
+        finally:
+            self._stepping = False
+
+    def _profiled(self, original: Any, processor: Any, model: Any) -> Any:
+        """Also around the warm-up, where graphs are recorded: what a replay runs shows there alone."""
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            result = original(processor, model)
+        self._seen += profiled_events(profiler)
+        return result
+
+    def _graph(self, name: str, original: Any, graph: Any, *arguments: Any, **options: Any) -> Any:
+        self.steps_by_graphs[name] += self._stepping
+        return original(graph, *arguments, **options)
+
+    def _match(self, original: Any, cache: Any, request: str, prompt: list[int]) -> Any:
+        matched = original(cache, request, prompt)
+        self._matches[request] = matched
+        return matched
+
+    def _validate(self, original: Any, processors: Any, *arguments: Any) -> Any:
+        before = [type(each).__name__ for each in processors.logits_processor]
+        result = original(processors, *arguments)
+        after = [type(each).__name__ for each in processors.logits_processor]
+        self._dropped += sorted((Counter(before) - Counter(after)).elements())
+        return result
+
+    def _record(self, model: Any, given: Any, options: Mapping[str, Any], output: Any) -> None:
+        """Rows stand in the order of those requests of the step that get a token."""
+        del model, given
+        rows, indices = output.logits[0], options["logits_indices"]
+        if len(rows) != indices.numel():
+            rows = rows[indices]
+        receiving = [request for request, _, new in self._steps[-1] if new]
+        for request, row in zip(receiving, rows[: len(receiving)], strict=True):
+            self.logits.setdefault(request, []).append(row.float().cpu())
+
+
+def serve(
+    model: Any, prompts: Sequence[list[int]], serving: Serving, watch: BatchingWatch, *, new_tokens: int
+) -> Served:
+    """Answer each prompt with exactly `new_tokens` tokens, greedily. Requests that share pages go through the manager,
+    twice: the second time in reverse order, and after the first were answered.
+
+    Raises HarnessError if a request failed or is not answered in time.
+    """
+    config = _configured(serving)
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
+    watch.prompts += map(len, prompts)
+    if serving.again:
+        again = list(reversed(prompts))
+        watch.prompts += map(len, again)
+        answers = _through_manager(model, [prompts, again], generation, config)
+    else:
+        given = model.generate_batch(
+            [list(prompt) for prompt in prompts], generation_config=generation, continuous_batching_config=config
+        )
+        answers = list(given.values())
+    watch.errors += [f"{answer.request_id}: {answer.error}" for answer in answers if answer.error]
+    if not watch.errors and serving.again and watch.shares_nothing:
+        raise Incompatible(
+            "pages are not shared among layers with sliding windows (PagedAttentionCache.use_prefix_sharing)"
+        )
+    short = [answer for answer in answers if len(answer.generated_tokens) != new_tokens]
+    if watch.errors or short or len(answers) != len(watch.prompts):
+        told = "; ".join(watch.errors) or ", ".join(
+            f"{answer.request_id} has {len(answer.generated_tokens)} tokens" for answer in short
+        )
+        raise HarnessError(
+            f"{len(answers)} of {len(watch.prompts)} requests were answered, {told or 'none with an error'}"
+        )
+    rows = [watch.logits.get(answer.request_id, []) for answer in answers]
+    if serving.shows_logits and any(len(row) != new_tokens for row in rows):
+        raise HarnessError(f"{min(map(len, rows))} rows of logits were seen for {new_tokens} tokens of a request")
+    return Served(
+        tokens=torch.tensor([answer.generated_tokens for answer in answers]),
+        log_probabilities=torch.tensor([answer.logprobs for answer in answers]),
+        logits=torch.stack([torch.stack(row) for row in rows]) if serving.shows_logits else None,
+    )
+
+
+def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> Tensor:
+    """(B, new_tokens) int64: what is generated for the rows of a batch, each a request without its padding, unwatched.
+
+    Raises HarnessError if a request failed.
+    """
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(*batch, strict=True)]
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
+    answers = model.generate_batch(
+        prompts, generation_config=generation, continuous_batching_config=_configured(serving)
+    ).values()
+    if len(answers) != len(prompts) or any(len(answer.generated_tokens) != new_tokens for answer in answers):
+        raise HarnessError(f"{len(answers)} of {len(prompts)} timed requests were answered, but all should be, in full")
+    return torch.tensor([answer.generated_tokens for answer in answers])
+
+
+def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Serving, *, tokens: Tensor) -> int:
+    """How many requests go on after the end of their sequence, or stop without it, if a token that the first chose half
+    way, out of the `tokens` (B, N) of all answers, ends them."""
+    end, new_tokens = int(tokens[0, tokens.shape[1] // 2]), tokens.shape[1]
+    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=0)
+    answers = model.generate_batch(
+        [list(prompt) for prompt in prompts],
+        generation_config=generation,
+        continuous_batching_config=_configured(serving),
+    )
+    if len(answers) != len(prompts):
+        raise HarnessError(
+            f"{len(answers)} of {len(prompts)} requests were answered when one of their tokens ends them"
+        )
+    rows = [answer.generated_tokens for answer in answers.values()]
+    return count_not_ended(rows, free=tokens[0].tolist(), end=end, pad=NEVER)
+
+
+def _configured(serving: Serving) -> Any:
+    from transformers.generation.configuration_utils import ContinuousBatchingConfig
+
+    known = {entry.name for entry in fields(ContinuousBatchingConfig)}
+    options = {_name_of(name, known): value for name, value in serving.options.items()}
+    if unknown := options.keys() - known - ABSENT:
+        raise HarnessError(f"ContinuousBatchingConfig does not know {', '.join(sorted(unknown))}")
+    return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
+
+
+def serve_setup(
+    setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving
+) -> tuple[Any, Observation, Served, list[Batch]]:
+    """(model, what was seen, the answers, the prompts that they answer, each as a batch of its own)."""
+    model, batches = load_setup(setup, dtype, optimization)
+    prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
+    watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
+    asked = [prompt.tolist() for prompt in prompts]
+    with optimization.applied(), watch:
+        served = serve(model, asked, serving, watch, new_tokens=setup.workload.new_tokens)
+    seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
+    with optimization.applied():
+        served = replace(served, unended=requests_not_ended(model, asked, serving, tokens=served.tokens))
+    answered = [*prompts, *reversed(prompts)] if serving.again else prompts
+    return model, seen, served, [(prompt[None], torch.ones_like(prompt)[None]) for prompt in answered]
+
+
+def _through_manager(model: Any, rounds: Sequence[Sequence[list[int]]], generation: Any, config: Any) -> list[Any]:
+    manager = model.init_continuous_batching(generation_config=generation, continuous_batching_config=config)
+    manager.start()
+    try:
+        return [answer for prompts in rounds for answer in _answers(manager, prompts)]
+    finally:
+        manager.stop(block=True, timeout=PATIENCE * 10)
+        if hasattr(manager, "destroy"):  # not in 5.17
+            manager.destroy()
+
+
+def _answers(manager: Any, prompts: Sequence[list[int]]) -> list[Any]:
+    asked = [manager.add_request(list(prompt)) for prompt in prompts]
+    answered: dict[str, Any] = {}
+    deadline = time.monotonic() + SECONDS
+    while len(answered) < len(asked) and time.monotonic() < deadline and manager.is_running():
+        answer = manager.get_result(timeout=PATIENCE)
+        if answer is not None and answer.is_finished():
+            answered[answer.request_id] = answer
+    return [answered[request] for request in asked if request in answered]
+
+
+def _tokens_per_page(cache: Any) -> int:
+    if hasattr(cache, "cache_allocators"):
+        return min(int(allocator.tokens_per_page) for allocator in cache.cache_allocators.values())
+    page: int = cache.block_size
+    return page
+
+
+def _name_of(option: str, known: set[str]) -> str:
+    """The name of an option in the installed transformers: pages were blocks up to 5.17."""
+    return {"page_size": "block_size"}.get(option, option) if option not in known else option
+
+
+@contextmanager
+def _wrapped(owner: Any, name: str, replacement: Any) -> Iterator[None]:
+    """Send calls of the method `owner.name` to `replacement(original, instance, ...)` meanwhile."""
+    original = getattr(owner, name)
+
+    def call(instance: Any, *arguments: Any, **options: Any) -> Any:
+        return replacement(original, instance, *arguments, **options)
+
+    setattr(owner, name, call)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)

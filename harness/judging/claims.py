@@ -1,0 +1,183 @@
+"""What the optimization overview says, held against numbers. Pure: no torch, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from harness.judging.memory import ALLOCATOR, PROCESS
+from harness.judging.roofline import mbu
+from harness.judging.speed import Told
+from harness.judging.timings import speedup
+from harness.judging.verdicts import verdict_on
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case
+from harness.records.measurements import Measurements, Memory
+from harness.records.run import Verdict
+from harness.statistics import ALPHA, Interval, ratio_interval
+
+UNTRUE = "if this is what such hardware does, say so in [[disclaimers]] of its profile"
+QUIETER = "ask on a quieter machine"
+HEAVIER = "ask of a model that holds more: this cannot be weighed more finely"
+ELSEWHERE = "what may be need not be here, and is not refuted: ask of another model"
+OUTDATED = "disclaimed, but holds: remove its [[disclaimers]] entry"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number that a claim rests on."""
+
+    key: str
+    """Its name among a verdict's numbers."""
+    what: str
+    """Its name in a sentence: `<what> is <got>`."""
+    got: Interval
+    limit: float
+    at_least: bool = True
+    """Or at most."""
+    todo: str = QUIETER
+    """What a person does if the interval does not tell."""
+    refutable: bool = True
+    """Whether a miss contradicts the claim: one case that lacks it refutes nothing that only may be."""
+
+    @property
+    def told(self) -> Told:
+        """By the whole interval, and without the allowances of thresholds: a claim is either true or not."""
+        low, high, limit = self.got.low, self.got.high, self.limit
+        if not self.at_least:
+            low, high, limit = -high, -low, -limit
+        if low >= limit:
+            return Told.MET
+        return Told.MISSED if high < limit and self.refutable else Told.OPEN
+
+    @property
+    def claimed(self) -> str:
+        return f"at {'least' if self.at_least else 'most'} {self.limit:.4g}"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        return {**interval_numbers(self.key, self.got), f"{self.key}.limit": self.limit}
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.got.mid:.4g}" if self.got.low == self.got.high else f"{self.what} is {self.got}"
+
+
+def exactly(value: float) -> Interval:
+    """A number that was counted, as an interval of no width."""
+    return Interval(value, value, value)
+
+
+def interval_numbers(key: str, interval: Interval) -> dict[str, float]:
+    """An interval among a verdict's numbers."""
+    return {key: interval.mid, f"{key}.low": interval.low, f"{key}.high": interval.high}
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A claim, and what it is tried on."""
+
+    name: str
+    case: Case
+    disclaimed: str = ""
+    """Why the profile says that it does not hold on such hardware; empty if it does not say so."""
+    disclaimed_parts: tuple[str, ...] = ()
+    """Keys of the parts that it says so of; empty for whichever do not hold."""
+
+    def disclaims(self, wrong: Sequence[Part]) -> bool:
+        """Whether all parts that do not hold are disclaimed."""
+        of_all = not self.disclaimed_parts
+        return bool(self.disclaimed) and all(of_all or part.key in self.disclaimed_parts for part in wrong)
+
+
+def judge_claim(
+    statement: Statement, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = ""
+) -> Verdict:
+    """The verdict on a claim: it holds if all parts do, and does not if one is contradicted. `figures` and `told` are
+    reported beside them. Disclaimed is what does not hold, if the profile says so of every such part.
+
+    Raises ValueError without parts: nothing would be claimed.
+    """
+    name, case = statement.name, statement.case
+    if not parts:
+        raise ValueError(f"{name}: rests on no number, but should on at least one")
+    wrong = [part for part in parts if part.told is Told.MISSED]
+    unknown = [part for part in parts if part.told is Told.OPEN]
+    wrong.sort(key=lambda part: statement.disclaims([part]))  # what nobody disclaimed is told first
+    numbers = dict(figures or {})
+    for part in parts:
+        numbers |= part.numbers
+    others = "; ".join(f"{part}, claimed {part.claimed}" for part in parts if part not in (wrong or unknown)[:1])
+    others = "; ".join(filter(None, (others, told)))
+    if not wrong and not unknown:
+        others = f"{others} ({OUTDATED})" if statement.disclaimed else others
+        return claim_verdict(name, case, Outcome.PASS, others, numbers)
+    first = (wrong or unknown)[0]
+    outcome, why = Outcome.DOES_NOT_HOLD, UNTRUE
+    if not wrong:
+        outcome, why = Outcome.INCONCLUSIVE, first.todo if first.refutable else ELSEWHERE
+    elif statement.disclaims(wrong):
+        outcome, why = Outcome.DISCLAIMED, f"its profile says so: {statement.disclaimed}"
+    message = f"{name}: {first}, but should be {first.claimed} ({why})"
+    return claim_verdict(name, case, outcome, f"{message}; {others}" if others else message, numbers)
+
+
+def claim_verdict(
+    name: str, case: Case, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
+) -> Verdict:
+    """A verdict on a claim, with the facts of the case that it was tried on."""
+    return replace(verdict_on(case, Property.CLAIM, outcome, message, numbers), case=name, tried=case.id)
+
+
+def as_claim(name: str, verdict: Verdict) -> Verdict:
+    """What befell the case that a claim is tried on, as the claim's own verdict."""
+    message = verdict.message.removeprefix(f"{verdict.case}: ")
+    return replace(verdict, case=name, property=Property.CLAIM, message=f"{name}: {message}", tried=verdict.case)
+
+
+def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
+    """One peak over another, give or take what the device's way of weighing may add to equal work (rule M4)."""
+    slack = PROCESS if device == "cpu" else ALLOCATOR
+    unsure = slack.peak * max(candidate, baseline) + slack.peak_bytes
+    low, high = max(0.0, candidate - unsure), candidate + unsure
+    return Interval(low / baseline, candidate / baseline, high / baseline)
+
+
+def of_memory(memory: Memory, *, device: str) -> Interval:
+    """The candidate's peak over eager's."""
+    return memory_ratio(memory.candidate.peak, memory.eager.peak, device=device)
+
+
+def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]:
+    """What the overview shows of a case: its speed, memory and MBU with their intervals, and its error ratios."""
+    found = error_ratios(equivalence)
+    if measured.speed:
+        found |= interval_numbers("speedup", speedup(measured.speed))
+    if measured.memory and measured.memory.eager.peak:
+        found |= interval_numbers("memory_ratio", of_memory(measured.memory, device=equivalence.device))
+    return found | mbu_of(measured)
+
+
+def error_ratios(equivalence: Verdict) -> dict[str, float]:
+    """Of a case, by dtype."""
+    return {key: value for key, value in equivalence.numbers.items() if key.endswith(".rho")}
+
+
+def mbu_of(measured: Measurements, *, of_eager: bool = False) -> dict[str, float]:
+    """MBU of the candidate, or of eager beside it, with its interval; nothing if it cannot be told."""
+    shares = _shares_of_bandwidth(measured, of_eager=of_eager)
+    logs = [math.log(share) for share in shares]
+    return interval_numbers("mbu", ratio_interval(logs, alpha=ALPHA)) if logs else {}
+
+
+def _shares_of_bandwidth(measured: Measurements, *, of_eager: bool) -> list[float]:
+    """Of each timed run of one side."""
+    speed, peaks = measured.speed, measured.peaks
+    if speed is None or speed.work is None or peaks is None:
+        return []
+    samples = [pair.eager if of_eager else pair.candidate for pair in speed.kept]
+    if any(sample.first is None for sample in samples):
+        return []
+    steps = speed.new_tokens - 1
+    times = [(sample.seconds - (sample.first or 0)) / steps for sample in samples]
+    return [mbu(speed.work, max(time, 1e-12), peaks) for time in times]

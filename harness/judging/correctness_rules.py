@@ -1,0 +1,277 @@
+"""Numbers to within-tolerance or not. The table of limits, with the reason of each; those that calibration may move
+stand in `limits`. No torch.
+
+Names R0 to R6, L and E are those of the rules in README. `rho` is the candidate's RMS error over eager's own, both
+against the float64 reference; `rho_max` the same for the largest error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from harness.errors import HarnessError
+from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Budget, Limits
+from harness.profiles.numerics import L3_SHARE, R2_FACTOR, Stored
+from harness.records.enums import Dtype, Tolerance
+from harness.records.evidence import GROUP, Comparison, Operators, Rung, Scheme, StratumError, Trust
+from harness.records.finding import Finding, _quotient
+from harness.statistics import at_least
+
+R4_FLIP_SIGMAS = 3.0
+"""Standard deviations of a binomial count by which flips against the reference may exceed eager's own."""
+
+L2_CHANCE = 0.01
+"""How often a scheme that uses up its budget of changed choices may be told to exceed it."""
+R6_LOSSY = math.sqrt(2 * GROUP / 12)
+"""Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to
+levels errs by the step between them / sqrt(12), and n values of mean square 1 have a range of at most sqrt(2 n)."""
+
+
+ULPS_OF_EAGER = 128.0
+"""Relative RMS error that eager may have, in unit roundoffs of its dtype: trained small models show 3 to 33."""
+ULPS_PER_POSITION = 0.25
+"""As many in float32 on long prompts: rotary angles are computed in it whatever the dtype, and err in proportion to the
+position. Trained small models show up to 0.12 at 2,048 positions."""
+FLOOR = 1e-3
+"""Share of eager's error that the reference's own, cached against uncached, may reach: about 1e-9 is normal."""
+RECALL = 0.99
+"""Share of determined tokens that eager must generate."""
+
+
+def rho(error: StratumError, dtype: Dtype) -> float:
+    """RMS error of the candidate over eager's, the latter at least one unit roundoff of the logits."""
+    return _quotient(error.candidate_rms, max(error.eager_rms, dtype.unit_roundoff * error.reference_rms))
+
+
+def rho_max(error: StratumError) -> float:
+    """Largest error of the candidate over eager's, plus what storing a logit in the dtype may cost."""
+    return _quotient(error.candidate_max, error.eager_max + error.rounding)
+
+
+def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS) -> list[Finding]:
+    """Every rule that applies to this run, violated or not. `budget` names those of lossy schemes in BUDGETS,
+    joined by `+`."""
+    comparison, dtype = rung.comparison, rung.dtype
+    budgets = {name.partition("_")[0]: BUDGETS[name] for name in budget.split("+") if name}
+    scheme = list(_operators(rung.operators, dtype, limits)) if rung.operators else []
+    if rung.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
+        if rung.scheme is None or "weights" not in budgets:
+            raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
+        scheme += _scheme(rung.scheme, dtype, budgets["weights"])
+    if rung.beside:
+        beside = replace(rung, comparison=rung.beside, beside=None, scheme=None, operators=None)
+        scheme += [
+            replace(each, key=f"{each.key}.beside", what=f"{each.what}, without the lossy cache,")
+            for each in findings(beside, Tolerance.REORDERED, limits=limits)
+        ]
+    ends = "rows that do not end where their sequence does"
+    found = [
+        Finding(
+            "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
+        ),
+        Finding("R5", f"{dtype}.unended", f"{dtype} {ends}", float(comparison.free.unended), 0.0),
+    ]
+    lengths = Finding(
+        "R6", f"{dtype}.lengths", f"{dtype} cache layers of wrong length", float(comparison.state.wrong_lengths), 0.0
+    )
+    if tolerance is Tolerance.DYNAMIC:
+        compared = float(len(rung.operators.errors)) if rung.operators else 0.0
+        some = Finding("O", f"{dtype}.operators", f"{dtype} operators that were compared", compared, 1.0, at_most=False)
+        return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
+    if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
+        logits = error_findings(comparison.strata, dtype, limits=limits)
+        kept = comparison.state.strata
+        state = _same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", what="cache error")
+        return [
+            *found,
+            *logits,
+            *_divergence(comparison, limits),
+            *_greedy(comparison, limits),
+            lengths,
+            *state,
+            *scheme,
+        ]
+    whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
+    differs = float(not comparison.identical)
+    rule = "E" if tolerance is Tolerance.EXACT else "L1"
+    found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
+    return [*found, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
+
+
+def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[Finding]:
+    """R0 or R1: what holds for logits of the same content computed in another order."""
+    rule = "R0" if dtype is Dtype.FP32 else "R1"
+    return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", what="error"))
+
+
+def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called
+    strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, what: str
+) -> Iterator[Finding]:
+    if not strata:
+        return
+    rms_limit, max_limit = limits
+    ratios = {error.stratum: rho(error, dtype) for error in strata}
+    peaks = {error.stratum: rho_max(error) for error in strata}
+    yield _largest(rule, f"{dtype}.{key}", f"{dtype} {what} over eager's", ratios, rms_limit)
+    yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {what} over eager's", peaks, max_limit)
+
+
+def _divergence(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
+    dtype, nats = comparison.dtype, comparison.divergence
+    if nats is None:
+        return
+    for key, what, got, limit in (
+        ("kl", "mean divergence", nats.candidate_mean, limits.kl * nats.eager_mean + KL_FLOOR),
+        ("kl_p99", "99th percentile of divergence", nats.candidate_p99, limits.kl_p99 * nats.eager_p99 + KL_P99_FLOOR),
+    ):
+        yield Finding("R3", f"{dtype}.{key}", f"{dtype} {what} in nats", got, limit)
+
+
+def _cost(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
+    """What a scheme costs in the decode steps."""
+    dtype, nats = comparison.dtype, comparison.divergence
+    if nats is not None and budget.nats is not None:
+        yield Finding("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
+    if nats is not None and budget.flips is not None:
+        most = most_by_chance(nats.decode_steps, budget.flips)
+        yield Finding("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
+
+
+def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[Finding]:
+    """What a cache that keeps less costs, in the decode steps and in itself."""
+    dtype = comparison.dtype
+    yield from _cost(comparison, budget)
+    scheme = R6_LOSSY / (2**budget.bits - 1)
+    own, _ = limits.of_parts(dtype)
+    shares = {
+        error.stratum: _quotient(error.candidate_rms, scheme * error.reference_rms + own * error.eager_rms)
+        for error in comparison.state.strata
+    }
+    if shares:
+        yield _largest(
+            "R6", f"{dtype}.cache", f"{dtype} cache error over what the scheme and {dtype} cost", shares, 1.0
+        )
+
+
+def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[Finding]:
+    yield from _same_precision(
+        operators.errors, dtype, limits.of_parts(dtype), rule="O", key="operator", what="error of one operator"
+    )
+    wrong = sum(trial.wrong for trial in operators.exact)
+    first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
+    what = f"{dtype} outputs that are wrong where nothing rounds{first}"
+    yield Finding("O", f"{dtype}.exact", what, float(wrong), 0.0)
+    if not operators.unwatched:
+        compared = len(operators.errors) + sum(trial.tried for trial in operators.exact)
+        yield Finding("O", f"{dtype}.compared", f"{dtype} operators compared", float(compared), 1.0, at_most=False)
+
+
+def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:
+    if scheme.changed_by_saving is not None:
+        changed = float(scheme.changed_by_saving)
+        yield Finding("E", f"{dtype}.saved", f"{dtype} linears that saving and loading changed", changed, 0.0)
+    quality = scheme.quality
+    for key, what, values, limit in (
+        ("text_kl", "divergence on text in nats", quality.divergence, budget.nats),
+        ("text_flips", "share of first choices that changed on text", quality.flips, budget.flips),
+        ("text_loss", "rise of the text's negative log likelihood in nats", quality.surprise, budget.nats),
+    ):
+        if limit is not None:
+            yield Finding("L2", f"{dtype}.{key}", f"{dtype} {what}, at least,", at_least(values), limit)
+
+
+def most_by_chance(trials: int, share: float) -> int:
+    """The count that a binomial variable of that share exceeds in at most L2_CHANCE of cases."""
+    below, count = 0.0, -1
+    while below < 1 - L2_CHANCE and count < trials:
+        count += 1
+        ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
+        below += math.exp(ways + count * math.log(share) + (trials - count) * math.log1p(-share))
+    return count
+
+
+def _greedy(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
+    dtype, greedy = comparison.dtype, comparison.greedy
+    used = greedy.worst_slack / greedy.worst_slack_limit
+    place = f"token {greedy.worst_position}" if greedy.worst_position >= 0 else "none flipped"
+    yield Finding(
+        "R4",
+        f"{dtype}.slack",
+        f"{dtype} margin of a flipped choice over its rounding allowance ({place})",
+        used,
+        limits.slack,
+    )
+    eager_rate = greedy.eager_flips / greedy.positions
+    spread = math.sqrt(max(eager_rate, 1 / greedy.positions) / greedy.positions)
+    allowed = eager_rate + R4_FLIP_SIGMAS * spread
+    flips = greedy.candidate_flips / greedy.positions
+    yield Finding("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
+    yield Finding(
+        "R5",
+        f"{dtype}.diverged",
+        f"{dtype} rows whose free run diverges by more than a tie",
+        float(comparison.free.diverged),
+        0.0,
+    )
+
+
+def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
+    """What eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
+    share = floor / trust.relative_error if trust.relative_error else math.inf  # no error: it is the reference itself
+    found = [
+        Finding("floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR),
+        Finding(
+            "repeat",
+            f"{trust.dtype}.unrepeatable",
+            f"{trust.dtype} eager runs that differ from their repetition",
+            float(not trust.repeats),
+            0.0,
+        ),
+        Finding(
+            "error",
+            f"{trust.dtype}.eager_ulps",
+            f"{trust.dtype} eager's relative error in unit roundoffs",
+            trust.relative_error / trust.dtype.unit_roundoff,
+            max(ULPS_OF_EAGER, ULPS_PER_POSITION * trust.positions if trust.dtype is Dtype.FP32 else 0.0),
+        ),
+    ]
+    if trust.asked:
+        found.append(
+            Finding(
+                "recall", f"{trust.dtype}.recall", f"{trust.dtype} eager's recall", trust.recall, RECALL, at_most=False
+            )
+        )
+    return found
+
+
+def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> Finding:
+    """The stratum with the largest ratio, which is named. Ratios are quotients, and never not-a-number."""
+    where = max(ratios, key=ratios.__getitem__)
+    return Finding(rule, key, f"{what} ({where})", ratios[where], limit)
+
+
+def changed(numbers: Mapping[str, float], stored: Stored) -> dict[str, float]:
+    """R2: the stored value of every error ratio that is now more than R2_FACTOR times it."""
+    return {key: was for key, was in stored.rho.items() if key in numbers and numbers[key] > R2_FACTOR * was}
+
+
+def growth(rung: Rung, stored: Stored) -> list[Finding]:
+    """L3: by how much the divergence on text has grown at least, sequence by sequence.
+
+    Raises HarnessError if the stored sequences are not those of the run.
+    """
+    before = stored.divergence.get(rung.dtype)
+    if rung.scheme is None or before is None:
+        return []
+    now = rung.scheme.quality.divergence
+    if len(now) != len(before):
+        raise HarnessError(
+            f"stored numerics of {stored.path}: hold {len(before)} sequences of text, but should hold {len(now)} as "
+            "the run does (store them again: harness numerics RUN)"
+        )
+    grown = at_least(tuple(ours - theirs for ours, theirs in zip(now, before, strict=True)))
+    limit = L3_SHARE * sum(before) / len(before)
+    what = f"{rung.dtype} growth of the divergence on text in nats since it was stored, at least,"
+    return [Finding("L3", f"{rung.dtype}.text_kl_growth", what, grown, limit)]

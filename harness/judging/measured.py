@@ -1,0 +1,60 @@
+"""Measurements to verdicts: speed, memory, utilization, regression. Pure, as `judge` is, whose verdict stands first:
+nothing that did not engage, or computes something else, is fast or small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from harness.judging.correctness import judge
+from harness.judging.memory import _memory
+from harness.judging.regression import _regression
+from harness.judging.speed import _speed
+from harness.judging.timings import Bar, _nothing
+from harness.judging.utilization import _utilization
+from harness.paths.base import Optimization
+from harness.profiles.expectations import Standard
+from harness.profiles.thresholds import threshold_of
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case, Evidence
+from harness.records.measurements import Measurements
+from harness.records.run import Verdict
+
+
+def judge_measured(
+    case: Case, asked: Property, equivalence: Verdict, measurements: Measurements | None, bar: Bar
+) -> Verdict:
+    """The verdict on one measured property. `equivalence` is that on the same case, whose outcome stands if it is no
+    PASS; only then may there be no `measurements`.
+
+    Raises ValueError if any of these is another case's, or the property is not measured.
+    """
+    if equivalence.case != case.id or (measurements and measurements.case != case.id):
+        raise ValueError(f"{case.id}: judged by another case's evidence, but should be by its own")
+    if not asked.measured:
+        raise ValueError(f"{case.id}: {asked} is judged by measurements, but should be by evidence")
+    if equivalence.outcome is not Outcome.PASS:
+        return replace(equivalence, property=asked)
+    if measurements is None:
+        return _nothing(case, asked)
+    rules: dict[Property, Callable[[Case, Measurements, Bar], Verdict]] = {
+        Property.SPEED: _speed,
+        Property.MEMORY: _memory,
+        Property.UTILIZATION: _utilization,
+        Property.REGRESSION: _regression,
+    }
+    return rules[asked](case, measurements, bar)
+
+
+def judge_evidence(case: Case, asked: Property, evidence: Evidence, *, standard: Standard) -> Verdict:
+    """The verdict on a property by evidence; of one that is measured that on equivalence, which stands before it."""
+    first = Property.EQUIVALENCE if asked.measured else asked
+    return judge(case, first, evidence, limits=standard.limits, stored=standard.stored.get(case.id))
+
+
+def bar_of(case: Case, path: Optimization, *, standard: Standard) -> Bar:
+    """What measurements are held to. On a CPU the overview's claim of speed is one only where the path should gain
+    there."""
+    claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
+    threshold = threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)
+    return Bar(threshold, *standard.recorded(case.id, case.technique))

@@ -1,0 +1,140 @@
+"""Bytes to within-limits or not, with the reason of each limit. Pure numbers: no torch, no I/O.
+
+Names M1 to M6 are those of the rules in README. All numbers are in MiB, of 2**20 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.formatting import mebibytes
+from harness.judging.timings import Bar, _nothing
+from harness.judging.verdicts import failed, verdict_on
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case
+from harness.records.finding import Finding
+from harness.records.measurements import Held, Measurements, Memory
+from harness.records.run import Verdict
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Slack:
+    """What a kind of device adds to equal work."""
+
+    peak: float
+    """Share of the peak by which two processes may differ."""
+    peak_bytes: int
+    """And in any case."""
+    growth: float
+    """Share of the peak that may be left behind by two more runs."""
+    growth_bytes: int
+    """If more than that share."""
+
+
+PROCESS = Slack(peak=0.03, peak_bytes=16 * MIB, growth=0.03, growth_bytes=16 * MIB)
+"""Resident memory also holds the interpreter's objects and pages of libraries that a run is the first to touch. Peaks
+of one case in fresh processes differ by up to 0.3 % (`mini`) or 0.4 MiB (tiny models), and two runs leave up to 0.06
+MiB behind; another kind of attention needs 34 instead of 51 MiB of code, which is left out of the peak as far as it is
+loaded by the first run, and 16 MiB are for what is not."""
+ALLOCATOR = Slack(peak=0.01, peak_bytes=2 * MIB, growth=0.01, growth_bytes=2 * MIB)
+"""CUDA's allocator counts tensors, of every process alike: what remains is rounding to its blocks, of 2 MiB where they
+are small (docs.pytorch.org/docs/stable/notes/cuda.html, memory management)."""
+
+
+def findings(
+    memory: Memory, *, device: str, ratio_limit: float | None, weights_limit: float | None = None
+) -> list[Finding]:
+    """Every rule that applies, violated or not. `ratio_limit` is the most that the candidate's peak may be of eager's,
+    `weights_limit` the same of the bytes of its weights; None to leave either open."""
+    found = list(_findings(memory, ratio_limit, PROCESS if device == "cpu" else ALLOCATOR))
+    if weights_limit is not None and memory.eager.weights:
+        share = memory.candidate.weights / memory.eager.weights
+        found.append(Finding("M6", "weights_ratio", "bytes of weights over those of eager's", share, weights_limit))
+    return found
+
+
+def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterator[Finding]:
+    candidate, eager = memory.candidate, memory.eager
+    if memory.own_weights:
+        # The same tensors under another name: any difference is a copy, or a part that was not loaded.
+        yield _equal("M1", "weights_mib", "MiB of weights {} eager's {}", got=candidate.weights, wanted=eager.weights)
+    if memory.kv_exact:
+        # A cache that keeps what it must, as it is, has no reason for a byte more or less.
+        what = "MiB of keys and values {} the formula's {}"
+        yield _equal("M2", "kv_mib", what, got=candidate.kv, wanted=candidate.kv_expected)
+    elif candidate.kv_expected:
+        what = f"MiB by which packed keys and values are less than the formula's {candidate.kv_expected / MIB:.4g}"
+        saved = max(0, candidate.kv_expected - candidate.kv) / MIB
+        yield Finding("M2", "kv_saved_mib", what, saved, 1 / MIB, at_most=False)  # one byte: less, however little
+    for side, held in (("", candidate), ("eager's ", eager)):
+        # A run that took less than what it cannot do without was not measured.
+        what = f"{side}peak in MiB, which holds weights, keys, values and logits,"
+        yield Finding(
+            "M3", f"{'eager_' if side else ''}least_mib", what, held.peak / MIB, held.least / MIB, at_most=False
+        )
+    if ratio_limit is not None:
+        limit = ratio_limit * eager.peak * (1 + slack.peak) + slack.peak_bytes
+        what = f"peak in MiB, beside {eager.peak / MIB:.4g} of eager,"
+        yield Finding("M4", "peak_mib", what, candidate.peak / MIB, limit / MIB)
+    yield _growth(candidate, slack)
+
+
+def _growth(held: Held, slack: Slack) -> Finding:
+    """Of the candidate. A leak in proportion to its peak is found as well as one of many bytes."""
+    limit = max(slack.growth_bytes, slack.growth * held.peak)
+    what = "what equal runs leave behind in MiB"
+    return Finding("M5", "growth_mib", what, max(0, held.growth) / MIB, limit / MIB)
+
+
+def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> Finding:
+    """Held against 0 as a difference: of large numbers the digits that differ would not be seen. `what` has a place for
+    `beyond` or `short of`, and one for what is wanted."""
+    told = what.format("beyond" if got >= wanted else "short of", f"{wanted / MIB:.4g}")
+    return Finding(rule, key, told, abs(got - wanted) / MIB, 0.0)
+
+
+def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+    asked = Property.MEMORY
+    if measured.memory_failure:
+        return failed(case, asked, measured.memory_failure)
+    if measured.memory is None:
+        return _nothing(case, asked)
+    memory, threshold = measured.memory, bar.threshold
+    found = findings(memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device)
+    numbers = _bytes(memory) | {
+        name: float(value)
+        for finding in found
+        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
+    }
+    wrong = [finding for finding in found if finding.violated]
+    if wrong:
+        # What was not measured right says nothing of the other limits.
+        impossible = [finding for finding in wrong if finding.rule == "M3"]
+        most = max(impossible or wrong, key=lambda finding: finding.excess)
+        more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        where = f"look into {memory.snapshot}" if memory.snapshot else "its measurements file has every number"
+        outcome = Outcome.ERROR if impossible else Outcome.OVER_MEMORY
+        return verdict_on(case, asked, outcome, f"{case.id}: {most}{more} ({where})", numbers)
+    ours, eagers, least = (
+        mebibytes(size) for size in (memory.candidate.peak, memory.eager.peak, memory.candidate.least)
+    )
+    told = f"peak {ours} beside eager's {eagers}, least {least}; {len(found)} limits hold"
+    return verdict_on(case, asked, Outcome.PASS, told, numbers)
+
+
+def _bytes(memory: Memory) -> dict[str, float]:
+    """What both sides held, and of the candidate's peak how much more than eager's and than the least it is."""
+    found = {
+        f"{side}.{name}": float(value)
+        for side, held in (("candidate", memory.candidate), ("eager", memory.eager))
+        for name, value in vars(held).items()
+        if value is not None
+    }
+    if memory.eager.peak:
+        found["memory_ratio"] = memory.candidate.peak / memory.eager.peak
+    if memory.candidate.least:
+        found["memory_overhead"] = memory.candidate.peak / memory.candidate.least - 1
+    return found

@@ -1,0 +1,140 @@
+"""When paired samples tell enough, and what they tell of a speed. Pure: no torch, no I/O."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.judging.baseline_comparison import Change, speed_change
+from harness.judging.timings import DROPPED, MORE_TIME, QUIETER, Bar, _nothing, _rates, _unusable, ratios_of, speedup
+from harness.judging.verdicts import verdict_on
+from harness.profiles.thresholds import Threshold
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case
+from harness.records.measurements import Measurements, Pair, Speed, log_speedups
+from harness.records.run import Verdict
+from harness.statistics import LEAST, Interval, ratio_interval
+
+MET_BEYOND = 0.02
+"""By how much of it a speed may miss its limit and still meet it, if the interval says so."""
+MISSED_BEYOND = 0.01
+"""By how much of it a speed must miss its limit at least for a verdict against it."""
+RESOLVED = 0.02
+"""Half width that an interval should reach though it decided before: it may be recorded, and later ones held to it."""
+PRECISE = 0.01
+"""Half width of an interval that more pairs need not narrow."""
+
+
+class Told(StrEnum):
+    """What an interval says of a limit."""
+
+    MET = "met"
+    MISSED = "missed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """A limit on a ratio."""
+
+    limit: float
+    at_least: bool = True
+
+    def told(self, interval: Interval) -> Told:
+        """MET if the whole interval is within the limit, give or take MET_BEYOND of it; else MISSED if all of it lies
+        beyond, by MISSED_BEYOND; else OPEN."""
+        low, high, limit = interval.low, interval.high, self.limit
+        if not self.at_least:
+            low, high, limit = 1 / high, 1 / low if low else math.inf, 1 / limit  # pairs may bound nothing yet
+        if low >= limit * (1 - MET_BEYOND):
+            return Told.MET
+        return Told.MISSED if high < limit * (1 - MISSED_BEYOND) else Told.OPEN
+
+
+CLEARLY_FASTER = Aim(1 / (1 - MET_BEYOND))
+"""MET by an interval that lies above 1, without the allowance of thresholds."""
+
+
+@dataclass(frozen=True)
+class Aims:
+    """What pairs should tell."""
+
+    limits: tuple[Aim, ...] = ()
+    recorded: Interval | None = None
+    """The speedup when it was recorded, if it was."""
+
+    def met(self, interval: Interval) -> bool:
+        """Whether an interval tells all of it."""
+        known = self.recorded is None or speed_change(self.recorded, interval) is not Change.UNDECIDED
+        return known and all(aim.told(interval) is not Told.OPEN for aim in self.limits)
+
+
+def settled(pairs: Sequence[Pair], aims: Aims, *, block: int = 1) -> str:
+    """Why no more pairs are needed: `decided` or `precise`; empty if they are."""
+    interval = ratio_interval(log_speedups(pairs, block))
+    if aims.met(interval) and interval.half_width <= RESOLVED:
+        return "decided"
+    return "precise" if interval.half_width <= PRECISE else ""
+
+
+def enough(pairs: int, kept: int, *, looks: Sequence[int], late: bool) -> str:
+    """Why sampling must end, whatever the pairs tell: `pairs`, `seconds` or `dropped`; empty if it goes on. At least
+    LEAST pairs must count before time is up."""
+    if pairs >= looks[0] and pairs - kept > DROPPED * pairs:
+        return "dropped"
+    if kept >= looks[-1]:
+        return "pairs"
+    return "seconds" if late and kept >= LEAST else ""
+
+
+def _speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+    asked = Property.SPEED
+    early = _unusable(case, asked, measured)
+    if early or measured.speed is None:
+        return early or _nothing(case, asked)
+    speed, aims = measured.speed, aims_of(bar.threshold)
+    interval = speedup(speed)
+    limits = {f"speedup.{name}": aim.limit for name, aim in aims.items()}
+    numbers = {**_numbers(speed, interval), **_rates(case, measured), **limits}
+    what = f"speed over eager's is {interval}"
+    bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.told(interval) for name, aim in aims.items()}
+    for bound in (bound for bound, told in bounds.items() if told is Told.MISSED):
+        why = f"{bound}, since {bar.threshold.reason} (its measurements file has all pairs)"
+        return verdict_on(case, asked, Outcome.SLOW, f"{case.id}: {what}, but should be {why}", numbers)
+    for bound in (bound for bound, told in bounds.items() if told is Told.OPEN):
+        todo = MORE_TIME if speed.stopped == "seconds" else QUIETER
+        message = f"{case.id}: {what}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
+        return verdict_on(case, asked, Outcome.INCONCLUSIVE, message, numbers)
+    held = f"should be {' and '.join(bounds)}" if bounds else "no limit is set"
+    return verdict_on(case, asked, Outcome.PASS, f"{what}, {held}; {_spent(speed)}", numbers)
+
+
+def aims_of(threshold: Threshold) -> dict[str, Aim]:
+    """What pairs must tell, by `at_least` and `at_most`."""
+    limits = (("at_least", threshold.speed_min), ("at_most", threshold.speed_max))
+    return {name: Aim(limit, at_least=name == "at_least") for name, limit in limits if limit is not None}
+
+
+def _numbers(speed: Speed, interval: Interval) -> dict[str, float]:
+    """The figures of a speed, in seconds where no other unit is named."""
+    numbers = {
+        "speedup": interval.mid,
+        "speedup.low": interval.low,
+        "speedup.high": interval.high,
+        "pairs": float(len(speed.kept)),
+        "pairs.dropped": float(len(speed.pairs) - len(speed.kept)),
+        "sampling_seconds": speed.seconds,
+        "first_call": speed.candidate.first_call,
+        "compile": speed.candidate.compile_seconds,
+        "capture": speed.candidate.capture_seconds,
+    }
+    return numbers | ratios_of(speed)
+
+
+def _spent(speed: Speed) -> str:
+    gone = len(speed.pairs) - len(speed.kept)
+    dropped = f", {gone} dropped" if gone else ""
+    how = ", workers took turns in blocks" if speed.alternating else ""
+    return f"{len(speed.kept)} pairs in {speed.seconds:.0f} s{dropped}{how}"

@@ -1,0 +1,44 @@
+"""Make verdicts: of evidence, of a failure, of what is unsupported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case, Failure
+from harness.records.run import Verdict
+
+
+def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
+    """The verdict on a case that cannot run here, with the need that is unmet."""
+    return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
+
+
+def failed(case: Case, asked: Property, failure: Failure) -> Verdict:
+    """The verdict on a case without a result."""
+    return verdict_on(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
+
+
+def _look(failure: Failure) -> str:
+    if failure.outcome is Outcome.UNSUPPORTED:
+        return ""
+    return f" (read {failure.log})" if failure.log else " (set it right and run again)"
+
+
+def verdict_on(
+    case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
+) -> Verdict:
+    """A verdict with the case's own facts."""
+    return Verdict(
+        case=case.id,
+        property=asked,
+        outcome=outcome,
+        message=message,
+        numbers=numbers or {},
+        technique=case.technique,
+        path=case.path,
+        recipe=case.recipe.name,
+        workload=case.workload.name,
+        device=case.device,
+        dtype=case.dtype,
+    )

@@ -1,0 +1,142 @@
+"""What happens on the machine while runs are timed: compilations, throttling, others on the device. Runs in workers.
+
+A pair of runs in which something of the kind fell is worthless; what is merely worth knowing is recorded.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch._dynamo.utils import compilation_time_metrics
+
+from harness.machine.host import ROOT, governor, read_ticks, throttle_files, times_throttled, turbo
+from harness.machine.nvml import FULL_SPEED, NOT_NVIDIA, Gpu, GpuReading, find_gpu
+
+COMPILE = "_compile.compile_inner"
+"""Under which torch keeps the seconds of every frame that dynamo compiled, all stages of it."""
+CAPTURE = "CUDAGraphNode.record"
+"""The same of every CUDA graph that was recorded."""
+AUTOTUNE = "CachingAutotuner.benchmark_all_configs"
+"""The same of every kernel whose configurations inductor tried at its first call."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One look at everything that counts up."""
+
+    compiled: int
+    """Frames compiled, CUDA graphs recorded and kernels tuned, so far."""
+    throttled: int = 0
+    """How often the control group had to wait."""
+    gpu: GpuReading = field(default_factory=GpuReading)
+
+
+class Conditions:
+    """Of one session of timing. Made once the worker has begun to use the device: its own process must be there."""
+
+    def __init__(self, gpu: Gpu | None = None, *, unwatched: str = "", own: int = 1, root: Path = ROOT) -> None:
+        """`gpu` is watched, or there is a reason why not; none of both on a CPU. `own` processes of the harness compute
+        on the device."""
+        self._gpu = gpu
+        self._unwatched = unwatched
+        self._root = root
+        self._files = throttle_files(root)
+        self._ticks = read_ticks(root)
+        self._switches = _involuntary_switches()
+        self._start = self.read()
+        # In a container NVML may not tell our own process; then any that it tells is another's.
+        self._own = own if self._start.gpu.processes else 0
+        self.foreign = 0
+        """Most processes of others that computed on the device, of all that `between` was asked about."""
+
+    def read(self) -> Reading:
+        """Some microseconds, and with a GPU some hundred: to be taken outside of what is timed."""
+        gpu = self._gpu.read() if self._gpu else GpuReading()
+        return Reading(times_compiled(), times_throttled(self._files), gpu)
+
+    def between(self, before: Reading, after: Reading) -> str:
+        """What happened between two readings that makes what was timed there worthless; empty for nothing."""
+        foreign = max((reading.gpu.processes or 0) - self._own for reading in (before, after))
+        self.foreign = max(self.foreign, foreign)
+        if before.compiled != after.compiled:
+            return "compiled"
+        if causes := [*self._slowed(before.gpu, after.gpu), *_held_back(before, after)]:
+            return f"throttled: {', '.join(causes)}"
+        return "foreign process" if foreign > 0 else ""
+
+    def told(self) -> dict[str, str]:
+        """What is worth recording of the session, up to now."""
+        load = ", ".join(f"{part:.2f}" for part in os.getloadavg())
+        facts = {
+            "threads": str(torch.get_num_threads()),
+            "governor": governor(self._root),
+            "turbo": turbo(self._root),
+            "load": load,
+            "steal": self._stolen(),
+            "involuntary_switches": str(_involuntary_switches() - self._switches),
+            "cpu_throttling": "watched" if self._files else "is not watched: no control group counts it",
+        }
+        if self._gpu:
+            facts |= {"gpu_throttling": "watched", "power_capped": self._capped(), **self._gpu.told()}
+        elif self._unwatched:
+            facts["gpu_throttling"] = f"is not watched: {self._unwatched}"
+        return facts
+
+    def _slowed(self, before: GpuReading, after: GpuReading) -> list[str]:
+        """Causes. A clock that the power limit holds down is how this card works, and no disturbance."""
+        moved = [cause for cause, time in after.throttled.items() if time > before.throttled.get(cause, time)]
+        full = self._gpu.full_clock if self._gpu else None
+        capped = (after.capped or 0) > (before.capped or 0)
+        if full and after.clock is not None and after.clock < FULL_SPEED * full and not capped:
+            moved.append(f"SM clock at {after.clock} of {full} MHz")
+        return moved
+
+    def _stolen(self) -> str:
+        now = read_ticks(self._root)
+        if now is None or self._ticks is None or now.total == self._ticks.total:
+            return "unknown"
+        return f"{(now.stolen - self._ticks.stolen) / (now.total - self._ticks.total):.1%}"
+
+    def _capped(self) -> str:
+        start, now = self._start.gpu.capped, self.read().gpu.capped
+        return "unknown" if start is None or now is None else f"{(now - start) / 1e9:.3g} s"
+
+
+def open_conditions(device: str, *, own: int = 1) -> Conditions:
+    """Those of a timing worker on `device`; on CUDA this starts its use, if nothing did."""
+    if device != "cuda":
+        return Conditions(own=own)
+    torch.cuda.synchronize()
+    if torch.version.hip:  # AMD's cards are `cuda` to torch
+        return Conditions(unwatched=NOT_NVIDIA, own=own)
+    gpu, unwatched = find_gpu(str(torch.cuda.get_device_properties().uuid))
+    return Conditions(gpu, unwatched=unwatched, own=own)
+
+
+def times_compiled() -> int:
+    """Frames that dynamo compiled in this process, CUDA graphs it recorded and kernels it tuned, failures included.
+    Torch's records of compilations hold the last 64 and would stop to count. What Triton compiles for others is unseen.
+    """
+    return sum(len(compilation_time_metrics.get(name, ())) for name in (COMPILE, CAPTURE, AUTOTUNE))
+
+
+def compile_seconds() -> float:
+    """Spent by torch.compile in this process, as torch tells; since `torch._dynamo.reset`, which forgets it."""
+    return sum(compilation_time_metrics.get(COMPILE, ()))
+
+
+def capture_seconds() -> float:
+    """Likewise spent recording CUDA graphs."""
+    return sum(compilation_time_metrics.get(CAPTURE, ()))
+
+
+def _held_back(before: Reading, after: Reading) -> list[str]:
+    return ["control group used up its share of the processors"] if after.throttled > before.throttled else []
+
+
+def _involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

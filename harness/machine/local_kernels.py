@@ -1,0 +1,59 @@
+"""Kernel repositories in local folders, announced the way the kernels package reads them: LOCAL_KERNELS.
+
+A local kernel proves that it ran by a list `CALLS` in its module: its functions append (name, longest query) when their
+body runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from harness.machine.inventory import Inventory
+from harness.machine.requirements import Need
+
+FLASH_ATTENTION = "local/flash-attn2"
+"""Not the name of the hub's repository, so that a path can ask for either."""
+LAYER_KERNELS = "local/layers"
+LAYERS = {"RMSNorm": "RMSNorm", "SiLU": "SiLU", "rotary_pos_emb": "RotaryPosEmb"}
+"""Layers that models register, and the classes of the local repository that replace them."""
+
+
+@dataclass(frozen=True)
+class LocalKernel(Need):
+    """A kernel repository in a local folder."""
+
+    named: ClassVar[str] = "{repository} in a local folder"
+    repository: str
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        del inventory, device
+        folder = local_kernels().get(self.repository)
+        if folder is None:
+            return f"needs a local folder for {self.repository}: LOCAL_KERNELS does not name one"
+        if not (folder / "build").is_dir():
+            return f"needs a local folder for {self.repository}: LOCAL_KERNELS names {folder}, which holds no build/"
+        return None
+
+
+def local_kernels() -> dict[str, Path]:
+    """Folders by repository from LOCAL_KERNELS, `repository=folder` joined by colons."""
+    entries = (entry.partition("=") for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if entry)
+    return {repository: Path(folder) for repository, _, folder in entries}
+
+
+def kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """Repository and call log of every loaded local kernel. Loaded is what Python imported from an announced folder."""
+    folders = {repository: folder.resolve() for repository, folder in local_kernels().items()}
+    for module in list(sys.modules.values()):
+        # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
+        contents = getattr(module, "__dict__", {})
+        if "CALLS" not in contents or not contents.get("__file__"):
+            continue
+        for repository, folder in folders.items():
+            if Path(contents["__file__"]).resolve().is_relative_to(folder):
+                yield repository, contents["CALLS"]

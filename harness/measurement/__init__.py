@@ -1,1 +1,0 @@
-"""Speed, memory and utilization: how they are sampled, and what the samples show."""

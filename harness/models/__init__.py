@@ -1,1 +1,0 @@
-"""Recipes to loaded models and tokenizers, and workloads to token ids."""

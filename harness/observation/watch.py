@@ -1,0 +1,291 @@
+"""Watch `generate` from outside: which attention operators, caches and graphs it really used.
+
+Nothing here trusts a configuration: operators are read from torch's profiler, graphs from dynamo's own metrics, cache
+classes from the cache that `generate` returned, kernel calls from the kernel itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Self
+
+import torch
+import torch._dynamo
+from torch._dynamo import utils as dynamo
+from torch.profiler import ProfilerActivity, profile
+
+from harness.errors import HarnessError, Incompatible, first_line
+from harness.machine.local_kernels import LAYERS, kernel_logs
+from harness.observation.caches import read_layers
+from harness.observation.graphs import MARKS, as_computed, graphs_marked
+from harness.observation.layers import LayerCensus
+from harness.observation.linears import head_name, read_linears
+from harness.records.observation import EAGER_ATTENTION, NO_CACHE, AttentionCall, Observation, Phase
+
+SDPA = "aten::_scaled_dot_product_"
+SDPA_ENTRY = "aten::scaled_dot_product_attention"
+FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
+"""How operators and functions of flash-attention's packages, and of its kernels from the hub, begin."""
+FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
+COMPILED_REGION = "Torch-Compiled Region: "
+INDUCTOR_GRAPH = "## Call CompiledFxGraph"
+PACKED = ("bitsandbytes::", "quanto::", "torchao::", "WeightQBytes", "QuantizedLinear", "TinyGemm", "MatMul8bit")
+"""How operators and functions of quantized linear layers begin."""
+COMPILING = "_compile.compile_inner (dynamo_timed)"
+"""While dynamo compiles, operators run on tensors without data."""
+COLLECTIVES = ("c10d::",)
+"""How operators begin in which processes exchange data."""
+PRODUCTS = {"aten::bmm": 0, "aten::baddbmm": 1}
+"""Products of batches of matrices, and the place of their first factor among their inputs."""
+WATCHED = (
+    *(SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, *PRODUCTS),
+    *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, COMPILING),
+)
+ATTENTION_LAYERS = {
+    "full_attention": "",
+    "sliding_attention": "sliding_window",
+    "chunked_attention": "attention_chunk_size",
+    "hybrid": "",
+    "hybrid_sliding": "sliding_window",
+}
+"""Kinds of layers that attend over a cache of keys and values, as configs name them, and the entry of the config that
+says how many positions they see."""
+OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba", "mlp"}
+"""Kinds that do not."""
+
+
+class Watch:
+    """Watches the calls of `generate` made inside `with`; counts of earlier work in this process are cleared first."""
+
+    def __init__(self, model: Any, *, layers: bool) -> None:
+        """With `layers`, calls of the layers that `kernels` may exchange are counted too. Dynamo would see the hooks
+        that do so, therefore only where they matter."""
+        self._model = model
+        self._layers = LayerCensus(model, counting=layers)
+        self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+        self._modes: list[str] = []
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        torch._dynamo.reset()
+        dynamo.counters.clear()
+        dynamo.clear_compilation_metrics()
+        for _, log in kernel_logs():
+            log.clear()
+        self._open.enter_context(self._layers)
+        self._open.enter_context(_modes_noted(self._modes))
+        self._open.enter_context(graphs_marked())
+        self._open.enter_context(self._looking())
+        return self
+
+    def _looking(self) -> AbstractContextManager[Any]:
+        """What must be open while operators are to be seen."""
+        return self._profiler
+
+    def _events(self) -> list[tuple[str, Any]]:
+        return profiled_events(self._profiler)
+
+    def __exit__(self, *raised: object) -> None:
+        self._open.close()
+
+    def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
+        """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache, and
+        `lengths` how many positions it was fed; `decode_steps` is the number of forward passes that each made after its
+        prefill."""
+        model, groups = self._model, as_computed(self._events())
+        events = [event for group in groups for event in group]
+        caches = [output.past_key_values for output in outputs]
+        metrics = dynamo.get_compilation_metrics()
+        config = model.config.get_text_config()
+        limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]
+        return Observation(
+            device=model.device.type,
+            dtype=str(model.dtype).removeprefix("torch."),
+            attention_implementation=model.config._attn_implementation,
+            padded=padded,
+            attention=tuple(_without_wrappers([call for group in groups for call in _attention_calls(group)])),
+            kernel_calls=tuple(_kernel_calls()),
+            prefills=len(outputs),
+            decode_steps=decode_steps * len(outputs),
+            caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),
+            cache_layers=tuple(layer for cache in caches for layer in read_layers(cache)),
+            lengths=tuple(lengths),
+            windows=windows_of(config),
+            shared=getattr(config, "num_kv_shared_layers", None) or 0,
+            layers=self._layers.counted(),
+            linears=read_linears(model),
+            head=head_name(model),
+            collectives=dict(Counter(name for name, _ in events if name.startswith(COLLECTIVES))),
+            packed_calls=dict(Counter(name for name, _ in events if name.startswith(PACKED))),
+            regions=_regions(events, metrics),
+            compile_modes=tuple(self._modes),
+            inductor_calls=sum(name.startswith(INDUCTOR_GRAPH) for name, _ in events),
+            graphs=dynamo.counters["stats"]["unique_graphs"],
+            graph_breaks=tuple(_graph_breaks()),
+            recompiles=tuple(first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
+            cudagraph_inputs=dynamo.counters["inductor"]["cudagraph_recorded_non_static_inputs"],
+            cudagraph_skips=dynamo.counters["inductor"]["cudagraph_skips"],
+            recompile_limit=first_line(limits[0]) if limits else "",
+        )
+
+
+def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
+    """Name and record of what the profiler saw of attention and compilation, by start. Its own list of all events
+    holds the same, and takes torch seconds to build where this takes none."""
+    results = profiler.profiler.kineto_results if profiler.profiler else None
+    if results is None:
+        raise HarnessError(
+            "torch's profiler kept no record, so nothing can be said to have run (is it built with Kineto?)"
+        )
+    named = ((event.name(), event) for event in results.events())
+    return sorted(
+        ((name, event) for name, event in named if name.startswith(WATCHED)), key=lambda pair: pair[1].start_ns()
+    )
+
+
+def kernels_used(events: list[tuple[str, Any]]) -> tuple[str, ...]:
+    """Kernels in the profiler's events, as `Engagement.kernels` names those of them that operators show."""
+    attention = {f"{call.phase} {call.operator}" for call in _without_wrappers(list(_attention_calls(events)))}
+    return tuple(sorted(attention | {f"packed {name}" for name, _ in events if name.startswith(PACKED)}))
+
+
+def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of an Engagement's kernels that `kernels_used` can name: neither what kernels count by themselves, nor the
+    classes of packed weights, which are no operators."""
+    named = (name for name in kernels if not name.endswith("Tensor"))
+    return tuple(sorted(name for name in named if name.partition(" ")[2].startswith(WATCHED)))
+
+
+def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
+    """Find attention operators in the profiler's events.
+
+    The first input of each is the query, or for eager the scores: its last dimension but one counts the query's
+    positions, of which a decode step has one.
+    """
+    inside_sdpa_until = compiling_until = 0
+    product: list[int] = []
+    for name, event in events:
+        if name == COMPILING:
+            compiling_until = max(compiling_until, event.start_ns() + event.duration_ns())
+        if event.start_ns() <= compiling_until:
+            continue
+        if name == SDPA_ENTRY:
+            inside_sdpa_until = event.start_ns() + event.duration_ns()
+            continue
+        shapes = event.shapes()
+        if name in PRODUCTS:
+            product = _product(shapes[PRODUCTS[name] :])
+        elif name.startswith(FLASH) and shapes and len(shapes[0]) in {3, 4}:
+            yield _flash_call(name, shapes)
+        elif name.startswith(SDPA) and shapes and len(shapes[0]) == 4:
+            yield AttentionCall(_phase(shapes[0]), name, masked=any(len(shape) == 4 for shape in shapes[3:]))
+        elif name == EAGER_ATTENTION and event.start_ns() > inside_sdpa_until and _of_scores(shapes, product):
+            yield AttentionCall(_phase(shapes[0]), name)
+            product = []
+
+
+def _product(factors: list[list[int]]) -> list[int]:
+    """Return the shape of the product of two batches of matrices; empty if the profiler did not keep their shapes."""
+    if len(factors) < 2 or not len(factors[0]) == len(factors[1]) == 3:
+        return []
+    return [*factors[0][:2], factors[1][2]]
+
+
+def _of_scores(shapes: list[list[int]], product: list[int]) -> bool:
+    """Return whether a softmax is over attention's scores.
+
+    Some architectures lay rows and heads into one dimension (XGLM, TrOCR): such scores are the product of queries and
+    keys, which was computed last. A router's are no product of batches, nor are the chances of tokens.
+    """
+    return bool(shapes) and (len(shapes[0]) == 4 or shapes[0] == product != [])
+
+
+def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
+    """Each call of flash-attention shows as often as it is wrapped: as a function, as an operator, and as an operator
+    within, `...fwd`. Only the innermost that there is counts; of some versions the others are all that is seen."""
+    flash = [call for call in calls if call.operator.startswith(FLASH)]
+    levels = (
+        [call for call in flash if call.operator.endswith("fwd")],
+        [call for call in flash if call.operator.startswith(FLASH_OPERATORS)],
+        flash,
+    )
+    return [call for call in calls if call not in flash] + next(filter(None, levels), [])
+
+
+def _flash_call(name: str, shapes: list[list[int]]) -> AttentionCall:
+    """Queries of a batch are (rows, positions, heads, size); those of sequences end to end (positions, heads, size),
+    and come with the places where each of them begins."""
+    if len(shapes[0]) == 4:
+        return AttentionCall(Phase.DECODE if shapes[0][1] == 1 else Phase.PREFILL, name)
+    rows = next((shape[0] - 1 for shape in shapes if len(shape) == 1 and shape[0] > 1), 1)
+    return AttentionCall(Phase.DECODE if shapes[0][0] == rows else Phase.PREFILL, name, masked=True)
+
+
+def _phase(query: list[int]) -> Phase:
+    return Phase.DECODE if query[-2] == 1 else Phase.PREFILL
+
+
+def _kernel_calls() -> Iterator[AttentionCall]:
+    for repository, log in kernel_logs():
+        for function, query_length in log:
+            if function not in LAYERS.values():
+                yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
+
+
+def windows_of(config: Any) -> tuple[int, ...]:
+    """The sliding window of every layer that attends over keys and values, 0 for none; a chunk counts as one. Raises
+    Incompatible for a kind of layer that is not known here."""
+    kinds = getattr(config, "layer_types", None)
+    if not kinds:
+        named = (
+            kind for kind in ("sliding_attention", "chunked_attention") if getattr(config, ATTENTION_LAYERS[kind], 0)
+        )
+        kinds = [next(named, "full_attention")] * config.num_hidden_layers
+    if unknown := set(kinds) - ATTENTION_LAYERS.keys() - OTHER_LAYERS:
+        raise Incompatible(f"the model has layers of kind {', '.join(sorted(unknown))}, which cannot be counted yet")
+    sizes = (ATTENTION_LAYERS[kind] for kind in kinds if kind in ATTENTION_LAYERS)
+    return tuple(int(getattr(config, size, None) or 0) if size else 0 for size in sizes)
+
+
+def windows_by_layer(config: Any) -> dict[int, int]:
+    """The same by index of the layer, for those that attend without chunks. Raises Incompatible likewise."""
+    windows = windows_of(config)
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(windows)
+    attending = [(layer, kind) for layer, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
+    pairs = zip(attending, windows, strict=True)
+    return {layer: window for (layer, kind), window in pairs if kind != "chunked_attention"}
+
+
+def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int]:
+    """Entries into compiled code by the name of the function. The profiler numbers regions as dynamo numbers what it
+    compiles: frame and, after a slash, attempt."""
+    names = {str(metric.compile_id).partition("/")[0]: str(metric.co_name) for metric in metrics}
+    frames = [
+        name.removeprefix(COMPILED_REGION).partition("/")[0] for name, _ in events if name.startswith(COMPILED_REGION)
+    ]
+    return dict(Counter(names.get(frame, f"frame {frame}") for frame in frames))
+
+
+@contextmanager
+def _modes_noted(modes: list[str]) -> Iterator[None]:
+    """Every call of torch.compile adds its mode."""
+    original = torch.compile
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        modes.append(str(options.get("mode") or "default"))
+        return original(*arguments, **options)
+
+    torch.compile = noting
+    try:
+        yield
+    finally:
+        torch.compile = original
+
+
+def _graph_breaks() -> Iterator[str]:
+    """Reasons from both places where dynamo keeps them."""
+    for counter in ("graph_break", "unimplemented"):
+        for reason in dynamo.counters[counter]:
+            yield first_line(reason)

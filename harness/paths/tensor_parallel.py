@@ -1,0 +1,109 @@
+"""Tensor parallelism: each rank keeps a part of the weights, and all compute one answer together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import Any
+
+from harness.machine.requirements import Devices, Need
+from harness.paths.base import Circumstances, Launch, Optimization, equal, tally
+from harness.records.enums import Technique
+from harness.records.evidence import Case, Claim
+from harness.records.observation import Observation, Rank, Shard
+
+COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
+"""Operators in which ranks exchange partial results, and the styles of modules that call each once per forward pass."""
+MLP = {
+    "model.layers.*.mlp.gate_proj": "colwise_gather_output",
+    "model.layers.*.mlp.up_proj": "colwise_gather_output",
+    "model.layers.*.mlp.down_proj": "rowwise_split_input",
+}
+"""Rules given by hand, which no model here has of its own: ranks exchange what they could keep apart."""
+
+
+@dataclass(frozen=True)
+class TensorParallel(Optimization):
+    """`DistributedConfig(tp_plan=...)`: by gloo on the CPU, by NCCL on CUDA."""
+
+    name: str
+    ranks: int = 2
+    manual: bool = False
+    """Whether a plan is given by hand, and not the model's own."""
+    torchrun: bool = False
+    """Whether torchrun starts the ranks. It takes ten times as long, so a CPU does it daily for one prompt alone."""
+    technique = Technique.PARALLELISM
+
+    def needs(self) -> tuple[Need, ...]:
+        return (Devices(self.ranks),)
+
+    def launch(self) -> Launch | None:
+        return Launch(self.ranks, torchrun=self.torchrun)
+
+    def slow_on_cpu(self, case: Case) -> bool:
+        return case.workload.separate or self.torchrun is (case.workload.batch > 1)
+
+    def refuses(self, line: str, case: Circumstances) -> str:
+        uneven = [heads for heads in case.heads if heads % self.ranks]
+        if uneven and "is invalid for input of size" in line:
+            return f"{self.ranks} ranks do not divide {uneven[0]} attention heads"
+        return ""
+
+    def load_options(self, dtype: Any) -> Mapping[str, Any]:
+        from transformers.distributed import DistributedConfig
+
+        del dtype
+        return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
+
+    def claims(self, seen: Observation) -> list[Claim]:
+        passes = seen.forwards
+        claims = [
+            equal("ranks", self.ranks, len(seen.ranks)),
+            equal("ranks that gave the same logits and tokens", self.ranks, sum(rank.agrees for rank in seen.ranks)),
+        ]
+        for index, rank in enumerate(seen.ranks):
+            split = [shard for shard in rank.shards if not shard.style.startswith("replicated")]
+            parted = [shard for shard in split if shard.kept == self._part(shard)]
+            claims += [
+                Claim(
+                    f"planned parameters that are parted on rank {index}",
+                    f"{len(split) or 'at least 1'}",
+                    str(len(parted)),
+                    len(parted) == len(split) > 0,
+                ),
+                equal(f"bytes on rank {index}", self._share(rank), rank.bytes_kept),
+            ]
+            if self.manual:
+                styles = {
+                    pattern: {s.style for s in rank.shards if fnmatchcase(s.name, f"{pattern}.*")} for pattern in MLP
+                }
+                claims.append(equal(f"plan on rank {index}", {p: {s} for p, s in MLP.items()}, styles))
+            for operator, style in COLLECTIVES.items():
+                modules = {shard.name.rpartition(".")[0] for shard in rank.shards if fnmatchcase(shard.style, style)}
+                calls = {name: count for name, count in rank.collectives.items() if fnmatchcase(name, operator)}
+                claims.append(
+                    Claim(
+                        f"exchanges between ranks on rank {index}",
+                        f"{passes * len(modules)} × {operator}",
+                        tally(calls),
+                        sum(calls.values()) == passes * len(modules),
+                    )
+                )
+        return claims
+
+    def _part(self, shard: Shard) -> tuple[int, ...]:
+        """What a rank should keep of a parameter: rowwise linears part their inputs and keep their bias, all others,
+        embeddings too, part their rows."""
+        if shard.style.startswith("replicated"):
+            return shard.whole
+        if fnmatchcase(shard.style, "rowwise*"):
+            return (*shard.whole[:-1], shard.whole[-1] // self.ranks) if len(shard.whole) > 1 else shard.whole
+        return (shard.whole[0] // self.ranks, *shard.whole[1:])
+
+    def _share(self, rank: Rank) -> int:
+        """Bytes that a rank should keep: its part of what is planned, and all the rest."""
+        each = rank.bytes_whole / max(1, rank.elements)
+        left_out = sum(prod(shard.whole) - prod(self._part(shard)) for shard in rank.shards)
+        return round(rank.bytes_whole - each * left_out)

@@ -1,0 +1,204 @@
+"""Recorded baselines: `baselines/<profile>/<technique>.json`, accepted measurements that later runs are held to.
+
+Only a run on the same hardware is compared: numbers of a neighbour are never used. Versions of software are kept, but
+do not matter for that: a regression is what new ones bring.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CorruptRecord, HarnessError
+from harness.machine.inventory import PACKAGES
+from harness.profiles.numerics import FILE as NUMERICS
+from harness.profiles.profile import Match, Profile
+from harness.records.baseline import Recorded
+from harness.records.codec import read_record, to_plain, write_record
+from harness.records.enums import Technique
+
+SCHEMA = 1
+REPAIR = "restore it from version control, or delete it and record anew"
+HARDWARE = {"cpu": ("processor", "cpu_capability", "cores")}
+ACCELERATOR = ("accelerators", "driver")
+"""Entries of a run's environment that must be equal for numbers to be compared: on a CPU, and elsewhere."""
+TOOLS = ("pytest", "pytest-benchmark", "hypothesis")
+"""Packages that no measured run calls."""
+
+
+@dataclass(frozen=True)
+class BaselineFile:
+    """What is recorded of one technique on one kind of machine."""
+
+    schema: int
+    match: Match
+    """That of the profile."""
+    hardware: Mapping[str, str]
+    """What else must be equal here for the numbers to be compared."""
+    cases: Mapping[str, Recorded]
+    """By `Case.id`."""
+    seal: str = ""
+    """sha256 of the canonical JSON of everything else: whoever changes a number by hand breaks it."""
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema is {self.schema}, but should be {SCHEMA}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the seal is that of the contents."""
+        return self.seal == self.sealed().seal
+
+    def sealed(self) -> BaselineFile:
+        contents = to_plain(self)
+        del contents["seal"]
+        return replace(self, seal=digest(contents))
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """All that is recorded in a profile."""
+
+    profile: Profile
+    files: Mapping[Technique, BaselineFile]
+
+    def find(self, case: str, technique: Technique, *, environment: Mapping[str, str]) -> Recorded | str:
+        """What is recorded of a case for this hardware, or in a line why nothing is."""
+        file = self.files.get(technique)
+        if file is None or case not in file.cases:
+            return f"nothing is recorded of it in profile {self.profile.name} (harness baseline propose RUN)"
+        if other := differences(file, environment):
+            return f"profile {self.profile.name} was recorded on other hardware, which says nothing here: {other}"
+        return file.cases[case]
+
+
+def hardware_of(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What numbers depend on beside the profile's match. An entry that the environment lacks is empty."""
+    return {name: environment.get(name, "") for name in HARDWARE.get(device, ACCELERATOR)}
+
+
+def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
+    """What is kept of a run's environment."""
+    names = [name for name in PACKAGES if name not in TOOLS]
+    hardware = [*(name for entries in HARDWARE.values() for name in entries), *ACCELERATOR]
+    return {name: environment[name] for name in ("python", *names, *hardware) if name in environment}
+
+
+def differences(file: BaselineFile, environment: Mapping[str, str]) -> str:
+    """`cores 2 instead of 4, ...`: recorded instead of present; empty if the hardware is the same."""
+    here = hardware_of(file.match.device, environment)
+    return ", ".join(
+        f"{name} {file.hardware.get(name) or 'none'} instead of {here.get(name) or 'none'}"
+        for name in dict.fromkeys((*file.hardware, *here))
+        if file.hardware.get(name, "") != here.get(name, "")
+    )
+
+
+def read_baselines(profile: Profile) -> Baselines:
+    """What a profile's folder records. Raises CorruptRecord or HarnessError, in one line, for the first file that is
+    not sound."""
+    files = {}
+    for path in sorted(profile.folder.glob("*.json")):
+        if path.name != NUMERICS:
+            technique = _technique(path)
+            files[technique] = _sound(path, profile)
+    return Baselines(profile, files)
+
+
+def read_file(path: Path) -> BaselineFile:
+    """One file, whole. Raises CorruptRecord."""
+    try:
+        file = read_record(BaselineFile, path)
+    except CorruptRecord as error:
+        raise CorruptRecord(f"{error} ({REPAIR})") from error
+    if not file.whole:
+        raise CorruptRecord(f"{path}: was edited by hand: its seal is not that of its contents ({REPAIR})")
+    return file
+
+
+def write_files(files: Mapping[Technique, BaselineFile], folder: Path) -> dict[Technique, Path]:
+    """Seal and write each file as a whole or not at all, and delete those without cases; returns all. Raises
+    HarnessError if the disk refuses."""
+    paths = {}
+    for technique, file in files.items():
+        path = folder / f"{technique}.json"
+        if file.cases:
+            write_record(path, replace(file, cases=dict(sorted(file.cases.items()))).sealed())
+        else:
+            _remove(path)
+        paths[technique] = path
+    return paths
+
+
+def unused(baselines: Baselines, known: Collection[str]) -> list[str]:
+    """A line for each entry of a case that no path, model or workload gives any more; `known` are the ids of all."""
+    return [
+        f"{_path(baselines, technique)}: {case} is recorded, but no path, model or workload gives it any more "
+        "(harness baseline prune)"
+        for technique, case in _orphans(baselines, known)
+    ]
+
+
+def prune(baselines: Baselines, known: Collection[str]) -> list[str]:
+    """Remove the entries that `unused` tells of from the files; returns their cases."""
+    gone = [case for _, case in _orphans(baselines, known)]
+    touched = {
+        technique: replace(file, cases={case: entry for case, entry in file.cases.items() if case not in gone})
+        for technique, file in baselines.files.items()
+        if any(case in gone for case in file.cases)
+    }
+    write_files(touched, baselines.profile.folder)
+    return gone
+
+
+def digest(plain: Any) -> str:
+    """sha256 of the canonical JSON: keys sorted, no spaces."""
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()
+
+
+def technique_of(path: str) -> Technique:
+    """Of an optimization's name."""
+    return Technique(path.partition(".")[0])
+
+
+def _technique(path: Path) -> Technique:
+    if path.stem not in list(Technique):
+        raise HarnessError(
+            f"{path}: is unused: no technique is named {path.stem}, but one of {', '.join(Technique)} should be "
+            "(rename or delete it)"
+        )
+    return Technique(path.stem)
+
+
+def _sound(path: Path, profile: Profile) -> BaselineFile:
+    file = read_file(path)
+    if file.match != profile.match:
+        raise HarnessError(
+            f"{path}: is from another machine: recorded on {file.match.device} {file.match.machine}, but profile "
+            f"{profile.name} is for {profile.match.device} {profile.match.machine} (delete it and record anew)"
+        )
+    for case, entry in file.cases.items():
+        if entry.path.partition(".")[0] != path.stem:
+            raise HarnessError(f"{path}: holds {case}, which belongs in another file ({REPAIR})")
+    return file
+
+
+def _orphans(baselines: Baselines, known: Collection[str]) -> Iterator[tuple[Technique, str]]:
+    for technique, file in baselines.files.items():
+        yield from ((technique, case) for case in file.cases if case not in known)
+
+
+def _path(baselines: Baselines, technique: Technique) -> Path:
+    return baselines.profile.folder / f"{technique}.json"
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HarnessError(f"{path}: could not be deleted: {error.strerror} (delete it)") from error

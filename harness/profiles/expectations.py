@@ -1,0 +1,85 @@
+"""What a session judges by: the table of limits, or those of the profile that matches, and what was stored there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import HarnessError
+from harness.profiles.baselines import Baselines, read_baselines
+from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
+from harness.profiles.fault_results import FILE as FAULTS
+from harness.profiles.fault_results import refuse_survivors
+from harness.profiles.limits import LIMITS, Limits
+from harness.profiles.numerics import FILE, Stored, read_numerics
+from harness.profiles.profile import BASELINES, Match, Profile, deviations, find_profile, read_profiles
+from harness.profiles.thresholds import Threshold
+from harness.records.baseline import Recorded
+from harness.records.enums import Technique
+
+
+@dataclass(frozen=True)
+class Standard:
+    """Without a profile, the table."""
+
+    profile: str | None = None
+    limits: Limits = LIMITS
+    stored: Mapping[str, Stored] = field(default_factory=dict)
+    """By case; empty if it was stored under other conditions."""
+    thresholds: tuple[Threshold, ...] = ()
+    disclaimers: Mapping[str, Disclaimer] = field(default_factory=dict)
+    """Claims that such hardware does not show, and why."""
+    skips: tuple[Skip, ...] = ()
+    known_failures: tuple[KnownFailure, ...] = ()
+    baselines: Baselines | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of the session."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the verdicts must know, a line each."""
+
+    def recorded(self, case: str, technique: Technique) -> tuple[Recorded | None, str]:
+        """(what is recorded of a case for this hardware, why nothing is)."""
+        if self.baselines is None:
+            return None, "no profile matches this machine, so that nothing is recorded on it"
+        found = self.baselines.find(case, technique, environment=self.environment)
+        return (None, found) if isinstance(found, str) else (found, "")
+
+
+def sound_profiles(root: Path) -> tuple[Profile, ...]:
+    """The profiles of a checkout. Raises HarnessError if one cannot be read, matches as another does, or has a limit
+    under which a fault of the catalogue would survive."""
+    profiles = read_profiles(root / BASELINES)
+    for profile in profiles:
+        try:
+            refuse_survivors(profile.limits, root / FAULTS)
+        except HarnessError as error:
+            raise HarnessError(f"{profile.file}: {error} (calibrate again)") from error
+    return profiles
+
+
+def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mapping[str, str]) -> Standard:
+    """What to judge by in that environment. Raises CorruptRecord if the stored numbers cannot be read."""
+    profile = find_profile(profiles, match)
+    if profile is None:
+        return Standard()
+    notes = []
+    if moved := deviations(profile.limits):
+        notes.append(f"limits of profile {profile.name} are not the table's: {moved}")
+    numerics = read_numerics(profile.folder)
+    other = numerics.differences(environment) if numerics else ""
+    if other:
+        notes.append(f"{profile.name}/{FILE} is not compared with: it was stored with {other}")
+    stored = numerics.cases if numerics and not other else {}
+    return Standard(
+        profile.name,
+        profile.limits,
+        stored,
+        thresholds=profile.thresholds,
+        disclaimers={disclaimer.claim: disclaimer for disclaimer in profile.disclaimers},
+        skips=profile.skips,
+        known_failures=profile.known_failures,
+        baselines=read_baselines(profile),
+        environment=environment,
+        notes=tuple(notes),
+    )

@@ -1,0 +1,163 @@
+"""The measured results of the fault catalogue, what every planted fault showed: they hold limits where they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CorruptRecord, HarnessError
+
+# nothing
+from harness.profiles.limits import LIMITS, Limits, floor_of, limit_of
+from harness.profiles.profile import deviations
+from harness.records.codec import from_plain
+from harness.records.enums import Outcome
+from harness.records.finding import Finding
+
+FILE = Path("suites", "meta", "faults", "measured", "results.json")
+"""In a checkout: `{"faults": [{"name": ..., "cells": {"ladder": {"outcome": ..., "numbers": {...}}, ...}}, ...]}`."""
+CELL = "ladder"
+"""All precisions together: a fault is caught if any of them catches it."""
+
+
+def read_faults(path: Path) -> tuple[Fault, ...] | None:
+    """Each fault's ladder; None if there is no such file. Whatever else stands in it is not read.
+
+    Raises CorruptRecord.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CorruptRecord(f"{path}: is no JSON: {error} (record the catalogue's results again)") from error
+    entries = _entry(plain, "faults", str(path))
+    if not isinstance(entries, list) or not entries:
+        raise CorruptRecord(f"{path}: holds no faults, but should hold the catalogue (record its results again)")
+    faults = [_fault(entry, f"{path}: faults[{i}]") for i, entry in enumerate(entries)]
+    return tuple(fault for fault in faults if fault)
+
+
+def refuse_survivors(limits: Limits, results: Path) -> None:
+    """Raises HarnessError if a limit is looser than the table's and a fault of the catalogue, whose results are in a
+    file, would survive it; or if there is no such file to tell."""
+    if not limits.moved:
+        return
+    faults = read_faults(results)
+    if faults is None:
+        raise HarnessError(
+            f"{results}: is missing, so that no limit may be loosened, but {deviations(limits)} is asked for (record "
+            "the fault catalogue's results)"
+        )
+    if found := survivors(faults, limits):
+        raise HarnessError(f"{found[0]}{f', and {len(found) - 1} more' if len(found) > 1 else ''}")
+
+
+def _fault(plain: Any, where: str) -> Fault | None:
+    """None if the fault's path could not run where the catalogue did: then no limit caught it."""
+    cells = _entry(plain, "cells", where)
+    if not cells:
+        return None
+    cell, here = _entry(cells, CELL, f"{where}.cells"), f"{where}.cells.{CELL}"
+    numbers = cell.get("numbers", {}) if isinstance(cell, Mapping) else {}
+    if not isinstance(numbers, dict):
+        raise CorruptRecord(f"{here}.numbers: is {numbers!r:.60}, but should be a dict")
+    return Fault(
+        name=from_plain(str, _entry(plain, "name", where), where=f"{where}.name"),
+        outcome=from_plain(Outcome, _entry(cell, "outcome", here), where=f"{here}.outcome"),
+        numbers={key: _number(value, f"{here}.numbers.{key}") for key, value in numbers.items()},
+    )
+
+
+def _number(plain: Any, where: str) -> float:
+    """What JSON has no word for stands as one: `inf`, `nan`."""
+    try:
+        return float(plain)
+    except (TypeError, ValueError) as error:
+        raise CorruptRecord(f"{where}: is {plain!r:.60}, but should be a number") from error
+
+
+def _entry(plain: Any, name: str, where: str) -> Any:
+    if not isinstance(plain, Mapping) or name not in plain:
+        raise CorruptRecord(f"{where}: lacks {name} (record the catalogue's results again)")
+    return plain[name]
+
+
+AT_LEAST = (".compared", ".operators", ".recall")
+"""Ends of the keys of numbers whose limit is a lower one."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A planted fault of the catalogue, as its whole ladder of precisions was judged."""
+
+    name: str
+    outcome: Outcome
+    numbers: Mapping[str, float]
+    """`Verdict.numbers`."""
+
+
+@dataclass(frozen=True)
+class Survivor:
+    """A fault that new limits would no longer catch."""
+
+    fault: str
+    key: str
+    """The number that caught it by most."""
+    got: float
+    was: float
+    limit: str
+    """Name of the limit in Limits."""
+    now: float
+
+    def __str__(self) -> str:
+        return (
+            f"fault {self.fault} would survive: its {self.key} is {self.got:.4g}, over {self.was:.4g} today, but "
+            f"within {self.now:.4g} with limit {self.limit}"
+        )
+
+
+def survivors(faults: Iterable[Fault], limits: Limits) -> list[Survivor]:
+    """Every fault that was caught by numbers under the table's limits and would pass each of them under `limits`.
+
+    Raises HarnessError if a fault was recorded under other limits than the table's.
+    """
+    return [found for fault in faults if fault.outcome is Outcome.MISMATCH and (found := _survivor(fault, limits))]
+
+
+def _survivor(fault: Fault, limits: Limits) -> Survivor | None:
+    keys = [key for key in fault.numbers if f"{key}.limit" in fault.numbers]
+    before = {key: _held(fault, key, fault.numbers[f"{key}.limit"]) for key in keys}
+    after = {key: _held(fault, key, _moved(fault, key, limits)) for key in keys}
+    if any(finding.violated for finding in after.values()):
+        return None
+    if not keys:
+        raise HarnessError(f"fault {fault.name}: was caught, but no number with a limit is recorded (record it again)")
+    # Recorded numbers are rounded: the one that caught it may read as equal to its limit.
+    most = max(keys, key=lambda key: before[key].excess)
+    name = limit_of(most, fault.numbers)
+    return Survivor(fault.name, most, before[most].got, before[most].limit, name, after[most].limit)
+
+
+def _held(fault: Fault, key: str, limit: float) -> Finding:
+    return Finding("", key, key, fault.numbers[key], limit, at_most=not key.endswith(AT_LEAST))
+
+
+def _moved(fault: Fault, key: str, limits: Limits) -> float:
+    """The limit of a recorded number under other limits: all of them grow in proportion, beyond their floor. That of a
+    lossy cache's error grows by less; so this is the most that it can be."""
+    recorded, name = fault.numbers[f"{key}.limit"], limit_of(key, fault.numbers)
+    if not name:
+        return recorded
+    table, floor = getattr(LIMITS, name), floor_of(name)
+    if not floor and not key.removesuffix(".beside").endswith(".cache") and recorded != table:
+        raise HarnessError(
+            f"fault {fault.name}: {key} was held to {recorded:g}, but should be to the table's {table:g} "
+            "(record the catalogue's results again)"
+        )
+    return float(floor + (recorded - floor) * getattr(limits, name) / table)

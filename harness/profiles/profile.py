@@ -1,0 +1,223 @@
+"""Hardware profiles: `baselines/<name>/profile.toml`, one folder per kind of machine.
+
+A profile is matched exactly, by device type and machine, and holds the limits that were calibrated there with what they
+rest on. Reading is strict; nothing in a profile can loosen a limit beyond what Limits allows.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import CorruptRecord, HarnessError
+from harness.machine.simulated import is_simulated
+from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
+from harness.profiles.limits import LIMITS, Calibrated, Limits, limits_of
+from harness.profiles.thresholds import Threshold, unsound
+from harness.records.codec import Record, from_plain, to_plain, write_text
+
+BASELINES = "baselines"
+"""Folder of all profiles, in the root of a checkout."""
+FILE = "profile.toml"
+KNOWN_FAILURES = "known_failures.toml"
+HEAD = (
+    "# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]], [[disclaimers]] and",
+    "# [[skips]]: those are written by hand, each with its reason. README says what all of them mean.",
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which runs a profile is for. Both entries must be equal."""
+
+    device: str
+    """A torch device type."""
+    machine: str
+    """What the processor is called by its instruction set, `x86_64`; on an accelerator its name, as torch tells it."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Limits, and what they were measured on."""
+
+    date: str
+    """UTC, ISO 8601."""
+    versions: Mapping[str, str]
+    """Of the packages whose arithmetic was measured."""
+    hardware: str
+    """Processor with what torch uses of it, or the accelerator."""
+    models: tuple[str, ...]
+    workloads: tuple[str, ...]
+    seeds: int
+    """Weight symmetries of each model, workload and dtype."""
+    judgements: int
+    """Correct runs that were judged."""
+    over_table: Mapping[str, int]
+    """How many of them exceeded the table's limit, by number."""
+    q95: Mapping[str, float]
+    """What 95 % of them needed the limit to be at most, by number."""
+    values: Mapping[str, Calibrated]
+    """The limits; those that are not here are the table's."""
+
+    def __post_init__(self) -> None:
+        known = vars(LIMITS)
+        for name, limit in self.values.items():
+            if name not in known:
+                raise ValueError(f"limit {name} is unknown, but should be one of {', '.join(known)}")
+            if limit.table != known[name]:
+                raise ValueError(
+                    f"limit {name} was calibrated over {limit.table:g}, but the table says {known[name]:g}"
+                )
+        limits_of(self.values)  # refuses what is out of its range
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A profile file."""
+
+    match: Match
+    limits: Calibration | None = None
+    thresholds: tuple[Threshold, ...] = ()
+    disclaimers: tuple[Disclaimer, ...] = ()
+    skips: tuple[Skip, ...] = ()
+
+    def __post_init__(self) -> None:
+        for disclaimer in self.disclaimers:
+            if [other.claim for other in self.disclaimers].count(disclaimer.claim) > 1:
+                raise ValueError(f"{disclaimer.claim} has two disclaimers")
+        if wrong := unsound(self.thresholds):
+            raise ValueError(wrong)
+
+
+@dataclass(frozen=True)
+class KnownFailures:
+    """A file of known failures."""
+
+    known_failures: tuple[KnownFailure, ...] = ()
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One kind of machine."""
+
+    name: str
+    folder: Path
+    match: Match
+    calibration: Calibration | None
+    thresholds: tuple[Threshold, ...] = ()
+    disclaimers: tuple[Disclaimer, ...] = ()
+    skips: tuple[Skip, ...] = ()
+    known_failures: tuple[KnownFailure, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / FILE
+
+    @property
+    def limits(self) -> Limits:
+        return limits_of(self.calibration.values) if self.calibration else LIMITS
+
+
+def machine_of(device: str, accelerators: str) -> str:
+    """What `Match.machine` is here; `accelerators` are the names of all devices of the type."""
+    if device == "cpu":
+        return platform.machine()
+    return ", ".join(dict.fromkeys(accelerators.split(", ")))
+
+
+def read_profiles(folder: Path) -> tuple[Profile, ...]:
+    """All profiles below a folder, which need not exist. Raises CorruptRecord, or HarnessError if two match alike."""
+    profiles = tuple(read_profile(path) for path in sorted(folder.glob(f"*/{FILE}")))
+    for profile in profiles:
+        first = next(other for other in profiles if other.match == profile.match)
+        if first is not profile:
+            raise HarnessError(
+                f"{first.file} and {profile.file}: both match {profile.match.device} on {profile.match.machine}, "
+                "but one should (remove one, or change its [match])"
+            )
+    return profiles
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in a file, with the known failures beside it. Raises CorruptRecord that names the place."""
+    contents = _read(Contents, path)
+    beside = path.parent / KNOWN_FAILURES
+    known = _read(KnownFailures, beside) if beside.exists() else KnownFailures()
+    return Profile(
+        path.parent.name,
+        path.parent,
+        contents.match,
+        contents.limits,
+        contents.thresholds,
+        contents.disclaimers,
+        contents.skips,
+        known.known_failures,
+    )
+
+
+def _read(kind: type[Record], path: Path) -> Record:
+    try:
+        return from_plain(kind, tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
+    except OSError as error:
+        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or restore it from version control)") from error
+    except CorruptRecord as error:
+        raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
+
+
+def write_profile(profile: Profile) -> Path:
+    """Write a profile into its folder, as a whole or not at all; returns the file. Raises HarnessError if the disk
+    refuses."""
+    contents = Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers, profile.skips)
+    plain = to_plain(contents)
+    for name in ("thresholds", "disclaimers", "skips"):
+        if not plain[name]:
+            del plain[name]
+    lines = [*HEAD, *_tables(plain, ())]
+    write_text(profile.file, "\n".join(lines) + "\n")
+    return profile.file
+
+
+def find_profile(profiles: tuple[Profile, ...], match: Match) -> Profile | None:
+    """Return the profile of this hardware; None if there is none, and always for a simulated device."""
+    if is_simulated(match.machine):
+        return None
+    return next((profile for profile in profiles if profile.match == match), None)
+
+
+def deviations(limits: Limits) -> str:
+    """`fp32_rho 3.5 instead of 3, ...` for the limits that are not the table's; empty if all are."""
+    return ", ".join(f"{name} {value:g} instead of {getattr(LIMITS, name):g}" for name, value in limits.moved.items())
+
+
+def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
+    """Lines of a TOML table: its own entries, then the tables inside it. None is left out."""
+    own = {key: value for key, value in plain.items() if not isinstance(value, dict) and not _tabled(value)}
+    if name and (own or not plain):
+        yield ""
+        yield f"[{'.'.join(map(_key, name))}]"
+    yield from (f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in own.items())
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            yield from _tables(value, (*name, key))
+        elif _tabled(value):
+            for entry in value or ():
+                yield ""
+                yield f"[[{'.'.join(map(_key, (*name, key)))}]]"
+                yield from _tables(entry, ())
+
+
+def _tabled(value: Any) -> bool:
+    """Whether it is no entry of its own: nothing, or a list of tables."""
+    return value is None or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)

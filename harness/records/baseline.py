@@ -1,0 +1,79 @@
+"""The figures of a case that a baseline records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.statistics import LEAST, Interval
+
+
+@dataclass(frozen=True)
+class SpeedFigures:
+    """What timed pairs come down to."""
+
+    pairs: int
+    """That counted."""
+    speedup: Interval
+    """Eager's seconds over the candidate's."""
+    spread: float
+    """Median absolute deviation of the pairs' log speedups."""
+    seconds: float | None = None
+    """Median of the candidate's runs. None on the CPU, whose seconds tell of its neighbours."""
+    per_token: float | None = None
+    """Median seconds per output token after the first; None on the CPU, or where the first cannot be seen."""
+    first: float | None = None
+    """Median seconds to the first token; None likewise."""
+    alternating: bool = False
+    """Whether workers took turns in blocks: see `harness.records.measurements.Speed`."""
+
+    def __post_init__(self) -> None:
+        if self.pairs < LEAST or self.speedup.low < 0 or self.spread < 0:
+            raise ValueError(
+                f"{self.pairs} pairs with a speedup of {self.speedup} and a spread of {self.spread} cannot be"
+            )
+
+
+@dataclass(frozen=True)
+class MemoryFigures:
+    """What was held, in bytes: see `harness.records.measurements.Held`."""
+
+    weights: int
+    kv: int
+    peak: int
+    eager_peak: int
+
+    def __post_init__(self) -> None:
+        if min(self.weights, self.kv, self.peak, self.eager_peak) < 0:
+            raise ValueError("bytes held should not be negative")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the measurements of a case come down to."""
+
+    speed: SpeedFigures | None
+    """None if too few pairs counted."""
+    memory: MemoryFigures | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The accepted figures of one case, with where they come from."""
+
+    path: str
+    recipe: str
+    workload: str
+    figures: Figures
+    recorded: str
+    """UTC date of the run, ISO 8601."""
+    environment: Mapping[str, str]
+    """Versions that can change a result, and the hardware."""
+    samples: str
+    """sha256 of the canonical JSON of the case's Measurements: raw samples and bytes."""
+    reason: str = ""
+    """Why it was accepted although it is worse than what was recorded before; empty if it was not."""
+
+    def __post_init__(self) -> None:
+        if self.figures.speed is None and self.figures.memory is None:
+            raise ValueError("holds neither speed nor memory, but should hold at least one")

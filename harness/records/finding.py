@@ -1,0 +1,42 @@
+"""One number against its limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number held against its limit."""
+
+    rule: str
+    key: str
+    """Short name of the number, for records: `fp32.rho`."""
+    what: str
+    got: float
+    limit: float
+    at_most: bool = True
+    """Whether `got` should be at most `limit`, or at least."""
+
+    @property
+    def excess(self) -> float:
+        """By what factor the limit is exceeded: above 1 is a violation. Not-a-number, in either, counts as infinite."""
+        over, under = (self.got, self.limit) if self.at_most else (self.limit, self.got)
+        return _quotient(over, under)
+
+    @property
+    def violated(self) -> bool:
+        return self.excess > 1.0
+
+    def __str__(self) -> str:
+        bound = "at most" if self.at_most else "at least"
+        return f"{self.what} is {self.got:.4g}, but should be {bound} {self.limit:.4g} [{self.rule}]"
+
+
+def _quotient(over: float, under: float) -> float:
+    """0 of nothing over nothing, infinite of something over nothing, and of what is no number."""
+    if under == 0.0:
+        return 0.0 if over == 0.0 else math.inf
+    quotient = over / under
+    return math.inf if math.isnan(quotient) else quotient

@@ -1,0 +1,71 @@
+"""Read a run's folder back: what sessions wrote, whole and of the cases that the files are named after."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from harness.errors import CorruptRecord, HarnessError
+from harness.records.codec import SCHEMA, read_record
+from harness.records.evidence import Evidence
+from harness.records.measurements import Measurements
+from harness.records.run import Run
+
+RUN = "run.json"
+RESTORE = "restore the file, or run again"
+OfCase = TypeVar("OfCase", Evidence, Measurements)
+
+
+def any_run(folder: Path) -> Run:
+    """The record of the session in a folder, be it finished or not. Raises CorruptRecord if there is none."""
+    path = folder / RUN
+    try:
+        run = read_record(Run, path)
+    except CorruptRecord as error:
+        step = RESTORE if path.is_file() else "name the folder of a run, for example runs/latest"
+        raise CorruptRecord(f"{error} ({step})") from error
+    if run.schema != SCHEMA:
+        raise CorruptRecord(
+            f"{path}: schema is {run.schema}, but should be {SCHEMA} (run again, or use the version that wrote it)"
+        )
+    return run
+
+
+def finished_run(folder: Path) -> Run:
+    """The record of the finished session in a folder. Raises HarnessError if there is none."""
+    run = any_run(folder)
+    if run.finished is None:
+        raise HarnessError(f"{folder}: the run is not finished, but should be (wait for it, or name another run)")
+    return run
+
+
+def evidence_of(folder: Path) -> dict[str, Evidence]:
+    """By case. Raises CorruptRecord for the first file that cannot be read."""
+    return _by_case(Evidence, folder / "evidence")
+
+
+def measurements_of(folder: Path) -> dict[str, Measurements]:
+    """Likewise; empty if nothing was timed."""
+    return _by_case(Measurements, folder / "measurements")
+
+
+def _by_case(kind: type[OfCase], folder: Path) -> dict[str, OfCase]:
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = read_record(kind, path)
+        except CorruptRecord as error:
+            raise CorruptRecord(f"{error} ({RESTORE})") from error
+        if record.case != path.stem:
+            raise CorruptRecord(f"{path}: holds {record.case}, but should hold {path.stem} (run the case again)")
+        found[record.case] = record
+    return found
+
+
+def refuse_two_tiers(first: Path, run: Run, other: Path, again: Run) -> None:
+    """Raises HarnessError if two runs are of different tiers: what only one of them was to judge would look lost."""
+    if run.is_of_other_tier(again.tier):
+        raise HarnessError(
+            f"{first} is of tier {run.tier}, and {other} of tier {again.tier}, but both should be of one (run the same "
+            "--tier)"
+        )

@@ -1,0 +1,145 @@
+"""`report.html`: a run as one page without script, network or files beside it. Jinja2 is loaded when it is rendered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, first_line
+from harness.judging.gate import gate_line, tier_line
+from harness.records.enums import Technique
+from harness.records.run import Run, Verdict
+from harness.reports.junit import NOT_XML
+from harness.reports.markdown import ERROR_RATIO, FIGURES, OVERVIEW
+from harness.reports.overview import overview_table
+from harness.reports.page import CasePage, Failed, badges, by_message, matrix, with_badges
+from harness.reports.page_cases import Files, case_page, read_files
+from harness.reports.page_roofline import roofline
+from harness.reports.reproduce import command
+from harness.reports.tables import (
+    changed_numerics,
+    claim_table,
+    judged_cases,
+    skipped_paths,
+    tally_outcomes,
+    tried_cases,
+)
+
+FOLDER = Path(__file__).parent
+TEMPLATE = FOLDER / "report.html.jinja"
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""What terminals take for colours and moves of the cursor."""
+
+
+def html(run: Run, folder: Path) -> str:
+    """The page of a run, with what its folder holds of each case. Raises HarnessError if a package that draws it is
+    missing or broken."""
+    try:
+        return rendered(TEMPLATE, _content(run, folder))
+    except ImportError as error:
+        raise HarnessError(
+            f"{folder / 'report.html'}: cannot be drawn: {first_line(error)} (pip install -e . adds what it "
+            f"needs; then: harness report {folder})"
+        ) from error
+
+
+def rendered(template: Path, content: Mapping[str, Any]) -> str:
+    """Fill in a template, which may include others of its own folder and of this one.
+
+    Whatever a page cannot hold is taken out, and the rest escaped.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=printable,
+    )
+    environment.filters["breakable"] = _breakable
+    return environment.get_template(template.name).render(content)
+
+
+def printable(value: Any) -> Any:
+    """Text without what no page can hold: messages of foreign exceptions may have it."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", COLOURS.sub("", value))
+
+
+def _breakable(name: str) -> Any:
+    """A path's name as markup that may go on in the next line behind a dot, an underscore or a plus sign."""
+    from markupsafe import Markup
+
+    return Markup("").join(Markup("{}<wbr>").format(part) for part in re.split(r"(?<=[._+])", printable(name)))
+
+
+def _content(run: Run, folder: Path) -> dict[str, Any]:
+    cases = _by_case([*judged_cases(run.verdicts), *tried_cases(run.verdicts)])
+    files = {case: read_files(folder, case) for case in cases}
+    overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
+    return {
+        "run": run,
+        "times": "; ".join(filter(None, (_times(run), tier_line(run)))),
+        "title": tally_outcomes(run.verdicts),
+        "gate": gate_line(run),
+        "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
+        "failures": _failures(run, files),
+        "overview": overview,
+        "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
+        "matrix": matrix(run.verdicts),
+        "techniques": _techniques(cases, files),
+        "cases": set(cases),
+        "roofline": roofline((cases[c][0].dtype, f.measurements) for c, f in files.items() if f.measurements),
+        "changed": changed_numerics(run.verdicts),
+        "skipped": skipped_paths(run.verdicts),
+        "notes": {"error ratio": ERROR_RATIO, "figures": FIGURES, "overview": OVERVIEW},
+    }
+
+
+def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
+    found: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.case, []).append(verdict)
+    return found
+
+
+def _failures(run: Run, files: Mapping[str, Files]) -> list[Failed]:
+    """With the command that reproduces each."""
+    return [
+        Failed(same[0], _again(same[0], run, files), [verdict.property for verdict in same])
+        for same in by_message(run.verdicts)
+    ]
+
+
+def _again(verdict: Verdict, run: Run, files: Mapping[str, Files]) -> str:
+    known = files.get(verdict.case)
+    return command(verdict, has_evidence=bool(known and known.evidence), told=run.options)
+
+
+def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:
+    """The pages of all cases; of each technique those that failed first."""
+    found: dict[Technique, list[CasePage]] = {}
+    for place, (case, verdicts) in enumerate(cases.items(), 1):
+        page = case_page(verdicts, files[case], name=f"c{place}")
+        found.setdefault(verdicts[0].technique, []).append(page)
+    for pages in found.values():
+        pages.sort(key=lambda page: page.badges[0].kind != "bad")
+    return found
+
+
+def _times(run: Run) -> str:
+    """When, and how long."""
+    if run.finished is None:
+        return f"started {run.started}, never finished"
+    try:
+        start, end = datetime.fromisoformat(run.started), datetime.fromisoformat(run.finished)
+        minutes, seconds = divmod(int((end - start).total_seconds()), 60)
+    except (ValueError, TypeError):  # of another tool, or written before times had zones
+        return f"started {run.started}, finished {run.finished}"
+    return f"started {start:%Y-%m-%d %H:%M:%S %Z}, took {minutes} min {seconds} s"

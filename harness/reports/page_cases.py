@@ -1,0 +1,171 @@
+"""What is told of each case: from its verdicts, and from the evidence and the measurements in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from harness.errors import CorruptRecord
+from harness.judging.timings import speedup
+from harness.records.codec import read_record
+from harness.records.enums import Property
+from harness.records.evidence import Claim, Evidence, Rung
+from harness.records.measurements import Measurements, Memory, Speed
+from harness.records.run import EXAMPLES, Verdict
+from harness.reports.page import Badge, CasePage, Cell, Part, Table, badges
+from harness.reports.pictures import memory_picture, pairs_picture, steps_picture
+from harness.reports.tables import case_table
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a run's folder holds of a case."""
+
+    evidence: Evidence | None
+    measurements: Measurements | None
+    complaints: tuple[str, ...] = ()
+    """Files that are there and cannot be read, and why."""
+
+
+def read_files(folder: Path, case: str) -> Files:
+    """What there is of a case. A file that cannot be read costs the report no more than what it holds."""
+    evidence, unread = _read(Evidence, folder, f"evidence/{case}.json")
+    measurements, more = _read(Measurements, folder, f"measurements/{case}.json")
+    return Files(evidence, measurements, (*unread, *more))
+
+
+def _read(kind: type[Record], folder: Path, name: str) -> tuple[Record | None, list[str]]:
+    """(the record, if there is one; why it could not be read)."""
+    if not (folder / name).exists():
+        return None, []
+    try:
+        return read_record(kind, folder / name), []
+    except CorruptRecord as error:
+        return None, [str(error).replace(f"{folder}/", "")]
+
+
+def case_page(verdicts: Sequence[Verdict], files: Files, *, name: str) -> CasePage:
+    """Of the verdicts on one case. `name` stands before the names of its pictures, and is no other case's."""
+    parts = [Part("Verdicts", files.complaints, _verdicts(verdicts))]
+    asked = {verdict.property: verdict for verdict in verdicts}
+    if files.evidence:
+        parts += _evidence(files.evidence, name)
+    elif not files.complaints and not any(EXAMPLES in verdict.numbers for verdict in verdicts):
+        parts.append(Part("Engagement", ["The run's folder holds no evidence of this case."]))
+    if files.measurements:
+        parts += _measurements(files.measurements, asked, name)
+    elif any(each.measured for each in asked) and not files.complaints:
+        parts.append(Part("Measurements", ["The run's folder holds no measurements of this case."]))
+    return CasePage(verdicts[0].case, badges(verdicts), _figures(verdicts), tuple(parts))
+
+
+def _figures(verdicts: Sequence[Verdict]) -> str:
+    """The columns of the table of cases that are no outcomes."""
+    head, row = case_table(verdicts)
+    beside = {"case", *(str(verdict.property) for verdict in verdicts)}
+    return ", ".join(f"{name} {cell}" for name, cell in zip(head, row, strict=True) if name not in beside and cell)
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> Table:
+    rows: list[list[Cell]] = [
+        [str(v.property), Badge(v.outcome), v.message.removeprefix(f"{v.case}: ")] for v in verdicts
+    ]
+    return Table(["property", "outcome", "found"], rows, "verdicts", "words")
+
+
+def _evidence(evidence: Evidence, name: str) -> Iterator[Part]:
+    for failure in (evidence.reference_failure, evidence.failure):
+        if failure:
+            yield Part("No complete result", [failure.message])
+    if evidence.rungs:
+        yield Part("Engagement", _kernels(evidence.rungs), _claims(evidence.rungs))
+        yield _steps(evidence.rungs, name)
+
+
+def _kernels(rungs: Sequence[Rung]) -> list[str]:
+    seen = {", ".join(rung.engagement.kernels) or "none": str(rung.dtype) for rung in reversed(rungs)}
+    if len(seen) == 1:
+        return [f"Kernels seen: {next(iter(seen))}."]
+    return [f"Kernels seen in {rung.dtype}: {', '.join(rung.engagement.kernels) or 'none'}." for rung in rungs]
+
+
+def _claims(rungs: Sequence[Rung]) -> Table:
+    """Those that do not hold first; one that is the same in several dtypes once."""
+    found: dict[Claim, list[str]] = {}
+    for rung in rungs:
+        for claim in rung.engagement.claims:
+            found.setdefault(claim, []).append(str(rung.dtype))
+    rows = [
+        [
+            claim.what,
+            "\N{NO-BREAK SPACE}".join(dtypes),
+            claim.requested,
+            claim.observed,
+            "✓ yes" if claim.holds else "✕ no",
+        ]
+        for claim, dtypes in sorted(found.items(), key=lambda entry: entry[0].holds)
+    ]
+    return Table(["claim", "dtype", "requested", "observed", "holds"], rows, "what was requested and observed", "said")
+
+
+def _steps(rungs: Sequence[Rung], name: str) -> Part:
+    title = "Error ratio by generated token"
+    steps = {rung.dtype: rung.comparison.steps for rung in rungs if rung.comparison.steps}
+    if not steps:
+        return Part(title, ["Not in the evidence: no logits were seen, or an older version recorded it."])
+    same = [dtype for dtype, ratios in steps.items() if set(ratios) == {1.0}]
+    other = {dtype: ratios for dtype, ratios in steps.items() if dtype not in same}
+    words = [f"{' and '.join(same)}: eager's own error at every token."] if same else []
+    words += [f"{dtype}: {_range(ratios)}." for dtype, ratios in other.items()]
+    return Part(title, words, picture=steps_picture(other, name=f"{name}-steps") if other else "")
+
+
+def _range(ratios: Sequence[float]) -> str:
+    most = max(range(len(ratios)), key=ratios.__getitem__)
+    return f"{min(ratios):.3g} to {ratios[most]:.3g} times eager's, most at token {most + 1}"
+
+
+def _measurements(measured: Measurements, asked: Mapping[Property, Verdict], name: str) -> Iterator[Part]:
+    for failure in (measured.speed_failure, measured.memory_failure, measured.peaks_failure):
+        if failure:
+            yield Part("Not measured", [failure.message])
+    if measured.speed and measured.speed.kept:
+        yield _pairs(measured.speed, asked.get(Property.SPEED), name)
+    if measured.memory:
+        yield _memory(measured.memory, name)
+
+
+def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
+    numbers = verdict.numbers if verdict else {}
+    limits = {
+        told: numbers[f"speedup.{key}"]
+        for key, told in (("at_least", "at least"), ("at_most", "at most"))
+        if f"speedup.{key}" in numbers
+    }
+    interval = speedup(speed)
+    gone = len(speed.pairs) - len(speed.kept)
+    held = " and ".join(f"{told} {limit:g}" for told, limit in limits.items())
+    words = [
+        f"Eager's time over the path's: {interval} over {len(speed.kept)} pairs, {gone} dropped. "
+        + (f"It should be {held}." if held else "It was not held to a limit here.")
+    ]
+    words += [f"Dropped: {why}." for why in dict.fromkeys(pair.dropped for pair in speed.pairs if pair.dropped)]
+    return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, limits, name=f"{name}-pairs"))
+
+
+def _memory(memory: Memory, name: str) -> Part:
+    sides = (memory.candidate, memory.eager)
+    sizes = {
+        "weights": [held.weights for held in sides],
+        "keys and values": [held.kv - held.kv_elsewhere for held in sides],
+        "logits": [held.logits for held in sides],
+        "least, their sum": [held.least for held in sides],
+        "peak": [held.peak for held in sides],
+    }
+    rows = [[told, *(f"{size / 2**20:,.2f}" for size in each)] for told, each in sizes.items()]
+    table = Table(["MiB", "this path", "eager"], rows, "memory")
+    return Part("Memory", (), table, memory_picture(memory, name=f"{name}-memory"))

@@ -1,0 +1,225 @@
+"""The pictures of a report. matplotlib is loaded when the first one is drawn, and its settings are as it ships."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.records.enums import Dtype
+from harness.records.measurements import Held, Memory, Pair
+from harness.reports.svg import COLOUR, inline
+from harness.statistics import Interval
+
+WIDTH = 360
+"""Units of every picture: the pixels that a phone has for it, so that text of 9 units can be read there."""
+LINES = {Dtype.FP32: ("a", "-", "o"), Dtype.FP16: ("c", "--", "^"), Dtype.BF16: ("b", "-.", "s")}
+"""Colour, dashes and marker of a dtype: none is told by its colour alone."""
+SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": COLOUR["grid"],
+    "axes.labelcolor": COLOUR["ink"],
+    "text.color": COLOUR["ink"],
+    "axes.grid": True,
+    "grid.color": COLOUR["grid"],
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "xtick.color": COLOUR["ink"],
+    "ytick.color": COLOUR["ink"],
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+}
+MOST, LEAST = 1e6, 1e-2
+"""Bounds of error ratios; what lies beyond is drawn at the edge, and marked above."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A prefill or a decode step in the roofline."""
+
+    number: int
+    """Of the case, as in the table beside the picture."""
+    intensity: float
+    """Floating-point operations per byte."""
+    rate: float
+    """Floating-point operations per second."""
+    decode: bool
+
+
+def draw(paint: Callable[[Any], None], *, name: str, label: str, height: int = 165) -> str:
+    """An `svg` element for a page. `name` is no other picture's, and `label` tells what is shown."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # not those of whoever runs this
+        mpl.rcParams.update(SETTINGS)
+        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+        axes = figure.add_subplot()
+        figure.patch.set_visible(False)
+        axes.patch.set_visible(False)
+        paint(axes)
+        drawn = io.StringIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return inline(drawn.getvalue(), name=name, label=label)
+
+
+def steps_picture(steps: Mapping[Dtype, Sequence[float]], *, name: str) -> str:
+    """Error ratio by generated token."""
+
+    def paint(axes: Any) -> None:
+        for dtype, ratios in steps.items():
+            colour, dashes, marker = LINES[dtype]
+            shown = [min(max(ratio, LEAST), MOST) for ratio in ratios]
+            style = {"color": COLOUR[colour], "linestyle": dashes, "marker": marker if len(shown) <= WIDTH // 9 else ""}
+            axes.plot(range(1, len(shown) + 1), shown, label=str(dtype), **style)
+        gone = sorted({at + 1 for each in steps.values() for at, ratio in enumerate(each) if ratio > MOST})
+        if gone:
+            axes.plot(gone, [MOST] * len(gone), linestyle="", marker="^", color=COLOUR["bad"], label="beyond")
+        values = [ratio for ratios in steps.values() for ratio in ratios]
+        if max(values) > 10 or min(values) < 0.1:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.axhline(1, color=COLOUR["ink"], linewidth=0.8)
+        _whole(axes.xaxis)
+        _plain(axes.yaxis)
+        axes.set_xlabel("generated token")
+        axes.set_ylabel("error ÷ eager's")
+        _legend(axes)
+
+    return draw(paint, name=name, label="error ratio by generated token")
+
+
+def pairs_picture(pairs: Sequence[Pair], interval: Interval, limits: Mapping[str, float], *, name: str) -> str:
+    """Speedup of each pair in the order of sampling, the interval, and what it is held to."""
+
+    def paint(axes: Any) -> None:
+        speedups = [math.exp(pair.log_speedup) for pair in pairs]
+        kept = [place for place, pair in enumerate(pairs) if not pair.dropped]
+        gone = [place for place, pair in enumerate(pairs) if pair.dropped]
+        axes.set_yscale("log")
+        if interval.low > 0 and interval.high < math.inf:
+            axes.axhspan(interval.low, interval.high, color=COLOUR["band"], alpha=0.3, linewidth=0, label="interval")
+        axes.axhline(interval.mid, color=COLOUR["a"], linewidth=1, label="median")
+        for place, (told, limit) in enumerate(limits.items()):
+            axes.axhline(limit, color=COLOUR["b"], linestyle=("--", ":")[place % 2], label=f"{told} {limit:g}")
+        marks = {"linestyle": "", "markersize": 3.2}
+        axes.plot([at + 1 for at in kept], [speedups[at] for at in kept], color=COLOUR["a"], marker="o", **marks)
+        if gone:
+            shown = [speedups[at] for at in gone]
+            axes.plot([at + 1 for at in gone], shown, color=COLOUR["bad"], marker="x", label="dropped", **marks)
+        _whole(axes.xaxis)
+        _plain(axes.yaxis)
+        axes.set_xlabel("pair, in order of sampling")
+        axes.set_ylabel("× as fast as eager")
+        _legend(axes)
+
+    return draw(paint, name=name, label="speedup of each pair, with the interval of the median", height=190)
+
+
+def memory_picture(memory: Memory, *, name: str) -> str:
+    """The least that arithmetic allows, in its parts, under both peaks."""
+    mib = 2.0**20
+
+    def paint(axes: Any) -> None:
+        start = 0.0
+        for part, (colour, size) in _parts(memory.candidate).items():
+            axes.barh(2, size / mib, left=start, color=COLOUR[colour], height=0.62, label=part)
+            start += size / mib
+        axes.barh(1, memory.candidate.peak / mib, color=COLOUR["ink"], alpha=0.55, height=0.62)
+        axes.barh(0, memory.eager.peak / mib, color=COLOUR["ink"], alpha=0.3, height=0.62)
+        axes.set_yticks([2, 1, 0], ["least", "peak", "eager's peak"])
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("MiB")
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        _legend(axes)
+
+    return draw(paint, name=name, label="peak memory above the least that arithmetic allows", height=140)
+
+
+def _parts(held: Held) -> dict[str, tuple[str, int]]:
+    return {
+        "weights": ("a", held.weights),
+        "keys and values": ("b", held.kv - held.kv_elsewhere),
+        "logits": ("c", held.logits),
+    }
+
+
+def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, bandwidth: float, name: str) -> str:
+    """Operations per second over operations per byte, under what the machine can do; `roofs` are its rates by name."""
+
+    def paint(axes: Any) -> None:
+        rates, places = [point.rate for point in points], [point.intensity for point in points]
+        ridge = max(roofs.values()) / bandwidth
+        left, right = min(*places, ridge, 1.0) / 3, max(*places, ridge) * 3
+        axes.set(xscale="log", yscale="log", xlim=(left, right))
+        axes.set_ylim(min(*rates, left * bandwidth) / 3, max(roofs.values()) * 3)
+        for place, (told, roof) in enumerate(roofs.items()):
+            bend = roof / bandwidth
+            style = {"color": COLOUR["ink"], "linestyle": ("-", "--", ":")[place % 3], "linewidth": 1.1}
+            axes.plot([left, bend, right], [left * bandwidth, roof, roof], label=told, **style)
+        for decode, colour, marker, told in ((True, "a", "o", "decode step"), (False, "b", "s", "prefill")):
+            some = [point for point in points if point.decode is decode]
+            across, up = [point.intensity for point in some], [point.rate for point in some]
+            axes.plot(across, up, linestyle="", color=COLOUR[colour], marker=marker, label=told)
+            for at, numbers in _together(some).items():
+                offset, side = ((-4, 2), "right") if decode else ((4, 2), "left")
+                axes.annotate(numbers, at, xytext=offset, textcoords="offset points", ha=side)
+        axes.minorticks_off()
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(_si)
+        axes.set_xlabel("operations per byte")
+        axes.set_ylabel("operations per second")
+        _legend(axes)
+
+    return draw(paint, name=name, label="operations per second over operations per byte, under the roofs", height=250)
+
+
+def _together(points: Sequence[Point]) -> dict[tuple[float, float], str]:
+    """Where the numbers of points stand: those of neighbours too close for a number each as one text."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for point in sorted(points, key=lambda point: -point.rate):
+        close = (at for at in found if at[0] / 1.3 < point.intensity < at[0] * 1.3 and point.rate > at[1] / 1.6)
+        found.setdefault(next(close, (point.intensity, point.rate)), []).append(str(point.number))
+    return {at: " ".join(sorted(numbers, key=int)) for at, numbers in found.items()}
+
+
+def _legend(axes: Any) -> None:
+    """Above the picture, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1.6, columnspacing=1, borderpad=0.1)
+
+
+def _whole(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def _plain(axis: Any) -> None:
+    """Few ticks at round numbers, also of a logarithmic scale that spans little."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(numticks=6) if low > 0 and high / low > 50 else MaxNLocator(5))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:.4g}")
+
+
+def _si(value: float, _: int) -> str:
+    """With the letter for a power of a thousand: 2G."""
+    power = min(max(math.floor(math.log10(value) / 3), 0), 5) if value > 0 else 0
+    return f"{value / 1000**power:.3g}{('', 'k', 'M', 'G', 'T', 'P')[power]}"

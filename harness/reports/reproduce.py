@@ -1,0 +1,49 @@
+"""The command that asks for one verdict again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from harness.records.enums import Property
+from harness.records.run import EXAMPLES, Verdict
+
+EVERY_PATH, INVARIANTS, CLAIMS = "suites/every_path", "suites/invariants", "suites/claims"
+
+
+def command(verdict: Verdict, *, has_evidence: bool, told: Sequence[str] = ()) -> str:
+    """For a shell in the repository's root; it selects that one test. `has_evidence` tells whether the run holds
+    evidence of the case, as every case of `suites/every_path` does.
+
+    Slow cases are always planned, since a run does not tell which were slow; no more than the one is selected. `told`
+    is what the session was told (`Run.options`); if that was no model, the case's is named.
+    """
+    options = _options(device=verdict.device, dtype=str(verdict.dtype))
+    if verdict.property is Property.CLAIM:
+        return shlex.join(["pytest", CLAIMS, *options, *told, "--nightly", "-k", verdict.case])
+    options += [*([] if "--model" in told else _options(model=verdict.recipe)), *told]
+    # Brackets, so that no other id begins or ends alike: decode_b1 is not decode_b16.
+    chosen = ["-m", str(verdict.property), "-k", f"[{verdict.case}]"]
+    return shlex.join(
+        ["pytest", *_suites(verdict, has_evidence=has_evidence), *options, "--run-slow", *_drawn(verdict), *chosen]
+    )
+
+
+def _suites(verdict: Verdict, *, has_evidence: bool) -> list[str]:
+    if EXAMPLES in verdict.numbers:
+        return [INVARIANTS]
+    if has_evidence or verdict.property is not Property.EQUIVALENCE:
+        return [EVERY_PATH]
+    return [EVERY_PATH, INVARIANTS]  # whose ids differ: a relation that crashed leaves no number of examples
+
+
+def _options(**given: str) -> list[str]:
+    return [word for name, value in given.items() if value for word in (f"--{name}", value)]
+
+
+def _drawn(verdict: Verdict) -> list[str]:
+    """What draws the same examples again, if they were not the ones that every run draws."""
+    seed = verdict.numbers.get("seed")
+    if not seed:
+        return []
+    return ["--invariant-examples", f"{verdict.numbers[EXAMPLES]:.0f}", f"--hypothesis-seed={seed:.0f}"]

@@ -1,0 +1,133 @@
+"""The table of a run, one row per case, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from harness.records.enums import Outcome, Property
+from harness.records.run import Verdict
+from harness.statistics import Interval
+
+RATIO = ".rho"
+"""Numbers shown in the table: error over eager's own, by dtype."""
+STORED = ".stored"
+"""Ends the name of what an error was when it was stored; only errors that have changed have it."""
+
+
+def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """All verdicts on the cases of which at least one property was judged: where one was not, the table says so."""
+    known = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
+    judged = {verdict.case for verdict in known if not verdict.outcome.skips}
+    return [verdict for verdict in known if verdict.case in judged]
+
+
+def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """Verdicts on claims as verdicts on the cases that they were tried on, where nothing else was judged of these. Of
+    their numbers only the error ratios are the case's: a claim may turn a speed round, or weigh another model."""
+    known = list(verdicts)
+    own = {verdict.case for verdict in known}
+    ran = [each for each in known if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
+    return [
+        replace(each, case=each.tried, numbers={k: v for k, v in each.numbers.items() if k.endswith(RATIO)})
+        for each in ran
+    ]
+
+
+def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
+    """Header and one row per case: its id, the outcome of each property judged, the error ratio in each dtype, and the
+    figures of timed cases."""
+    cases: dict[str, dict[Property, Verdict]] = {}
+    numbers: dict[str, dict[str, float]] = {}
+    for verdict in verdicts:
+        cases.setdefault(verdict.case, {})[verdict.property] = verdict
+        numbers.setdefault(verdict.case, {}).update(verdict.numbers)
+    asked = [p for p in Property if any(p in judged for judged in cases.values())]
+    known = {key for figures in numbers.values() for key in figures}
+    ratios = sorted((key for key in known if key.endswith(RATIO)), reverse=True)
+    figures = [(name, key, show) for name, (key, show) in FIGURES.items() if key in known]
+    head = ["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *(f[0] for f in figures)]
+    return [
+        head,
+        *(
+            [
+                case,
+                *(str(judged[p].outcome) if p in judged else "" for p in asked),
+                *(_ratio(numbers[case], key) for key in ratios),
+                *(show(numbers[case]) if key in numbers[case] else "" for _, key, show in figures),
+            ]
+            for case, judged in cases.items()
+        ),
+    ]
+
+
+def claim_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
+    """Header and one row per claim that was judged or did not apply; empty if none was asked for."""
+    asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
+    rows = [[v.case, str(v.outcome), v.message.removeprefix(f"{v.case}: ")] for v in asked]
+    return [["claim", "outcome", "found"], *rows] if rows else []
+
+
+def untrue_claims(verdicts: Iterable[Verdict]) -> list[str]:
+    """What was asked of the overview and neither holds nor fails, a line each."""
+    asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
+    told = [verdict for verdict in asked if verdict.outcome is not Outcome.PASS and not verdict.outcome.fails]
+    return [f"{verdict.outcome}: {verdict.message}" for verdict in told]
+
+
+def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
+    """Why cases were not judged, each reason with the paths that it holds for."""
+    found: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        if verdict.outcome.skips and verdict.property is not Property.CLAIM:
+            paths = found.setdefault(f"{verdict.outcome}: {verdict.message.partition(': ')[2]}", [])
+            paths += [verdict.path] if verdict.path not in paths else []
+    return found
+
+
+def changed_numerics(verdicts: Iterable[Verdict]) -> list[str]:
+    """What passed with a larger error than was stored, a line each."""
+    return [f"{v.case}: {v.message}" for v in verdicts if any(key.endswith(STORED) for key in v.numbers)]
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows as lines of equal columns."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """Rows as a Markdown table."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
+
+
+def tally_outcomes(verdicts: Iterable[Verdict]) -> str:
+    """`10 PASS, 2 UNSUPPORTED`, in the order of the outcomes."""
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "no verdict"
+
+
+def _interval(numbers: Mapping[str, float]) -> str:
+    return str(Interval(*(numbers[f"speedup{bound}"] for bound in (".low", "", ".high"))))
+
+
+def _figure(key: str) -> tuple[str, Callable[[Mapping[str, float]], str]]:
+    return key, lambda numbers: f"{numbers[key]:.3g}"
+
+
+FIGURES: dict[str, tuple[str, Callable[[Mapping[str, float]], str]]] = {
+    "speed ×": ("speedup.low", _interval),
+    "memory ×": _figure("memory_ratio"),
+    "MBU": _figure("mbu"),
+    "MFU": _figure("mfu"),
+}
+"""Columns of timed cases: the number that a case needs to have one, and how it is shown."""
+
+
+def _ratio(numbers: Mapping[str, float], key: str) -> str:
+    if key not in numbers:
+        return ""
+    limit = numbers.get(f"{key}.limit")  # which claims have none of
+    return f"{numbers[key]:.2f}" if limit is None else f"{numbers[key]:.2f} of {limit:g}"

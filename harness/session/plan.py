@@ -1,0 +1,255 @@
+"""From a catalogue and a machine to the cases of a session. Nothing is loaded, nothing runs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+
+from harness.errors import HarnessError, UnknownName
+from harness.machine.inventory import Inventory
+from harness.machine.requirements import Device, HubModel, Need
+from harness.paths.base import Optimization
+from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
+from harness.records.evidence import Case
+from harness.records.workload import Folder, Hub, ModelRecipe, Probes, Workload
+
+ACCELERATOR_DTYPE = Dtype.BF16
+"""The native dtype of accelerators when none is asked for: what checkpoints are published in."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What there is to run."""
+
+    paths: tuple[Optimization, ...]
+    models: tuple[ModelRecipe, ...]
+    """Run when none is asked for."""
+    workloads: tuple[Workload, ...]
+    probes: Probes
+    more_models: tuple[ModelRecipe, ...] = ()
+    """Run when asked for by name: they are large, or far away."""
+
+    def __post_init__(self) -> None:
+        for what in (self.paths, (*self.models, *self.more_models), self.workloads):
+            names = [entry.name for entry in what]
+            if doubled := {name for name in names if names.count(name) > 1}:
+                raise ValueError(
+                    f"{', '.join(sorted(doubled))} stands twice in the catalogue, but names should be unique"
+                )
+
+
+@dataclass(frozen=True, repr=False)
+class Planned:
+    """A case with what is needed to run it, or why it cannot run here."""
+
+    case: Case
+    optimization: Optimization
+    markers: tuple[str, ...]
+    unmet: str | None
+    """The first need that this machine does not meet."""
+    tier: Tier = Tier.NIGHTLY
+    """The first that runs it."""
+    claim: str = ""
+    """Of the optimization overview, that is tried on the case; empty if the case itself is judged."""
+
+    @property
+    def id(self) -> str:
+        return self.claim or self.case.id
+
+    @property
+    def slow(self) -> bool:
+        """Whether it runs only when slow cases are asked for."""
+        return self.tier is Tier.SLOW
+
+    def __repr__(self) -> str:
+        """Short: other plugins write parameters of tests into their files."""
+        return f"Planned({self.id})"
+
+
+def plan(
+    catalogue: Catalogue,
+    inventory: Inventory,
+    *,
+    models: tuple[ModelRecipe, ...],
+    device: str,
+    dtypes: tuple[Dtype, ...] = (),
+) -> list[Planned]:
+    """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together.
+    Without `dtypes` each model runs in its native one, and the other half precisions are slow cases. The first
+    model stands for all in the daily tier.
+
+    Raises HarnessError if two models have one name: ids would no longer tell their cases apart.
+    """
+    models = tuple(dict.fromkeys(models))
+    for name, count in Counter(model.name for model in models).items():
+        if count > 1:
+            sources = ", ".join(str(model.source) for model in models if model.name == name)
+            raise HarnessError(f"{count} models are named {name}: {sources} (run them apart, or rename a folder)")
+    planned = [
+        _planned(
+            optimization,
+            Case(optimization.name, optimization.technique, model, workload, device, dtype),
+            inventory,
+            native=dtype in (dtypes or _native(model, device)),
+        )
+        for model in models
+        for dtype in dtypes or dict.fromkeys((*_native(model, device), *HALF_PRECISIONS))
+        for optimization in catalogue.paths
+        for workload in catalogue.workloads
+    ]
+    return in_tiers(planned, models=models[:1])
+
+
+def _native(model: ModelRecipe, device: str) -> tuple[Dtype]:
+    return (model.cpu_dtype if device == "cpu" else ACCELERATOR_DTYPE,)
+
+
+def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> list[Planned]:
+    """The same cases, each in the first tier that runs it; `models` stand for all others.
+
+    *daily*: each path on these models, on the first workload that suits it. What each technique should gain is timed on
+    these models too, or, if a CPU times none of them without being asked, on the first that it does time. A CPU leaves
+    stacks that compile to the night: their parts run by themselves. *smoke*: of those that are not timed the first of
+    each technique that can run here. *nightly*: all others but *slow* ones, which repeat what another case asks, or
+    cost a CPU minutes.
+    """
+    fast = [entry for entry in planned if not entry.slow]
+    usual: dict[tuple[str, str, str], Workload] = {}
+    for entry in fast:
+        case = entry.case
+        if case.workload.timed is None and entry.optimization.suits(case.workload, case.device):
+            usual.setdefault((case.recipe.name, case.dtype, case.path), case.workload)
+    timed = models if any(model.timed_daily for model in models) else _first_timed(fast) or models
+    first: dict[tuple[str, str, str], Planned] = {}
+    tiers = {}
+    for entry in fast:
+        case = entry.case
+        if case.workload.timed is not None:
+            pays = case.workload.timed in entry.optimization.pays_in()
+            tiers[entry.id] = Tier.DAILY if pays and case.recipe in timed else Tier.NIGHTLY
+            continue
+        daily = case.recipe in models and usual.get((case.recipe.name, case.dtype, case.path)) is case.workload
+        daily = daily and not _costs_a_cpu_a_minute(entry)
+        tiers[entry.id] = Tier.DAILY if daily else Tier.NIGHTLY
+        if daily and entry.unmet is None:
+            first.setdefault((case.recipe.name, case.dtype, case.technique), entry)
+    for entry in first.values():
+        tiers[entry.id] = Tier.SMOKE
+    return [replace(entry, tier=tiers.get(entry.id, Tier.SLOW)) for entry in planned]
+
+
+def _costs_a_cpu_a_minute(entry: Planned) -> bool:
+    return (
+        entry.case.device == "cpu"
+        and entry.case.technique is Technique.STACKS
+        and entry.optimization.compiles_steps
+        and not entry.optimization.impossible
+    )
+
+
+def _first_timed(planned: Sequence[Planned]) -> tuple[ModelRecipe, ...]:
+    return tuple(dict.fromkeys(entry.case.recipe for entry in planned if entry.case.recipe.timed_daily))[:1]
+
+
+def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
+    """The recipe that `--model` names: one of the catalogue, a folder, or a hub id `owner/name[@revision]`.
+
+    Raises UnknownName.
+    """
+    known = (*catalogue.models, *catalogue.more_models)
+    for recipe in known:
+        if recipe.name == asked:
+            return recipe
+    folder = Path(asked).expanduser().resolve()
+    if (folder / "config.json").is_file():
+        return ModelRecipe(_plain(folder.name), Folder(str(folder)))
+    repository, _, revision = asked.partition("@")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and not folder.exists():
+        return ModelRecipe(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
+    names = [recipe.name for recipe in known]
+    raise UnknownName("model", asked, [*names, "a folder with config.json", "a hub id owner/name"])
+
+
+def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
+    """A catalogue that has the models named so too, as `--model` names them."""
+    found = tuple(find_model(name, catalogue) for name in names)
+    known = (*catalogue.models, *catalogue.more_models)
+    return replace(catalogue, more_models=(*catalogue.more_models, *(each for each in found if each not in known)))
+
+
+def case_ids(catalogue: Catalogue, device: str) -> set[str]:
+    """Ids of all cases that a catalogue gives on a torch device type, in any dtype."""
+    return {
+        Case(path.name, path.technique, model, workload, device, dtype).id
+        for path in catalogue.paths
+        for model in (*catalogue.models, *catalogue.more_models)
+        for workload in catalogue.workloads
+        for dtype in Dtype
+    }
+
+
+def find_case(asked: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
+    """The case of that id. Raises HarnessError if the catalogue gives none."""
+    device = asked.partition("-")[0]
+    known = {}
+    for path in catalogue.paths:
+        for model in (*catalogue.models, *catalogue.more_models):
+            for workload in catalogue.workloads:
+                for dtype in Dtype:
+                    case = Case(path.name, path.technique, model, workload, device, dtype)
+                    if case.id == asked:
+                        return case, path
+                    known[case.id] = case
+    near = get_close_matches(asked, known, n=1)
+    meant = f"did you mean {near[0]}?" if near else "pytest --collect-only -q shows them in brackets"
+    raise HarnessError(f"case {asked!r} is unknown, but should be the id of a case of the catalogue ({meant})")
+
+
+def plan_case(asked: str, catalogue: Catalogue, inventory: Inventory) -> Planned:
+    """The same, with what it needs and whether this machine has it."""
+    case, path = find_case(asked, catalogue)
+    alone = replace(catalogue, paths=(path,), workloads=(case.workload,))
+    [planned] = plan(alone, inventory, models=(case.recipe,), device=case.device, dtypes=(case.dtype,))
+    return planned
+
+
+def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
+    """All that a case needs: its device, its model, and what its optimization needs."""
+    source = case.recipe.source
+    model = (HubModel(source.repository, source.revision),) if isinstance(source, Hub) else ()
+    return (Device(), *model, *optimization.needs())
+
+
+def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, native: bool) -> Planned:
+    wanted = needs(optimization, case)
+    # One after the other: asking whether the hub is in reach takes time, and is idle without the device.
+    unmet = next((reason for need in wanted if (reason := need.unmet(inventory, device=case.device))), None)
+    if unmet is None and optimization.impossible:
+        unmet = f"incompatible: {optimization.impossible}"
+    taken = optimization.dtypes(case.device)
+    if unmet is None and case.dtype not in taken:
+        unmet = f"needs {' or '.join(taken)}: its kernels do not take {case.dtype}"
+    slow = not native or case.workload.slow or (case.device == "cpu" and _slow_on_cpu(optimization, case))
+    marks = [
+        case.technique,
+        *(["cuda"] if case.device == "cuda" else []),
+        *(["slow"] if slow else []),
+        *(need.marker for need in wanted if need.marker),
+    ]
+    markers = tuple(dict.fromkeys(str(mark) for mark in marks))
+    return Planned(case, optimization, markers, unmet, Tier.SLOW if slow else Tier.NIGHTLY)
+
+
+def _slow_on_cpu(optimization: Optimization, case: Case) -> bool:
+    if case.workload.timed is None:
+        return optimization.slow_on_cpu(case)
+    return case.workload.timed not in optimization.pays_in() or not case.recipe.timed_daily
+
+
+def _plain(name: str) -> str:
+    """A name fit for case ids."""
+    return "".join(char if char.isalnum() or char in "._" else "_" for char in name)
