@@ -1,4 +1,4 @@
-"""`harness machine`: what this machine is, what it lacks, what it can do, and whether it is fit to be measured on."""
+"""`harness machine`: describe this machine, the needs it leaves unmet, its peaks and its health."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from harness.session.run_folder import scratch
 
 @dataclass(frozen=True)
 class NeedHere:
-    """A need of the catalogue's paths."""
+    """One need of the catalogue's paths, and whether this machine meets it."""
 
     need: str
     unmet: str
-    """Why; empty if it is met."""
+    """Reason for which the need is unmet; empty if it is met."""
     paths: tuple[str, ...]
-    """That name it, and are kept out if it is unmet."""
+    """Paths that have this need. All of them are kept out if it is unmet."""
 
 
 @dataclass(frozen=True)
 class MachineHere:
-    """All that is told."""
+    """Everything that `harness machine` prints."""
 
     device: str
     profile: str | None
     notes: tuple[str, ...]
-    """What of the profile is in force here, a line each."""
+    """Notes on the profile's limits and baselines that are in force here, a line each."""
     environment: Mapping[str, str]
     needs: tuple[NeedHere, ...]
     peaks: Peaks | None
@@ -63,13 +63,13 @@ def machine(
     case_timeout: CaseTimeout = 300.0,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this machine is and has, which paths that keeps out, and whether it is fit to be measured on.
+    """Show what this machine is and has, which paths that keeps out, and whether it can be measured on.
 
-    Before a run, above all a timed one. Told are the profile that it would be judged by, the environment as a run
-    records it, the needs of all paths, met and unmet, what the machine reaches at most, and its health while that was
-    measured: load, time stolen by the host, throttling, processes of others.
+    Run it before a run, above all before a timed one. It shows the profile that would judge the run, the environment as
+    a run records it, the needs of all paths, met and unmet, the peaks that the machine reaches, and its health while
+    they were measured: load, time stolen by the host, throttling, processes of others.
 
-    Exits with 1 if there is no such device here, or it is not well.
+    Exits with 1 if there is no such device here, or if it is not healthy.
 
     ```
     harness machine
@@ -93,7 +93,7 @@ def machine(
 
 
 def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
-    """Raises WorkerFailed, whose log stays where it is."""
+    """Examine the device in a worker. Raises WorkerFailed; the worker's log then stays in its folder."""
     from harness.commands.validate.examining import examine  # imports torch
     from harness.execution.worker import Worker
 
@@ -151,7 +151,7 @@ def _notes(
 
 
 def _needs(catalogue: Catalogue, inventory: Inventory, device: str) -> tuple[NeedHere, ...]:
-    """Each need once, with all paths that name it."""
+    """Return each need once, with all paths that have it."""
     found: dict[Need, list[str]] = {}
     for path in catalogue.paths:
         for need in path.needs():

@@ -1,4 +1,4 @@
-"""`harness merge`: the runs of a machine's devices as one."""
+"""`harness merge`: join the runs of one machine's devices into one run."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def merge(
 ) -> None:
     """Join the runs of a machine, one for each of its devices, into one record.
 
-    For a machine with several GPUs: each session is given one of them and a share of the cases, and all run at once.
-    The runs must have the same environment, and judge no case twice; they stay as they are, and the new one has all
-    their verdicts and files. The gate belongs here, where all cases are known, and not to the shards.
+    Use it on a machine with several GPUs: give each session one GPU and a share of the cases, and run them all at once.
+    The runs must have the same environment, and no case may be judged twice. The runs stay as they are; the new one
+    holds all their verdicts and files. Use the gate here, where all cases are known, and not on the shards.
 
     Exits with 1 if a verdict fails, a session did not come to its end, or the gate is red.
 
@@ -62,7 +62,7 @@ def merge(
 
 
 def _pardon(first: Path) -> Forgiven:
-    """What the profile of the runs forgives. Raises HarnessError if it is gone."""
+    """Return the skips and known failures of the runs' profile. Raises HarnessError if the profile is gone."""
     root, _ = find_catalogue(Path.cwd())
     name = finished_run(first).profile
     if name is None:
@@ -74,17 +74,19 @@ def _pardon(first: Path) -> Forgiven:
 
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
-"""Folders of a run whose files are named after cases, so that no two shards have one alike."""
+"""Folders of a run whose files are named after cases, so that no two shards share a file name."""
 
 
 LOGS = "logs"
 
 
 def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None = None) -> RunFolder:
-    """A new run folder below `parent` with all verdicts and files of finished runs, which stay as they are; held to the
-    gate if there is a `pardon`. Nothing is made before the runs were found to go together.
+    """Make a new run folder below `parent` with all verdicts and files of finished runs, which stay as they are.
 
-    Raises HarnessError if a run is not finished, was made elsewhere, is of another tier, or judged what another did.
+    With a `pardon` the whole is held to the gate. Nothing is made before the runs are known to go together.
+
+    Raises HarnessError if a shard is missing, or if a run is not finished, was made on another machine, is of another
+    tier, or judged what another run judged.
     """
     runs = [finished_run(folder) for folder in folders]
     _refuse_missing_shards(folders, runs)
@@ -118,13 +120,13 @@ def _refuse_other_machine(first: Path, run: Run, folder: Path, other: Run) -> No
 
 
 def _of_kind(run: Run) -> Run:
-    """With each kind of accelerator named once: a session may have been given one card, or several."""
+    """Name each kind of accelerator once: a session may have been given one card or several."""
     kinds = ", ".join(dict.fromkeys(run.environment.get("accelerators", "").split(", ")))
     return replace(run, environment={**run.environment, "accelerators": kinds})
 
 
 def _refuse_missing_shards(folders: Sequence[Path], runs: Sequence[Run]) -> None:
-    """A session that never began would else be missed by nobody."""
+    """Raise HarnessError if a shard is missing. Nothing else would notice a session that never began."""
     given = {run.shard for run in runs} - {""}
     for count in {shard.partition("/")[2] for shard in given}:
         missing = [each for place in range(1, int(count) + 1) if (each := f"{place}/{count}") not in given]
@@ -148,7 +150,7 @@ def _all_verdicts(folders: Sequence[Path], runs: Sequence[Run]) -> Iterator[Verd
 
 
 def _copy_files(folders: Sequence[Path], target: Path) -> None:
-    """Raises HarnessError if the disk refuses."""
+    """Copy the files of all runs. Raises HarnessError if the disk refuses."""
     for place, folder in enumerate(folders, 1):
         pairs = [(name, name) for name in OF_CASES] + [(LOGS, f"{LOGS}/{place}")]
         try:
@@ -160,8 +162,11 @@ def _copy_files(folders: Sequence[Path], target: Path) -> None:
 
 
 def _exit(runs: Sequence[Run]) -> int:
-    """The worst of those that did not come to their end, or else what the tests of all say: what a gate said, or that
-    nothing was judged, is asked of the whole again."""
+    """Return the highest exit code of any run that broke off; otherwise 1 if any test failed, else 0.
+
+    Codes that a session ends well with are ignored: the gate, and "nothing was judged", are decided again for the
+    whole.
+    """
     codes = [2 if run.exit is None else run.exit for run in runs]
     failed = any(strays(run) or any(verdict.outcome.fails for verdict in run.verdicts) for run in runs)
     return max((code for code in codes if code not in ENDED_WELL), default=int(failed))

@@ -1,4 +1,4 @@
-"""Words that commands share, the same as pytest's options where these say the same; and how facts are printed."""
+"""Options shared by several commands (named like pytest's), and JSON output."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CaseTimeout = Annotated[
     float, typer.Option("--case-timeout", metavar="SECONDS", help="deadline of one request to a worker")
 ]
 MARKDOWN: Final = "markdown"
-"""How the help of commands is written: paragraphs, and examples between fences."""
+"""Markup of the commands' help: paragraphs, and examples between fences."""
 
 CODES = "Exits with 0 when done, 1 only as told above, 2 when misused or refused (one line on standard error)."
-"""The end of every command's help."""
+"""Last line of every command's help."""
 
 
 def print_json(record: Any) -> None:
-    """A record as `harness.records.codec` writes it into files."""
+    """Print a record as JSON, the way `harness.records.codec` writes it into files."""
     typer.echo(json.dumps(to_plain(record), indent=1, allow_nan=False, default=str))

@@ -1,4 +1,4 @@
-"""`harness baseline`: what a run would record, how it differs from what is recorded, and accepting it."""
+"""`harness baseline`: propose what a run would record, show how it differs, and accept it."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Worse = Annotated[str, typer.Option(metavar="REASON", help="record worse numbers
 def baseline() -> None:
     """Record speed and memory of this machine, so that later runs are held to them.
 
-    A baseline is measured, read and then accepted: `propose` writes what a run would record into its own folder, `diff`
-    shows it beside what is recorded, `accept` records it in `baselines/<profile>/<technique>.json`. Commit that file.
-    It is sealed: what was edited by hand is refused.
+    A baseline is measured, read and then accepted: `propose` writes what a run would record into the run's own folder,
+    `diff` compares it with what is recorded, `accept` records it in `baselines/<profile>/<technique>.json`. Commit that
+    file. It is sealed: a file that was edited by hand is refused.
 
     ```
     harness baseline propose runs/latest
@@ -40,9 +40,9 @@ def baseline() -> None:
 
 @app.command("propose", epilog=CODES)
 def propose_command(run: RunFolder, *, as_json: AsJson = False) -> None:
-    """Write what a run would record into its folder. Cases that failed are left out, and told.
+    """Write what a run would record into its folder. Cases that failed are left out, and listed with the reason.
 
-    The first step towards a baseline: nothing is held to it before `accept`.
+    This is the first step towards a baseline: nothing is held to it before `accept`.
 
     ```
     harness baseline propose runs/latest
@@ -62,10 +62,11 @@ def propose_command(run: RunFolder, *, as_json: AsJson = False) -> None:
 
 @app.command("diff", epilog=CODES)
 def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
-    """Show a run beside what is recorded. Speed is told as a speedup over eager, with its interval.
+    """Compare a run with what is recorded. Speed is shown as a speedup over eager, with its interval.
 
-    NEW is not recorded yet. REGRESSED and IMPROVED are so beyond doubt and margin; UNDECIDED needs more pairs. Absolute
-    seconds, which accelerators have, are told and not judged. To see two runs beside each other: `harness compare`.
+    NEW is not recorded yet. REGRESSED and IMPROVED mean a change beyond doubt and beyond the margin; UNDECIDED needs
+    more pairs. Absolute seconds, which only accelerators record, are shown but not judged. To compare two runs:
+    `harness compare`.
 
     ```
     harness baseline diff runs/latest --json
@@ -84,10 +85,11 @@ def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
 
 @app.command("accept", epilog=CODES)
 def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as_json: AsJson = False) -> None:
-    """Record what a run proposed: cases that are new or better. Those neither better nor worse keep what is recorded,
-    so that it does not drift, unless they are named with --case.
+    """Record the cases of a proposal that are new or better.
 
-    If one is worse, nothing is recorded without a reason: baselines do not get worse by themselves.
+    Cases that are neither better nor worse keep what is recorded, so that it does not drift, unless they are named with
+    --case. If a case is worse, nothing is recorded without a reason (--worse): baselines do not get worse by
+    themselves.
 
     ```
     harness baseline accept runs/latest
@@ -109,9 +111,9 @@ def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as
 
 @app.command("prune", epilog=CODES)
 def prune_command(*, as_json: AsJson = False) -> None:
-    """Remove what is recorded of cases that no path, model or workload gives any more, in all profiles.
+    """Remove the records of cases that no path, model or workload gives any more, in all profiles.
 
-    When a session refuses to start because of such a case.
+    Use it when a session refuses to start because of such a case.
 
     ```
     harness baseline prune

@@ -1,4 +1,4 @@
-"""From a finished run to recorded baselines: what it would record, how that differs, and accepting it."""
+"""Turn a finished run into recorded baselines: propose, compare, accept."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from harness.records.run_files import finished_run, measurements_of
 
 NOTHING = Figures(None, None)
 NEW = "NEW"
-"""What `diff` says of a metric that is not recorded."""
+"""Word of `diff` for a metric that is not recorded yet."""
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a run would record."""
+    """Records that a run would add to a profile."""
 
     run: Path
     environment: Mapping[str, str]
-    """Of the run."""
+    """Environment of the run."""
     profile: Profile
-    """That the run matched."""
+    """Profile that the run matched."""
     files: Mapping[Technique, BaselineFile]
     left_out: Mapping[str, str]
-    """Why a measured case is not worth recording, in a line without its id."""
+    """Reason for which a measured case is not worth recording, in a line without its id, by case."""
 
     @property
     def cases(self) -> dict[str, Recorded]:
@@ -66,31 +66,31 @@ class Row:
     """`stored` with its unit and, if it has one, its interval."""
     got: str
     change: str
-    """A Change, NEW, or by how much seconds differ, which are not judged."""
+    """A Change, NEW, or the relative difference of seconds, which are not judged."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A run against what is recorded."""
+    """A run compared with what is recorded."""
 
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-    """What a reader of the rows must know, a line each."""
+    """Notes that a reader of the rows needs, a line each."""
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """What was done with the cases of a proposal."""
+    """Result of accepting a proposal, by case."""
 
     paths: tuple[Path, ...]
     """Files written."""
     taken: tuple[str, ...]
     kept: tuple[str, ...]
-    """Cases that are neither better nor worse than recorded, and were not asked for: what is recorded stays."""
+    """Cases that are neither better nor worse than recorded, and were not named: what is recorded stays."""
 
 
 def proposal_of(run: Path, root: Path) -> Proposal:
-    """What the run in a folder would record in the checkout `root`.
+    """Return what the run in a folder would record in the checkout `root`.
 
     Raises HarnessError if the run is not finished, matched no profile, or measured nothing that is worth recording.
     """
@@ -99,9 +99,9 @@ def proposal_of(run: Path, root: Path) -> Proposal:
 
 
 def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
-    """What the finished run `record` in the folder `run` would record in a profile, which need not exist yet.
+    """Return what the finished run `record` in the folder `run` would record in a profile, which need not exist yet.
 
-    Raises HarnessError if it measured nothing that is worth recording.
+    Raises HarnessError if the run measured nothing that is worth recording.
     """
     judged: dict[str, list[Verdict]] = {}
     for verdict in record.verdicts:
@@ -125,7 +125,7 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
 
 
 def recorded_of(measured: Measurements, facts: Verdict, *, environment: Mapping[str, str], date: str) -> Recorded:
-    """What is recorded of a case; `facts` is any verdict on it. Raises ValueError if there is no figure at all."""
+    """Return the record of a case; `facts` is any verdict on it. Raises ValueError if there is no figure."""
     return Recorded(
         facts.path,
         facts.recipe,
@@ -138,13 +138,16 @@ def recorded_of(measured: Measurements, facts: Verdict, *, environment: Mapping[
 
 
 def propose(run: Path, root: Path) -> tuple[Proposal, dict[Technique, Path]]:
-    """Write what the run would record into its own folder; (proposal, files). Raises HarnessError as `proposal_of`."""
+    """Write into a run's folder what it would record, and return (proposal, files).
+
+    Raises HarnessError as `proposal_of`.
+    """
     proposal = proposal_of(run, root)
     return proposal, write_files(proposal.files, run / BASELINES)
 
 
 def diff(run: Path, root: Path) -> Difference:
-    """The run against what is recorded, case by case. Raises HarnessError as `proposal_of` and `read_baselines`."""
+    """Compare the run with the records, case by case. Raises HarnessError as `proposal_of` and `read_baselines`."""
     proposal = proposal_of(run, root)
     baselines = read_baselines(proposal.profile)
     rows = [row for case, entry in proposal.cases.items() for row in _rows(case, entry, baselines, proposal)]
@@ -158,11 +161,13 @@ def diff(run: Path, root: Path) -> Difference:
 
 
 def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[str] = (), worse: str = "") -> Accepted:
-    """Record what a run proposed: what is new or better, or the cases named. `known` are the ids of all cases that the
-    catalogue gives; `worse` is the reason for which worse numbers are recorded too.
+    """Record the cases that a run proposed: those named, or else those that are new or better.
 
-    Raises HarnessError, and records nothing, if a case is worse without a reason, fails otherwise, or is not known, and
-    if what is recorded already is not sound or from other hardware.
+    `known` are the ids of all cases that the catalogue gives. `worse` is the reason for which worse numbers are
+    recorded too.
+
+    Raises HarnessError, and records nothing, if the proposal is missing or outdated, if a case is worse without a
+    reason, was left out, or is not known, or if the recorded file is corrupt or from other hardware.
     """
     proposal = _written(proposal_of(run, root))
     baselines = read_baselines(proposal.profile)
@@ -198,7 +203,7 @@ def _finished(run: Path) -> Run:
 
 
 def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:
-    """Why the measurements of a case should not be recorded; empty if they may."""
+    """Return the reason not to record the measurements of a case; empty if there is none."""
     if not verdicts:
         return "it was measured, but not judged"
     for verdict in verdicts:
@@ -213,7 +218,10 @@ def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:
 
 
 def _undecided(speed: Speed, verdicts: list[Verdict]) -> str:
-    """Why nothing could be held to a speed, and what to do; empty if it can. Memory waits for a run with both."""
+    """Return why a speed is too uncertain for a baseline, and what to do; empty if it is not.
+
+    Memory then waits too, for a run in which both can be recorded.
+    """
     if why := unfit(speed):
         return why
     interval, again = speedup(speed), "run again with more --timing-seconds"
@@ -228,12 +236,12 @@ def _undecided(speed: Speed, verdicts: list[Verdict]) -> str:
 
 
 def _with_step(line: str, step: str) -> str:
-    """With what to do, unless the line says that itself."""
+    """Add the next step, unless the line already ends with one."""
     return line if line.endswith(")") else f"{line} ({step})"
 
 
 def _written(proposal: Proposal) -> Proposal:
-    """The proposal, if it is what stands in the run's folder: what is accepted is what could be read before."""
+    """Return the proposal if it equals what is in the run's folder: only what could be read before is accepted."""
     folder = proposal.run / BASELINES
     paths = sorted(folder.glob("*.json"))
     if not paths:
@@ -267,7 +275,7 @@ def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
 
 
 def _losses(chosen: Mapping[str, Recorded], stored: Mapping[str, Recorded], *, device: str) -> dict[str, list[str]]:
-    """What each case that is worse than recorded loses."""
+    """Return, by case, a line for each number that is worse than recorded."""
     found = {
         case: losses(stored[case].figures, entry.figures, device=device)
         for case, entry in chosen.items()
@@ -297,7 +305,7 @@ def _is_news(stored: Recorded | None, now: Recorded, *, device: str) -> bool:
 
 
 def _merged(proposal: Proposal, baselines: Baselines, taken: Mapping[str, Recorded]) -> dict[Technique, BaselineFile]:
-    """The files in which something was taken, with what they held before."""
+    """Return the files that gain or change a case, together with the cases they held before."""
     files = {}
     for name, proposed in proposal.files.items():
         fresh = {case: taken[case] for case in proposed.cases if case in taken}
@@ -317,7 +325,7 @@ def _rows(case: str, entry: Recorded, baselines: Baselines, proposal: Proposal) 
 
 
 def _seconds(case: str, before: Figures, now: Figures) -> Iterator[Row]:
-    """Absolute times, which accelerators have: told, not judged."""
+    """Yield the absolute times that accelerators have. They are shown, not judged."""
     for name, metric in (("seconds", "run"), ("per_token", "output token"), ("first", "first token")):
         was, got = getattr(before.speed, name, None), getattr(now.speed, name, None)
         if got is not None:

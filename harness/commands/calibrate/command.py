@@ -1,4 +1,4 @@
-"""`harness calibrate` and `harness numerics`: what a profile holds of correct runs, and of an accepted one."""
+"""`harness calibrate` and `harness numerics`: derive a profile's limits and stored numbers from correct runs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 @dataclass(frozen=True)
 class Asked:
-    """What to calibrate on. Empty: the default."""
+    """Selection of runs to calibrate on. Empty means the default."""
 
     device: str
     dtypes: tuple[Dtype, ...]
@@ -53,9 +53,9 @@ class Asked:
     workloads: tuple[str, ...]
     seeds: int
     seconds: float
-    """Deadline of one request to a worker."""
+    """Deadline of one request to a worker, in seconds."""
     profile: str
-    """Name of the profile if none matches yet."""
+    """Name of the profile to create if none matches yet."""
 
 
 def calibrate(
@@ -72,10 +72,10 @@ def calibrate(
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
 ) -> None:
-    """Measure how far correct runs lie apart here, and write the limits that follow into this machine's profile.
+    """Measure how far correct runs lie apart here, and write the resulting limits into this machine's profile.
 
-    Once per kind of machine, and again after a new torch or transformers. Takes minutes. Limits become no looser than
-    what still finds every planted fault, or nothing is written.
+    Run it once per kind of machine, and again after a new torch or transformers. It takes minutes. No limit may become
+    so loose that a planted fault would no longer be found: nothing is written then.
 
     ```
     harness calibrate --dry-run
@@ -94,10 +94,10 @@ def calibrate(
 
 
 def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
-    """Keep the error ratios and divergences of a run in the profile that it matched: later ones are held to them.
+    """Store the error ratios and divergences of a run in its profile: later runs are held to them.
 
-    After a run whose numerics are as they should be, for example the first one with a new torch: a later change of more
-    than 10 % is then told, case by case, though it is within every limit.
+    Use it after a run whose numerics are as they should be, for example the first one with a new torch. If an error
+    ratio later grows by more than 10 %, that is reported, case by case, even if it is within every limit.
 
     ```
     harness numerics runs/latest
@@ -114,7 +114,7 @@ def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
 
 
 def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
-    """The profile of this machine with today's limits. Raises HarnessError, also if a fault would survive them."""
+    """Return this machine's profile with new limits. Raises HarnessError, also if a fault would survive them."""
     # nothing
     from harness.commands.calibrate.measure import calibration_of, measure  # these import torch
     from harness.execution.runner import Runner
@@ -162,7 +162,7 @@ def _workload(name: str, catalogue: Catalogue) -> Workload:
 
 
 def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str) -> Profile:
-    """The matching profile, or a new one in `folder`. Raises HarnessError if a name was chosen that does not go."""
+    """Return the matching profile, or a new one in `folder`. Raises HarnessError if the chosen name cannot be used."""
     known = find_profile(profiles, match)
     if known:
         if name and name != known.name:
@@ -179,7 +179,7 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
 
 
 def _told(profile: Profile) -> list[str]:
-    """What was measured, and what follows."""
+    """Return the lines to print: what was measured, and the limits that follow."""
     found = profile.calibration
     if found is None:
         return []

@@ -1,4 +1,4 @@
-"""Measure correct variants of eager, and make of them what a profile is calibrated by."""
+"""Measure correct variants of eager, and build a profile's calibration from them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from harness.profiles.profile import (
 from harness.records.evidence import Case, Rung
 
 VERSIONS = ("torch", "transformers")
-"""Whose arithmetic was measured."""
+"""Packages whose arithmetic was measured. Their versions are stored."""
 
 
 def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable[[str], None]) -> list[Benign]:
-    """Every correct variant of eager in the cases' models, workloads and dtypes. `tell` hears of each case that is
-    done. Raises HarnessError."""
+    """Run every correct variant of eager on the cases; `tell` gets a line after each case. Raises HarnessError."""
     runs: list[Benign] = []
     for done, case in enumerate(cases, 1):
         rungs = measure_variants(runner, case, seeds=seeds)
@@ -33,9 +32,9 @@ def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable
 
 
 def measure_variants(runner: Runner, case: Case, *, seeds: int) -> list[Rung]:
-    """Compare correct variants of eager on the case's model, workload, device and dtype, as candidates are.
+    """Compare correct variants of eager on the case's model, workload, device and dtype, as candidates are compared.
 
-    Raises HarnessError if eager, or a variant, is not what it should be: a worker's failure, or one line.
+    Raises HarnessError if a worker fails, or if eager or a variant is not what it should be.
     """
     setup = runner.setup(case)
     floor, trust = runner.eager(setup, case.dtype)
@@ -47,7 +46,7 @@ def measure_variants(runner: Runner, case: Case, *, seeds: int) -> list[Rung]:
 
 
 def calibration_of(spread: Spread, cases: Sequence[Case], *, seeds: int, environment: Mapping[str, str]) -> Calibration:
-    """The limits that follow, with what they rest on. Raises HarnessError if one would leave its range."""
+    """Return the limits of a spread, and what they rest on. Raises HarnessError if one would leave its range."""
     on_cpu = cases[0].device == "cpu"
     processor = ", ".join(environment[name] for name in ("processor", "cpu_capability"))
     return Calibration(

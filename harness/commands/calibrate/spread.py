@@ -1,4 +1,4 @@
-"""From the spread of correct runs to limits, and what these limits would still catch. Pure; no torch."""
+"""Turn the spread of correct runs into limits. Pure; no torch."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Benign:
     model: str
     workload: str
     variant: str
-    """`symmetry 3`, `rows alone`, `7 more pads`, ..."""
+    """Name of the variant: `symmetry 3`, `rows alone`, `7 more pads`, ..."""
     rung: Rung
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What correct runs needed."""
+    """Limits that correct runs needed."""
 
     judgements: int
-    """Variants that were judged."""
+    """Number of variants that were judged."""
     over_table: Mapping[str, int]
-    """How many of them exceeded the table's limit, by number; empty if none did."""
+    """Number of variants that exceeded the table's limit, by key; empty if none did."""
     q95: Mapping[str, float]
-    """QUANTILE of what each number needed its limit to be, by key: `fp32.rho`, `bf16.kl`, ..."""
+    """QUANTILE of the limits that the runs needed, by key: `fp32.rho`, `bf16.kl`, ..."""
 
 
 def measured_spread(runs: Sequence[Benign]) -> Spread:
@@ -59,7 +59,7 @@ def measured_spread(runs: Sequence[Benign]) -> Spread:
 
 
 def calibrated(q95: Mapping[str, float]) -> dict[str, Calibrated]:
-    """Every limit that was measured. Raises HarnessError if one would exceed LOOSEST times its table value."""
+    """Return every limit that was measured. Raises HarnessError if one would exceed LOOSEST times its table value."""
     largest: dict[str, tuple[float, str]] = {}
     for key, value in q95.items():
         name = limit_of(key, q95)
@@ -78,7 +78,7 @@ def calibrated(q95: Mapping[str, float]) -> dict[str, Calibrated]:
 
 
 def _needed(found: Sequence[Finding]) -> dict[str, float]:
-    """What the movable limits would have to be for these findings to reach them, by key."""
+    """Return by key the limit that each number would just reach. Numbers of fixed limits are left out."""
     keys = {finding.key: finding.got for finding in found}
     needed = {}
     for finding in found:

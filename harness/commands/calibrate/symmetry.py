@@ -1,7 +1,7 @@
-"""Permutations of a model's weights that change no result but the order in which it is summed. Run in workers.
+"""Permutations of a model's weights that change only the order of its sums. Run in workers.
 
-The channels inside an MLP; the query heads of one key-value group among themselves; whole groups. Only modules of the
-usual shape are permuted, and none with a parameter that is not known here: a fused or gated projection stays as it is.
+The channels inside an MLP are permuted, the query heads within one key-value group, and whole groups. A module is left
+alone unless it has the usual shape and all its parameters are known here: fused and gated projections stay as they are.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from harness.errors import Incompatible
 MLP = {"gate_proj", "up_proj", "down_proj"}
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 HEAD_NORMS = {"q_norm", "k_norm"}
-"""Over one head, or over all of them side by side (Olmo 3)."""
+"""Norms over one head, or over all heads at once (Olmo 3)."""
 
 
 @contextmanager
 def permuted(model: Any, seed: int) -> Iterator[list[Tensor]]:
-    """The model's weights are permuted meanwhile, and afterwards bit for bit what they were. Yields for each attention
-    layer in order which of its key-value heads stands at each place, as int64.
+    """Hold the model's weights permuted, and restore them bit for bit afterwards.
 
-    Raises Incompatible if there is nothing that can be permuted.
+    Yields one int64 tensor for each attention layer, in order: which original key-value head is now at each place.
+
+    Raises Incompatible if nothing can be permuted.
     """
     generator = torch.Generator().manual_seed(seed)
     orders = [order for module in model.modules() for order in _orders(module, generator)]
@@ -47,7 +48,7 @@ def permuted(model: Any, seed: int) -> Iterator[list[Tensor]]:
 
 
 def _orders(module: Any, generator: torch.Generator) -> Iterator[tuple[Tensor | None, int, Tensor]]:
-    """(weight, dimension, order) of a module's own permutation, and for attention (None, 0, order of its groups)."""
+    """Yield (weight, dimension, order) for each permuted weight; for attention also (None, 0, order of its groups)."""
     parts: dict[str, Any] = dict(module.named_children())
     if not _plain(module, parts):
         return
@@ -69,7 +70,7 @@ def _orders(module: Any, generator: torch.Generator) -> Iterator[tuple[Tensor | 
 
 
 def _plain(module: Any, parts: dict[str, Any]) -> bool:
-    """Whether all parameters of a module belong to linears and norms that are known here."""
+    """Return whether all parameters of a module belong to linears and norms that are known here."""
     linears = MLP | ATTENTION
     known = all(type(part) is nn.Linear for name, part in parts.items() if name in linears)
     names = {name.partition(".")[0] for name, _ in module.named_parameters()}
@@ -77,14 +78,14 @@ def _plain(module: Any, parts: dict[str, Any]) -> bool:
 
 
 def _has_heads(module: Any, parts: dict[str, Any]) -> bool:
-    """Whether projections are as wide as their heads, so that none holds a gate beside them."""
+    """Return whether the projections are exactly as wide as their heads, so that none also holds a gate."""
     size = getattr(module, "head_dim", 0)
     queries, groups = (parts[name].out_features for name in ("q_proj", "k_proj"))
     return bool(size) and parts["o_proj"].in_features == queries and queries % groups == 0 and groups % size == 0
 
 
 def _rows(parts: dict[str, Any], names: tuple[str, ...], order: Tensor) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """Weights and biases whose first dimension has that many entries; the norm of a single head has fewer."""
+    """Yield the weights and biases with one row per entry of `order`. The norm of a single head has fewer."""
     for name in names:
         for tensor in parts[name].parameters() if name in parts else ():
             if len(tensor) == len(order):

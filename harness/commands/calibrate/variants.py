@@ -1,5 +1,7 @@
-"""Correct variants of eager that differ from it only in the order of roundings: how far correct runs lie apart on this
-machine. Runs in workers."""
+"""Correct variants of eager that differ only in the order of roundings, to show the spread of correct runs.
+
+Run in workers.
+"""
 
 from __future__ import annotations
 
@@ -25,25 +27,27 @@ from harness.records.enums import Dtype
 from harness.records.evidence import Claim, Engagement, Rung
 
 PADS = (1, 7, 32)
-"""Further pads on the left: one, odd, and a whole block of a kernel."""
+"""Numbers of further pads on the left: one, an odd number, and a whole block of a kernel."""
 EXACT = 1e-12
-"""Relative RMS error in float64 up to which a variant is the same function: a thousand times what one has."""
+"""Relative RMS error in float64 up to which a variant is the same function: a thousand times what a variant has."""
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The rows of a workload, batched otherwise."""
+    """The rows of a workload in other batches."""
 
     name: str
     batches: list[Batch]
     order: list[int]
-    """Which of the workload's rows stands at each place."""
+    """Index of the workload's row at each place."""
 
 
 def check_variants(setup: Setup) -> float:
-    """The largest relative error of any variant in float64 against the reference: all are the same function.
+    """Return the largest relative error of any variant in float64 against the reference.
 
-    Raises ReferenceInvalid naming a variant that is another.
+    A small error shows that all variants are the same function.
+
+    Raises ReferenceInvalid, naming the variant, if one is another function.
     """
     reference = read_generation(setup.file(Dtype.FP64))
     worst = 0.0
@@ -61,10 +65,11 @@ def check_variants(setup: Setup) -> float:
 
 
 def measure_benign(setup: Setup, dtype: Dtype, seeds: int) -> list[Rung]:
-    """Run eager in `dtype` once more and every variant, and compare each as a candidate is compared; a rung's claim
-    names its variant. Needs the tensors of reference and eager.
+    """Run eager in `dtype` once more and every variant, and compare each variant as a candidate is compared.
 
-    Raises ReferenceInvalid if eager does not repeat itself bit for bit, in a process of its own.
+    A rung's claim names its variant. Needs the tensors of reference and eager.
+
+    Raises ReferenceInvalid if eager, repeated in this process, differs in any bit from its run in another process.
     """
     reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     with planted(setup.fault):
@@ -87,7 +92,7 @@ def measure_benign(setup: Setup, dtype: Dtype, seeds: int) -> list[Rung]:
 def _variants(
     model: Any, batches: list[Batch], reference: Generation, *, seeds: int
 ) -> Iterator[tuple[str, Generation]]:
-    """Names and runs, the latter in the reference's rows, positions and heads."""
+    """Yield the name and run of each variant, in the reference's rows, positions and heads."""
     for seed in range(seeds):
         with permuted(model, seed) as groups:
             _, run = run_batches(model, batches, reference, options=dict)
@@ -100,8 +105,11 @@ def _variants(
 
 
 def arrangements(batches: list[Batch], *, filler: int) -> Iterator[Arrangement]:
-    """The batches otherwise: rows alone, in the other order, or all together, where that changes anything; and with
-    more pads."""
+    """Yield the batches in other arrangements.
+
+    Rows run alone, in reverse order within each batch, or all in one batch, where that changes anything; and with more
+    pads.
+    """
     rows = [(ids[row][mask[row].bool()], len(ids)) for ids, mask in batches for row in range(len(ids))]
     order = list(range(len(rows)))
     if len(rows) > len(batches):
@@ -118,9 +126,11 @@ def arrangements(batches: list[Batch], *, filler: int) -> Iterator[Arrangement]:
 
 
 def rebuilt(run: Generation, *, like: Generation, order: list[int]) -> Generation:
-    """A run of other batches in the rows and positions of `like`; row i of the run is row `order[i]` of `like`.
+    """Return a run of other batches in the rows and positions of `like`.
 
-    Raises ReferenceInvalid if it saw other positions than `like` did.
+    Row i of the run is row `order[i]` of `like`.
+
+    Raises ReferenceInvalid if the run saw other positions than `like` did.
     """
     back = torch.tensor(order).argsort()
     valid = _ending(run.valid, 1, like.valid.shape[1])[back]
@@ -142,7 +152,10 @@ def rebuilt(run: Generation, *, like: Generation, order: list[int]) -> Generatio
 
 
 def _gathered(rows: Sequence[tuple[CacheState, int]], like: CacheState) -> CacheState:
-    """Single rows of several caches as one like another. Positions that a row never had are zeros, and no one's."""
+    """Join single rows of several caches into one cache shaped like `like`.
+
+    Positions that a row never had are zeros: in `like` they are padding.
+    """
 
     def layers(what: str) -> tuple[Tensor, ...]:
         return tuple(
@@ -160,7 +173,10 @@ def _gathered(rows: Sequence[tuple[CacheState, int]], like: CacheState) -> Cache
 
 
 def _heads_back(state: CacheState, groups: list[Tensor]) -> CacheState:
-    """A cache with its heads where they were; without any if it has other layers than were permuted."""
+    """Return a cache with its heads in their original order.
+
+    Its keys, values and lengths are left out if it has other layers than were permuted.
+    """
     if not groups:
         return state
     if len(groups) != len(state.keys):
@@ -173,18 +189,18 @@ def _heads_back(state: CacheState, groups: list[Tensor]) -> CacheState:
 
 
 def _batch(rows: list[Tensor], filler: int) -> Batch:
-    """Rows padded on the left to the longest."""
+    """Pad rows on the left to the longest."""
     width = max(len(row) for row in rows)
     ids = torch.stack([pad(row, (width - len(row), 0), value=filler) for row in rows])
     return ids, torch.stack([pad(torch.ones_like(row), (width - len(row), 0)) for row in rows])
 
 
 def _ending(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """The last `size` entries of a dimension, zeros before them where there are fewer."""
+    """Return the last `size` entries of a dimension, with zeros in front where there are fewer."""
     missing = max(0, size - tensor.shape[dim])
     return pad(tensor.narrow(dim, max(0, tensor.shape[dim] - size), size - missing), _before(tensor, dim, missing))
 
 
 def _before(tensor: Tensor, dim: int, count: int) -> list[int]:
-    """How torch's `pad` is told to put `count` entries before a dimension."""
+    """Return the argument that makes torch's `pad` put `count` entries in front of a dimension."""
     return [0, 0] * (tensor.ndim - 1 - dim) + [count, 0]

@@ -1,13 +1,13 @@
-"""What is said of a case in two runs: its outcomes, speed, bytes and errors. Pure: no torch, no I/O.
+"""Compare one case in two runs: outcomes, speed, bytes and errors. Pure: no torch, no I/O.
 
-A speed is another beyond doubt if the two intervals are disjoint. If besides the estimates lie further apart than two
-sessions of the same do, by the margin of `harness.judging.baseline_comparison`, it is REGRESSED or IMPROVED. A
-baseline asks for that margin between the intervals, since every later session is held to it. Of 8 sessions of an
-uncompiled static cache and 6 of the same slowed by 10 %, on 2 shared cores, the rule here told all 48 pairs and no
-other, that one 44.
+Two speeds differ beyond doubt if their intervals are disjoint. If the estimates also lie further apart than two
+sessions of the same do, by the margin of `harness.judging.baseline_comparison`, the speed is REGRESSED or IMPROVED. A
+baseline demands that margin between the intervals, since every later session is held to it. Tried on 2 shared cores
+with 8 sessions of an uncompiled static cache and 6 of the same slowed by 10 %, this rule found all 48 pairs and no
+other; that of baselines found 44.
 
-Intervals that overlap say SAME only if they exclude a change, to either side, as the rule of baselines excludes a loss:
-of more than twice the margin wherever in its interval the truth was. Others are UNDECIDED, and say nothing.
+Overlapping intervals are SAME only if they exclude a change to either side, as the rule of baselines excludes a loss: a
+change of more than twice the margin, wherever in its interval the truth was. All others are UNDECIDED, and say nothing.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ OF_MACHINE = {
     *(Outcome.SLOW, Outcome.OVER_MEMORY, Outcome.REGRESSED, Outcome.IMPROVED),
     *(Outcome.DOES_NOT_HOLD, Outcome.DISCLAIMED),
 }
-"""Outcomes that follow from what was measured, which another machine may show by itself."""
+"""Outcomes that follow from measurements: another machine may show them by itself."""
 UNDECIDED = "UNDECIDED"
 """Label of speeds whose intervals overlap and exclude nothing."""
 
 
 class Weight(StrEnum):
-    """What a difference means to a person."""
+    """Importance of a difference to a person."""
 
     WORSE = "worse"
-    """Beyond doubt, and not acceptable."""
+    """Worse beyond doubt, and not acceptable."""
     BETTER = "better"
     OTHER = "other"
-    """Neither, or not certain to be the path's."""
+    """Neither worse nor better, or not certain to be the path's doing."""
     SAME = "same"
 
 
 class About(StrEnum):
-    """What was compared, in order of significance."""
+    """Subject of a comparison, in order of significance."""
 
     OUTCOME = "outcome"
     SPEED = "speed"
@@ -59,25 +59,25 @@ class About(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about one case."""
+    """One finding about one case."""
 
     case: str
     path: str
     about: About
     label: str
-    """What became of it, in a word."""
+    """Result in a word."""
     weight: Weight
     told: str
-    """From what to what, and what follows."""
+    """Change from old to new, and what follows from it."""
     was: float = 0.0
-    """The number, in its own unit; 0 of outcomes."""
+    """Number in the old run, in its own unit; 0 for outcomes."""
     now: float = 0.0
     of_machine: bool = False
-    """Whether it is an outcome that other hardware may have by itself."""
+    """Whether this is an outcome that other hardware may show by itself."""
 
     @property
     def far(self) -> float:
-        """How far apart, as |ln(now / was)|: infinite if one of them alone is 0, infinite, or no number."""
+        """Distance |ln(now / was)|; infinite if only one number is 0, infinite, or not a number."""
         if self.was == self.now or (math.isnan(self.was) and math.isnan(self.now)):
             return 0.0
         finite = 0 < self.was < math.inf and 0 < self.now < math.inf
@@ -88,19 +88,19 @@ class Finding:
 
 
 def changes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
-    """What became of the outcomes and errors that both runs judged of a case."""
+    """Yield what changed in the outcomes and errors of a case that both runs judged."""
     yield from _outcomes(was, now)
     yield from error_findings(was, now)
 
 
 def measured_changes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
-    """What became of what both runs measured of a case; `facts` are a verdict's on it."""
+    """Yield what changed in the measurements of a case that both runs took. `facts` is any verdict on the case."""
     yield from _speeds(facts, old, new)
     yield from _bytes(facts, old, new)
 
 
 def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
-    """What fails of a case and was not asked before."""
+    """Yield the failures of a case that the old run did not test."""
     ways: dict[Outcome, list[Verdict]] = {}
     for asked, verdict in now.items():
         if asked not in was and verdict.outcome.fails:
@@ -111,7 +111,7 @@ def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict
 
 
 def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
-    """One finding for all properties of a case that went the same way: an earlier one decides the later ones."""
+    """Yield one finding for all properties that changed alike: an earlier property decides the later ones."""
     ways: dict[tuple[Outcome, Outcome], list[Verdict]] = {}
     for asked, verdict in now.items():
         if asked in was:
@@ -122,7 +122,7 @@ def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) 
 
 
 def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, outcomes: set[Outcome]) -> Finding:
-    """On all properties of a case that share what is told."""
+    """Return the finding on all properties of a case that share one message."""
     first = verdicts[0]
     properties = ", ".join(str(verdict.property) for verdict in verdicts)
     of_machine = bool(outcomes & OF_MACHINE)
@@ -147,7 +147,7 @@ def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
 
 
 def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
-    """Against eager, which ran in turns with the path, in both runs."""
+    """Yield the change of the speedup over eager, which ran in turns with the path in both runs."""
     if old.speed is None or new.speed is None or facts.path == "eager":
         return
     if why := _incomparable(old.speed, new.speed):
@@ -160,7 +160,7 @@ def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Fi
 
 
 def _incomparable(old: Speed, new: Speed) -> str:
-    """Why two speeds say nothing of the path; empty if they do."""
+    """Return why two speeds say nothing of the path; empty if they do."""
     for speed in (old, new):
         if speed.differing or speed.eager_differing or speed.kernels != speed.verified_kernels:
             return "what was timed is not what was compared"
@@ -192,7 +192,7 @@ def _speed_told(was: Interval, now: Interval, label: str) -> str:
 
 
 def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
-    """Weights and cache to the byte, the peak beyond the allowance of rule M4."""
+    """Yield the changes in bytes: weights and cache to the byte, the peak beyond the allowance of rule M4."""
     was, now = (figures_of(replace(each, speed=None), device=facts.device) for each in (old, new))
     if was.memory is None or now.memory is None:
         return
@@ -204,7 +204,10 @@ def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Fin
 
 
 def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
-    """Error ratios that differ by more than the ratchet's factor. Examples of relations are drawn anew."""
+    """Yield each error ratio, with a label if it changed by more than the ratchet's factor.
+
+    Relations are left out: their examples are drawn anew in each run.
+    """
     before, after = was.get(Property.EQUIVALENCE), now.get(Property.EQUIVALENCE)
     if before is None or after is None or EXAMPLES in after.numbers:
         return
@@ -219,7 +222,7 @@ def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdi
 
 
 def _error_label(was: float, now: float) -> str:
-    """No number is an error beyond all others."""
+    """Return the label of an error ratio. Not-a-number counts as larger than any other error."""
     was, now = (math.inf if math.isnan(ratio) else ratio for ratio in (was, now))
     return "ERRS MORE" if now > R2_FACTOR * was else "ERRS LESS" if was > R2_FACTOR * now else "SAME"
 
@@ -230,7 +233,7 @@ def _eager(old: Speed, new: Speed) -> str:
 
 
 def of_other_hardware(finding: Finding) -> Finding:
-    """What was measured on two machines is no path's doing."""
+    """Relabel what was measured on two different machines: it is not the path's doing."""
     if finding.weight is Weight.SAME or not (finding.of_machine or finding.about in {About.SPEED, About.BYTES}):
         return finding
     return replace(finding, label="DIFFERS", weight=Weight.OTHER, told=f"{finding.told}, on other hardware")

@@ -1,4 +1,4 @@
-"""`harness compare`: two runs beside each other."""
+"""`harness compare`: compare two runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADS = {
     Kind.BESIDE: "environment, beside what ran",
     Kind.JUDGING: "judging",
 }
-"""Before what differs."""
+"""Headings of the differences, by kind."""
 
 Old = Annotated[Path, typer.Argument(help="folder of a finished run", metavar="OLD")]
 New = Annotated[Path, typer.Argument(help="folder of a later one, for example runs/latest", metavar="NEW")]
@@ -36,17 +36,18 @@ def compare(
         bool, typer.Option("--all", help="show what is the same too, and all that only one run asked")
     ] = False,
 ) -> None:
-    """Tell what changed between two runs, and whether a path, a package or the machine did it.
+    """Show what changed between two runs, and whether a path, a package or the machine did it.
 
-    After an upgrade, or when a number looks odd. First stands what differs between the environments; then the machine,
-    told by eager's own seconds and by the measured peaks; then the cases, by significance: outcomes, speed against
-    eager measured beside the path, bytes, error ratios. A path is SLOWER if the intervals of its speedup are disjoint,
-    and REGRESSED if it also lost more than the 5 % that two sessions may differ by; UNDECIDED if they overlap but are
-    so wide that they exclude nothing. Then what only one of the runs asked. The last line says which is which, and how
-    many verdicts are no longer judged. Both runs must be of one tier. Needs no checkout and no GPU.
+    Use it after an upgrade, or when a number looks odd. It lists first what differs between the environments; then the
+    machine, by eager's own seconds and the measured peaks; then the cases, by significance: outcomes, speed relative to
+    eager in the same run, bytes, error ratios. A path is SLOWER if the intervals of its speedup are disjoint, and
+    REGRESSED if it also lost more than the 5 % that two sessions may differ by. It is UNDECIDED if the intervals
+    overlap but are so wide that they exclude nothing. Last comes what only one of the runs tested. The final line sums
+    up, with the number of verdicts that are no longer judged. Both runs must be of one tier. Needs no checkout and no
+    GPU.
 
-    Exits with 1 if something is worse beyond doubt: a verdict that fails now, asked before or not, a path that
-    REGRESSED, more bytes.
+    Exits with 1 if something is worse beyond doubt: a verdict that fails now, whether or not it was tested before, a
+    path that REGRESSED, or more bytes.
 
     ```
     harness compare runs/2026-11-23T18-22-19Z runs/latest

@@ -1,4 +1,4 @@
-"""What two runs say of what they ran on: environments, eager's own seconds, and the machine's peaks. Pure: no torch."""
+"""Compare the machines of two runs: environments, eager's own seconds, and peaks. Pure: no torch."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from harness.records.measurements import Measurements, Peaks, Speed
 from harness.records.run import JUDGED_BY, Run, Verdict
 
 STILL = 0.02
-"""By how much the times of eager, or of the peaks, may differ between two sessions before the machine, or what it runs,
-counts as moved."""
+"""Share by which times of eager or the peaks may differ between sessions before the machine counts as moved."""
 ALIKE = 0.5
 """Share of eager's move that the peaks must have moved by, in the same direction, to explain it."""
 OF_ANY = {*(entry for entries in HARDWARE.values() for entry in entries), *ACCELERATOR}
-"""Entries that name hardware of some device."""
+"""Environment entries that name hardware of some device."""
 
 
 class Kind(StrEnum):
-    """Of what runs can differ in beside their results."""
+    """Kind of a difference between runs, apart from their results."""
 
     HARDWARE = "hardware"
-    """Seconds on both sides of it cannot be compared."""
+    """Hardware that was measured on: seconds on different hardware cannot be compared."""
     SOFTWARE = "software"
     BESIDE = "beside"
-    """What no measured run of either computed on or with: another device's hardware, and packages that run tests."""
+    """Differences that cannot affect results: unused devices and test-only packages."""
     JUDGING = "judging"
-    """What verdicts were given by."""
+    """Profile and notes that the verdicts were given by."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One entry of the environments."""
+    """One differing entry of the environments."""
 
     name: str
     was: str
@@ -49,19 +48,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Moved:
-    """A figure of the machine, in both runs."""
+    """One figure of the machine, in both runs."""
 
     what: str
     was: float
     now: float
     unit: str
-    """`s`, or of a rate `B/s` or `FLOP/s`."""
+    """Unit: `s`, or for a rate `B/s` or `FLOP/s`."""
     eager: bool
-    """Whether it is eager's own time; else a peak."""
+    """Whether the figure is eager's own time; otherwise it is a peak."""
 
     @property
     def slower(self) -> float:
-        """ln of how many times as long things take."""
+        """Slowdown of the machine: ln(new time / old time), also for rates."""
         return math.log(self.now / self.was) * (1 if self.unit == "s" else -1)
 
     def __str__(self) -> str:
@@ -71,12 +70,15 @@ class Moved:
 
 @dataclass(frozen=True)
 class Machine:
-    """Whatever was measured of the machine in both runs."""
+    """All figures of the machine that both runs measured."""
 
     figures: tuple[Moved, ...]
 
     def conclusion(self, *, software: bool) -> str:
-        """Whether the machine moved, in a clause; `software` says whether a version differs. Of times."""
+        """Say in a clause whether the machine moved. `software` is true if a version differs.
+
+        All percentages are changes of time, also those of rates.
+        """
         eager, peaks = (self._shift(eager=which) for which in (True, False))
         if eager is None:
             return "nothing was timed in both, which would tell whether the machine moved"
@@ -97,7 +99,7 @@ class Machine:
 
 
 def differing(old: Run, new: Run) -> tuple[Difference, ...]:
-    """What differs between two environments, hardware first, and last by what was judged."""
+    """Return what differs between two environments: hardware first, what they were judged by last."""
     hardware = _hardware({verdict.device for run in (old, new) for verdict in run.verdicts})
     return differences(_environment(old), _environment(new), hardware)
 
@@ -105,7 +107,10 @@ def differing(old: Run, new: Run) -> tuple[Difference, ...]:
 def differences(
     was: Mapping[str, str], now: Mapping[str, str], hardware: set[str] | None = None
 ) -> tuple[Difference, ...]:
-    """Likewise, of environments alone; `hardware` names the entries across which no seconds compare, else all such."""
+    """Return the differences of two environments alone.
+
+    `hardware` names the entries across which seconds cannot be compared; by default, all that name hardware.
+    """
     found = [
         Difference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
         for name in dict.fromkeys((*now, *was))
@@ -120,7 +125,7 @@ def _environment(run: Run) -> dict[str, str]:
 
 
 def _hardware(devices: set[str]) -> set[str]:
-    """Entries on which seconds of these torch device types depend; all, where a verdict does not say its device."""
+    """Return the entries on which seconds of these device types depend; all, where a verdict lacks its device."""
     if devices and all(devices):
         return {name for device in devices for name in hardware_of(device, {})}
     return OF_ANY
@@ -135,17 +140,17 @@ def _kind(name: str, hardware: set[str]) -> Kind:
 
 
 def machines(measured: Sequence[tuple[Verdict, Measurements, Measurements]]) -> Machine:
-    """From what was measured in both runs: a verdict that has the case's facts, old, new."""
+    """Return the figures of what was measured in both runs: (a verdict with the case's facts, old, new) each."""
     return Machine((*_eagers(measured), *_peaks(measured)))
 
 
 def eager_shift(old: Speed, new: Speed) -> float:
-    """ln of how many times as long eager's own runs take."""
+    """Return ln(new seconds / old seconds) of eager's own runs."""
     return math.log(_eager_seconds([new]) / _eager_seconds([old]))
 
 
 def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
-    """Of each workload: eager ran in turns with every path."""
+    """Yield eager's own time for each workload: eager ran in turns with every path."""
     groups: dict[str, list[tuple[Speed, Speed]]] = {}
     for facts, old, new in measured:
         if old.speed and new.speed and old.speed.kept and new.speed.kept:
@@ -161,7 +166,7 @@ def _eager_seconds(speeds: Iterable[Speed]) -> float:
 
 
 def _peaks(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
-    """Of each device; all cases of a session share one measurement."""
+    """Yield the peaks of each device. All cases of a session share one measurement."""
     known: dict[str, tuple[Peaks, Peaks]] = {}
     for facts, old, new in measured:
         if old.peaks and new.peaks:

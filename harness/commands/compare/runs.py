@@ -1,8 +1,8 @@
-"""Two runs beside each other: their environments, the machine, and the cases, by significance. Pure: no torch, no I/O.
+"""Compare two runs: environments, machine, and cases by significance. Pure: no torch, no I/O.
 
-What tells a path from everything else is that its speed was taken against eager, run by run, in the same process: a
-machine or a package that is slower for both leaves the speedup as it is. Whether they did so is told by eager's own
-seconds and by the machine's peaks.
+Each path's speed was taken relative to eager, which ran in turns with it. A machine or package that slows both leaves
+the speedup as it is, so a changed speedup points to the path. Eager's own seconds and the machine's peaks show whether
+something slowed both.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from harness.records.measurements import Measurements
 from harness.records.run import Run, Verdict
 
 ID_HYPHENS = 4
-"""In the id of a case, whose five parts have none themselves."""
+"""Number of hyphens in the id of a case: its five parts contain none themselves."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,22 @@ class Side:
 
     run: Run
     measured: Mapping[str, Measurements]
-    """By case."""
+    """Measurements by case."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A new run against an old one."""
+    """A new run compared with an old one."""
 
     environment: tuple[Difference, ...]
     machine: Machine
     findings: tuple[Finding, ...]
-    """By significance, those that are the same last."""
+    """Findings by significance; unchanged ones last."""
     only_old: Mapping[str, tuple[Property, ...]]
-    """What only one run asked, by case or claim."""
+    """Properties that only the old run tested, by case or claim."""
     only_new: Mapping[str, tuple[Property, ...]]
     no_longer_judged: tuple[str, ...] = ()
-    """`<case>: <property>` of verdicts of the old run for which the new one has none, or a skip."""
+    """`<case>: <property>` for each verdict of the old run that is missing or skipped in the new one."""
 
     @property
     def worse(self) -> tuple[Finding, ...]:
@@ -59,7 +59,7 @@ class Comparison:
 
     @property
     def conclusion(self) -> str:
-        """Which is which, in a line."""
+        """Summary in one line: worse and better paths, what is unknown, the environment, and the machine."""
         named = {kind: [each for each in self.environment if each.kind is kind] for kind in Kind}
         differ = [*named[Kind.HARDWARE], *named[Kind.SOFTWARE], *named[Kind.BESIDE]]
         told = f" ({', '.join(map(str, differ))})" if differ else ""
@@ -71,7 +71,7 @@ class Comparison:
 
     @property
     def _unknown(self) -> Iterator[str]:
-        """What nothing is known of, in clauses."""
+        """Counts of what remains unknown, in clauses."""
         if self.no_longer_judged:
             yield f"{count(len(self.no_longer_judged), 'verdict')} no longer judged"
         undecided = [finding.path for finding in self.findings if finding.label == UNDECIDED]
@@ -80,7 +80,7 @@ class Comparison:
 
 
 def compare_runs(old: Side, new: Side) -> Comparison:
-    """The new run against the old one."""
+    """Compare the new run with the old one."""
     environment = differing(old.run, new.run)
     was, now = (_by_case(side.run) for side in (old, new))
     found = [finding for case in now for finding in new_failures(was.get(case, {}), now[case])]
@@ -109,7 +109,7 @@ Known = Mapping[str, Mapping[Property, Verdict]]
 
 
 def _only(one: Known, other: Known) -> dict[str, tuple[Property, ...]]:
-    """The properties of each case that the other run did not ask."""
+    """Return the properties of each case that the other run did not test."""
     asked = {case: tuple(each for each in one[case] if each not in other.get(case, {})) for case in one}
     return {case: properties for case, properties in asked.items() if properties}
 
@@ -123,7 +123,7 @@ def _no_longer_judged(was: Known, now: Known) -> Iterator[str]:
 
 
 def _facts(known: Known) -> dict[str, Verdict]:
-    """A verdict with the facts of each case by its id: one on the case, or on a claim that was tried on it."""
+    """Return, by case id, a verdict with the facts of the case: one on the case, or on a claim tried on it."""
     every = [verdict for verdicts in known.values() for verdict in verdicts.values()]
     claimed = {each.tried: _as_tried(each) for each in every if each.tried.count("-") == ID_HYPHENS}
     own = {each.case: each for each in reversed(every) if not each.tried}
@@ -131,14 +131,17 @@ def _facts(known: Known) -> dict[str, Verdict]:
 
 
 def _as_tried(claim: Verdict) -> Verdict:
-    """With the facts of the case that a claim was tried on, as its id has them: a claim may name another path."""
+    """Give a claim the facts in the id of the case that it was tried on: a claim may name another path."""
     _, _, recipe, path, workload = claim.tried.split("-")
     return replace(claim, recipe=recipe, path=path, workload=workload)
 
 
 def _tally(findings: Iterable[Finding], weight: Weight) -> str:
-    """`1 path worse against eager measured beside it (caching.static), 2 paths worse by outcome or bytes (...)`, in
-    which a path that is both stands twice; or `nothing worse`."""
+    """Return a tally of paths, or `nothing worse`.
+
+    For example `1 path worse against eager measured beside it (caching.static), 2 paths worse by outcome or bytes
+    (...)`. A path that is both is listed twice.
+    """
     those = [finding for finding in findings if finding.weight is weight]
     timed = list(dict.fromkeys(each.path for each in those if each.about is About.SPEED))
     others = list(dict.fromkeys(each.path for each in those if each.about is not About.SPEED))

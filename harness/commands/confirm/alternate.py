@@ -1,8 +1,8 @@
-"""Two environments take turns with one case: fresh loads of both, run by run in random order. Imports no torch.
+"""Time one case in two environments that take turns: fresh loads of both, runs in random order. Imports no torch.
 
-Both are loaded at once, so that the two runs of a pair follow each other; what happens to a shared machine meanwhile
-then befalls both. Where a device holds no two models, or something breaks among them, sides are loaded one after the
-other, and have their runs of a load at once: what drifts from one block to the next is then in the interval.
+Both sides are loaded at once, so that the two runs of a pair follow each other and a disturbance of a shared machine
+hits both. If a device cannot hold two models, or something breaks, the sides are loaded one after the other. Each then
+has all its runs of a load at once, and the drift from one block to the next is part of the interval.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Stand = tuple[Role, Who]
 
 
 class Taking(Protocol):
-    """A side that takes turns: an Interpreter, or what stands for it in tests."""
+    """One side of the comparison: an Interpreter, or its stand-in in tests."""
 
     def load(self, case: str, role: Role, *, own: int) -> None: ...
     def run(self, role: Role) -> Timed: ...
@@ -35,29 +35,30 @@ class Taking(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """What to time."""
+    """Case to time, and how."""
 
     case: str
     roles: tuple[Role, ...]
     seconds: float
-    """After which no further load is begun, once FEWEST are done."""
+    """Seconds after which no further load begins, once `fewest` are done."""
     loads: int = LOADS
     fewest: int = FEWEST
     seed: int = 0
-    """Of all orders."""
+    """Seed of all random orders."""
     hold: Hold = hold_nothing
-    """The devices, for one load after another, so that nobody waits for a whole case."""
+    """Locks the devices for one load at a time, so that nobody waits for a whole case."""
 
 
 How = Callable[[Mapping[Who, Taking], Ask, random.Random], Load]
-"""A load of all models."""
+"""Function that makes one load of all models."""
 
 
 def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
-    """All loads of a case that both sides proved. What breaks is tried once more, and without other models beside it,
-    which may be the cause.
+    """Time a case that both sides proved, in all its loads.
 
-    Raises CaseFailed if a side breaks twice or does not go together with timing, and what asking it raises.
+    A load that breaks is tried once more, without other models on the device, since these may be the cause.
+
+    Raises CaseFailed if a side breaks twice or refuses to be timed, and HarnessError if a side does not answer.
     """
     order = random.Random(ask.seed)
     loads: list[Load] = []
@@ -88,7 +89,7 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
 
 
 def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load | CaseFailed:
-    """A load, or what broke; then nothing stays loaded when others may use the devices."""
+    """Return a load, or the error that broke it. Then nothing stays loaded when others may use the devices."""
     with ask.hold(alone=True):
         try:
             return how(sides, ask, order)
@@ -104,7 +105,7 @@ def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random)
 
 
 def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
-    """All are loaded, and the two runs of a pair follow each other."""
+    """Load all models, and let the two runs of a pair follow each other."""
     stands = [stand for role in ask.roles for stand in _shuffled(role, order)]
     begun = time.monotonic()
     for role, who in stands:
@@ -123,7 +124,7 @@ def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Lo
 
 
 def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
-    """One is loaded at a time, and runs as often as the other side's does."""
+    """Load one model at a time. The second side runs as often as the first."""
     timed: dict[Stand, list[Timed]] = {}
     ended: dict[Stand, Ended] = {}
     for role in order.sample(ask.roles, len(ask.roles)):
@@ -139,7 +140,7 @@ def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
 
 
 def _alone(side: Taking, role: Role, runs: int, *, loading: float) -> list[Timed]:
-    """So many runs; if that is 0, as many as take the time of loading."""
+    """Time `runs` runs; if that is 0, as many as fit into the time of loading, from BLOCK to BLOCK_MOST."""
     begun = time.monotonic()
     timed: list[Timed] = []
     while len(timed) < (runs or BLOCK) or (not runs and len(timed) < BLOCK_MOST and time.monotonic() - begun < loading):

@@ -1,4 +1,4 @@
-"""`harness confirm`: two environments beside each other, in one run."""
+"""`harness confirm`: compare two environments in one run, taking turns."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from harness.session.run_folder import fresh_folder
 
 RECORD = "confirmation.json"
 SHOWN = ("python", "torch", "transformers", "kernels", "bitsandbytes")
-"""Of each environment; all of it is in the record."""
+"""Packages shown for each environment; the record has everything."""
 TIMING_SECONDS = 600.0
-"""For 11 loads of each side, path and eager, with their warm-up."""
+"""Seconds for 11 loads of each side, path and eager, with their warm-up."""
 
 OldPython = Annotated[
     Path, typer.Argument(help="interpreter of the environment that is good", metavar="OLD_PYTHON", show_default=False)
@@ -39,7 +39,7 @@ NewPython = Annotated[
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for."""
+    """Options of the command."""
 
     pythons: tuple[Path, Path]
     cases: tuple[str, ...]
@@ -66,17 +66,18 @@ def confirm(
 ) -> None:
     """Confirm a regression between two environments, on this machine and in the same minutes.
 
-    Before anyone is woken: when `harness compare`, a baseline or an upgrade says that a case became worse. Both
-    environments, for example two releases of transformers, run this checkout's code. Each proves the case, engagement
-    and equivalence, by the same limits; what fails on either is not timed. Then both are loaded afresh 11 times, and
-    run in pairs of random order, the path and eager, at least 44 pairs each. A path is REGRESSED if the one-sided 99 %
-    bound of its ratio lies more than 2 % above 1 (continuous batching: 5 %); whether eager lost alike is told. First
-    stands what differs between the environments. Both may be the same: that tells what this machine can resolve.
+    Use it before anyone is alarmed: when `harness compare`, a baseline or an upgrade says that a case became worse.
+    Both environments, for example two releases of transformers, run this checkout's code. Each first proves the case,
+    engagement and equivalence, by the same limits; a case that fails on either side is not timed. Then both are loaded
+    afresh 11 times, and run in pairs of random order, the path and eager, at least 44 pairs each. A path is REGRESSED
+    if the one-sided 99 % bound of its ratio lies more than 2 % above 1 (continuous batching: 5 %). The result says
+    whether eager lost alike. The differences between the environments are shown first. Both environments may be the
+    same: that shows what this machine can resolve.
 
     Exits with 1 if the new environment is worse beyond doubt: it fails or refuses what the old one passes, or is
-    REGRESSED. What crashed or hung must do so twice; while timing, the second time without other models beside it.
-    INCONCLUSIVE is told, and no reason to wake anyone; neither is a path that LAGS: not certainly slower, but it lost
-    beside eager. If no case could be compared, that is refused.
+    REGRESSED. A crash or a hang must happen twice; in timing, the second time without other models on the device.
+    INCONCLUSIVE does not exit with 1, nor does LAGS: a path that is not certainly slower, but lost relative to eager.
+    The command is refused if no case could be compared.
 
     ```
     harness confirm old/bin/python new/bin/python --case cpu-fp32-tiny_llama3-attention.sdpa-decode_b1
@@ -103,8 +104,10 @@ def confirm(
 
 
 def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
-    """(what was found, the file of its record), with a fault planted into the paths of the new environment if it is
-    named, as `Setup.fault`. Raises HarnessError."""
+    """Run the confirmation and return (result, file of its record). Raises HarnessError.
+
+    A `fault`, named as in `Setup.fault`, is planted into the paths of the new environment.
+    """
     root, catalogue = find_catalogue(Path.cwd())
     catalogue = with_models(catalogue, asked.models)
     cases = tuple(find_case(id_, catalogue) for id_ in asked.cases)

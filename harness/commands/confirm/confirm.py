@@ -1,6 +1,6 @@
-"""Whether a new environment is worse than an old one in given cases: each proves them, then both are timed in turns.
+"""Test whether a new environment is worse than an old one: each proves the cases, then both are timed in turns.
 
-What either side found is judged by the same limits, and nothing that failed on either is timed.
+Both sides are judged by the same limits. A case that failed on either side is not timed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from harness.records.run import Verdict
 
 NOT_COMPARED = "NOT COMPARED"
 UNREPEATED = {Outcome.CRASHED, Outcome.TIMED_OUT, Outcome.ERROR}
-"""Outcomes that chance may bring: they count once they came twice."""
+"""Outcomes that chance may cause: they count only if they come twice."""
 LABELS = {
     Change.REGRESSED: ("REGRESSED", Weight.WORSE),
     Change.IMPROVED: ("IMPROVED", Weight.BETTER),
@@ -42,7 +42,7 @@ LABELS = {
 
 
 class Asked(Taking, Protocol):
-    """A side: an Interpreter, or what stands for it in tests."""
+    """One side that can also prove cases: an Interpreter, or its stand-in in tests."""
 
     def greet(self, devices: tuple[str, ...]) -> Greeting: ...
     def prove(self, case: str) -> Proof: ...
@@ -50,24 +50,24 @@ class Asked(Taking, Protocol):
 
 @dataclass(frozen=True)
 class Timing:
-    """How to time."""
+    """Settings of the timing."""
 
     seconds: float
-    """After which no further load of a case is begun, once `fewest` are done."""
+    """Seconds after which no further load of a case begins, once `fewest` are done."""
     loads: int = LOADS
     fewest: int = FEWEST
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one case."""
+    """Result of one case."""
 
     case: str
     label: str
     weight: Weight
     told: str
     notes: tuple[str, ...] = ()
-    """Kernels and error ratios, a line each."""
+    """Notes on kernels and error ratios, a line each."""
 
     def __str__(self) -> str:
         return f"{self.label} {self.case}: {self.told}"
@@ -75,14 +75,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """A new environment against an old one."""
+    """A new environment compared with an old one."""
 
     environments: Mapping[Who, Mapping[str, str]]
     differences: tuple[Difference, ...]
     findings: tuple[Finding, ...] = ()
-    """In the order in which cases were asked for."""
+    """Findings, in the order in which cases were named."""
     tried: Mapping[str, Tried] | None = None
-    """What they rest on, by case: evidence and all seconds."""
+    """Evidence and all seconds that the findings rest on, by case."""
 
     @property
     def worse(self) -> tuple[Finding, ...]:
@@ -113,7 +113,9 @@ def confirm_cases(
     timing: Timing,
     tell: Callable[[Confirmation, str], None],
 ) -> Confirmation:
-    """Try all cases, each with its devices held. `tell` is given what is known so far and what comes next.
+    """Try all cases, each with its devices held.
+
+    Calls `tell` with what is known so far and the next case, empty at the end.
 
     Raises HarnessError if a side does not answer.
     """
@@ -168,7 +170,7 @@ def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
 
 
 def _refuses(side: Asked, case: Case, hold: Hold) -> bool:
-    """Whether a side that takes turns will not be timed with the path of a case."""
+    """Return whether a side refuses to time the path of a case."""
     with hold(alone=True):
         try:
             side.load(case.id, Role.PATH, own=1)
@@ -180,7 +182,7 @@ def _refuses(side: Asked, case: Case, hold: Hold) -> bool:
 
 
 def finding_of(tried: Tried, *, margin: float) -> Finding:
-    """What became of a case. Pure."""
+    """Return the result of a case. Pure."""
     if unmet := [f"{who}: {tried.proofs[who].unmet}" for who in Who if tried.proofs[who].unmet]:
         return _finding(tried, NOT_COMPARED, Weight.OTHER, f"{'; '.join(unmet)} (leave the case out, or meet the need)")
     old, new = (tried.verdicts[who] for who in Who)
@@ -209,7 +211,10 @@ def _limits(case: Case, profiles: tuple[Profile, ...], environment: Mapping[str,
 
 
 def _judged(case: Case, proof: Proof, limits: Limits) -> Verdict:
-    """Without what a profile has stored: that holds for one of the environments, and here they are compared."""
+    """Judge a proof without the numbers that a profile has stored.
+
+    Stored numbers hold for one of the environments, and here the two are compared.
+    """
     if proof.evidence is None:
         return unsupported(case, Property.EQUIVALENCE, proof.unmet)
     return judge(case, Property.EQUIVALENCE, proof.evidence, limits=limits)
@@ -244,7 +249,7 @@ def _speed(tried: Tried, margin: float) -> Finding:
 
 
 def _told(found: Moved, turns: Turns) -> str:
-    """`<what> is <got>, but should be <limit> (<what it rests on>)`."""
+    """Return a sentence: `<what> is <got>, but should be <limit> (<what it rests on>)`."""
     limit = f"at most {1 + found.margin:g}"
     judged = {
         Change.REGRESSED: f", but should be {limit}",
@@ -269,7 +274,7 @@ def _todo(found: Moved, turns: Turns) -> str:
 
 
 def _notes(tried: Tried) -> Iterator[str]:
-    """Of a case that passes on both sides."""
+    """Yield notes on a case that passes on both sides."""
     yield from _kernels(*(tried.proofs[who].evidence for who in Who))
     old, new = ({Property.EQUIVALENCE: tried.verdicts[who]} for who in Who)
     yield from (f"{each.label}: {each.told}" for each in error_findings(old, new) if each.weight is not Weight.SAME)
@@ -286,6 +291,6 @@ def _kernels(old: Evidence | None, new: Evidence | None) -> Iterator[str]:
 
 
 def refuse_nothing(found: Confirmation, record: Path) -> None:
-    """Raises HarnessError if no case could be compared: nothing worse would then mean nothing."""
+    """Raise HarnessError if no case could be compared: "nothing worse" would then mean nothing."""
     if not found.compared:
         raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")

@@ -1,8 +1,7 @@
-"""Ask another Python: start `harness.commands.confirm.server` in its environment, send requests, read answers.
+"""Client of another Python: start `harness.commands.confirm.server` in it, send requests, read answers.
 
-Imports no torch.
-
-The code of the harness and of the checkout is this process's own; what differs is what that Python has installed.
+Imports no torch. Both sides run this process's code of the harness and the checkout; they differ in their installed
+packages.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ Answer = TypeVar("Answer")
 
 MODULE = "harness.commands.confirm.server"
 IMPORTING_SECONDS = 120.0
-"""Beyond the deadline of a request, for an environment to be imported from a cold disk."""
+"""Seconds beyond the deadline of a request, for importing an environment from a cold disk."""
 PROVING = 8
 """Requests to workers that one proof makes at most: checkpoint and reference, eager and path in three dtypes."""
 GRACE_SECONDS = 10
-"""For a side to end by itself."""
+"""Seconds for a side to end by itself."""
 PACKAGE = Path(harness.__file__).resolve().parent
 
 
@@ -48,21 +47,21 @@ class CaseFailed(HarnessError):
 
 @dataclass(frozen=True)
 class Asking:
-    """How to ask."""
+    """Settings of an Interpreter."""
 
     root: Path
-    """The checkout, whose cases are asked for."""
+    """Root of the checkout that has the cases."""
     models: tuple[str, ...]
-    """Further ones, as `--model` names them."""
+    """Further models, as `--model` names them."""
     seconds: float
-    """Deadline of one request to a worker."""
+    """Deadline of one request to a worker, in seconds."""
     logs: Path
     fault: str = ""
-    """To plant into paths, as `Setup.fault`."""
+    """Fault to plant into paths, as `Setup.fault`; empty for none."""
 
 
 class Interpreter:
-    """Another Python that runs cases. Use as a context manager; leaving it ends the process and its workers.
+    """Another Python that runs cases. Use it as a context manager: leaving it ends the process and its workers.
 
     Raises HarnessError, of one line, wherever it does not answer as it should.
     """
@@ -89,7 +88,7 @@ class Interpreter:
         self._send(settings)
 
     def greet(self, devices: tuple[str, ...]) -> Greeting:
-        """What it is. Raises HarnessError if it runs another harness."""
+        """Return what the environment says of itself. Raises HarnessError if it runs another harness."""
         told = self._ask(Greeting, "greet", seconds=IMPORTING_SECONDS + self._asking.seconds, devices=list(devices))
         if Path(told.harness) != PACKAGE:
             raise HarnessError(
@@ -176,7 +175,8 @@ class Interpreter:
         return HarnessError(f"{self.who}: {told} ({lacking}read {self._log})")
 
     def close(self) -> None:
-        """End it, at first by letting go of it."""
+        """End the process: close its pipe and wait, then close its input, and kill it with its workers if it still
+        runs."""
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)

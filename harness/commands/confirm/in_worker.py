@@ -1,4 +1,4 @@
-"""A model that stays loaded between timed runs, so that others may run in between. Runs in workers, one in each."""
+"""A model that stays loaded between timed runs, so that others can run in between. One per worker."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class _Loaded:
 
 
 _loaded: list[_Loaded] = []
-"""The one of this worker, which ends with it."""
+"""The loaded model of this worker, at most one; it ends with the worker."""
 
 
 def load(setup: Setup, dtype: Dtype, optimization: Optimization, own: int, place: Place | None) -> None:
-    """Load and warm up, as the rank at `place` if there is one; `own` processes of the harness may compute on the
-    device. From now on nothing is collected in this process.
+    """Load and warm up a model, as the rank at `place` if there is one.
+
+    `own` is the number of the harness's processes that may compute on the device. From now on Python collects no
+    garbage in this process.
 
     Raises Incompatible if the path is not timed, and torch.OutOfMemoryError if the model does not fit.
     """
@@ -46,7 +48,7 @@ def load(setup: Setup, dtype: Dtype, optimization: Optimization, own: int, place
 
 
 def run() -> Timed:
-    """One timed run."""
+    """Time one run."""
     [held] = _loaded
     before = held.conditions.read()
     sample, tokens = held.subject.run()
@@ -56,7 +58,7 @@ def run() -> Timed:
 
 
 def end(kernels: tuple[str, ...]) -> Ended:
-    """What is known after the last run; `kernels` are those of the verified one."""
+    """Return what is known after the last run. `kernels` are those of the verified run."""
     [held] = _loaded
     used, verified = kernels_of(held.subject, kernels)
     return Ended(held.check.differing, used, verified, held.conditions.foreign, held.conditions.told())

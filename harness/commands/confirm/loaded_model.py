@@ -1,4 +1,4 @@
-"""A model that stands loaded in workers of its own: one, or one for each rank."""
+"""A model kept loaded in workers of its own: one worker, or one for each rank."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from harness.records.evidence import Case
 
 @dataclass(frozen=True)
 class Stood:
-    """What is to be loaded."""
+    """Model to load, and how."""
 
     case: Case
     optimization: Optimization
     kernels: tuple[str, ...]
-    """Of the verified run, as in Engagement."""
+    """Kernels of the verified run, as in Engagement."""
     fault: str = ""
-    """To plant, as `Setup.fault`."""
+    """Fault to plant, as `Setup.fault`; empty for none."""
     own: int = 1
-    """Processes of the harness that may compute on the device meanwhile."""
+    """Number of the harness's processes that may compute on the device meanwhile."""
 
 
 class Standing:
-    """Loaded and warm until it is closed. Raises WorkerFailed wherever a worker does not deliver."""
+    """A model, loaded and warm until it is closed. Raises WorkerFailed wherever a worker does not deliver."""
 
     def __init__(self, runner: Runner, asked: Stood) -> None:
         self._kernels = asked.kernels
@@ -45,12 +45,12 @@ class Standing:
             self._open = until_loaded.pop_all()
 
     def run(self) -> Timed:
-        """One timed run: the first rank's time, dropped if any rank's is."""
+        """Time one run: the first rank's time, dropped if any rank's is."""
         ranks = self._ask(loaded.run, [()] * len(self._workers))
         return replace(ranks[0], dropped=next((rank.dropped for rank in ranks if rank.dropped), ""))
 
     def end(self) -> Ended:
-        """Close it, and tell what is known: of ranks, what went wrong in any."""
+        """Close the model, and return what is known of its runs. If ranks ran, an error in any of them counts."""
         try:
             ranks = self._ask(loaded.end, [(self._kernels,)] * len(self._workers))
         finally:

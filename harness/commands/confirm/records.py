@@ -1,4 +1,4 @@
-"""The nouns of confirming: what two environments say of one case. Frozen records without I/O, environment or torch."""
+"""Records of `harness confirm`: results of two environments for one case. Frozen, without I/O, environment or torch."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ class Who(StrEnum):
 
 
 class Role(StrEnum):
-    """What is timed in each of them."""
+    """Model that is timed in each environment."""
 
     PATH = "path"
     EAGER = "eager"
-    """The sentinel: whether everything moved, or the path alone."""
+    """Sentinel that shows whether everything moved, or the path alone."""
 
 
 @dataclass(frozen=True)
 class Greeting:
-    """What an environment says of itself."""
+    """Facts that an environment reports of itself."""
 
     harness: str
     """Folder of the harness that it imported: both sides must run the same code."""
     environment: Mapping[str, str]
-    """As a run records it."""
+    """Environment as a run records it."""
     keys: tuple[str, ...] = ()
-    """Of the devices asked about: names that no other device of this machine has."""
+    """Keys of the requested devices: no other device of this machine has the same key."""
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What one environment gave of a case before anything was timed."""
+    """Evidence of one environment for a case, collected before any timing."""
 
     unmet: str = ""
-    """The first need that is not met there; empty if all are."""
+    """First need that is unmet there; empty if all are met."""
     evidence: Evidence | None = None
-    """None only if a need is unmet."""
+    """Evidence; None only if a need is unmet."""
 
     def __post_init__(self) -> None:
         if bool(self.unmet) is (self.evidence is not None):
@@ -60,27 +60,27 @@ class Timed:
 
     sample: Sample
     dropped: str = ""
-    """What happened meanwhile that makes it worthless; empty if it counts."""
+    """Disturbance that makes the run worthless; empty if it counts."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What is known of one load of a model after its last run."""
+    """Facts about one load of a model after its last run."""
 
     differing: int
-    """Runs whose tokens were not those of the verified run."""
+    """Number of runs whose tokens were not those of the verified run."""
     kernels: tuple[str, ...]
-    """That one more run used; of served requests none can be seen."""
+    """Kernels of one more run. For served requests none can be seen."""
     verified_kernels: tuple[str, ...]
-    """Of the verified run."""
+    """Kernels of the verified run."""
     foreign: int = 0
-    """Most processes of others that computed on the device meanwhile."""
+    """Largest number of other processes seen on the device during timing."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Threads, load, clocks: recorded, not judged."""
 
     @property
     def wrong(self) -> str:
-        """How what was timed is not what was compared; empty if it is."""
+        """Message if other tokens or kernels were timed than were verified; empty if not."""
         if self.differing:
             return f"timed runs with other tokens than the verified one are {self.differing}, but should be 0"
         if self.kernels != self.verified_kernels:
@@ -105,13 +105,13 @@ class Couple:
 
 @dataclass(frozen=True)
 class Load:
-    """A fresh load of both sides, and its runs. It has one voice, so that what differs from load to load counts."""
+    """A fresh load of both sides. Its runs give one value, their median, so that differences between loads count."""
 
     path: tuple[Couple, ...]
     eager: tuple[Couple, ...]
-    """Empty if the case itself is eager."""
+    """Pairs of eager; empty if the case itself is eager."""
     ended: Mapping[str, Ended]
-    """By `old path`, `new path`, `old eager` and `new eager`."""
+    """Facts after the last run of each model, by `old path`, `new path`, `old eager` and `new eager`."""
 
 
 @dataclass(frozen=True)
@@ -120,41 +120,42 @@ class Turns:
 
     loads: tuple[Load, ...]
     together: bool
-    """Whether all models were there at once, so that sides alternated run by run; else they did so load by load."""
+    """Whether all models were loaded at once and sides alternated run by run. Otherwise they alternated load by load.
+    """
     late: bool
     """Whether time was up before the last load."""
     seconds: float
-    """From the first load to the last."""
+    """Seconds from the first load to the last."""
     broke: tuple[str, ...] = ()
-    """What broke once and was tried again."""
+    """Errors that occurred once and were tried again."""
 
     @property
     def couples(self) -> tuple[Couple, ...]:
-        """Those of the path."""
+        """Pairs of the path, from all loads."""
         return tuple(couple for load in self.loads for couple in load.path)
 
     @property
     def beside_eager(self) -> bool:
-        """Whether eager was timed beside the path; false of a case that is eager."""
+        """True if eager was timed as well as the path; false if the case itself is eager."""
         return any(load.eager for load in self.loads)
 
     def wrong(self, who: Who) -> str:
-        """The first load of a side in which something else was timed than was compared; empty if there is none."""
+        """Return the error of a side's first load that timed something else than was verified; empty if none did."""
         found = (f"{stand}: {end.wrong}" for load in self.loads for stand, end in load.ended.items() if end.wrong)
         return next((told for told in found if told.startswith(who)), "")
 
     @property
     def foreign(self) -> int:
-        """Most processes of others that computed on the device."""
+        """Largest number of other processes seen on the device during timing."""
         return max((end.foreign for load in self.loads for end in load.ended.values()), default=0)
 
     def voices(self, role: Role) -> list[float]:
-        """ln(new / old) of each load that has runs that count: their median."""
+        """Return ln(new / old) for each load with valid runs: the median of its pairs."""
         return [voice for load in self.loads if (voice := _voice(getattr(load, role))) is not None]
 
     @property
     def relative(self) -> list[float]:
-        """The same of the path, less eager's: what became of the path against everything."""
+        """ln(new / old) of the path minus that of eager, for each load that has both."""
         both = ((_voice(load.path), _voice(load.eager)) for load in self.loads)
         return [path - eager for path, eager in both if path is not None and eager is not None]
 
@@ -166,15 +167,15 @@ def _voice(couples: Sequence[Couple]) -> float | None:
 
 @dataclass(frozen=True)
 class Tried:
-    """All that is known of one case."""
+    """Everything known about one case."""
 
     case: str
     proofs: Mapping[Who, Proof]
     verdicts: Mapping[Who, Verdict]
-    """On the equivalence, by each side's own evidence."""
+    """Verdicts on equivalence, each from a side's own evidence."""
     turns: Turns | None = None
-    """None if nothing was timed."""
+    """Timed runs; None if nothing was timed."""
     untimed: str = ""
-    """Why."""
+    """Reason for which nothing was timed; empty if it was."""
     broken: Who | None = None
-    """The side that broke while it was timed, if one did."""
+    """Side that broke while it was timed, if one did."""

@@ -1,10 +1,10 @@
-"""What the seconds of two environments say of a path: the second stage of telling a regression. Pure: no torch, no I/O.
+"""Decide from the seconds of two environments whether a path regressed. Pure: no torch, no I/O.
 
-The first stage, a baseline or a comparison of two runs, compares sessions, which differ by more than what one looks for
-on shared machines. Here both environments run within the same minutes, in pairs of random order, in several fresh loads
-each. The interval is that of `harness.statistics`: it lies between two loads in order and holds whatever
-their distribution. There is one look, so that no chance of error is shared; ending early, when time is up, does not
-depend on what was found.
+This is the second stage of detecting a regression. The first stage, a baseline or a comparison of two runs, compares
+sessions, which on shared machines differ by more than the change one looks for. Here both environments run within the
+same minutes, in pairs of random order, in several fresh loads each. The interval is that of `harness.statistics`: its
+bounds are two loads in order, and it holds for any distribution. The data are looked at once, so that no chance of
+error is shared; ending early, when time is up, does not depend on what was found.
 
 With a margin M, and [low, high] the interval of new seconds over old ones:
 
@@ -13,12 +13,12 @@ With a margin M, and [low, high] the interval of new seconds over old ones:
 * UNCHANGED: neither, and high <= 1 + M: a loss of more than M is excluded.
 * UNDECIDED: anything else.
 
-A path that is not certainly slower, but lost beside eager, which gained, LAGS: either something took from it what the
-release gave to all, or the release gave that to eager alone. Seconds cannot tell these apart: it is told, and not
-confirmed worse.
+A path LAGS if it is not certainly slower, but lost relative to eager, which gained. Either something took from the path
+what the release gave to all, or the release gave it to eager alone. Seconds cannot tell these apart, so LAGS is
+reported, but not confirmed as worse.
 
-That everything moves alike is no excuse here, as it would be between two days: machine and minutes are the same, and
-what differs is what is asked about. It is told, since it says where to look.
+It is no excuse here that everything moved alike, as it would be between two days: machine and minutes are the same, and
+the only difference is the one under test. It is reported, since it says where to look.
 """
 
 from __future__ import annotations
@@ -34,28 +34,34 @@ from harness.judging.timings import DROPPED
 from harness.statistics import Interval, ratio_interval
 
 CHANCE = 0.01
-"""That a bound of the interval is wrong: one-sided 99 %."""
+"""Chance that a bound of the interval is wrong: one-sided 99 %."""
 BLOCK = 4
-"""Pairs of one load, at least."""
+"""Least number of pairs per load."""
 BLOCK_MOST = 32
-"""And at most: in between, of the path as of eager as many as take the time that loading took, so that neither loads
-nor runs are repeated much less often than with the best division, whichever of them scatters more."""
+"""Upper bound of pairs per load.
+
+In between, time as many pairs as fit into the loading time, for the path as for eager. This is near the optimal split
+whether loads or runs are noisier.
+"""
 LOADS = 11
-"""Of each side, 44 pairs at least. Forty find 3 % in 88 and 5 % in 99.5 of 100 cases where sessions spread by 1 %, with
-no false alarm in 4,000 simulated ones; and eleven are the fewest loads of which a single odd one decides nothing: the
-second of them in order lies beyond the median with a chance of 0.6 %."""
+"""Loads of each side, which give at least 44 pairs.
+
+Forty pairs find 3 % in 88 and 5 % in 99.5 of 100 cases where sessions spread by 1 %, with no false alarm in 4,000
+simulated cases. Eleven is the smallest number of loads of which a single odd one decides nothing: the second of them in
+order lies beyond the median with a chance of 0.6 %.
+"""
 FEWEST = 7
-"""Loads whose interval has bounds at all: all of them lie on one side of the median with a chance of 0.8 %."""
+"""Least number of loads whose interval has bounds: all seven lie on one side of the median with a chance of 0.8 %."""
 FLOOR = 0.01
-"""Below which no loss is one: the simulations above asked for it."""
+"""Smallest share that counts as a loss; the simulations for LOADS showed the need for it."""
 MARGIN = 0.02
-"""Of decoding and prefill: eager against itself, in 50 pairs on shared cores, spread by 1.4 %."""
+"""Margin of decoding and prefill: eager against itself, in 50 pairs on shared cores, spread by 1.4 %."""
 SERVING_MARGIN = 0.05
-"""Of continuous batching, whose scheduler makes runs of one load differ."""
+"""Margin of continuous batching, whose scheduler makes runs of one load differ."""
 
 
 class Whose(StrEnum):
-    """Where a change comes from."""
+    """Origin of a change."""
 
     PATH = "the path's own: eager beside it did not change alike"
     ALL = "not the path's alone: eager changed alike"
@@ -66,30 +72,30 @@ class Whose(StrEnum):
 
 @dataclass(frozen=True)
 class Moved:
-    """What became of the speed of a path."""
+    """Change of the speed of a path."""
 
     change: Change
     ratio: Interval
     """New seconds over old ones."""
     margin: float
     eager: Interval | None
-    """The same of eager; None if the case is eager, or no pair of eager counts."""
+    """New seconds over old ones of eager; None if the case is eager, or no pair of eager counts."""
     beside: Interval | None
-    """The path's ratio over eager's; None likewise."""
+    """The path's ratio over eager's; None if no load has pairs of both that count."""
     whose: Whose | None
-    """None if nothing changed for certain."""
+    """Origin of the change; None if nothing changed for certain."""
     pairs: int
-    """That counted."""
+    """Number of pairs that counted."""
     loads: int
 
 
 def margin_of(*, serving: bool) -> float:
-    """Loss, as a share of the old seconds, that must be exceeded."""
+    """Return the loss, as a share of the old seconds, that must be exceeded."""
     return max(FLOOR, SERVING_MARGIN if serving else MARGIN)
 
 
 def change_of(ratio: Interval, margin: float) -> Change:
-    """What an interval of new seconds over old ones says."""
+    """Return what an interval of new seconds over old ones means."""
     if ratio.low > 1 + margin:
         return Change.REGRESSED
     if ratio.high < 1 / (1 + margin):
@@ -98,7 +104,7 @@ def change_of(ratio: Interval, margin: float) -> Change:
 
 
 def moved(turns: Turns, margin: float) -> Moved:
-    """What became of a path that was timed. Raises ValueError if no pair of it counts."""
+    """Return the change of a path that was timed. Raises ValueError if no pair of it counts."""
     ratio = _interval(turns.voices(Role.PATH))
     eager, beside = (_interval(voices) if voices else None for voices in (turns.voices(Role.EAGER), turns.relative))
     change = change_of(ratio, margin)
@@ -115,7 +121,7 @@ def moved(turns: Turns, margin: float) -> Moved:
 
 
 def unfit(turns: Turns) -> str:
-    """Why runs say nothing of either side; empty if they do."""
+    """Return why the runs say nothing of either side; empty if they do."""
     couples = turns.couples
     gone = [couple.dropped for couple in couples if couple.dropped]
     if turns.foreign:
@@ -136,7 +142,7 @@ def _interval(voices: Sequence[float]) -> Interval:
 def _whose(
     change: Change, eager: Interval | None, beside: Interval | None, margin: float, *, alone: bool
 ) -> Whose | None:
-    """`alone` if there was no eager beside the path."""
+    """Return the origin of a change. `alone` means that eager was not timed as well."""
     changed = change in {Change.REGRESSED, Change.IMPROVED}
     if eager is None or beside is None:
         return (Whose.EAGER if alone else Whose.UNCLEAR) if changed else None

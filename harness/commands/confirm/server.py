@@ -1,7 +1,7 @@
-"""One environment of `harness confirm`, which its own Python runs as a module: it answers requests.
+"""Server of one environment in `harness confirm`: its own Python runs this module and answers requests.
 
-Requests and answers are JSON, one after the other, through an inherited pipe; standard output and error are the log. It
-ends with the pipe, or with standard input, which only the asking process holds open.
+Requests and answers are JSON, one after the other, through an inherited pipe; standard output and error are the log.
+The process ends when the pipe closes, or standard input, which only the asking process holds open.
 """
 
 from __future__ import annotations
@@ -32,21 +32,27 @@ if TYPE_CHECKING:
 
 
 LINGER_SECONDS = 5
-"""After the asking process is gone."""
+"""Seconds for which the process lives on after the asking process is gone."""
 
 
 class Side:
-    """Answers requests about the cases of a checkout. Raises HarnessError; WorkerFailed if a case is to blame."""
+    """One side, which answers requests about a checkout's cases.
+
+    Raises HarnessError; WorkerFailed if a case is to blame.
+    """
 
     def __init__(self, catalogue: Catalogue, *, logs: Path, seconds: float, fault: str) -> None:
-        """`seconds` is the deadline of one request to a worker; `fault` is planted into paths, as `Setup.fault`."""
+        """Start without a worker.
+
+        `seconds` is the deadline of one request to a worker; `fault` is planted into paths, as `Setup.fault`.
+        """
         self._catalogue, self._logs, self._seconds, self._fault = catalogue, logs, seconds, fault
         self._runner: Runner | None = None
         self._kernels: dict[str, tuple[str, ...]] = {}
         self._standing: dict[Role, Standing] = {}
 
     def greet(self, *, devices: list[str]) -> Greeting:
-        """Versions, hardware, and the names of the accelerators among `devices`, which are torch device types."""
+        """Return versions, hardware, accelerators' names and devices' keys, for these torch device types."""
         inventory = take_inventory()
         there = [device for device in devices if inventory.devices.get(device)]
         names = ", ".join(self._running().device_names(device) for device in there if device != "cpu")
@@ -54,7 +60,7 @@ class Side:
         return Greeting(str(Path(harness.__file__).resolve().parent), describe(inventory, accelerators=names), keys)
 
     def prove(self, *, case: str) -> Proof:
-        """Run a case as every session does: engagement and equivalence. Asked again, what failed is tried anew."""
+        """Run a case as every session does: engagement and equivalence. A repeated request tries failures anew."""
         planned = self._planned(case)
         if planned.unmet:
             return Proof(unmet=planned.unmet)
@@ -67,7 +73,7 @@ class Side:
         return Proof(evidence=evidence)
 
     def load(self, *, case: str, role: str, own: int) -> None:
-        """Load and warm up the path of a case that was proved, or eager beside it."""
+        """Load and warm up the path of a case that was proved, or eager on the same case."""
         from harness.commands.confirm.loaded_model import Standing, Stood
         from harness.execution.speed.paired import EAGER_KERNELS
         from harness.paths.eager import Eager
@@ -82,11 +88,11 @@ class Side:
         return self._standing[Role(role)].run()
 
     def end(self, *, role: str) -> Ended:
-        """Of a model that is loaded; it is gone afterwards."""
+        """Return what is known of a loaded model, and unload it."""
         return self._standing.pop(Role(role)).end()
 
     def clear(self) -> None:
-        """Let go of whatever is loaded."""
+        """Unload all models."""
         while self._standing:
             self._standing.popitem()[1].close()
 
@@ -112,7 +118,7 @@ REQUESTS: Mapping[str, Callable[..., Any]] = {
 
 
 def answer(side: Side, request: Mapping[str, Any]) -> dict[str, Any]:
-    """The `answer` to a request; or the `failure` of a case, or why it was `refused`, in a line."""
+    """Return the `answer` to a request, the `failure` of a case, or in a line why it was `refused`."""
     arguments = {name: value for name, value in request.items() if name != "ask"}
     try:
         return _answered(side, request["ask"], arguments)
@@ -133,7 +139,7 @@ def _answered(side: Side, ask: str, arguments: Mapping[str, Any]) -> dict[str, A
 
 
 def _end_with_asker() -> None:
-    """Whatever is going on then: the workers end with this process, which has a moment to end by itself."""
+    """End this process and its workers soon after the asking process is gone, unless it ends by itself."""
     os.read(sys.stdin.fileno(), 1)  # a lock of Python's own stream would be held when this process ends by itself
     time.sleep(LINGER_SECONDS)
     os._exit(1)

@@ -21,7 +21,7 @@ from harness.reports.write import write_reports
 from harness.session.checkout import find_catalogue, refuse_unused
 
 BEFORE = "run.before.json"
-"""Beside `run.json`: the record as the session wrote it, once anything of it has changed."""
+"""Copy of `run.json` as the session wrote it, kept once anything of it has changed."""
 
 
 def report(
@@ -32,13 +32,13 @@ def report(
 ) -> None:
     """Judge a run again and render its files again, without running anything.
 
-    After a limit, a threshold, a baseline or stored numerics changed: the evidence and the measurements of the run are
-    held to what stands in its profile today. What no file holds keeps its verdict, and how many and why is told:
-    claims, relations, and cases that could not run there. run.json is rewritten; the record as the session wrote it
-    stays in run.before.json if anything of it changes, be it a message. Its environment, start, end and exit code are
-    kept. Needs no GPU.
+    Use it after a limit, a threshold, a baseline or stored numerics changed: the evidence and the measurements of the
+    run are held to what its profile says today. Verdicts that no file can give again are kept, and counted with the
+    reason: claims, relations, and cases that could not run there. run.json is rewritten; if anything of it changes,
+    even a message, the record as the session wrote it is kept in run.before.json. Environment, start, end and exit code
+    stay the same. Needs no GPU.
 
-    A run that was killed, or runs still, is rendered as far as it came: nothing of it is judged again.
+    A run that was killed or is still running is rendered as far as it came: none of it is judged again.
 
     Exits with 1 if a verdict of the run fails now, or the run is not finished.
 
@@ -69,7 +69,7 @@ def _write(folder: Path, found: Rejudged) -> None:
 
 
 def _keep(folder: Path, found: Rejudged) -> None:
-    """The record with today's verdicts, and that of the session beside it."""
+    """Write the record with today's verdicts, and keep a copy of the session's own if it changes."""
     before, record = (folder / name for name in (BEFORE, RUN))
     written = read_record(Run, record)
     if to_plain(written) != to_plain(found.run) and not before.exists():

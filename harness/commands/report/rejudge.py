@@ -25,7 +25,7 @@ from harness.records.workload import Folder, ModelRecipe, Workload
 from harness.session.plan import Catalogue
 
 UNFINISHED = "the run is not finished"
-"""Why a verdict stays."""
+"""Reason for which verdicts are kept."""
 NEVER_ENDED = (
     "the run is not finished: it was killed, or runs still; nothing of it was judged again, and run.json is left as "
     "it is (pytest --resume goes on with it)"
@@ -34,7 +34,7 @@ NEVER_ENDED = (
 
 @dataclass(frozen=True)
 class Changed:
-    """A verdict whose outcome is another now."""
+    """A verdict whose outcome has changed."""
 
     was: Verdict
     now: Verdict
@@ -47,11 +47,11 @@ class Rejudged:
     run: Run
     changed: tuple[Changed, ...]
     judged: int
-    """Verdicts that were given again."""
+    """Number of verdicts that were given again."""
     kept: Mapping[str, int]
-    """How many verdicts stay as they were, by why they cannot be given again."""
+    """Number of verdicts that were kept, by the reason why they cannot be given again."""
     notes: tuple[str, ...]
-    """What a reader of the verdicts must know, a line each."""
+    """Notes that a reader of the verdicts needs, a line each."""
 
     @property
     def failing(self) -> tuple[Verdict, ...]:
@@ -59,8 +59,9 @@ class Rejudged:
 
 
 def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...]) -> Rejudged:
-    """The run in a folder, judged by what stands in the profile that it matched. Nothing is written. Of a run that is
-    not finished every verdict stays as it was given: a session may go on with it.
+    """Judge the run in a folder again by the profile that it matched. Write nothing.
+
+    A run that is not finished keeps every verdict: a session may still go on with it.
 
     Raises HarnessError if there is no such run, or a file of it cannot be read or judged.
     """
@@ -94,18 +95,18 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
 
 @dataclass(frozen=True)
 class _Judging:
-    """What verdicts are given again from."""
+    """Everything from which verdicts are given again."""
 
     folder: Path
     evidence: Mapping[str, Evidence]
-    """By case."""
+    """Evidence by the case's id."""
     measured: Mapping[str, Measurements]
-    """Likewise."""
+    """Measurements by the case's id."""
     catalogue: Catalogue
     standard: Standard
 
     def again(self, was: Verdict) -> Verdict | str:
-        """Today's verdict, or in a clause why the one that was given stays."""
+        """Return today's verdict, or a clause that says why the old one is kept."""
         if was.property is Property.CLAIM:
             return _disclaimed(was, self.standard.disclaimers.get(was.case)) or "claims rest on several cases"
         if EXAMPLES in was.numbers:
@@ -134,8 +135,10 @@ class _Judging:
 
 
 def _disclaimed(was: Verdict, known: Disclaimer | None) -> Verdict | None:
-    """A claim that does not hold, now that the profile says so of all its numbers; None of all others: which number did
-    not hold is not recorded."""
+    """Return DISCLAIMED for a claim that does not hold, if the profile now disclaims all its numbers; else None.
+
+    A disclaimer of some numbers is not enough: the record does not say which number did not hold.
+    """
     if was.outcome is not Outcome.DOES_NOT_HOLD or known is None or known.parts:
         return None
     told = was.message.replace(UNTRUE, f"its profile says so: {known.reason}")
@@ -144,8 +147,10 @@ def _disclaimed(was: Verdict, known: Disclaimer | None) -> Verdict | None:
 
 @contextmanager
 def _judgeable(file: Path) -> Iterator[None]:
-    """Turns what judging a file raises into a CorruptRecord: all its fields are of their type, and together they are
-    nothing that a session writes."""
+    """Raise CorruptRecord for any error of judging a file.
+
+    The fields of such a file have the right types, but no session writes these values together.
+    """
     try:
         yield
     except (ArithmeticError, LookupError, StopIteration, ValueError) as error:
@@ -154,8 +159,10 @@ def _judgeable(file: Path) -> Iterator[None]:
 
 
 def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:
-    """The case that a verdict is on. Of a model that the catalogue does not know, the verdict has the name, and judging
-    asks no more of a model."""
+    """Return the case that a verdict is on.
+
+    If the catalogue does not know its model, a recipe with the verdict's name is enough: judging needs no more of it.
+    """
     known = (*catalogue.models, *catalogue.more_models)
     named = (recipe for recipe in known if recipe.name == verdict.recipe)
     recipe = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
@@ -163,8 +170,10 @@ def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: C
 
 
 def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[str]]:
-    """(what the run is held to, what to tell of how that was found): of the profile that it names, or else of one that
-    matches where it ran."""
+    """Return (standard to judge by, notes on how it was found).
+
+    The standard is that of the profile that the run names, or else of one that matches the run's machine.
+    """
     found = next((profile for profile in profiles if profile.name == run.profile), None)
     found = found or next((profile for profile in profiles if _matches(profile.match, run)), None)
     name = found.name if found else None
@@ -173,7 +182,7 @@ def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[s
 
 
 def _matches(match: Match, run: Run) -> bool:
-    """Whether a run was on that device and machine: `platform` names the machine between hyphens."""
+    """Return whether a run was on that device and machine. `platform` names a CPU's machine between hyphens."""
     if all(verdict.device != match.device for verdict in run.verdicts):
         return False
     if match.device == "cpu":

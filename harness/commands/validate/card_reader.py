@@ -1,5 +1,7 @@
-"""Read what decides whether a card is accepted, through NVML. Names are those of its header:
-https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html"""
+"""Read through NVML what decides whether a card is accepted.
+
+Names are those of its header: https://docs.nvidia.com/deploy/nvml-api/group__nvmlDeviceQueries.html
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ class WatchedCard(Watched):
     """One NVIDIA card."""
 
     def read(self) -> CardReading:
-        """Some milliseconds; what this card or driver does not know stays None."""
+        """Read the card, which takes some milliseconds. Values that this card or driver does not know stay None."""
         nvml, handle = self._nvml, self._handle
         ecc, pending = self._ask("ECC mode", lambda: nvml.nvmlDeviceGetEccMode(handle)) or (None, None)
         rows = self._ask("remapped rows", lambda: nvml.nvmlDeviceGetRemappedRows(handle)) or (None,) * 4
@@ -46,7 +48,7 @@ class WatchedCard(Watched):
         )
 
     def _cuda(self) -> str | None:
-        """`13.0` of NVML's 13000."""
+        """Return the driver's CUDA version, `13.0` for NVML's 13000."""
         number = self._ask("CUDA version of the driver", self._nvml.nvmlSystemGetCudaDriverVersion_v2)
         return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
@@ -65,7 +67,7 @@ class WatchedCard(Watched):
 
 
 def find_card(uuid: str, *, nvml: Any = None) -> tuple[WatchedCard | None, str]:
-    """(the card with the UUID that torch tells, why there is none). `nvml` stands for the module `pynvml`."""
+    """Return (the card with torch's UUID, reason why there is none). `nvml` replaces the module `pynvml`."""
     found, why = find_handle(uuid, nvml=nvml)
     return (WatchedCard(*found) if found else None), why
 

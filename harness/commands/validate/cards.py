@@ -1,4 +1,4 @@
-"""What is known of one device before it is accepted. Frozen records: no torch, no NVML, no I/O."""
+"""Facts about one device before it is accepted. Frozen records: no torch, no NVML, no I/O."""
 
 from __future__ import annotations
 
@@ -13,67 +13,69 @@ SLOWDOWNS = {
     "hardware thermal slowdown": 0x40,
     "hardware power brake": 0x80,
 }
-"""Reasons for which a card runs slower than it should, and their bits: nvmlClocksEventReasonHwSlowdown,
-SwThermalSlowdown, HwThermalSlowdown and HwPowerBrakeSlowdown of NVML's header
+"""Reasons for which a card runs slower than it should, and their bits.
+
+In NVML's header: nvmlClocksEventReasonHwSlowdown, SwThermalSlowdown, HwThermalSlowdown and HwPowerBrakeSlowdown
 (https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html). The others are no fault: idle, clocks that
-were set, the power limit."""
+were set, the power limit.
+"""
 
 
 @dataclass(frozen=True)
 class CardReading:
-    """One look at a card through NVML. What it does not tell is None, and stands in `untold`."""
+    """One reading of a card through NVML. Values that it does not report are None, and listed in `untold`."""
 
     driver: str | None = None
     driver_cuda: str | None = None
-    """The newest CUDA that the driver serves, `13.0`."""
+    """Newest CUDA version that the driver serves, `13.0`."""
     ecc: bool | None = None
     """Whether memory errors are found and corrected."""
     ecc_pending: bool | None = None
-    """The same after the next reboot."""
+    """Whether they will be after the next reboot."""
     uncorrected: int | None = None
-    """Memory errors that ECC could not correct since the driver was loaded."""
+    """Number of memory errors that ECC could not correct since the driver was loaded."""
     uncorrected_ever: int | None = None
-    """The same in the card's whole life."""
+    """Number of memory errors that ECC could not correct in the card's whole life."""
     rows_corrected: int | None = None
-    """Rows of memory that were replaced by spare ones after errors that ECC corrected."""
+    """Number of memory rows replaced by spare ones after errors that ECC corrected."""
     rows_uncorrected: int | None = None
-    """The same after errors that it could not."""
+    """Number of memory rows replaced by spare ones after errors that ECC could not correct."""
     remap_pending: bool | None = None
     """Whether a bad row is still in use until the card is reset."""
     remap_failed: bool | None = None
     """Whether a bad row could not be replaced: no spare one is left."""
     slowed_by: tuple[str, ...] | None = None
-    """Of SLOWDOWNS, those in force at that moment."""
+    """Names in SLOWDOWNS that are in force at that moment."""
     throttled: Mapping[str, int] = field(default_factory=dict)
-    """Nanoseconds by cause since the driver was loaded, as `harness.machine.nvml.CAUSES` names them."""
+    """Nanoseconds of throttling since the driver was loaded, by cause as in `harness.machine.nvml.CAUSES`."""
     capped: int | None = None
-    """Nanoseconds at the power limit, likewise."""
+    """Nanoseconds at the power limit since the driver was loaded."""
     clock: int | None = None
     """MHz of the multiprocessors."""
     full_clock: int | None = None
-    """MHz that they reach at most."""
+    """MHz that the multiprocessors reach at most."""
     power_limit: int | None = None
-    """Milliwatts that are enforced."""
+    """Milliwatts of the power limit in force."""
     power_default: int | None = None
-    """Milliwatts that the card comes with."""
+    """Milliwatts of the power limit that the card comes with."""
     temperature: int | None = None
     """Degrees Celsius."""
     processes: int | None = None
-    """That compute on it, our own one included."""
+    """Number of processes that compute on the card, our own included."""
     untold: Mapping[str, str] = field(default_factory=dict)
-    """What NVML refused to tell, and its words."""
+    """Values that NVML refused to give, with its reasons."""
 
 
 @dataclass(frozen=True)
 class Build:
-    """For which cards torch is built. On anything but NVIDIA's CUDA all of it is empty."""
+    """Cards for which torch is built. Empty on anything but NVIDIA's CUDA."""
 
     cuda: str = ""
     """Version of CUDA, `13.0`."""
     capability: tuple[int, int] | None = None
-    """Of the card: (9, 0) for Hopper."""
+    """Compute capability of the card: (9, 0) for Hopper."""
     arches: tuple[str, ...] = ()
-    """What torch brings code for: `sm_90`, or `compute_90`, which the driver translates."""
+    """Targets for which torch brings code: `sm_90`, or `compute_90`, which the driver translates."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,14 @@ class Card:
     """One device of a machine, examined while it worked."""
 
     about: str
-    """`cuda:0`; `cpu` for the processor."""
+    """Device: `cuda:0`, or `cpu` for the processor."""
     name: str
-    """As torch tells it; empty on a CPU."""
+    """Name that torch reports; empty on a CPU."""
     examined: Examined
     build: Build = field(default_factory=Build)
     idle: CardReading | None = None
-    """Before it worked; None if NVML does not tell."""
+    """Reading before it worked; None if NVML gives none."""
     busy: CardReading | None = None
-    """In the middle of its work."""
+    """Reading in the middle of its work; None if NVML gives none."""
     unread: str = ""
-    """Why nothing was read of a card that NVML should know; empty if it was, and on a CPU."""
+    """Reason why a card could not be read through NVML; empty if it was, and on a CPU."""

@@ -1,4 +1,4 @@
-"""One thing that an acceptance of a machine looks at, and what it weighs. Pure: no torch, no I/O."""
+"""One check of a machine, and its weight for acceptance. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from enum import StrEnum
 
 
 class Grade(StrEnum):
-    """What a check means for the acceptance of a machine."""
+    """Meaning of a check for the acceptance of a machine."""
 
     GOOD = "good"
-    """As it should be, or only worth knowing."""
+    """Nothing wrong, or only worth knowing."""
     EXCEPTION = "exception"
-    """Not as it should be, or not to be known: a person must agree to it."""
+    """Wrong or unknown: a person must agree to it."""
     REJECTING = "rejecting"
     """A machine with this is not accepted."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing about a machine or one of its cards, with what it should be."""
+    """One fact about a machine or one of its cards, with its limit."""
 
     about: str
-    """`machine`, or a card: `cuda:0`."""
+    """Subject: `machine`, or a card such as `cuda:0`."""
     what: str
     got: str
     grade: Grade = Grade.GOOD
     limit: str = ""
-    """What it should be; a good check may leave that out."""
+    """Required value; may be empty if the grade is GOOD."""
     todo: str = ""
-    """The next step for a person; likewise."""
+    """Next step for a person; may be empty if the grade is GOOD."""
 
     def __post_init__(self) -> None:
         if self.grade is not Grade.GOOD and not (self.limit and self.todo):

@@ -1,4 +1,4 @@
-"""`harness validate`: is this machine, above all a new GPU, fit to be used and measured on."""
+"""`harness validate`: decide whether this machine, above all a new GPU, is fit to be used and measured on."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ from harness.session.plan import Catalogue
 from harness.session.run_folder import RunFolder
 
 NOTHING_RAN = 5
-"""Exit code of a run that no session made, as pytest has it."""
+"""Exit code of a run in which no session ran; pytest uses the same."""
 FINGERPRINT_SECONDS = 20.0
-"""Of computing the same again on each card."""
+"""Seconds for which each card repeats the same computations."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What to validate, and how."""
+    """Machine to validate, and how."""
 
     device: str
     parent: Path
-    """In which the run's folder is made."""
+    """Folder in which the run's folder is made."""
     fingerprint_seconds: float
     case_timeout: float
     keep_going: bool
     arguments: tuple[str, ...]
-    """For pytest."""
+    """Further arguments for pytest."""
     err: bool
     """Whether progress goes to standard error, since facts go to standard output."""
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Of pytest."""
+        """Options that pytest gets from this command."""
         return "--device", self.device, "--case-timeout", f"{self.case_timeout:g}"
 
     def tell(self, lines: Iterable[object]) -> None:
@@ -78,11 +78,11 @@ def validate(
 
     The preflight reads each card while it works: errors and replaced rows of its memory, throttling, clocks, power,
     processes of others, whether driver and torch agree, and rates against its data sheet. The fingerprint repeats
-    products, reductions, memory and a model: any other bit rejects the card. Then the suites run: every path,
-    invariants, claims; and each card is read once more. What comes of it stands in the run's folder: statement.md,
-    .html and .json, whose first line says accepted, accepted with exceptions, or rejected, and why; and
-    proposed-profile/, to be reviewed. What is given to pytest behind -- is an exception: it speaks of less than the
-    machine.
+    products, reductions, memory and a model: a single differing bit rejects the card. Then the suites run, with every
+    path, the invariants and the claims, and each card is read once more. The result is written into the run's folder:
+    statement.md, .html and .json, whose first line says accepted, accepted with exceptions, or rejected, and why; and
+    proposed-profile/, to be reviewed. Arguments for pytest behind -- make an exception: the statement then covers only
+    a part of the tests.
 
     Exits with 1 if the machine is rejected.
 
@@ -121,7 +121,7 @@ def validate(
 def _validated(
     asked: Asked, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
 ) -> tuple[Statement, Path]:
-    """(the statement, the run's folder)."""
+    """Validate the machine and return (the statement, the run's folder)."""
     load = os.getloadavg()[0]
     examined = examine_all(
         asked.device,
@@ -155,8 +155,10 @@ def _machine(device: str, examined: Examination, environment: dict[str, str], *,
 
 
 def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Machine:
-    """After the suites: what is wrong then and was not before, as errors of memory that show under hours of work. Of
-    the host nothing is asked: its load is our own."""
+    """Examine the devices again after the suites, and add the checks that are wrong now and were not before.
+
+    Errors of memory may show only under hours of work. Checks of the host are left out: its load is our own.
+    """
     device, known = asked.device, {(check.about, check.what, check.grade) for check in machine.checks}
     try:
         found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
@@ -176,7 +178,7 @@ def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Mac
 
 
 def _suites(asked: Asked, root: Path, checks: tuple[Check, ...]) -> Finished:
-    """Not of a machine that is rejected already, unless that was asked for: they take long."""
+    """Run the suites, unless the machine is already rejected and --keep-going is not given: they take long."""
     if graded(checks, Grade.REJECTING) and not asked.keep_going:
         asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
         return Finished(None, Suites(asked=asked.arguments))
@@ -184,7 +186,7 @@ def _suites(asked: Asked, root: Path, checks: tuple[Check, ...]) -> Finished:
 
 
 def _empty_folder(parent: Path, machine: Machine) -> Path:
-    """For the statement, where no suite made one."""
+    """Make a folder for the statement where no suite made one."""
     folder = RunFolder.new(parent)
     folder.describe(dict(machine.environment))
     folder.finish(NOTHING_RAN)

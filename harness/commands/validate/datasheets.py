@@ -1,22 +1,28 @@
-"""What the makers' data sheets promise of known cards, and the share of it that a healthy one reaches."""
+"""Promises of makers' data sheets for known cards, and the share that a healthy card reaches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 COPIES = 0.7
-"""Share of a card's bandwidth that copies within its memory reach at least, read and written. gpt-fast's README
-(https://github.com/meta-pytorch/gpt-fast) finds 1,700 of 2,039 GB/s on an A100 held to 330 W, 83 %, and FlashMLA's
-(https://github.com/deepseek-ai/FlashMLA) 3,000 of 3,350 GB/s on an H800; memory that corrects errors in line (GDDR6)
-loses some percent more. This lies well below them: a card that misses it has lost memory channels or clock."""
+"""Least share of a card's bandwidth that copies within its memory reach, read and written.
+
+gpt-fast's README (https://github.com/meta-pytorch/gpt-fast) finds 1,700 of 2,039 GB/s on an A100 held to 330 W, 83 %,
+and FlashMLA's (https://github.com/deepseek-ai/FlashMLA) 3,000 of 3,350 GB/s on an H800; memory that corrects errors in
+line (GDDR6) loses some percent more. This lies well below them: a card that misses it has lost memory channels or
+clock.
+"""
 PRODUCTS = 0.5
-"""Share of a card's rate of dense bfloat16 products. Large ones lose a third of it to power and to their ends, and a
-clock that passes its own check may be a quarter lower: what is below half has another cause. Not measured here yet."""
+"""Least share of a card's rate of dense bfloat16 products that it reaches.
+
+Large products lose a third of the rate to power and to their ends, and a clock that passes its own check may be a
+quarter lower. A rate below half has another cause. Not measured here yet.
+"""
 
 
 @dataclass(frozen=True)
 class Datasheet:
-    """Of one card."""
+    """Rates that the data sheet of one card promises."""
 
     bandwidth: float
     """Bytes per second between its memory and its processors."""
@@ -39,4 +45,4 @@ DATASHEETS = {
         8000e9, 2250e12
     ),  # NVIDIA DGX B200 datasheet, an eighth: 64 TB/s, 36 PFLOP/s with sparsity
 }
-"""By the name that torch tells, exactly: a slice of a card (MIG) has a longer one, and nothing is promised of it."""
+"""Data sheets by the exact name that torch reports. Nothing is promised for a slice (MIG), whose name is longer."""

@@ -15,15 +15,15 @@ from harness.machine.nvml import NOT_NVIDIA
 from harness.machine.peaks import measure_peaks, random_square, synchronize
 
 SECONDS = 1.0
-"""Of work: long enough for clocks to rise and for shares of time to show."""
+"""Seconds of work: long enough for clocks to rise and for shares of time to show."""
 QUEUED, ROWS = 200, 4096
-"""Products, and their rows, that are queued while a card is read: 27 TFLOP, at least 10 ms of any card of 2026."""
+"""Number and rows of products queued while a card is read: 27 TFLOP, at least 10 ms on any card of 2026."""
 SIMULATED_ROWS = 64
 """Rows of the products on a simulated device, which would take hours for those of a card."""
 
 
 def examine(device: str, *, peaks: bool) -> Examined:
-    """What the machine tells between the begin and the end of some work, which measures its peaks if asked for."""
+    """Return what the machine reports of a period of work, which measures its peaks if `peaks` is true."""
     names = "" if device == "cpu" else device_names(device)
     conditions = open_conditions(device)
     _work(device)  # so that clocks are up
@@ -36,7 +36,7 @@ def examine(device: str, *, peaks: bool) -> Examined:
 
 
 def examine_card(device: str, index: int) -> Card:
-    """One device of a type, its peaks included, with what NVML tells of it before its work and in the middle of it."""
+    """Examine one device of a type, with its peaks and NVML's readings before and during its work."""
     if device == "cpu":
         return Card("cpu", "", examine(device, peaks=True))
     torch.accelerator.set_device_index(index)
@@ -56,7 +56,7 @@ def _watched(device: str, index: int) -> tuple[WatchedCard | None, str]:
 
 
 def _read_at_work(device: str, card: WatchedCard) -> CardReading:
-    """While products are queued: torch goes on before they are done."""
+    """Read the card while products are queued: torch returns before they are done."""
     square = random_square(SIMULATED_ROWS if computes_on_cpu(device) else ROWS, device, torch.bfloat16)
     for _ in range(QUEUED):
         torch.mm(square, square)

@@ -1,7 +1,7 @@
-"""Compute the same over and over, and look at every bit. Runs in workers.
+"""Compute the same again and again, and compare every bit. Runs in workers.
 
-Two kinds of error show. One that comes and goes makes a repetition differ from the first. One that stays the same is
-found where nothing rounds: sums of small integers have one right result on any hardware, in any order.
+Two kinds of error show. An error that comes and goes makes a repetition differ from the first. An error that stays the
+same is found where nothing rounds: sums of small integers have one right result on any hardware, in any order.
 """
 
 from __future__ import annotations
@@ -24,34 +24,36 @@ from harness.records.enums import Dtype
 from harness.records.workload import ModelRecipe
 
 ROWS = 1024
-"""Of square matrices: large enough to use the units that large products use, and hashed in milliseconds."""
+"""Rows of square matrices: large enough for the units that large products use, and hashed in milliseconds."""
 CPU_ROWS = 256
-"""On a CPU, which may emulate half precision: 1,024 rows then take seconds."""
+"""Rows on a CPU, which may emulate half precision: 1,024 rows then take seconds."""
 SEED = 20
 DENSITY = 8
-"""One in so many entries of an exact product is not zero, so that no sum of 1,024 products exceeds 256, up to which
-bfloat16 holds every integer."""
+"""One in this many entries of an exact product is not zero.
+
+Then no sum of 1,024 products exceeds 256, up to which bfloat16 holds every integer.
+"""
 DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 MEMORY = 0.5
 """Share of an accelerator's free memory that is written and read back."""
 CPU_MEMORY = 64 * 2**20
-"""Bytes of the same on a CPU, whose memory has its own checks."""
+"""Bytes that are written and read back on a CPU, whose memory has its own checks."""
 TOKENS = 64
-"""Of the model's prompt."""
+"""Tokens in each row of the model's prompt."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Something that gives the same bits each time."""
+    """An operation that gives the same bits each time."""
 
     run: Callable[[], Tensor]
-    """From inputs that stay on the device."""
+    """Runs the operation on inputs that stay on the device."""
     expected: Tensor | None = None
-    """What it must give, on the CPU, if nothing in it rounds."""
+    """Exact result, on the CPU; None if anything in the operation rounds."""
 
 
 def fingerprint(device: str, index: int, about: str, recipe: ModelRecipe, seconds: float) -> Fingerprint:
-    """Of one device of a type, in about so many seconds. Nothing but torch's accelerator interface is used."""
+    """Return the fingerprint of one device, taken in about `seconds`, by torch's accelerator interface alone."""
     if device != "cpu":
         torch.accelerator.set_device_index(index)
     with _deterministic(), torch.inference_mode():
@@ -60,7 +62,10 @@ def fingerprint(device: str, index: int, about: str, recipe: ModelRecipe, second
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Where libraries add up in any order unless told otherwise, as rocBLAS may, a healthy card differs too."""
+    """Hold torch to deterministic algorithms.
+
+    Otherwise some libraries, for example rocBLAS, may add up in any order, and a healthy card would differ too.
+    """
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -71,7 +76,7 @@ def _deterministic() -> Iterator[None]:
 
 
 def repeat(about: str, known: Mapping[str, Operation], *, seconds: float) -> Fingerprint:
-    """Run all operations again and again until the time is over, LEAST times at least."""
+    """Run all operations again and again until the time is over, at least LEAST times."""
     started = time.monotonic()
     tallies = {name: _Tally() for name in known}
     repetition = 0
@@ -90,7 +95,7 @@ def repeat(about: str, known: Mapping[str, Operation], *, seconds: float) -> Fin
 
 
 def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
-    """What a card does in inference: products in every format, reductions, memory, and a whole small model."""
+    """Return a card's operations in inference: products in every format, reductions, memory, and a small model."""
     torch.set_float32_matmul_precision("highest")
     draw = torch.Generator().manual_seed(SEED)
     rows = CPU_ROWS if computes_on_cpu(device) else ROWS
@@ -107,7 +112,7 @@ def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
 
 @dataclass
 class _Tally:
-    """What was seen of one operation so far."""
+    """Results of one operation so far."""
 
     first: str = ""
     times: int = 0
@@ -130,7 +135,7 @@ class _Tally:
 
 
 def digest(given: Tensor) -> str:
-    """SHA-256 of the bytes of a tensor on the CPU, in any format."""
+    """Return the SHA-256 of the bytes of a tensor on the CPU, in any format."""
     return hashlib.sha256(given.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
@@ -141,7 +146,7 @@ def _rounded_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator
 
 
 def _exact_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:
-    """Expected is what integers give."""
+    """Return a product of small integers, with the exact result expected."""
     kind = getattr(torch, dtype.torch_name)
     left, right = (sparse(rows, draw) for _ in range(2))
     expected = (left.double() @ right.double()).to(kind)
@@ -150,14 +155,16 @@ def _exact_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) 
 
 
 def sparse(rows: int, draw: torch.Generator) -> Tensor:
-    """-1, 0 and 1, most of them 0."""
+    """Return a square matrix of -1, 0 and 1, most of them 0."""
     signs = torch.randint(2, (rows, rows), generator=draw) * 2 - 1
     return signs * (torch.randint(DENSITY, (rows, rows), generator=draw) == 0)
 
 
 def _memory(device: str) -> Operation:
-    """Write a pattern over much of the memory, move it, and count per row what is not what was written: nothing. The
-    pattern is another in each repetition."""
+    """Return an operation that fills much of the memory, copies it, and counts wrong words per row.
+
+    The expected counts are zero. The pattern is another one in each repetition.
+    """
     size = CPU_MEMORY if computes_on_cpu(device) else int(free_bytes() * MEMORY)
     rows = max(size // (3 * ROWS * 4), 1)  # written, moved, and what is compared
     column = torch.arange(ROWS, dtype=torch.int32, device=device)
@@ -173,7 +180,7 @@ def _memory(device: str) -> Operation:
 
 
 def _model(device: str, recipe: ModelRecipe, draw: torch.Generator) -> Operation:
-    """Eager, in float32, on random tokens. Raises ModelUnavailable."""
+    """Return the logits of eager in float32 on random tokens, as an operation. Raises ModelUnavailable."""
     model = load_model(recipe, dtype=Dtype.FP32, device=device, options={})
     ids = torch.randint(model.config.vocab_size, (2, TOKENS), generator=draw).to(device)
 

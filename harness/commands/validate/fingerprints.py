@@ -1,4 +1,4 @@
-"""Whether a card computes the same again, and what exact arithmetic says. Pure: no torch, no I/O."""
+"""Judge whether a card computes the same each time, and exactly where nothing rounds. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from harness.commands.validate.checks import Check, Grade
 from harness.formatting import count
 
 LEAST = 3
-"""Repetitions at least, however short the time: with two, nobody knows which of them is wrong."""
+"""Least number of repetitions, however short the time: with two, nobody knows which of them is wrong."""
 SHOWN = 12
 """Digits of a hash that are shown."""
 
@@ -20,26 +20,26 @@ class Differing:
 
     operation: str
     repetition: int
-    """The first one that differed, counted from 1."""
+    """First repetition that differed, counted from 1."""
     digest: str
     times: int
-    """In how many repetitions any bit differed."""
+    """Number of repetitions in which any bit differed."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What one device computed, over and over."""
+    """Results that one device computed over and over."""
 
     about: str
-    """As `Card.about` has it."""
+    """Device, as in `Card.about`."""
     repetitions: int
     seconds: float
-    """That they took in all."""
+    """Seconds that all repetitions took."""
     digests: Mapping[str, str]
-    """SHA-256 of what each operation gave first. Other hardware and versions may round otherwise."""
+    """SHA-256 of each operation's first result. Other hardware and versions may round otherwise."""
     differing: tuple[Differing, ...] = ()
     wrong: Mapping[str, int] = field(default_factory=dict)
-    """Of operations on which nothing rounds: most elements of any repetition that are not what integers give."""
+    """Largest number of wrong elements in any repetition, for each operation in which nothing rounds."""
 
     def __post_init__(self) -> None:
         if self.repetitions < LEAST or not self.digests:
@@ -47,7 +47,10 @@ class Fingerprint:
 
 
 def fingerprint_checks(found: Fingerprint) -> tuple[Check, ...]:
-    """Any bit that differs, or is wrong, rejects a card: silently corrupted results are the worst that it can do."""
+    """Return the checks of a fingerprint. Any bit that differs or is wrong rejects a card.
+
+    Silently corrupted results are the worst that a card can do.
+    """
     return tuple(_checks(found))
 
 

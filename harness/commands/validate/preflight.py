@@ -1,6 +1,6 @@
-"""Whether a machine is fit to be accepted, from what was read of its devices while they worked. Pure: no torch, no I/O.
+"""Judge a machine from readings of its devices while they worked. Pure: no torch, no I/O.
 
-A rule is a function of one card that yields checks, and stands in RULES.
+A rule is a function that yields the checks of one card, and is listed in RULES.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from harness.records.enums import Dtype
 
 EXCEPTION, REJECTING = Grade.EXCEPTION, Grade.REJECTING
 MACHINE = "machine"
-"""What a check is about that is of no card."""
+"""Subject of a check that is about no card."""
 AGAIN = "and validate again"
 
 
 def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Check, ...]:
-    """What is wrong with the machine and its cards, and what is worth knowing. `load` is the average of the last
-    minute, before anything ran here."""
+    """Return the checks of the machine and its cards: what is wrong, and what is worth knowing.
+
+    `load` is the average of the last minute, before anything ran here.
+    """
     found = [check for card in cards[:1] for check in _host(card, load=load, cores=cores)]
     for card in cards:
         found += [check for rule in RULES for check in rule(card)]
@@ -33,7 +35,7 @@ def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Chec
 
 
 def _host(card: Card, *, load: float, cores: int) -> Iterator[Check]:
-    """As `harness machine` has it: none of it is a fault of the card, so that nothing is rejected for it."""
+    """Yield the host's checks, as `harness machine` has them. None is a card's fault, so none rejects it."""
     for finding in health(card.examined, load=load, cores=cores):
         if finding.what == "while it worked":
             yield Check(MACHINE, "what slowed it while it worked", finding.got, EXCEPTION, "nothing", finding.todo)
@@ -50,7 +52,7 @@ def _simulated(card: Card) -> Iterator[Check]:
 
 
 def _readable(card: Card) -> Iterator[Check]:
-    """What is not known is no proof of health."""
+    """Yield exceptions for what could not be read. An unknown state does not prove health."""
     if card.unread:
         yield Check(
             card.about,
@@ -121,7 +123,7 @@ def _rows(card: Card) -> Iterator[Check]:
 
 
 def _throttling(card: Card) -> Iterator[Check]:
-    """Causes in force in the middle of the work, and those whose counters rose since before it."""
+    """Yield the causes of slowdown in force during the work, and those whose counters rose since before it."""
     idle, busy = card.idle, card.busy
     if idle is None or busy is None:
         return
@@ -138,7 +140,8 @@ def _throttling(card: Card) -> Iterator[Check]:
 
 
 def _clock(card: Card) -> Iterator[Check]:
-    """A clock that the power limit holds down is how small cards always work."""
+    """Yield the check of the clock. It may be low where the power limit holds it down, as it always does on small
+    cards."""
     idle, busy = card.idle, card.busy
     if idle is None or busy is None or not busy.clock or not busy.full_clock:
         return
@@ -171,7 +174,7 @@ def _temperature(card: Card) -> Iterator[Check]:
 
 
 def _shared(card: Card) -> Iterator[Check]:
-    """Our worker is one of the processes; where a container hides it, it hides others too."""
+    """Yield the check of other processes. Our worker is one; a container that hides it hides others too."""
     seen = (card.busy.processes or 0) - 1 if card.busy else 0
     foreign = max(seen, card.examined.foreign)
     if foreign:
@@ -185,8 +188,11 @@ def _shared(card: Card) -> Iterator[Check]:
 
 
 def _versions(card: Card) -> Iterator[Check]:
-    """The driver serves CUDA of its own version and older; within a major version newer ones in part
-    (https://docs.nvidia.com/deploy/cuda-compatibility)."""
+    """Yield the check of the driver's CUDA version against torch's.
+
+    A driver serves CUDA of its own version and older, and newer ones of the same major version in part
+    (https://docs.nvidia.com/deploy/cuda-compatibility).
+    """
     now, built = card.busy, card.build.cuda
     if now is None or not now.driver_cuda or not built:
         return
@@ -266,7 +272,10 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _runs(built: Build) -> bool:
-    """Code for a capability runs on that and on later ones of its major version; `sm_90a` on that alone."""
+    """Return whether torch's code runs on the card.
+
+    Code for a capability runs on that one and on later ones of its major version; `sm_90a` on that one alone.
+    """
     return any(
         own == built.capability if letter == "a" else own[0] == built.capability[0] and own <= built.capability
         for kind, own, letter in map(_arch, built.arches)
@@ -275,12 +284,12 @@ def _runs(built: Build) -> bool:
 
 
 def _translates(built: Build) -> bool:
-    """PTX is translated for any later capability."""
+    """Return whether the driver can translate torch's PTX for the card: any later capability will do."""
     arches = map(_arch, built.arches)
     return any(kind == "compute" and not letter and own <= (built.capability or (0, 0)) for kind, own, letter in arches)
 
 
 def _arch(name: str) -> tuple[str, tuple[int, int], str]:
-    """("sm", (9, 0), "a") of `sm_90a`."""
+    """Return the parts of a target: ("sm", (9, 0), "a") for `sm_90a`."""
     found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]*)", name)
     return (found[1], (int(found[2]), int(found[3])), found[4]) if found else ("", (0, 0), "")

@@ -1,4 +1,4 @@
-"""Whether a machine is accepted: from what was checked of it, its fingerprints and a run, to one statement. Pure."""
+"""Decide whether a machine is accepted: checks, fingerprints and a run become one statement. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GOOD = (Outcome.PASS, Outcome.IMPROVED)
 
 
 class Acceptance(StrEnum):
-    """How a statement begins."""
+    """First words of a statement."""
 
     ACCEPTED = "accepted"
     WITH_EXCEPTIONS = "accepted with exceptions"
@@ -34,14 +34,14 @@ class Acceptance(StrEnum):
 
 @dataclass(frozen=True)
 class Suites:
-    """What became of the suites on a machine."""
+    """Results of the suites on a machine."""
 
     run: Run | None = None
-    """As its folder holds it; None if there is none."""
+    """Run as its folder holds it; None if there is none."""
     exit: int | None = None
-    """That pytest ended with; None if it was not started."""
+    """Exit code of pytest; None if it was not started."""
     asked: tuple[str, ...] = ()
-    """What pytest was given beyond what every validation gives it: a selection, other models, other limits of time."""
+    """Arguments of pytest beyond those of every validation: a selection, other models, other limits of time."""
 
 
 @dataclass(frozen=True)
@@ -49,40 +49,40 @@ class Proposal:
     """A profile folder to review."""
 
     files: tuple[str, ...] = ()
-    """Below the folder of the statement; empty if nothing is proposed."""
+    """Files below the folder of the statement; empty if nothing is proposed."""
     steps: tuple[str, ...] = ()
-    """What to do with it, or why there is none, a line each."""
+    """Steps to take with it, or why there is none, a line each."""
 
 
 @dataclass(frozen=True)
 class Statement:
-    """Of one machine, on one day."""
+    """The statement on one machine, on one day."""
 
     schema: int
     line: str
-    """The first line of every form of it: the acceptance, the machine, and why."""
+    """First line of every form of the statement: the acceptance, the machine, and why."""
     acceptance: Acceptance
     machine: str
-    """Names of its accelerators; of a CPU that of the processor."""
+    """Names of its accelerators; for a CPU, the processor's name."""
     device: str
     """A torch device type."""
     date: str
-    """UTC, ISO 8601."""
+    """Date and time in UTC, ISO 8601."""
     rejections: tuple[str, ...]
-    """Each reason for which it is not accepted."""
+    """Reasons for which it is not accepted."""
     exceptions: tuple[str, ...]
-    """Each thing that a person must agree to."""
+    """Exceptions that a person must agree to."""
     checks: tuple[Check, ...]
-    """All that was looked at before the suites, fingerprints included, and what was wrong behind them."""
+    """All checks: before the suites, of the fingerprints, and what was wrong after the suites."""
     cards: tuple[Card, ...]
-    """What was read of each device; those that could not be examined are missing, and stand in `checks`."""
+    """Readings of each device. Devices that could not be examined are missing here, and stand in `checks`."""
     fingerprints: tuple[Fingerprint, ...]
     outcomes: Mapping[str, int]
-    """Verdicts by outcome."""
+    """Number of verdicts by outcome."""
     selection: str
-    """What pytest was given beyond what every validation gives it; empty for nothing."""
+    """Arguments of pytest beyond those of every validation; empty for none."""
     profile: str | None
-    """That the run was judged by; null if none matches."""
+    """Profile that the run was judged by; null if none matches."""
     environment: Mapping[str, str]
     proposal: Proposal
 
@@ -94,18 +94,18 @@ class Statement:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the statement is about."""
+    """Machine that the statement is about."""
 
     device: str
     environment: Mapping[str, str]
     checks: tuple[Check, ...]
-    """Of the preflight, and what was wrong behind the suites."""
+    """Checks of the preflight, and what was wrong after the suites."""
     cards: tuple[Card, ...]
     fingerprints: tuple[Fingerprint, ...]
 
     @property
     def name(self) -> str:
-        """That of the processor, or those of all cards that told one."""
+        """Name of the processor, or names of all cards that gave one; else the device type."""
         if self.device == "cpu":
             return self.environment["processor"]
         names = Counter(self.environment["accelerators"].split(", "))
@@ -114,8 +114,11 @@ class Machine:
 
 
 def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | None = None) -> Statement:
-    """The statement on a machine. What fails, differs, was not finished or not judged rejects it; what was not judged
-    of it, was not asked, or is not known is an exception. An acceptance of a selection is none of the machine."""
+    """Return the statement on a machine.
+
+    Reject if anything failed, differed or did not finish, or if nothing was judged. Anything skipped, left out or
+    unreadable is an exception. A run of a selection of the tests never accepts a machine without exceptions.
+    """
     checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
     open_checks = graded(checks, Grade.EXCEPTION)
     rejections = (*map(str, graded(checks, Grade.REJECTING)), *_rejections(suites, checks))
@@ -154,7 +157,7 @@ def _acceptance(rejections: Sequence[str], exceptions: Sequence[str]) -> Accepta
 
 
 UNTOLD = (verdict_missing, failed_otherwise)
-"""Rules of the gate that hold for a validation too: what was not told is no proof."""
+"""Rules of the gate that hold for a validation too: a missing verdict proves nothing."""
 
 
 def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
@@ -186,7 +189,7 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
 
 
 def _judged_by(run: Run | None) -> dict[str, str]:
-    """What else than the table's limits decided, or could not."""
+    """Return notes on what else than the table's limits judged the run, and what could not."""
     return {JUDGED_BY: run.environment[JUDGED_BY]} if run and JUDGED_BY in run.environment else {}
 
 
@@ -195,7 +198,7 @@ def _failing(run: Run) -> list[Verdict]:
 
 
 def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
-    """Of the suites. They run on the first card; ranks on further ones."""
+    """Return the exceptions of the suites. The suites run on the first card; only ranks use further ones."""
     found = []
     if len(cards) > 1:
         found.append(
@@ -218,7 +221,7 @@ def _first(rejections: Sequence[str]) -> str:
 
 
 def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: int) -> str:
-    """How many verdicts pass, and in short what a person must agree to."""
+    """Return how many verdicts pass, and in short what a person must agree to."""
     tally = _tally(verdicts)
     good = sum(tally.get(outcome, 0) for outcome in GOOD)
     told = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]

@@ -1,4 +1,4 @@
-"""A statement on a machine in files: `statement.json`, `statement.md` and `statement.html`."""
+"""Files of a statement on a machine: `statement.json`, `statement.md` and `statement.html`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DIGESTS = (
 
 
 def write_statement(folder: Path, statement: Statement) -> tuple[Path, ...]:
-    """All three files, the record last: where it is, the others are. Raises HarnessError if the disk refuses."""
+    """Write all three files, the record last: where it is, the others are. Raises HarnessError if the disk refuses."""
     paths = tuple(folder / f"{NAME}.{kind}" for kind in ("md", "html", "json"))
     write_text(paths[0], statement_markdown(statement))
     write_text(paths[1], statement_html(statement, has_report=(folder / "report.html").exists()))
@@ -39,17 +39,17 @@ def write_statement(folder: Path, statement: Statement) -> tuple[Path, ...]:
 
 
 def read_statement(folder: Path) -> Statement:
-    """The statement in a run's folder. Raises CorruptRecord."""
+    """Read the statement in a run's folder. Raises CorruptRecord."""
     return read_record(Statement, folder / f"{NAME}.json")
 
 
 def statement_markdown(statement: Statement) -> str:
-    """The line first, then all reasons, then all that was looked at."""
+    """Return the statement as Markdown: its line, then all reasons, then all checks."""
     return "\n".join(_markdown(statement)) + "\n"
 
 
 def statement_html(statement: Statement, *, has_report: bool) -> str:
-    """One page without scripts, or files beside it but the report of the run."""
+    """Return the statement as one HTML page. It has no scripts, and needs no other file but the run's report."""
     kind, sign = SIGNS[statement.acceptance]
     checks, digests = _checks(statement), _digests(statement)
     content: dict[str, Any] = {
@@ -82,7 +82,7 @@ def _markdown(statement: Statement) -> Iterator[str]:
 
 
 def _checks(statement: Statement) -> list[list[str]]:
-    """What is wrong first, in words; the last column is the grade, by which rows are coloured."""
+    """Return the table of checks, worst first. The last column is the grade, by which rows are coloured."""
     worst = sorted(statement.checks, key=lambda check: [*MARKS].index(check.grade), reverse=True)
     rows = [[check.about, check.what, check.got, check.limit, MARKS[check.grade]] for check in worst]
     return [["of", "what", "is", "should be", "grade"], *rows]

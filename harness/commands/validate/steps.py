@@ -1,4 +1,4 @@
-"""What `harness validate` does, step by step: examine every device, run the suites, propose a profile."""
+"""Steps of `harness validate`: examine every device, run the suites, propose a profile."""
 
 from __future__ import annotations
 
@@ -30,47 +30,48 @@ from harness.records.workload import ModelRecipe
 from harness.session.run_folder import fresh_folder, link_latest, scratch
 
 SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
-"""What a machine must pass, below the root of the checkout."""
+"""Suites that a machine must pass, below the root of the checkout."""
 GIVEN: tuple[str, ...] = ("-v", "--nightly")
-"""What pytest is given in every validation. This is the place for options that make it stricter."""
+"""Arguments of pytest in every validation. This is the place for options that make it stricter."""
 OURS = ("--device", "--run-dir", "--case-timeout")
 """Options of the validation itself, which must not differ from those of the suites."""
 REFUSED = {4: "what it was given is wrong", 5: "nothing was selected"}
 """Exit codes of pytest that say nothing of the machine."""
 PROPOSED = "proposed-profile"
-"""Folder below that of the run."""
+"""Folder of the proposed profile, below that of the run."""
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of the suites."""
+    """Results of the suites, and where they are."""
 
     folder: Path | None
-    """Of their run; None if pytest made none."""
+    """Folder of their run; None if pytest made none."""
     suites: Suites
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Of all devices of one type."""
+    """Results of examining all devices of one type."""
 
     cards: tuple[Card, ...]
     fingerprints: tuple[Fingerprint, ...]
     failed: tuple[Check, ...]
-    """Of devices that could not be examined to the end."""
+    """Checks of devices that could not be examined to the end."""
 
 
 def examine_all(
     device: str, number: int, recipe: ModelRecipe | None, *, seconds: float, deadline: float
 ) -> Examination:
-    """Examine `number` devices of a type one after another, and compute on each for so many `seconds`, if there is a
-    model to compute with; nothing else of this harness runs on them meanwhile. A worker that crashes, hangs or raises
-    is a rejecting check: a card must be able to compute.
+    """Examine `number` devices of a type one after another, and take a fingerprint of each for so many `seconds`.
 
-    Raises WorkerRaised if the model is not to be had, which is no fault of a card, and HarnessError if others do not
-    let go of a device.
+    Fingerprints need a model: without a `recipe` none is taken. Nothing else of this harness runs on the devices
+    meanwhile. A worker that crashes, hangs or raises gives a rejecting check: a card must be able to compute.
+
+    Raises WorkerRaised if the model is unavailable, which is no fault of a card, and HarnessError if other sessions do
+    not let go of a device or a disk is full.
     """
     from harness.commands.validate.examining import examine_card  # imports torch
     from harness.commands.validate.fingerprinting import fingerprint
@@ -93,7 +94,7 @@ def examine_all(
 
 
 def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
-    """Of all devices of a type; the type itself if they do not answer: then their examination tells why."""
+    """Return the keys of all devices of a type; the type if they do not answer: their examination says why."""
     if device == "cpu":
         return [device]
     from harness.machine.devices import device_keys  # imports torch
@@ -106,10 +107,12 @@ def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
 
 
 def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Finished:
-    """Run the suites in the checkout `root` with what pytest is given and was `asked` besides; their output goes to the
-    file descriptor `out`. The run's folder is made in a new one below `parent`, so that it is known whatever else runs.
+    """Run the suites in the checkout `root` with pytest's `options` and the further arguments `asked`.
 
-    Raises HarnessError if pytest refused what it was given, or the folder cannot be written.
+    Their output goes to the file descriptor `out`. The run's folder is made in a new one below `parent`, so that it can
+    be told from those of other sessions.
+
+    Raises HarnessError if pytest refused its arguments, or the folder cannot be written.
     """
     if ours := next((word for word in asked if word.partition("=")[0] in OURS), None):
         raise HarnessError(
@@ -130,12 +133,12 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
 
 
 def _unnarrowed() -> dict[str, str]:
-    """The environment, less what would choose tests unseen."""
+    """Return the environment without PYTEST_ADDOPTS, which could choose tests unseen."""
     return {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
 
 
 def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> Proposal:
-    """Write what `baselines/` could hold of the machine below the run's folder."""
+    """Write a proposal for the machine's folder in `baselines/` below the run's folder, and return it."""
     known, target = find_profile(profiles, match), folder / PROPOSED
     profile = known or Profile(profile_name(match), target, match, None)
     files = [] if known else [write_profile(profile)]
@@ -149,7 +152,7 @@ def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match
 
 
 def profile_name(match: Match) -> str:
-    """A folder for hardware that has none yet."""
+    """Return the folder's name for hardware that has no profile yet."""
     return re.sub(r"[^0-9A-Za-z]+", "-", f"{match.device} {match.machine}").strip("-").lower()
 
 
@@ -165,7 +168,7 @@ def _steps_of_new(profile: Profile) -> tuple[str, ...]:
 
 
 def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
-    """In a worker of its own. Raises WorkerFailed."""
+    """Call a function in a worker of its own. Raises WorkerFailed."""
     from harness.execution.worker import Worker
 
     with Worker(log=log) as worker:
@@ -173,7 +176,10 @@ def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: fl
 
 
 def crashed(about: str, error: WorkerFailed) -> Check:
-    """Raises DiskRefuses if a disk is full, and an error that is none of the card."""
+    """Return the rejecting check for a device whose worker failed.
+
+    Raises DiskRefuses if a disk is full, and the error itself if it is no fault of the card.
+    """
     refuse_full_disk(error, about)
     if isinstance(error, WorkerRaised) and not error.log:
         raise error  # expected: a model that is not to be had
