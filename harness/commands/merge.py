@@ -17,8 +17,6 @@ from harness.judging.gate import ENDED_WELL, Forgiven, gate_line, strays
 from harness.profiles.expectations import sound_profiles
 from harness.records.run import Run, Verdict
 from harness.records.run_files import finished_run, refuse_two_tiers
-
-# nothing
 from harness.reports.tables import tally_outcomes
 from harness.session.checkout import find_catalogue
 from harness.session.run_folder import Asked, RunFolder

@@ -16,8 +16,6 @@ from harness.records.enums import Dtype
 from harness.records.evidence import GROUP
 from harness.records.workload import Prompt
 
-# nothing
-
 
 @contextmanager
 def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator[None]:

@@ -22,8 +22,6 @@ from torch import Tensor
 
 from harness.machine.host import last_cache
 from harness.records.enums import Dtype
-
-# nothing
 from harness.records.measurements import Peaks
 
 MIB = 2**20

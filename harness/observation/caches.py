@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from harness.observation.tensors import leaves
-
-# nothing
 from harness.records.observation import CacheLayer
 
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CorruptRecord, HarnessError
-
-# nothing
 from harness.profiles.limits import LIMITS, Limits, floor_of, limit_of
 from harness.profiles.profile import deviations
 from harness.records.codec import from_plain

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# nothing
 from harness.errors import CorruptRecord, HarnessError
 from harness.machine.simulated import refuse_simulated
 from harness.profiles.limits import BUDGETS

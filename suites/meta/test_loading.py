@@ -13,11 +13,11 @@ import transformers
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
-from harness.execution.correctness.candidate import Setup
 from harness.execution.correctness.reference import make_reference
 from harness.execution.loading import encode, load_model, load_tokenizer, pad_token
 from harness.execution.refusals import _circumstances, refusals
 from harness.execution.seeding import save_seeded
+from harness.execution.setup import Setup
 from harness.paths.base import Circumstances
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# nothing
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import exact_runs, run_batches
