@@ -115,7 +115,6 @@ def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
 
 def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     """Return this machine's profile with new limits. Raises HarnessError, also if a fault would survive them."""
-    # nothing
     from harness.commands.calibrate.measure import calibration_of, measure  # these import torch
     from harness.execution.runner import Runner
 
