@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from harness.execution.correctness import candidate, reference
     from harness.execution.memory import weighing
     from harness.execution.speed import paired
+    from harness.machine import devices
 else:
     reference = LazyModule("harness.execution.correctness.reference")
     candidate = LazyModule("harness.execution.correctness.candidate")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
+    devices = LazyModule("harness.machine.devices")
 
 UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
@@ -198,7 +200,7 @@ class Runner:
         """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
         holds a device."""
         try:
-            return str(self.ask("devices", candidate.device_names, device))
+            return str(self.ask("devices", devices.device_names, device))
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return f"{device}: unknown, {error}"
@@ -215,7 +217,7 @@ class Runner:
         """What tells the visible devices of a type from all others of this machine; the type itself if they do not
         answer: then their cases tell why."""
         try:
-            return [device] if device == "cpu" else list(self.ask("devices", candidate.device_keys, device))
+            return [device] if device == "cpu" else list(self.ask("devices", devices.device_keys, device))
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return [device]
@@ -223,7 +225,7 @@ class Runner:
     def free_memory(self, device: str) -> int:
         """Return the bytes that are free on the fullest device of a type; 0 if that cannot be told."""
         try:
-            return int(self.ask("devices", candidate.free_memory, device))
+            return int(self.ask("devices", devices.free_memory, device))
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return 0

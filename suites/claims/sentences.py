@@ -24,7 +24,8 @@ from harness.statistics import ALPHA, LEAST, Interval, ratio_interval
 from suites.claims.asking import Asked
 from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
 
-experiments, weighing = LazyModule("suites.claims.experiments"), LazyModule("harness.execution.memory.weighing")
+experiments = LazyModule("suites.claims.experiments")
+weighing = LazyModule("harness.execution.memory.weighing")
 
 LOADS = 7
 """Fresh workers whose first runs are looked at: the fewest that all lie above the median with a chance below 1 %."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import PurePath
 
 import pytest
@@ -24,6 +26,21 @@ def test_name_that_is_not_there_fails_when_it_is_called():
     missing = pathlib.NoSuchThing
     with pytest.raises(AttributeError, match="NoSuchThing"):
         missing()
+
+
+def lazy_names():
+    """(file, module, name) of all that is named lazily: no import and no type checker looks at those."""
+    for package in ("harness", "suites"):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            text = path.read_text()
+            for alias, module in re.findall(r"(\w+) = LazyModule\(\"([\w.]+)\"\)", text):
+                for name in sorted(set(re.findall(rf"(?<![\w.]){alias}\.([a-z]\w*)", text))):
+                    yield path.name, module, name
+
+
+@pytest.mark.parametrize(("file", "module", "name"), [each for each in lazy_names() if each[1] != "pathlib"])
+def test_what_is_named_lazily_is_there(file, module, name):
+    assert callable(getattr(import_module(module), name))
 
 
 @pytest.mark.workers
