@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -96,7 +94,7 @@ def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, r
     request.write_bytes(pickle.dumps((setup, dtype, optimization)))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
-        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.ranks", str(request)),
+        *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.torchrun_rank", str(request)),
     ]
     code = subprocess.run(command, check=False).returncode
     if code:
@@ -145,17 +143,3 @@ def answer_request(request: Path) -> None:
     setup, dtype, optimization = pickle.loads(request.read_bytes())  # noqa: S301 - our own file
     seen = run_rank(setup, dtype, optimization, None)
     _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))
-
-
-DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG, see prctl(2)."""
-
-
-def main() -> None:
-    """Run the request whose path is the argument."""
-    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
-    if "torch" not in Path(f"/proc/{os.getppid()}/cmdline").read_text():
-        sys.exit("the launcher is gone")
-    from harness.execution.ranks import answer_request
-
-    answer_request(Path(sys.argv[1]))

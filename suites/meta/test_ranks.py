@@ -110,7 +110,7 @@ def test_failure_under_torchrun_is_told(planned_case, tmp_path):
 
 def test_rank_whose_launcher_is_gone_ends_before_it_imports_anything(tmp_path):
     """Its parent is then whoever adopts orphans."""
-    command = [sys.executable, "-m", "harness.execution.ranks", "x"]
+    command = [sys.executable, "-m", "harness.execution.torchrun_rank", "x"]
     script = f"import subprocess; subprocess.Popen({command}, stderr=open({str(tmp_path / 'told')!r}, 'w'))"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY)
     deadline = time.monotonic() + 20
