@@ -22,7 +22,7 @@ from harness.commands.confirm import rules as confirming_rules
 from harness.commands.confirm.command import confirm
 from harness.judging import baseline_comparison as regression
 from harness.judging import correctness_rules as rules
-from harness.judging import measured as judge_measured
+from harness.judging.roofline import IMPOSSIBLE
 from harness.judging import memory as memory_rules
 from harness.judging import speed as speed_rules
 from harness.judging.gate import RULES
@@ -151,7 +151,7 @@ def test_documented_rules_of_timing_are_those_in_force():
     assert f"the interval is within {speed_rules.RESOLVED:.0%}".replace("%", " %") in flowing
     assert f"when it is within {speed_rules.PRECISE:.0%}".replace("%", " %") in flowing
     assert speed_rules.DROPPED == 1 / 5
-    assert f"More than {judge_measured.IMPOSSIBLE} of a peak is impossible" in flowing
+    assert f"More than {IMPOSSIBLE} of a peak is impossible" in flowing
     assert regression.MARGIN == 1.05
     assert f"| {TIMING_SECONDS:g} | after which no more pairs" in README
 
