@@ -1,4 +1,4 @@
-"""The `harness` command. Whatever it refuses is one line on standard error and exit code 2."""
+"""The `harness` command. Every refusal is one line on standard error and exit code 2."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from harness.commands.validate.command import validate
 from harness.errors import HarnessError
 
 REFUSED = 2
-"""Exit code of what was misused or refused."""
+"""Exit code for misuse and refusals."""
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
-"""Whatever is wrong with a command line: click's exception, or that of the copy of click in newer versions of typer."""
+"""Exception for a wrong command line: click's, or that of the copy of click in newer versions of typer."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=MARKDOWN)
 
@@ -31,7 +31,7 @@ app.add_typer(baseline, name="baseline")
 
 
 def main() -> None:
-    """The entry point of the `harness` command."""
+    """Run the `harness` command and exit with its code."""
     try:
         code = app(standalone_mode=False, prog_name="harness")
     except HarnessError as error:

@@ -7,7 +7,7 @@ import os
 
 
 class HarnessError(Exception):
-    """Something a person can set right; shown without a traceback."""
+    """An error that a person can set right; shown without a traceback."""
 
 
 class UnknownName(HarnessError):
@@ -18,7 +18,7 @@ class UnknownName(HarnessError):
 
 
 class DiskRefuses(HarnessError):
-    """A disk that is full, or a folder that cannot be written: no case is to blame, and another try may pass."""
+    """A disk that is full, or a folder that cannot be written. No case is to blame, and another try may pass."""
 
 
 class CorruptRecord(HarnessError):
@@ -26,15 +26,15 @@ class CorruptRecord(HarnessError):
 
 
 class ModelUnavailable(HarnessError):
-    """A model that cannot be had here: folder incomplete, hub out of reach."""
+    """A model that cannot be loaded here: its folder is incomplete, or the hub is out of reach."""
 
 
 class Incompatible(HarnessError):
-    """Things that do not go together, as the library or this project declares: no fault of the machine."""
+    """Things that do not go together, as the library or this project declares. The machine is not at fault."""
 
 
 class ReferenceInvalid(HarnessError):
-    """The reference computation did not do what it promises, for example not run in float64."""
+    """A reference computation that does not do what it promises, for example does not run in float64."""
 
 
 class WorkerFailed(HarnessError):
@@ -46,40 +46,40 @@ class WorkerFailed(HarnessError):
 
 
 class WorkerDied(WorkerFailed):
-    """The process ended without an answer, for example by a signal."""
+    """A worker whose process ended without an answer, for example by a signal."""
 
 
 class WorkerTimedOut(WorkerFailed):
-    """The answer did not come in time; the process was killed."""
+    """A worker whose answer did not come in time; its process was killed."""
 
 
 class WorkerRaised(WorkerFailed):
-    """The request raised inside the worker, or could not be sent there."""
+    """A request that raised inside the worker, or could not be sent there."""
 
     def __init__(self, message: str, *, log: str = "", incompatible: bool = False) -> None:
         super().__init__(message, log=log)
         self.incompatible = incompatible
-        """Whether what was raised is Incompatible."""
+        """True if the request raised Incompatible."""
 
 
 NO_ROOM = "OutOfMemoryError"
-"""How the error of a worker begins whose device is full."""
+"""Prefix of a worker's error when the device ran out of memory."""
 NO_DISK = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
-"""Of what one stands in the error of one whose disk is, or whose quota is spent."""
+"""Error texts that mean that the disk is full, or that the quota is exceeded."""
 
 
 def full_disk_line(error: Exception) -> str:
-    """The line of an error that says that a disk is full: compilers say so further down. Empty if there is none."""
+    """Return the line that says that a disk is full, which compilers put further down. Empty if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if any(words in line for words in NO_DISK)), "")
 
 
 def refuse_full_disk(error: Exception, what: str) -> None:
-    """Raises DiskRefuses if that is what the error of a worker that was asked for `what` says."""
+    """Raise DiskRefuses if a worker's error says that a disk is full. `what` names the worker's request."""
     if full_disk_line(error):
         raise DiskRefuses(f"{what}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)")
 
 
 def first_line(text: object) -> str:
-    """The first line of what a library said, for messages of one line."""
+    """Return the first line of what a library said, for messages of one line."""
     return (str(text).strip() or "no message").splitlines()[0]

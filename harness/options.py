@@ -1,4 +1,4 @@
-"""The options that pytest is given, without pytest: refused is what says nothing, in its own words."""
+"""Command-line options of the pytest plugin, and their validation. Does not import pytest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from harness.records.enums import Tier
 from harness.session.session import TIMING_SECONDS
 
 CASE_TIMEOUT = 300.0
-"""Seconds."""
+"""Default deadline of one request to a worker, in seconds."""
 INVARIANT_EXAMPLES = 6
-"""Drawn for each relation when no number is asked for."""
+"""Number of examples drawn for each relation by default."""
 
 
 def add_options(group: Any) -> None:
-    """To a group of pytest's options."""
+    """Add the options to a group of pytest's options."""
     group.addoption(
         "--device", metavar="TYPE", help="torch device type to run on (default: cuda if there is one, else cpu)"
     )
@@ -99,7 +99,7 @@ def add_options(group: Any) -> None:
 
 
 def as_words(asked: Namespace) -> Iterator[str]:
-    """What a session was told of models and times beside the defaults, as words."""
+    """Yield the models requested, and the times that differ from the defaults, as words of a command line."""
     for model in asked.model:
         yield from ("--model", model)
     for name, value, default in (

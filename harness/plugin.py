@@ -1,6 +1,6 @@
 """The pytest plugin: options, markers, cases as parameters, verdicts as test results, and the run's folder.
 
-`conftest.py` tells what there is to run by implementing `pytest_harness_catalogue`.
+A `conftest.py` says what there is to run by implementing `pytest_harness_catalogue`.
 """
 
 from __future__ import annotations
@@ -56,32 +56,34 @@ MARKERS = {
 
 
 SLOWEST = 10
-"""What took longest is told at the end, so many."""
+"""Number of slowest steps that are listed at the end."""
 FAILING = {str(outcome) for outcome in Outcome if outcome.fails}
 
 
 class Hooks:
-    """What a conftest.py can tell the plugin."""
+    """Hooks that a conftest.py can implement for the plugin."""
 
     @pytest.hookspec(firstresult=True)
     def pytest_harness_catalogue(self, config: pytest.Config) -> Catalogue | None:
-        """The paths, models and workloads to run."""
+        """Return the paths, models and workloads to run."""
 
     @pytest.hookspec(firstresult=True)
     def pytest_harness_plan(self, config: pytest.Config, replan: Replan) -> list[Planned] | None:
-        """The cases that the tests of a folder are asked of, where these are not the catalogue's own. `replan` plans
-        the session's paths, models and dtypes with other workloads, for all tiers; other models, `recipes`, or a
-        single `path`, if it is given any."""
+        """Return the cases for the tests of a folder, or None to use the catalogue's own.
+
+        `replan` plans the session's paths, models and dtypes with other workloads, for all tiers. Given `recipes` it
+        plans these models, and given `path` only that path.
+        """
 
 
 SESSION = pytest.StashKey[Session]()
 STOP = pytest.StashKey[BaseException]()
-"""Why there can be no session. While pytest collects a file it would take that for an error of the file."""
+"""Reason why there can be no session. Raised during collection, it would count as an error of the collected file."""
 
 
 REFUSED = "harness_refused"
 TOLD = pytest.StashKey[str]()
-"""Why workers of pytest-xdist selected nothing."""
+"""Reason why workers of pytest-xdist selected nothing."""
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -113,8 +115,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)  # shards are of what marks and keywords have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of no case first; then what is judged by evidence, which is gathered side by side; then what has the device
-    alone. Within each, all properties of a case stand together."""
+    """Sort the tests, and keep those of this shard.
+
+    Tests of no case come first, then those judged by evidence, which is gathered side by side, then those that have the
+    device alone. Within each group all properties of a case stand together.
+    """
     if STOP in config.stash:
         _stop(config, items)
         return
@@ -127,8 +132,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _stop(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """End pytest before anything runs. A worker of pytest-xdist cannot: it selects nothing, and tells the first process
-    why."""
+    """End pytest before anything runs.
+
+    A worker of pytest-xdist cannot: it selects nothing, and passes the reason to the first process.
+    """
     if not hasattr(config, "workeroutput"):
         raise config.stash[STOP]
     config.workeroutput[REFUSED] = str(config.stash[STOP])
@@ -137,7 +144,7 @@ def _stop(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over why a worker of pytest-xdist selected nothing."""
+    """Take over the reason why a worker of pytest-xdist selected nothing."""
     if told := getattr(node, "workeroutput", {}).get(REFUSED):
         node.config.stash[TOLD] = told
 
@@ -151,19 +158,19 @@ def _drop_empty(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def _is_alone(item: pytest.Item) -> bool:
-    """Whether a test has its device alone: it measures something."""
+    """Return whether a test has its device alone, since it measures something."""
     return any(asked.alone for asked in _properties_of(item))
 
 
 def _note_what_is_done(config: pytest.Config, folder: Path, run: Run) -> None:
-    """What the run that is resumed leaves to do is less than what is selected."""
+    """Note what the resumed run has done, so that the outlook counts only what is left."""
     if known := config.stash.get(SESSION, None):
         known.done = {(verdict.case, verdict.property) for verdict in run.verdicts}
         known.ran = {path.stem for path in (folder / "evidence").glob("*.json")}
 
 
 def _is_skipped(item: pytest.Item) -> bool:
-    """Whether another plugin has marked a test to be skipped, as pytest-benchmark does where it alone is asked for."""
+    """Return whether a plugin marked a test to be skipped, as pytest-benchmark does if only benchmarks are wanted."""
     return item.get_closest_marker("skip") is not None
 
 
@@ -173,13 +180,13 @@ def _properties_of(item: pytest.Item) -> list[Property]:
 
 
 def _asked_of(item: pytest.Item) -> tuple[Property, bool]:
-    """(what a test asks of its case, whether that is judged by the evidence of the case)."""
+    """Return the property that a test judges, and whether the evidence of its case decides."""
     [asked, *_] = [*_properties_of(item), Property.EQUIVALENCE]
     return asked, "judged" in getattr(item, "fixturenames", ())
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
-    """Of all selected cases every `count`th, whole; other tests in the first shard alone."""
+    """Keep every `count`th selected case with all its tests. Other tests stay only in the first shard."""
     cases = {case: index for index, case in enumerate(dict.fromkeys(filter(None, map(_case_of, items))))}
     shards = [cases.get(_case_of(item), 0) % count == place - 1 for item in items]
     if others := [item for item, own in zip(items, shards, strict=True) if not own]:
@@ -218,7 +225,7 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count what fails without a verdict that says so."""
+    """Count tests that fail without a verdict that says so."""
     report = yield
     known = item.config.stash.get(SESSION, None)
     if known and report.failed and str(dict(report.user_properties).get("outcome")) not in FAILING:
@@ -228,7 +235,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., Verdict]:
-    """Puts a verdict on the case into the record, and hands it to `then`; skips the test when nothing was judged."""
+    """Records a verdict on the case, and hands it to `then`. Skips the test if nothing was judged."""
 
     def record(asked: Property, judging: Judging, then: Callable[[Verdict], None] | None = None) -> Verdict:
         try:
@@ -250,7 +257,7 @@ def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., 
 def judged(
     request: pytest.FixtureRequest, planned: Planned, recorded: Callable[..., Verdict]
 ) -> Callable[..., Verdict]:
-    """Judges one property by the evidence of the case; `then` is given the verdict, also one that skips the test."""
+    """Judges one property by the evidence of the case. `then` is given the verdict, also one that skips the test."""
 
     def judge(asked: Property, *, then: Callable[[Verdict], None] | None = None) -> Verdict:
         return recorded(asked, partial(_session(request.config).judge, planned, asked), then)
@@ -260,13 +267,13 @@ def judged(
 
 @pytest.fixture
 def measurements(request: pytest.FixtureRequest) -> Measuring:
-    """Runs and measures a case, and tells what was found, for judgements that are not of one property of one case."""
+    """Runs and measures a case. For judgements that are not of one property of one case."""
     return _session(request.config).measurements
 
 
 @pytest.fixture
 def timed_seconds(request: pytest.FixtureRequest, planned: Planned) -> Callable[[], list[float]]:
-    """The candidate's seconds in all pairs of the case that count; none if it was not timed."""
+    """Seconds of the candidate in all pairs of the case that count; none if it was not timed."""
 
     def seconds() -> list[float]:
         measured = _session(request.config).measured.get(planned.case.id)
@@ -285,7 +292,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Close the run's record. Cases that were selected, none of them judged, are a failure: green must mean proved."""
+    """Close the run's record. The session fails if cases were selected and none was judged: green must mean proved."""
     known = session.config.stash.get(SESSION, None)
     if TOLD in session.config.stash:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
@@ -321,7 +328,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _summary(known: Session) -> Iterator[str]:
-    """The end of a session: what was not judged and why, the table, where the record is."""
+    """Yield the last lines of a session: what was not judged and why, the table, and where the record is."""
     skipped = skipped_paths(known.verdicts)
     if known.folder:
         yield ""
@@ -361,13 +368,13 @@ def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str
 
 
 def _later(tier: Tier) -> str:
-    """How to run what a tier leaves out."""
+    """Return how to run what a tier leaves out."""
     later = {Tier.SMOKE: "--tier daily, --nightly and --run-slow run them", Tier.NIGHTLY: "--run-slow runs them"}
     return later.get(tier, "--nightly and --run-slow run them")
 
 
 def _case_of(item: pytest.Item) -> str:
-    """The id of the case that a test judges; empty for every other test."""
+    """Return the id of the case that a test judges; empty for every other test."""
     planned = _planned_of(item)
     return planned.case.id if planned else ""
 
@@ -394,7 +401,7 @@ def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
 
 
 def _tell(config: pytest.Config, line: str) -> None:
-    """What a person must wait for, while tests run: past pytest's capture, which would keep it for a failure."""
+    """Show a line while tests run. It goes past pytest's capture, which would keep it until a test fails."""
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     capture = config.pluginmanager.get_plugin("capturemanager")
     if reporter is not None:

@@ -1,10 +1,10 @@
-"""What paired samples show with confidence. Pure numbers: no torch, no I/O.
+"""Confidence intervals of paired samples. Pure numbers: no torch, no I/O.
 
-The estimate is the median of the pairs' log ratios. Its interval lies between two of them in order: as many lie below
-the true median as a fair coin falls heads, whatever their distribution (David and Nagaraja, Order Statistics, 2003,
-section 7.1), so that it holds for twenty pairs as for two hundred; a block bootstrap of twenty misses ten times as
-often as it says. Neighbours that agree more often than a coin would count for less. Looking repeatedly spends the
-chance of error: each look gets an equal share.
+The estimate is the median of the pairs' log ratios. Its interval lies between two of the log ratios in order: the
+number of them below the true median is that of heads when a fair coin is tossed once for each, whatever their
+distribution (David and Nagaraja, Order Statistics, 2003, section 7.1). So it holds for twenty pairs as for two hundred;
+a block bootstrap of twenty misses ten times as often as it says. Neighbours that agree more often than a coin would
+count for less. Repeated looks share the chance of error: each gets an equal part.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALPHA = 0.01
-"""Chance, on each side, that an interval of any look does not hold the truth."""
+"""Chance, on each side, that the interval of any look misses the truth."""
 LOOKS = (20, 40, 80, 140, 200)
-"""Pairs at which the samples are looked at."""
+"""Numbers of pairs at which the samples are looked at."""
 LEAST = 12
-"""Pairs below which nothing is judged."""
+"""Number of pairs below which nothing is judged."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """Relative, of an interval of ratios; infinite if nothing bounds it."""
+        """Relative half width of an interval of ratios; infinite if nothing bounds it."""
         return math.sqrt(self.high / self.low) - 1 if self.low > 0 else math.inf
 
     def __str__(self) -> str:
@@ -51,8 +51,10 @@ class Interval:
 def ratio_interval(
     log_ratios: Sequence[float], *, alpha: float = ALPHA / len(LOOKS), independent: bool = False
 ) -> Interval:
-    """exp of the median of `log_ratios`, in their order of time, each bound wrong with a chance of `alpha`. From 0 to
-    infinity if they are too few for that. `independent` ones, each of a process of its own, count in full.
+    """Return exp of the median of `log_ratios` with its interval, each bound wrong with a chance of `alpha`.
+
+    `log_ratios` are in their order of time. The interval is from 0 to infinity if they are too few. `independent` ones,
+    each of a process of its own, count in full; others count for less if neighbours agree.
 
     Raises ValueError if there are none.
     """
@@ -69,8 +71,10 @@ def ratio_interval(
 
 
 def _repetition(values: Sequence[float], mid: float) -> float:
-    """How many neighbours tell what one would: (1 + r) / (1 - r), of a series whose neighbours lie on the same side of
-    the median with correlation r; at least 1."""
+    """Return how many neighbouring values show no more than one independent value would; at least 1.
+
+    It is (1 + r) / (1 - r). r, 0 to 0.9, is the correlation with which neighbours lie on the same side of the median.
+    """
     sides = [math.copysign(1.0, value - mid) for value in values if value != mid]
     if len(sides) < 2:
         return 1.0
@@ -81,8 +85,10 @@ def _repetition(values: Sequence[float], mid: float) -> float:
 
 @cache
 def _rank(count: int, alpha: float) -> int:
-    """Of `count` values in order, the place from 1 of the largest that lies above the median with a chance of at most
-    `alpha`; 0 if even the smallest does so more often."""
+    """Return the largest rank whose value lies above the median with a chance of at most `alpha`.
+
+    It counts from 1 among `count` values in ascending order; 0 if even the smallest lies above more often.
+    """
     tail, rank = 0.0, 0
     while rank < count:
         tail += math.comb(count, rank) * 0.5**count
@@ -96,17 +102,20 @@ RESAMPLES = 2000
 
 
 CHANCE = 0.01
-"""How often the bound may lie above the true mean."""
+"""Chance that the bound lies above the true mean."""
 
 
 def at_least(values: tuple[float, ...]) -> float:
-    """The mean that a sample, one number per sequence, shows at least: the CHANCE quantile of the means of RESAMPLES
-    samples drawn from it with replacement. The same for the same sample. Not-a-number stays so."""
+    """Return a lower bound of the mean from a sample of one number per sequence.
+
+    It is the CHANCE quantile of the means of RESAMPLES samples drawn from it with replacement. Equal samples give equal
+    bounds, and not-a-number stays so.
+    """
     sample = np.asarray(values, dtype=np.float64)
     return float(np.quantile(sample[_drawn(len(values))].mean(axis=1), CHANCE))
 
 
 @cache
 def _drawn(count: int) -> NDArray[np.int64]:
-    """(RESAMPLES, count) indices."""
+    """Return indices of shape (RESAMPLES, count), always the same for one count."""
     return np.random.default_rng(0).integers(count, size=(RESAMPLES, count))

@@ -1,17 +1,17 @@
-"""Whether measurements are as good as those recorded before on the same hardware. Pure: no torch, no I/O.
+"""Compare measurements with the baseline recorded on the same hardware. Pure: no torch, no I/O.
 
-Speed is the speedup over eager, whose interval [low, high] is held against the stored one. With a margin of 5 %:
+Speed is compared by the speedup over eager: its interval [low, high] against the stored one. With a margin of 5 %:
 
-* REGRESSED: high < stored low / 1.05. Even at its best it loses more than the margin to the stored worst.
-* IMPROVED: low > stored high × 1.05. The same with the two sessions exchanged.
-* UNCHANGED: not improved, and low ≥ stored low / 1.05 and low ≥ stored high / 1.05². The second excludes a loss of
-  twice the margin wherever in its interval the stored truth was, which wide intervals do not. Nothing is asked of
-  high: what may be better is no worse.
-* UNDECIDED: anything else. More pairs end it, unless the stored interval itself spans more than the margin.
+* REGRESSED: high < stored low / 1.05. Even its best value lies more than the margin below the stored worst.
+* IMPROVED: low > stored high × 1.05. The same rule with the two sessions exchanged.
+* UNCHANGED: not improved, and low ≥ stored low / 1.05 and low ≥ stored high / 1.05². The last condition excludes a
+  loss of twice the margin wherever in its interval the stored truth was; wide intervals would otherwise allow it.
+  Nothing is required of high: what may be faster is no worse.
+* UNDECIDED: anything else. More pairs decide it, unless the stored interval itself spans more than the margin.
 
-Pairs that one worker timed are not compared with those of workers that took turns: UNDECIDED, however they lie.
+Pairs timed by one worker are never compared with pairs of workers that took turns: they are UNDECIDED.
 
-Memory repeats, so that a number decides; peaks have an allowance, sizes by unique storage none.
+Memory repeats, so one number decides. Peaks have an allowance; sizes counted by unique storage have none.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from harness.records.measurements import Measurements, Memory, Sample, Speed
 from harness.statistics import LEAST, Interval, ratio_interval
 
 MARGIN = 1.05
-"""Factor of the speedup that counts as a change: less is what two sessions on one machine differ by."""
+"""Factor of the speedup that counts as a change. Two sessions on one machine differ by less."""
 WIDEST = math.sqrt(MARGIN) - 1
-"""Half width of a speedup that may still be recorded, 2.5 %: it and that of a later one as wide fit into the
-margin together, and enough later pairs always decide against it."""
+"""Largest half width of a speedup that may be recorded, 2.5 %. It fits into the margin together with a later interval
+as wide, so that enough later pairs always decide the comparison."""
 CPU_ALLOWANCE = (1.03, 16 * MIB)
-"""(factor, bytes) by which the peak of a process may differ: it holds what allocators and libraries keep."""
+"""(factor, bytes) by which peaks of processes may differ: allocators and libraries keep some memory."""
 DEVICE_ALLOWANCE = (1.01, 2 * MIB)
-"""The same of allocated memory of an accelerator, which is counted exactly."""
+"""(factor, bytes) by which peaks of an accelerator's allocated memory may differ, which is counted exactly."""
 TIMED_BY = {False: "by one worker", True: "by workers in turns"}
-"""How pairs are timed, by whether it was alternating."""
+"""Words for how pairs were timed, by whether workers alternated."""
 
 
 class Change(StrEnum):
-    """What became of a number. REGRESSED and IMPROVED are named as the outcomes that they lead to."""
+    """Result of comparing a number with its baseline. REGRESSED and IMPROVED are named as the outcomes they lead to."""
 
     REGRESSED = "REGRESSED"
     IMPROVED = "IMPROVED"
@@ -51,25 +51,25 @@ class Change(StrEnum):
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric, now against when it was recorded."""
+    """One metric: its present value against the recorded one."""
 
     metric: str
     change: Change
     stored: float | None
-    """None if it was not recorded."""
+    """Recorded value; None if it was not recorded."""
     now: float | None
-    """None if it was not measured."""
+    """Present value; None if it was not measured."""
     was: str
     got: str
     alike: bool = True
-    """Whether both were measured in the same way; what was not can only be recorded anew."""
+    """Whether both were measured in the same way. If not, the value can only be recorded anew."""
 
     def __str__(self) -> str:
         return f"{self.metric} is {self.got}, was {self.was}"
 
 
 def figures_of(measured: Measurements, *, device: str) -> Figures:
-    """What is recorded and compared of measurements on a torch device type."""
+    """Return the figures of measurements that are recorded and compared. `device` is a torch device type."""
     return Figures(
         _speed_figures(measured.speed, device=device) if measured.speed else None,
         _memory_figures(measured.memory) if measured.memory else None,
@@ -77,20 +77,22 @@ def figures_of(measured: Measurements, *, device: str) -> Figures:
 
 
 def compare(stored: Figures, now: Figures, *, device: str) -> tuple[Compared, ...]:
-    """Every metric that is known of either, each with what became of it."""
+    """Compare every metric that either side knows."""
     return (*_compared_speed(stored.speed, now.speed), *_compared_memory(stored.memory, now.memory, device=device))
 
 
 def overall(compared: Iterable[Compared]) -> Change:
-    """Of all metrics together: one regressed decides, then one undecided, then one improved."""
+    """Return the change of all metrics: the first of REGRESSED, UNDECIDED, IMPROVED that occurs, else UNCHANGED."""
     found = {entry.change for entry in compared}
     order = (Change.REGRESSED, Change.UNDECIDED, Change.IMPROVED)
     return next((change for change in order if change in found), Change.UNCHANGED)
 
 
 def losses(stored: Figures, now: Figures, *, device: str) -> list[str]:
-    """What would be worse if `now` were recorded in place of `stored`, a line each. Without the margin of speed: a
-    baseline that gave way within it would follow every slow decline."""
+    """Return a line for each metric in which `now` is worse than `stored`, or which `now` lacks.
+
+    Speed has no margin here: a baseline that gave way within the margin would follow every slow decline.
+    """
     return [
         str(entry)
         for entry in compare(stored, now, device=device)
@@ -99,7 +101,7 @@ def losses(stored: Figures, now: Figures, *, device: str) -> list[str]:
 
 
 def speed_change(stored: Interval, now: Interval) -> Change:
-    """By the rule above."""
+    """Compare two speedups by the rules at the top of this module."""
     if now.high < stored.low / MARGIN:
         return Change.REGRESSED
     if now.low > stored.high * MARGIN:
@@ -110,7 +112,7 @@ def speed_change(stored: Interval, now: Interval) -> Change:
 
 
 def peak_change(stored: int, now: int, *, device: str) -> Change:
-    """Beyond the allowance of the device, to either side."""
+    """Compare two peaks in bytes. A difference within the allowance of the device type is no change."""
     factor, extra = CPU_ALLOWANCE if device == "cpu" else DEVICE_ALLOWANCE
     if now > stored * factor + extra:
         return Change.REGRESSED
@@ -118,7 +120,7 @@ def peak_change(stored: int, now: int, *, device: str) -> Change:
 
 
 def size_change(stored: int, now: int) -> Change:
-    """Of bytes that repeat exactly."""
+    """Compare two sizes in bytes that repeat exactly: any difference is a change."""
     if now == stored:
         return Change.UNCHANGED
     return Change.REGRESSED if now > stored else Change.IMPROVED
@@ -145,7 +147,7 @@ def _speed_figures(speed: Speed, *, device: str) -> SpeedFigures | None:
 
 
 def _seen(runs: Sequence[Sample], figure: Callable[[Sample, float], float]) -> float | None:
-    """Median over the runs whose first token was seen; None if there are none."""
+    """Return the median over the runs whose first token was seen; None if there are none."""
     values = [figure(run, run.first) for run in runs if run.first is not None]
     return median(values) if values else None
 

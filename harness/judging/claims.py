@@ -1,4 +1,4 @@
-"""What the optimization overview says, held against numbers. Pure: no torch, no I/O."""
+"""Judge by numbers what the optimization overview claims. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Part:
     """One number that a claim rests on."""
 
     key: str
-    """Its name among a verdict's numbers."""
+    """Name among a verdict's numbers."""
     what: str
-    """Its name in a sentence: `<what> is <got>`."""
+    """Name in a sentence: `<what> is <got>`."""
     got: Interval
     limit: float
     at_least: bool = True
-    """Or at most."""
+    """Whether `got` should be at least `limit`; otherwise at most."""
     todo: str = QUIETER
-    """What a person does if the interval does not tell."""
+    """Next step for a person if the interval does not decide."""
     refutable: bool = True
-    """Whether a miss contradicts the claim: one case that lacks it refutes nothing that only may be."""
+    """Whether a miss contradicts the claim. A claim that something may occur is not refuted by one case without it."""
 
     @property
     def told(self) -> Told:
-        """By the whole interval, and without the allowances of thresholds: a claim is either true or not."""
+        """Result by the whole interval, without the allowances of thresholds: a claim is either true or not."""
         low, high, limit = self.got.low, self.got.high, self.limit
         if not self.at_least:
             low, high, limit = -high, -low, -limit
@@ -64,28 +64,28 @@ class Part:
 
 
 def exactly(value: float) -> Interval:
-    """A number that was counted, as an interval of no width."""
+    """Return a counted number as an interval of zero width."""
     return Interval(value, value, value)
 
 
 def interval_numbers(key: str, interval: Interval) -> dict[str, float]:
-    """An interval among a verdict's numbers."""
+    """Return an interval as three of a verdict's numbers: `key`, `key.low` and `key.high`."""
     return {key: interval.mid, f"{key}.low": interval.low, f"{key}.high": interval.high}
 
 
 @dataclass(frozen=True)
 class Statement:
-    """A claim, and what it is tried on."""
+    """A claim, and the case that it is tried on."""
 
     name: str
     case: Case
     disclaimed: str = ""
-    """Why the profile says that it does not hold on such hardware; empty if it does not say so."""
+    """Reason why the profile says that the claim does not hold on such hardware; empty if it says nothing."""
     disclaimed_parts: tuple[str, ...] = ()
-    """Keys of the parts that it says so of; empty for whichever do not hold."""
+    """Keys of the parts that the profile disclaims; empty for all parts."""
 
     def disclaims(self, wrong: Sequence[Part]) -> bool:
-        """Whether all parts that do not hold are disclaimed."""
+        """Return whether the profile disclaims all parts in `wrong`, which do not hold."""
         of_all = not self.disclaimed_parts
         return bool(self.disclaimed) and all(of_all or part.key in self.disclaimed_parts for part in wrong)
 
@@ -93,8 +93,10 @@ class Statement:
 def judge_claim(
     statement: Statement, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = ""
 ) -> Verdict:
-    """The verdict on a claim: it holds if all parts do, and does not if one is contradicted. `figures` and `told` are
-    reported beside them. Disclaimed is what does not hold, if the profile says so of every such part.
+    """Return the verdict on a claim.
+
+    It is PASS if all parts hold, and DOES_NOT_HOLD if one is contradicted, or DISCLAIMED if the profile disclaims all
+    contradicted parts. Otherwise it is INCONCLUSIVE. `figures` and `told` are added to its numbers and its message.
 
     Raises ValueError without parts: nothing would be claimed.
     """
@@ -125,18 +127,18 @@ def judge_claim(
 def claim_verdict(
     name: str, case: Case, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
 ) -> Verdict:
-    """A verdict on a claim, with the facts of the case that it was tried on."""
+    """Return a verdict on a claim, with the facts of the case that it was tried on."""
     return replace(verdict_on(case, Property.CLAIM, outcome, message, numbers), case=name, tried=case.id)
 
 
 def as_claim(name: str, verdict: Verdict) -> Verdict:
-    """What befell the case that a claim is tried on, as the claim's own verdict."""
+    """Return the verdict on the case that a claim was tried on as the claim's own verdict."""
     message = verdict.message.removeprefix(f"{verdict.case}: ")
     return replace(verdict, case=name, property=Property.CLAIM, message=f"{name}: {message}", tried=verdict.case)
 
 
 def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
-    """One peak over another, give or take what the device's way of weighing may add to equal work (rule M4)."""
+    """Return one peak over another. The interval covers what weighing may add to equal work (rule M4)."""
     slack = PROCESS if device == "cpu" else ALLOCATOR
     unsure = slack.peak * max(candidate, baseline) + slack.peak_bytes
     low, high = max(0.0, candidate - unsure), candidate + unsure
@@ -144,12 +146,12 @@ def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
 
 
 def of_memory(memory: Memory, *, device: str) -> Interval:
-    """The candidate's peak over eager's."""
+    """Return the candidate's peak over eager's, as an interval."""
     return memory_ratio(memory.candidate.peak, memory.eager.peak, device=device)
 
 
 def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]:
-    """What the overview shows of a case: its speed, memory and MBU with their intervals, and its error ratios."""
+    """Return the figures that the overview shows: speed, memory and MBU with their intervals, and error ratios."""
     found = error_ratios(equivalence)
     if measured.speed:
         found |= interval_numbers("speedup", speedup(measured.speed))
@@ -159,19 +161,19 @@ def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]
 
 
 def error_ratios(equivalence: Verdict) -> dict[str, float]:
-    """Of a case, by dtype."""
+    """Return the error ratios among a verdict's numbers: one per dtype, named like `fp32.rho`."""
     return {key: value for key, value in equivalence.numbers.items() if key.endswith(".rho")}
 
 
 def mbu_of(measured: Measurements, *, of_eager: bool = False) -> dict[str, float]:
-    """MBU of the candidate, or of eager beside it, with its interval; nothing if it cannot be told."""
+    """Return the MBU of the candidate, or of eager, with its interval; empty if it is not known."""
     shares = _shares_of_bandwidth(measured, of_eager=of_eager)
     logs = [math.log(share) for share in shares]
     return interval_numbers("mbu", ratio_interval(logs, alpha=ALPHA)) if logs else {}
 
 
 def _shares_of_bandwidth(measured: Measurements, *, of_eager: bool) -> list[float]:
-    """Of each timed run of one side."""
+    """Return the MBU of each timed run of one side; empty if it is not known."""
     speed, peaks = measured.speed, measured.peaks
     if speed is None or speed.work is None or peaks is None:
         return []

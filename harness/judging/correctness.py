@@ -1,4 +1,4 @@
-"""Evidence to verdicts. A pure function of records: a finished run can be judged again, on a machine without torch."""
+"""Turn evidence into verdicts. A pure function of records: without torch, finished runs can be judged again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ NEXT_STEP = {
     Outcome.BASELINE_UNTRUSTED: "repair eager first: nothing can be compared with it",
     Outcome.MISMATCH: "its evidence file has the errors of every phase and row",
 }
-"""What a person does about an outcome."""
+"""Next step for a person, by outcome."""
 NUMERICS_CHANGED = "numerics changed: "
-"""Begins what a verdict that passes says of a number that was smaller when it was stored (R2)."""
+"""Prefix of a note in a passing verdict: the number was smaller when it was stored (R2)."""
 
 
 def judge(
     case: Case, asked: Property, evidence: Evidence, *, limits: Limits = LIMITS, stored: Stored | None = None
 ) -> Verdict:
-    """The verdict on one property. Earlier properties are judged first, and fail it with their outcome. `limits` are a
-    profile's; `stored` is what the case showed before, under equal conditions.
+    """Return the verdict on one property of a case.
+
+    Earlier properties are judged first; if one fails, its outcome stands. `limits` are a profile's; `stored` is what
+    the case showed before, under equal conditions.
 
     Raises ValueError if the evidence is another case's.
     """
@@ -44,9 +46,11 @@ def judge(
 def judge_relation(
     case: Case, engagements: Mapping[Dtype, Engagement], found: list[Finding], *, told: str, next_step: str
 ) -> Verdict:
-    """The verdict on a relation that holds for any input, from what its path engaged and from every number that was
-    held against a limit. `told` goes before the number closest to its limit if none is violated, and otherwise
-    `next_step` behind what is wrong."""
+    """Return the verdict on a relation that must hold for any input.
+
+    It is judged by what its path engaged, and by every number that was held against a limit. If none is violated, the
+    message is `told` and the number closest to its limit; otherwise what is wrong and `next_step`.
+    """
     asked = Property.EQUIVALENCE
     unengaged = _engagement(case, asked, engagements, next_step=next_step)
     if unengaged is not None:
@@ -118,7 +122,7 @@ def _closest(found: list[Finding]) -> str:
 
 
 def _instead(case: Case, evidence: Evidence) -> str:
-    """What stands for the float32 run that there is not, if anything does."""
+    """Return what replaces the missing float32 run: operators compared with float64, if there are any."""
     operators = [rung.operators.errors for rung in _counted(case, evidence) if rung.operators]
     if not any(operators):
         return "no fp32 run of the same kernels"
@@ -139,7 +143,7 @@ def _findings(case: Case, evidence: Evidence, limits: Limits, stored: Stored | N
 
 
 def _counted(case: Case, evidence: Evidence) -> list[Rung]:
-    """The rungs that prove something about the native run: those in which the same kernels ran, and eager was sound."""
+    """Return the rungs that prove something about the native run: the same kernels ran, and eager was sound."""
     native = next(rung for rung in evidence.rungs if rung.dtype is case.dtype)
     sound = {trust.dtype for trust in _asked_for(case, evidence)}
     same = [rung for rung in evidence.rungs if rung.engagement.kernels == native.engagement.kernels]
@@ -147,8 +151,10 @@ def _counted(case: Case, evidence: Evidence) -> list[Rung]:
 
 
 def _asked_for(case: Case, evidence: Evidence) -> list[Trust]:
-    """What is known of eager, but for float16 where it runs only beside the native dtype and is not sound: a model made
-    for bfloat16 may overflow in it, which says nothing about the case."""
+    """Return what is known of eager in each dtype, without float16 if it is unsound and not native.
+
+    A model made for bfloat16 may overflow in float16, which says nothing about the case.
+    """
     return [
         trust
         for trust in evidence.trusts

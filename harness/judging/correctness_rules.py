@@ -1,8 +1,9 @@
-"""Numbers to within-tolerance or not. The table of limits, with the reason of each; those that calibration may move
-stand in `limits`. No torch.
+"""Hold numbers against the limits of correctness. No torch.
 
-Names R0 to R6, L and E are those of the rules in README. `rho` is the candidate's RMS error over eager's own, both
-against the float64 reference; `rho_max` the same for the largest error.
+Fixed limits are defined here, with the reason of each; those that calibration may move are in `profiles/limits.py`.
+
+The names R0 to R6, L and E are those of the rules in README. `rho` is the candidate's RMS error over eager's own, both
+against the float64 reference; `rho_max` is the same for the largest error.
 """
 
 from __future__ import annotations
@@ -23,36 +24,40 @@ R4_FLIP_SIGMAS = 3.0
 """Standard deviations of a binomial count by which flips against the reference may exceed eager's own."""
 
 L2_CHANCE = 0.01
-"""How often a scheme that uses up its budget of changed choices may be told to exceed it."""
+"""Chance that a scheme which just uses up its budget of changed choices is found to exceed it."""
 R6_LOSSY = math.sqrt(2 * GROUP / 12)
-"""Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to
-levels errs by the step between them / sqrt(12), and n values of mean square 1 have a range of at most sqrt(2 n)."""
+"""Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to levels
+errs by their step / sqrt(12), and n values of mean square 1 have a range of at most sqrt(2 n)."""
 
 
 ULPS_OF_EAGER = 128.0
 """Relative RMS error that eager may have, in unit roundoffs of its dtype: trained small models show 3 to 33."""
 ULPS_PER_POSITION = 0.25
-"""As many in float32 on long prompts: rotary angles are computed in it whatever the dtype, and err in proportion to the
-position. Trained small models show up to 0.12 at 2,048 positions."""
+"""Unit roundoffs per position that eager's error may reach in float32 on long prompts. Rotary angles are computed in
+float32 whatever the dtype, and err in proportion to the position. Trained small models show up to 0.12 at 2,048
+positions."""
 FLOOR = 1e-3
-"""Share of eager's error that the reference's own, cached against uncached, may reach: about 1e-9 is normal."""
+"""Share of eager's error that the reference's own, cached against uncached, may reach. About 1e-9 is normal."""
 RECALL = 0.99
-"""Share of determined tokens that eager must generate."""
+"""Share of the recall probe's determined tokens that eager must generate."""
 
 
 def rho(error: StratumError, dtype: Dtype) -> float:
-    """RMS error of the candidate over eager's, the latter at least one unit roundoff of the logits."""
+    """Return the candidate's RMS error over eager's, which counts as at least one unit roundoff of the logits."""
     return _quotient(error.candidate_rms, max(error.eager_rms, dtype.unit_roundoff * error.reference_rms))
 
 
 def rho_max(error: StratumError) -> float:
-    """Largest error of the candidate over eager's, plus what storing a logit in the dtype may cost."""
+    """Return the candidate's largest error over eager's plus what storing a logit in the dtype may cost."""
     return _quotient(error.candidate_max, error.eager_max + error.rounding)
 
 
 def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS) -> list[Finding]:
-    """Every rule that applies to this run, violated or not. `budget` names those of lossy schemes in BUDGETS,
-    joined by `+`."""
+    """Return the finding of every rule that applies to this run, violated or not.
+
+    `budget` names the budgets of lossy schemes in BUDGETS, joined by `+`. Raises ValueError if weights are rounded, and
+    what that costs or a budget for it is missing.
+    """
     comparison, dtype = rung.comparison, rung.dtype
     budgets = {name.partition("_")[0]: BUDGETS[name] for name in budget.split("+") if name}
     scheme = list(_operators(rung.operators, dtype, limits)) if rung.operators else []
@@ -101,7 +106,7 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limi
 
 
 def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[Finding]:
-    """R0 or R1: what holds for logits of the same content computed in another order."""
+    """Return the findings of R0 or R1: limits for logits of the same content computed in another order."""
     rule = "R0" if dtype is Dtype.FP32 else "R1"
     return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", what="error"))
 
@@ -130,7 +135,7 @@ def _divergence(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
 
 
 def _cost(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
-    """What a scheme costs in the decode steps."""
+    """Yield the findings of L2: what a scheme costs in the decode steps."""
     dtype, nats = comparison.dtype, comparison.divergence
     if nats is not None and budget.nats is not None:
         yield Finding("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
@@ -140,7 +145,7 @@ def _cost(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
 
 
 def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[Finding]:
-    """What a cache that keeps less costs, in the decode steps and in itself."""
+    """Yield what a cache that keeps less costs, in the decode steps (L2) and in the cache itself (R6)."""
     dtype = comparison.dtype
     yield from _cost(comparison, budget)
     scheme = R6_LOSSY / (2**budget.bits - 1)
@@ -183,7 +188,7 @@ def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:
 
 
 def most_by_chance(trials: int, share: float) -> int:
-    """The count that a binomial variable of that share exceeds in at most L2_CHANCE of cases."""
+    """Return the count that a binomial variable of this share exceeds in at most L2_CHANCE of cases."""
     below, count = 0.0, -1
     while below < 1 - L2_CHANCE and count < trials:
         count += 1
@@ -218,7 +223,7 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
 
 
 def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
-    """What eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
+    """Return what eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
     share = floor / trust.relative_error if trust.relative_error else math.inf  # no error: it is the reference itself
     found = [
         Finding("floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR),
@@ -247,20 +252,20 @@ def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
 
 
 def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> Finding:
-    """The stratum with the largest ratio, which is named. Ratios are quotients, and never not-a-number."""
+    """Return the finding for the stratum with the largest ratio, naming it. Ratios are never not-a-number."""
     where = max(ratios, key=ratios.__getitem__)
     return Finding(rule, key, f"{what} ({where})", ratios[where], limit)
 
 
 def changed(numbers: Mapping[str, float], stored: Stored) -> dict[str, float]:
-    """R2: the stored value of every error ratio that is now more than R2_FACTOR times it."""
+    """Return the stored value of every error ratio that has grown to more than R2_FACTOR times it (rule R2)."""
     return {key: was for key, was in stored.rho.items() if key in numbers and numbers[key] > R2_FACTOR * was}
 
 
 def growth(rung: Rung, stored: Stored) -> list[Finding]:
-    """L3: by how much the divergence on text has grown at least, sequence by sequence.
+    """Return the finding of L3: a lower bound of the growth of the divergence on text since it was stored.
 
-    Raises HarnessError if the stored sequences are not those of the run.
+    Sequences are compared one by one. Raises HarnessError if another number of them was stored.
     """
     before = stored.divergence.get(rung.dtype)
     if rung.scheme is None or before is None:

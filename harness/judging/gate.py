@@ -1,6 +1,6 @@
 """The gate: every way of not knowing is a failure. A pure function of a run's record and of what its profile forgives.
 
-Rules stand in `RULES`, each with a docstring that says what it refuses; README's table of them is made of these.
+The rules are in `RULES`. The docstring of each says what it refuses; README's table of rules is made of these.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from harness.records.enums import Outcome, Property
 from harness.records.run import Run, Verdict
 
 UNDECIDED = 0.1
-"""Share of timed verdicts that may be INCONCLUSIVE: more, and the machine is not fit to be a gate (method: B.4, 9)."""
+"""Share of timed verdicts that may be INCONCLUSIVE. With more the machine is not fit to be a gate (method: B.4, 9)."""
 ENDED_WELL = (0, 1)
-"""Exit codes of sessions that came to their end: all is well, or a verdict is not."""
+"""Exit codes of sessions that came to their end: 0 if all is well, 1 if a verdict is not."""
 
 
 @dataclass(frozen=True)
 class Forgiven:
-    """What a profile forgives."""
+    """Skips and known failures that a profile forgives."""
 
     skips: tuple[Skip, ...] = ()
     known_failures: tuple[KnownFailure, ...] = ()
 
 
 Rule = Callable[[Run, Forgiven], Iterator[str]]
-"""Gives a clause for each thing that makes the gate red."""
+"""A rule of the gate: it yields a clause for each thing that makes the gate red."""
 
 
 def gated(run: Run, forgiven: Forgiven) -> Run:
-    """The run with what makes its gate red, in clauses; nothing if it is green."""
+    """Return the run with the clauses that make its gate red; none if it is green."""
     return replace(run, gate=tuple(clause for rule in RULES for clause in rule(run, forgiven)))
 
 
 def awaited(run: Run) -> Run:
-    """A run that goes on and will be gated: red until then, should it be killed."""
+    """Return a run that goes on and will be gated. Its gate is red until then, in case the run is killed."""
     return replace(run, gate=tuple(not_ended(run, Forgiven())))
 
 
 def gate_line(run: Run) -> str:
-    """In one line why the gate is red, or what it let through; empty if nobody asked for a gate."""
+    """Return one line on why the gate is red or what it let through; empty without a gate."""
     if run.gate is None:
         return ""
     tier = f" ({tier_line(run)})" if run.tier else ""
@@ -57,20 +57,22 @@ def gate_line(run: Run) -> str:
 
 
 def tier_line(run: Run) -> str:
-    """How much of the plan a run was to judge, and how much it was not; empty in records from before it was kept."""
+    """Return the run's tier and how many cases it left out; empty in records from before this was kept."""
     return f"tier {run.tier}{left_out_line(run.left_out)}" if run.tier else ""
 
 
 def left_out_line(left_out: Mapping[str, int]) -> str:
-    """`, 214 nightly and 90 slow cases left out`; empty if there are none."""
+    """Return `, 214 nightly and 90 slow cases left out`; empty if there are none."""
     *others, last = [f"{number} {tier}" for tier, number in left_out.items()] or [""]
     told = f"{', '.join(others)} and {last}" if others else last
     return f", {told} {'case' if sum(left_out.values()) == 1 else 'cases'} left out" if told else ""
 
 
 def strays(run: Run) -> int:
-    """Tests that failed and gave no failing verdict; where that was not kept, one if no verdict explains the exit code:
-    of two readings the red one."""
+    """Return the number of tests that failed and gave no failing verdict.
+
+    If the record does not hold it, return 1 if no verdict explains the exit code, else 0: of two readings the red one.
+    """
     if run.failed_otherwise is not None:
         return run.failed_otherwise
     return int(run.exit == 1 and not any(verdict.outcome.fails for verdict in run.verdicts))
@@ -188,12 +190,12 @@ def _judged_of(entry: KnownFailure, run: Run) -> list[Verdict]:
 
 
 def _allowing(verdict: Verdict, forgiven: Forgiven) -> Skip | None:
-    """The entry that a skip counts for: the first that covers it."""
+    """Return the entry that a skip counts for: the first that covers it."""
     return next((skip for skip in forgiven.skips if skip.covers(verdict)), None)
 
 
 def _first(verdicts: list[Verdict]) -> str:
-    """`SLOW of CASE`, or `3 verdicts (SLOW of CASE first)`."""
+    """Return `SLOW of CASE`, or `3 verdicts (SLOW of CASE first)`."""
     first = f"{verdicts[0].outcome} of {verdicts[0].case}"
     return first if len(verdicts) == 1 else f"{len(verdicts)} verdicts ({first} first)"
 

@@ -1,5 +1,7 @@
-"""Measurements to verdicts: speed, memory, utilization, regression. Pure, as `judge` is, whose verdict stands first:
-nothing that did not engage, or computes something else, is fast or small."""
+"""Turn measurements into verdicts on speed, memory, utilization and regression. Pure, as `judge` is.
+
+The verdict on equivalence comes first: nothing that did not engage, or computes something else, is fast or small.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ from harness.records.run import Verdict
 def judge_measured(
     case: Case, asked: Property, equivalence: Verdict, measurements: Measurements | None, bar: Bar
 ) -> Verdict:
-    """The verdict on one measured property. `equivalence` is that on the same case, whose outcome stands if it is no
-    PASS; only then may there be no `measurements`.
+    """Return the verdict on one measured property.
+
+    `equivalence` is the verdict on the same case; its outcome stands unless it is PASS. A case that passed without
+    `measurements` is an ERROR.
 
     Raises ValueError if any of these is another case's, or the property is not measured.
     """
@@ -47,14 +51,19 @@ def judge_measured(
 
 
 def judge_evidence(case: Case, asked: Property, evidence: Evidence, *, standard: Standard) -> Verdict:
-    """The verdict on a property by evidence; of one that is measured that on equivalence, which stands before it."""
+    """Return the verdict on a property by evidence.
+
+    For a measured property this is the one on equivalence, which comes first.
+    """
     first = Property.EQUIVALENCE if asked.measured else asked
     return judge(case, first, evidence, limits=standard.limits, stored=standard.stored.get(case.id))
 
 
 def bar_of(case: Case, path: Optimization, *, standard: Standard) -> Bar:
-    """What measurements are held to. On a CPU the overview's claim of speed is one only where the path should gain
-    there."""
+    """Return the limits and the baseline of a case.
+
+    On a CPU the overview's claim of speed is a limit only where the path should gain there.
+    """
     claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
     threshold = threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)
     return Bar(threshold, *standard.recorded(case.id, case.technique))

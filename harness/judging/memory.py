@@ -1,6 +1,6 @@
-"""Bytes to within-limits or not, with the reason of each limit. Pure numbers: no torch, no I/O.
+"""Hold bytes against limits, with the reason of each limit. Pure numbers: no torch, no I/O.
 
-Names M1 to M6 are those of the rules in README. All numbers are in MiB, of 2**20 bytes.
+The names M1 to M6 are those of the rules in README. Records are in bytes, and sizes in findings in MiB of 2**20 bytes.
 """
 
 from __future__ import annotations
@@ -22,33 +22,36 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Slack:
-    """What a kind of device adds to equal work."""
+    """Memory that a kind of device may add to equal work."""
 
     peak: float
     """Share of the peak by which two processes may differ."""
     peak_bytes: int
-    """And in any case."""
+    """Bytes by which two processes may differ in addition to that share."""
     growth: float
-    """Share of the peak that may be left behind by two more runs."""
+    """Share of the peak that two more runs may leave behind."""
     growth_bytes: int
-    """If more than that share."""
+    """Bytes that two more runs may leave behind, if that is more than the share."""
 
 
 PROCESS = Slack(peak=0.03, peak_bytes=16 * MIB, growth=0.03, growth_bytes=16 * MIB)
-"""Resident memory also holds the interpreter's objects and pages of libraries that a run is the first to touch. Peaks
-of one case in fresh processes differ by up to 0.3 % (`mini`) or 0.4 MiB (tiny models), and two runs leave up to 0.06
-MiB behind; another kind of attention needs 34 instead of 51 MiB of code, which is left out of the peak as far as it is
-loaded by the first run, and 16 MiB are for what is not."""
+"""Slack of a process's resident memory. It also holds the interpreter's objects, and pages of libraries that a run is
+the first to touch. Peaks of one case in fresh processes differ by up to 0.3 % (`mini`) or 0.4 MiB (tiny models), and
+two runs leave up to 0.06 MiB behind. Another kind of attention needs 34 instead of 51 MiB of code. Code that the first
+run loads is left out of the peak; the 16 MiB are for the rest."""
 ALLOCATOR = Slack(peak=0.01, peak_bytes=2 * MIB, growth=0.01, growth_bytes=2 * MIB)
-"""CUDA's allocator counts tensors, of every process alike: what remains is rounding to its blocks, of 2 MiB where they
-are small (docs.pytorch.org/docs/stable/notes/cuda.html, memory management)."""
+"""Slack of CUDA's allocator, which counts tensors alike in every process. What remains is rounding to its blocks, of 2
+MiB where they are small (docs.pytorch.org/docs/stable/notes/cuda.html, memory management)."""
 
 
 def findings(
     memory: Memory, *, device: str, ratio_limit: float | None, weights_limit: float | None = None
 ) -> list[Finding]:
-    """Every rule that applies, violated or not. `ratio_limit` is the most that the candidate's peak may be of eager's,
-    `weights_limit` the same of the bytes of its weights; None to leave either open."""
+    """Return the finding of every rule that applies, violated or not.
+
+    `ratio_limit` bounds the candidate's peak over eager's, and `weights_limit` the bytes of its weights over eager's;
+    None leaves either open.
+    """
     found = list(_findings(memory, ratio_limit, PROCESS if device == "cpu" else ALLOCATOR))
     if weights_limit is not None and memory.eager.weights:
         share = memory.candidate.weights / memory.eager.weights
@@ -83,15 +86,21 @@ def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterat
 
 
 def _growth(held: Held, slack: Slack) -> Finding:
-    """Of the candidate. A leak in proportion to its peak is found as well as one of many bytes."""
+    """Return the finding of M5 for the candidate.
+
+    A leak in proportion to its peak is found as well as one of many bytes.
+    """
     limit = max(slack.growth_bytes, slack.growth * held.peak)
     what = "what equal runs leave behind in MiB"
     return Finding("M5", "growth_mib", what, max(0, held.growth) / MIB, limit / MIB)
 
 
 def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> Finding:
-    """Held against 0 as a difference: of large numbers the digits that differ would not be seen. `what` has a place for
-    `beyond` or `short of`, and one for what is wanted."""
+    """Return the difference of two sizes as a finding with limit 0.
+
+    Of two large numbers the digits that differ would not be seen. `what` has a place for `beyond` or `short of`, and
+    one for the wanted size.
+    """
     told = what.format("beyond" if got >= wanted else "short of", f"{wanted / MIB:.4g}")
     return Finding(rule, key, told, abs(got - wanted) / MIB, 0.0)
 
@@ -126,7 +135,10 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def _bytes(memory: Memory) -> dict[str, float]:
-    """What both sides held, and of the candidate's peak how much more than eager's and than the least it is."""
+    """Return what both sides held in bytes, and two figures of the candidate's peak.
+
+    `memory_ratio` is the peak over eager's; `memory_overhead` is the share by which it exceeds the least possible.
+    """
     found = {
         f"{side}.{name}": float(value)
         for side, held in (("candidate", memory.candidate), ("eager", memory.eager))

@@ -21,12 +21,15 @@ CHANGED = {
     Change.UNDECIDED: (Outcome.INCONCLUSIVE, QUIETER),
     Change.IMPROVED: (Outcome.IMPROVED, "keep it: harness baseline accept RUN"),
 }
-"""Of a change: what the verdict says, and what a person does about it."""
+"""Outcome and next step for a person, by change."""
 
 
 def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
-    """What regressed decides, be the other half unusable; else why that half is stands. Runs of something else than was
-    verified come before both."""
+    """Return the verdict on a case against its baseline.
+
+    Order of precedence: runs of something else than was verified; then a regression of speed or memory; then the reason
+    why one of the two is missing.
+    """
     asked = Property.REGRESSION
     early = _unusable(case, asked, measured)
     if early is None and measured.speed is None:
@@ -51,7 +54,7 @@ def _unrecorded(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def _changed(case: Case, found: tuple[Compared, ...], recorded: Recorded) -> Verdict:
-    """The verdict on what became of every metric."""
+    """Return the verdict on the changes of all metrics together."""
     asked, change = Property.REGRESSION, overall(found)
     told = [entry for entry in found if entry.change is change]
     if change is Change.UNCHANGED:
@@ -69,7 +72,7 @@ def _changed(case: Case, found: tuple[Compared, ...], recorded: Recorded) -> Ver
 
 
 def _compared(found: tuple[Compared, ...]) -> dict[str, float]:
-    """What was measured, and what was recorded, of every metric."""
+    """Return the measured and the recorded value of every metric, by name."""
     names = {each: each.metric.replace(" ", "_") for each in found}
     now = {names[each]: float(each.now) for each in found if each.now is not None}
     return now | {f"{names[each]}.recorded": float(each.stored) for each in found if each.stored is not None}

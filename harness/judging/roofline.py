@@ -1,7 +1,7 @@
-"""How much a run must move and compute, by arithmetic, and what share of the machine's peaks that is. Pure numbers.
+"""Count the bytes and operations that a run needs, and their share of the machine's peaks. Pure numbers.
 
-What is counted is what no implementation can do without; padding, the unfilled part of a static buffer, and copies of
-keys and values are not, so that a path that moves more does not look better for it.
+Only work that no implementation can avoid is counted. Padding, the unfilled part of a static buffer, and copies of keys
+and values are left out, so that a path that moves more does not look better for it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from harness.records.enums import Dtype
 from harness.records.measurements import Peaks, Work
 
 IMPOSSIBLE = 1.02
-"""A larger share of a measured peak says that the measurement is wrong: a synchronisation is missing, a run ended
-early, or a cache holds the weights."""
+"""Share of a measured peak above which the measurement is wrong: a synchronisation is missing, a run ended early, or a
+cache holds the weights."""
 
 
 @dataclass(frozen=True)
@@ -21,60 +21,59 @@ class AttentionLayer:
     """One layer that keeps keys and values."""
 
     heads: int
-    """Of queries."""
+    """Number of query heads."""
     kv_heads: int
     head_size: int
     kv_bytes: float
-    """Per element that it keeps."""
+    """Bytes per element of the keys and values that it keeps."""
     window: int = 0
-    """Positions that a query sees, its own included; 0 for all before it."""
+    """Positions that a query sees, its own included; 0 if it sees all before it."""
 
     def positions(self, length: int) -> int:
-        """That the last query of a sequence of `length` sees."""
+        """Return how many positions the last query of a sequence of `length` sees."""
         return min(length, self.window) if self.window else length
 
     @property
     def position_bytes(self) -> float:
-        """Of keys and values of one position."""
+        """Bytes of the keys and values of one position."""
         return 2 * self.kv_bytes * self.kv_heads * self.head_size
 
 
 @dataclass(frozen=True)
 class Experts:
-    """Weights of which each token uses a part."""
+    """Expert weights, of which each token uses a part."""
 
     count: int
     chosen: int
-    """By each token."""
+    """Experts that each token uses."""
     bytes: float
-    """Of one expert, over all layers."""
+    """Bytes of one expert, over all layers."""
     multiply_adds: float
-    """Of one expert per token, over all layers."""
+    """Multiply-adds of one expert per token, over all layers."""
 
     def hit(self, tokens: int) -> int:
-        """Most experts that so many tokens can choose among them. One token hits exactly these; several may share some,
-        so that for them the bytes are an upper bound."""
+        """Return the most experts that so many tokens can use: exact for one token, an upper bound for several."""
         return min(self.count, self.chosen * tokens)
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What a model makes of a run's size."""
+    """Figures of a model from which the work of a run of any size follows."""
 
     dense_bytes: float
-    """Of the weights that every step reads whole, scales and zero points of packed ones included."""
+    """Bytes of the weights that every step reads whole, scales and zero points of packed ones included."""
     lookup_bytes: float
-    """Of the embedding rows of one token, where no other layer reads the table."""
+    """Bytes of the embedding rows of one token, if no other layer reads the table."""
     multiply_adds: float
-    """Per position, of all products with weights but the head's and the experts'."""
+    """Multiply-adds per position of all products with weights but the head's and the experts'."""
     head_multiply_adds: float
-    """Per position whose logits are computed."""
+    """Multiply-adds of the head per position whose logits are computed."""
     layers: tuple[AttentionLayer, ...]
     experts: Experts | None = None
 
 
 def work_of(model: ModelFigures, *, rows: int, prompt: int, new_tokens: int, prompt_logits: int = 1) -> Work:
-    """Work of one run: `rows` sequences of `prompt` positions, and logits for the last `prompt_logits` of each."""
+    """Return the work of a run of `rows` sequences of `prompt` positions, the last `prompt_logits` with logits."""
     steps = new_tokens - 1  # the prefill gives the first token
     lengths = range(prompt + 1, prompt + new_tokens)
     return Work(
@@ -87,22 +86,30 @@ def work_of(model: ModelFigures, *, rows: int, prompt: int, new_tokens: int, pro
 
 
 def step_bytes(model: ModelFigures, *, rows: int, length: int) -> float:
-    """Bytes of the decode step after which each row has `length` positions: weights read once for all rows; keys and
-    values read of every position that is seen, and written of the new one."""
+    """Return the bytes of the decode step after which each row has `length` positions.
+
+    Weights are read once for all rows. Keys and values of every visible position are read, and those of the new one
+    written.
+    """
     kept = sum(layer.position_bytes * (layer.positions(length) + 1) for layer in model.layers)
     return _weights(model, tokens=rows) + rows * kept
 
 
 def prefill_bytes(model: ModelFigures, *, rows: int, prompt: int) -> float:
-    """Bytes of the prefill: weights read once for all positions, and keys and values written of those that a later
-    query may see. What one attention call reads again of what it has just computed can stay on the chip."""
+    """Return the bytes of the prefill.
+
+    Weights are read once for all positions, and the keys and values that a later query may see are written. What one
+    attention call reads again of what it has just computed can stay on the chip.
+    """
     kept = sum(layer.position_bytes * layer.positions(prompt) for layer in model.layers)
     return _weights(model, tokens=rows * prompt) + rows * kept
 
 
 def step_flops(model: ModelFigures, *, rows: int, length: int) -> float:
-    """Floating-point operations of the decode step after which each row has `length` positions, counted as those of the
-    prefill: its one query sees them all, or a window of them."""
+    """Return the floating-point operations of the decode step after which each row has `length` positions.
+
+    They are counted like those of the prefill. The one query of each row sees all positions, or a window of them.
+    """
     linear = model.multiply_adds + model.head_multiply_adds
     if model.experts:
         linear += model.experts.chosen * model.experts.multiply_adds
@@ -111,14 +118,16 @@ def step_flops(model: ModelFigures, *, rows: int, length: int) -> float:
 
 
 def _weights(model: ModelFigures, *, tokens: int) -> float:
-    """Bytes that so many tokens at once read of the weights."""
+    """Return the bytes of weights that so many tokens at once read."""
     weights = model.dense_bytes + tokens * model.lookup_bytes
     return weights + (model.experts.hit(tokens) * model.experts.bytes if model.experts else 0)
 
 
 def prefill_flops(model: ModelFigures, *, rows: int, prompt: int, logits: int) -> float:
-    """Floating-point operations, two per multiply-add, of the products with weights and of both products of attention,
-    causal: a query has nothing to do with what follows it."""
+    """Return the floating-point operations of the prefill, two per multiply-add.
+
+    They are the products with weights and both products of attention, which is causal: a query sees nothing later.
+    """
     linear = prompt * model.multiply_adds + min(logits, prompt) * model.head_multiply_adds
     if model.experts:
         linear += prompt * model.experts.chosen * model.experts.multiply_adds
@@ -129,12 +138,14 @@ def prefill_flops(model: ModelFigures, *, rows: int, prompt: int, logits: int) -
 
 
 def mbu(work: Work, seconds: float, peaks: Peaks) -> float:
-    """Model bandwidth utilization: share of the machine's bandwidth that a decode step of `seconds` uses."""
+    """Return the model bandwidth utilization: the share of the bandwidth that a decode step of `seconds` uses."""
     return work.decode_bytes / (seconds * peaks.bandwidth)
 
 
 def mfu(work: Work, seconds: float, peaks: Peaks, *, dtype: Dtype) -> float | None:
-    """Model FLOPs utilization: share of the machine's rate in `dtype` that a prefill of `seconds` uses; None if that
-    rate was not measured."""
+    """Return the model FLOPs utilization: the share of the rate in `dtype` that a prefill of `seconds` uses.
+
+    None if that rate was not measured.
+    """
     rate = peaks.flops.get(dtype)
     return work.prefill_flops / (seconds * rate) if rate else None

@@ -1,4 +1,4 @@
-"""When paired samples tell enough, and what they tell of a speed. Pure: no torch, no I/O."""
+"""Decide when paired samples suffice, and what they say of a speed. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from harness.records.run import Verdict
 from harness.statistics import LEAST, Interval, ratio_interval
 
 MET_BEYOND = 0.02
-"""By how much of it a speed may miss its limit and still meet it, if the interval says so."""
+"""Share of a limit by which a whole interval may fall short and still be MET."""
 MISSED_BEYOND = 0.01
-"""By how much of it a speed must miss its limit at least for a verdict against it."""
+"""Share of a limit by which a whole interval must fall short to be MISSED."""
 RESOLVED = 0.02
-"""Half width that an interval should reach though it decided before: it may be recorded, and later ones held to it."""
+"""Half width that sampling aims at even if it decides earlier, since later sessions may be held to the interval."""
 PRECISE = 0.01
-"""Half width of an interval that more pairs need not narrow."""
+"""Half width at which an interval needs no more pairs, decided or not."""
 
 
 class Told(StrEnum):
-    """What an interval says of a limit."""
+    """Relation of an interval to a limit."""
 
     MET = "met"
     MISSED = "missed"
@@ -43,8 +43,11 @@ class Aim:
     at_least: bool = True
 
     def told(self, interval: Interval) -> Told:
-        """MET if the whole interval is within the limit, give or take MET_BEYOND of it; else MISSED if all of it lies
-        beyond, by MISSED_BEYOND; else OPEN."""
+        """Return how an interval relates to the limit.
+
+        MET: the whole interval is within the limit, with an allowance of MET_BEYOND of it. MISSED: all of it lies
+        beyond the limit, by more than MISSED_BEYOND of it. OPEN: anything else.
+        """
         low, high, limit = interval.low, interval.high, self.limit
         if not self.at_least:
             low, high, limit = 1 / high, 1 / low if low else math.inf, 1 / limit  # pairs may bound nothing yet
@@ -54,25 +57,25 @@ class Aim:
 
 
 CLEARLY_FASTER = Aim(1 / (1 - MET_BEYOND))
-"""MET by an interval that lies above 1, without the allowance of thresholds."""
+"""Aim that is MET only by an interval above 1: it takes back the allowance of thresholds."""
 
 
 @dataclass(frozen=True)
 class Aims:
-    """What pairs should tell."""
+    """Questions that the pairs of a case should answer."""
 
     limits: tuple[Aim, ...] = ()
     recorded: Interval | None = None
-    """The speedup when it was recorded, if it was."""
+    """Speedup of the baseline; None if there is none."""
 
     def met(self, interval: Interval) -> bool:
-        """Whether an interval tells all of it."""
+        """Return whether an interval answers all questions."""
         known = self.recorded is None or speed_change(self.recorded, interval) is not Change.UNDECIDED
         return known and all(aim.told(interval) is not Told.OPEN for aim in self.limits)
 
 
 def settled(pairs: Sequence[Pair], aims: Aims, *, block: int = 1) -> str:
-    """Why no more pairs are needed: `decided` or `precise`; empty if they are."""
+    """Return why no more pairs are needed: `decided` or `precise`; empty if more are needed."""
     interval = ratio_interval(log_speedups(pairs, block))
     if aims.met(interval) and interval.half_width <= RESOLVED:
         return "decided"
@@ -80,8 +83,10 @@ def settled(pairs: Sequence[Pair], aims: Aims, *, block: int = 1) -> str:
 
 
 def enough(pairs: int, kept: int, *, looks: Sequence[int], late: bool) -> str:
-    """Why sampling must end, whatever the pairs tell: `pairs`, `seconds` or `dropped`; empty if it goes on. At least
-    LEAST pairs must count before time is up."""
+    """Return why sampling must end whatever the pairs say: `pairs`, `seconds` or `dropped`; empty if it goes on.
+
+    At least LEAST pairs must count before time can end it.
+    """
     if pairs >= looks[0] and pairs - kept > DROPPED * pairs:
         return "dropped"
     if kept >= looks[-1]:
@@ -112,13 +117,13 @@ def _speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def aims_of(threshold: Threshold) -> dict[str, Aim]:
-    """What pairs must tell, by `at_least` and `at_most`."""
+    """Return the limits that the speedup is held to, by `at_least` and `at_most`."""
     limits = (("at_least", threshold.speed_min), ("at_most", threshold.speed_max))
     return {name: Aim(limit, at_least=name == "at_least") for name, limit in limits if limit is not None}
 
 
 def _numbers(speed: Speed, interval: Interval) -> dict[str, float]:
-    """The figures of a speed, in seconds where no other unit is named."""
+    """Return the figures of a speed, in seconds where no other unit is named."""
     numbers = {
         "speedup": interval.mid,
         "speedup.low": interval.low,

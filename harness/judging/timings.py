@@ -22,17 +22,17 @@ QUIETER = "ask on a quieter machine"
 
 @dataclass(frozen=True)
 class Bar:
-    """What measurements are held to."""
+    """Limits and baseline that measurements are held to."""
 
     threshold: Threshold
     recorded: Recorded | None = None
-    """The baseline of the case; None if there is none to compare with."""
+    """Baseline of the case; None if there is none to compare with."""
     why_none: str = "no baseline was recorded"
-    """Why, if there is none."""
+    """Reason why there is no baseline."""
 
 
 def _unusable(case: Case, asked: Property, measured: Measurements) -> Verdict | None:
-    """The verdict on times that cannot be judged."""
+    """Return the verdict on times that cannot be judged; None if they can."""
     if measured.speed_failure:
         return failed(case, asked, measured.speed_failure)
     speed = measured.speed
@@ -56,7 +56,7 @@ def _unusable(case: Case, asked: Property, measured: Measurements) -> Verdict | 
 
 
 def _impossible(case: Case, asked: Property, rates: Mapping[str, float]) -> Verdict | None:
-    """The verdict on times that no machine can reach."""
+    """Return the verdict on times that no machine can reach; None if there are none."""
     for name, share in rates.items():
         if share > IMPOSSIBLE:
             what = f"{name.upper()} is {share:.3g} of the measured peak, but should be at most {IMPOSSIBLE:g}"
@@ -66,7 +66,7 @@ def _impossible(case: Case, asked: Property, rates: Mapping[str, float]) -> Verd
 
 
 def _rates(case: Case, measured: Measurements) -> dict[str, float]:
-    """MBU of decode and MFU of the prefill, by the median run; empty if they cannot be told."""
+    """Return MBU of decode and MFU of the prefill, by the median run. Empty if they are not known."""
     speed, peaks = measured.speed, measured.peaks
     if speed is None or speed.work is None or peaks is None:
         return {}
@@ -91,12 +91,12 @@ MORE_TIME = "allow more with --timing-seconds"
 
 
 def speedup(speed: Speed) -> Interval:
-    """Eager's seconds over the candidate's."""
+    """Return eager's seconds over the candidate's, as an interval."""
     return ratio_interval(speed.log_speedups)
 
 
 def unfit(speed: Speed) -> str:
-    """Why pairs do not suffice, and what to do; empty if they do."""
+    """Return why the pairs do not suffice and what to do; empty if they do."""
     if speed.foreign:
         return (
             f"foreign processes that computed on the device are {speed.foreign}, but should be 0 (ask again when it "
@@ -116,8 +116,12 @@ def unfit(speed: Speed) -> str:
 
 
 def ratios_of(speed: Speed) -> dict[str, float]:
-    """Medians of the candidate in seconds, tokens per second, and its ratios to eager: in all, to the first token, per
-    further token; and the host's time over the device's, which is large where launches wait for the host."""
+    """Return medians over the pairs that count.
+
+    They are the candidate's seconds and tokens per second; its seconds to the first token and per further token, and
+    the speedup over eager of each; and the host's time over the device's, which is large where launches wait for the
+    host.
+    """
     kept = speed.kept
     seconds = median(pair.candidate.seconds for pair in kept)
     found = {"seconds": seconds, "tokens_per_second": speed.rows * speed.new_tokens / seconds}

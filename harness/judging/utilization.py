@@ -32,7 +32,7 @@ def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def _unseen(speed: Speed) -> str:
-    """Why there are no rates, although there are peaks."""
+    """Return why there are no rates although there are peaks."""
     if speed.work is None:
         return speed.uncounted or "what it must move and compute was not counted"
     return "requests are served together, and their first tokens not seen apart"

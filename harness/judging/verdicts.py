@@ -1,4 +1,4 @@
-"""Make verdicts: of evidence, of a failure, of what is unsupported."""
+"""Make verdicts: on any property, on a failure, and on a case that cannot run here."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from harness.records.run import Verdict
 
 
 def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
-    """The verdict on a case that cannot run here, with the need that is unmet."""
+    """Return the verdict on a case that cannot run here. `reason` is the need that is unmet."""
     return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
 
 
 def failed(case: Case, asked: Property, failure: Failure) -> Verdict:
-    """The verdict on a case without a result."""
+    """Return the verdict on a case without a result."""
     return verdict_on(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
 
 
@@ -28,7 +28,7 @@ def _look(failure: Failure) -> str:
 def verdict_on(
     case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
 ) -> Verdict:
-    """A verdict with the case's own facts."""
+    """Return a verdict with the case's own facts."""
     return Verdict(
         case=case.id,
         property=asked,

@@ -1,4 +1,4 @@
-"""`report.html`: a run as one page without script, network or files beside it. Jinja2 is loaded when it is rendered."""
+"""Render `report.html`: one page without scripts, network access or other files. Imports Jinja2 on first use."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ from harness.reports.tables import (
 FOLDER = Path(__file__).parent
 TEMPLATE = FOLDER / "report.html.jinja"
 COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-"""What terminals take for colours and moves of the cursor."""
+"""Pattern of the escape sequences by which terminals set colours and move the cursor."""
 
 
 def html(run: Run, folder: Path) -> str:
-    """The page of a run, with what its folder holds of each case. Raises HarnessError if a package that draws it is
-    missing or broken."""
+    """Return the page of a run and its folder. Raises HarnessError if a package that draws it is missing or broken."""
     try:
         return rendered(TEMPLATE, _content(run, folder))
     except ImportError as error:
@@ -49,7 +48,7 @@ def html(run: Run, folder: Path) -> str:
 def rendered(template: Path, content: Mapping[str, Any]) -> str:
     """Fill in a template, which may include others of its own folder and of this one.
 
-    Whatever a page cannot hold is taken out, and the rest escaped.
+    Characters that a page cannot hold are taken out, and the rest is escaped.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -66,14 +65,14 @@ def rendered(template: Path, content: Mapping[str, Any]) -> str:
 
 
 def printable(value: Any) -> Any:
-    """Text without what no page can hold: messages of foreign exceptions may have it."""
+    """Return a text without characters that no page can hold: messages of foreign exceptions may have them."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", COLOURS.sub("", value))
 
 
 def _breakable(name: str) -> Any:
-    """A path's name as markup that may go on in the next line behind a dot, an underscore or a plus sign."""
+    """Return a path's name as markup in which a line may end after each dot, underscore and plus sign."""
     from markupsafe import Markup
 
     return Markup("").join(Markup("{}<wbr>").format(part) for part in re.split(r"(?<=[._+])", printable(name)))
@@ -110,7 +109,7 @@ def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
 
 
 def _failures(run: Run, files: Mapping[str, Files]) -> list[Failed]:
-    """With the command that reproduces each."""
+    """Return what failed, each failure with the command that reproduces it."""
     return [
         Failed(same[0], _again(same[0], run, files), [verdict.property for verdict in same])
         for same in by_message(run.verdicts)
@@ -123,7 +122,7 @@ def _again(verdict: Verdict, run: Run, files: Mapping[str, Files]) -> str:
 
 
 def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:
-    """The pages of all cases; of each technique those that failed first."""
+    """Return the pages of all cases by technique, cases that failed first."""
     found: dict[Technique, list[CasePage]] = {}
     for place, (case, verdicts) in enumerate(cases.items(), 1):
         page = case_page(verdicts, files[case], name=f"c{place}")
@@ -134,7 +133,7 @@ def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) 
 
 
 def _times(run: Run) -> str:
-    """When, and how long."""
+    """Return when the run started and how long it took."""
     if run.finished is None:
         return f"started {run.started}, never finished"
     try:

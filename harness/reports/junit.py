@@ -1,5 +1,7 @@
-"""`junit.xml`: one test case per verdict, outcome and numbers as properties. Written from the record, not from pytest,
-so that a run judged again can be rendered again."""
+"""Render `junit.xml`: one test case per verdict, with its outcome and numbers as properties.
+
+It is written from the record, not from pytest, so that a run judged again can be rendered again.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from xml.etree import ElementTree as ET
 from harness.records.run import Run
 
 NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 cannot hold; messages of foreign exceptions may, for example colours."""
+"""Pattern of characters that XML 1.0 cannot hold. Messages of foreign exceptions may have them, for example colours."""
 
 
 def junit(run: Run) -> str:
-    """The run in the JUnit format that CI servers read."""
+    """Return the run in the JUnit format that CI servers read."""
     failed = sum(verdict.outcome.fails for verdict in run.verdicts)
     skipped = sum(verdict.outcome.skips for verdict in run.verdicts)
     suite = ET.Element(

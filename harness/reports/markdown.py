@@ -1,4 +1,4 @@
-"""`report.md`: a run as a CI summary shows it, failures first."""
+"""Render `report.md`: a run as a CI summary shows it, failures first."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ FIGURES = (
 )
 
 MOST = 900_000
-"""Bytes of a report. GitHub refuses a job summary of more than 1 MiB as a whole:
+"""Largest size of a report, in bytes. GitHub refuses a job summary of more than 1 MiB as a whole:
 https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary"""
 LEFT_OUT = "{} more {} are left out here, and stand in report.html and run.json."
 LONGEST = 2000
-"""Characters of a message; what a library says may be longer."""
+"""Longest message, in characters. A longer one, such as a library's, is cut."""
 SHARE = 0.5
-"""Of the room that is left, what a section may take before the table of cases, which takes the rest."""
+"""Share of the remaining room that a section may take before the table of cases, which takes the rest."""
 
 
 def markdown(run: Run) -> str:
-    """The report of a run, failures first. What there is no room for is counted, section by section."""
+    """Return the report of a run, failures first. Lines for which there is no room are counted, section by section."""
     start = [f"# {tally_outcomes(run.verdicts)}", ""]
     if tier := tier_line(run):
         start += [f"{tier.capitalize()}.", ""]
@@ -70,18 +70,18 @@ def markdown(run: Run) -> str:
 
 @dataclass(frozen=True)
 class _Section:
-    """A heading above lines of which as many are kept as there is room for."""
+    """A heading above lines, of which as many are kept as there is room for."""
 
     title: str
     what: str
-    """Of which each line is one."""
+    """Plural noun for the lines: `failures`."""
     lines: list[str]
     head: tuple[str, ...] = ()
-    """Of a table."""
+    """First lines of a table, if the lines are its rows."""
 
 
 def _sections(run: Run) -> list[_Section]:
-    """All that grows with a run, the table of cases excepted; the first stands before the overview."""
+    """Return all sections that grow with a run, except the table of cases. The first stands before the overview."""
     failures = [
         f"- **{same[0].outcome}** {', '.join(each.property for each in same)}: {_clipped(same[0].message)}"
         for same in by_message(run.verdicts)
@@ -98,7 +98,7 @@ def _sections(run: Run) -> list[_Section]:
 
 
 def _fitting(section: _Section, *, room: int) -> list[str]:
-    """With as many of its lines as there is room for in bytes, and how many are left out; nothing of an empty one."""
+    """Return the lines of a section that fit into `room` bytes, and say how many are left out. Empty without lines."""
     if not section.lines:
         return []
     before = [f"## {section.title}", "", *section.head]
@@ -109,7 +109,7 @@ def _fitting(section: _Section, *, room: int) -> list[str]:
 
 
 def _kept(lines: list[str], *, room: int) -> int:
-    """How many of the first there is room for."""
+    """Return how many of the first lines fit into `room` bytes."""
     return sum(used <= room for used in accumulate(_bytes([line]) for line in lines))
 
 
@@ -125,7 +125,7 @@ def _environment(run: Run) -> list[str]:
 
 
 def _cases(judged: list[Verdict], *, room: int) -> list[str]:
-    """The long table, folded, with as many of its rows as there is room for in bytes."""
+    """Return the long table of cases, folded, with as many of its rows as fit into `room` bytes."""
     head, rule, *rows = markdown_table(case_table(judged))
     before = ["## Cases", "", f"<details><summary>{len(rows)} cases</summary>", "", head, rule]
     after = ["", "</details>", "", ERROR_RATIO, ""]
@@ -135,10 +135,10 @@ def _cases(judged: list[Verdict], *, room: int) -> list[str]:
 
 
 def _clipped(text: str) -> str:
-    """With an ellipsis where it is longer than a message may be."""
+    """Return a text, cut to LONGEST characters with an ellipsis at the end if it is longer."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _bytes(lines: list[str]) -> int:
-    """Of lines with their ends."""
+    """Return the bytes of lines with their line ends."""
     return sum(len(line.encode(errors="backslashreplace")) + 1 for line in lines)

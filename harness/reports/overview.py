@@ -1,4 +1,4 @@
-"""The table of the optimization overview, with what was measured where it has ticks."""
+"""The table of the optimization overview, with measured figures in place of its ticks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from harness.records.run import Verdict
 from harness.statistics import Interval
 
 FIGURE = {Property.SPEED: "speedup", Property.MEMORY: "memory_ratio"}
-"""The number of a verdict that a tick is about; `.low` and `.high` behind it are its interval's."""
+"""Name of the number that a tick is about, by property. Its interval has the suffixes `.low` and `.high`."""
 
 HEAD = ["technique", "speed ×", "memory ×", "error ratio", "MBU", "measured as"]
 
@@ -20,16 +20,16 @@ WORDS = {
     Outcome.DISCLAIMED: "does not hold",
     Outcome.INCONCLUSIVE: "undecided",
 }
-"""What is said of a tick; any other outcome speaks for itself."""
+"""Word for a tick, by the outcome of its verdict. Any other outcome is shown by its name."""
 
 
 def tick_name(technique: Technique, about: Property) -> str:
-    """What stands for the case in the verdict on a tick."""
+    """Return the name that stands in place of a case in the verdict on a tick."""
     return f"overview.{technique}.{about}"
 
 
 def overview_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
-    """Header and the overview's seven rows with this run's figures; empty if none of the ticks was asked for."""
+    """Return the header and the overview's seven rows with this run's figures; empty if no tick was tried."""
     asked = {verdict.case: verdict for verdict in verdicts if verdict.property is Property.CLAIM}
     rows = [_row(technique, asked) for technique in TICKS]
     return [HEAD, *rows] if any(any(row[1:]) for row in rows) else []
@@ -46,7 +46,7 @@ def _row(technique: Technique, asked: Mapping[str, Verdict]) -> list[str]:
 
 
 def _cell(verdict: Verdict | None, about: Property, numbers: Mapping[str, float]) -> str:
-    """The figure, and what it says of the tick, if there is one."""
+    """Return the figure of a cell, and what it says of the tick if there is one."""
     if verdict is None:
         return _interval(numbers, FIGURE[about])
     told = WORDS.get(verdict.outcome, str(verdict.outcome))

@@ -1,4 +1,4 @@
-"""What stands in the page of a run, before it is markup: tables, words and pictures."""
+"""Content of a run's page before it is markup: tables, words and pictures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.records.enums import CASE_PROPERTIES, Outcome, Property
 from harness.records.run import Verdict
 
 FIGURE = re.compile(r"[<≥≤+−-]?\d")
-"""How a cell begins that is read as a number."""
+"""Pattern of the start of a cell that is read as a number."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Badge:
 
     outcome: Outcome
     count: int = 0
-    """Of verdicts with that outcome; 0 if it is not told."""
+    """Number of verdicts with that outcome; 0 if it is not shown."""
 
     @property
     def kind(self) -> str:
@@ -37,7 +37,7 @@ class Badge:
 
 
 KINDS = ("bad", "open", "none", "good")
-"""The worst first: what nobody judged is no proof."""
+"""Kinds of badges, the worst first. A case that nobody judged ranks below a good one: it proves nothing."""
 
 Cell = str | Badge | tuple[Badge, ...]
 
@@ -49,14 +49,14 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     name: str = ""
-    """What it is called by a reader that does not see it."""
+    """Name of the table for readers who do not see it."""
     kind: str = ""
-    """How it is laid out: `matrix` keeps its first column in sight, `words` becomes a list where it is too wide,
-    `labelled` likewise, with the column's name before each cell, and `said` has text in all columns."""
+    """Layout of the table. `matrix` keeps its first column in sight; `words` becomes a list where it is too wide;
+    `labelled` does so too, with the column's name before each cell; `said` has text in all columns."""
 
     @property
     def figures(self) -> list[bool]:
-        """Which columns hold numbers, and are aligned on the right."""
+        """Flag of each column: true if it holds numbers, and is aligned on the right."""
         if self.kind in {"said", "labelled"}:
             return [False] * len(self.head)
         columns = zip(*self.rows, strict=True)
@@ -68,30 +68,30 @@ class Table:
 
 @dataclass(frozen=True)
 class Part:
-    """One thing that is told of a case."""
+    """One part of the page of a case."""
 
     title: str
     words: Sequence[str] = ()
     table: Table | None = None
     picture: str = ""
-    """An `svg` element of our own drawing."""
+    """An `svg` element that this project drew; empty for none."""
 
 
 @dataclass(frozen=True)
 class CasePage:
-    """All that is told of one case."""
+    """All that the page shows of one case."""
 
     case: str
     badges: tuple[Badge, ...]
-    """Of its outcomes, the worst first."""
+    """Badges of its outcomes, the worst first."""
     figures: str
-    """Its error ratios, and what was measured of it, in a line."""
+    """Its error ratios and measured figures, in one line."""
     parts: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
 class Failed:
-    """What failed of a case by one message, and how to see it again."""
+    """Failed properties of a case that share one message, and the command that reproduces them."""
 
     verdict: Verdict
     command: str
@@ -103,12 +103,12 @@ class Failed:
 
     @property
     def told(self) -> str:
-        """The message without the case, which stands before it."""
+        """Message without the id of the case, which the page shows before it."""
         return self.verdict.message.removeprefix(f"{self.verdict.case}: ")
 
 
 def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
-    """What fails, verdicts of one message about a case together: what fails a property fails those after it, too."""
+    """Return failing verdicts by case and message, since what fails a property fails those after it, too."""
     found: dict[tuple[str, str], list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.outcome.fails:
@@ -117,14 +117,14 @@ def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
 
 
 def badges(verdicts: Iterable[Verdict], *, counted: bool = False) -> tuple[Badge, ...]:
-    """Of every outcome one, the worst first; `counted` says of how many verdicts."""
+    """Return one badge for each outcome, the worst first. `counted` adds the number of its verdicts."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     every = [Badge(outcome, counts[outcome] if counted else 0) for outcome in Outcome if counts[outcome]]
     return tuple(sorted(every, key=lambda badge: KINDS.index(badge.kind)))
 
 
 def with_badges(rows: list[list[str]], *, name: str, kind: str = "") -> Table | None:
-    """Rows with a head as a table, in which outcomes have their sign; None without rows."""
+    """Return rows with a head as a table in which outcomes have their sign; None without rows."""
     if not rows:
         return None
     known = {str(outcome): Badge(outcome) for outcome in Outcome}
@@ -132,7 +132,7 @@ def with_badges(rows: list[list[str]], *, name: str, kind: str = "") -> Table | 
 
 
 def matrix(verdicts: Iterable[Verdict]) -> Table | None:
-    """A row per path and a column per property; a cell counts the outcomes of the path's cases."""
+    """Return a table of paths by properties. A cell counts the outcomes of the path's cases."""
     found: dict[str, dict[Property, list[Verdict]]] = {}
     for verdict in verdicts:
         if verdict.property is not Property.CLAIM:

@@ -1,4 +1,4 @@
-"""What is told of each case: from its verdicts, and from the evidence and the measurements in the run's folder."""
+"""The pages of single cases, from their verdicts and from the evidence and measurements in the run's folder."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Files:
-    """What a run's folder holds of a case."""
+    """Files of a case in a run's folder."""
 
     evidence: Evidence | None
     measurements: Measurements | None
     complaints: tuple[str, ...] = ()
-    """Files that are there and cannot be read, and why."""
+    """Complaints about files that exist and cannot be read."""
 
 
 def read_files(folder: Path, case: str) -> Files:
-    """What there is of a case. A file that cannot be read costs the report no more than what it holds."""
+    """Read the files of a case that exist. A file that cannot be read costs the report no more than its content."""
     evidence, unread = _read(Evidence, folder, f"evidence/{case}.json")
     measurements, more = _read(Measurements, folder, f"measurements/{case}.json")
     return Files(evidence, measurements, (*unread, *more))
 
 
 def _read(kind: type[Record], folder: Path, name: str) -> tuple[Record | None, list[str]]:
-    """(the record, if there is one; why it could not be read)."""
+    """Return the record, or None if there is none, and the reason why it cannot be read, if any."""
     if not (folder / name).exists():
         return None, []
     try:
@@ -49,7 +49,7 @@ def _read(kind: type[Record], folder: Path, name: str) -> tuple[Record | None, l
 
 
 def case_page(verdicts: Sequence[Verdict], files: Files, *, name: str) -> CasePage:
-    """Of the verdicts on one case. `name` stands before the names of its pictures, and is no other case's."""
+    """Return the page of one case from its verdicts. `name` prefixes the names of its pictures, and must be unique."""
     parts = [Part("Verdicts", files.complaints, _verdicts(verdicts))]
     asked = {verdict.property: verdict for verdict in verdicts}
     if files.evidence:
@@ -64,7 +64,7 @@ def case_page(verdicts: Sequence[Verdict], files: Files, *, name: str) -> CasePa
 
 
 def _figures(verdicts: Sequence[Verdict]) -> str:
-    """The columns of the table of cases that are no outcomes."""
+    """Return the cells of a case's row in the table of cases that are not outcomes, in one line."""
     head, row = case_table(verdicts)
     beside = {"case", *(str(verdict.property) for verdict in verdicts)}
     return ", ".join(f"{name} {cell}" for name, cell in zip(head, row, strict=True) if name not in beside and cell)
@@ -94,7 +94,7 @@ def _kernels(rungs: Sequence[Rung]) -> list[str]:
 
 
 def _claims(rungs: Sequence[Rung]) -> Table:
-    """Those that do not hold first; one that is the same in several dtypes once."""
+    """Return the table of claims, unmet ones first. A claim that is the same in several dtypes appears once."""
     found: dict[Claim, list[str]] = {}
     for rung in rungs:
         for claim in rung.engagement.claims:

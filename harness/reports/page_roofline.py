@@ -20,7 +20,7 @@ EXPLAINED = (
 
 @dataclass(frozen=True)
 class Timed:
-    """What the roofline shows of one case."""
+    """Points of one case in the roofline."""
 
     case: str
     dtype: Dtype
@@ -28,7 +28,7 @@ class Timed:
 
 
 def roofline(measured: Iterable[tuple[Dtype, Measurements]]) -> Part | None:
-    """Of the measurements of a session, each with the native dtype of its case; None if none was timed."""
+    """Return the roofline of measurements, each with the native dtype of its case; None if none was timed."""
     told = [(dtype, each) for dtype, each in measured if each.speed and each.speed.kept]
     if not told:
         return None
@@ -92,7 +92,7 @@ def _told(peaks: Peaks, roofs: Mapping[str, float]) -> str:
 
 
 def _why(measured: Measurements) -> str:
-    """That a case has no point."""
+    """Return why a case has no point."""
     if measured.speed and measured.speed.uncounted:
         return measured.speed.uncounted
     if measured.speed and measured.speed.work:

@@ -1,4 +1,4 @@
-"""The pictures of a report. matplotlib is loaded when the first one is drawn, and its settings are as it ships."""
+"""Draw the pictures of a report. Imports matplotlib only when it draws, and ignores the user's settings of it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.reports.svg import COLOUR, inline
 from harness.statistics import Interval
 
 WIDTH = 360
-"""Units of every picture: the pixels that a phone has for it, so that text of 9 units can be read there."""
+"""Width of every picture in units. A phone has as many pixels for it, so that text of 9 units can be read there."""
 LINES = {Dtype.FP32: ("a", "-", "o"), Dtype.FP16: ("c", "--", "^"), Dtype.BF16: ("b", "-.", "s")}
-"""Colour, dashes and marker of a dtype: none is told by its colour alone."""
+"""Colour, dashes and marker of each dtype, so that none is recognised by its colour alone."""
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
@@ -43,7 +43,7 @@ SETTINGS: dict[Any, Any] = {
     "lines.markersize": 4,
 }
 MOST, LEAST = 1e6, 1e-2
-"""Bounds of error ratios; what lies beyond is drawn at the edge, and marked above."""
+"""Bounds of the error ratios that are drawn. Values beyond are drawn at the edge; those above are marked."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Point:
     """A prefill or a decode step in the roofline."""
 
     number: int
-    """Of the case, as in the table beside the picture."""
+    """Number of the case in the table of the roofline."""
     intensity: float
     """Floating-point operations per byte."""
     rate: float
@@ -60,7 +60,7 @@ class Point:
 
 
 def draw(paint: Callable[[Any], None], *, name: str, label: str, height: int = 165) -> str:
-    """An `svg` element for a page. `name` is no other picture's, and `label` tells what is shown."""
+    """Return an `svg` element for a page. `name` must be no other picture's; `label` says what is shown."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -78,7 +78,7 @@ def draw(paint: Callable[[Any], None], *, name: str, label: str, height: int = 1
 
 
 def steps_picture(steps: Mapping[Dtype, Sequence[float]], *, name: str) -> str:
-    """Error ratio by generated token."""
+    """Draw the error ratio by generated token."""
 
     def paint(axes: Any) -> None:
         for dtype, ratios in steps.items():
@@ -105,7 +105,7 @@ def steps_picture(steps: Mapping[Dtype, Sequence[float]], *, name: str) -> str:
 
 
 def pairs_picture(pairs: Sequence[Pair], interval: Interval, limits: Mapping[str, float], *, name: str) -> str:
-    """Speedup of each pair in the order of sampling, the interval, and what it is held to."""
+    """Draw the speedup of each pair in the order of sampling, the interval, and the limits on it."""
 
     def paint(axes: Any) -> None:
         speedups = [math.exp(pair.log_speedup) for pair in pairs]
@@ -132,7 +132,7 @@ def pairs_picture(pairs: Sequence[Pair], interval: Interval, limits: Mapping[str
 
 
 def memory_picture(memory: Memory, *, name: str) -> str:
-    """The least that arithmetic allows, in its parts, under both peaks."""
+    """Draw the least memory that arithmetic allows, in its parts, and both peaks."""
     mib = 2.0**20
 
     def paint(axes: Any) -> None:
@@ -160,7 +160,7 @@ def _parts(held: Held) -> dict[str, tuple[str, int]]:
 
 
 def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, bandwidth: float, name: str) -> str:
-    """Operations per second over operations per byte, under what the machine can do; `roofs` are its rates by name."""
+    """Draw operations per second over operations per byte, under the machine's peaks `roofs`, given by name."""
 
     def paint(axes: Any) -> None:
         rates, places = [point.rate for point in points], [point.intensity for point in points]
@@ -190,7 +190,7 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
 
 
 def _together(points: Sequence[Point]) -> dict[tuple[float, float], str]:
-    """Where the numbers of points stand: those of neighbours too close for a number each as one text."""
+    """Return the places of the points' numbers. Neighbours too close for a number each share one text."""
     found: dict[tuple[float, float], list[str]] = {}
     for point in sorted(points, key=lambda point: -point.rate):
         close = (at for at in found if at[0] / 1.3 < point.intensity < at[0] * 1.3 and point.rate > at[1] / 1.6)
@@ -199,7 +199,7 @@ def _together(points: Sequence[Point]) -> dict[tuple[float, float], str]:
 
 
 def _legend(axes: Any) -> None:
-    """Above the picture, where it hides nothing."""
+    """Put the legend above the picture, where it hides nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1.6, columnspacing=1, borderpad=0.1)
 
 
@@ -210,7 +210,7 @@ def _whole(axis: Any) -> None:
 
 
 def _plain(axis: Any) -> None:
-    """Few ticks at round numbers, also of a logarithmic scale that spans little."""
+    """Set few ticks at round numbers, also on a logarithmic scale that spans little."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     low, high = axis.get_view_interval()
@@ -220,6 +220,6 @@ def _plain(axis: Any) -> None:
 
 
 def _si(value: float, _: int) -> str:
-    """With the letter for a power of a thousand: 2G."""
+    """Return a number with the letter for a power of a thousand: `2G`."""
     power = min(max(math.floor(math.log10(value) / 3), 0), 5) if value > 0 else 0
     return f"{value / 1000**power:.3g}{('', 'k', 'M', 'G', 'T', 'P')[power]}"

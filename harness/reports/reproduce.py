@@ -1,4 +1,4 @@
-"""The command that asks for one verdict again."""
+"""Build the command that reproduces one verdict."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ EVERY_PATH, INVARIANTS, CLAIMS = "suites/every_path", "suites/invariants", "suit
 
 
 def command(verdict: Verdict, *, has_evidence: bool, told: Sequence[str] = ()) -> str:
-    """For a shell in the repository's root; it selects that one test. `has_evidence` tells whether the run holds
-    evidence of the case, as every case of `suites/every_path` does.
+    """Return a shell command for the repository's root that selects the test of one verdict.
 
-    Slow cases are always planned, since a run does not tell which were slow; no more than the one is selected. `told`
-    is what the session was told (`Run.options`); if that was no model, the case's is named.
+    `has_evidence` says whether the run holds evidence of the case, as it does for every case of `suites/every_path`.
+    `told` are the options that the session was given (`Run.options`); if they name no model, the case's is named. Slow
+    cases are always planned, since a run does not say which were slow; still only the one test is selected.
     """
     options = _options(device=verdict.device, dtype=str(verdict.dtype))
     if verdict.property is Property.CLAIM:
@@ -42,7 +42,7 @@ def _options(**given: str) -> list[str]:
 
 
 def _drawn(verdict: Verdict) -> list[str]:
-    """What draws the same examples again, if they were not the ones that every run draws."""
+    """Return the options that draw the same examples again; empty if every run draws these."""
     seed = verdict.numbers.get("seed")
     if not seed:
         return []

@@ -1,5 +1,4 @@
-"""What matplotlib writes, made fit to stand in a page: small, coloured by the page's style, and without a name of its
-own that another picture could have too."""
+"""Make matplotlib's SVG fit for a page: small, coloured by the page's style, and with ids that are unique in it."""
 
 from __future__ import annotations
 
@@ -17,21 +16,21 @@ ROLES = {
     "#060606": "band",
     "#070707": "bad",
 }
-"""What a colour that is drawn with stands for: the page's style gives it one for light and one for dark."""
+"""Role of each colour that is drawn with. The page's style gives each role a colour for light and one for dark."""
 COLOUR = {role: colour for colour, role in ROLES.items()}
 
 LEFT_OUT = {"metadata", "style", "clipPath"}
-"""Elements: what is drawn lies within its axes."""
+"""Elements that are left out. Clip paths are not needed, since all that is drawn lies within its axes."""
 KEPT = {"font-size", "text-anchor", "stroke-width", "stroke-dasharray", "stroke-linecap", "opacity", "fill-opacity"}
-"""Of a style; the rest is the page's, or says what goes without saying."""
+"""Properties of a style that are kept as attributes. The rest is left to the page, or is the default."""
 PLACES = ("d", "x", "y", "transform", "points", "viewBox")
 NUMBER = re.compile(r"-?\d+\.\d+")
 GAP = re.compile(r"\s*([MLCQz])\s*")
-"""Around the commands of a path, where none is needed."""
+"""Pattern of a path's command with the spaces around it, which are not needed."""
 
 
 def inline(drawn: str, *, name: str, label: str) -> str:
-    """An `svg` element for a page in which `name` stands before no other picture's ids. `label` says what it shows."""
+    """Return matplotlib's drawing as an `svg` element. A unique `name` prefixes its ids; `label` says what it shows."""
     root = ET.fromstring(drawn)  # noqa: S314 - matplotlib's own, not a stranger's
     used = {link.lstrip("#") for node in root.iter() if (link := node.get(LINK))}
     _clean(root, used, name)
@@ -68,7 +67,7 @@ def _clean(node: ET.Element, used: set[str], name: str) -> None:
 
 
 def _dissolve(parent: ET.Element, group: ET.Element) -> None:
-    """Put what a group holds in its place; paths that others point at stay where nothing draws them."""
+    """Put the children of a group in its place. Paths that others refer to stay in `defs`, where nothing draws them."""
     place = list(parent).index(group)
     if group.tag == "defs":
         if not len(group):
@@ -80,7 +79,7 @@ def _dissolve(parent: ET.Element, group: ET.Element) -> None:
 
 
 def _restyle(node: ET.Element) -> None:
-    """Attributes in place of a style, and classes in place of colours: a viewer that allows no style draws it too."""
+    """Replace styles by attributes, and colours by classes. So a viewer that allows no style draws it too."""
     pairs = (part.partition(":") for part in node.attrib.pop("style", "").split(";"))
     style = {key.strip(): value.strip() for key, _, value in pairs if value}
     size = re.search(r"([\d.]+)px", style.get("font", ""))

@@ -1,4 +1,4 @@
-"""The table of a run, one row per case, for the terminal and for Markdown."""
+"""Tables of a run, such as that of one row per case, for the terminal and for Markdown."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from harness.records.run import Verdict
 from harness.statistics import Interval
 
 RATIO = ".rho"
-"""Numbers shown in the table: error over eager's own, by dtype."""
+"""Suffix of the numbers that the table shows as error ratios: error over eager's own, by dtype."""
 STORED = ".stored"
-"""Ends the name of what an error was when it was stored; only errors that have changed have it."""
+"""Suffix of an error ratio's stored value. Only errors that have changed have one."""
 
 
 def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """All verdicts on the cases of which at least one property was judged: where one was not, the table says so."""
+    """Return all verdicts, skips included, on cases of which at least one property was judged."""
     known = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
     judged = {verdict.case for verdict in known if not verdict.outcome.skips}
     return [verdict for verdict in known if verdict.case in judged]
 
 
 def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Verdicts on claims as verdicts on the cases that they were tried on, where nothing else was judged of these. Of
-    their numbers only the error ratios are the case's: a claim may turn a speed round, or weigh another model."""
+    """Return verdicts on claims as verdicts on the cases tried, if nothing else was judged of those cases.
+
+    Of their numbers only the error ratios are the case's: a claim may invert a speed, or weigh another model.
+    """
     known = list(verdicts)
     own = {verdict.case for verdict in known}
     ran = [each for each in known if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
@@ -36,8 +38,11 @@ def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
-    """Header and one row per case: its id, the outcome of each property judged, the error ratio in each dtype, and the
-    figures of timed cases."""
+    """Return a header and one row per case.
+
+    A row holds its id, the outcome of each property judged, the error ratio in each dtype, and the figures of timed
+    cases.
+    """
     cases: dict[str, dict[Property, Verdict]] = {}
     numbers: dict[str, dict[str, float]] = {}
     for verdict in verdicts:
@@ -63,21 +68,21 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
 
 
 def claim_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
-    """Header and one row per claim that was judged or did not apply; empty if none was asked for."""
+    """Return a header and one row per claim that was judged or did not apply; empty if none was tried."""
     asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
     rows = [[v.case, str(v.outcome), v.message.removeprefix(f"{v.case}: ")] for v in asked]
     return [["claim", "outcome", "found"], *rows] if rows else []
 
 
 def untrue_claims(verdicts: Iterable[Verdict]) -> list[str]:
-    """What was asked of the overview and neither holds nor fails, a line each."""
+    """Return a line for each claim of the overview that neither holds nor fails."""
     asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
     told = [verdict for verdict in asked if verdict.outcome is not Outcome.PASS and not verdict.outcome.fails]
     return [f"{verdict.outcome}: {verdict.message}" for verdict in told]
 
 
 def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
-    """Why cases were not judged, each reason with the paths that it holds for."""
+    """Return the reasons why cases were not judged, each with the paths that it holds for."""
     found: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.outcome.skips and verdict.property is not Property.CLAIM:
@@ -87,24 +92,24 @@ def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
 
 
 def changed_numerics(verdicts: Iterable[Verdict]) -> list[str]:
-    """What passed with a larger error than was stored, a line each."""
+    """Return a line for each verdict that passed with a larger error than was stored."""
     return [f"{v.case}: {v.message}" for v in verdicts if any(key.endswith(STORED) for key in v.numbers)]
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """Rows as lines of equal columns."""
+    """Return rows as lines of equal columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def markdown_table(rows: list[list[str]]) -> list[str]:
-    """Rows as a Markdown table."""
+    """Return rows as the lines of a Markdown table."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
 def tally_outcomes(verdicts: Iterable[Verdict]) -> str:
-    """`10 PASS, 2 UNSUPPORTED`, in the order of the outcomes."""
+    """Return `10 PASS, 2 UNSUPPORTED`, in the order of the outcomes."""
     counts = Counter(verdict.outcome for verdict in verdicts)
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "no verdict"
 
@@ -123,7 +128,7 @@ FIGURES: dict[str, tuple[str, Callable[[Mapping[str, float]], str]]] = {
     "MBU": _figure("mbu"),
     "MFU": _figure("mfu"),
 }
-"""Columns of timed cases: the number that a case needs to have one, and how it is shown."""
+"""Columns for timed cases: the number that a case needs to fill the column, and how it is shown."""
 
 
 def _ratio(numbers: Mapping[str, float], key: str) -> str:

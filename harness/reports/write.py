@@ -12,7 +12,7 @@ from harness.reports.markdown import markdown
 
 
 def write_reports(folder: Path, run: Run) -> None:
-    """Render a run into its folder, last the page, which needs packages that no other file does."""
+    """Render a run into its folder. The page comes last: it needs packages that no other file does."""
     write_text(folder / "report.md", markdown(run))
     write_text(folder / "junit.xml", junit(run))
     write_text(folder / "report.html", html(run, folder))

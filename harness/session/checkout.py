@@ -1,4 +1,4 @@
-"""Find the checkout that a command is run in, and what it offers to run."""
+"""Find the checkout that a command is run in, and its catalogue of what there is to run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ HOOK = "pytest_harness_catalogue"
 
 
 def find_catalogue(start: Path) -> tuple[Path, Catalogue]:
-    """(folder, catalogue) of the conftest.py in `start`, or the nearest folder above it, that implements the hook by
-    which pytest learns the same. It is imported, as pytest would.
+    """Return the folder and the catalogue of the nearest conftest.py that implements the hook.
+
+    It is searched for in `start` and the folders above it, and imported, as pytest would. pytest learns the same
+    catalogue by the same hook.
 
     Raises HarnessError if there is none, or if it cannot be imported.
     """
@@ -29,8 +31,10 @@ def find_catalogue(start: Path) -> tuple[Path, Catalogue]:
 
 
 def refuse_unused(profiles: tuple[Profile, ...], catalogue: Catalogue) -> None:
-    """Raises HarnessError for the first threshold or baseline of a profile that no path, model or workload of the
-    catalogue uses: it would look as if something were held to it."""
+    """Raise HarnessError for the first threshold or baseline of a profile that the catalogue does not use.
+
+    It names a path, model or workload that is not there, so that nothing is held to it although it looks so.
+    """
     for profile in profiles:
         known = {
             "workload": {workload.name for workload in catalogue.workloads if workload.timed},

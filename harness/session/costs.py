@@ -1,7 +1,7 @@
-"""What cases cost in seconds on this machine: told before they run, learned from those that ran.
+"""Estimate the seconds that cases cost on this machine, by those that ran before.
 
-Earlier sessions leave their figures in `costs.json` beside their run folders. A file that cannot be read, or written,
-costs nothing but a worse estimate.
+Earlier sessions leave their figures in `costs.json`, in the folder that holds the run folders. If the file cannot be
+read or written, only the estimate gets worse.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from harness.records.enums import Property, Technique
 
 FILE = "costs.json"
 START_SECONDS = 12.0
-"""From the first verdict's request to the first worker; this and the next, on 2 shared cores of an Intel Xeon, warm
-caches, 2026-11-29."""
+"""Seconds from the request for the first verdict to the first worker. This and STATED were measured on 2 shared cores
+of an Intel Xeon, with warm caches, 2026-11-29."""
 EVIDENCE = "evidence"
 STATED: Mapping[str, Mapping[Technique | None, float]] = {
     EVIDENCE: {
@@ -36,7 +36,8 @@ STATED: Mapping[str, Mapping[Technique | None, float]] = {
     Property.CLAIM: {None: 15.0},
     "": {None: 8.0},
 }
-"""Seconds of a case of a technique that never ran here, by what is done with it; the last of any property."""
+"""Seconds of a step that never ran here, by what is done with a case and by its technique. The entry under None is for
+any other technique, and the last one for any other property."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Step:
     """One thing that a session does with a case."""
 
     name: str
-    """The id of the case, or of the claim."""
+    """Id of the case, or of the claim."""
     technique: Technique
     asked: Property | None = None
-    """The property that is judged; None for running the case, whose verdicts cost nothing then."""
+    """Property that is judged. None for running the case, whose verdicts cost nothing then."""
 
     @property
     def key(self) -> str:
@@ -60,25 +61,25 @@ class Step:
 
 @dataclass(frozen=True)
 class Stored:
-    """What the file holds."""
+    """Content of `costs.json`."""
 
     schema: int
     seconds: Mapping[str, Mapping[str, float]]
-    """By machine, then by the key of a step."""
+    """Seconds by machine, then by the key of a step."""
 
 
 @dataclass
 class Costs:
-    """Of one machine. Figures of steps are those of the last session that did them."""
+    """Costs of the steps on one machine, each as of the last session that did it."""
 
     machine: str
     seconds: dict[str, float] = field(default_factory=dict)
-    """By the key of a step; wall time, beside as many others as ran then."""
+    """Seconds of wall time by the key of a step, with whatever else ran at the same time."""
     new: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, parent: Path, machine: str) -> Costs:
-        """Read those in the folder of all runs; there are none if they cannot be read."""
+        """Read the costs in the folder of all runs; empty if they cannot be read."""
         with suppress(HarnessError):
             stored = read_record(Stored, parent / FILE)
             if stored.schema == SCHEMA:
@@ -89,7 +90,7 @@ class Costs:
         self.new[step.key] = round(seconds, 2)
 
     def write(self, parent: Path) -> None:
-        """Add what is new to the file. What another session wrote meanwhile stays."""
+        """Add the new costs to the file. What another session wrote meanwhile stays."""
         if not self.new:
             return
         others: dict[str, Mapping[str, float]] = {}
@@ -100,22 +101,22 @@ class Costs:
             write_record(parent / FILE, Stored(SCHEMA, {**others, self.machine: mine}))
 
     def of(self, step: Step) -> float:
-        """Return the seconds of a step: as it took here, or as is stated of its technique."""
+        """Return the seconds of a step: as measured here, or else as stated for its technique."""
         if step.key in self.seconds:
             return self.seconds[step.key]
         stated = STATED.get(step.kind, STATED[""])
         return stated.get(step.technique, stated[None])
 
     def slowest(self, most: int) -> list[tuple[str, float]]:
-        """Return what this session did that took longest, with its seconds."""
+        """Return the steps of this session that took longest, at most `most`, with their seconds."""
         return sorted(self.new.items(), key=lambda entry: -entry[1])[:most]
 
     def minutes(self, beside: Iterable[Step], alone: Iterable[Step], *, jobs: int) -> float:
-        """Return about how many minutes a session takes that does some steps `beside` each other, and some alone."""
+        """Return about how many minutes a session takes: steps `beside` run `jobs` at a time, steps `alone` singly."""
         parted = sum(self.of(step) for step in beside) / jobs
         return (START_SECONDS + parted + sum(self.of(step) for step in alone)) / 60
 
 
 def told(minutes: float) -> str:
-    """`about 4 min`, `less than a minute`."""
+    """Return a duration in words: `about 4 min`, `less than a minute`."""
     return f"about {minutes:.0f} min" if minutes >= 0.75 else "less than a minute"

@@ -1,7 +1,7 @@
 """Gather the evidence of many cases side by side, ahead of the tests that judge it.
 
-Each case is run by a thread that asks workers of its own. Nothing that is timed or weighed runs meanwhile: whoever
-wants a device alone waits until all is gathered. So the outcome of a case does not depend on how many run at once.
+Each case is run by a thread that uses workers of its own. Nothing is timed or weighed meanwhile: a test that needs a
+device alone waits until all is gathered. So the outcome of a case does not depend on how many run at once.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from harness.session.costs import told
 from harness.session.plan import Planned
 
 Make = Callable[[Planned], Evidence]
-"""Runs a case. Raises HarnessError for what is not the case's fault."""
+"""Function that runs a case. Raises HarnessError for what is not the case's fault."""
 Told = Callable[[str], None]
-"""Is told what a person waits for."""
+"""Function that shows a line on what a person waits for."""
 
 BETWEEN_LINES = 15.0
-"""Seconds between two lines that tell how far it has come."""
+"""Least seconds between two lines that show the progress."""
 
 
 class Stopped(Exception):
-    """What a case raises that ran while the session ended: its evidence is nobody's."""
+    """Raised by a case that ran while the session ended. Its evidence is discarded."""
 
 
 @dataclass
 class Gathering:
-    """Makes evidence in `jobs` threads, in the order in which it is asked for."""
+    """Makes evidence in `jobs` threads, in the order in which the cases are given."""
 
     make: Make
     keep: Callable[[Evidence, float], None]
-    """Is given evidence as soon as there is some, and the seconds that it took."""
+    """Function that is given evidence as soon as it exists, and the seconds that it took."""
     jobs: int
     cost: Callable[[str], float] = lambda _: 0.0
-    """Seconds that a case takes, as far as anybody knows."""
+    """Estimated seconds of a case, by its id."""
     told: Told = print
     minutes_behind: float = 0.0
-    """What follows when all has run."""
+    """Estimated minutes of what follows when all cases have run."""
     _waiting: dict[str, Future[Evidence]] = field(default_factory=dict)
-    """By the id of the case, until it was taken."""
+    """Evidence that was not taken yet, by the id of its case."""
     _running: dict[str, float] = field(default_factory=dict)
-    """Since when each case runs, by its id."""
+    """Time at which each running case began, by its id: seconds of `time.monotonic`."""
     _pool: ThreadPoolExecutor | None = None
     _stopped: bool = False
     _asked: int = 0
     _last_line: float = 0.0
     _notes: dict[str, bool] = field(default_factory=dict)
-    """What threads have to tell, each once, and whether the waiting one has told it for them."""
+    """Lines that threads want shown, each once, and whether the waiting thread has shown them."""
 
     def start(self, cases: Sequence[Planned]) -> None:
-        """Begin with all these cases. To be called once."""
+        """Begin to run all these cases. To be called once."""
         self._pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="gathering")
         self._asked = len(cases)
         self._last_line = time.monotonic()
@@ -64,7 +64,7 @@ class Gathering:
         return case in self._waiting
 
     def take(self, case: str) -> Evidence:
-        """Return the evidence of a case, as soon as there is some. Raises what making it raised."""
+        """Wait for the evidence of a case and return it. Raises what making it raised."""
         future = self._waiting[case]
         while not future.done():
             wait([future], timeout=1.0)
@@ -73,13 +73,13 @@ class Gathering:
         return future.result()
 
     def finish(self) -> None:
-        """Wait until nothing runs or waits any more; what was made can still be taken."""
+        """Wait until no case runs or waits any more. Evidence can still be taken."""
         while any(not future.done() for future in self._waiting.values()):
             wait(self._waiting.values(), timeout=1.0)
             self._tell()
 
     def stop(self, kill_workers: Callable[[], None]) -> None:
-        """End, whatever runs: nothing further is begun, and `kill_workers` ends what the threads wait for."""
+        """End whatever runs. Nothing further is begun, and `kill_workers` ends what the threads wait for."""
         self._stopped = True
         if self._pool is None:
             return
@@ -91,12 +91,12 @@ class Gathering:
         self._waiting.clear()
 
     def refuse_if_stopped(self) -> None:
-        """Raises Stopped. For threads that wait for something else than a worker."""
+        """Raise Stopped after `stop`. For threads that wait for something else than a worker."""
         if self._stopped:
             raise Stopped
 
     def note(self, line: str) -> None:
-        """Have a person told of something, once. For threads, which may not write themselves."""
+        """Have a line shown to a person, once. For threads, which may not write themselves."""
         self._notes.setdefault(line, False)
 
     def _run(self, planned: Planned) -> Evidence:

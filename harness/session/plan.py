@@ -1,4 +1,4 @@
-"""From a catalogue and a machine to the cases of a session. Nothing is loaded, nothing runs."""
+"""Plan the cases of a session from a catalogue and a machine. Nothing is loaded, nothing runs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from harness.records.evidence import Case
 from harness.records.workload import Folder, Hub, ModelRecipe, Probes, Workload
 
 ACCELERATOR_DTYPE = Dtype.BF16
-"""The native dtype of accelerators when none is asked for: what checkpoints are published in."""
+"""Native dtype of accelerators when none is requested: checkpoints are published in it."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What there is to run."""
+    """Paths, models, workloads and probes that can run."""
 
     paths: tuple[Optimization, ...]
     models: tuple[ModelRecipe, ...]
-    """Run when none is asked for."""
+    """Models that run when none is requested."""
     workloads: tuple[Workload, ...]
     probes: Probes
     more_models: tuple[ModelRecipe, ...] = ()
-    """Run when asked for by name: they are large, or far away."""
+    """Models that run only when requested by name: they are large, or far away."""
 
     def __post_init__(self) -> None:
         for what in (self.paths, (*self.models, *self.more_models), self.workloads):
@@ -44,17 +44,17 @@ class Catalogue:
 
 @dataclass(frozen=True, repr=False)
 class Planned:
-    """A case with what is needed to run it, or why it cannot run here."""
+    """A case with what is needed to run it, or with the reason why it cannot run here."""
 
     case: Case
     optimization: Optimization
     markers: tuple[str, ...]
     unmet: str | None
-    """The first need that this machine does not meet."""
+    """First need that this machine does not meet; None if it meets all."""
     tier: Tier = Tier.NIGHTLY
-    """The first that runs it."""
+    """First tier that runs the case."""
     claim: str = ""
-    """Of the optimization overview, that is tried on the case; empty if the case itself is judged."""
+    """Claim of the optimization overview that is tried on the case; empty if the case itself is judged."""
 
     @property
     def id(self) -> str:
@@ -62,11 +62,11 @@ class Planned:
 
     @property
     def slow(self) -> bool:
-        """Whether it runs only when slow cases are asked for."""
+        """True if the case runs only when slow cases are requested."""
         return self.tier is Tier.SLOW
 
     def __repr__(self) -> str:
-        """Short: other plugins write parameters of tests into their files."""
+        """Return a short text: other plugins write parameters of tests into their files."""
         return f"Planned({self.id})"
 
 
@@ -78,11 +78,12 @@ def plan(
     device: str,
     dtypes: tuple[Dtype, ...] = (),
 ) -> list[Planned]:
-    """Every path on every model, dtype and workload; workloads innermost, so that a model's runs stand together.
-    Without `dtypes` each model runs in its native one, and the other half precisions are slow cases. The first
-    model stands for all in the daily tier.
+    """Return every path on every model, dtype and workload as a case, each with its tier.
 
-    Raises HarnessError if two models have one name: ids would no longer tell their cases apart.
+    Workloads are innermost, so that a model's runs stand together. Without `dtypes` each model runs in its native one,
+    and the other half precisions are slow cases. The first model stands for all in the daily tier.
+
+    Raises HarnessError if two models have one name: ids would no longer distinguish their cases.
     """
     models = tuple(dict.fromkeys(models))
     for name, count in Counter(model.name for model in models).items():
@@ -109,13 +110,13 @@ def _native(model: ModelRecipe, device: str) -> tuple[Dtype]:
 
 
 def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> list[Planned]:
-    """The same cases, each in the first tier that runs it; `models` stand for all others.
+    """Return the same cases, each with the first tier that runs it. `models` stand for all others.
 
-    *daily*: each path on these models, on the first workload that suits it. What each technique should gain is timed on
-    these models too, or, if a CPU times none of them without being asked, on the first that it does time. A CPU leaves
-    stacks that compile to the night: their parts run by themselves. *smoke*: of those that are not timed the first of
-    each technique that can run here. *nightly*: all others but *slow* ones, which repeat what another case asks, or
-    cost a CPU minutes.
+    *daily*: each path on these models, on the first untimed workload that suits it. What each technique should gain is
+    timed on these models too, or, if a CPU times none of them by default, on the first model that it does time. On a
+    CPU stacks that compile are nightly: their parts run by themselves. *smoke*: the first untimed daily case of each
+    technique that can run here, by model and dtype. *nightly*: all others but *slow* ones, which repeat what another
+    case shows, or cost a CPU minutes.
     """
     fast = [entry for entry in planned if not entry.slow]
     usual: dict[tuple[str, str, str], Workload] = {}
@@ -156,10 +157,7 @@ def _first_timed(planned: Sequence[Planned]) -> tuple[ModelRecipe, ...]:
 
 
 def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
-    """The recipe that `--model` names: one of the catalogue, a folder, or a hub id `owner/name[@revision]`.
-
-    Raises UnknownName.
-    """
+    """Return the recipe of `--model`: a name, a folder, or a hub id `owner/name[@revision]`. Raises UnknownName."""
     known = (*catalogue.models, *catalogue.more_models)
     for recipe in known:
         if recipe.name == asked:
@@ -175,14 +173,14 @@ def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
 
 
 def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
-    """A catalogue that has the models named so too, as `--model` names them."""
+    """Return a catalogue that also has the models of these names, which are those that `--model` takes."""
     found = tuple(find_model(name, catalogue) for name in names)
     known = (*catalogue.models, *catalogue.more_models)
     return replace(catalogue, more_models=(*catalogue.more_models, *(each for each in found if each not in known)))
 
 
 def case_ids(catalogue: Catalogue, device: str) -> set[str]:
-    """Ids of all cases that a catalogue gives on a torch device type, in any dtype."""
+    """Return the ids of all cases that a catalogue gives on a torch device type, in any dtype."""
     return {
         Case(path.name, path.technique, model, workload, device, dtype).id
         for path in catalogue.paths
@@ -193,7 +191,7 @@ def case_ids(catalogue: Catalogue, device: str) -> set[str]:
 
 
 def find_case(asked: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
-    """The case of that id. Raises HarnessError if the catalogue gives none."""
+    """Return the case of that id and its path. Raises HarnessError if the catalogue gives none."""
     device = asked.partition("-")[0]
     known = {}
     for path in catalogue.paths:
@@ -210,7 +208,7 @@ def find_case(asked: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
 
 
 def plan_case(asked: str, catalogue: Catalogue, inventory: Inventory) -> Planned:
-    """The same, with what it needs and whether this machine has it."""
+    """Return the case of that id as planned: with its needs, and whether this machine meets them."""
     case, path = find_case(asked, catalogue)
     alone = replace(catalogue, paths=(path,), workloads=(case.workload,))
     [planned] = plan(alone, inventory, models=(case.recipe,), device=case.device, dtypes=(case.dtype,))
@@ -218,7 +216,7 @@ def plan_case(asked: str, catalogue: Catalogue, inventory: Inventory) -> Planned
 
 
 def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
-    """All that a case needs: its device, its model, and what its optimization needs."""
+    """Return all needs of a case: its device, its model, and the needs of its optimization."""
     source = case.recipe.source
     model = (HubModel(source.repository, source.revision),) if isinstance(source, Hub) else ()
     return (Device(), *model, *optimization.needs())
@@ -251,5 +249,5 @@ def _slow_on_cpu(optimization: Optimization, case: Case) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name fit for case ids."""
+    """Return a name fit for case ids."""
     return "".join(char if char.isalnum() or char in "._" else "_" for char in name)

@@ -1,5 +1,8 @@
-"""The folder of a run: `run.json`, `report.html`, `report.md`, `junit.xml`, `evidence/`, `measurements/` and `logs/`;
-and `latest` beside it."""
+"""The folder of a run, and the link `latest` to the newest one.
+
+A run folder holds `run.json`, `report.html`, `report.md`, `junit.xml`, `evidence/`, `measurements/`, `snapshots/` and
+`logs/`.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,19 @@ from harness.reports.write import write_reports
 
 @dataclass(frozen=True)
 class Asked:
-    """What a session was asked for. Its fields are those of a Run."""
+    """Request that a session was started with. Its fields are those of a Run."""
 
     options: tuple[str, ...] = ()
     selected: int | None = None
     selection: str = ""
     shard: str = ""
     gate: bool = False
-    """Whether it is to be a gate."""
+    """Whether the run is judged by the gate at its end."""
     tier: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, run: Run) -> Run:
-        """A run that is asked for this; a gate is red until its end."""
+        """Return the run with this request. A gate is red until the end of the run."""
         run = replace(run, **{**vars(self), "gate": None})
         return awaited(run) if self.gate else run
 
@@ -46,10 +49,10 @@ ASKED_NOTHING = Asked()
 
 
 class RunFolder:
-    """Writes a run as it goes: every verdict is on disk when the next case starts. Held by one session at a time."""
+    """Writes a run as it goes: every verdict is on disk when the next case starts. One session at a time holds it."""
 
     def __init__(self, path: Path, run: Run) -> None:
-        """Of a folder that exists. Raises HarnessError if another session writes into it."""
+        """Lock a folder that exists. Raises HarnessError if another session writes into it."""
         self.path = path
         self.run = run
         self._lock = _locked(path)
@@ -67,10 +70,12 @@ class RunFolder:
 
     @classmethod
     def resumed(cls, path: Path, asked: Asked = ASKED_NOTHING) -> RunFolder:
-        """Go on in the folder of a run that was interrupted; nothing is written until `describe` has found that the
-        machine is the same. What was a gate stays one.
+        """Go on in the folder of a run that was interrupted. A run that was a gate stays one.
 
-        Raises HarnessError if it holds no run, another session still writes it, or it is a gate of other tests.
+        Nothing is written until `describe` has found that the machine is the same.
+
+        Raises HarnessError if it holds no run, another session still writes it, it is a gate of other tests, or it is
+        of another tier.
         """
         path = path.resolve()  # once: `latest` may move on
         made = cls(path, any_run(path))
@@ -92,9 +97,9 @@ class RunFolder:
         return self.path / "logs"
 
     def describe(self, environment: dict[str, str], *, profile: str | None = None, workers: str = "") -> None:
-        """Record on what the run runs, by which hardware profile it is judged, and how its workers start.
+        """Record what the run runs on, the hardware profile that judges it, and how its workers start.
 
-        Raises HarnessError if a run that is resumed began elsewhere, or was judged otherwise.
+        Raises HarnessError if a run that is resumed began in another environment, or was judged by another profile.
         """
         if self.run.resumed:
             was = {**self.run.environment, "profile": self.run.profile or ""}
@@ -121,7 +126,7 @@ class RunFolder:
         write_record(self.path / "measurements" / f"{measurements.case}.json", measurements)
 
     def remove_snapshot(self, case: str) -> None:
-        """Of an allocator that did nothing wrong: it is large."""
+        """Remove the allocator's snapshot of a case that did nothing wrong, since it is large."""
         (self.path / "snapshots" / f"{case}.pickle").unlink(missing_ok=True)
 
     def add(self, verdict: Verdict) -> None:
@@ -129,10 +134,12 @@ class RunFolder:
         write_record(self.path / RUN, self.run)
 
     def finish(self, exit_code: int, *, failed_otherwise: int = 0, forgiven: Forgiven | None = None) -> Run:
-        """Close the record, judged by a gate if there is something to forgive; returns it. Its `exit` is no success
-        where `exit_code`, by the tests alone, is one, but all that was selected was skipped, or the gate is red.
+        """Close the record, write its reports, and return it. `forgiven` is given if a gate judges the run.
 
-        Raises HarnessError if it or a report of it cannot be written.
+        `exit_code` is by the tests alone. The `exit` of the record is 1 instead of 0 if tests of cases were selected
+        and none was judged, or if the gate is red.
+
+        Raises HarnessError if the record or a report of it cannot be written.
         """
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         run = replace(self.run, finished=finished, exit=exit_code, failed_otherwise=None)
@@ -153,7 +160,7 @@ class RunFolder:
 
 
 def refuse_other_tests(folder: Path, run: Run, selection: str) -> None:
-    """Raises HarnessError if a run is a gate of other tests than those selected now, of which this is the digest."""
+    """Raise HarnessError if a run is a gate of other tests than those selected now, whose digest is `selection`."""
     if run.gate is not None and run.selection != selection:
         raise HarnessError(
             f"{folder}: the selected tests are others than those with which its gate began (resume it with the "
@@ -162,7 +169,7 @@ def refuse_other_tests(folder: Path, run: Run, selection: str) -> None:
 
 
 def refuse_other_tier(folder: Path, run: Run, tier: str) -> None:
-    """Raises HarnessError if a run is of another tier than a session that is to go on with it."""
+    """Raise HarnessError if a run is of another tier than the session that is to go on with it."""
     if run.is_of_other_tier(tier):
         how = "--run-slow" if run.tier == Tier.SLOW else f"--tier {run.tier}"
         raise HarnessError(
@@ -171,7 +178,10 @@ def refuse_other_tier(folder: Path, run: Run, tier: str) -> None:
 
 
 def _locked(folder: Path) -> int:
-    """A descriptor of the folder that no other process has locked; the lock ends with this process at the latest."""
+    """Lock a folder against other processes, and return its descriptor.
+
+    The lock ends with this process at the latest. Raises HarnessError if the folder cannot be opened or is locked.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -185,7 +195,7 @@ def _locked(folder: Path) -> int:
 
 
 def scratch(prefix: str) -> Path:
-    """A new folder for logs among the temporary files. Raises DiskRefuses if there can be none."""
+    """Make a new folder for logs among the temporary files. Raises DiskRefuses if that fails."""
     try:
         return Path(tempfile.mkdtemp(prefix=prefix))
     except OSError as error:
@@ -196,7 +206,7 @@ def scratch(prefix: str) -> Path:
 
 
 def fresh_folder(parent: Path, name: str) -> Path:
-    """A new folder below `parent` of that name. Raises HarnessError if that cannot be written."""
+    """Make a folder `name` or `name-N` below `parent`. Raises HarnessError if it cannot be written."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):  # two sessions may start in the same second
@@ -212,8 +222,7 @@ def fresh_folder(parent: Path, name: str) -> Path:
 
 
 def link_latest(parent: Path, run: Path) -> None:
-    """Let `latest` in `parent` be a run below it, in one step. Where links are not to be had, the newest folder's name
-    says the same."""
+    """Point `latest` in `parent` to a run, in one step. Where links fail, the newest folder's name says the same."""
     temporary = parent / f".latest.{os.getpid()}"
     try:
         temporary.symlink_to(run.relative_to(parent))

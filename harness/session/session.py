@@ -1,4 +1,4 @@
-"""One pytest session: what it plans, runs, judges by and records. Knows nothing of pytest."""
+"""One pytest session: it runs, judges and records the cases that are planned. Knows nothing of pytest."""
 
 from __future__ import annotations
 
@@ -34,84 +34,86 @@ from harness.session.plan import Catalogue, Planned
 from harness.session.run_folder import Asked, RunFolder
 
 TIMING_SECONDS = 30.0
-"""The default of `Session.timing_seconds`."""
+"""Default of `Session.timing_seconds`."""
 
 if TYPE_CHECKING:
     from harness.execution.runner import Runner
 
 Replan = Callable[..., list[Planned]]
-"""Plans the session's paths, or the one named `path`, with the workloads given, on its models or on `recipes`."""
+"""Function that plans the session's paths, or only `path`, with other workloads, on its models or on `recipes`."""
 Measuring = Callable[..., tuple[Verdict, Measurements | None]]
-"""`Session.measurements`."""
+"""Type of `Session.measurements`."""
 Judging = Callable[[RunFolder, "Runner", Standard], Verdict]
-"""Runs a case and judges it, with a place for files, a runner, and what to judge by."""
+"""Function that runs and judges a case, given a place for files, a runner, and the standard to judge by."""
 
 
 @dataclass
 class Session:
-    """What one pytest session knows. Made when cases are first asked for, so that other tests cost nothing."""
+    """State of one pytest session. Made when the first case is requested, so that other tests cost nothing."""
 
     catalogue: Catalogue
     inventory: Inventory
     profiles: tuple[Profile, ...]
     planned: list[Planned]
     left_out: list[Planned]
-    """Cases of later tiers than its own."""
+    """Cases of later tiers than the session's own."""
     seconds: float
     parent: Path
     replan: Replan
-    """Plans the same with other workloads, cases of all tiers included."""
+    """Function that plans the session's paths with other workloads, cases of all tiers included."""
     standard: Standard = field(default_factory=Standard)
     selected: int = 0
-    """Tests of cases."""
+    """Number of selected tests of cases."""
     selection: str = ""
     """Digest of the names of all selected tests."""
     failed_otherwise: int = 0
-    """Tests that failed so far and gave no failing verdict."""
+    """Number of tests that failed so far and gave no failing verdict."""
     elsewhere: list[Planned] = field(default_factory=list)
     """Cases of folders that have a plan of their own."""
     timing_seconds: float = TIMING_SECONDS
-    """After which no more pairs of one case are timed, once enough are."""
+    """Seconds after which no more pairs of one case are timed, once enough are."""
     resume: Path | None = None
-    """Folder of a run to go on with, or a new one is made."""
+    """Folder of a run to go on with; None to make a new one."""
     shard: str = ""
-    """K/N, if it runs a share of the cases."""
+    """K/N if the session runs a share of the cases; else empty."""
     tier: Tier = Tier.DAILY
     gate: bool = False
-    """Whether not to know is a failure."""
+    """Whether the run is a gate, where every way of not knowing is a failure."""
     options: tuple[str, ...] = ()
-    """What it was told of models and times, as words of its command line."""
+    """Options for models and times, as words of the command line."""
     jobs: int | None = None
-    """How many cases run side by side while nothing is timed; None for as many as the machine has room for."""
+    """Number of cases that run side by side while nothing is timed. None for as many as the machine has room for."""
     tests: tuple[tuple[Planned, Property, bool], ...] = ()
-    """Of all selected tests of cases, in their order: the case, what is asked of it, and whether that is judged by its
-    evidence."""
+    """All selected tests of cases in their order, as (case, property, whether the case's evidence decides)."""
     done: set[tuple[str, Property]] = field(default_factory=set)
-    """Verdicts that were given, by this session or the one that it resumes: case or claim, and property."""
+    """Verdicts given by this session or the one that it resumes, as (id of the case or claim, property)."""
     ran: set[str] = field(default_factory=set)
-    """Cases that the session that is resumed has run."""
+    """Ids of cases that the resumed session has run."""
     costs: Costs = field(default_factory=lambda: Costs(""))
     told: Callable[[str], None] = print
-    """Is told what a person must wait for."""
+    """Function that shows a line on what a person must wait for."""
     problem: str = ""
-    """What went wrong when the record was closed."""
+    """Error message of closing the record; empty if there was none."""
     evidence: dict[str, Evidence] = field(default_factory=dict)
     measured: dict[str, Measurements] = field(default_factory=dict)
     folder: RunFolder | None = None
     runner: Runner | None = None
     _given: dict[tuple[str, Property], Verdict] = field(default_factory=dict)
-    """By the session that is resumed."""
+    """Verdicts that the resumed session gave, by id and property."""
     _untouched: set[str] = field(default_factory=set)
-    """Cases that only the session that is resumed ran: their verdicts can be given, and nothing can be measured, since
-    the tensors of their runs are gone."""
+    """Ids of cases that only the resumed session ran. Verdicts can be given on them, but nothing can be measured: the
+    tensors of their runs are gone."""
     _devices: tuple[str, ...] = ()
-    """All that this session may use, by names that no other of this machine has."""
+    """Devices that this session may use, by names that are unique on this machine."""
     _gathering: Gathering | None = None
     _told_progress: float = field(default_factory=time.monotonic)
-    """When a person was last told how far it has come."""
+    """Time of the last line on the progress, in seconds of `time.monotonic`."""
 
     def verdict(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
-        """Put the verdict on one property of a case into the record; `judging` gives it, if the case can run here."""
+        """Return the verdict on one property of a case, and put it into the record.
+
+        `judging` gives it if the case can run here. A verdict that the resumed session gave stands.
+        """
         folder, runner = self._open()
         if (planned.id, asked) in self._given:
             return self._given[planned.id, asked]
@@ -135,8 +137,11 @@ class Session:
         return verdict
 
     def _take_gathered(self, case: str, *, alone: bool) -> None:
-        """Wait for the evidence of a case, if it is being gathered; for all if it is not, or is to have the device
-        `alone`. What ran out of time beside others is left to be run again by itself."""
+        """Take the evidence of a case as soon as it is gathered.
+
+        Wait for all cases if it is not among these, or is to have the device `alone`. A case that ran out of time while
+        others ran is left to be run again by itself.
+        """
         if self._gathering is None:
             return
         if self._gathering.holds(case):
@@ -147,7 +152,7 @@ class Session:
             self._gathering.finish()
 
     def _gather(self, folder: RunFolder, runner: Runner) -> None:
-        """Begin to run the cases that tests will judge by their evidence, as far as they may run side by side."""
+        """Begin to run side by side the small cases that tests will judge by their evidence."""
         cases = {name: entry for name, entry in self._to_run().items() if is_small(entry.case.recipe)}
         if self.jobs is None:
             free = [runner.free_memory(device) for device in {entry.case.device for entry in cases.values()} - {"cpu"}]
@@ -179,7 +184,7 @@ class Session:
         self._gathering = gathering
 
     def _to_run(self) -> dict[str, Planned]:
-        """By their ids the cases that tests judge by evidence that is not there yet."""
+        """Return the cases, by id, that tests judge by evidence that is not there yet."""
         known = {*self.evidence, *self.ran}
         return {
             entry.case.id: entry
@@ -188,11 +193,11 @@ class Session:
         }
 
     def _is_open(self, planned: Planned, asked: Property) -> bool:
-        """Whether a verdict can be given that is not given yet."""
+        """Return whether a verdict can be given here that was not given yet."""
         return planned.unmet is None and (planned.id, asked) not in self.done
 
     def _steps_alone(self) -> list[Step]:
-        """What is left to be done that nothing runs beside."""
+        """Return the steps left to do that run one at a time."""
         large = [entry.case for entry in self._to_run().values() if not is_small(entry.case.recipe)]
         tests = [
             Step(entry.id, entry.case.technique, asked)
@@ -203,7 +208,7 @@ class Session:
 
     @property
     def outlook(self) -> str:
-        """How many cases the selected tests are of, and about how long they take, in one line. Before anything ran."""
+        """One line for the start: how many cases the selected tests are of, and about how long they take."""
         cases = {entry.id for entry, asked, _ in self.tests if self._is_open(entry, asked)}
         small = [entry.case for entry in self._to_run().values() if is_small(entry.case.recipe)]
         jobs = min(default_jobs(None) if self.jobs is None else self.jobs, max(1, len(small)))
@@ -214,7 +219,7 @@ class Session:
         return f"tier {self.tier}: {count(len(cases), 'case')}, {side}, {told(minutes)}{later}"
 
     def _tell_progress(self) -> None:
-        """Now and then, between two things that nothing runs beside."""
+        """Show the progress, but at most every BETWEEN_LINES seconds. Called between steps that run one at a time."""
         now = time.monotonic()
         if now - self._told_progress < BETWEEN_LINES:
             return
@@ -225,7 +230,7 @@ class Session:
     def judge(
         self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, standard: Standard
     ) -> Verdict:
-        """Judge one property by the evidence of the case, running and measuring it as far as it was not."""
+        """Judge one property by the evidence of the case. Run and measure it first as far as it was not."""
         case = planned.case
         if not asked.measured:
             return self._by_evidence(planned, asked, folder, runner, standard)
@@ -241,8 +246,11 @@ class Session:
     def measurements(
         self, planned: Planned, asked: tuple[Property, ...], folder: RunFolder, runner: Runner, standard: Standard
     ) -> tuple[Verdict, Measurements | None]:
-        """(the verdict on the equivalence of a case, and if it passes all that is known of it for these measured
-        properties)."""
+        """Return the verdict on the equivalence of a case, and its measurements, if any.
+
+        Unless the verdict is PASS, nothing is measured for these properties. A case that only the resumed session ran
+        is run again before it is measured.
+        """
         case = planned.case
         verdict = self._by_evidence(planned, Property.EQUIVALENCE, folder, runner, standard)
         if (
@@ -270,8 +278,11 @@ class Session:
         return judge_evidence(case, asked, self.evidence[case.id], standard=standard)
 
     def _measure(self, planned: Planned, asked: Property, folder: RunFolder, runner: Runner, bar: Bar) -> None:
-        """Measure what the property needs and is not known yet. Of what a claim of this session is tried on, be it
-        before or after, pairs should also tell whether it is faster at all."""
+        """Measure what the property needs and is not known yet.
+
+        If a claim of this session is tried on the case, before or after, pairs should also show whether it is faster at
+        all.
+        """
         case = planned.case
         known = self.measured.get(case.id, Measurements(case.id))
         if _untimed(known, asked):
@@ -288,7 +299,7 @@ class Session:
             folder.add_measurements(known)
 
     def _lacks(self, case: Case, asked: tuple[Property, ...]) -> bool:
-        """Whether something that these properties need is not measured yet."""
+        """Return whether something that these properties need is not measured yet."""
         known = self.measured.get(case.id, Measurements(case.id))
         return any(_untimed(known, each) or _unweighed(known, each) for each in asked)
 
@@ -297,7 +308,7 @@ class Session:
 
     @property
     def left_out_by_tier(self) -> dict[str, int]:
-        """How many cases that could run here have each later tier as their first, in the order of the tiers."""
+        """Number of cases that could run here but belong to later tiers, by tier in order."""
         counted = Counter(entry.tier for entry in self.left_out if entry.unmet is None)
         return {str(tier): counted[tier] for tier in Tier if counted[tier]}
 
@@ -314,7 +325,10 @@ class Session:
         return sum(not verdict.outcome.skips for verdict in self.verdicts)
 
     def close(self, exit_code: int) -> int:
-        """Close the record; the exit code is 1 instead of 0 if a gate is red, or all that was selected was skipped."""
+        """Close the record and return the exit code.
+
+        It is 1 instead of 0 if a gate is red, or if tests of cases were selected and none was judged.
+        """
         if self.runner:
             if self._gathering:
                 self._gathering.stop(self.runner.kill_workers)
@@ -354,7 +368,7 @@ class Session:
         return self.folder, self.runner
 
     def _take_up(self, folder: RunFolder) -> None:
-        """Go on with what a session left that was interrupted: its verdicts stand, and what it ran is not run again."""
+        """Take over what an interrupted session left. Its verdicts stand, and what it ran is not run again."""
         if folder.run.resumed:
             self._given = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
             self.evidence |= evidence_of(folder.path)
@@ -362,7 +376,7 @@ class Session:
             self.measured |= measurements_of(folder.path)
 
     def _describe(self, folder: RunFolder, accelerators: str, workers: str) -> None:
-        """Record on what the session runs, and find what it judges by."""
+        """Record what the session runs on, and find the standard that it judges by."""
         environment = describe(self.inventory, accelerators=accelerators)
         device = self.planned[0].case.device
         self.standard = standard_of(self.profiles, Match(device, machine_of(device, accelerators)), environment)
