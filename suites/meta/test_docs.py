@@ -22,10 +22,10 @@ from harness.commands.confirm import rules as confirming_rules
 from harness.commands.confirm.command import confirm
 from harness.judging import baseline_comparison as regression
 from harness.judging import correctness_rules as rules
-from harness.judging.roofline import IMPOSSIBLE
 from harness.judging import memory as memory_rules
 from harness.judging import speed as speed_rules
 from harness.judging.gate import RULES
+from harness.judging.roofline import IMPOSSIBLE
 from harness.paths.registry import PATHS, STACKS
 from harness.plugin import MARKERS, pytest_addoption
 from harness.profiles.limits import KL_FLOOR, KL_P99_FLOOR, LIMITS, LOOSEST
