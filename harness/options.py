@@ -7,11 +7,10 @@ from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from typing import Any
 
+from harness.execution.setup import CASE_TIMEOUT
 from harness.records.enums import Tier
 from harness.session.session import TIMING_SECONDS
 
-CASE_TIMEOUT = 300.0
-"""Default deadline of one request to a worker, in seconds."""
 INVARIANT_EXAMPLES = 6
 """Number of examples drawn for each relation by default."""
 

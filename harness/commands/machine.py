@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
+from harness.execution.setup import CASE_TIMEOUT
 from harness.formatting import count, scaled
 from harness.machine.health import Examined, Finding, health
 from harness.machine.inventory import Inventory, describe, take_inventory
@@ -60,7 +61,7 @@ def machine(
     *,
     device: DeviceType = "",
     peaks: Annotated[bool, typer.Option("--peaks/--no-peaks", help="measure the peaks, in 6 s on a CPU")] = True,
-    case_timeout: CaseTimeout = 300.0,
+    case_timeout: CaseTimeout = CASE_TIMEOUT,
     as_json: AsJson = False,
 ) -> None:
     """Show what this machine is and has, which paths that keeps out, and whether it can be measured on.
@@ -95,11 +96,10 @@ def machine(
 def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
     """Examine the device in a worker. Raises WorkerFailed; the worker's log then stays in its folder."""
     from harness.commands.validate.examining import examine  # imports torch
-    from harness.execution.worker import Worker
+    from harness.execution.worker import ask
 
     logs = scratch("harness-machine-")
-    with Worker(log=logs / "examine.log") as worker:
-        found = worker.call(partial(examine, peaks=peaks), device, seconds=seconds)
+    found = ask(logs / "examine.log", partial(examine, peaks=peaks), device, seconds=seconds)
     shutil.rmtree(logs)
     return found
 

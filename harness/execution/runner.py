@@ -26,7 +26,7 @@ from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Block, Sampling, joined, memory_of
 from harness.execution.preloading import server_contents
-from harness.execution.setup import Place, Setup
+from harness.execution.setup import CASE_TIMEOUT, Place, Setup
 from harness.execution.speed.alternating import Sides, alternate
 from harness.execution.worker import Answer, Worker, call_together
 from harness.machine.jobs import is_small
@@ -72,7 +72,7 @@ class Runner:
     probes: Probes
     logs: Path
     """Folder for the output of workers."""
-    seconds: float = 300.0
+    seconds: float = CASE_TIMEOUT
     """Deadline of one request."""
     threads: int = 0
     """With which workers run small models that are not timed; 0 leaves it to torch."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from harness.records.enums import Dtype
 from harness.records.workload import ModelRecipe, Workload
 
+CASE_TIMEOUT = 300.0
+"""Default deadline of one request to a worker, in seconds."""
+
 
 @dataclass(frozen=True)
 class Setup:

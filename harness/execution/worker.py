@@ -157,6 +157,12 @@ class Worker:
         self.kill()
 
 
+def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
+    """Call a function in a worker of its own, whose output goes to the file `log`. Raises WorkerFailed."""
+    with Worker(log=log) as worker:
+        return worker.call(function, *arguments, seconds=seconds)
+
+
 def call_together(
     workers: Sequence[Worker], function: Callable[..., Answer], arguments: Sequence[tuple[Any, ...]], *, seconds: float
 ) -> list[Answer]:

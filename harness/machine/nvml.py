@@ -71,6 +71,10 @@ class Watched:
             self.untold[what] = first_line(error)
             return None
 
+    def _processes(self) -> int | None:
+        found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        return None if found is None else len(found)
+
 
 class Gpu(Watched):
     """One GPU that is watched while something runs on it."""
@@ -107,10 +111,6 @@ class Gpu(Watched):
     def _full_clock(self) -> int:
         clock: int = self._nvml.nvmlDeviceGetMaxClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
         return clock
-
-    def _processes(self) -> int | None:
-        found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
-        return None if found is None else len(found)
 
 
 def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:

@@ -185,6 +185,11 @@ def write_profile(profile: Profile) -> Path:
     return profile.file
 
 
+def profile_name(match: Match) -> str:
+    """Return the folder's name for hardware that has no profile yet."""
+    return re.sub(r"[^0-9A-Za-z]+", "-", f"{match.device} {match.machine}").strip("-").lower()
+
+
 def find_profile(profiles: tuple[Profile, ...], match: Match) -> Profile | None:
     """Return the profile of this hardware; None if there is none, and always for a simulated device."""
     if is_simulated(match.machine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 
 import pytest
@@ -10,6 +11,7 @@ from harness.execution.worker import Worker
 
 STARTING = frozenset({"runner", "session", "pytester"})
 """Fixtures that start processes."""
+platform.processor()  # it starts `uname` once, and remembers the answer
 
 
 def pytest_collection_modifyitems(items):

@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import WorkerTimedOut
 from harness.profiles.fault_results import FILE
-from harness.profiles.profile import Match, Profile, read_profile, read_profiles, write_profile
+from harness.profiles.profile import Match, Profile, profile_name, read_profile, read_profiles, write_profile
 from harness.profiles.thresholds import Threshold
 from harness.records.evidence import Claim, Engagement
 from harness.session.checkout import find_catalogue
@@ -77,7 +77,7 @@ def test_defaults_are_all_that_runs_daily(command, tmp_path):
     assert {case.workload.name for case in cases} == {"ragged_b4", "single", "residues"}
     assert len(cases) == 27
     [profile] = read_profiles(tmp_path / "baselines")
-    assert profile.name == f"cpu_{platform.machine()}"
+    assert profile.name == profile_name(profile.match)
 
 
 def test_dry_run_writes_nothing_and_json_is_json(command, tmp_path):

@@ -18,11 +18,11 @@ from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprinting import Operation
 from harness.commands.validate.fingerprints import Differing
 from harness.commands.validate.statement_files import read_statement
-from harness.commands.validate.steps import SUITES, crashed, examine_all, profile_name, propose_profile, run_suites
+from harness.commands.validate.steps import SUITES, crashed, examine_all, propose_profile, run_suites
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, WorkerRaised
 from harness.machine.inventory import take_inventory
 from harness.profiles.baselines import read_file
-from harness.profiles.profile import Match, Profile, read_profile, write_profile
+from harness.profiles.profile import Match, Profile, profile_name, read_profile, write_profile
 from harness.records.codec import write_record
 from harness.records.enums import Outcome
 from harness.records.run_files import finished_run

@@ -13,6 +13,7 @@ import typer
 from harness.commands.calibrate.spread import measured_spread
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_json
 from harness.errors import HarnessError, UnknownName
+from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import describe, take_inventory
 from harness.machine.requirements import Device
 from harness.machine.simulated import refuse_simulated
@@ -28,6 +29,7 @@ from harness.profiles.profile import (
     deviations,
     find_profile,
     machine_of,
+    profile_name,
     read_profiles,
     write_profile,
 )
@@ -67,8 +69,8 @@ def calibrate(
         list[str] | None, typer.Option(help="may be repeated; default: all daily ones not timed")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="weight symmetries of each model, workload and dtype")] = 8,
-    profile: Annotated[str, typer.Option(help="its name, where none matches yet; default: device_machine")] = "",
-    case_timeout: CaseTimeout = 300.0,
+    profile: Annotated[str, typer.Option(help="its name, where none matches yet; default: device-machine")] = "",
+    case_timeout: CaseTimeout = CASE_TIMEOUT,
     as_json: AsJson = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="write nothing")] = False,
 ) -> None:
@@ -171,7 +173,7 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
         return known
     if name and not re.fullmatch(r"[\w.-]+", name):
         raise HarnessError(f"--profile {name}: should be the name of one folder (letters, digits, '.', '_' and '-')")
-    name = name or "".join(char if char.isalnum() else "_" for char in f"{match.device}_{match.machine}")
+    name = name or profile_name(match)
     if (folder / name / PROFILE).exists():
         raise HarnessError(f"{folder / name}: is there and matches another machine (choose another --profile)")
     return Profile(name, folder / name, match, None)

@@ -17,6 +17,7 @@ from harness.commands.confirm.environment import Asking, Interpreter
 from harness.commands.confirm.records import Who
 from harness.commands.options import AsJson, CaseTimeout, print_json
 from harness.errors import HarnessError
+from harness.execution.setup import CASE_TIMEOUT
 from harness.profiles.expectations import sound_profiles
 from harness.records.codec import write_record
 from harness.session.checkout import find_catalogue
@@ -57,7 +58,7 @@ def confirm(
     model: Annotated[
         list[str] | None, typer.Option(metavar="NAME|HUB_ID|FOLDER", help="whose cases are meant too; may be repeated")
     ] = None,
-    case_timeout: CaseTimeout = 300.0,
+    case_timeout: CaseTimeout = CASE_TIMEOUT,
     timing_seconds: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="after which a case is loaded no further time, 7 at least")
     ] = TIMING_SECONDS,

@@ -61,10 +61,6 @@ class WatchedCard(Watched):
         bits = self._ask("throttle reasons", lambda: self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
         return None if bits is None else tuple(name for name, bit in SLOWDOWNS.items() if bits & bit)
 
-    def _processes(self) -> int | None:
-        found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
-        return None if found is None else len(found)
-
 
 def find_card(uuid: str, *, nvml: Any = None) -> tuple[WatchedCard | None, str]:
     """Return (the card with torch's UUID, reason why there is none). `nvml` replaces the module `pynvml`."""

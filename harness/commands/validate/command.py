@@ -19,6 +19,7 @@ from harness.commands.validate.statement import Acceptance, Machine, Proposal, S
 from harness.commands.validate.statement_files import write_statement
 from harness.commands.validate.steps import Examination, Finished, examine_all, propose_profile, run_suites
 from harness.errors import HarnessError
+from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.requirements import Device
 from harness.profiles.expectations import sound_profiles
@@ -68,7 +69,7 @@ def validate(
     fingerprint_seconds: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="computing the same again, on each card")
     ] = FINGERPRINT_SECONDS,
-    case_timeout: CaseTimeout = 300.0,
+    case_timeout: CaseTimeout = CASE_TIMEOUT,
     keep_going: Annotated[
         bool, typer.Option("--keep-going", help="run the suites also on a machine that is rejected before them")
     ] = False,

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 from harness.commands.baseline.proposals import proposal_for
 from harness.commands.validate.cards import Card
@@ -20,9 +17,10 @@ from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprints import Fingerprint
 from harness.commands.validate.statement import Proposal, Suites
 from harness.errors import HarnessError, WorkerFailed, WorkerRaised, refuse_full_disk
+from harness.execution.worker import ask
 from harness.machine.locks import devices_held
 from harness.profiles.baselines import write_files
-from harness.profiles.profile import Match, Profile, find_profile, write_profile
+from harness.profiles.profile import Match, Profile, find_profile, profile_name, write_profile
 from harness.records.codec import read_record
 from harness.records.run import Run
 from harness.records.run_files import RUN
@@ -39,8 +37,6 @@ REFUSED = {4: "what it was given is wrong", 5: "nothing was selected"}
 """Exit codes of pytest that say nothing of the machine."""
 PROPOSED = "proposed-profile"
 """Folder of the proposed profile, below that of the run."""
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -151,11 +147,6 @@ def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match
     return Proposal(tuple(str(path.relative_to(folder)) for path in files), steps)
 
 
-def profile_name(match: Match) -> str:
-    """Return the folder's name for hardware that has no profile yet."""
-    return re.sub(r"[^0-9A-Za-z]+", "-", f"{match.device} {match.machine}").strip("-").lower()
-
-
 def _steps_of_known(profile: Profile) -> tuple[str, ...]:
     return (f"profile {profile.name} matches this machine already, and stays as it is",)
 
@@ -165,14 +156,6 @@ def _steps_of_new(profile: Profile) -> tuple[str, ...]:
         f"to adopt it: read the files, copy the folder to baselines/{profile.name}, and commit it",
         f"then measure its limits: harness calibrate --device {profile.match.device}",
     )
-
-
-def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
-    """Call a function in a worker of its own. Raises WorkerFailed."""
-    from harness.execution.worker import Worker
-
-    with Worker(log=log) as worker:
-        return worker.call(function, *arguments, seconds=seconds)
 
 
 def crashed(about: str, error: WorkerFailed) -> Check:
