@@ -1,1 +1,1 @@
-"""Run cases: worker processes, what they do, and evidence from what they answer."""
+"""Execution of cases: worker processes, their tasks, and evidence from their answers."""

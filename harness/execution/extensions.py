@@ -1,7 +1,7 @@
-"""Build the extension that optimum-quanto would build at first use, so that no case's deadline has to hold it.
+"""Build of optimum-quanto's extension before its first use, so that no case's deadline has to hold it.
 
 torch builds an extension behind a lock: a file that it creates, keeps open meanwhile and removes. A process that is
-killed leaves the file, and whoever builds later waits for it for ever. The folder may be shared with other hosts and
+killed leaves the file, and whoever builds later waits for it forever. The folder may be shared with other hosts and
 containers, whose processes cannot be seen.
 """
 
@@ -16,18 +16,19 @@ import torch
 from harness.errors import HarnessError
 
 BUILD_SECONDS = 1500.0
-"""More than other requests have: on CUDA, nvcc compiles six of eight sources, each for minutes on few cores.
+"""Seconds that a build may take beyond the deadline of other requests. On CUDA, nvcc compiles six of eight sources,
+each for minutes on few cores.
 
 A lock that is older belongs to no build that runs.
 """
 SETTLED = 10.0
-"""Age in seconds from which on a lock that no process has open is stale: a younger one may be about to go."""
+"""Age in seconds up to which a lock that no process has open is waited for: it may be about to go."""
 
 
 def build_quanto(device: str) -> None:
     """Build optimum-quanto's extension for a device unless it is built. Runs in a worker.
 
-    Raises HarnessError if a lock is in the way whose process cannot be found, but may run.
+    Raises HarnessError if a lock is in the way whose process cannot be found but may run.
     """
     from optimum.quanto.library.extensions import get_extension, is_extension_available
 
@@ -41,10 +42,11 @@ def build_quanto(device: str) -> None:
 
 
 def remove_stale_lock(lock: Path, processes: Path = Path("/proc")) -> None:
-    """Remove the lock of a build whose process is dead. The worker's log says so.
+    """Remove the lock of a build whose process is dead, and print so to the worker's log.
 
-    Return where there is none, or where a process has it open: for that one, torch waits. Raises HarnessError if the
-    process cannot be found but may run: as another user's, where the system lists no open files, or elsewhere.
+    Return if there is no lock, or if a process has it open: torch waits for that process. A lock that no process has
+    open is removed once it is older than BUILD_SECONDS. Raises HarnessError if its process cannot be found but may run:
+    as another user's, where the system lists no open files, or on another host or in another container.
     """
     waited_for = None
     while status := _status(lock):
@@ -76,12 +78,12 @@ def _status(file: Path) -> os.stat_result | None:
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells a file from one that was made later under its name, which may get its number too."""
+    """Return what distinguishes a file from a later one of the same name, which may reuse its inode number."""
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _is_open(status: os.stat_result, processes: Path) -> bool:
-    """Return whether a process that may be looked at has the file open."""
+    """Return whether any process that this user may inspect has the file open."""
     for link in processes.glob("[0-9]*/fd/*"):
         try:
             if os.path.samestat(link.stat(), status):

@@ -1,4 +1,4 @@
-"""The server that forks workers imports this module first; no other process should."""
+"""Module that the fork server imports first. No other process should import it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run the real `generate`, with the reference's tokens forced on it or free. Runs in workers."""
+"""Runs of the real `generate`, free or with the reference's tokens forced on it. Runs in workers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from harness.execution.correctness.comparison import Generation
 from harness.observation.caches import read_state
 
 PROMPT_LOGITS = 64
-"""Last prompt positions whose logits are compared: enough to measure an error, few enough for a large vocabulary."""
+"""Number of last prompt positions whose logits are compared. That is enough to measure an error, and few enough for a
+large vocabulary."""
 
 
 class ForcedTokens(LogitsProcessor):
-    """Leaves one choice at every step, the given token, whatever the logits say; `generate` records them before."""
+    """Logits processor that leaves one choice at every step: the given token. `generate` records the logits before
+    that."""
 
     def __init__(self, tokens: Tensor, *, prompt_length: int) -> None:
         self.tokens = tokens
-        """(rows, steps) int64."""
+        """Tokens to force, (rows, steps) int64."""
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -31,7 +33,8 @@ class ForcedTokens(LogitsProcessor):
 
 
 def set_plain_greedy(model: Any, *, pad: int) -> None:
-    """Replace the model's own generation defaults (penalties, sampling, end of sequence): every run does equal work."""
+    """Replace the model's own generation defaults (penalties, sampling, end of sequence), so that every run does equal
+    work."""
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad)
 
 
@@ -39,7 +42,8 @@ def set_plain_greedy(model: Any, *, pad: int) -> None:
 def generate_forced(
     model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]
 ) -> tuple[Any, Tensor, Tensor]:
-    """(output of `generate`, prompt logits (B, P, V), step logits (B, N, V)) while `tokens` (B, N) are forced.
+    """Run `generate` while `tokens` (B, N) are forced on it. Return its output and the logits of prompt (B, P, V) and
+    steps (B, N, V).
 
     Prompt logits are recorded by a hook that removes itself after the prefill, so that no hook is left when the decode
     step is compiled.
@@ -70,7 +74,7 @@ def generate_forced(
 def generate_free(
     model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, options: Mapping[str, Any]
 ) -> tuple[Any, Tensor]:
-    """(output of `generate`, greedy tokens (B, new_tokens) int64)."""
+    """Run `generate` freely. Return its output and the greedy tokens, (B, new_tokens) int64."""
     output = model.generate(
         ids,
         attention_mask=mask,
@@ -84,8 +88,11 @@ def generate_free(
 
 @torch.no_grad()
 def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]) -> int:
-    """How many rows go on after the end of their sequence, or stop without it, if a token that the free run chose half
-    way in the first row, out of `tokens` (B, N), ends them; the first row must."""
+    """Count the rows that end wrongly when one of the generated tokens is made to end them.
+
+    That token is the one that the free run chose half way in the first row of `tokens` (B, N). A row is wrong if it
+    goes on after its end, or stops without one. The first row must end.
+    """
     end = int(tokens[0, tokens.shape[1] // 2])
     output = model.generate(
         ids,
@@ -101,8 +108,12 @@ def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, opt
 
 
 def count_not_ended(rows: list[list[int]], *, free: list[int], end: int, pad: int) -> int:
-    """Rows of tokens in which anything but padding follows the first `end`, or that have none and stop before as many
-    tokens as the `free` run of the first row has; and the first, if it repeats that run up to its end and has none."""
+    """Count the rows of tokens that end wrongly.
+
+    A row is wrong if anything but padding follows its first `end`. It is also wrong if it has no `end` and fewer tokens
+    than `free`, the free run of the first row. The first row is also wrong if it repeats that run up to its `end`, and
+    has none itself.
+    """
     wrong = 0
     begun = free[: free.index(end)]
     for index, row in enumerate(rows):
@@ -114,7 +125,7 @@ def count_not_ended(rows: list[list[int]], *, free: list[int], end: int, pad: in
 
 
 def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask: Tensor, *, cache: Any) -> Generation:
-    """The tensors of one pair of runs, on the CPU; `cache` is what the forced one returned."""
+    """Return the tensors of one pair of runs, on the CPU. `cache` is what the forced run returned."""
     valid = mask[:, -prompt_logits.shape[1] :].bool()
     seen = torch.cat([mask, torch.ones_like(tokens[:, 1:])], dim=1).bool()
     if tokens.device.type != "cpu":
@@ -124,7 +135,7 @@ def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask:
 
 
 def joined(parts: list[Generation]) -> Generation:
-    """Runs one after another as the rows of one; shorter prompts are padded on the left with nothing valid."""
+    """Join runs as the rows of one. Shorter prompts are padded on the left with positions that are not valid."""
     widest = max(part.valid.shape[1] for part in parts)
     gaps = [widest - part.valid.shape[1] for part in parts]
     return Generation(

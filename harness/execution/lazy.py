@@ -1,6 +1,7 @@
-"""Name what stands in a module without importing it: workers import it, and this process if it calls it itself.
+"""Functions and classes named without importing their module. The process that calls them imports it, mostly a worker.
 
-transformers and torch's compiler take seconds to import, which a session that only asks workers need not wait for.
+transformers and torch's compiler take seconds to import. A session that only sends requests to workers need not wait
+for them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LazyFunction:
-    """A function or class by its name. It can be pickled; calling it imports its module."""
+    """Function or class given by its name. It can be pickled; calling it imports its module."""
 
     module: str
     name: str
@@ -23,7 +24,7 @@ class LazyFunction:
 
 @dataclass(frozen=True)
 class LazyModule:
-    """A module whose functions and classes are lazy."""
+    """Stand-in for a module, whose functions and classes are lazy."""
 
     module: str
 

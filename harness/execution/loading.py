@@ -1,4 +1,4 @@
-"""Load what a recipe names, and encode a workload for it. Runs in workers."""
+"""Loading of what a recipe names, and encoding of a workload for it. Runs in workers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from harness.records.workload import Folder, Hub, ModelRecipe, Prompt
 
 
 def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
-    """The causal language model of `recipe`, in evaluation mode on `device`. Attention is eager unless `options`, the
-    keyword arguments of `from_pretrained`, say otherwise; weights that these quantize, or place by `device_map`, go to
-    the device as they are loaded. In float64 experts run one by one too: their grouped product
-    does not exist for it.
+    """Return the causal language model of `recipe`, in evaluation mode on `device`.
 
-    Raises ModelUnavailable, or Incompatible if the architecture does not support what was asked for.
+    Attention is eager unless `options`, the keyword arguments of `from_pretrained`, say otherwise. Weights that these
+    quantize, or place by `device_map`, go to the device as they are loaded. In float64 experts run one by one: their
+    grouped product does not exist for it.
+
+    Raises ModelUnavailable, or Incompatible if the architecture does not support what `options` request.
     """
     from transformers import AutoModelForCausalLM
 
@@ -53,7 +54,7 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
 
 
 def load_config(recipe: ModelRecipe) -> Any:
-    """The configuration of `recipe`. Raises ModelUnavailable."""
+    """Return the configuration of `recipe`. Raises ModelUnavailable."""
     from transformers import AutoConfig
 
     try:
@@ -63,7 +64,7 @@ def load_config(recipe: ModelRecipe) -> Any:
 
 
 def load_tokenizer(recipe: ModelRecipe) -> Any:
-    """The tokenizer of `recipe`. Raises ModelUnavailable."""
+    """Return the tokenizer of `recipe`. Raises ModelUnavailable."""
     from transformers import AutoTokenizer
 
     try:
@@ -73,7 +74,7 @@ def load_tokenizer(recipe: ModelRecipe) -> Any:
 
 
 def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
-    """(input ids, attention mask), int64 of shape (prompts, longest of them), padded on the left."""
+    """Return input ids and attention mask, int64 of shape (prompts, longest of them), padded on the left."""
     pad = pad_token(tokenizer)
     rows = [_tokens(prompt, tokenizer) for prompt in prompts]
     width = max(len(row) for row in rows)
@@ -83,7 +84,7 @@ def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple
 
 
 def pad_token(tokenizer: Any) -> int:
-    """The id that fills rows up; any will do where there is none, since the attention mask hides it."""
+    """Return the id that fills rows up. Any will do if the tokenizer has none, since the attention mask hides it."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 

@@ -1,4 +1,4 @@
-"""What workers that measure are asked, and what becomes of their answers. Imports no torch."""
+"""Requests to workers that measure, and what becomes of their answers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from harness.statistics import LOOKS
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample."""
+    """Parameters of the sampling of pairs."""
 
     seconds: float
-    """Spent on pairs at most; what is then known is judged."""
+    """Most seconds spent on pairs. Whatever is known then is judged."""
     aims: Aims
-    """What the pairs should tell; they suffice when every aim is settled."""
+    """Questions that the pairs should settle. They suffice when every aim is settled."""
     looks: tuple[int, ...] = LOOKS
     seed: int = 0
-    """Of the order within pairs."""
+    """Seed of the random order within pairs."""
     kernels: tuple[str, ...] = ()
-    """Of the verified run, as in Engagement."""
+    """Kernels of the verified run, as in `Engagement.kernels`."""
     block: int = 4
-    """Runs of one side in one worker, where sides take turns."""
+    """Number of runs of one side in one worker, where the sides take turns."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Runs of one side in one worker, where sides take turns."""
+    """Runs of one side in one worker, where the sides take turns."""
 
     samples: tuple[tuple[Sample, str], ...]
-    """Each with why it must be dropped; empty if it counts."""
+    """Timed runs, each with the reason why it must be dropped; empty if it counts."""
     warm_up: WarmUp
     work: Work | None
     uncounted: str
@@ -46,7 +46,7 @@ class Block:
 
 
 def joined(ranks: list[Block]) -> Block:
-    """Of the ranks of one model, the first one's times, and what went wrong in any."""
+    """Join the blocks of one model's ranks. Times are the first rank's; what went wrong counts from any rank."""
     samples = tuple(
         (first, next(filter(None, reasons), ""))
         for first, reasons in zip(
@@ -63,7 +63,7 @@ def joined(ranks: list[Block]) -> Block:
 
 
 def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snapshot: str = "") -> Memory:
-    """Both sides, and what the path declares of its own."""
+    """Return the memory of both sides, with what the path declares of its cache and its weights."""
     return Memory(
         candidate=candidate,
         eager=eager,

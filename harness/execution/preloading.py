@@ -1,11 +1,12 @@
-"""Import modules into the server that forks workers, without letting it touch a device.
+"""Imports of the server that forks workers, made without touching a device.
 
-A process that has used CUDA through torch, or in some builds only asked whether there is any, forks children that
-cannot use it. Some packages do so while they are imported: torchao asks for the properties of the first device, and
-transformers imports torchao wherever it is installed. Which do so depends on releases, drivers and devices, so it is
-found out: a scout, a forked child that is thrown away, imports each module first and asks torch whether its children
-could use a device. The server imports what is clean, one module behind its scout; the rest is left to the workers that
-need it, which see each package as a user's process would. What uses a device without torch's knowledge is not found.
+A process that has used CUDA through torch, or in some builds only checked whether there is any, forks children that
+cannot use it. Some packages do so while they are imported: torchao reads the properties of the first device, and
+transformers imports torchao wherever it is installed. Which packages do so depends on releases, drivers and devices, so
+it is found out by trial. A scout, a forked child that is thrown away, imports each module first and checks with torch
+whether its children could use a device. The server imports what is clean, one module behind its scout. The rest is left
+to the workers that need it, which see each package as a user's process would. Use of a device without torch's knowledge
+is not found.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ MODULES = (
     "harness.execution.correctness.candidate",
     "transformers.models.qwen3.modeling_qwen3",  # brings in what every architecture imports
 )
-"""The server imports these in this order, as far as they touch no device."""
+"""Modules that the server imports in this order, as far as they touch no device."""
 
 SCOUT_SECONDS = 120
-"""The kernel ends a scout that takes so many seconds for one module: a broken driver may never answer."""
+"""Seconds for one module after which the kernel ends a scout. A broken driver may never answer."""
 
 
 class State(StrEnum):
-    """What importing a module did."""
+    """Effect of importing a module."""
 
     CLEAN = "clean"
     TOUCHING = "touching"
-    """It touched a device."""
+    """The import touched a device."""
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
 class Preloaded:
-    """What the server imported, and what it left to its workers."""
+    """Modules that the server imported, and those that it left to its workers."""
 
     modules: tuple[str, ...]
     touching: tuple[str, ...] = ()
@@ -58,7 +59,7 @@ class Preloaded:
     failing: tuple[str, ...] = ()
     """Modules whose import failed, ended its process, or did not end."""
     seconds: float = 0.0
-    """Time that a worker spends at least on importing those of `touching`."""
+    """Seconds that a worker spends at least on importing the modules in `touching`."""
 
     def __str__(self) -> str:
         if not self.touching and not self.failing:
@@ -74,8 +75,8 @@ class Preloaded:
 def preload(modules: Sequence[str] = MODULES) -> Preloaded:
     """Import those of `modules` that touch no device, in their order. The first must be torch.
 
-    Whatever importing torch raises is raised. What else fails is left to the workers that need it: it fails their
-    requests, and nobody else's.
+    Whatever importing torch raises is raised. Any other module that fails is left to the workers that need it: it fails
+    their requests, and nobody else's.
     """
     first, *rest = modules
     importlib.import_module(first)
@@ -91,7 +92,7 @@ def preload(modules: Sequence[str] = MODULES) -> Preloaded:
 
 
 def server_contents() -> Preloaded:
-    """Return what the server of this worker has imported. To be asked of a worker."""
+    """Return what the server of this worker has imported. Must be called in a worker."""
     from harness.execution.fork_server import PRELOADED  # imported by the server alone, which imports the rest by that
 
     return PRELOADED
@@ -122,7 +123,7 @@ def _is_imported(name: str) -> bool:
 
 
 def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, State]]:
-    """Yield each module with what scouts find of it. The caller imports those that are clean before it goes on."""
+    """Yield each module with the state that scouts found. The caller imports clean ones before it goes on."""
     waiting = list(modules)
     while waiting:
         for state in _found_by_a_scout(tuple(waiting)):
@@ -130,7 +131,8 @@ def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, State]]:
 
 
 def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[State]:
-    """Yield what one scout finds of each module, up to the first that is not clean: it can say nothing of the rest."""
+    """Yield the state that one scout finds of each module, up to the first that is not clean. It can say nothing of the
+    rest."""
     read, write = os.pipe()
     scout = os.fork()
     if scout == 0:
@@ -149,7 +151,7 @@ def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[State]:
 
 
 def _scout(modules: tuple[str, ...], pipe: int) -> None:
-    """Import modules one after the other, write to the pipe what each did, and end this process."""
+    """Import modules one after the other, write the state of each to the pipe, and end this process."""
     # A process that an import leaves behind would keep the pipe open, and the server waiting.
     os.register_at_fork(after_in_child=partial(os.close, pipe))
     with _last_act():
@@ -164,7 +166,7 @@ def _scout(modules: tuple[str, ...], pipe: int) -> None:
 
 
 def _seconds_of(modules: tuple[str, ...]) -> float:
-    """Return the time that a fork of this process takes to import all of `modules`; 0 for none."""
+    """Return the seconds that a fork of this process takes to import all of `modules`; 0 for none."""
     if not modules:
         return 0.0
     started = time.monotonic()
@@ -180,7 +182,7 @@ def _seconds_of(modules: tuple[str, ...]) -> float:
 
 @contextmanager
 def _last_act() -> Iterator[None]:
-    """End this process, a copy of the server, behind the block: it must run none of the server's code."""
+    """End this process, a copy of the server, after the block. It must run none of the server's code."""
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         silence = os.open(os.devnull, os.O_WRONLY)

@@ -1,4 +1,4 @@
-"""One rank of a parallel model, and what the ranks' results say together. Runs in workers, or under torchrun."""
+"""One rank of a parallel model, and the joint results of all ranks. Runs in workers, or under torchrun."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from harness.records.observation import Observation, Rank, Shard
 
 
 def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
-    """Run the optimization as one of several ranks, and keep its tensors. Without a `place` it is announced already,
-    and transformers itself lets the ranks meet."""
+    """Run the optimization as one of several ranks, and keep its tensors. Without a `place` the rank is announced
+    already, and transformers itself lets the ranks meet."""
     if place:
         place.join(setup.device)
     rank = int(os.environ["RANK"])
@@ -58,7 +58,8 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
 def gather_ranks(
     setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]
 ) -> tuple[Observation, Comparison]:
-    """(what was seen on the first rank and of all of them, its results with the heads that each rank kept compared)."""
+    """Combine the results of all ranks. Return what was seen on the first rank, with what each rank keeps, and the
+    comparison of the first rank's results. Cached heads are joined from all ranks where each kept its own."""
     files = [_file(setup, dtype, optimization, rank) for rank in range(len(seen))]
     if seen[0].batching:
         answers = [torch.load(file, weights_only=True) for file in files]
@@ -89,7 +90,8 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
 
 
 def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
-    """The same through torchrun. Raises RuntimeError if it fails; why, stands in its output, which is this worker's."""
+    """Run all ranks through torchrun, and return what each saw. Raises RuntimeError if it fails; the reason is in its
+    output, which is this worker's."""
     request = setup.verified(dtype, optimization.name).with_suffix(".torchrun")
     request.write_bytes(pickle.dumps((setup, dtype, optimization)))
     command = [
@@ -121,7 +123,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _joined(parts: list[CacheState]) -> CacheState:
-    """Keys and values of all heads, in the order of the ranks that keep them."""
+    """Join keys and values of all heads, in the order of the ranks that keep them."""
 
     def together(what: str) -> tuple[torch.Tensor, ...]:
         return tuple(torch.cat(layers, dim=1) for layers in zip(*(getattr(part, what) for part in parts), strict=True))
@@ -138,7 +140,7 @@ def _answer(request: Path, rank: int) -> Path:
 
 
 def answer_request(request: Path) -> None:
-    """What a rank that torchrun started does."""
+    """Run the rank that torchrun started this process for, and write what it saw to a file."""
     choose_vector_math()
     setup, dtype, optimization = pickle.loads(request.read_bytes())  # noqa: S301 - our own file
     seen = run_rank(setup, dtype, optimization, None)

@@ -1,4 +1,4 @@
-"""Turn what a library refuses into Incompatible, with its reason."""
+"""Conversion of what a library refuses into Incompatible, with its reason."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from harness.records.workload import Prompt
 
 @contextmanager
 def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator[None]:
-    """An error that says that things do not go together becomes Incompatible: why, and in the library's words."""
+    """Turn an error by which a library refuses the optimization into Incompatible. Its message gives the reason and the
+    library's words."""
     try:
         yield
     except HarnessError:
@@ -35,7 +36,7 @@ def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator
 
 
 def _circumstances(setup: Setup, dtype: Dtype) -> Circumstances:
-    """Describe what a refusal may depend on.
+    """Return the facts that a refusal may depend on.
 
     Entries that a config does not have stay empty, since the caller handles another error already.
     """

@@ -1,4 +1,4 @@
-"""Evidence for cases: references once per session, each precision of each case in a worker of its own."""
+"""Runner of cases. References run once per session, each precision of each case in a worker of its own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Raises DiskRefuses."""
+    """Create the folder for temporary files. Raises DiskRefuses if that fails."""
     try:
         return tempfile.TemporaryDirectory(prefix="harness-")
     except OSError as error:
@@ -67,26 +67,26 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 @dataclass
 class Runner:
-    """Runs cases and remembers references. `close` removes the tensors it kept."""
+    """Runner of cases that remembers references. `close` removes the tensors it kept."""
 
     probes: Probes
     logs: Path
     """Folder for the output of workers."""
     seconds: float = CASE_TIMEOUT
-    """Deadline of one request."""
+    """Deadline of one request, in seconds."""
     threads: int = 0
-    """With which workers run small models that are not timed; 0 leaves it to torch."""
+    """CPU threads of workers that run small, untimed models; 0 leaves the number to torch."""
     reference_fault: str = ""
-    """A fault to plant into all eager runs, the reference included, as `Setup.fault`."""
+    """Fault to plant into the reference and the eager runs compared with it, in the form of `Setup.fault`."""
     _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=_temporary_folder)
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _asking: dict[tuple[Any, ...], threading.Lock] = field(default_factory=dict)
-    """Held by the thread that finds out what is not known yet: others wait for its answer."""
+    """Locks by key, each held by the thread that finds out what is not known yet. Others wait for its answer."""
     _guard: threading.Lock = field(default_factory=threading.Lock)
-    """Of what threads share."""
+    """Lock of the fields that threads share."""
     _live: set[Worker] = field(default_factory=set)
     _ports: set[int] = field(default_factory=set)
-    """Where ranks of this session met: no two models may meet at one."""
+    """Ports where ranks of this session met. No two models may meet at one."""
 
     def evidence(
         self,
@@ -97,9 +97,9 @@ class Runner:
         rungs: tuple[Dtype, ...] = (),
         kept: Path | None = None,
     ) -> Evidence:
-        """Run the case, with `fault` planted into the candidate if named, in its own precisions or in `rungs`. The
-        tensors that are compared stay in the folder `kept`, if there is one. Several threads of this process may ask
-        for different cases at once."""
+        """Run the case in its own precisions or in `rungs`, with `fault` planted into the candidate if named. The
+        compared tensors stay in the folder `kept`, if there is one. Several threads of this process may run different
+        cases at once."""
         rungs_run: list[Rung] = []
         trusts: list[Trust] = []
         floor, why_none = 0.0, {}
@@ -129,7 +129,7 @@ class Runner:
         )
 
     def timed(self, known: Measurements, case: Case, optimization: Optimization, sampling: Sampling) -> Measurements:
-        """What is known of a case, and its speed, or why there is none."""
+        """Return what is known of a case with its speed added, or the reason why there is none."""
         try:
             known = replace(known, peaks=self.peaks(case.device))
         except WorkerFailed as error:
@@ -140,7 +140,7 @@ class Runner:
             return replace(known, speed_failure=failure_of(error, "timing"))
 
     def weighed(self, known: Measurements, case: Case, optimization: Optimization) -> Measurements:
-        """What is known of a case, and its memory, or why there is none."""
+        """Return what is known of a case with its memory added, or the reason why there is none."""
         try:
             return replace(known, memory=self.memory(case, optimization))
         except WorkerFailed as error:
@@ -185,20 +185,20 @@ class Runner:
         return memory_of(held, eager, optimization, snapshot=named if snapshot.exists() else "")
 
     def observe_ranks(self, case: Case, optimization: Optimization, *, count: int) -> list[Rank]:
-        """What each of so many ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
+        """Return what each of `count` ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
         with self._ranks(f"{case.id}-ranks", count) as (workers, places):
             asked = [(self.setup(case), case.dtype, optimization, place) for place in places]
             seen = call_together(workers, candidate.run_rank_of, asked, seconds=self.seconds)
         return [rank for observed in seen for rank in observed.ranks]
 
     def peaks(self, device: str) -> Peaks:
-        """What the machine can do, measured once. Raises WorkerFailed."""
+        """Return the peak rates of the machine, measured once. Raises WorkerFailed."""
         measured: Peaks = self.once(("peaks", device), f"peaks-{device}", measure_peaks, device)
         return measured
 
     def device_names(self, device: str) -> str:
-        """Names of the devices of a type, or why they cannot be told. Asked of a worker, so that this process never
-        holds a device."""
+        """Return the names of the devices of a type, or why they are unknown. A worker answers, so that this process
+        never holds a device."""
         try:
             return str(self.ask("devices", devices.device_names, device))
         except WorkerFailed as error:
@@ -214,8 +214,8 @@ class Runner:
             return f"unknown, {error}"
 
     def device_keys(self, device: str) -> list[str]:
-        """What tells the visible devices of a type from all others of this machine; the type itself if they do not
-        answer: then their cases tell why."""
+        """Return keys that distinguish the visible devices of a type from all others of this machine. If the devices do
+        not answer, return the type itself: their cases then say why."""
         try:
             return [device] if device == "cpu" else list(self.ask("devices", devices.device_keys, device))
         except WorkerFailed as error:
@@ -223,7 +223,7 @@ class Runner:
             return [device]
 
     def free_memory(self, device: str) -> int:
-        """Return the bytes that are free on the fullest device of a type; 0 if that cannot be told."""
+        """Return the bytes that are free on the fullest device of a type; 0 if that is unknown."""
         try:
             return int(self.ask("devices", devices.free_memory, device))
         except WorkerFailed as error:
@@ -231,21 +231,24 @@ class Runner:
             return 0
 
     def setup(self, case: Case, fault: str = "") -> Setup:
-        """What tasks need to know of a case, with `fault` planted into the candidate if it is named."""
+        """Return what tasks need to know of a case, with `fault` planted into the candidate if named."""
         return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
 
     def ask(
         self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0, threads: int = 0
     ) -> Answer:
-        """What a worker of its own answers, given so many seconds `more` than others; its output goes to a log of that
-        name. Raises WorkerFailed."""
+        """Return what `function` returns in a worker of its own, whose output goes to a log of that name. It has `more`
+        seconds beyond the usual deadline. Raises WorkerFailed."""
         with self._worker(name, threads) as worker:
             return worker.call(function, *arguments, seconds=self.seconds + more)
 
     @contextmanager
     def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[Place | None]]]:
-        """The workers that a path is timed in, their output in logs of that name: one, or as many as it has ranks, with
-        where these meet. Raises WorkerFailed."""
+        """Yield the workers in which a path is timed, and the places where their ranks meet.
+
+        That is one worker without a place, or as many as the path has ranks. Their output goes to logs of that name.
+        Raises WorkerFailed.
+        """
         launch = optimization.launch()
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
@@ -257,12 +260,12 @@ class Runner:
             yield workers, [*places]
 
     def forget_failures(self) -> None:
-        """So that what failed once, by chance, is tried anew when it is asked for again."""
+        """Forget failures, so that whatever failed once by chance is tried anew when it is needed again."""
         with self._guard:
             self._known = {key: known for key, known in self._known.items() if not isinstance(known, WorkerFailed)}
 
     def kill_workers(self) -> None:
-        """End all workers of this runner: whoever waits for one learns that it died."""
+        """End all workers of this runner. Whoever waits for one learns that it died."""
         with self._guard:
             live = tuple(self._live)
         for worker in live:
@@ -272,7 +275,7 @@ class Runner:
         self._scratch.cleanup()
 
     def build(self, optimization: Optimization, device: str) -> None:
-        """Build, once and outside of any case's deadline, what the optimization's library builds at first use.
+        """Build once, outside of any case's deadline, what the optimization's library builds at first use.
 
         Raises WorkerRaised if that fails.
         """
@@ -300,7 +303,7 @@ class Runner:
         return self._run_ranks(name, *asked, launch.ranks)
 
     def _block(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Block:
-        """Runs of one side in workers of their own: of a parallel model in as many as it has ranks."""
+        """Run one side in workers of its own, one per rank of a parallel model."""
         launch = optimization.launch()
         if launch is None:
             return self.ask(name, paired.time_block, setup, dtype, optimization, sampling)
@@ -318,15 +321,15 @@ class Runner:
 
     @contextmanager
     def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[Place]]]:
-        """Workers that are to be ranks of one model, and where they meet."""
+        """Yield workers that are to be ranks of one model, and the places where they meet."""
         port = self._port()
         with ExitStack() as stack:
             workers = [stack.enter_context(self._worker(f"{name}-rank{rank}", threads)) for rank in range(count)]
             yield workers, [Place(rank, count, port) for rank in range(count)]
 
     def _threads(self, setup: Setup) -> int:
-        """Return with how many threads all workers compute that run a model on a workload, be they beside others or
-        not: numbers depend on it."""
+        """Return the CPU threads of every worker that runs a model on a workload; 0 leaves it to torch. The number is
+        the same whether other workers run at the time or not, since results depend on it."""
         return self.threads if setup.workload.timed is None and is_small(setup.recipe) else 0
 
     @contextmanager
@@ -351,7 +354,7 @@ class Runner:
                     return port
 
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
-        """The recipe itself, or for seeded weights one of the folder into which they are written, once."""
+        """Return the recipe itself or, for seeded weights, one of the folder into which they are written once."""
         if not isinstance(recipe.source, Seeded):
             return recipe
         folder = Path(self._scratch.name) / "models" / recipe.name
@@ -359,7 +362,8 @@ class Runner:
         return replace(recipe, source=Folder(str(folder)))
 
     def eager(self, setup: Setup, dtype: Dtype) -> tuple[float, Trust]:
-        """(floor of the reference, trust in eager in `dtype`), computed once; a failure is remembered too."""
+        """Return the reference's floor and the trust in eager in `dtype`, computed once. A failure is remembered
+        too."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
@@ -397,14 +401,14 @@ class Runner:
 
 
 def _free_port() -> int:
-    """A port of this machine that nobody listens on: where ranks meet."""
+    """Return a port of this machine on which nobody listens, where ranks can meet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:
-    """Why there is no result: what the error of a worker that was asked for `what` means.
+    """Return why there is no result, from the error of the worker that should have given `what`.
 
     Raises DiskRefuses if a disk is full.
     """

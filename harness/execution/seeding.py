@@ -14,9 +14,9 @@ from harness.records.workload import ModelRecipe, Seeded
 def save_seeded(recipe: ModelRecipe, folder: Path) -> None:
     """Write config, weights in bfloat16 and tokenizer of a recipe with a Seeded source into `folder`.
 
-    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor. They are
-    stored in bfloat16, so that all dtypes start from equal values. Raises ModelUnavailable if transformers does not
-    know the model type, or if the recipe's tokenizer is not there.
+    Weights come from transformers' own initialisation on the CPU, and are the same for one seed and kind of processor.
+    They are stored in bfloat16, so that all dtypes start from equal values. Raises ModelUnavailable if transformers
+    does not know the model type, or if the recipe's tokenizer is missing.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

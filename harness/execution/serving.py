@@ -1,7 +1,7 @@
-"""Serve prompts as requests by continuous batching, and watch it. Runs in workers.
+"""Prompts served as requests by continuous batching, and watched. Runs in workers.
 
-The generation loop has a thread of its own, in which neither the caller's profiler nor its modes see anything, and it
-never raises: so its single step is wrapped, in that thread, and every request's own error is read.
+The generation loop has a thread of its own, in which the caller's profiler and modes see nothing, and it never raises.
+So its single step is wrapped in that thread, and every request's own error is read.
 """
 
 from __future__ import annotations
@@ -30,58 +30,59 @@ from harness.records.enums import Dtype
 from harness.records.observation import Batching, Observation
 
 NEVER = -1
-"""An end-of-sequence token that no model generates."""
+"""End-of-sequence token that no model generates."""
 SECONDS = 240.0
-"""Within which all requests must be answered."""
+"""Seconds within which all requests must be answered."""
 GRAPH_CALLS = ("capture_begin", "replay")
 """Methods of torch.cuda.CUDAGraph that are counted."""
 ABSENT = {"auto_switch_to_flash"}
-"""Options that the oldest supported transformers does not have: it switches nothing by itself."""
+"""Options missing from the oldest supported transformers, which switches nothing by itself."""
 PATIENCE = 1.0
-"""Seconds for which the next answer is awaited before the deadline is looked at."""
+"""Seconds of waiting for the next answer before the deadline is checked."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """The answers to requests, in the order in which they were submitted. B requests, N tokens, V vocabulary."""
+    """Answers to requests, in the order in which they were submitted. B requests, N tokens, V vocabulary."""
 
     tokens: Tensor
-    """(B, N) int64."""
+    """(B, N) int64: generated tokens."""
     log_probabilities: Tensor
-    """(B, N): what came back with the tokens."""
+    """(B, N): log probabilities that came back with the tokens."""
     logits: Tensor | None
-    """(B, N, V): the model's own, from which each token was chosen; None if a CUDA graph hid them."""
+    """(B, N, V): the model's own, from which each token was chosen; None if a recorded or compiled step hid them."""
     unended: int = 0
-    """As in FreeRun."""
+    """Number of requests that ended wrongly, as in `FreeRun.unended`."""
 
 
 class BatchingWatch(Watch):
-    """Watches requests being served inside `with`, step by step."""
+    """Watch over requests that are served inside `with`, step by step."""
 
     def __init__(self, model: Any, *, layers: bool, logits: bool = True) -> None:
-        """With `logits`, those of every step are kept, by a hook that a compiled or recorded step could not have."""
+        """Watch a model. `logits` keeps those of every step, by a hook that a compiled or recorded step could not
+        have."""
         super().__init__(model, layers=layers)
         self._keeps_logits = logits
         self.logits: dict[str, list[Tensor]] = {}
-        """By request: the row from which each of its tokens was chosen."""
+        """Request id to one row of logits for each of its tokens: the row from which it was chosen."""
         self.prompts: list[int] = []
-        """Their lengths, in the order of submission."""
+        """Lengths of the prompts in tokens, in the order of submission."""
         self.errors: list[str] = []
         self._seen: list[tuple[str, Any]] = []
         self._steps: list[list[tuple[str, int, bool]]] = []
-        """Of each step: request, tokens that go through the model, and whether it gets a new token."""
+        """Requests of each step: id, tokens that go through the model, and whether it gets a new token."""
         self._cache: Any = None
         self._implementation = ""
         self._matches: Counter[str] = Counter()
         self._dropped: list[str] = []
         self.steps_by_graphs: Counter[str] = Counter()
-        """What steps did with CUDA graphs: calls of `capture_begin` and `replay`."""
+        """Number of calls of `capture_begin` and `replay` of CUDA graphs during steps."""
         self._stepping = False
-        """Whether a step runs. The warm-up is no step, though it captures graphs too."""
+        """True while a step runs. The warm-up is no step, though it captures graphs too."""
 
     @property
     def shares_nothing(self) -> bool:
-        """Whether the cache itself says so, and its model has sliding windows."""
+        """True if the model has sliding windows, and its cache says that it shares no prefixes."""
         return any(windows_of(self._model.config.get_text_config())) and not self._cache.use_prefix_sharing
 
     def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
@@ -109,7 +110,7 @@ class BatchingWatch(Watch):
         )
 
     def _tokens_of(self) -> dict[str, list[int]]:
-        """By request: the steps that gave it a token."""
+        """Return the indices of the steps that gave each request a token."""
         found: dict[str, list[int]] = {}
         for index, step in enumerate(self._steps):
             for request, _, new in step:
@@ -152,7 +153,8 @@ class BatchingWatch(Watch):
             self._stepping = False
 
     def _profiled(self, original: Any, processor: Any, model: Any) -> Any:
-        """Also around the warm-up, where graphs are recorded: what a replay runs shows there alone."""
+        """Run and profile a step or the warm-up. Graphs are recorded in the warm-up, and only there shows what a replay
+        runs."""
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             result = original(processor, model)
         self._seen += profiled_events(profiler)
@@ -175,7 +177,7 @@ class BatchingWatch(Watch):
         return result
 
     def _record(self, model: Any, given: Any, options: Mapping[str, Any], output: Any) -> None:
-        """Rows stand in the order of those requests of the step that get a token."""
+        """Keep the logits of a step. Rows are in the order of those of its requests that get a token."""
         del model, given
         rows, indices = output.logits[0], options["logits_indices"]
         if len(rows) != indices.numel():
@@ -191,7 +193,8 @@ def serve(
     """Answer each prompt with exactly `new_tokens` tokens, greedily. Requests that share pages go through the manager,
     twice: the second time in reverse order, and after the first were answered.
 
-    Raises HarnessError if a request failed or is not answered in time.
+    Raises HarnessError if a request failed or is not answered in time, and Incompatible if sliding windows prevent
+    sharing.
     """
     config = _configured(serving)
     generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
@@ -229,7 +232,8 @@ def serve(
 
 
 def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> Tensor:
-    """(B, new_tokens) int64: what is generated for the rows of a batch, each a request without its padding, unwatched.
+    """Return (B, new_tokens) int64: tokens generated for the rows of a batch. Each row is a request without its
+    padding, and is not watched.
 
     Raises HarnessError if a request failed.
     """
@@ -244,8 +248,11 @@ def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> T
 
 
 def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Serving, *, tokens: Tensor) -> int:
-    """How many requests go on after the end of their sequence, or stop without it, if a token that the first chose half
-    way, out of the `tokens` (B, N) of all answers, ends them."""
+    """Count the requests that end wrongly when one of the generated tokens is made to end them.
+
+    That token is the one that the first request chose half way, out of the `tokens` (B, N) of all answers. A request is
+    wrong if it goes on after its end, or stops without one.
+    """
     end, new_tokens = int(tokens[0, tokens.shape[1] // 2]), tokens.shape[1]
     generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=0)
     answers = model.generate_batch(
@@ -274,7 +281,8 @@ def _configured(serving: Serving) -> Any:
 def serve_setup(
     setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving
 ) -> tuple[Any, Observation, Served, list[Batch]]:
-    """(model, what was seen, the answers, the prompts that they answer, each as a batch of its own)."""
+    """Load the model and serve the prompts of its workload. Return the model, what was seen, the answers, and the
+    prompts that they answer, each as a batch of its own."""
     model, batches = load_setup(setup, dtype, optimization)
     prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
     watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
@@ -318,13 +326,13 @@ def _tokens_per_page(cache: Any) -> int:
 
 
 def _name_of(option: str, known: set[str]) -> str:
-    """The name of an option in the installed transformers: pages were blocks up to 5.17."""
+    """Return the name of an option in the installed transformers. Pages were called blocks up to 5.17."""
     return {"page_size": "block_size"}.get(option, option) if option not in known else option
 
 
 @contextmanager
 def _wrapped(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """Send calls of the method `owner.name` to `replacement(original, instance, ...)` meanwhile."""
+    """Send calls of the method `owner.name` to `replacement(original, instance, ...)` inside `with`."""
     original = getattr(owner, name)
 
     def call(instance: Any, *arguments: Any, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What workers are told: what they work on, and where ranks meet. Imports no torch."""
+"""Records that are sent to workers: their work, and where ranks meet. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ CASE_TIMEOUT = 300.0
 
 @dataclass(frozen=True)
 class Setup:
-    """What all tasks need to know."""
+    """Inputs that all tasks need."""
 
     recipe: ModelRecipe
     workload: Workload
     device: str
     scratch: Path
     fault: str = ""
-    """`module:function` of a context manager to hold open meanwhile: a fault to plant. Empty for none."""
+    """Fault to plant: `module:function` of a context manager that is held open during the run. Empty for none."""
     kept: Path | None = None
-    """Folder in which the tensors that are compared stay behind, for other rules to judge; None to keep none."""
+    """Folder in which the compared tensors are left for other rules to judge; None to keep none."""
 
     def file(self, dtype: Dtype) -> Path:
-        """Where eager's tensors in that dtype are kept; float64 is the reference."""
+        """Return the file of eager's tensors in that dtype. The one in float64 is the reference."""
         return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
 
     def verified(self, dtype: Dtype, path: str) -> Path:
-        """Where the tokens are kept that a path chose in the free run that was compared."""
+        """Return the file of the tokens that a path chose in the free run that was compared."""
         return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}-{path}.pt"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Which rank a process is, and where the ranks meet."""
+    """Rank of a process, and where the ranks meet."""
 
     rank: int
     ranks: int
     port: int
 
     def announce(self) -> None:
-        """Set the variables by which torch finds the other ranks."""
+        """Set the environment variables by which torch finds the other ranks."""
         os.environ.update(
             RANK=str(self.rank),
             LOCAL_RANK=str(self.rank),
@@ -55,7 +55,7 @@ class Place:
         )
 
     def join(self, device: str) -> None:
-        """Meet the other ranks. Not by transformers, which tells nothing of why it could not."""
+        """Meet the other ranks. This is not left to transformers, which does not say why it failed."""
         import torch
 
         self.announce()

@@ -1,4 +1,4 @@
-"""Tensors and generations as files, which workers leave for each other."""
+"""Files of tensors and generations, which workers leave for each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from harness.records.enums import Dtype
 
 
 def save_tensors(value: Any, path: Path) -> None:
-    """As `torch.save`, which on a full disk would say no more than that a position was unexpected. Raises OSError."""
+    """Save a value as `torch.save` does. Raises OSError on a full disk, where `torch.save` itself only says that a
+    position was unexpected."""
     held = BytesIO()
     torch.save(value, held)
     path.write_bytes(held.getbuffer())
@@ -32,12 +33,12 @@ def read_generation(path: Path) -> Generation:
 
 
 def keep_compared(setup: Setup, dtype: Dtype, **runs: Generation) -> None:
-    """Leave runs behind as they are compared, each under its role."""
+    """Leave compared runs in the folder `setup.kept`, each under its role. Without a folder nothing is kept."""
     if setup.kept:
         for role, run in runs.items():
             save_generation(run, kept_file(setup.kept, role, dtype))
 
 
 def kept_file(folder: Path, role: str, dtype: Dtype) -> Path:
-    """Where `keep_compared` leaves a run."""
+    """Return the file in which `keep_compared` leaves a run."""
     return folder / f"{role}-{dtype}.pt"

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG, see prctl(2)."""
+"""Option PR_SET_PDEATHSIG of prctl(2)."""
 
 
 def main() -> None:
-    """Run the request whose path is the argument."""
+    """Run the request whose path is the command-line argument."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     if "torch" not in Path(f"/proc/{os.getppid()}/cmdline").read_text():
         sys.exit("the launcher is gone")

@@ -1,7 +1,7 @@
-"""Worker processes: forked from a server that has imported torch and transformers and touched no device.
+"""Worker processes, forked from a server that has imported torch and transformers but touched no device.
 
-A worker serves one request after another until it is closed, so that a crash or a hang costs one answer and a model
-can be kept for many. A worker leads a process group of its own and ends with the process that asked for it.
+A worker serves one request after another until it is closed. So a crash or a hang costs one answer, and a model can be
+kept for many. A worker leads a process group of its own, and ends with the session that started it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.execution.preloading import device_is_spoiled
 Answer = TypeVar("Answer")
 
 SERVER = "harness.execution.fork_server"
-"""What the server imports: this module imports the rest."""
+"""Module that the server imports. It imports the rest."""
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a busy machine turn 0.1 s into 8 s
@@ -48,20 +48,21 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "warning",
 }
-"""Set for the server where the user has not set them."""
+"""Environment variables of the server, set where the user has not set them."""
 
 _BOOKKEEPING = threading.Lock()
-"""Held to see how a process ended: of two threads that look at once, multiprocessing would show one of them nothing."""
+"""Lock for reading how a process ended. Of two threads that read at once, multiprocessing would show one nothing."""
 
 SETTLING_SECONDS = 1.0
-"""How long the death of a rank may take to show after another rank noticed it."""
+"""Seconds that the death of a rank may take to show after another rank noticed it."""
 GRACE_SECONDS = 10
-"""After its deadline, the kernel kills a worker that its parent could not."""
+"""Seconds after its deadline at which the kernel kills a worker that its parent could not."""
 
 
 @dataclass(frozen=True)
 class _Raised:
-    """How a request that raised comes back: exceptions themselves do not always survive pickling."""
+    """Error of a request, in the form in which it is sent back. Exceptions themselves do not always survive
+    pickling."""
 
     error: str
     expected: bool
@@ -73,12 +74,12 @@ class Worker:
     """One worker process. Use as a context manager; leaving it ends the process and all its children.
 
     Workers are forked from one server per session. The server takes the environment variables of the moment it is first
-    needed, and starting it takes some seconds, which belong to no request's deadline.
+    needed. Starting it takes some seconds, which belong to no request's deadline.
     """
 
     def __init__(self, *, log: Path, threads: int = 0) -> None:
-        """Start a worker whose standard output and error go to the file `log`. On a CPU it computes with so many
-        `threads`; with as many as torch chooses if that is 0.
+        """Start a worker whose standard output and error go to the file `log`. On a CPU it computes with that many
+        `threads`, or with as many as torch chooses if that is 0.
 
         Raises WorkerDied if it cannot start.
         """
@@ -94,7 +95,7 @@ class Worker:
         theirs.close()  # otherwise the death of the worker would not read as the end of the pipe
 
     def call(self, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
-        """What `function(*arguments)` returns in the worker; all of it must survive pickling.
+        """Return what `function(*arguments)` returns in the worker. All of it must survive pickling.
 
         Raises WorkerDied, WorkerTimedOut (after killing the worker) or WorkerRaised.
         """
@@ -128,7 +129,7 @@ class Worker:
         return WorkerDied(f"worker ended {_ending(self._end())}", log=str(self.log))
 
     def _end(self) -> int | None:
-        """Return the exit code of the process, as soon as it has one; None if that takes too long."""
+        """Return the exit code of the process as soon as it has one; None if that takes longer than GRACE_SECONDS."""
         wait([self._process.sentinel], timeout=GRACE_SECONDS)
         with _BOOKKEEPING:
             code: int | None = self._process.exitcode
@@ -166,8 +167,8 @@ def ask(log: Path, function: Callable[..., Answer], *arguments: Any, seconds: fl
 def call_together(
     workers: Sequence[Worker], function: Callable[..., Answer], arguments: Sequence[tuple[Any, ...]], *, seconds: float
 ) -> list[Answer]:
-    """What `function` returns in each worker for its own arguments, in their order. The workers need each other, so the
-    first that fails ends them all.
+    """Return what `function` returns in each worker for its own arguments, in their order. The workers need each other,
+    so the first that fails ends them all.
 
     Raises what `Worker.call` does, naming the rank.
     """
@@ -198,7 +199,8 @@ def call_together(
 
 
 def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], workers: Sequence[Worker]) -> WorkerFailed:
-    """The failure of a rank, with its name; or that of one that died, since the others only say that it is gone."""
+    """Return the failure of a rank, with its name. If another rank died, its death is returned instead: the others only
+    report that it is gone."""
     if isinstance(error, WorkerRaised) and not error.incompatible:
         for pipe in wait(list(waiting), timeout=SETTLING_SECONDS):
             try:
@@ -212,7 +214,7 @@ def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], worker
 
 
 def _server() -> Any:
-    """The multiprocessing context whose server imports SERVER; its environment is that of its start."""
+    """Return the multiprocessing context whose server imports SERVER. The server keeps the environment of its start."""
     context = multiprocessing.get_context("forkserver")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -225,7 +227,7 @@ def _server() -> Any:
 
 
 def _serve(pipe: Connection, log: str, threads: int) -> None:
-    """The life of a worker: answer requests until the pipe closes."""
+    """Answer requests until the pipe closes. This is the life of a worker."""
     os.setsid()
     _redirect_output(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -252,7 +254,7 @@ def _answer(request: bytes) -> Any:
 
 
 def _raised(error: Exception) -> _Raised:
-    """Return what the parent is sent of the error that is being handled; its trace goes to the log."""
+    """Return the error that is being handled in the form that the parent is sent. Its trace goes to the log."""
     with suppress(OSError):  # the disk of the log may be full
         traceback.print_exc()
     expected = isinstance(error, HarnessError)
@@ -272,7 +274,8 @@ def _redirect_output(log: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """A forked worker's parent is the server, which outlives the session while workers live; so watch the session."""
+    """End this process group when the session ends. A forked worker's own parent is the server, which outlives the
+    session while workers live."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -280,7 +283,7 @@ def _end_with_parent() -> None:
 
 
 def _line_of(error: Exception) -> str:
-    """Return an error in one line, with the cause where torch only says that a fork cannot use a device."""
+    """Return an error in one line. The cause is added where torch only says that a fork cannot use a device."""
     line = full_disk_line(error) or first_line(error)
     if "in forked subprocess" in line and device_is_spoiled():
         return f"{line} (the process that forks workers used a device: look for a sitecustomize or .pth file that does)"

@@ -1,1 +1,1 @@
-"""What this machine is and has, and which needs of an optimization it meets."""
+"""Facts about this machine, and which needs of an optimization it meets."""

@@ -1,6 +1,6 @@
-"""What happens on the machine while runs are timed: compilations, throttling, others on the device. Runs in workers.
+"""Events on the machine while runs are timed: compilations, throttling, others on the device. Runs in workers.
 
-A pair of runs in which something of the kind fell is worthless; what is merely worth knowing is recorded.
+A pair of runs during which one of these occurred is worthless. What is merely worth knowing is recorded.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from harness.machine.host import ROOT, governor, read_ticks, throttle_files, tim
 from harness.machine.nvml import FULL_SPEED, NOT_NVIDIA, Gpu, GpuReading, find_gpu
 
 COMPILE = "_compile.compile_inner"
-"""Under which torch keeps the seconds of every frame that dynamo compiled, all stages of it."""
+"""Name under which torch keeps the seconds of every frame that dynamo compiled, all stages included."""
 CAPTURE = "CUDAGraphNode.record"
-"""The same of every CUDA graph that was recorded."""
+"""Name under which torch keeps the seconds of every CUDA graph that was recorded."""
 AUTOTUNE = "CachingAutotuner.benchmark_all_configs"
-"""The same of every kernel whose configurations inductor tried at its first call."""
+"""Name under which torch keeps the seconds of every kernel whose configurations inductor tried at its first call."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One look at everything that counts up."""
+    """One reading of everything that counts up, and of the GPU."""
 
     compiled: int
-    """Frames compiled, CUDA graphs recorded and kernels tuned, so far."""
+    """Number of frames compiled, CUDA graphs recorded and kernels tuned, so far."""
     throttled: int = 0
-    """How often the control group had to wait."""
+    """Number of times that the control group had to wait."""
     gpu: GpuReading = field(default_factory=GpuReading)
 
 
 class Conditions:
-    """Of one session of timing. Made once the worker has begun to use the device: its own process must be there."""
+    """Conditions of one session of timing. To be made once the worker uses the device, so that its process is seen."""
 
     def __init__(self, gpu: Gpu | None = None, *, unwatched: str = "", own: int = 1, root: Path = ROOT) -> None:
-        """`gpu` is watched, or there is a reason why not; none of both on a CPU. `own` processes of the harness compute
-        on the device."""
+        """Begin to watch `gpu`, or keep the reason `unwatched`; neither on a CPU. `own` processes of the harness
+        compute on the device."""
         self._gpu = gpu
         self._unwatched = unwatched
         self._root = root
@@ -51,15 +51,15 @@ class Conditions:
         # In a container NVML may not tell our own process; then any that it tells is another's.
         self._own = own if self._start.gpu.processes else 0
         self.foreign = 0
-        """Most processes of others that computed on the device, of all that `between` was asked about."""
+        """Largest number of other processes that computed on the device, over all calls of `between`."""
 
     def read(self) -> Reading:
-        """Some microseconds, and with a GPU some hundred: to be taken outside of what is timed."""
+        """Take a reading, outside of what is timed. Takes some microseconds, and with a GPU some hundred."""
         gpu = self._gpu.read() if self._gpu else GpuReading()
         return Reading(times_compiled(), times_throttled(self._files), gpu)
 
     def between(self, before: Reading, after: Reading) -> str:
-        """What happened between two readings that makes what was timed there worthless; empty for nothing."""
+        """Return the event between two readings that makes what was timed there worthless; empty if there was none."""
         foreign = max((reading.gpu.processes or 0) - self._own for reading in (before, after))
         self.foreign = max(self.foreign, foreign)
         if before.compiled != after.compiled:
@@ -69,7 +69,7 @@ class Conditions:
         return "foreign process" if foreign > 0 else ""
 
     def told(self) -> dict[str, str]:
-        """What is worth recording of the session, up to now."""
+        """Return the facts worth recording about the session up to now."""
         load = ", ".join(f"{part:.2f}" for part in os.getloadavg())
         facts = {
             "threads": str(torch.get_num_threads()),
@@ -87,7 +87,7 @@ class Conditions:
         return facts
 
     def _slowed(self, before: GpuReading, after: GpuReading) -> list[str]:
-        """Causes. A clock that the power limit holds down is how this card works, and no disturbance."""
+        """Return the causes of a slowdown. A clock held down by the power limit is normal, and none of them."""
         moved = [cause for cause, time in after.throttled.items() if time > before.throttled.get(cause, time)]
         full = self._gpu.full_clock if self._gpu else None
         capped = (after.capped or 0) > (before.capped or 0)
@@ -107,7 +107,7 @@ class Conditions:
 
 
 def open_conditions(device: str, *, own: int = 1) -> Conditions:
-    """Those of a timing worker on `device`; on CUDA this starts its use, if nothing did."""
+    """Return the conditions of a timing worker on `device`. On CUDA this starts the device's use, if nothing did."""
     if device != "cuda":
         return Conditions(own=own)
     torch.cuda.synchronize()
@@ -118,19 +118,21 @@ def open_conditions(device: str, *, own: int = 1) -> Conditions:
 
 
 def times_compiled() -> int:
-    """Frames that dynamo compiled in this process, CUDA graphs it recorded and kernels it tuned, failures included.
-    Torch's records of compilations hold the last 64 and would stop to count. What Triton compiles for others is unseen.
+    """Count the frames that dynamo compiled in this process, CUDA graphs recorded and kernels tuned, failures included.
+
+    Torch's own records of compilations hold only the last 64, and would stop counting. What Triton compiles for others
+    is not seen.
     """
     return sum(len(compilation_time_metrics.get(name, ())) for name in (COMPILE, CAPTURE, AUTOTUNE))
 
 
 def compile_seconds() -> float:
-    """Spent by torch.compile in this process, as torch tells; since `torch._dynamo.reset`, which forgets it."""
+    """Return the seconds that torch.compile spent in this process since `torch._dynamo.reset`, as torch reports."""
     return sum(compilation_time_metrics.get(COMPILE, ()))
 
 
 def capture_seconds() -> float:
-    """Likewise spent recording CUDA graphs."""
+    """Return the seconds spent recording CUDA graphs in this process since `torch._dynamo.reset`, as torch reports."""
     return sum(compilation_time_metrics.get(CAPTURE, ()))
 
 

@@ -1,4 +1,4 @@
-"""Whether a machine is fit to be measured on, from what was read while its device worked. Pure: no torch, no I/O."""
+"""Judge whether a machine is fit to be measured on, from readings while its device worked. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.records.measurements import Peaks
 
 STOLEN = 0.02
-"""Share of the processors' time that a host may take for others: as much as a speed may miss its limit by."""
+"""Largest share of the processors' time that a host may take for others: as much as a speed may miss its limit by."""
 FACTS = {
     "governor": "clock governor",
     "turbo": "turbo",
@@ -20,33 +20,33 @@ FACTS = {
     "power_limit": "power limit",
     "nvml_untold": "not told by NVML",
 }
-"""What is worth knowing and not judged, by its name in the conditions of a timing session."""
+"""Facts that are worth knowing and not judged, by their name in the conditions of a timing session."""
 
 
 @dataclass(frozen=True)
 class Examined:
-    """What was read of a machine while its device worked."""
+    """Readings of a machine while its device worked."""
 
     names: str
-    """Of the devices."""
+    """Names of the devices."""
     happened: str
-    """What would have made timed runs worthless, as `Conditions.between` has it; empty for nothing."""
+    """Event that would have made timed runs worthless, as `Conditions.between` gives it; empty for none."""
     foreign: int
-    """Processes of others that computed on the device."""
+    """Number of other processes that computed on the device."""
     told: Mapping[str, str]
-    """As `Conditions.told` has it."""
+    """Facts about the session, from `Conditions.told`."""
     peaks: Peaks | None
-    """None if they were not asked for."""
+    """Peak rates; None if they were not requested."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about the machine."""
+    """One fact about the machine."""
 
     what: str
     got: str
     todo: str = ""
-    """What to do about it; empty if it is well, or only worth knowing."""
+    """Remedy; empty if all is well, or the fact is only worth knowing."""
 
     @property
     def well(self) -> bool:
@@ -57,7 +57,7 @@ class Finding:
 
 
 def health(examined: Examined, *, load: float, cores: int) -> tuple[Finding, ...]:
-    """Whatever is not well stands first. `load` is the average of the last minute, before anything ran here."""
+    """Return the findings, first those that are not well. `load` is the average of the minute before any run."""
     found = [*_host(examined, load=load, cores=cores), *_device(examined)]
     return tuple(sorted(found, key=lambda finding: finding.well))
 

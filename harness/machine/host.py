@@ -1,6 +1,6 @@
-"""What Linux tells about how the processors of this machine are run: throttled, stolen, clocked. Nothing elsewhere.
+"""Linux's reports on the processors of this machine: throttled, stolen, clocked. Unknown on other systems.
 
-Every reader takes the root of the file system, so that tests can bring their own.
+Readers take the root of the file system, so that tests can bring their own.
 """
 
 from __future__ import annotations
@@ -22,19 +22,23 @@ class Ticks:
 
     total: int
     stolen: int
-    """Taken by the host for other virtual machines."""
+    """Ticks that the host took for other virtual machines."""
 
 
 def read_ticks(root: Path = ROOT) -> Ticks | None:
-    """The sum line of /proc/stat; its last two entries are part of the first two and left out (man 5 proc_stat)."""
+    """Read the sum line of /proc/stat; None if it is not there. Its last two entries are part of the first two and left
+    out (man 5 proc_stat)."""
     first, _, _ = _text(root / "proc/stat").partition("\n")
     numbers = [int(number) for number in first.split()[1:9]]
     return Ticks(sum(numbers), numbers[7]) if len(numbers) == 8 else None
 
 
 def throttle_files(root: Path = ROOT) -> tuple[Path, ...]:
-    """The `cpu.stat` of this process's control group and of those above it, which can hold it back as well, as far as
-    they count: /proc/self/cgroup names the group, of version 2 by `0::/path`, of version 1 by `3:cpu,cpuacct:/path`."""
+    """Return the `cpu.stat` files that count throttling of this process's control group and of those above it.
+
+    Those above can hold it back as well. /proc/self/cgroup names the group, of version 2 by `0::/path`, of version 1 by
+    `3:cpu,cpuacct:/path`.
+    """
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -50,23 +54,23 @@ def throttle_files(root: Path = ROOT) -> tuple[Path, ...]:
 
 
 def times_throttled(files: tuple[Path, ...]) -> int:
-    """How often the control groups used up their share and had to wait, since they exist."""
+    """Return how often the control groups used up their share and had to wait, since they exist."""
     lines = (line.split() for file in files for line in _text(file).splitlines())
     return sum(int(line[1]) for line in lines if line[0] == "nr_throttled")
 
 
 def processors_granted(root: Path = ROOT) -> float:
-    """Return how many processors' time the control groups of this process grant it; infinite without a limit.
+    """Return the number of processors whose time this process's control groups grant it; infinite without a limit.
 
-    Version 2 of control groups says so in `cpu.max`: microseconds of each period, or `max`, and the period.
+    Version 2 of control groups gives it in `cpu.max`: microseconds of each period, or `max`, and the period.
     """
     limits = (_text(file.with_name("cpu.max")).split() for file in throttle_files(root))
     return min((int(limit[0]) / int(limit[1]) for limit in limits if limit and limit[0] != "max"), default=math.inf)
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Return the bytes of memory that this process can still take: of the machine, and of its control groups of version
-    2; 0 if the system does not tell."""
+    """Return the bytes of memory that this process can still take; 0 if the system does not say. Limits are what the
+    machine has available, and its control groups of version 2."""
     told = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
     free = [int(told[1]) * 2**10] if told else [0]
     for group in (file.parent for file in throttle_files(root)):
@@ -79,27 +83,27 @@ def available_memory(root: Path = ROOT) -> int:
 
 
 def governor(root: Path = ROOT) -> str:
-    """Who sets the clock of the first processor: `performance`, `powersave`, ..."""
+    """Return the governor of the first processor's clock: `performance`, `powersave`, ..., or `unknown`."""
     return _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or UNKNOWN
 
 
 def turbo(root: Path = ROOT) -> str:
-    """Whether clocks above the nominal one are allowed."""
+    """Return whether clocks above the nominal one are allowed: `on`, `off`, or `unknown`."""
     intel = _text(root / "sys/devices/system/cpu/intel_pstate/no_turbo").strip()
     others = _text(root / "sys/devices/system/cpu/cpufreq/boost").strip()
     return {"0": "on", "1": "off"}.get(intel) or {"0": "off", "1": "on"}.get(others, UNKNOWN)
 
 
 def last_cache(root: Path = ROOT) -> int:
-    """Bytes of the first processor's largest cache; 0 if unknown. A virtual machine may be told of one that it shares
-    with many."""
+    """Return the bytes of the first processor's largest cache; 0 if unknown. A virtual machine may report one that it
+    shares with many."""
     files = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     sizes = [match for file in files if (match := re.fullmatch(r"(\d+)([KM])", _text(file).strip()))]
     return max((int(number) * UNITS[unit] for number, unit in map(re.Match.groups, sizes)), default=0)
 
 
 def _text(file: Path) -> str:
-    """Empty if there is no such file, or none that may be read: what it would tell is then unknown."""
+    """Return a file's text; empty if it does not exist or may not be read. Its facts are then unknown."""
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -108,7 +112,7 @@ def _text(file: Path) -> str:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Names of its instruction sets as Linux tells them, `avx2`, `avx512_bf16`, ...; none elsewhere."""
+    """Return the names of the processor's instruction sets from Linux, `avx2`, `avx512_bf16`, ...; none elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What this machine is and has, read once per session without touching a device."""
+"""Facts about this machine, read once per session without touching a device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from harness.errors import HarnessError
 
 PROJECT = "transformers-conformance"
-"""This project's distribution, whose metadata says which versions are too old."""
+"""Name of this project's distribution, whose metadata says which versions are too old."""
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "tokenizers", "kernels", "bitsandbytes", "optimum-quanto", "hqq", "torchao",
@@ -29,22 +29,22 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Inventory:
-    """Facts that decide which cases can run here. Not a record of the run: `environment` is."""
+    """Facts that decide which cases can run here. The record of the run is its `environment`, not this."""
 
     devices: Mapping[str, int]
-    """How many devices of each torch device type; `cpu` counts once."""
+    """Number of devices of each torch device type; `cpu` counts as one."""
     why_no_cuda: str
-    """Empty if there is CUDA; otherwise what torch says instead."""
+    """Reason why torch has no CUDA; empty if it has."""
     packages: Mapping[str, str]
     """Installed versions by distribution name; an absent package is absent here."""
     compiler: str
     """Path of the C++ compiler that torch.compile uses on the CPU; empty if there is none."""
     cpu_capability: str = ""
-    """Which of the processor's instructions torch uses: `AVX512`, ..."""
+    """Set of the processor's instructions that torch uses: `AVX512`, ..."""
     tools: Mapping[str, str] = field(default_factory=dict)
-    """Paths of what builds code at run time, by the names in TOOLS; what is missing is absent here."""
+    """Paths of tools that build code at run time, by the names in TOOLS. A missing tool is absent here."""
     rocm: str = ""
-    """Version of ROCm that torch is built for; its devices are AMD's, and torch calls them `cuda`."""
+    """Version of ROCm that torch is built for, or empty. Its devices are AMD's, and torch calls them `cuda`."""
 
     @property
     def default_device(self) -> str:
@@ -76,7 +76,7 @@ def take_inventory() -> Inventory:
 
 
 def _c_compiler() -> str | None:
-    """Return what Triton 3.7 compiles with (its runtime/build.py)."""
+    """Return the C compiler that Triton 3.7 uses (its runtime/build.py)."""
     named = os.environ.get("CC")
     return shutil.which(named) if named else shutil.which("gcc") or shutil.which("clang")
 
@@ -106,11 +106,11 @@ TOOLS: Mapping[str, Callable[[], str | None]] = {
     "nvcc": lambda: _in_home("nvcc", ("CUDA_HOME", "CUDA_PATH"), "/usr/local/cuda"),
     "hipcc": lambda: _in_home("hipcc", ("ROCM_HOME", "ROCM_PATH"), "/opt/rocm"),
 }
-"""What builds code at run time: Triton wants the first two, torch's extensions the others."""
+"""Finders of the tools that build code at run time. Triton needs the first two, torch's extensions the others."""
 
 
 def installed(distribution: str) -> str:
-    """Version of an installed distribution, or an empty string."""
+    """Return the version of an installed distribution, or an empty string."""
     try:
         return metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -118,8 +118,8 @@ def installed(distribution: str) -> str:
 
 
 def window(distribution: str, wanted: str) -> str:
-    """The versions of `wanted` that `distribution` declares it accepts, as a specifier such as `<0.18,>=0.17.2`; empty
-    if it does not name it. Importing a package proves nothing: transformers disables a `kernels` outside its window."""
+    """Return the versions of `wanted` that `distribution` accepts, such as `<0.18,>=0.17.2`; empty if it names none.
+    Importing a package proves nothing: transformers disables a `kernels` outside these versions."""
     for line in metadata.requires(distribution) or []:
         requirement = Requirement(line)
         if requirement.name == wanted and requirement.specifier:
@@ -128,7 +128,7 @@ def window(distribution: str, wanted: str) -> str:
 
 
 def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
-    """The environment of a run, for its record: versions, processor, and the names of the accelerators."""
+    """Return the environment of a run, for its record: versions, processor, and the names of the accelerators."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -1,4 +1,4 @@
-"""How many cases may run side by side on this machine, and which models are small enough for it."""
+"""Number of cases that may run at the same time here, and the models that are small enough for it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from harness.machine.host import available_memory, processors_granted
 from harness.records.workload import Folder, ModelRecipe
 
 MOST = 8
-"""More are not tried by themselves: they start one after the other, and would wait for each other."""
+"""Largest number of cases at the same time by default. More would start one by one and wait for each other."""
 HOST_BYTES = 3 * 2**30
-"""Of host memory for each case: a worker of a small model takes up to 1.3 GiB with its compiler (torch 2.13), and a
-case of ranks has two."""
+"""Bytes of host memory for each case. A worker of a small model takes up to 1.3 GiB with its compiler (torch 2.13), and
+a case of ranks has two."""
 DEVICE_BYTES = 2 * 2**30
-"""Of an accelerator's memory likewise: most of it is what CUDA takes for each process."""
+"""Bytes of an accelerator's memory for each case. Most of it is what CUDA takes for each process."""
 LARGEST_FOLDER = 2**27
-"""Bytes of a model's folder that others may run beside: in float64 it is four times as large as in bfloat16, and stays
-below the above."""
+"""Bytes of the largest model folder whose cases may run next to others. In float64 such a model is four times as large
+as in bfloat16, and stays below the bytes above."""
 THREADS = 2
-"""With which workers of small models compute, however many run side by side: numbers depend on it. Two, so that
+"""Threads of a worker of a small model, however many run at the same time, since numbers depend on it. Two, so that
 operators that split their work are proved too; more do not pay for models so small."""
 
 
@@ -31,10 +31,10 @@ def cores() -> int:
 
 
 def default_jobs(device_free: int | None, *, host_free: int | None = None, processors: int = 0) -> int:
-    """Return how many cases run side by side if nobody says.
+    """Return the number of cases that run at the same time by default.
 
-    `device_free` are the bytes that are free on the fullest accelerator, None if none is used; of the host,
-    `host_free` and `processors` are looked up unless they are given.
+    `device_free` are the bytes that are free on the fullest accelerator, None if none is used. `host_free` and
+    `processors` are read from the host unless they are given.
     """
     host_free = available_memory() if host_free is None else host_free
     most = min(MOST, processors or cores(), host_free // HOST_BYTES)
@@ -44,13 +44,13 @@ def default_jobs(device_free: int | None, *, host_free: int | None = None, proce
 
 
 def threads_of_small(*, processors: int = 0) -> int:
-    """Return with how many threads workers of small models compute where nothing is timed."""
+    """Return the number of threads of a small model's workers where nothing is timed."""
     return min(THREADS, processors or cores())
 
 
 @cache  # asked again for every case and worker
 def is_small(recipe: ModelRecipe) -> bool:
-    """Return whether cases of a model may run side by side: it lies in a folder, and is small in any format."""
+    """Return whether cases of a model may run at the same time: it lies in a folder, and is small in any format."""
     if not isinstance(recipe.source, Folder):
         return False
     files = (file for file in Path(recipe.source.path).rglob("*") if file.is_file())

@@ -1,6 +1,6 @@
 """Kernel repositories in local folders, announced the way the kernels package reads them: LOCAL_KERNELS.
 
-A local kernel proves that it ran by a list `CALLS` in its module: its functions append (name, longest query) when their
+A local kernel proves that it ran by a list `CALLS` in its module. Its functions append (name, longest query) when their
 body runs.
 """
 
@@ -17,10 +17,10 @@ from harness.machine.inventory import Inventory
 from harness.machine.requirements import Need
 
 FLASH_ATTENTION = "local/flash-attn2"
-"""Not the name of the hub's repository, so that a path can ask for either."""
+"""Name of a local repository. It differs from the hub's, so that a path can request either."""
 LAYER_KERNELS = "local/layers"
 LAYERS = {"RMSNorm": "RMSNorm", "SiLU": "SiLU", "rotary_pos_emb": "RotaryPosEmb"}
-"""Layers that models register, and the classes of the local repository that replace them."""
+"""Layers that models register, with the classes of the local repository that replace them."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class LocalKernel(Need):
 
 
 def local_kernels() -> dict[str, Path]:
-    """Folders by repository from LOCAL_KERNELS, `repository=folder` joined by colons."""
+    """Return the folders in LOCAL_KERNELS by repository. It holds `repository=folder`, joined by colons."""
     entries = (entry.partition("=") for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if entry)
     return {repository: Path(folder) for repository, _, folder in entries}
 
 
 def kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Repository and call log of every loaded local kernel. Loaded is what Python imported from an announced folder."""
+    """Yield the repository and call log of every loaded local kernel, one imported from an announced folder."""
     folders = {repository: folder.resolve() for repository, folder in local_kernels().items()}
     for module in list(sys.modules.values()):
         # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.

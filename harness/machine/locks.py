@@ -1,5 +1,5 @@
-"""One lock per device, so that nothing runs beside what is timed there. Held by sessions of pytest, `harness confirm`
-and `harness validate`, of this and other checkouts.
+"""One lock per device, so that nothing else runs while something is timed there. Sessions of pytest, `harness confirm`
+and `harness validate` hold it, of this and other checkouts.
 
 Whatever runs on a device shares its lock; what is timed has it alone. The locks are files in the system's folder for
 temporary files, held by the kernel for as long as the process that holds them lives: a killed session leaves none.
@@ -23,32 +23,32 @@ from typing import Protocol
 from harness.errors import HarnessError
 
 LOOK = 0.2
-"""Seconds between two looks at a lock that somebody holds."""
+"""Seconds between two attempts to take a lock that somebody holds."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How somebody waits for a lock."""
+    """Rules for waiting for a lock."""
 
     seconds: float = 3600.0
-    """After which a session gives up: no case is timed for so long."""
+    """Seconds after which a session gives up: no case is timed for so long."""
     quiet: float = 1.0
-    """Seconds in which nothing is told: threads of one session hold a door for moments."""
+    """Seconds before the waiting is reported: threads of one session hold a door for moments."""
     looked: Callable[[], None] = lambda: None
-    """Called after each look at a lock that is held: what it raises ends the waiting."""
+    """Called after each attempt that failed. An exception from it ends the waiting."""
 
 
 PATIENT = Patience()
 
 
 class Hold(Protocol):
-    """Holds the locks of some devices, `alone` or shared."""
+    """A function that holds the locks of some devices, `alone` or shared."""
 
     def __call__(self, *, alone: bool) -> AbstractContextManager[None]: ...
 
 
 def lock_file(device: str) -> Path:
-    """Of a device by its name on this machine, `cpu` or a UUID."""
+    """Return the lock file of a device, by its name on this machine: `cpu` or a UUID."""
     return Path(tempfile.gettempdir()) / f"harness-device-{re.sub(r'[^A-Za-z0-9.-]', '_', device)}.lock"
 
 
@@ -64,7 +64,7 @@ def devices_held(
     told: Callable[[str], None] = _to_standard_error,
     patience: Patience = PATIENT,
 ) -> Iterator[None]:
-    """Holds the locks of devices, `alone` or shared; waits for those who hold them otherwise, and says so by `told`.
+    """Hold the locks of devices, `alone` or shared. While others hold them otherwise, it waits, and says so by `told`.
 
     Raises HarnessError if the `patience` ends, or if the folder for temporary files refuses.
     """

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library (NVML) tells of one GPU, through `pynvml`, the module of nvidia-ml-py.
+"""Readings of one GPU by NVIDIA's management library (NVML), through `pynvml`, the module of nvidia-ml-py.
 
 Names and units are those of its header: https://docs.nvidia.com/deploy/nvml-api/group__nvmlFieldValueEnums.html
 """
@@ -17,41 +17,41 @@ CAUSES = {
     "hardware thermal slowdown": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN",
     "hardware power brake": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN",
 }
-"""What slows a GPU down for a while, and the counter of the time it did, which never falls."""
+"""Causes that slow a GPU down for a while, with the counter of the time each did, which never falls."""
 POWER_CAP = "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP"
-"""The same of the power limit: how such a card always works, therefore recorded only."""
+"""Counter of the time at the power limit. Such cards always run into it, so it is only recorded."""
 TOO_OLD = "this nvidia-ml-py is too old"
 NOT_NVIDIA = "NVML reads NVIDIA's cards alone"
 FULL_SPEED = 0.75
-"""Share of the full SM clock below which a GPU is not at work as it should be, as in nvbench
-(https://github.com/NVIDIA/nvbench, `--throttle-threshold`)."""
+"""Share of the full SM clock below which a GPU is too slow, as in nvbench (https://github.com/NVIDIA/nvbench,
+`--throttle-threshold`)."""
 
 
 @dataclass(frozen=True)
 class GpuReading:
-    """One look at a GPU. What it does not tell is None, or lacking."""
+    """One reading of a GPU. What it does not report is None or missing."""
 
     throttled: Mapping[str, int] = field(default_factory=dict)
-    """Nanoseconds by cause, as in CAUSES, since the driver was loaded."""
+    """Nanoseconds of throttling by cause, as in CAUSES, since the driver was loaded."""
     capped: int | None = None
     """Nanoseconds at the power limit."""
     clock: int | None = None
-    """MHz of the multiprocessors."""
+    """Clock of the multiprocessors in MHz."""
     processes: int | None = None
-    """That compute on it, of everyone."""
+    """Number of processes that compute on the GPU, the harness's own included."""
 
 
 class Watched:
-    """One GPU that NVML can be asked about."""
+    """One GPU that NVML can read."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
         self.untold: dict[str, str] = {}
-        """What NVML refused to tell at any time, and its words."""
+        """Facts that NVML refused to report at any time, with its message."""
 
     def _counter(self, name: str) -> int | None:
-        """A field has a status of its own: that the call went well says nothing of it."""
+        """Return a counter; None if NVML does not report it. A field has a status of its own, apart from the call's."""
         nvml = self._nvml
         if not hasattr(nvml, name):
             self.untold[name] = TOO_OLD
@@ -82,16 +82,16 @@ class Gpu(Watched):
     def __init__(self, nvml: Any, handle: Any) -> None:
         super().__init__(nvml, handle)
         self.full_clock: int | None = self._ask("full SM clock", self._full_clock)
-        """MHz that the multiprocessors reach at most."""
+        """Highest clock of the multiprocessors in MHz; None if NVML does not report it."""
 
     def read(self) -> GpuReading:
-        """Takes well under a millisecond on a healthy driver."""
+        """Read the counters, the clock and the processes. Takes well under a millisecond on a healthy driver."""
         times = {name: self._counter(name) for name in (*CAUSES.values(), POWER_CAP)}
         throttled = {cause: time for cause, name in CAUSES.items() if (time := times[name]) is not None}
         return GpuReading(throttled, times[POWER_CAP], self._ask("SM clock", self._clock), self._processes())
 
     def told(self) -> dict[str, str]:
-        """What describes its state, to be recorded."""
+        """Return the facts about the GPU's state that are recorded."""
         nvml, handle = self._nvml, self._handle
         clock = self._ask("SM clock", self._clock)
         heat = self._ask("temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
@@ -114,13 +114,13 @@ class Gpu(Watched):
 
 
 def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:
-    """(the GPU with the UUID that torch tells, why there is none). `nvml` stands for the module `pynvml`."""
+    """Return (the GPU with the UUID that torch reports, why there is none). `nvml` replaces the module `pynvml`."""
     found, why = find_handle(uuid, nvml=nvml)
     return (Gpu(*found) if found else None), why
 
 
 def find_handle(uuid: str, *, nvml: Any = None) -> tuple[tuple[Any, Any] | None, str]:
-    """(the module `pynvml` and its handle of a GPU, why there is none). CUDA numbers only what it may see, NVML
+    """Return ((the module `pynvml`, its handle of a GPU), why there is none). CUDA numbers only what it may see, NVML
     everything; a UUID means the same to both."""
     try:
         nvml = nvml or importlib.import_module("pynvml")

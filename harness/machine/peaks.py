@@ -1,4 +1,4 @@
-"""What this machine can do: how fast it moves bytes, multiplies and launches. Run in a fresh worker.
+"""Peak rates of this machine: how fast it moves bytes, multiplies and launches. Run in a fresh worker.
 
 A run reports its share of these, so they must be what the hardware gives to the best simple code, not what a data sheet
 says. The fastest of several tries counts: whatever disturbs makes a try slower, never faster.
@@ -6,7 +6,7 @@ says. The fastest of several tries counts: whatever disturbs makes a try slower,
 A copy moves each byte twice, read and written, and is the usual measure. Decoding hardly writes: it reads weights. On
 processors whose caches fetch a line before they overwrite it, a copy moves three bytes for every two that count, and
 reading alone is faster by a tenth or more; a share of the copy's rate could then pass 1 though nothing is wrong. So
-reading is measured beside it.
+reading is measured as well.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ from harness.records.measurements import Peaks
 
 MIB = 2**20
 TRIES = 5
-"""Of each kind; the fastest counts."""
+"""Number of tries of each kind, after a first one that starts things; the fastest counts."""
 CACHES = 4
-"""How many times the last cache what is copied should be."""
+"""Ratio of the bytes that are touched to those of the last cache."""
 CPU_BYTES = (256 * MIB, 1024 * MIB)
-"""Least and most that is touched on the CPU, however large its cache claims to be: a virtual machine shares it."""
+"""Least and most bytes touched on the CPU, however large its cache claims to be: a virtual machine shares it."""
 ACCELERATOR_BYTES = 2048 * MIB
-"""Half of it is copied to the other half: 20 times the last cache of any GPU of 2025, which is 126 MB."""
+"""Bytes touched on an accelerator, one half copied to the other: 17 times the largest GPU cache of 2025, 126 MB."""
 COLUMNS = 4096
-"""Of the matrix whose product with a vector reads it: a usual width of models."""
+"""Columns of the matrix whose product with a vector reads it: a usual width of models."""
 DRAWN = 1024
-"""Rows of the matrix that are drawn, 16 MiB; the others repeat them. Adjacent lines of a GPU's cache differ all the
-same."""
+"""Rows of the matrix that are drawn, 16 MiB; the others repeat them. Adjacent lines of a GPU's cache still differ."""
 SMALLEST, LARGEST = 256, 16384
-"""Rows of square matrices."""
+"""Rows of the smallest and the largest square matrix."""
 PRODUCT_SECONDS = 0.02
-"""Matrices grow until one product takes as long: shorter ones show starts and ends as well."""
+"""Seconds of a product at which matrices stop growing: shorter ones show starts and ends as well."""
 EMULATED_SECONDS = 0.25
-"""A smallest product that takes as long runs at 0.13 GFLOP/s: the processor does not know the format."""
+"""Seconds of a smallest product at 0.13 GFLOP/s: the processor does not know the format."""
 LAUNCHES = 10_000
 SEED = 0
 """Seed of the values that are multiplied and moved.
@@ -55,12 +54,12 @@ DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 
 def measure_peaks(device: str) -> Peaks:
-    """Peaks of `device`, in about 6 s on a CPU, most of them to touch fresh memory. On the CPU those of one
-    thread, since timed runs use one; TF32 stays off, as when a model is loaded.
+    """Return the peaks of `device`, in about 6 s on a CPU, most of them to touch fresh memory. On the CPU they are
+    those of one thread, since timed runs use one; TF32 stays off, as when a model is loaded.
 
-    What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour busy
-    at the time halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products
-    stays changed.
+    What lasts milliseconds, bandwidth and launches, is measured before and after the products: a neighbour busy at the
+    time halves a bandwidth, and a peak too low makes honest runs impossible. The setting of float32 products stays
+    changed.
     """
     torch.set_float32_matmul_precision("highest")
     with one_thread(), torch.inference_mode():
@@ -73,19 +72,19 @@ def measure_peaks(device: str) -> Peaks:
 
 
 def bytes_beyond_cache(last_cache: int) -> int:
-    """Bytes to touch on a CPU whose last cache is that large; 0 if unknown."""
+    """Return the bytes to touch on a CPU with a last cache of `last_cache` bytes; 0 if that is unknown."""
     least, most = CPU_BYTES
     return min(max(CACHES * last_cache, least), most)
 
 
 def _copied(held: Tensor) -> float:
-    """Bytes read and written per second, from one half of a tensor to the other."""
+    """Return the bytes read and written per second by copying one half of a tensor to the other."""
     source, target = held.chunk(2)
     return 2 * source.nbytes / _fastest(held.device.type, partial(target.copy_, source))
 
 
 def _read(held: Tensor) -> float:
-    """Bytes read per second, by the faster of two ways."""
+    """Return the bytes read per second, by the faster of two ways."""
     vector = torch.randn(COLUMNS, generator=_draw(held.device.type), device=held.device)
     return max(held.nbytes / _fastest(held.device.type, work) for work in (held.sum, partial(held.mv, vector)))
 
@@ -97,7 +96,7 @@ def _bytes_to_touch(device: str) -> int:
 
 
 def free_bytes() -> int:
-    """Of the current accelerator's memory."""
+    """Return the free bytes of the current accelerator's memory."""
     if hasattr(torch.accelerator, "get_memory_info"):
         return int(torch.accelerator.get_memory_info()[0])
     # torch 2.9 asks each kind of device for it.
@@ -106,7 +105,7 @@ def free_bytes() -> int:
 
 
 def _matmul_rate(device: str, dtype: torch.dtype) -> float | None:
-    """Floating-point operations per second; None if the processor emulates the format."""
+    """Return the floating-point operations per second; None if the processor emulates the format."""
     best, rows, seconds = 0.0, SMALLEST, 0.0
     while seconds < PRODUCT_SECONDS and rows <= LARGEST:
         square = random_square(rows, device, dtype)
@@ -149,7 +148,7 @@ def _launch_seconds(device: str) -> float:
 
 
 def _fastest(device: str, work: Callable[[], object], *, enough: float = math.inf) -> float:
-    """Seconds of the fastest try, the first of which starts things; no further ones after one of `enough` seconds."""
+    """Return the seconds of the fastest try, including a first one. None follows a later one of `enough` seconds."""
     seconds = [_seconds(device, work) for _ in range(2)]
     while len(seconds) <= TRIES and seconds[-1] < enough:
         seconds.append(_seconds(device, work))
@@ -171,7 +170,7 @@ def synchronize(device: str) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Meanwhile this process computes with one; other devices do not care."""
+    """Hold this process to one thread of computation on the CPU. Other devices are not affected."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

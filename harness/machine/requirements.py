@@ -1,4 +1,4 @@
-"""Needs: what a case requires of a machine, in a form that can say why it is unmet."""
+"""Needs: requirements of a case on a machine, in a form that can say why it is unmet."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Need(ABC):
     marker: ClassVar[str | None] = None
     """The pytest marker that a case with this need carries."""
     named: ClassVar[str]
-    """What is needed, with the need's own fields in braces."""
+    """Name of what is needed, with the need's own fields in braces."""
 
     @abstractmethod
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        """Why this need is unmet for a case on `device`, in one clause; None if it is met."""
+        """Return why this need is unmet for a case on `device`, in one clause; None if it is met."""
 
     def __str__(self) -> str:
         return self.named.format(**vars(self))
@@ -38,7 +38,7 @@ class Need(ABC):
 
 @dataclass(frozen=True)
 class Device(Need):
-    """The case's own device must exist here."""
+    """The case's own device must exist here, with float64 for the reference."""
 
     named: ClassVar[str] = "the device"
 
@@ -76,7 +76,7 @@ class Accelerator(Need):
 
 @dataclass(frozen=True)
 class Devices(Need):
-    """Several devices of the case's type. On the CPU, processes stand for them."""
+    """Several devices of the case's type. On the CPU, processes replace them."""
 
     named: ClassVar[str] = "{count} devices"
     count: int
@@ -111,7 +111,7 @@ class Release(Need):
     distribution: str
     at_least: str
     otherwise: str
-    """What an older one does."""
+    """Effect of an older release, as the end of a clause."""
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         del device
@@ -123,14 +123,14 @@ class Release(Need):
 
 @dataclass(frozen=True)
 class FlashAttention(Package):
-    """A distribution of flash-attention: they take hours to build, so tests that want one can be left out."""
+    """A distribution of flash-attention. It takes hours to build, so tests that need one can be left out."""
 
     marker: ClassVar[str | None] = "flash_attn"
 
 
 @dataclass(frozen=True)
 class Triton(Need):
-    """Triton compiles what launches its kernels, in C, the first time that it does so on a machine."""
+    """Tools for Triton. It compiles the code that launches its kernels, in C, when it first does so on a machine."""
 
     named: ClassVar[str] = "what Triton compiles with"
 
@@ -146,7 +146,7 @@ class Triton(Need):
 
 @dataclass(frozen=True)
 class Compiler(Need):
-    """torch.compile needs a C++ compiler on the CPU, and what Triton needs elsewhere."""
+    """Tools for torch.compile: a C++ compiler on the CPU, and what Triton needs elsewhere."""
 
     named: ClassVar[str] = "what torch.compile compiles with"
 
@@ -160,7 +160,7 @@ class Compiler(Need):
 
 @dataclass(frozen=True)
 class ExtensionBuild(Need):
-    """optimum-quanto has torch build an extension the first time that it unpacks 2 or 4 bits."""
+    """Tools for optimum-quanto's extension, which torch builds when 2 or 4 bits are first unpacked."""
 
     named: ClassVar[str] = "what optimum-quanto's extension is built with"
 
@@ -193,7 +193,7 @@ class Kernels(Need):
 
 @dataclass(frozen=True)
 class HubModel(Need):
-    """A model repository, downloaded before or within reach."""
+    """A model repository that is downloaded already or within reach."""
 
     named: ClassVar[str] = "{repository}@{revision}"
     repository: str
@@ -211,7 +211,7 @@ class HubModel(Need):
 
 @dataclass(frozen=True)
 class HubKernel(Need):
-    """A kernel repository within reach. That some of it was downloaded before says little: each holds many builds."""
+    """A kernel repository within reach. A partial download proves little: each repository holds many builds."""
 
     named: ClassVar[str] = "{repository} from the hub"
     repository: str
@@ -231,7 +231,7 @@ def _is_downloaded(repository: str, revision: str) -> bool:
 
 @cache
 def _hub_problem() -> str:
-    """Why the hub is out of reach; empty if it answers. One request per session, five seconds at most."""
+    """Return why the hub is out of reach; empty if it answers. Sends one request per session, five seconds at most."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:

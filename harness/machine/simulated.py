@@ -13,7 +13,7 @@ WORD = "simulated"
 
 
 def is_simulated(accelerators: str) -> bool:
-    """Return whether one of these devices, named one after the other with commas between, is simulated."""
+    """Return whether any device in a list of names, separated by commas, is simulated."""
     return any(name.strip().lower().startswith(WORD) for name in accelerators.split(","))
 
 

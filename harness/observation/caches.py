@@ -1,7 +1,7 @@
-"""Read what a cache of transformers holds: for the probe as plain data, for the comparison as tensors.
+"""Read what a cache of transformers holds: plain data for the observation, tensors for the comparison.
 
-Runs in workers. A quantized layer keeps packed tensors beside a residual of recent positions as they are; a static one
-a buffer of which a part is filled.
+Runs in workers. A quantized layer keeps packed tensors, and a residual of recent positions as they are. A static one
+keeps a buffer of which a part is filled.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from harness.records.observation import CacheLayer
 
 
 def read_layers(cache: Any) -> list[CacheLayer]:
-    """The attention layers of a cache, after a run. Layers of other kinds hold no keys and are left out."""
+    """Describe the attention layers of a cache after a run. Layers of other kinds hold no keys and are left out."""
     return [_describe(layer) for layer in _attention_layers(cache)]
 
 
 def read_state(cache: Any, seen: Tensor) -> CacheState:
-    """Keys and values on the CPU, dequantized and in order, with `seen` (B, L) bool: which positions are no padding."""
+    """Return keys and values on the CPU, dequantized and in order. `seen` (B, L) bool is true except at padding."""
     layers = _attention_layers(cache)
     return CacheState(
         keys=tuple(_whole(layer, "keys").cpu() for layer in layers),
@@ -33,7 +33,7 @@ def read_state(cache: Any, seen: Tensor) -> CacheState:
 
 
 def cache_tensors(cache: Any) -> list[Tensor]:
-    """All that keys and values are kept in, packed or as they are; nothing of no cache."""
+    """Return all tensors that keys and values are kept in, packed or as they are; none without a cache."""
     places = [f"{packed}{name}" for packed in ("", "_quantized_") for name in ("keys", "values")]
     held = [getattr(layer, place, None) for layer in _attention_layers(cache) for place in places]
     return list(leaves(held))
@@ -58,12 +58,13 @@ def _describe(layer: Any) -> CacheLayer:
 
 
 def _kind(layer: Any) -> str:
-    """Name of its class; of a hybrid layer, which also keeps the state of a linear attention, the attention's."""
+    """Return the name of a layer's class. A hybrid layer, which also keeps the state of a linear attention, has the
+    name of its attention."""
     return next(base.__name__ for base in type(layer).__mro__ if not base.__name__.startswith("LinearAttention"))
 
 
 def _whole(layer: Any, name: str) -> Tensor:
-    """Its keys or values, (B, H, n, D): the positions that it keeps, oldest first."""
+    """Return a layer's keys or values, (B, H, n, D): the positions that it keeps, oldest first."""
     stored: Tensor = getattr(layer, name)
     if packed := _packed(layer, name):
         # A residual that was just packed is a tensor of no dimensions but one.
@@ -72,7 +73,7 @@ def _whole(layer: Any, name: str) -> Tensor:
 
 
 def _packed(layer: Any, name: str) -> tuple[Tensor, list[Tensor]] | None:
-    """(dequantized tensor, the integer tensors that it was unpacked from) of a quantized layer's keys or values."""
+    """Return (dequantized tensor, its packed integer tensors) of a layer's keys or values; None if not packed."""
     held = getattr(layer, f"_quantized_{name}", None)
     if held is None:
         return None
@@ -81,13 +82,13 @@ def _packed(layer: Any, name: str) -> tuple[Tensor, list[Tensor]] | None:
 
 @dataclass(frozen=True)
 class CacheState:
-    """What one run left in its cache. B rows, H key-value heads, D their size."""
+    """Keys and values that one run left in its cache. B rows, H key-value heads of size D."""
 
     keys: tuple[Tensor, ...]
-    """Per attention layer (B, H, n, D): its last n positions in order, as many as that layer keeps."""
+    """Keys per attention layer, (B, H, n, D): its last n positions in order, as many as that layer keeps."""
     values: tuple[Tensor, ...]
-    """The same for values."""
+    """Values per attention layer, in the same form."""
     lengths: tuple[int, ...]
-    """Positions that each of these layers says it has seen."""
+    """Number of positions that each of these layers reports to have seen."""
     seen: Tensor
-    """(B, L) bool over the L positions that were fed: which are no padding."""
+    """Mask of the L positions that were fed, (B, L) bool: true except at padding."""

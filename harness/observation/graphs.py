@@ -1,7 +1,7 @@
 """CUDA graphs in torch's profiler: which operators each recorded, and how often it was replayed.
 
-While a graph is captured its operators are dispatched and shown, but nothing is computed. A replay computes all of them
-and shows none. So what was captured counts once for every replay.
+While a graph is captured, its operators are dispatched and shown, but nothing is computed. A replay computes all of
+them and shows none. So what was captured counts once for every replay.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Count the layers that the `kernels` package may exchange, and their calls. Runs in workers.
 
-`kernelize` gives every such module a forward of its own, also when it falls back to the original; only a forward that
+`kernelize` gives every such module a forward of its own, also when it falls back to the original. Only a forward that
 is not the class's shows that something was exchanged.
 """
 
@@ -17,7 +17,7 @@ from harness.records.observation import LayerKind
 
 
 class LayerCensus:
-    """The exchangeable layers of a model; with `counting`, their calls inside `with`."""
+    """Exchangeable layers of a model; with `counting`, also their calls inside `with`."""
 
     def __init__(self, model: Any, *, counting: bool) -> None:
         self._modules = list(_exchangeable(model))
@@ -36,7 +36,7 @@ class LayerCensus:
         self._hooks.close()
 
     def counted(self) -> tuple[LayerKind, ...]:
-        """One entry per kind of layer, by name."""
+        """Return one entry per kind of layer, by name."""
         replaced = {LAYERS[name]: name for name in LAYERS}
         own = Counter(replaced[function] for _, log in kernel_logs() for function, _ in log if function in replaced)
         modules = Counter(name for name, _ in self._modules)
@@ -51,8 +51,8 @@ class LayerCensus:
 
 
 def exchanged_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and module of every layer whose forward is another than its class's. A function stands under the name of the
-    first module that uses it."""
+    """Yield name and module of every layer whose forward is not its class's. A function is named after the first module
+    that uses it."""
     known: set[int] = set()
     for name, module in model.named_modules():
         for inner, candidate in (("", module), *getattr(module, "_kernel_funcs", {}).items()):
@@ -66,7 +66,8 @@ def exchanged_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _exchangeable(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and module. Functions are modules too, shared by all that use them, and listed once for each of these."""
+    """Yield name and module of the exchangeable layers. Functions are modules too, shared by all that use them, and
+    listed once for each of these."""
     for module in model.modules():
         if name := getattr(type(module), "kernel_layer_name", None):
             yield name, module
@@ -75,7 +76,7 @@ def _exchangeable(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _is_exchanged(module: Any) -> bool:
-    """Whether its forward is not its class's, beneath what tensor parallelism lays around it."""
+    """Return whether a module's forward is not its class's, beneath what tensor parallelism lays around it."""
     forward = module.forward
     while getattr(forward, "__name__", "") == "tp_forward":
         around = dict(zip(forward.__code__.co_freevars, forward.__closure__, strict=True))

@@ -1,6 +1,6 @@
 """Read what the linear layers of a model keep: packed weights or dense ones. Runs in workers.
 
-Quantizing libraries exchange the module, its weight, or both; what counts is what the weight is made of.
+Quantizing libraries exchange the module, its weight, or both. What counts is what the weight is made of.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from harness.records.observation import LinearKind
 
 
 def read_linears(model: Any) -> tuple[LinearKind, ...]:
-    """Every linear layer of a model, by kind."""
+    """Return the linear layers of a model, by kind."""
     kinds: dict[tuple[str, str, float], list[str]] = {}
     for name, module in linears_of(model):
         key = (type(module).__name__, type(_weight(module)).__name__, round(packed_bits(module), 3))
@@ -25,15 +25,14 @@ def read_linears(model: Any) -> tuple[LinearKind, ...]:
 
 
 def linears_of(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and module. Libraries derive theirs from torch's, but for hqq."""
+    """Yield name and module of each linear layer. All libraries but hqq derive theirs from torch's."""
     for name, module in model.named_modules():
         if isinstance(module, Linear) or hasattr(module, "W_q"):
             yield name, module
 
 
 def packed_bits(linear: Any) -> float:
-    """Bits of a packed weight, without scales and zero points; 0 if it is kept in a floating-point format of two bytes
-    or more."""
+    """Return the bits of a packed weight, without scales and zero points. 0 for floating point of two bytes or more."""
     weights = linear.in_features * linear.out_features
     sizes = [8 * leaf.nbytes for leaf in leaves(_weight(linear)) if _is_packed(leaf)]
     return float(sum(size for size in sizes if size > weights) / weights)
@@ -48,6 +47,6 @@ def _is_packed(leaf: Tensor) -> bool:
 
 
 def head_name(model: Any) -> str:
-    """Name of the output embeddings; empty if there are none."""
+    """Return the name of the output embeddings; empty if there are none."""
     head = model.get_output_embeddings()
     return next((name for name, module in model.named_modules() if module is head), "")

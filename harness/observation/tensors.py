@@ -1,4 +1,4 @@
-"""What a tensor of a subclass, or a quantizer's result, is made of. Runs in workers."""
+"""Parts of a tensor of a subclass, or of a quantizer's result. Runs in workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def leaves(held: Any) -> Iterator[Tensor]:
-    """The tensors that hold the data of a tensor subclass, or of a tensor with a dictionary of scales."""
+    """Yield the tensors that hold the data of a tensor subclass, or of a tensor with a dictionary of scales."""
     if isinstance(held, Tensor):
         if hasattr(held, "__tensor_flatten__") and type(held) is not Tensor:
             for name in held.__tensor_flatten__()[0]:

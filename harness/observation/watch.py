@@ -27,18 +27,18 @@ from harness.records.observation import EAGER_ATTENTION, NO_CACHE, AttentionCall
 SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
 FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
-"""How operators and functions of flash-attention's packages, and of its kernels from the hub, begin."""
+"""Prefixes of operators and functions of flash-attention's packages, and of its kernels from the hub."""
 FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 COMPILED_REGION = "Torch-Compiled Region: "
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
 PACKED = ("bitsandbytes::", "quanto::", "torchao::", "WeightQBytes", "QuantizedLinear", "TinyGemm", "MatMul8bit")
-"""How operators and functions of quantized linear layers begin."""
+"""Prefixes of operators and functions of quantized linear layers."""
 COMPILING = "_compile.compile_inner (dynamo_timed)"
-"""While dynamo compiles, operators run on tensors without data."""
+"""Event of the profiler while dynamo compiles: operators then run on tensors without data."""
 COLLECTIVES = ("c10d::",)
-"""How operators begin in which processes exchange data."""
+"""Prefixes of operators in which processes exchange data."""
 PRODUCTS = {"aten::bmm": 0, "aten::baddbmm": 1}
-"""Products of batches of matrices, and the place of their first factor among their inputs."""
+"""Products of batches of matrices, with the place of their first factor among their inputs."""
 WATCHED = (
     *(SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, *PRODUCTS),
     *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, COMPILING),
@@ -50,18 +50,18 @@ ATTENTION_LAYERS = {
     "hybrid": "",
     "hybrid_sliding": "sliding_window",
 }
-"""Kinds of layers that attend over a cache of keys and values, as configs name them, and the entry of the config that
-says how many positions they see."""
+"""Kinds of layers that attend over cached keys and values, as configs name them. The value is the entry of the config
+that says how many positions they see; empty for all."""
 OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba", "mlp"}
-"""Kinds that do not."""
+"""Kinds of layers that do not attend over cached keys and values."""
 
 
 class Watch:
-    """Watches the calls of `generate` made inside `with`; counts of earlier work in this process are cleared first."""
+    """A watch on the calls of `generate` inside `with`. Counts of earlier work in this process are cleared first."""
 
     def __init__(self, model: Any, *, layers: bool) -> None:
-        """With `layers`, calls of the layers that `kernels` may exchange are counted too. Dynamo would see the hooks
-        that do so, therefore only where they matter."""
+        """Prepare to watch a model. With `layers`, calls of the layers that `kernels` may exchange are counted too.
+        Dynamo would see the hooks for this, so they are set only where they matter."""
         self._model = model
         self._layers = LayerCensus(model, counting=layers)
         self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
@@ -81,7 +81,7 @@ class Watch:
         return self
 
     def _looking(self) -> AbstractContextManager[Any]:
-        """What must be open while operators are to be seen."""
+        """Return the context that must be open for operators to be seen."""
         return self._profiler
 
     def _events(self) -> list[tuple[str, Any]]:
@@ -91,9 +91,11 @@ class Watch:
         self._open.close()
 
     def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
-        """What was seen, to be asked after the block. `outputs` are what each run returned, with its cache, and
-        `lengths` how many positions it was fed; `decode_steps` is the number of forward passes that each made after its
-        prefill."""
+        """Return what was seen; call it after the block.
+
+        `outputs` are what each run returned, with its cache, and `lengths` how many positions it was fed;
+        `decode_steps` is the number of forward passes that each made after its prefill.
+        """
         model, groups = self._model, as_computed(self._events())
         events = [event for group in groups for event in group]
         caches = [output.past_key_values for output in outputs]
@@ -132,8 +134,8 @@ class Watch:
 
 
 def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
-    """Name and record of what the profiler saw of attention and compilation, by start. Its own list of all events
-    holds the same, and takes torch seconds to build where this takes none."""
+    """Return name and record of what the profiler saw of attention and compilation, by start. The profiler's own list
+    of all events holds the same, but takes torch seconds to build. Raises HarnessError if nothing was kept."""
     results = profiler.profiler.kineto_results if profiler.profiler else None
     if results is None:
         raise HarnessError(
@@ -146,22 +148,22 @@ def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
 
 
 def kernels_used(events: list[tuple[str, Any]]) -> tuple[str, ...]:
-    """Kernels in the profiler's events, as `Engagement.kernels` names those of them that operators show."""
+    """Return the kernels in the profiler's events, as `Engagement.kernels` names those that operators show."""
     attention = {f"{call.phase} {call.operator}" for call in _without_wrappers(list(_attention_calls(events)))}
     return tuple(sorted(attention | {f"packed {name}" for name, _ in events if name.startswith(PACKED)}))
 
 
 def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of an Engagement's kernels that `kernels_used` can name: neither what kernels count by themselves, nor the
-    classes of packed weights, which are no operators."""
+    """Return the kernels of an Engagement that `kernels_used` can name. Left out are those that kernels count by
+    themselves, and the classes of packed weights, which are no operators."""
     named = (name for name in kernels if not name.endswith("Tensor"))
     return tuple(sorted(name for name in named if name.partition(" ")[2].startswith(WATCHED)))
 
 
 def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
-    """Find attention operators in the profiler's events.
+    """Yield the calls of attention operators in the profiler's events.
 
-    The first input of each is the query, or for eager the scores: its last dimension but one counts the query's
+    The first input of each is the query, or for eager the scores. Its last dimension but one counts the query's
     positions, of which a decode step has one.
     """
     inside_sdpa_until = compiling_until = 0
@@ -197,14 +199,17 @@ def _of_scores(shapes: list[list[int]], product: list[int]) -> bool:
     """Return whether a softmax is over attention's scores.
 
     Some architectures lay rows and heads into one dimension (XGLM, TrOCR): such scores are the product of queries and
-    keys, which was computed last. A router's are no product of batches, nor are the chances of tokens.
+    keys, which was computed last. A router's scores and the chances of tokens are no product of batches.
     """
     return bool(shapes) and (len(shapes[0]) == 4 or shapes[0] == product != [])
 
 
 def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
-    """Each call of flash-attention shows as often as it is wrapped: as a function, as an operator, and as an operator
-    within, `...fwd`. Only the innermost that there is counts; of some versions the others are all that is seen."""
+    """Return the calls, with each call of flash-attention only once.
+
+    The profiler shows such a call as often as it is wrapped: as a function, as an operator, and as an inner operator,
+    `...fwd`. The innermost that is present counts; some versions show only the outer ones.
+    """
     flash = [call for call in calls if call.operator.startswith(FLASH)]
     levels = (
         [call for call in flash if call.operator.endswith("fwd")],
@@ -215,8 +220,11 @@ def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
 
 
 def _flash_call(name: str, shapes: list[list[int]]) -> AttentionCall:
-    """Queries of a batch are (rows, positions, heads, size); those of sequences end to end (positions, heads, size),
-    and come with the places where each of them begins."""
+    """Return a call of flash-attention from the shapes of its inputs.
+
+    Queries of a batch are (rows, positions, heads, size). Those of sequences end to end are (positions, heads, size),
+    and come with the places where each of them begins.
+    """
     if len(shapes[0]) == 4:
         return AttentionCall(Phase.DECODE if shapes[0][1] == 1 else Phase.PREFILL, name)
     rows = next((shape[0] - 1 for shape in shapes if len(shape) == 1 and shape[0] > 1), 1)
@@ -235,8 +243,8 @@ def _kernel_calls() -> Iterator[AttentionCall]:
 
 
 def windows_of(config: Any) -> tuple[int, ...]:
-    """The sliding window of every layer that attends over keys and values, 0 for none; a chunk counts as one. Raises
-    Incompatible for a kind of layer that is not known here."""
+    """Return the sliding window of every layer that attends over keys and values; 0 for none. A chunk counts as a
+    window. Raises Incompatible for a kind of layer that is not known here."""
     kinds = getattr(config, "layer_types", None)
     if not kinds:
         named = (
@@ -250,7 +258,8 @@ def windows_of(config: Any) -> tuple[int, ...]:
 
 
 def windows_by_layer(config: Any) -> dict[int, int]:
-    """The same by index of the layer, for those that attend without chunks. Raises Incompatible likewise."""
+    """Return the sliding windows by index of the layer, without layers that attend in chunks. Raises Incompatible for a
+    kind of layer that is not known here."""
     windows = windows_of(config)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(windows)
     attending = [(layer, kind) for layer, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
@@ -259,8 +268,8 @@ def windows_by_layer(config: Any) -> dict[int, int]:
 
 
 def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int]:
-    """Entries into compiled code by the name of the function. The profiler numbers regions as dynamo numbers what it
-    compiles: frame and, after a slash, attempt."""
+    """Return the number of entries into compiled code, by name of the function. The profiler numbers regions as dynamo
+    numbers what it compiles: frame and, after a slash, attempt."""
     names = {str(metric.compile_id).partition("/")[0]: str(metric.co_name) for metric in metrics}
     frames = [
         name.removeprefix(COMPILED_REGION).partition("/")[0] for name, _ in events if name.startswith(COMPILED_REGION)
@@ -270,7 +279,7 @@ def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int
 
 @contextmanager
 def _modes_noted(modes: list[str]) -> Iterator[None]:
-    """Every call of torch.compile adds its mode."""
+    """Hold a `torch.compile` that adds the mode of every call to `modes`."""
     original = torch.compile
 
     def noting(*arguments: Any, **options: Any) -> Any:
@@ -285,7 +294,7 @@ def _modes_noted(modes: list[str]) -> Iterator[None]:
 
 
 def _graph_breaks() -> Iterator[str]:
-    """Reasons from both places where dynamo keeps them."""
+    """Yield the reasons of graph breaks, from both places where dynamo keeps them."""
     for counter in ("graph_break", "unimplemented"):
         for reason in dynamo.counters[counter]:
             yield first_line(reason)

@@ -22,16 +22,16 @@ DISPATCHED = "aten::_scaled_dot_product_*"
 
 @dataclass(frozen=True)
 class Sdpa(Optimization):
-    """`attn_implementation="sdpa"`; with a backend, restricted to that one."""
+    """`attn_implementation="sdpa"`, restricted to one backend if that is named."""
 
     name: str = "attention.sdpa"
     backend: str = ""
     """Name of the torch.nn.attention.SDPBackend that is pinned; empty for torch's own choice."""
     operators: str = DISPATCHED
-    """Pattern of the operators that then must run."""
+    """Pattern of the operators that must serve all attention calls."""
     only_cuda: bool = False
     half_on_accelerators: bool = False
-    """Whether its kernels for other devices than the CPU take half precisions alone."""
+    """Whether its kernels for devices other than the CPU take half precisions only."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 
@@ -88,7 +88,7 @@ SDPA_CUDNN = Sdpa(
 
 @dataclass(frozen=True)
 class Flex(Optimization):
-    """`attn_implementation="flex_attention"`, which transformers compiles by itself, kernel and mask."""
+    """`attn_implementation="flex_attention"`, whose kernel and mask transformers compiles by itself."""
 
     name: str = "attention.flex"
     technique = Technique.ATTENTION
@@ -131,15 +131,15 @@ class Flex(Optimization):
 
 
 MASK_BLOCK = 128
-"""Queries of a block of flex attention's mask. Fewer queries than these go to a kernel of their own, flex decoding."""
+"""Queries per block of flex attention's mask. Fewer queries than these go to a kernel of their own, flex decoding."""
 
 
 def _too_many_rows(case: Circumstances) -> int:
-    """Return how many queries torch packs into a block that is larger than the mask's, or 0.
+    """Return how many queries torch packs into one block, if it is larger than the mask's block; else 0.
 
     `create_flex_decoding_kernel` of torch 2.11 to 2.13 takes a prompt that is shorter than MASK_BLOCK, and packs the
     queries of all heads that share a key into one block, whose rows are the next power of two. It does so where the
-    size of a group is a power of two, and transformers leaves groups to it where the number of heads is one.
+    size of a group is a power of two. transformers leaves groups to it where the number of heads is a power of two.
     """
     heads, shared = case.heads or (1, 1)
     group = heads // shared if shared else 1
@@ -160,13 +160,13 @@ FLEX, MASK = "flex_attention", "create_block_mask"
 
 @dataclass(frozen=True)
 class FlashAttentionPackage(Optimization):
-    """`attn_implementation="flash_attention_N"` served by the package that people install for it."""
+    """`attn_implementation="flash_attention_N"`, served by the package that people install for it."""
 
     name: str
     implementation: str
     package: str
     operators: str
-    """Pattern of what its calls are named in torch's profiler."""
+    """Pattern of the names of its calls in torch's profiler."""
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 

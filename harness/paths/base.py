@@ -1,4 +1,4 @@
-"""What an optimization is: how it is applied, and what must be seen for it to count as engaged."""
+"""Base of all optimizations: how one is applied, and what must be seen for it to count as engaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from harness.records.workload import Workload
 
 
 class Aspect(StrEnum):
-    """A part of the forward pass that an optimization may exchange. What it does not name must stay as in eager."""
+    """Part of the forward pass that an optimization may exchange. What it does not name must stay as in eager."""
 
     ATTENTION = "attention"
     CACHE = "cache"
@@ -27,12 +27,12 @@ class Aspect(StrEnum):
     LAYERS = "layers"
     """Layers that the `kernels` package may exchange: norms, activations, rotary embeddings."""
     WEIGHTS = "weights"
-    """What linear layers keep, and how they multiply with it."""
+    """Contents of linear layers, and how they multiply with them."""
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a refusal may depend on."""
+    """Facts that a refusal may depend on."""
 
     device: str
     dtype: Dtype | None = None
@@ -44,151 +44,161 @@ class Circumstances:
     padded: bool = False
     """Whether rows are padded, so that every attention call has a mask."""
     masks: bool = False
-    """Whether attention needs a mask beyond the causal one: rows are padded, or more is attended to than a window."""
+    """Whether attention needs a mask beyond the causal one: rows are padded, or a run is longer than a sliding
+    window."""
     windows: tuple[int, ...] = ()
     """Sliding window of each attention layer; 0 for a layer that attends to everything."""
     heads: tuple[int, ...] = ()
-    """Attention heads of queries, and of keys and values."""
+    """Number of attention heads: of queries, and of keys and values."""
     head_sizes: tuple[int, ...] = ()
-    """Size of a head of queries and keys, and of values."""
+    """Size of a head: of queries and keys, and of values."""
     lengths: tuple[int, ...] = ()
-    """Positions of each run's prefill."""
+    """Number of positions of each run's prefill."""
     groups: tuple[int, ...] = ()
-    """Groups of values that a quantized cache packs of each layer's keys after the prefill of each run."""
+    """Groups of values of each layer's keys that a quantized cache packs after the prefill of each run."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """How the processes of a parallel model are started."""
+    """Way to start the processes of a parallel model."""
 
     ranks: int
     torchrun: bool = False
-    """By torchrun, as users do; otherwise as workers, which takes a tenth of the time."""
+    """Whether torchrun starts them, as users do. Otherwise they are workers, which takes a tenth of the time."""
 
 
 @dataclass(frozen=True)
 class Serving:
-    """How a path serves its prompts as requests."""
+    """Way in which a path serves its prompts as requests."""
 
     options: Mapping[str, Any]
     """Entries of ContinuousBatchingConfig."""
     again: bool
-    """Whether all are submitted a second time, once they are answered."""
+    """Whether all requests are submitted a second time, once they are answered."""
     shows_logits: bool
     """Whether the model's own forward pass runs in every step."""
 
 
 class Optimization(ABC):
-    """One way to make inference faster or smaller. Subclasses are frozen dataclasses: workers get them by pickle."""
+    """One way to make inference faster or smaller. Subclasses are frozen dataclasses, since workers get them by
+    pickle."""
 
     name: str
-    """`technique.variant`, as in case ids."""
+    """Name as in case ids, `technique.variant`."""
     technique: ClassVar[Technique]
     tolerance: Tolerance = Tolerance.REORDERED
     changes: frozenset[Aspect] = frozenset()
     extra: bool = False
-    """Whether it varies another path, so that a CPU runs it only when slow cases are asked for."""
+    """Whether it varies another path, so that a CPU runs it only when slow cases are requested."""
     budget: str = ""
-    """Of a lossy scheme, in the table of limits."""
+    """Name of a lossy scheme's budget in the table of limits; empty for none."""
     rounds_weights: bool = False
-    """Whether the model computes with rounded weights, and is judged against a dense one with the same."""
+    """Whether the model computes with rounded weights. It is then judged against a dense model with the same weights
+    or, if it is DYNAMIC, against the scheme's own arithmetic."""
     compiles_steps: bool = False
-    """Whether torch.compile takes in whole forward passes, so that no operator can be watched from outside."""
+    """Whether torch.compile compiles whole forward passes, so that no operator can be watched from outside."""
     control: bool = False
-    """Whether it is no optimization, but what is to be lost without one."""
+    """Whether it is no optimization, but shows what is lost without one."""
     impossible: str = ""
-    """Why it is declared not to work: it is planned as UNSUPPORTED for that reason."""
+    """Reason why it is declared not to work. It is planned as UNSUPPORTED for that reason."""
     saves: bool = False
     """Whether a model with rounded weights can be saved and loaded again as it is."""
 
     @abstractmethod
     def claims(self, seen: Observation) -> list[Claim]:
-        """What must hold for this optimization to count as engaged, compared with what was seen. Pure."""
+        """Return what must hold for this optimization to count as engaged, compared with what was seen. Pure."""
 
     def needs(self) -> tuple[Need, ...]:
         return ()
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        """The formats that its kernels take on a device, most precise first."""
+        """Return the formats that its kernels take on a device, most precise first."""
         del device
         return (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
     def slow_on_cpu(self, case: Case) -> bool:
-        """Whether a CPU runs a case of it, on a workload that is not timed, only when slow cases are asked for."""
+        """Return whether a CPU runs a case of it only when slow cases are requested. Timed workloads are not covered by
+        this."""
         del case
         return self.extra
 
     def suits(self, workload: Workload, device: str) -> bool:
-        """Whether a workload may be the only one that it runs on in a day."""
+        """Return whether a workload may be the only one that it runs on in a day."""
         del workload, device
         return True
 
     def pays_in(self) -> frozenset[Load]:
-        """Timed workloads that a CPU asks it for daily: where its gain, or what it holds, shows there."""
+        """Return the loads on which it is timed daily: where its gain, or what it holds, shows on a CPU. A CPU times it
+        on others only when slow cases are requested."""
         return frozenset()
 
     def rungs(self, case: Case) -> tuple[Dtype, ...]:
-        """The precision ladder of a case: the most precise format that the kernels take, in which subtle errors show,
-        and the native one; beside bfloat16 on accelerators float16 too, since float32 may run other kernels there."""
+        """Return the precision ladder of a case, without repetitions.
+
+        It holds the most precise format that the kernels take, in which subtle errors show, and the native one. On
+        accelerators float16 comes with bfloat16, since float32 may run other kernels there.
+        """
         taken = self.dtypes(case.device)
         finer = [Dtype.FP16] if case.device != "cpu" and case.dtype is Dtype.BF16 and Dtype.FP16 in taken else []
         return tuple(dict.fromkeys((taken[0], *finer, case.dtype)))
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        """Keyword arguments of `from_pretrained` in a dtype, beyond those of eager. Runs in the worker."""
+        """Return keyword arguments of `from_pretrained` in a dtype, beyond those of eager. Runs in the worker."""
         del dtype
         return {}
 
     def generate_options(self) -> Mapping[str, Any]:
-        """Keyword arguments of `generate`. Runs in the worker."""
+        """Return keyword arguments of `generate`. Runs in the worker."""
         return {}
 
     def launch(self) -> Launch | None:
-        """How many processes share the model, and who starts them; None for a path of one process."""
+        """Return how many processes share the model, and who starts them; None for a path of one process."""
         return None
 
     def serving(self) -> Serving | None:
-        """How prompts are served as requests; None for a path that calls `generate`."""
+        """Return how prompts are served as requests; None for a path that calls `generate`."""
         return None
 
     def refuses(self, line: str, case: Circumstances) -> str:
-        """Why this line of an error says that the optimization and what it was asked to do here do not go together, by
-        the library's declaration or by a known defect of it; empty if it does not. Such an error is UNSUPPORTED, for
-        that reason and quoting the line; any other is an ERROR."""
+        """Return why a line of an error means that the optimization cannot work in this case; empty otherwise.
+
+        The reason is the library's declaration, or a known defect of it. Such an error is UNSUPPORTED, for that reason
+        and quoting the line; any other is an ERROR.
+        """
         del line, case
         return ""
 
     def prepared(self, model: Any) -> Any:
-        """The model after what must be done to it once it is loaded. Runs in the worker."""
+        """Return the loaded model with the optimization's own changes made to it. Runs in the worker."""
         return model
 
     def applied(self) -> AbstractContextManager[Any]:
-        """What must surround `generate`. Runs in the worker."""
+        """Return the context in which `generate` must run. Runs in the worker."""
         return nullcontext()
 
     def options_beside(self) -> Mapping[str, Any] | None:
-        """Of a stack with a LOSSY part: keyword arguments of `generate` without that part; None if nothing is left."""
+        """Return keyword arguments of `generate` for a stack without its LOSSY part; None for any other path."""
         return None
 
     def dense_weight(self, linear: Any) -> Any:
-        """The weight that a linear layer of a ROUNDED path stands for, as a dense tensor, or None if it is none that
-        the path rounds. Runs in the worker."""
+        """Return the dense weight that a linear layer of a path with rounded weights stands for. None for a layer that
+        the path does not round. Runs in the worker."""
         raise TypeError(f"{self.name} is {self.tolerance}, and rounds no {type(linear).__name__}")
 
     def exact_output(self, linear: Any, given: Any) -> Any:
-        """What a linear layer of a DYNAMIC path should give for its input, by the scheme's arithmetic in float64, or
-        None if it is none that the path rounds. Runs in the worker."""
+        """Return what a linear layer of a DYNAMIC path should give for its input, by the scheme's arithmetic in
+        float64. None for a layer that the path does not round. Runs in the worker."""
         raise TypeError(f"{self.name} is {self.tolerance}, and rounds no {type(linear).__name__} for {given}")
 
     def twin_options(self, model: Any) -> Mapping[str, Any]:
-        """Keyword arguments of `generate` for the dense twin of a lossy path: the same values, nothing packed. Asked
-        for anew before each run. Runs in the worker."""
+        """Return keyword arguments of `generate` for the dense twin of a lossy path: the same values, nothing packed.
+        Called anew before each run. Runs in the worker."""
         raise TypeError(f"{self.name} is {self.tolerance}, and has no twin for {type(model).__name__}")
 
 
 def engagement(optimization: Optimization, seen: Observation) -> Engagement:
-    """Judge what was seen: the optimization's own claims, and eager's for every aspect that it leaves alone, so that
-    a measured gain is not another optimization's."""
+    """Judge what was seen by the optimization's own claims, and by eager's for every aspect that it leaves alone. So a
+    measured gain is not another optimization's."""
     claims = optimization.claims(seen)
     for aspect, unchanged in UNCHANGED.items():
         if aspect not in optimization.changes:
@@ -201,18 +211,17 @@ def engagement(optimization: Optimization, seen: Observation) -> Engagement:
 
 
 def equal(what: str, requested: object, observed: object) -> Claim:
-    """The claim that two values are equal."""
+    """Return the claim that two values are equal."""
     return Claim(what, str(requested), str(observed), requested == observed)
 
 
 def attention_claim(
     seen: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> Claim:
-    """The claim that a phase made all its attention calls through operators that match the pattern `operators`.
+    """Return the claim that a phase made all its attention calls through operators that match the pattern `operators`.
 
     In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each
-    must come with a mask. Later, padding may have left a sliding window; and eager's mask cannot be seen at its
-    operator.
+    must come with a mask. Later, padding may have left a sliding window. Eager's mask cannot be seen at its operator.
     """
     made = [call for call in (seen.attention if calls is None else calls) if call.phase is phase]
     must_mask = seen.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
@@ -231,7 +240,8 @@ def attention_claim(
 def served_by(
     seen: Observation, implementation: str, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> list[Claim]:
-    """The claims that the model was set to an attention implementation, and each phase went through `operators`."""
+    """Return the claims that the model was set to an attention implementation, and each phase went through
+    `operators`."""
     return [
         equal("attention implementation", implementation, seen.attention_implementation),
         *(attention_claim(seen, phase, operators, calls=calls) for phase in Phase),
@@ -239,25 +249,28 @@ def served_by(
 
 
 def tally(counts: Mapping[str, int]) -> str:
-    """Counted names in words, for requested and observed: `4 × aten::_softmax`."""
+    """Return counted names in words, for requested and observed: `4 × aten::_softmax`."""
     return ", ".join(f"{count} × {name}" for name, count in sorted(counts.items())) or "none"
 
 
 def eager_attention(seen: Observation) -> list[Claim]:
-    """Attention is transformers' eager code. Compiled code hides its operators: `generate` compiles the decode steps,
-    and who compiles from outside the prefill too."""
+    """Return the claims that attention is transformers' eager code. Compiled code hides its operators: `generate`
+    compiles the decode steps, and compilation from outside takes in the prefill too."""
     visible = list(Phase) if seen.compiled_calls == 0 else [Phase.PREFILL] * (seen.compiled_calls <= seen.decode_steps)
     return [attention_claim(seen, phase, EAGER_ATTENTION) for phase in visible]
 
 
 def dynamic_cache(seen: Observation) -> list[Claim]:
-    """The cache grows, as `generate` does it when nothing is asked for."""
+    """Return the claims that the cache grows, as that of `generate` does by default."""
     return cache_claims(seen, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer", dropped=1)
 
 
 def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, dropped: int) -> list[Claim]:
-    """Class of the cache, dtype and classes of its layers by whether they have a window, and how many positions these
-    keep: all of them, or the last ones of the window less `dropped`, which the next step would not see."""
+    """Return the claims on the class of the cache, and on its layers: dtype, class and positions kept.
+
+    The class of a layer depends on whether it has a window. A layer keeps all positions, or the last ones of its window
+    less `dropped`, which the next step would not see.
+    """
     wanted = [sliding if window else full for _ in seen.caches for window in seen.cache_windows]
     kinds = [layer.kind for layer in seen.cache_layers]
     dtypes = [layer.dtype for layer in seen.cache_layers]
@@ -278,17 +291,17 @@ def _positions(counts: list[int]) -> str:
 
 
 def not_compiled(seen: Observation) -> list[Claim]:
-    """Nothing was compiled."""
+    """Return the claim that nothing was compiled."""
     return [equal("compiled calls", 0, seen.compiled_calls)]
 
 
 def original_layers(seen: Observation) -> list[Claim]:
-    """No layer was exchanged for a kernel."""
+    """Return the claim that no layer was exchanged for a kernel."""
     return [equal("layers exchanged for kernels", 0, sum(kind.kernelized for kind in seen.layers))]
 
 
 def dense_weights(seen: Observation) -> list[Claim]:
-    """No linear layer keeps packed weights."""
+    """Return the claim that no linear layer keeps packed weights."""
     return [equal("linears with packed weights", 0, sum(len(kind.names) for kind in seen.linears if kind.bits))]
 
 

@@ -15,13 +15,13 @@ from harness.records.observation import NO_CACHE, Observation
 
 
 def static_cache(seen: Observation) -> list[Claim]:
-    """Every layer's keys and values live in a buffer of fixed size."""
+    """Return the claims that every layer's keys and values are in a buffer of fixed size."""
     return cache_claims(seen, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer", dropped=0)
 
 
 @dataclass(frozen=True)
 class DynamicCache(Optimization):
-    """`cache_implementation="dynamic"`, by name what `generate` does by default: it must change nothing at all."""
+    """`cache_implementation="dynamic"`, the default of `generate` by its name. It must change nothing at all."""
 
     name: str = "caching.dynamic"
     technique = Technique.CACHING
@@ -55,7 +55,7 @@ class NoCache(Optimization):
 
 @dataclass(frozen=True)
 class StaticCache(Optimization):
-    """`cache_implementation="static"` alone: compilation, which `generate` adds by itself on accelerators, is off."""
+    """`cache_implementation="static"` alone. Compilation, which `generate` adds by itself on accelerators, is off."""
 
     name: str = "caching.static"
     technique = Technique.CACHING
@@ -73,8 +73,8 @@ class StaticCache(Optimization):
 
 @dataclass(frozen=True)
 class OffloadedCache(Optimization):
-    """`cache_implementation="offloaded"`: a growing cache that lies in the host's memory, but for the layer at work
-    and the next. It only moves data."""
+    """`cache_implementation="offloaded"`: a growing cache in the host's memory, but for the layer at work and the next.
+    It only moves data."""
 
     name: str = "caching.offloaded"
     technique = Technique.CACHING
@@ -93,7 +93,7 @@ class OffloadedCache(Optimization):
 
 @dataclass(frozen=True)
 class OffloadedStaticCache(Optimization):
-    """`cache_implementation="offloaded_static"`."""
+    """`cache_implementation="offloaded_static"`: a cache of fixed size in the host's memory, without compilation."""
 
     name: str = "caching.offloaded_static"
     technique = Technique.CACHING
@@ -115,8 +115,8 @@ class OffloadedStaticCache(Optimization):
 
 
 def offloaded(seen: Observation, *, windows_stay: bool) -> Claim:
-    """After a run all layers lie in the host's memory, but for the one that was fetched for the next step. A static
-    cache leaves layers with a window where they are: they are small."""
+    """Return the claim that the layers of the cache are in the host's memory after a run. One layer per run may be
+    elsewhere, fetched for the next step. A static cache leaves layers with a window where they are: they are small."""
     movable = [
         layer
         for layer, window in zip(seen.cache_layers, seen.cache_windows * len(seen.caches), strict=False)
@@ -133,18 +133,18 @@ def offloaded(seen: Observation, *, windows_stay: bool) -> Claim:
 
 
 PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
-"""Distribution of a backend of quantized caches."""
+"""Distribution package of each backend of quantized caches."""
 AXIS = {"quanto": 0, "hqq": 1}
-"""By which a group is a run of values of one token."""
+"""Axis of each backend by which a group is a run of values of one token."""
 LAYER = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}
-"""Class of its layers."""
+"""Class of each backend's cache layers."""
 PADDING = 0.1
-"""By how much the last packed row, which values may not fill, can widen the average value."""
+"""Share by which the last packed row, which values may not fill, can widen the average value."""
 
 
 def _unpackable(counts: tuple[int, ...], *, together: int) -> list[str]:
-    """What torch says when hqq cuts a number of groups into `together` parts that it takes for equal, and the last is
-    longer."""
+    """Return torch's error messages for numbers of groups that hqq cannot pack. hqq cuts the groups into `together`
+    parts that it takes for equal, but then the last part is longer."""
     parts = [(count // together, count - (together - 1) * (count // together)) for count in counts]
     return [
         f"size of tensor a ({part}) must match the size of tensor b ({rest})" for part, rest in parts if part != rest
@@ -154,14 +154,15 @@ def _unpackable(counts: tuple[int, ...], *, together: int) -> list[str]:
 @dataclass(frozen=True)
 class QuantizedCache(Optimization):
     """`cache_implementation="quantized"`: older positions are kept in few bits, recent ones as they are. hqq's 3 bits
-    are no path, since hqq 0.2.8 does not read back what it was given; 1 bit is none, since nothing would bound it."""
+    are no path, since hqq 0.2.8 does not read back what it was given. 1 bit is no path, since nothing would bound
+    it."""
 
     name: str
     backend: str
-    """`quanto` or `hqq`."""
+    """Library that quantizes, `quanto` or `hqq`."""
     bits: int
     residual: int = 128
-    """Positions that gather before they are quantized too; 128 is the default."""
+    """Number of positions that gather before they are quantized too; 128 is the default."""
     extra: bool = False
     budget: str = ""
     technique = Technique.CACHING

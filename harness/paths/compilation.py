@@ -1,4 +1,5 @@
-"""torch.compile: as `generate` does it for a cache of fixed size, in each mode, and applied from outside."""
+"""Compilation by torch.compile: as `generate` does it for a cache of fixed size, in each mode, and applied from
+outside."""
 
 from __future__ import annotations
 
@@ -14,11 +15,12 @@ from harness.records.evidence import Case, Claim
 from harness.records.observation import Observation
 
 LENGTH_OF_WINDOW = "cumulative_length_int"
-"""What a static sliding-window layer calls its length, as dynamo's reasons quote it."""
+"""Name of the length of a static sliding-window layer, as dynamo's reasons quote it."""
 SIZES = ("size mismatch", "stride mismatch")
-"""How dynamo's reasons tell that a tensor has another size than the one compiled for, or lies in a larger one."""
+"""Words of dynamo for a tensor of another size than the one compiled for, or in a larger one."""
 EMPTY = "is_initialized"
-"""What layers of a cache call whether they hold anything, which a prompt finds otherwise than the step after it."""
+"""Name by which layers of a cache say whether they hold anything. A prompt finds it otherwise than the step after
+it."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class CompiledStaticCache(Optimization):
 
     name: str = "compilation.static_cache"
     mode: str = "reduce-overhead"
-    """As torch.compile knows it; `generate`'s default, which asks for CUDA graphs."""
+    """Mode of torch.compile. The default is that of `generate`, which asks for CUDA graphs."""
     extra: bool = False
     technique = Technique.COMPILATION
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
@@ -64,9 +66,11 @@ class CompiledStaticCache(Optimization):
 
 @dataclass(frozen=True)
 class CompiledForward(Optimization):
-    """`model.forward = torch.compile(model.forward)`, which transformers advises against: prefill and decode share one
-    compiled function, and the growing cache makes it compile anew. (`torch.compile(model)` does even less: `generate`
-    is then that of the model inside, and nothing compiled runs at all.)"""
+    """`model.forward = torch.compile(model.forward)`, which transformers advises against.
+
+    Prefill and decode share one compiled function, and the growing cache makes it compile anew. (`torch.compile(model)`
+    does even less: `generate` is then that of the model inside, and nothing compiled runs at all.)
+    """
 
     name: str = "compilation.outside"
     extra: bool = True
@@ -95,12 +99,13 @@ class CompiledForward(Optimization):
 GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes that ask for CUDA graphs."""
 GROWING = 4
-"""Recompilations that a growing cache may cost: one for the first step, which is shorter than the prompt; one for the
-next, when the cache has grown; and two for a second prompt, for its length and for the cache that is empty again."""
+"""Recompilations that a growing cache may cost. One is for the first step, which is shorter than the prompt; one for
+the next, when the cache has grown; and two for a second prompt, for its length and for the cache that is empty
+again."""
 
 
 def clean_graphs(seen: Observation) -> list[Claim]:
-    """Whatever was compiled was compiled whole, by inductor, and used."""
+    """Return the claims that whatever was compiled was compiled whole, by inductor, and used."""
     return [
         equal("calls of inductor's graphs", seen.compiled_calls, seen.inductor_calls),
         equal("graphs", 1 + len(seen.recompiles), seen.graphs),
@@ -110,9 +115,13 @@ def clean_graphs(seen: Observation) -> list[Claim]:
 
 
 def allowed_for_lengths(seen: Observation) -> int:
-    """Equal lengths compile once. The second of several makes dynamo compile anew, for lengths that change; a third is
-    served by that. Static layers with a sliding window hold their length as a Python int, which dynamo takes as
-    constant at first, and take another branch when the window fills: up to two more, in each of the two."""
+    """Return the number of recompilations that changing lengths may cost.
+
+    Equal lengths cost none. The second of several lengths makes dynamo compile anew, for lengths that change; a third
+    is served by that. Static layers with a sliding window hold their length as a Python int. dynamo takes it as
+    constant at first, and the layers take another branch when the window fills: up to two more for each compilation so
+    far.
+    """
     general = 1 if len(set(seen.lengths)) > 1 else 0
     return general + (2 * (1 + general) if any(seen.windows) else 0)
 
@@ -126,8 +135,11 @@ def _recompilations(seen: Observation, allowed: int, *, reasons: tuple[str, ...]
 
 
 def _cuda_graphs(seen: Observation, *, asked: bool) -> list[Claim]:
-    """A mode that asks for CUDA graphs has them recorded, and none given up, which inductor does silently; without CUDA
-    it gives up every one, which at least shows that it was asked. Other modes record none, and so give up none."""
+    """Return the claims on CUDA graphs.
+
+    A mode that asks for them must have them recorded, and none given up, which inductor does silently. Without CUDA it
+    gives up every one, which at least shows that they were wanted. Other modes record none, and so give up none.
+    """
     recorded = equal("inputs of CUDA graphs", 0, seen.cudagraph_inputs)
     if asked and seen.device == "cuda":
         recorded = Claim("inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0)

@@ -21,28 +21,31 @@ OPERATORS = {
     "flash_attention_2": "flash_attn::_flash_attn_*forward",
     "flex_attention": "flex_attention",
 }
-"""Attention operators by the implementation that the model is loaded with; while requests are served, `paged|` may
+"""Attention operators by the implementation that the model is loaded with. While requests are served, `paged|` may
 stand before its name."""
 
 
 @dataclass(frozen=True)
 class ContinuousBatching(Optimization):
-    """All prompts as requests at once, through `generate_batch`; with `sharing`, through the manager, and all of them a
-    second time in reverse order once they are answered, so that their first pages lie in the cache already."""
+    """All prompts as requests at once, through `generate_batch`.
+
+    With `sharing` they go through the manager, and all of them a second time in reverse order once they are answered.
+    Their first pages are then in the cache already.
+    """
 
     name: str
     attention: str
-    """Implementation that is pinned: `auto_switch_to_flash` is off."""
+    """Attention implementation, which is pinned: `auto_switch_to_flash` is off."""
     sharing: bool = False
     graphs: bool = False
-    """Whether CUDA graphs are recorded. A model that is replayed shows no logits: only the log probabilities that come
-    back with the tokens are judged."""
+    """Whether CUDA graphs are recorded. A model that is replayed shows no logits, so only the log probabilities that
+    come back with the tokens are judged."""
     page: int = 16
-    """Tokens of a page."""
+    """Tokens per page."""
     pages: int = 256
-    """How many there are: enough for the longest prompt of the workloads. The default would take most of the memory."""
+    """Number of pages: enough for the longest prompt of the workloads. The default would take most of the memory."""
     tokens: int = 64
-    """Most tokens of one forward pass: fewer than some prompts, which are then prefilled in chunks."""
+    """Most tokens of one forward pass. Some prompts have more, and are prefilled in chunks."""
     impossible: str = ""
     technique = Technique.CONTINUOUS_BATCHING
     changes = frozenset({Aspect.ATTENTION, Aspect.CACHE})
@@ -80,8 +83,8 @@ class ContinuousBatching(Optimization):
         return Serving(options, again=self.sharing, shows_logits=not self.graphs)
 
     def _right(self, right: int, calls: int, wanted: int) -> bool:
-        """Whether so many calls of the pinned attention, of so many attention calls at all, are what was wanted.
-        Replayed graphs show them only where they were recorded."""
+        """Return whether `right` calls of the pinned attention, of all `calls` of attention, are the `wanted` ones.
+        Replayed graphs show calls only where they were recorded, so their number is not compared."""
         return right == calls > 0 if self.graphs else right == calls == wanted
 
     def claims(self, seen: Observation) -> list[Claim]:
@@ -131,8 +134,8 @@ class ContinuousBatching(Optimization):
 
 @dataclass(frozen=True)
 class CompiledContinuousBatching(ContinuousBatching):
-    """Steps compiled by `varlen_compile_config`, for lengths that change; the cache's own update is left out of it by
-    transformers. No hook can look at the logits of a compiled step."""
+    """Continuous batching with steps compiled by `varlen_compile_config`, for lengths that change. transformers leaves
+    the cache's own update out of that. No hook can look at the logits of a compiled step."""
 
     extra: bool = True
     changes = frozenset({Aspect.ATTENTION, Aspect.CACHE, Aspect.COMPILATION})
@@ -153,7 +156,8 @@ class CompiledContinuousBatching(ContinuousBatching):
         return Serving({**plain.options, "varlen_compile_config": compiled}, again=plain.again, shows_logits=False)
 
     def _right(self, right: int, calls: int, wanted: int) -> bool:
-        """A graph that runs for the first time may call each operator once more."""
+        """Return whether all attention calls of compiled steps are of the pinned attention, and at least as many as
+        wanted. A graph that runs for the first time may call each operator once more."""
         return right == calls >= wanted
 
     def claims(self, seen: Observation) -> list[Claim]:

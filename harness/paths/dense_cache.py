@@ -1,6 +1,6 @@
-"""What a quantized cache must equal bit for bit: a growing one that holds the same rounded values densely.
+"""Dense twin of a quantized cache, which must equal it bit for bit: a growing cache of the same rounded values.
 
-The scheme's own quantizer says what values become; when they are rounded, what stays exact in the meantime, and in
+The scheme's own quantizer says what values become. When they are rounded, what stays exact in the meantime, and in
 which order positions are read, is written here anew. Runs in workers.
 """
 
@@ -17,13 +17,14 @@ SCHEMES = {"quanto": QuantoQuantizedLayer, "hqq": HQQQuantizedLayer}
 
 
 class RoundedLayer(DynamicLayer):
-    """Rounds everything it holds at the first update, and again whenever as many positions as the residual came since:
-    by transformers' documentation of `residual_length`. Each update returns what was held before it, and the new."""
+    """Cache layer that rounds everything it holds at the first update, and again whenever the residual is full. It is
+    full once as many positions as `residual_length` came since, by transformers' documentation. Each update returns
+    what was held before it, and the new."""
 
     def __init__(self, scheme: Any) -> None:
         super().__init__()
         self.scheme = scheme
-        """A quantized layer that is never filled: its quantizer and its options."""
+        """Quantized layer that is never filled. It provides its quantizer and its options."""
         self.fresh = 0
         """Positions since the last rounding."""
 
@@ -44,7 +45,7 @@ class RoundedLayer(DynamicLayer):
 
 
 def dense_twin(backend: str, options: Mapping[str, Any], *, layers: int) -> DynamicCache:
-    """A cache for one run. `options` are those of the quantized cache."""
+    """Return a cache for one run. `options` are those of the quantized cache."""
     cache = DynamicCache()
     cache.layers = [RoundedLayer(SCHEMES[backend](**options)) for _ in range(layers)]
     return cache

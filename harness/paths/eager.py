@@ -17,7 +17,8 @@ class Eager(Optimization):
     tolerance = Tolerance.EXACT
 
     def pays_in(self) -> frozenset[Load]:
-        """Timed against itself: what the session's comparisons are worth."""
+        """Return the load on which eager is timed against itself. That shows what the session's comparisons are
+        worth."""
         return frozenset({Load.DECODE})
 
     def claims(self, seen: Observation) -> list[Claim]:

@@ -20,8 +20,8 @@ HUB_FLASH_ATTENTION = "kernels-community/flash-attn2"
 
 @dataclass(frozen=True)
 class FlashAttention2Local(Optimization):
-    """Flash attention from a local repository, by the way that the hub's is loaded: in plain torch, and on CUDA by
-    torch's own operator for sequences of various lengths."""
+    """Flash attention from a local repository, loaded in the same way as the hub's. It is written in plain torch, and
+    on CUDA uses torch's own operator for sequences of various lengths."""
 
     name: str = "kernels.flash_attn2_local"
     technique = Technique.KERNELS
@@ -71,7 +71,7 @@ class FlashAttention2Hub(Optimization):
 @dataclass(frozen=True)
 class LayersLocal(Optimization):
     """Norms, activations and rotary embeddings from a local repository: plain torch, and Triton on CUDA. transformers
-    itself kernelizes on accelerators alone, so on the CPU the `kernels` package is asked directly."""
+    itself kernelizes on accelerators only, so on the CPU the `kernels` package is called directly."""
 
     name: str = "kernels.layers_local"
     technique = Technique.KERNELS
@@ -112,8 +112,8 @@ class LayersLocal(Optimization):
 
 @dataclass(frozen=True)
 class LayersHub(Optimization):
-    """`set_use_kernels`: the kernels that transformers maps to these layers on CUDA, from the hub. Not
-    `from_pretrained(use_kernels=True)`, which looks for kernels while the model is still on the CPU, and finds none."""
+    """`set_use_kernels`: the kernels that transformers maps to these layers on CUDA, from the hub.
+    `from_pretrained(use_kernels=True)` would look for kernels while the model is still on the CPU, and find none."""
 
     name: str = "kernels.layers_hub"
     technique = Technique.KERNELS
@@ -143,7 +143,8 @@ def _exchanged(seen: Observation) -> list[Claim]:
 
 
 def _registered(model: Any) -> list[str]:
-    """Layers that the model registered and the local repository has. Raises Incompatible if there are none."""
+    """Return the layers that the model registered and the local repository has. Raises Incompatible if there are
+    none."""
     from harness.observation.layers import LayerCensus
 
     kinds = [kind.name for kind in LayerCensus(model, counting=False).counted()]

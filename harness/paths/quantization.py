@@ -1,7 +1,7 @@
 """Weights in few bits, by each library that transformers offers, each through its own configuration.
 
-A scheme that only rounds weights must compute what a dense model of the same rounded weights computes. One that rounds
-activations as well has its arithmetic written down here, in float64.
+A scheme that only rounds weights must compute what a dense model of the same rounded weights computes. For one that
+rounds activations as well, the arithmetic is written down here, in float64.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from harness.records.observation import Observation
 
 @dataclass(frozen=True)
 class QuantizedWeights(Optimization):
-    """Every linear layer but the head keeps packed weights."""
+    """Optimization in which every linear layer but the head keeps packed weights."""
 
     name: str
     bits: int
-    """Of each packed weight, as it is stored."""
+    """Bits of each packed weight, as it is stored."""
     levels: int = 0
-    """Bits that tell its values apart, as its scheme is named; 0 if as many as are stored."""
+    """Bits that distinguish its values, as its scheme is named; 0 if as many as are stored."""
     budget: str = ""
     extra: bool = False
     technique = Technique.QUANTIZATION
@@ -40,9 +40,10 @@ class QuantizedWeights(Optimization):
     rounds_weights = True
 
     kinds: str = field(default="*", init=False)
-    """Pattern of the class of a quantized linear layer and, after a space, of its weight."""
+    """Pattern of the class of a quantized linear layer and, after a space, the class of its weight."""
     operators: str = field(default="", init=False)
-    """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
+    """Pattern of the operator that each call of a quantized layer runs once. Empty if it shows no operator of its
+    own."""
 
     @property
     def scheme_bits(self) -> int:
@@ -83,7 +84,7 @@ class BitsAndBytes4(QuantizedWeights):
 
     bits: int = 4
     scheme: str = "nf4"
-    """`nf4` or `fp4`."""
+    """Kind of 4-bit numbers, `nf4` or `fp4`."""
     double: bool = False
     """Whether scales are quantized too."""
     budget: str = "weights_4bit"
@@ -113,7 +114,8 @@ class BitsAndBytes4(QuantizedWeights):
         return "bitsandbytes' weights cannot be loaded in parts" if torn else ""
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        """On a CPU that multiplies bfloat16 itself, bitsandbytes 0.50 computes whatever it is given in it."""
+        """Return bfloat16 alone for a CPU that multiplies it natively. There bitsandbytes 0.50 computes in it whatever
+        it is given."""
         return (Dtype.BF16,) if device == "cpu" and "avx512_bf16" in cpu_flags() else super().dtypes(device)
 
     def dense_weight(self, linear: Any) -> Any:
@@ -130,8 +132,8 @@ class BitsAndBytes4(QuantizedWeights):
 
 @dataclass(frozen=True)
 class BitsAndBytes8(QuantizedWeights):
-    """`BitsAndBytesConfig(load_in_8bit=True)`, LLM.int8: rows of activations are rounded to 8 bits by their largest
-    value, but for columns that hold an outlier, which are multiplied as they are."""
+    """`BitsAndBytesConfig(load_in_8bit=True)`, LLM.int8. Rows of activations are rounded to 8 bits by their largest
+    value. Columns that hold an outlier are multiplied as they are."""
 
     name: str = "quantization.bnb_int8"
     bits: int = 8
@@ -145,7 +147,7 @@ class BitsAndBytes8(QuantizedWeights):
         return (Package("bitsandbytes"),)
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        """On accelerators the outputs pass through float16."""
+        """Return half precisions for accelerators, where the outputs pass through float16."""
         return super().dtypes(device) if device == "cpu" else HALF_PRECISIONS
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
@@ -161,9 +163,11 @@ class BitsAndBytes8(QuantizedWeights):
         return packed.double() * (scales.double() / 127)[:, None]
 
     def exact_output(self, linear: Any, given: Any) -> Any:
-        """By the paper, https://arxiv.org/abs/2208.07339, section 3, and what bitsandbytes adds to it: activations pass
-        through float16; outliers are set to zero before a row's largest value is taken; their columns are multiplied
-        with the values as they were given."""
+        """Compute LLM.int8 in float64, by section 3 of its paper, https://arxiv.org/abs/2208.07339.
+
+        bitsandbytes adds to it: activations pass through float16; outliers are set to zero before a row's largest value
+        is taken; their columns are multiplied with the values as they were given.
+        """
         import torch
         from bitsandbytes.nn import Linear8bitLt
 
@@ -189,14 +193,15 @@ class BitsAndBytes8(QuantizedWeights):
 
 
 def _levels(linear: Any) -> tuple[Any, Any]:
-    """(int8 weights, scale of each row): the first forward pass moves them from the weight to the module's state."""
+    """Return int8 weights, and the scale of each row. The first forward pass moves them from the weight to the module's
+    state."""
     moved = linear.state.CB is not None
     return (linear.state.CB, linear.state.SCB) if moved else (linear.weight.CB, linear.weight.SCB)
 
 
 _CPU_RECIPROCAL = 6.200124e-05
-"""What bitsandbytes 0.50 multiplies by on the CPU for 1 / 127**2, which is 6.2000124e-05: every output is too large by
-18 millionths. With the right number the comparison would say nothing but that."""
+"""Factor that bitsandbytes 0.50 uses on the CPU for 1 / 127**2, which is 6.2000124e-05. Every output is too large by 18
+millionths. With the right number the comparison would find nothing but that."""
 
 
 @dataclass(frozen=True)
@@ -204,7 +209,7 @@ class TorchAo(QuantizedWeights):
     """`TorchAoConfig` with one of torchao's weight-only schemes."""
 
     scheme: str = "int8"
-    """`int8` with one scale per row, `int4` with one per 32 weights, kept one to a byte, or `float8`."""
+    """`int8` (one scale per row), `int4` (one scale per 32 weights, each weight in a byte) or `float8`."""
     bits: int = 8
     budget: str = "weights_8bit"
     saves = True
@@ -264,7 +269,7 @@ class Quanto(QuantizedWeights):
 
 @dataclass(frozen=True)
 class Hqq(QuantizedWeights):
-    """`HqqConfig`, which transformers 5.17 to 5.22 refuse while they rewrite how weights are loaded."""
+    """`HqqConfig`. transformers 5.17 to 5.22 refuse it, while their loading of weights is rewritten."""
 
     name: str = "quantization.hqq4"
     bits: int = 4
@@ -290,7 +295,8 @@ class Hqq(QuantizedWeights):
 
 @dataclass(frozen=True)
 class FineGrainedFp8(QuantizedWeights):
-    """`FineGrainedFP8Config`: weights share a scale by blocks of 128 x 128, activations by runs of 128 of a token."""
+    """`FineGrainedFP8Config`: each block of 128 x 128 weights shares a scale, and each run of 128 activations of a
+    token."""
 
     name: str = "quantization.fine_grained_fp8"
     bits: int = 8
@@ -326,8 +332,8 @@ class FineGrainedFp8(QuantizedWeights):
         return linear.weight.double() * scales[: linear.out_features, : linear.in_features]
 
     def exact_output(self, linear: Any, given: Any) -> Any:
-        """By transformers' documentation of FineGrainedFP8Config: each run of 128 activations divided by its largest
-        value over 448, the largest of float8_e4m3."""
+        """Compute the output in float64, by transformers' documentation of FineGrainedFP8Config. Each run of 128
+        activations is divided by its largest value over 448, the largest of float8_e4m3."""
         import torch
         from torch.nn.functional import pad
 

@@ -77,11 +77,11 @@ SINGLE: tuple[Optimization, ...] = (
     TensorParallel("parallelism.tp2_manual", manual=True),
     TensorParallel("parallelism.tp2_torchrun", torchrun=True),
 )
-"""One optimization each."""
+"""Paths of one optimization each."""
 
 
 def stack(*names: str, impossible: str = "", also: tuple[Need, ...] = ()) -> Stack:
-    """The paths of these names together."""
+    """Return the stack of the paths of these names."""
     parts = tuple(next(path for path in SINGLE if path.name == name) for name in names)
     return Stack(parts, impossible=impossible, also=also)
 
@@ -151,13 +151,14 @@ STACKS: tuple[Stack, ...] = (
         impossible="bitsandbytes' weights cannot be loaded in parts",
     ),
 )
-"""Several at once. Every pair of techniques stands here, as working or as impossible, or is one path by itself."""
+"""Paths of several optimizations. Every pair of techniques stands here, as working or as impossible, or is one path by
+itself."""
 
 IN_ITSELF = {
     (Technique.ATTENTION, Technique.CONTINUOUS_BATCHING): "continuous_batching.sdpa",
     (Technique.CACHING, Technique.COMPILATION): "compilation.static_cache",
     (Technique.COMPILATION, Technique.CONTINUOUS_BATCHING): "continuous_batching.sdpa_compiled",
 }
-"""Pairs of techniques that one path is made of."""
+"""Pairs of techniques that one path already combines, with the name of that path."""
 
 PATHS: tuple[Optimization, ...] = (*(path for path in SINGLE if not path.impossible), *STACKS)

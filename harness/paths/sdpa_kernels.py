@@ -1,4 +1,4 @@
-"""Reasons for which torch's scaled_dot_product_attention has no kernel of a pinned backend.
+"""Reasons why torch's scaled_dot_product_attention has no kernel of a pinned backend.
 
 They are those of `can_use_cudnn_attention`, `can_use_flash_attention` and `can_use_mem_efficient_attention` in torch's
 aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, as of torch 2.13. Torch itself says no more than "No available
@@ -17,21 +17,22 @@ FLASH, EFFICIENT, CUDNN = "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTEN
 """Backends, by their names in torch.nn.attention.SDPBackend."""
 
 READ = SpecifierSet("<2.14")
-"""Releases of torch whose reasons are known. A later one may have a kernel that these lack, so an error is an error."""
+"""Releases of torch whose reasons are known. A later one may have a kernel that these lack, so there an error stays an
+error."""
 AMPERE = (8, 0)
-"""The compute capability from which on flash and cuDNN kernels run, and efficient ones in bfloat16."""
+"""Lowest compute capability on which flash and cuDNN kernels run, and efficient ones in bfloat16."""
 NEWEST = (12, 1)
-"""The last compute capability for which torch 2.13 has any of these kernels."""
+"""Highest compute capability for which torch 2.13 has any of these kernels."""
 CUDNN_WIDE = (9, 0)
-"""The compute capability for which torch 2.13 lets cuDNN take heads of up to 256."""
+"""Compute capability for which torch 2.13 lets cuDNN take heads of up to 256."""
 SUPPORTED_AMD = ("gfx90a", "gfx942", "gfx950")
-"""AMD's architectures on which AOTriton's kernels are no experiment; elsewhere torch wants an environment variable."""
+"""AMD architectures on which AOTriton's kernels are not experimental. Elsewhere torch wants an environment variable."""
 GROUPED_SIZE = 256
-"""The largest head for which transformers leaves grouped keys to torch; for larger ones it repeats them."""
+"""Largest head size for which transformers leaves grouped keys to torch. For larger heads it repeats them."""
 
 
 def why_no_kernel(backend: str, case: Circumstances) -> str:
-    """Say why torch has no kernel of a pinned backend in these circumstances; empty if it should have one."""
+    """Return why torch has no kernel of a pinned backend in these circumstances; empty if it should have one."""
     reasons = (_of_device(backend, case), _of_heads(backend, case), _of_inputs(backend, case))
     return next(filter(None, reasons), "")
 
@@ -78,7 +79,7 @@ def _of_heads(backend: str, case: Circumstances) -> str:
 
 
 def _step(backend: str, case: Circumstances) -> int:
-    """Return what the size of a head must be a multiple of. Flash pads heads by itself."""
+    """Return the number of which the size of a head must be a multiple. Flash pads heads by itself."""
     half = case.dtype in {Dtype.FP16, Dtype.BF16}
     if backend == CUDNN:
         return 8
@@ -103,10 +104,10 @@ def _of_inputs(backend: str, case: Circumstances) -> str:
 
 
 def _has_groups(case: Circumstances) -> bool:
-    """Return whether a prefill has torch group the heads.
+    """Return whether torch groups the heads in a prefill.
 
-    By `use_gqa_in_sdpa` of transformers 5.22: without a mask, and where keys and values have one size of at most
-    GROUPED_SIZE. Elsewhere transformers repeats the keys and values of a group.
+    It does so by `use_gqa_in_sdpa` of transformers 5.22: without a mask, and where keys and values have one size of at
+    most GROUPED_SIZE. Elsewhere transformers repeats the keys and values of a group.
     """
     keys, values = case.head_sizes or (0, 0)
     grouped = len(set(case.heads)) > 1 and keys == values <= GROUPED_SIZE
@@ -114,12 +115,13 @@ def _has_groups(case: Circumstances) -> bool:
 
 
 def _some_layer_has_no_mask(case: Circumstances) -> bool:
-    """Return whether a prefill of rows without padding has no mask in some layer: one whose window is wider."""
+    """Return whether some layer has no mask in a prefill of rows without padding: one whose window is wider than a
+    row."""
     shortest = min(case.lengths, default=0)
     return not case.windows or any(window == 0 or window > shortest for window in case.windows)
 
 
 def version_as_read() -> str:
-    """Return the version of the installed torch, or an empty string if its release was not read."""
+    """Return the version of the installed torch; empty if its release is not among READ."""
     version = installed("torch")
     return version if READ.contains(version or "0", prereleases=True) else ""

@@ -1,4 +1,4 @@
-"""Several optimizations at once: what users do, and where one silently switches off another."""
+"""Stacks of several optimizations. Users combine them, and one may silently switch off another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.records.evidence import Case, Claim
 from harness.records.observation import Observation
 
 STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
-"""What a stack keeps is what its least exact part keeps."""
+"""Tolerances, the least exact first. A stack has the tolerance of its least exact part."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Stack(Optimization):
 
     parts: tuple[Optimization, ...]
     impossible: str = ""
-    """Why the parts do not go together; such a stack is planned, and not run, but by the test that it fails."""
+    """Reason why the parts do not go together. Such a stack is planned, but only run by the test that it fails."""
     also: tuple[Need, ...] = ()
-    """What the parts need together, beyond what each needs alone."""
+    """Needs of the parts together, beyond what each needs alone."""
     name: str = field(init=False)
     budget: str = field(init=False)
     tolerance: Tolerance = field(init=False)
@@ -55,8 +55,11 @@ class Stack(Optimization):
         return tuple(dtype for dtype in taken[0] if all(dtype in others for others in taken))
 
     def slow_on_cpu(self, case: Case) -> bool:
-        """One workload, and a model whose native dtype has the finer rung beside it: a stack costs as much as its
-        parts, and they are judged on all models by themselves."""
+        """Return whether a CPU runs a case only when slow cases are requested.
+
+        It always runs padded workloads of models in half precision, whose ladder has a finer rung. A stack costs as
+        much as its parts, and they are judged on all models by themselves.
+        """
         return not case.workload.padded or case.dtype not in HALF_PRECISIONS
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
@@ -117,7 +120,7 @@ class Stack(Optimization):
         return next(part for part in self.parts if part.rounds_weights)
 
     def _merged(self, options: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-        """All options of all parts. Raises Incompatible where two ask for different values of one."""
+        """Merge the options of all parts. Raises Incompatible where two ask for different values of one."""
         whole: dict[str, Any] = {}
         asked_by: dict[str, str] = {}
         for name, own in options.items():
@@ -129,6 +132,7 @@ class Stack(Optimization):
 
 
 def _label(part: Optimization) -> str:
-    """Its name within a stack's: of continuous batching too, whose variants are named as kinds of attention."""
+    """Return a part's name within the stack's name. Continuous batching is marked, since its variants are named like
+    kinds of attention."""
     variant = part.name.partition(".")[2]
     return f"batched_{variant}" if part.technique is Technique.CONTINUOUS_BATCHING else variant

@@ -15,25 +15,27 @@ from harness.records.evidence import Case, Claim
 from harness.records.observation import Observation, Rank, Shard
 
 COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
-"""Operators in which ranks exchange partial results, and the styles of modules that call each once per forward pass."""
+"""Operators by which ranks exchange partial results, with the styles of modules that call each once per forward
+pass."""
 MLP = {
     "model.layers.*.mlp.gate_proj": "colwise_gather_output",
     "model.layers.*.mlp.up_proj": "colwise_gather_output",
     "model.layers.*.mlp.down_proj": "rowwise_split_input",
 }
-"""Rules given by hand, which no model here has of its own: ranks exchange what they could keep apart."""
+"""Parallel plan given by hand, which no model here has of its own. Ranks exchange what they could keep apart."""
 
 
 @dataclass(frozen=True)
 class TensorParallel(Optimization):
-    """`DistributedConfig(tp_plan=...)`: by gloo on the CPU, by NCCL on CUDA."""
+    """`DistributedConfig(tp_plan=...)`: through gloo on the CPU, through NCCL on CUDA."""
 
     name: str
     ranks: int = 2
     manual: bool = False
-    """Whether a plan is given by hand, and not the model's own."""
+    """Whether the plan is given by hand, and not the model's own."""
     torchrun: bool = False
-    """Whether torchrun starts the ranks. It takes ten times as long, so a CPU does it daily for one prompt alone."""
+    """Whether torchrun starts the ranks. It takes ten times as long, so a CPU does it daily for a single prompt
+    only."""
     technique = Technique.PARALLELISM
 
     def needs(self) -> tuple[Need, ...]:
@@ -94,8 +96,8 @@ class TensorParallel(Optimization):
         return claims
 
     def _part(self, shard: Shard) -> tuple[int, ...]:
-        """What a rank should keep of a parameter: rowwise linears part their inputs and keep their bias, all others,
-        embeddings too, part their rows."""
+        """Return the shape that a rank should keep of a parameter. Rowwise linears split their inputs and keep their
+        bias. All others, embeddings too, split their rows. Replicated parameters stay whole."""
         if shard.style.startswith("replicated"):
             return shard.whole
         if fnmatchcase(shard.style, "rowwise*"):
@@ -103,7 +105,7 @@ class TensorParallel(Optimization):
         return (shard.whole[0] // self.ranks, *shard.whole[1:])
 
     def _share(self, rank: Rank) -> int:
-        """Bytes that a rank should keep: its part of what is planned, and all the rest."""
+        """Return the bytes that a rank should keep: its part of what is planned, and all the rest."""
         each = rank.bytes_whole / max(1, rank.elements)
         left_out = sum(prod(shard.whole) - prod(self._part(shard)) for shard in rank.shards)
         return round(rank.bytes_whole - each * left_out)

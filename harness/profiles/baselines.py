@@ -1,7 +1,7 @@
 """Recorded baselines: `baselines/<profile>/<technique>.json`, accepted measurements that later runs are held to.
 
-Only a run on the same hardware is compared: numbers of a neighbour are never used. Versions of software are kept, but
-do not matter for that: a regression is what new ones bring.
+Only a run on the same hardware is compared: numbers of similar machines are never used. Software versions are kept but
+may differ, since a regression is what new ones bring.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ SCHEMA = 1
 REPAIR = "restore it from version control, or delete it and record anew"
 HARDWARE = {"cpu": ("processor", "cpu_capability", "cores")}
 ACCELERATOR = ("accelerators", "driver")
-"""Entries of a run's environment that must be equal for numbers to be compared: on a CPU, and elsewhere."""
+"""Entries of a run's environment that must be equal for a comparison. HARDWARE is for a CPU, ACCELERATOR for others."""
 TOOLS = ("pytest", "pytest-benchmark", "hypothesis")
 """Packages that no measured run calls."""
 
 
 @dataclass(frozen=True)
 class BaselineFile:
-    """What is recorded of one technique on one kind of machine."""
+    """Figures recorded for one technique on one kind of machine."""
 
     schema: int
     match: Match
-    """That of the profile."""
+    """Device and machine of the profile."""
     hardware: Mapping[str, str]
-    """What else must be equal here for the numbers to be compared."""
+    """Other entries of the environment that must be equal for the numbers to be compared."""
     cases: Mapping[str, Recorded]
-    """By `Case.id`."""
+    """Recorded figures by `Case.id`."""
     seal: str = ""
-    """sha256 of the canonical JSON of everything else: whoever changes a number by hand breaks it."""
+    """sha256 of the canonical JSON of everything else. A number changed by hand breaks it."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -50,7 +50,7 @@ class BaselineFile:
 
     @property
     def whole(self) -> bool:
-        """Whether the seal is that of the contents."""
+        """True if the seal is that of the contents."""
         return self.seal == self.sealed().seal
 
     def sealed(self) -> BaselineFile:
@@ -67,7 +67,7 @@ class Baselines:
     files: Mapping[Technique, BaselineFile]
 
     def find(self, case: str, technique: Technique, *, environment: Mapping[str, str]) -> Recorded | str:
-        """What is recorded of a case for this hardware, or in a line why nothing is."""
+        """Return the record of a case for this hardware, or a line that says why there is none."""
         file = self.files.get(technique)
         if file is None or case not in file.cases:
             return f"nothing is recorded of it in profile {self.profile.name} (harness baseline propose RUN)"
@@ -77,19 +77,19 @@ class Baselines:
 
 
 def hardware_of(device: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """What numbers depend on beside the profile's match. An entry that the environment lacks is empty."""
+    """Return the hardware that numbers depend on, in addition to the profile's match. Missing entries are empty."""
     return {name: environment.get(name, "") for name in HARDWARE.get(device, ACCELERATOR)}
 
 
 def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
-    """What is kept of a run's environment."""
+    """Return the entries of a run's environment that a baseline keeps."""
     names = [name for name in PACKAGES if name not in TOOLS]
     hardware = [*(name for entries in HARDWARE.values() for name in entries), *ACCELERATOR]
     return {name: environment[name] for name in ("python", *names, *hardware) if name in environment}
 
 
 def differences(file: BaselineFile, environment: Mapping[str, str]) -> str:
-    """`cores 2 instead of 4, ...`: recorded instead of present; empty if the hardware is the same."""
+    """Return `cores 2 instead of 4, ...`: recorded instead of present. Empty if the hardware is the same."""
     here = hardware_of(file.match.device, environment)
     return ", ".join(
         f"{name} {file.hardware.get(name) or 'none'} instead of {here.get(name) or 'none'}"
@@ -99,8 +99,8 @@ def differences(file: BaselineFile, environment: Mapping[str, str]) -> str:
 
 
 def read_baselines(profile: Profile) -> Baselines:
-    """What a profile's folder records. Raises CorruptRecord or HarnessError, in one line, for the first file that is
-    not sound."""
+    """Read what a profile's folder records. Raises CorruptRecord or HarnessError, in a line, for the first unsound
+    file."""
     files = {}
     for path in sorted(profile.folder.glob("*.json")):
         if path.name != NUMERICS:
@@ -110,7 +110,7 @@ def read_baselines(profile: Profile) -> Baselines:
 
 
 def read_file(path: Path) -> BaselineFile:
-    """One file, whole. Raises CorruptRecord."""
+    """Read one file. Raises CorruptRecord, also if its seal is broken."""
     try:
         file = read_record(BaselineFile, path)
     except CorruptRecord as error:
@@ -121,8 +121,8 @@ def read_file(path: Path) -> BaselineFile:
 
 
 def write_files(files: Mapping[Technique, BaselineFile], folder: Path) -> dict[Technique, Path]:
-    """Seal and write each file as a whole or not at all, and delete those without cases; returns all. Raises
-    HarnessError if the disk refuses."""
+    """Seal and write the files, and delete those without cases; return all paths. Each is written as a whole or not at
+    all. Raises HarnessError if the disk refuses."""
     paths = {}
     for technique, file in files.items():
         path = folder / f"{technique}.json"
@@ -135,7 +135,7 @@ def write_files(files: Mapping[Technique, BaselineFile], folder: Path) -> dict[T
 
 
 def unused(baselines: Baselines, known: Collection[str]) -> list[str]:
-    """A line for each entry of a case that no path, model or workload gives any more; `known` are the ids of all."""
+    """Return a line for each recorded case that no path, model or workload gives any more. `known` are all ids."""
     return [
         f"{_path(baselines, technique)}: {case} is recorded, but no path, model or workload gives it any more "
         "(harness baseline prune)"
@@ -144,7 +144,7 @@ def unused(baselines: Baselines, known: Collection[str]) -> list[str]:
 
 
 def prune(baselines: Baselines, known: Collection[str]) -> list[str]:
-    """Remove the entries that `unused` tells of from the files; returns their cases."""
+    """Remove the entries that `unused` reports from the files. Return their cases."""
     gone = [case for _, case in _orphans(baselines, known)]
     touched = {
         technique: replace(file, cases={case: entry for case, entry in file.cases.items() if case not in gone})
@@ -156,13 +156,13 @@ def prune(baselines: Baselines, known: Collection[str]) -> list[str]:
 
 
 def digest(plain: Any) -> str:
-    """sha256 of the canonical JSON: keys sorted, no spaces."""
+    """Return the sha256 of the canonical JSON: keys sorted, no spaces."""
     text = json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8", errors="backslashreplace")).hexdigest()
 
 
 def technique_of(path: str) -> Technique:
-    """Of an optimization's name."""
+    """Return the technique in an optimization's name."""
     return Technique(path.partition(".")[0])
 
 

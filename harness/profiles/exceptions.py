@@ -1,4 +1,4 @@
-"""What a profile forgives: failures that are known, and skips that are allowed by name. Pure: no torch, no I/O."""
+"""Exceptions that a profile makes: disclaimed claims, known failures, allowed skips. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from harness.records.evidence import Case
 from harness.records.run import Verdict
 
 ALLOWABLE = (Outcome.UNSUPPORTED, Outcome.NO_BASELINE)
-"""Skips that a profile may allow. Too many INCONCLUSIVE verdicts are never well."""
+"""Skips that a profile may allow. INCONCLUSIVE is never allowed: too many of these are always a problem."""
 
 
 @dataclass(frozen=True)
 class Disclaimer:
-    """What the optimization overview says and such hardware does not show."""
+    """A claim of the optimization overview that such hardware does not show."""
 
     claim: str
-    """Its name in `suites/claims`."""
+    """Name of the claim in `suites/claims`."""
     reason: str
-    """Why, and where it was measured."""
+    """Reason, and where it was measured."""
     parts: tuple[str, ...] = ()
-    """Names of those numbers of it that do not hold, as in a verdict; empty for whichever do not."""
+    """Names of the claim's numbers that do not hold, as in a verdict; empty if any may not."""
 
     def __post_init__(self) -> None:
         if not self.reason:
@@ -32,18 +32,18 @@ class Disclaimer:
 
 @dataclass(frozen=True)
 class KnownFailure:
-    """A failure that is somebody else's to repair. Names may be patterns such as `quantization.torchao_*`."""
+    """A failure that somebody else has to repair. Names may be patterns such as `quantization.torchao_*`."""
 
     path: str
     outcome: Outcome
-    """As it fails, and in no other way."""
+    """Outcome that is forgiven. Any other is not."""
     reason: str
     issue: str
     """Link to where it is being repaired."""
     expires: str
-    """The last day on which it is forgiven, YYYY-MM-DD."""
+    """Last day on which it is forgiven, YYYY-MM-DD."""
     workload: str = "*"
-    """Or the relation."""
+    """Name of the workload or of the relation."""
     recipe: str = "*"
     dtype: str = "*"
 
@@ -60,21 +60,21 @@ class KnownFailure:
             ) from error
 
     def covers(self, verdict: Verdict) -> bool:
-        """Whether the verdict is on a case of it. Claims are disclaimed instead."""
+        """Return whether the verdict is on a case of this entry. Claims are disclaimed instead."""
         names = (verdict.path, verdict.workload, verdict.recipe, verdict.dtype)
         return verdict.property is not Property.CLAIM and self._matches(*names)
 
     def names(self, case: Case) -> bool:
-        """Whether it is of that case."""
+        """Return whether the case is one of this entry's."""
         return self._matches(case.path, case.workload.name, case.recipe.name, case.dtype)
 
     def _matches(self, *names: str) -> bool:
-        """Whether a path, a workload, a model and a dtype are those of it."""
+        """Return whether a path, a workload, a model and a dtype match this entry's patterns."""
         patterns = (self.path, self.workload, self.recipe, self.dtype)
         return all(fnmatchcase(str(name), pattern) for name, pattern in zip(names, patterns, strict=True))
 
     def expired(self, on: str) -> bool:
-        """On that day, or at that time, in ISO 8601."""
+        """Return whether the entry has expired by a day or a time, in ISO 8601."""
         return on[:10] > self.expires
 
     def __str__(self) -> str:
@@ -84,13 +84,13 @@ class KnownFailure:
 
 @dataclass(frozen=True)
 class Skip:
-    """Verdicts that may stay away on such hardware. Names may be patterns."""
+    """Skipped verdicts that are allowed on such hardware. Names may be patterns."""
 
     outcome: Outcome
     path: str
     reason: str
     most: int
-    """How many of them: one more, and something else is missing."""
+    """Largest number of such verdicts. One more means that something else is missing."""
     workload: str = "*"
     recipe: str = "*"
 
@@ -111,7 +111,8 @@ class Skip:
 
 
 def forgiven(verdict: Verdict, known: tuple[KnownFailure, ...], *, on: str) -> Verdict:
-    """The verdict, as a KNOWN_FAILURE if it fails just as an entry says that has not expired by `on` (ISO 8601)."""
+    """Return the verdict, as a KNOWN_FAILURE if an entry for its outcome has not expired by `on` (ISO 8601). The
+    message of a verdict whose entry has expired says so."""
     for entry in known:
         if verdict.outcome is entry.outcome and entry.covers(verdict):
             if entry.expired(on):

@@ -1,4 +1,4 @@
-"""What a session judges by: the table of limits, or those of the profile that matches, and what was stored there."""
+"""The standard of a session: limits of the matching profile or of the table, and what was stored there."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from harness.records.enums import Technique
 
 @dataclass(frozen=True)
 class Standard:
-    """Without a profile, the table."""
+    """Everything that a session judges by. The defaults are for a machine without a profile: the table of limits."""
 
     profile: str | None = None
     limits: Limits = LIMITS
     stored: Mapping[str, Stored] = field(default_factory=dict)
-    """By case; empty if it was stored under other conditions."""
+    """Stored numbers by case; empty if they were stored under other conditions."""
     thresholds: tuple[Threshold, ...] = ()
     disclaimers: Mapping[str, Disclaimer] = field(default_factory=dict)
-    """Claims that such hardware does not show, and why."""
+    """Claims that such hardware does not show, by name, with the reason."""
     skips: tuple[Skip, ...] = ()
     known_failures: tuple[KnownFailure, ...] = ()
     baselines: Baselines | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Of the session."""
+    """Environment of the session."""
     notes: tuple[str, ...] = ()
-    """What a reader of the verdicts must know, a line each."""
+    """Lines that a reader of the verdicts must know."""
 
     def recorded(self, case: str, technique: Technique) -> tuple[Recorded | None, str]:
-        """(what is recorded of a case for this hardware, why nothing is)."""
+        """Return (the record of a case for this hardware, the reason why there is none)."""
         if self.baselines is None:
             return None, "no profile matches this machine, so that nothing is recorded on it"
         found = self.baselines.find(case, technique, environment=self.environment)
@@ -47,8 +47,8 @@ class Standard:
 
 
 def sound_profiles(root: Path) -> tuple[Profile, ...]:
-    """The profiles of a checkout. Raises HarnessError if one cannot be read, matches as another does, or has a limit
-    under which a fault of the catalogue would survive."""
+    """Read the profiles of a checkout. Raises HarnessError if one cannot be read, matches the same as another, or has a
+    limit under which a fault of the catalogue would survive."""
     profiles = read_profiles(root / BASELINES)
     for profile in profiles:
         try:
@@ -59,7 +59,7 @@ def sound_profiles(root: Path) -> tuple[Profile, ...]:
 
 
 def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mapping[str, str]) -> Standard:
-    """What to judge by in that environment. Raises CorruptRecord if the stored numbers cannot be read."""
+    """Return what to judge by in an environment. Raises CorruptRecord or HarnessError if stored files are unsound."""
     profile = find_profile(profiles, match)
     if profile is None:
         return Standard()

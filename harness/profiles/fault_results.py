@@ -1,4 +1,4 @@
-"""The measured results of the fault catalogue, what every planted fault showed: they hold limits where they are."""
+"""Recorded detection results of every planted fault. No limit may be loosened so far that a fault is missed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from harness.records.enums import Outcome
 from harness.records.finding import Finding
 
 FILE = Path("suites", "meta", "faults", "measured", "results.json")
-"""In a checkout: `{"faults": [{"name": ..., "cells": {"ladder": {"outcome": ..., "numbers": {...}}, ...}}, ...]}`."""
+"""Path in a checkout: `{"faults": [{"name": ..., "cells": {"ladder": {"outcome": ..., "numbers": {...}}, ...}},
+...]}`."""
 CELL = "ladder"
-"""All precisions together: a fault is caught if any of them catches it."""
+"""Name of the result over all precisions together. A fault is caught if any of them catches it."""
 
 
 def read_faults(path: Path) -> tuple[Fault, ...] | None:
-    """Each fault's ladder; None if there is no such file. Whatever else stands in it is not read.
+    """Return the ladder of each fault that could run; None if there is no such file. Nothing else in it is read.
 
     Raises CorruptRecord.
     """
@@ -42,8 +43,8 @@ def read_faults(path: Path) -> tuple[Fault, ...] | None:
 
 
 def refuse_survivors(limits: Limits, results: Path) -> None:
-    """Raises HarnessError if a limit is looser than the table's and a fault of the catalogue, whose results are in a
-    file, would survive it; or if there is no such file to tell."""
+    """Raise HarnessError if a fault of the catalogue would survive a limit that is looser than the table's. Also raised
+    if the catalogue's `results` are missing then."""
     if not limits.moved:
         return
     faults = read_faults(results)
@@ -57,7 +58,7 @@ def refuse_survivors(limits: Limits, results: Path) -> None:
 
 
 def _fault(plain: Any, where: str) -> Fault | None:
-    """None if the fault's path could not run where the catalogue did: then no limit caught it."""
+    """Return a fault; None if its path could not run where the catalogue did. Then no limit caught it."""
     cells = _entry(plain, "cells", where)
     if not cells:
         return None
@@ -73,7 +74,7 @@ def _fault(plain: Any, where: str) -> Fault | None:
 
 
 def _number(plain: Any, where: str) -> float:
-    """What JSON has no word for stands as one: `inf`, `nan`."""
+    """Return a number, also from the words `inf` and `nan`, which JSON has only as strings."""
     try:
         return float(plain)
     except (TypeError, ValueError) as error:
@@ -87,7 +88,7 @@ def _entry(plain: Any, name: str, where: str) -> Any:
 
 
 AT_LEAST = (".compared", ".operators", ".recall")
-"""Ends of the keys of numbers whose limit is a lower one."""
+"""Endings of the keys of numbers whose limit is a lower one."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Fault:
     name: str
     outcome: Outcome
     numbers: Mapping[str, float]
-    """`Verdict.numbers`."""
+    """Numbers with their limits, as in `Verdict.numbers`."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Survivor:
 
     fault: str
     key: str
-    """The number that caught it by most."""
+    """Key of the number that exceeded its limit by most."""
     got: float
     was: float
     limit: str
@@ -121,9 +122,10 @@ class Survivor:
 
 
 def survivors(faults: Iterable[Fault], limits: Limits) -> list[Survivor]:
-    """Every fault that was caught by numbers under the table's limits and would pass each of them under `limits`.
+    """Return the faults that numbers caught under the table's limits, and that would pass all of them under `limits`.
 
-    Raises HarnessError if a fault was recorded under other limits than the table's.
+    Raises HarnessError if a fault was recorded under other limits than the table's, or without any number that has a
+    limit.
     """
     return [found for fault in faults if fault.outcome is Outcome.MISMATCH and (found := _survivor(fault, limits))]
 
@@ -147,8 +149,8 @@ def _held(fault: Fault, key: str, limit: float) -> Finding:
 
 
 def _moved(fault: Fault, key: str, limits: Limits) -> float:
-    """The limit of a recorded number under other limits: all of them grow in proportion, beyond their floor. That of a
-    lossy cache's error grows by less; so this is the most that it can be."""
+    """Return the limit of a recorded number under other limits. Limits grow in proportion, beyond their floor. That of
+    a lossy cache's error grows by less, so this is the most that it can be."""
     recorded, name = fault.numbers[f"{key}.limit"], limit_of(key, fault.numbers)
     if not name:
         return recorded

@@ -1,5 +1,4 @@
-"""The limits that calibration may move, as data. The table that holds where nothing was calibrated, with the reason of
-each; no torch."""
+"""Limits that calibration may move, and the table that holds without it, with the reason of each. No torch."""
 
 from __future__ import annotations
 
@@ -10,38 +9,40 @@ from dataclasses import dataclass, fields
 from harness.records.enums import Dtype
 
 LOOSEST = 2.0
-"""Times its table value that no limit may exceed. A machine whose correct runs need more has something to explain, and
-the weakest faults of half precision stand close above the table."""
+"""Largest multiple of its table value that a limit may have. A machine whose correct runs need more has something to
+explain, and the weakest faults of half precision lie close above the table."""
 KL_FLOOR, KL_P99_FLOOR = 1e-7, 1e-6
-"""Nats below which neither divergence is told from rounding."""
+"""Nats below which a divergence, mean or 99th percentile, cannot be distinguished from rounding."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """By what a run of a re-ordered path may exceed eager in the same dtype. Never below the table, nor above LOOSEST
-    times it."""
+    """Factors by which a run of a reordered path may exceed eager in the same dtype. They are never below the table,
+    nor above LOOSEST times it."""
 
     fp32_rho: float = 3.0
-    """RMS error over eager's: of logits (R0), of a head in the cache (R6), of one operator (O). 990 correct runs on
-    drawn prompts (`drawn` in suites/meta/faults, seeds 300 to 379; three tiny models; sdpa, local flash attention,
-    local layers) reached 2.2 in the logits and 1.3 in the cache; operators of the daily paths 1.4."""
+    """Limit in fp32 of the RMS error over eager's: of logits (R0), a head in the cache (R6), one operator (O). 990
+    correct runs on drawn prompts (`drawn` in suites/meta/faults, seeds 300 to 379; three tiny models; sdpa, local flash
+    attention, local layers) reached 2.2 in the logits and 1.3 in the cache; operators of the daily paths 1.4."""
     fp32_rho_max: float = 8.0
-    """The same for the largest error: 4.5, 1.9 and 1.7."""
+    """Limit in fp32 of the largest error over eager's. The same runs reached 4.5, 1.9 and 1.7."""
     half_rho: float = 4.0
-    """In half precision, of logits (R1). Some positions, at which the model itself is undecided, err ten times as much
-    as the others in eager and candidate alike, and the ratio of a phase is often theirs: of 3,780 such runs, seeds
-    100 to 379, 95 % stay below 1.3, and the last reaches 2.4."""
+    """Limit in half precision of the RMS error of logits over eager's (R1). Some positions, at which the model itself
+    is undecided, err ten times as much as the others in eager and candidate alike, and often decide the ratio of a
+    phase: of 3,780 such runs, seeds 100 to 379, 95 % stay below 1.3, and the last reaches 2.4."""
     half_rho_max: float = 8.0
-    """The same for the largest error: 1.6 in 95 %, and up to 4.1."""
+    """Limit in half precision of the largest error of logits. 95 % of such runs need at most 1.6, and the last 4.1."""
     half_part_rho: float = 1.5
-    """In half precision, of a head in the cache (R6) and of one operator (O), where nothing is amplified: up to 1.4."""
+    """Limit in half precision for a cache's head (R6) and an operator (O). Nothing is amplified there: up to 1.4."""
     half_part_rho_max: float = 4.0
-    """Up to 2.5; and 3.1 at a linear of torchao's 8 bits, which rounds its product once more before it is scaled."""
+    """Limit in half precision of the largest error of such a part. Correct runs reach 2.5, and 3.1 at a linear of
+    torchao's 8 bits, which rounds its product once more before it is scaled."""
     kl: float = 16.0
-    """Factor over eager's own mean divergence from the reference (R3), beyond KL_FLOOR: the square of the limit of an
-    error, as a divergence grows as the square of one. Up to 2.9 in 99 % of them, and 8.7."""
+    """Factor over eager's own mean divergence from the reference (R3), beyond KL_FLOOR. It is the square of the limit
+    of an error, since a divergence grows as the square of one. Correct runs need up to 2.9 in 99 %, and 8.7 at most."""
     kl_p99: float = 64.0
-    """The same for the 99th percentile, beyond KL_P99_FLOOR, by the limit of the largest error. Up to 11."""
+    """Factor for the 99th percentile of the divergence, beyond KL_P99_FLOOR: the square of the limit of the largest
+    error. Correct runs need up to 11."""
     slack: float = 1.0
     """Share of the rounding allowance that a flipped choice may use (R4); the allowance is in `numbers._greedy`."""
 
@@ -55,31 +56,33 @@ class Limits:
                 )
 
     def of_logits(self, dtype: Dtype) -> tuple[float, float]:
-        """For the RMS error over eager's, and for the largest error."""
+        """Return the limits of logits: for the RMS error over eager's, and for the largest error."""
         return (self.fp32_rho, self.fp32_rho_max) if dtype is Dtype.FP32 else (self.half_rho, self.half_rho_max)
 
     def of_parts(self, dtype: Dtype) -> tuple[float, float]:
-        """The same for what is compared by itself: a cache, an operator."""
+        """Return the same two limits for a part that is compared by itself: a cache, an operator."""
         if dtype is Dtype.FP32:
             return self.fp32_rho, self.fp32_rho_max
         return self.half_part_rho, self.half_part_rho_max
 
     @property
     def moved(self) -> dict[str, float]:
-        """Those that are not the table's."""
+        """Limits that differ from the table's."""
         return {name: value for name, value in vars(self).items() if value != getattr(LIMITS, name)}
 
 
 LIMITS = Limits()
 
 PARTS = ("cache_rho", "operator")
-"""Numbers that are errors of a part over eager's, as `rho` is of logits; with `_max`, of the largest error."""
+"""Names of numbers that are errors of a part over eager's, as `rho` is of logits. Of the largest error with `_max`."""
 
 
 def limit_of(key: str, numbers: Mapping[str, float]) -> str:
-    """Name of the limit in Limits that a verdict's number is held to, or an empty string if it is none of these.
-    `numbers` tells the two divergences named `kl` apart: R3 always gives the 99th percentile beside the mean, a
-    scheme's budget does not."""
+    """Return the name in Limits of the limit for a verdict's number; empty if none of them is for it.
+
+    `numbers` tells the two divergences named `kl` apart: R3 always gives the 99th percentile together with the mean, a
+    scheme's budget does not.
+    """
     dtype, _, rest = key.removesuffix(".beside").partition(".")
     if rest in {"kl", "kl_p99", "slack"}:
         return "" if rest == "kl" and key.replace(".kl", ".kl_p99") not in numbers else rest
@@ -92,21 +95,21 @@ def limit_of(key: str, numbers: Mapping[str, float]) -> str:
 
 
 def floor_of(name: str) -> float:
-    """What a limit of that name allows before its factor counts, in the number's own unit."""
+    """Return what a limit allows before its factor counts, in the number's own unit."""
     return {"kl": KL_FLOOR, "kl_p99": KL_P99_FLOOR}.get(name, 0.0)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a lossy scheme may cost: a quantized cache in the decode steps, against the reference; rounded weights on
-    text, against eager in the same dtype."""
+    """Largest cost that a lossy scheme may have. A quantized cache is measured in the decode steps, against the
+    reference; rounded weights on text, against eager in the same dtype."""
 
     bits: int
-    """Per stored value."""
+    """Bits per stored value."""
     nats: float | None
-    """Mean divergence; None if there is no figure to hold it to."""
+    """Mean divergence in nats; None if there is no figure to hold it to."""
     flips: float | None
-    """Share of first choices that may change; likewise."""
+    """Share of first choices that may change, 0 to 1; None if there is no figure to hold it to."""
 
 
 BUDGETS = {
@@ -117,24 +120,25 @@ BUDGETS = {
     "weights_4bit": Budget(bits=4, nats=0.10, flips=0.15),
     "weights_float8": Budget(bits=8, nats=0.01, flips=0.05),
 }
-"""Of the order of what llama.cpp publishes for weights of these widths (its perplexity README, Llama-3-8B: 8 bits
-0.001, 4 bits 0.03 to 0.07 nats; of models of that size 8 bits keep 99 and 4 bits 90 to 96 % of the first choices). A
-model of a million parameters is less sure of its choices, and changes half as many again at no more divergence: 4 bits
-10 to 15 %, 8 bits up to 1.5 %, and float8 with its three bits of mantissa 3.4 %, on text (the tiny models). No such
-figure is known for keys and values of two bits: what they cost stands in the evidence."""
+"""Budgets of the order of what llama.cpp publishes for weights of these widths. Its perplexity README has for
+Llama-3-8B 0.001 nats with 8 bits and 0.03 to 0.07 with 4; models of that size keep 99 % of the first choices with 8
+bits, and 90 to 96 % with 4. A model of a million parameters is less sure of its choices, and changes half as many again
+at no more divergence: on text the tiny models change 10 to 15 % with 4 bits, up to 1.5 % with 8 bits, and 3.4 % with
+float8 and its three bits of mantissa. No such figure is known for keys and values of two bits: their cost stands in the
+evidence."""
 
 
 MARGIN = 1.25
-"""Over that quantile of what correct runs need."""
+"""Factor over the 95 % quantile of what correct runs need."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """One limit, and why it is what it is."""
+    """One limit, and the figures behind it."""
 
     table: float
     q95: float
-    """The largest of the numbers that are held to it."""
+    """Largest 95 % quantile of the numbers that are held to this limit."""
     value: float
 
     def __post_init__(self) -> None:
@@ -150,10 +154,10 @@ def limits_of(found: Mapping[str, Calibrated]) -> Limits:
 
 
 def allowed(table: float, q95: float) -> float:
-    """The rule: never below the table."""
+    """Return a calibrated limit: MARGIN times `q95`, but never below the table."""
     return max(table, _rounded(MARGIN * q95))
 
 
 def _rounded(value: float) -> float:
-    """To six significant digits, as it is written."""
+    """Round to six significant digits, as it is written."""
     return float(f"{value:.6g}")

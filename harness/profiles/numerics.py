@@ -1,4 +1,4 @@
-"""`numerics.json` of a profile: the error ratios and divergences of a run that was accepted, and its conditions."""
+"""Stored numbers of a profile, `numerics.json`: error ratios, divergences and conditions of an accepted run."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ CONDITIONS = ("torch", "transformers", "processor", "cpu_capability", "cores", "
 
 @dataclass(frozen=True)
 class Numerics:
-    """What was accepted, and under which conditions."""
+    """Accepted numbers, and the conditions of their run."""
 
     schema: int
     conditions: Mapping[str, str]
     cases: Mapping[str, Stored]
-    """By `Case.id`."""
+    """Stored numbers by `Case.id`."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"schema is {self.schema}, but should be {SCHEMA}")
 
     def differences(self, environment: Mapping[str, str]) -> str:
-        """`torch 2.12 instead of 2.13, ...`: stored instead of present; empty if nothing differs."""
+        """Return `torch 2.12 instead of 2.13, ...`: stored instead of present. Empty if nothing differs."""
         here = conditions_of(environment)
         return ", ".join(
             f"{name} {self.conditions.get(name) or 'none'} instead of {here[name] or 'none'}"
@@ -50,7 +50,7 @@ def conditions_of(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def read_numerics(folder: Path) -> Numerics | None:
-    """What a profile's folder stores; None if it stores nothing. Raises CorruptRecord."""
+    """Read the numbers that a profile's folder stores; None if it stores none. Raises CorruptRecord."""
     path = folder / FILE
     if not path.exists():
         return None
@@ -61,10 +61,10 @@ def read_numerics(folder: Path) -> Numerics | None:
 
 
 def numerics_of(folder: Path) -> tuple[Numerics, str]:
-    """(numbers of every case of a finished run whose equivalence passed, the profile it ran with). Relations have no
-    case of their own: what they are tried on is drawn anew.
+    """Return (numbers of the cases whose equivalence passed in a finished run, the profile it ran with). Relations are
+    left out: they have no case of their own, since what they are tried on is drawn anew.
 
-    Raises HarnessError if the folder holds no such run.
+    Raises HarnessError if the folder holds no such run, or one on a simulated device.
     """
     run = read_record(Run, folder / "run.json")
     refuse_simulated(run.environment.get("accelerators", ""), str(folder))
@@ -84,7 +84,7 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
 
 
 def store_numerics(fresh: Numerics, folder: Path) -> Numerics:
-    """Write the numbers of a run over those of the same cases, and keep others of equal conditions.
+    """Write the numbers of a run over those of the same cases; keep others of equal conditions. Return what is stored.
 
     Raises HarnessError if more bits cost more than fewer of the same backend.
     """
@@ -98,28 +98,28 @@ def store_numerics(fresh: Numerics, folder: Path) -> Numerics:
 
 
 R2_FACTOR = 1.10
-"""Over the stored error ratio. Deterministic kernels repeat it bit for bit, so that more is another computation."""
+"""Largest factor over the stored error ratio. Deterministic kernels repeat it exactly: more is another computation."""
 
 
 L3_SHARE = 0.10
-"""Of the stored divergence, by which it may grow."""
+"""Largest growth of the stored divergence, as a share of it."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What one case showed when its numbers were accepted."""
+    """Numbers of one case when they were accepted."""
 
     path: str
     budget: str
-    """As in Evidence."""
+    """Names of the scheme's budgets, as in Evidence."""
     rho: Mapping[str, float]
     """Error ratios by key: `fp32.rho`."""
     divergence: Mapping[Dtype, tuple[float, ...]]
-    """Of rounded weights by dtype: `Quality.divergence`, one number per sequence, in nats."""
+    """Divergence of rounded weights by dtype: `Quality.divergence`, one number per sequence, in nats."""
 
 
 def disordered(cases: Mapping[str, Stored]) -> Iterator[str]:
-    """Every pair of stored cases of one backend in which more bits cost more, as a line."""
+    """Yield a line for every pair of stored cases of one backend in which more bits cost more."""
     groups: dict[tuple[str, Dtype], list[tuple[int, float, str]]] = defaultdict(list)
     for case, stored in cases.items():
         if backend := re.match(rf"{Technique.QUANTIZATION}\.[a-z]+", stored.path):

@@ -1,7 +1,7 @@
 """Hardware profiles: `baselines/<name>/profile.toml`, one folder per kind of machine.
 
-A profile is matched exactly, by device type and machine, and holds the limits that were calibrated there with what they
-rest on. Reading is strict; nothing in a profile can loosen a limit beyond what Limits allows.
+A profile is matched exactly, by device type and machine. It holds the limits that were calibrated there, and the
+figures behind them. Reading is strict; nothing in a profile can loosen a limit beyond what Limits allows.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ HEAD = (
 
 @dataclass(frozen=True)
 class Match:
-    """Which runs a profile is for. Both entries must be equal."""
+    """Device and machine that a profile is for. Both must be equal."""
 
     device: str
     """A torch device type."""
     machine: str
-    """What the processor is called by its instruction set, `x86_64`; on an accelerator its name, as torch tells it."""
+    """Instruction set of the processor, such as `x86_64`; on an accelerator its name, as torch reports it."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Limits, and what they were measured on."""
+    """Limits, and the runs that they were measured on."""
 
     date: str
     """UTC, ISO 8601."""
     versions: Mapping[str, str]
-    """Of the packages whose arithmetic was measured."""
+    """Versions of the packages whose arithmetic was measured."""
     hardware: str
-    """Processor with what torch uses of it, or the accelerator."""
+    """Processor and number of its cores, or names of the accelerators."""
     models: tuple[str, ...]
     workloads: tuple[str, ...]
     seeds: int
-    """Weight symmetries of each model, workload and dtype."""
+    """Number of weight symmetries of each model, workload and dtype."""
     judgements: int
-    """Correct runs that were judged."""
+    """Number of correct runs that were judged."""
     over_table: Mapping[str, int]
-    """How many of them exceeded the table's limit, by number."""
+    """Number of these runs that exceeded the table's limit, by name of the number."""
     q95: Mapping[str, float]
-    """What 95 % of them needed the limit to be at most, by number."""
+    """Smallest limit that 95 % of these runs would pass, by name of the number."""
     values: Mapping[str, Calibrated]
-    """The limits; those that are not here are the table's."""
+    """Calibrated limits by name; all others are the table's."""
 
     def __post_init__(self) -> None:
         known = vars(LIMITS)
@@ -79,7 +79,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Contents:
-    """A profile file."""
+    """Contents of a profile file."""
 
     match: Match
     limits: Calibration | None = None
@@ -97,14 +97,14 @@ class Contents:
 
 @dataclass(frozen=True)
 class KnownFailures:
-    """A file of known failures."""
+    """Contents of a file of known failures."""
 
     known_failures: tuple[KnownFailure, ...] = ()
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One kind of machine."""
+    """Profile of one kind of machine."""
 
     name: str
     folder: Path
@@ -125,14 +125,14 @@ class Profile:
 
 
 def machine_of(device: str, accelerators: str) -> str:
-    """What `Match.machine` is here; `accelerators` are the names of all devices of the type."""
+    """Return `Match.machine` of this machine. `accelerators` are the names of all devices of the type."""
     if device == "cpu":
         return platform.machine()
     return ", ".join(dict.fromkeys(accelerators.split(", ")))
 
 
 def read_profiles(folder: Path) -> tuple[Profile, ...]:
-    """All profiles below a folder, which need not exist. Raises CorruptRecord, or HarnessError if two match alike."""
+    """Read all profiles below a folder, if it exists. Raises CorruptRecord, or HarnessError if two match alike."""
     profiles = tuple(read_profile(path) for path in sorted(folder.glob(f"*/{FILE}")))
     for profile in profiles:
         first = next(other for other in profiles if other.match == profile.match)
@@ -145,7 +145,7 @@ def read_profiles(folder: Path) -> tuple[Profile, ...]:
 
 
 def read_profile(path: Path) -> Profile:
-    """The profile in a file, with the known failures beside it. Raises CorruptRecord that names the place."""
+    """Read the profile in a file, with the known failures in its folder. Raises CorruptRecord that names the place."""
     contents = _read(Contents, path)
     beside = path.parent / KNOWN_FAILURES
     known = _read(KnownFailures, beside) if beside.exists() else KnownFailures()
@@ -173,7 +173,7 @@ def _read(kind: type[Record], path: Path) -> Record:
 
 
 def write_profile(profile: Profile) -> Path:
-    """Write a profile into its folder, as a whole or not at all; returns the file. Raises HarnessError if the disk
+    """Write a profile into its folder, as a whole or not at all; return the file. Raises HarnessError if the disk
     refuses."""
     contents = Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers, profile.skips)
     plain = to_plain(contents)
@@ -198,12 +198,12 @@ def find_profile(profiles: tuple[Profile, ...], match: Match) -> Profile | None:
 
 
 def deviations(limits: Limits) -> str:
-    """`fp32_rho 3.5 instead of 3, ...` for the limits that are not the table's; empty if all are."""
+    """Return `fp32_rho 3.5 instead of 3, ...` for the limits that are not the table's; empty if all are."""
     return ", ".join(f"{name} {value:g} instead of {getattr(LIMITS, name):g}" for name, value in limits.moved.items())
 
 
 def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
-    """Lines of a TOML table: its own entries, then the tables inside it. None is left out."""
+    """Yield the lines of a TOML table: its own entries, then the tables inside it. None values are left out."""
     own = {key: value for key, value in plain.items() if not isinstance(value, dict) and not _tabled(value)}
     if name and (own or not plain):
         yield ""
@@ -220,7 +220,7 @@ def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
 
 
 def _tabled(value: Any) -> bool:
-    """Whether it is no entry of its own: nothing, or a list of tables."""
+    """Return whether a value is no entry of its own: None, or a list of tables."""
     return value is None or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
 
 

@@ -1,4 +1,4 @@
-"""What a path must reach: what the optimization overview claims of its technique, or what a profile says of a machine.
+"""Thresholds that a path must reach: the overview's claims for its technique, or a profile's figures for a machine.
 Pure: no torch, no I/O."""
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ TICKS: Mapping[Technique, tuple[Property, ...]] = {
     Technique.PARALLELISM: (Property.SPEED,),
     Technique.CONTINUOUS_BATCHING: (Property.SPEED,),
 }
-"""The rows of the optimization overview of transformers, in its order, and where each has a tick.
+"""Rows of transformers' optimization overview, in its order, with the properties for which each has a tick.
 https://huggingface.co/docs/transformers/optimization_overview, as of transformers 5.22"""
 CLAIMS_MEMORY = {technique for technique, ticked in TICKS.items() if Property.MEMORY in ticked}
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What a path must reach on one workload. Ratios are to eager in the same session."""
+    """Figures that a path must reach on one workload. Ratios are to eager in the same session."""
 
     path: str
-    """Its name, or a pattern of names such as `kernels.*`, for paths without a threshold of their own. The
-    longest that matches is used; of equally long ones the first in the file."""
+    """Name of the path, or a pattern such as `kernels.*` for paths without a threshold of their own. The longest match
+    is used; of equally long ones that of the case's model, then the first."""
     workload: str
     reason: str
-    """Why these numbers, and where they were measured."""
+    """Reason for these numbers, and where they were measured."""
     recipe: str = ""
-    """The model that it is for; empty for every model without a threshold of its own."""
+    """Name of the model that it is for; empty for every model without a threshold of its own."""
     speed_min: float | None = None
-    """Eager's time over the path's, at least."""
+    """Least ratio of eager's time to the path's."""
     speed_max: float | None = None
-    """At most: of a control, which must lose what the optimization gains."""
+    """Largest ratio of eager's time to the path's, for a control, which must lose what the optimization gains."""
     memory_max: float | None = None
-    """The path's peak over eager's, at most."""
+    """Largest ratio of the path's peak memory to eager's."""
     weights_max: float | None = None
-    """The bytes of its weights over those of eager's, at most."""
+    """Largest ratio of the bytes of the path's weights to those of eager's."""
     mbu_min: float | None = None
-    """Share of the measured bandwidth that decode must reach."""
+    """Least share of the measured bandwidth that decode must reach, 0 to 1."""
 
     def __post_init__(self) -> None:
         where = f"threshold of {self.path} on {self.workload}"
@@ -65,10 +65,13 @@ class Threshold:
 
 
 def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False, claimed: bool = True) -> Threshold:
-    """That of the case's path and workload for its model, or for every model; or one whose pattern its path matches,
-    likewise: of several patterns the longest, which says most of the path, and of equally long ones the first. What it
-    leaves open is what the overview claims. A `control` is no optimization, and must not be faster; of what is not
-    `claimed` to be faster no speed is asked."""
+    """Return the most specific threshold: exact name before pattern, longer pattern before shorter, own model before
+    all.
+
+    Of equals the first is used. A threshold without bounds of speed, or without one of memory, takes these from the
+    overview's claim. A `control` is no optimization, and must not be faster. A path that is not `claimed` to be faster
+    need not be.
+    """
     fitting = [each for each in known if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
     fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
     claim = overview(case, control=control, claimed=claimed)
@@ -86,7 +89,8 @@ def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = Fals
 
 
 def overview(case: Case, *, control: bool = False, claimed: bool = True) -> Threshold:
-    """No slower than eager, and where memory is claimed no larger. Eager itself is as fast as itself."""
+    """Return the overview's claim: no slower than eager, and no larger where memory is claimed. Eager itself must be as
+    fast as itself; a `control` must not be faster."""
     eager = case.technique is Technique.EAGER
     why = "it lacks what eager has" if control else "the optimization overview claims it"
     return Threshold(
@@ -100,7 +104,7 @@ def overview(case: Case, *, control: bool = False, claimed: bool = True) -> Thre
 
 
 def unsound(known: Iterable[Threshold]) -> str:
-    """The first threshold of a profile that limits nothing, or stands twice, as a clause; empty if none does."""
+    """Return a clause on the first threshold that limits nothing or occurs twice; empty if there is none."""
     seen = set()
     for each in known:
         if not any(each.limits):

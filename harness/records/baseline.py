@@ -1,4 +1,4 @@
-"""The figures of a case that a baseline records."""
+"""Figures of a case that a baseline records."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from harness.statistics import LEAST, Interval
 
 @dataclass(frozen=True)
 class SpeedFigures:
-    """What timed pairs come down to."""
+    """Summary of the timed pairs of a case."""
 
     pairs: int
-    """That counted."""
+    """Number of pairs that count."""
     speedup: Interval
-    """Eager's seconds over the candidate's."""
+    """Eager's seconds over the candidate's: above 1 if the candidate is faster."""
     spread: float
     """Median absolute deviation of the pairs' log speedups."""
     seconds: float | None = None
-    """Median of the candidate's runs. None on the CPU, whose seconds tell of its neighbours."""
+    """Median seconds of the candidate's runs; None on the CPU, whose seconds depend on other processes."""
     per_token: float | None = None
     """Median seconds per output token after the first; None on the CPU, or where the first cannot be seen."""
     first: float | None = None
-    """Median seconds to the first token; None likewise."""
+    """Median seconds to the first token; None on the CPU, or where the first cannot be seen."""
     alternating: bool = False
     """Whether workers took turns in blocks: see `harness.records.measurements.Speed`."""
 
@@ -36,7 +36,7 @@ class SpeedFigures:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """What was held, in bytes: see `harness.records.measurements.Held`."""
+    """Bytes held: see `harness.records.measurements.Held`."""
 
     weights: int
     kv: int
@@ -50,16 +50,16 @@ class MemoryFigures:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the measurements of a case come down to."""
+    """Summary of the measurements of a case."""
 
     speed: SpeedFigures | None
-    """None if too few pairs counted."""
+    """Summary of the timed pairs; None if too few pairs counted."""
     memory: MemoryFigures | None
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """The accepted figures of one case, with where they come from."""
+    """Accepted figures of one case, and where they come from."""
 
     path: str
     recipe: str
@@ -72,7 +72,7 @@ class Recorded:
     samples: str
     """sha256 of the canonical JSON of the case's Measurements: raw samples and bytes."""
     reason: str = ""
-    """Why it was accepted although it is worse than what was recorded before; empty if it was not."""
+    """Reason for accepting figures that are worse than those recorded before; empty if they are not."""
 
     def __post_init__(self) -> None:
         if self.figures.speed is None and self.figures.memory is None:

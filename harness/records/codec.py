@@ -1,6 +1,6 @@
 """Records to JSON and back, with a schema version, without losing not-a-number or infinity.
 
-JSON has no word for them, so they are written as the strings "NaN", "Infinity" and "-Infinity" where a float belongs.
+JSON has no such numbers, so they are written as the strings "NaN", "Infinity" and "-Infinity" where a float belongs.
 Reading is strict: an unknown field, a missing one or a wrong type is a CorruptRecord that names the place.
 """
 
@@ -29,7 +29,7 @@ _NAMED_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def to_plain(value: Any) -> Any:
-    """A record as dicts, lists, strings, numbers, booleans and None."""
+    """Return a record as dicts, lists, strings, numbers, booleans and None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, StrEnum):
@@ -44,7 +44,7 @@ def to_plain(value: Any) -> Any:
 
 
 def from_plain(kind: type[Record], plain: Any, *, where: str = "record") -> Record:
-    """The record of type `kind` that `to_plain` wrote as `plain`. Raises CorruptRecord, naming `where`."""
+    """Return the record of type `kind` that `to_plain` wrote as `plain`. Raises CorruptRecord, naming `where`."""
     return typing.cast(Record, _read(kind, plain, where))
 
 
@@ -69,7 +69,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_record(kind: type[Record], path: Path) -> Record:
-    """The record in the JSON file `path`. Raises CorruptRecord if it is absent, no JSON, or not of that type."""
+    """Return the record in the JSON file `path`. Raises CorruptRecord if it is absent, no JSON, or not of that type."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

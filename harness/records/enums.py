@@ -1,4 +1,4 @@
-"""The words of the project: formats, techniques, properties, tolerances, outcomes. No torch."""
+"""Vocabulary of the project: formats, techniques, properties, tiers, tolerances and outcomes. No torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Dtype(StrEnum):
 
     @property
     def mantissa_bits(self) -> int:
-        """Stored bits of the significand: neighbours around x lie 2**(floor(log2|x|) - mantissa_bits) apart."""
+        """Stored bits of the significand. Neighbours around x lie 2**(floor(log2|x|) - mantissa_bits) apart."""
         return {"fp64": 52, "fp32": 23, "fp16": 10, "bf16": 7}[self]
 
     @property
@@ -29,11 +29,11 @@ class Dtype(StrEnum):
 
 
 HALF_PRECISIONS = (Dtype.FP16, Dtype.BF16)
-"""The more precise first."""
+"""Half-precision formats, the more precise one first."""
 
 
 class Technique(StrEnum):
-    """The techniques of the optimization overview; `eager` is the baseline that the others are compared with."""
+    """Techniques of the optimization overview; `eager` is the baseline that the others are compared with."""
 
     EAGER = "eager"
     ATTENTION = "attention"
@@ -47,7 +47,7 @@ class Technique(StrEnum):
 
 
 class Property(StrEnum):
-    """A question asked of every case. In order: a later property is worthless without the earlier ones."""
+    """A property that verdicts judge. The order counts: a later property is worthless without the earlier ones."""
 
     ENGAGEMENT = "engagement"
     EQUIVALENCE = "equivalence"
@@ -56,34 +56,34 @@ class Property(StrEnum):
     UTILIZATION = "utilization"
     REGRESSION = "regression"
     CLAIM = "claim"
-    """Asked of what the optimization overview says, not of cases."""
+    """Judged for a statement of the optimization overview, not for cases."""
 
     @property
     def measured(self) -> bool:
-        """Whether it is asked of timed workloads alone, and needs more than one run of the case."""
+        """True if it is judged on timed workloads alone, and needs more than one run of the case."""
         return self not in (Property.ENGAGEMENT, Property.EQUIVALENCE, Property.CLAIM)
 
     @property
     def alone(self) -> bool:
-        """Whether nothing else may run on the device while it is judged."""
+        """True if nothing else may run on the device while it is judged."""
         return self.measured or self is Property.CLAIM
 
 
 CASE_PROPERTIES = tuple(asked for asked in Property if asked is not Property.CLAIM)
-"""What is asked of every case."""
+"""Properties that every case is judged by."""
 
 
 class Tier(StrEnum):
-    """How much of the plan a session runs. Each tier holds all of those before it."""
+    """Amount of the plan that a session runs. Each tier holds all of those before it."""
 
     SMOKE = "smoke"
-    """Whether anything works at all."""
+    """The few cases that show whether anything works at all."""
     DAILY = "daily"
-    """What a person waits for. The default."""
+    """The cases that a person waits for. The default."""
     NIGHTLY = "nightly"
-    """What a gate waits for."""
+    """The cases that a gate waits for."""
     SLOW = "slow"
-    """Whatever there is."""
+    """All cases."""
 
     @property
     def place(self) -> int:
@@ -95,35 +95,36 @@ class Tier(StrEnum):
 
 
 class Load(StrEnum):
-    """What a timed workload spends its time on."""
+    """Kind of work that a timed workload spends its time on."""
 
     PREFILL = "prefill"
     """A long prompt, all positions at once."""
     DECODE = "decode"
-    """Tokens generated one after another, of one row."""
+    """Tokens of one row, generated one after another."""
     BATCH = "batch"
-    """The same of many rows of different lengths."""
+    """Tokens of many rows of different lengths, generated one after another."""
 
 
 class Tolerance(StrEnum):
-    """By which rules a path's output is compared. Declared by the path, never chosen after a failure."""
+    """Rules by which a path's output is compared. Declared by the path, never chosen after a failure."""
 
     EXACT = "exact"
     """Bit for bit: re-runs, and paths that only move data."""
     REORDERED = "reordered"
     """Same precision, other order of operations: bounded by eager's own rounding error."""
     LOSSY = "lossy"
-    """Keeps less than it was given. Bit for bit its dense twin, and within the scheme's budget of eager."""
+    """Keeps less than it was given. Must equal its dense twin bit for bit, and stay within the scheme's budget."""
     ROUNDED = "rounded"
-    """Computes with rounded weights. As REORDERED against a dense model of the same rounded weights, and within the
-    scheme's budget of eager."""
+    """Computes with rounded weights. Compared like REORDERED with a dense model of the same rounded weights, and must
+    stay within the scheme's budget."""
     DYNAMIC = "dynamic"
-    """Rounds activations too, by what they hold: end to end any rounding is amplified to the size of the scheme's own
-    error. Each linear as REORDERED against the scheme's arithmetic on the same inputs, and within the budget."""
+    """Quantizes activations at run time, too. End to end any rounding is amplified to the size of the scheme's own
+    error, so each linear layer is compared like REORDERED with the scheme's arithmetic on the same inputs. Must stay
+    within the scheme's budget."""
 
 
 class Outcome(StrEnum):
-    """What a verdict says."""
+    """Result of a verdict."""
 
     PASS = "PASS"
     NOT_ENGAGED = "NOT_ENGAGED"
@@ -134,9 +135,9 @@ class Outcome(StrEnum):
     REGRESSED = "REGRESSED"
     IMPROVED = "IMPROVED"
     DOES_NOT_HOLD = "DOES_NOT_HOLD"
-    """Of a claim: the numbers contradict it."""
+    """The numbers contradict a claim."""
     DISCLAIMED = "DISCLAIMED"
-    """The same, and the profile of this hardware says so and why."""
+    """The numbers contradict a claim, and the profile of this hardware says so and why."""
     INCONCLUSIVE = "INCONCLUSIVE"
     NO_BASELINE = "NO_BASELINE"
     UNSUPPORTED = "UNSUPPORTED"
@@ -147,7 +148,7 @@ class Outcome(StrEnum):
 
     @property
     def skips(self) -> bool:
-        """Whether nothing was judged: reported, and no failure for a person at a desk."""
+        """True if the verdict is reported as a skip. A skip fails only under `--gate`, unless it is allowed."""
         return self in (Outcome.UNSUPPORTED, Outcome.NO_BASELINE, Outcome.KNOWN_FAILURE, Outcome.INCONCLUSIVE)
 
     @property

@@ -1,4 +1,4 @@
-"""The nouns: frozen records without I/O, environment or torch.
+"""Records of correctness: frozen, without I/O, environment or torch.
 
 Illegal states cannot be built: each record checks its invariants when it is made and raises ValueError.
 """
@@ -41,11 +41,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class Engagement:
-    """Requested against observed, for one run."""
+    """Facts requested against facts observed, for one run."""
 
     claims: tuple[Claim, ...]
     kernels: tuple[str, ...] = ()
-    """Kernels seen, as `phase name`; two precisions prove the same thing only if these are equal."""
+    """Kernels seen, as `phase name`. Two precisions prove the same thing only if these are equal."""
 
     def __post_init__(self) -> None:
         if not self.claims:
@@ -58,52 +58,54 @@ class Engagement:
 
 @dataclass(frozen=True)
 class StratumError:
-    """Errors of one part of a run against the reference, in the units of what is compared, computed in float64: of
-    logits less their mean per position (which softmax ignores), or of keys and values as they are."""
+    """Errors of one part of a run against the reference, computed in float64. Units are those of what is compared:
+    logits less their mean per position (which softmax ignores), or keys, values and operators' outputs as they are."""
 
     stratum: str
-    """`prefill`, `first decode`, `later decode`, `decode`, `row N`, or `layer N keys head M`."""
+    """Name of the part: `prefill`, `first decode`, `later decode`, `decode`, `row N`, `layer N keys head M`, or an
+    operator."""
     candidate_rms: float
     candidate_max: float
     eager_rms: float
-    """Of eager in the same dtype: the yardstick."""
+    """RMS error of eager in the same dtype: the yardstick."""
     eager_max: float
     reference_rms: float
-    """Of the reference logits themselves."""
+    """RMS of the reference values themselves."""
     rounding: float
-    """2 max|(z + 0.3 - 0.3) - z| in the dtype, z the reference cast to it: what storing a value may cost."""
+    """Largest cost of storing a value: 2 max|(z + 0.3 - 0.3) - z| in the dtype, z the reference cast to it."""
 
 
 @dataclass(frozen=True)
 class GreedyAgreement:
-    """Choices under teacher forcing: every position sees the same past in both runs."""
+    """First choices under teacher forcing: every position sees the same past in both runs."""
 
     positions: int
     candidate_flips: int
     """Positions where the candidate's first choice is not the reference's."""
     eager_flips: int
-    """The same of eager in the same dtype: what the dtype costs by itself."""
+    """Positions where eager's first choice, in the same dtype, is not the reference's: the cost of the dtype itself."""
     worst_slack: float
-    """Largest logit margin by which the candidate prefers its choice beyond eager's view of it; 0 without flips."""
+    """Logit margin by which the candidate prefers its choice beyond eager's view of it; 0 without flips. Taken at the
+    position where it is largest over its limit."""
     worst_slack_limit: float
-    """What rounding allows at the position where slack over limit is largest; logit units."""
+    """Logit margin that rounding allows at that position."""
     worst_position: int = -1
-    """Index of that generated token; -1 without flips."""
+    """Index of the generated token at that position; -1 without flips."""
 
 
 @dataclass(frozen=True)
 class FreeRun:
-    """Free-running greedy tokens against the reference's, the first divergence of each row."""
+    """Free-running greedy tokens against the reference's, by the first divergence of each row."""
 
     diverged: int
-    """Rows whose first divergence is no near tie, or is not what the same logits chose under forcing."""
+    """Rows whose first divergence is no near tie, or not what the same logits chose under forcing."""
     tied: int
     """Rows whose first divergence is a near tie."""
     first_divergence: int
     """Smallest index of a differing token; -1 if all tokens are equal. Reported, never judged."""
     unended: int = 0
-    """Rows that went on after the end of their sequence, or stopped without it, when one of the tokens that the run
-    generates was made to end it."""
+    """Rows that went on after the end of their sequence, or stopped without it. Counted in a run for which one of the
+    generated tokens was made the end of the sequence."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,14 @@ class Divergence:
     candidate_mean: float
     candidate_p99: float
     eager_mean: float
-    """Of eager in the same dtype: what the dtype costs by itself."""
+    """Mean of eager in the same dtype: the cost of the dtype by itself."""
     eager_p99: float
     decode_mean: float
-    """Of the candidate over decode steps alone: a quantized cache serves its prefill what it was given."""
+    """Mean of the candidate over decode steps alone: the prefill of a quantized cache still sees what it was given."""
     decode_steps: int
-    """Positions of that."""
+    """Number of positions behind `decode_mean`."""
     decode_flips: int
-    """Those whose first choice is not the reference's."""
+    """Decode positions whose first choice is not the reference's."""
 
 
 @dataclass(frozen=True)
@@ -128,19 +130,19 @@ class State:
     """Keys and values left in the cache by the forced run, against those of eager and of the reference."""
 
     strata: tuple[StratumError, ...]
-    """`layer N keys head M`, over positions that are no padding; empty for a path without a cache."""
+    """Errors by `layer N keys head M`, over positions that are no padding; empty for a path without a cache."""
     wrong_lengths: int = 0
-    """Layers, over all runs, that say they have seen another number of positions than were fed to them."""
+    """Layers, over all runs, that report another number of positions than were fed to them."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One run against the references, in numbers."""
+    """Numbers of one run against the references."""
 
     dtype: Dtype
     finite: bool
     identical: bool
-    """Logits, tokens and cache are bit for bit those of eager in the same dtype; for a lossy path, of its twin."""
+    """Whether logits, tokens and cache equal eager's bit for bit, in the same dtype; for a lossy path, its twin's."""
     strata: tuple[StratumError, ...]
     greedy: GreedyAgreement
     free: FreeRun
@@ -148,14 +150,14 @@ class Comparison:
     """None if the logits of the run could not be seen."""
     state: State
     steps: tuple[float, ...] = ()
-    """By generated token, over all rows: RMS error of its logits over eager's own, the latter at least one unit
-    roundoff, so that the ratio of two errors that are zero is 0. Reported, never judged: so few positions may differ by
-    chance. Empty if the logits could not be seen, and in records from before this was kept."""
+    """Error ratio by generated token, over all rows: RMS error of its logits over eager's own. The latter is at least
+    one unit roundoff, so that the ratio of two errors that are zero is 0. Reported, never judged: so few positions may
+    differ by chance. Empty if the logits could not be seen, and in records from before this was kept."""
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What rounding the weights costs on the quality probe, against dense eager in the same dtype: one number per
+    """Cost of rounding the weights on the quality probe, against dense eager in the same dtype. One number per
     sequence, since positions of one sequence are not independent."""
 
     divergence: tuple[float, ...]
@@ -163,7 +165,7 @@ class Quality:
     flips: tuple[float, ...]
     """Share of positions whose first choice is not eager's."""
     surprise: tuple[float, ...]
-    """Rise of the mean negative log likelihood of the text itself, in nats: the logarithm of the perplexity ratio."""
+    """Rise of the mean negative log likelihood of the text, in nats: the logarithm of the perplexity ratio."""
 
     def __post_init__(self) -> None:
         if not len(self.divergence) == len(self.flips) == len(self.surprise) >= 2:
@@ -172,22 +174,22 @@ class Quality:
 
 @dataclass(frozen=True)
 class Scheme:
-    """What is known of a run with rounded weights beyond its comparison."""
+    """Facts about a run with rounded weights that its comparison does not hold."""
 
     quality: Quality
     changed_by_saving: int | None = None
-    """Linears whose weights differ after the model was saved and loaded again; None if it cannot be saved."""
+    """Linears whose weights differ after the model was saved and loaded; None if it cannot be saved."""
 
 
 @dataclass(frozen=True)
 class ExactTrial:
-    """An operator given what nothing rounds on: then there is one right output."""
+    """An operator on inputs that nothing rounds, so that there is one right output."""
 
     operator: str
     tried: int
-    """Outputs: vectors that were looked up, written and read back, or read out."""
+    """Number of outputs: vectors that were looked up, written and read back, or read out."""
     wrong: int
-    """Those that differ in any bit from what they should be."""
+    """Number of outputs that differ in any bit from what they should be."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.wrong <= self.tried:
@@ -199,16 +201,17 @@ class Operators:
     """The operators that a path replaces, at their own inputs in a run of the model."""
 
     errors: tuple[StratumError, ...]
-    """By operator and phase, against float64 on the same inputs; of eager stands what it computes from these. A scheme
-    that rounds activations is held against its own arithmetic, and a dense linear's error is its yardstick."""
+    """Errors by operator and phase, against float64 on the same inputs. Eager's are those of what eager computes from
+    these. A scheme that rounds activations is compared with its own arithmetic; its yardstick is a dense linear's
+    error."""
     exact: tuple[ExactTrial, ...] = ()
     unwatched: tuple[str, ...] = ()
-    """What could not be compared, and why."""
+    """Operators that could not be compared, and why."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What one run of a case in one precision produced."""
+    """Results of one run of a case in one precision."""
 
     dtype: Dtype
     engagement: Engagement
@@ -216,12 +219,12 @@ class Rung:
     seconds: float
     """Wall time of the worker's request."""
     beside: Comparison | None = None
-    """Of a stack with a lossy cache: the same without that cache, which must err no more than eager's rounding."""
+    """Comparison of a stack without its lossy cache, which must err no more than eager's rounding; None for others."""
     scheme: Scheme | None = None
-    """Of a path that rounds weights; its comparison is then with a dense model of the same rounded weights, or, if it
-    is dynamic, with eager itself."""
+    """Facts about rounded weights; None for other paths. The comparison is then with a dense model of the same rounded
+    weights, or, if the path is dynamic, with eager itself."""
     operators: Operators | None = None
-    """None if the path replaces none that can be watched."""
+    """Errors of the replaced operators; None if the path replaces none that can be watched, or did not engage."""
 
     def __post_init__(self) -> None:
         if self.comparison.dtype is not self.dtype:
@@ -230,7 +233,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no result: a worker that died, hung or raised."""
+    """Reason for a missing result, such as a worker that died, hung or raised."""
 
     outcome: Outcome
     """CRASHED, TIMED_OUT, ERROR or UNSUPPORTED."""
@@ -245,45 +248,45 @@ class Failure:
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of eager in one dtype, before anything is compared with it."""
+    """Facts about eager in one dtype, known before anything is compared with it."""
 
     dtype: Dtype
     repeats: bool
-    """A second run gave the same bits."""
+    """Whether a second run gave the same bits."""
     relative_error: float
     """RMS(eager - reference) / RMS(reference) over all logits."""
     recalled: int = 0
-    """Tokens of the recall probe that eager generated as determined."""
+    """Tokens of the recall probe that eager generated correctly."""
     asked: int = 0
     """Tokens of the recall probe; 0 if the model was not trained on recall."""
     positions: int = 0
-    """Of the longest row."""
+    """Positions of the longest row: its prompt and all new tokens but the last."""
 
     @property
     def recall(self) -> float:
-        """Share of the recall probe answered; 1 if nothing was asked."""
+        """Share of the recall probe that eager answered, 0 to 1; 1 if there was none."""
         return self.recalled / self.asked if self.asked else 1.0
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that one run of a case produced. Serialisable; a finished run can be judged again from it."""
+    """Everything that one run of a case produced. Serialisable: a finished run can be judged again from it."""
 
     case: str
-    """`Case.id`."""
+    """Id of the case: `Case.id`."""
     tolerance: Tolerance
     rungs: tuple[Rung, ...] = ()
     trusts: tuple[Trust, ...] = ()
     floor: float = 0.0
     """Relative RMS disagreement of the float64 reference with itself, cached against uncached."""
     failure: Failure | None = None
-    """Why the case has no complete result; what was gathered before stays in `rungs`."""
+    """Reason for a missing or partial result; None otherwise. Earlier results stay in `rungs`."""
     reference_failure: Failure | None = None
-    """Why there is no reference to compare with."""
+    """Reason for a missing reference; None if there is one."""
     budget: str = ""
-    """Name of a lossy scheme's budget in the table of limits; empty if the scheme has none."""
+    """Names of the scheme's budgets in the table of limits, joined by `+`; empty if it has none."""
     trained: bool = True
-    """Whether the weights were; of random ones any rounding changes half of what they choose, and no budget holds."""
+    """Whether the weights were trained. If random, any rounding changes half of the choices, and no budget holds."""
 
     def __post_init__(self) -> None:
         if self.failure or self.reference_failure:

@@ -1,4 +1,4 @@
-"""One number against its limit."""
+"""A number and its limit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Finding:
     got: float
     limit: float
     at_most: bool = True
-    """Whether `got` should be at most `limit`, or at least."""
+    """Whether `got` should be at most `limit`; otherwise it should be at least `limit`."""
 
     @property
     def excess(self) -> float:
-        """By what factor the limit is exceeded: above 1 is a violation. Not-a-number, in either, counts as infinite."""
+        """Factor by which the limit is exceeded: above 1 is a violation. Not-a-number in either counts as infinite."""
         over, under = (self.got, self.limit) if self.at_most else (self.limit, self.got)
         return _quotient(over, under)
 
@@ -35,7 +35,7 @@ class Finding:
 
 
 def _quotient(over: float, under: float) -> float:
-    """0 of nothing over nothing, infinite of something over nothing, and of what is no number."""
+    """Return `over / under`. 0 / 0 gives 0; any other division by 0, and not-a-number, gives infinity."""
     if under == 0.0:
         return 0.0 if over == 0.0 else math.inf
     quotient = over / under

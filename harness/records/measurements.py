@@ -1,4 +1,4 @@
-"""The nouns of measuring: what was timed and weighed of a case. Frozen records without I/O, environment or torch."""
+"""Records of measuring: what was timed and weighed of a case. Frozen, without I/O, environment or torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Sample:
     seconds: float
     """Host wall time between two synchronisations of the device."""
     first: float | None = None
-    """Seconds of these until the first token of all rows was there; None if it cannot be seen."""
+    """Seconds until the first token of all rows was there; None if it cannot be seen."""
     device_seconds: float | None = None
-    """Between two CUDA events around the same calls; None without CUDA."""
+    """Seconds between two CUDA events around the same calls; None without CUDA."""
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf or (self.first is not None and not 0 < self.first <= self.seconds):
@@ -34,8 +34,8 @@ class Pair:
     candidate: Sample
     eager: Sample
     dropped: str = ""
-    """What happened meanwhile that makes the pair worthless: a compilation, throttling, a foreign process. Empty for
-    a pair that counts."""
+    """Event during the pair that makes it worthless: a compilation, throttling, a foreign process. Empty for a pair
+    that counts."""
 
     @property
     def log_speedup(self) -> float:
@@ -45,21 +45,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What came before the first sample."""
+    """Runs and seconds before the first sample."""
 
     first_call: float
     """Seconds of the first run after loading."""
     calls: int
-    """Runs until nothing was compiled any more."""
+    """Runs until nothing more was compiled."""
     compile_seconds: float = 0.0
-    """Of them spent by torch.compile, as it tells itself."""
+    """Seconds of the warm-up that torch.compile spent, as torch reports."""
     capture_seconds: float = 0.0
-    """Of them spent recording CUDA graphs, likewise."""
+    """Seconds of the warm-up spent recording CUDA graphs, as torch reports."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What arithmetic says that a run must move and compute; formulas in `harness/judging/roofline.py`."""
+    """Bytes and operations that a run needs by arithmetic; formulas in `harness/judging/roofline.py`."""
 
     decode_bytes: float
     """Bytes that an average decode step reads: weights in use, and keys and values."""
@@ -70,7 +70,7 @@ class Work:
     """Bytes that the prefill reads and writes: weights in use, and keys and values that it keeps. None in records from
     before this was counted."""
     decode_flops: float | None = None
-    """Floating-point operations of an average decode step; None likewise."""
+    """Floating-point operations of an average decode step. None in records from before this was counted."""
 
 
 @dataclass(frozen=True)
@@ -78,35 +78,35 @@ class Speed:
     """Timed runs of candidate and eager."""
 
     pairs: tuple[Pair, ...]
-    """In the order of sampling, dropped ones included."""
+    """All pairs in the order of sampling, dropped ones included."""
     looks: tuple[int, ...]
-    """How many pairs counted at each look at whether they suffice; the last one ended the sampling."""
+    """Numbers of counted pairs at which it was checked whether to go on; the last one ended the sampling."""
     stopped: str
-    """Why: `decided`, `precise`, `pairs`, `seconds`, or `dropped`."""
+    """Reason for the end of sampling: `decided`, `precise`, `pairs`, `seconds`, or `dropped`."""
     rows: int
     new_tokens: int
     candidate: WarmUp
     eager: WarmUp
     work: Work | None
-    """Of the candidate; None if it cannot be counted."""
+    """Work of the candidate; None if it cannot be counted."""
     seconds: float
-    """Spent on sampling, between the first pair and the last."""
+    """Seconds spent on sampling, between the first pair and the last."""
     block: int = 1
-    """Consecutive pairs that share a load of the models: each load has one voice, its median."""
+    """Consecutive pairs that share a load of the models. Each load counts once, by its median."""
     differing: int = 0
     """Timed runs of the candidate whose tokens were not those of the verified run."""
     eager_differing: int = 0
-    """The same of eager."""
+    """Timed runs of eager whose tokens were not those of the verified run."""
     kernels: tuple[str, ...] = ()
-    """Of attention and packed weights, seen in one more run of the candidate after the last sample."""
+    """Kernels of attention and packed weights, seen in one more run of the candidate after the last sample."""
     verified_kernels: tuple[str, ...] = ()
-    """The same of the run that was verified; both are empty if the path serves requests."""
+    """Kernels of the verified run, seen in the same way. Both are empty if the path serves requests."""
     foreign: int = 0
-    """Most processes of others that computed on the device meanwhile."""
+    """Largest number of other processes seen on the device during timing."""
     alternating: bool = False
-    """Whether both models did not fit, or the candidate spans processes, so that workers took turns in blocks."""
+    """Whether workers took turns in blocks, because both models did not fit or the candidate spans processes."""
     uncounted: str = ""
-    """Why there is no work."""
+    """Reason for a missing `work`; empty if there is one."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Threads, load, clocks: recorded, not judged."""
 
@@ -128,7 +128,8 @@ class Speed:
 
 
 def log_speedups(pairs: Sequence[Pair], block: int) -> list[float]:
-    """Of the pairs that count, in their order; of every `block` of all pairs the median, if any of it counts."""
+    """Return the log speedups of the pairs that count: the median of every `block` of pairs, in order. A block in which
+    no pair counts is left out."""
     loads = (pairs[start : start + block] for start in range(0, len(pairs), block))
     kept = ([pair.log_speedup for pair in load if not pair.dropped] for load in loads)
     return [median(values) for values in kept if values]
@@ -136,57 +137,58 @@ def log_speedups(pairs: Sequence[Pair], block: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Held:
-    """What one model and one run of its workload hold, each in a fresh process. All in bytes."""
+    """Bytes that one model and one run of its workload hold, each in a fresh process."""
 
     weights: int
-    """Of all tensors that loading left alive, each storage once."""
+    """Bytes of all tensors that loading left alive, each storage once."""
     kv: int
-    """Of the storages of the cache that a run returned; 0 for none."""
+    """Bytes of the storages of the cache that a run returned; 0 without one."""
     kv_expected: int
-    """The same by the formula: 2 x element size x positions x heads x size, over layers and rows, windows respected."""
+    """Bytes of the cache by the formula: 2 x element size x positions x heads x size, over layers and rows. Sliding
+    windows are respected."""
     logits: int
-    """Of the logits that every run must hold at once."""
+    """Bytes of the logits that every run must hold at once."""
     resident: int
-    """More than before loading, once the model is there: of the process (CPU) or allocated (CUDA)."""
+    """Bytes that loading added: to the process (CPU), or allocated (CUDA)."""
     peak: int
-    """Most that was held at once during a run, above what there was before loading."""
+    """Most bytes held at once during a run, above those from before loading."""
     growth: int
-    """By how much more is held after the last of several equal runs than after the first."""
+    """Bytes by which more is held after the last of several equal runs than after the first."""
     reserved: int | None = None
-    """Of the device by the allocator, at the peak; None without CUDA."""
+    """Bytes of the device that the allocator reserved at the peak; None without CUDA."""
     kv_elsewhere: int = 0
-    """Of `kv`, what lies in another place than the model: an offloaded cache."""
+    """Bytes of `kv` that lie on another device than the model: an offloaded cache."""
 
     @property
     def least(self) -> int:
-        """Lower bound of the peak: weights, keys and values, and logits."""
+        """Lower bound of the peak, in bytes: weights, keys and values on the model's device, and logits."""
         return self.weights + self.kv - self.kv_elsewhere + self.logits
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What candidate and eager hold."""
+    """Bytes that candidate and eager hold."""
 
     candidate: Held
     eager: Held
     kv_exact: bool
-    """Whether the candidate's cache must take exactly what the formula says; if not, its path packs it, and it must
+    """Whether the candidate's cache must take exactly what the formula says. Otherwise its path packs it, and it must
     take less."""
     own_weights: bool
-    """Whether the candidate's weights should be eager's, byte for byte in number: no path but one that rounds them."""
+    """Whether the candidate's weights should take as many bytes as eager's: on all paths but those that round them."""
     snapshot: str = ""
-    """Of the allocator, as a path in the run's folder; empty if there is none."""
+    """Path of the allocator's snapshot in the run's folder; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """What the machine can do, measured in the session."""
+    """Peak rates of the machine, measured in the session."""
 
     copy_bandwidth: float
-    """Bytes per second read and written by the fastest copy of a tensor that no cache holds."""
+    """Bytes per second, read and written, of the fastest copy of a tensor that no cache holds."""
     read_bandwidth: float
-    """Bytes per second of the fastest pass that only reads one: more than a copy on processors that fetch a line before
-    they overwrite it."""
+    """Bytes per second of the fastest pass that only reads such a tensor. More than a copy on processors that fetch a
+    line before they overwrite it."""
     flops: Mapping[Dtype, float]
     """Floating-point operations per second of the fastest square matrix product."""
     launch: float
@@ -198,22 +200,22 @@ class Peaks:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second that no run can pass."""
+        """Bytes per second that no run can exceed."""
         return max(self.copy_bandwidth, self.read_bandwidth)
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """All that was measured of one case. Serialisable; judged again from it."""
+    """Everything that was measured of one case. Serialisable: the case can be judged again from it."""
 
     case: str
-    """`Case.id`."""
+    """Id of the case: `Case.id`."""
     speed: Speed | None = None
     memory: Memory | None = None
     peaks: Peaks | None = None
     speed_failure: Failure | None = None
-    """Why there is no speed."""
+    """Reason why measuring `speed` failed; None if it did not fail."""
     memory_failure: Failure | None = None
-    """Why there is no memory."""
+    """Reason why measuring `memory` failed; None if it did not fail."""
     peaks_failure: Failure | None = None
-    """Why there are no peaks."""
+    """Reason why measuring `peaks` failed; None if it did not fail."""

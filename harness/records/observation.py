@@ -1,4 +1,4 @@
-"""What was seen while a path ran, as plain data: no tensors, no modules."""
+"""Plain data on what was seen while a path ran: no tensors, no modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 NO_CACHE = "none"
-"""What stands for the class of a cache where there is none."""
+"""Name that stands for the class of a cache where there is none."""
 
 
 class Phase(StrEnum):
@@ -23,8 +23,8 @@ class AttentionCall:
     operator: str
     """The operator's name as torch dispatched it, or `repository:function` of a kernel."""
     masked: bool = False
-    """Whether a mask, or lengths of unpadded sequences, came with it. Eager adds its mask before the softmax, where
-    it cannot be seen."""
+    """Whether a mask, or lengths of unpadded sequences, came with the call. Eager adds its mask before the softmax,
+    where it cannot be seen."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class CacheLayer:
     """One attention layer of the cache that a run returned."""
 
     kind: str
-    """Name of its class."""
+    """Name of the layer's class."""
     dtype: str
-    """Of the keys and values that it stores as they are."""
+    """Dtype of the keys and values that are stored as they are."""
     device: str
-    """Where they lie after the run."""
+    """Device type on which keys and values lie after the run."""
     kept: int
-    """Positions that it stores, in whatever form."""
+    """Positions that are stored, in any form."""
     packed: int = 0
-    """Positions of these that it stores quantized."""
+    """Positions among these that are stored quantized."""
     bits: float = 0.0
-    """Bits that one value of those takes, without scales and zero points."""
+    """Bits of one quantized value, without scales and zero points."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class LayerKind:
     """The modules of one kind that the `kernels` package may exchange, over the whole model."""
 
     name: str
-    """As the model registered them: `RMSNorm`, ..."""
+    """Name under which the model registered them: `RMSNorm`, ..."""
     modules: int
     kernelized: int
-    """Modules whose forward is not their class's any more."""
+    """Modules whose forward is no longer their class's."""
     calls: int = 0
     """Calls of these modules; counted only for a path that changes layers."""
     kernel_calls: int = 0
-    """Calls that a local kernel itself counted."""
+    """Calls that the local kernel itself counted."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class LinearKind:
     """The linear layers of one kind, over the whole model."""
 
     kind: str
-    """Name of their class."""
+    """Name of the layers' class."""
     weight: str
-    """Name of the class of their weight."""
+    """Name of the class of their weights."""
     bits: float
     """Bits of each packed weight, without scales and zero points; 0 if weights are not packed."""
     names: tuple[str, ...]
-    """Where they stand in the model."""
+    """Names of the layers in the model."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class Shard:
 
     name: str
     style: str
-    """What the plan says of its module: `colwise`, `rowwise`, ..."""
+    """Style that the plan gives to the parameter's module: `colwise`, `rowwise`, ..."""
     whole: tuple[int, ...]
     """Shape of the parameter."""
     kept: tuple[int, ...]
-    """Shape of what this rank keeps of it."""
+    """Shape of the part that this rank keeps."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +93,25 @@ class Rank:
 
     shards: tuple[Shard, ...]
     bytes_kept: int
-    """Of all parameters, on this rank."""
+    """Bytes of all parameters, as kept on this rank."""
     bytes_whole: int
-    """Of all parameters, on all ranks together and each once."""
+    """Bytes of all parameters, on all ranks together and each once."""
     elements: int
-    """Values of all parameters, likewise."""
+    """Number of values in all parameters, on all ranks together and each once."""
     collectives: Mapping[str, int]
-    """Operators in which ranks wait for each other, by name."""
+    """Calls of operators in which ranks wait for each other, by name."""
     agrees: bool = True
-    """Whether it gave the logits and tokens of the first rank, bit for bit."""
+    """Whether the rank gave the logits and tokens of the first rank, bit for bit."""
 
 
 @dataclass(frozen=True)
 class Batching:
-    """How requests were served by continuous batching."""
+    """Facts about requests served by continuous batching."""
 
     implementation: str
-    """Attention implementation of the model's config while they were."""
+    """Attention implementation in the model's config while requests were served."""
     steps: int
-    """Forward passes."""
+    """Number of forward passes."""
     prompts: tuple[int, ...]
     """Tokens of each request's prompt, in the order in which they were submitted."""
     prefilled: int
@@ -121,12 +121,12 @@ class Batching:
     chunks: int
     """Most steps that the prefill of one request took."""
     in_flight: tuple[int, ...]
-    """Requests in each step."""
+    """Number of requests in each step."""
     widest: int
     """Most tokens in one step."""
     pages: int
     page: int
-    """Tokens of a page."""
+    """Tokens per page."""
     replays: int
     """Steps that replayed a CUDA graph."""
     captures: int
@@ -134,7 +134,7 @@ class Batching:
     dropped: tuple[str, ...]
     """Logits processors that continuous batching left out."""
     errors: tuple[str, ...]
-    """What failed requests say: nothing is raised."""
+    """Messages of failed requests, for which nothing is raised."""
 
     @property
     def largest(self) -> int:
@@ -144,13 +144,13 @@ class Batching:
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen while `generate` ran, forced and free, as plain data: no tensors, no modules."""
+    """Plain data on what was seen while `generate` ran, forced and free: no tensors, no modules."""
 
     device: str
     dtype: str
-    """Of the model's weights, as torch names it."""
+    """Dtype of the model's weights, as torch names it."""
     attention_implementation: str
-    """Of the model's config, after loading."""
+    """Attention implementation in the model's config, after loading."""
     padded: bool
     """Whether rows were padded, so that attention needs a mask."""
     attention: tuple[AttentionCall, ...]
@@ -163,27 +163,27 @@ class Observation:
     caches: tuple[str, ...]
     """Class of the cache that each run returned."""
     cache_layers: tuple[CacheLayer, ...]
-    """Their attention layers, run by run."""
+    """Attention layers of these caches, run by run."""
     lengths: tuple[int, ...]
     """Positions that were fed to the cache of each run."""
     windows: tuple[int, ...]
     """Sliding window of each attention layer; 0 for a layer that attends to everything."""
     shared: int
-    """Attention layers, the last ones, that read the keys and values of an earlier layer and have none in the cache."""
+    """Number of last attention layers that read an earlier layer's keys and values and have none in the cache."""
     layers: tuple[LayerKind, ...]
     linears: tuple[LinearKind, ...]
     head: str
-    """Where the linear that gives the logits stands."""
+    """Name of the linear layer that gives the logits."""
     collectives: Mapping[str, int]
-    """Operators in which processes exchange data, by name."""
+    """Calls of operators in which processes exchange data, by name."""
     packed_calls: Mapping[str, int]
     """Calls of operators and functions that multiply with packed weights, by name."""
     regions: Mapping[str, int]
-    """Times that code compiled by dynamo was entered, by the name of the function that was compiled."""
+    """Number of entries into code compiled by dynamo, by the name of the function that was compiled."""
     inductor_calls: int
-    """Times that a graph compiled by inductor ran: dynamo may also hand its graphs to a backend that does nothing."""
+    """Runs of graphs compiled by inductor. Dynamo may also hand its graphs to a backend that does nothing."""
     graphs: int
-    """Graphs that torch.compile captured."""
+    """Number of graphs that torch.compile captured."""
     graph_breaks: tuple[str, ...]
     recompiles: tuple[str, ...]
     """Reasons, one per recompilation."""
@@ -192,13 +192,13 @@ class Observation:
     cudagraph_inputs: int = 0
     """Inputs that change between replays, over all CUDA graphs that inductor recorded: a decode step has its tokens."""
     cudagraph_skips: int = 0
-    """Graphs that inductor did not record as CUDA graphs though asked to; every graph, where there is no CUDA."""
+    """Graphs that inductor did not record as CUDA graphs though it should; every graph, where there is no CUDA."""
     batching: Batching | None = None
-    """Of requests that were served by continuous batching."""
+    """Facts about served requests; None without continuous batching."""
     ranks: tuple[Rank, ...] = ()
-    """Of a model that is spread over several processes."""
+    """Processes of a model that is spread over several; empty for other models."""
     recompile_limit: str = ""
-    """What torch said when it stopped compiling and fell back to eager; empty if it did not."""
+    """Message of torch when it stopped compiling and fell back to eager; empty if it did not."""
 
     @property
     def compiled_calls(self) -> int:
@@ -206,12 +206,12 @@ class Observation:
 
     @property
     def cache_windows(self) -> tuple[int, ...]:
-        """The windows of those layers that have a place in the cache."""
+        """Sliding windows of the layers that have a place in the cache."""
         return self.windows[: len(self.windows) - self.shared]
 
     @property
     def forwards(self) -> int:
-        """Forward passes of the model."""
+        """Number of forward passes of the model."""
         return self.batching.steps if self.batching else self.prefills + self.decode_steps
 
     @property
@@ -219,8 +219,8 @@ class Observation:
         return any(cache != NO_CACHE for cache in self.caches)
 
     def calls(self, phase: Phase) -> int:
-        """How many attention calls a phase must make: one per attention layer and forward pass. Without a cache, every
-        pass is over the whole sequence, as a prefill is."""
+        """Return the number of attention calls that a phase must make: one per attention layer and forward pass.
+        Without a cache every pass is over the whole sequence, like a prefill."""
         passes = {Phase.PREFILL: self.prefills, Phase.DECODE: self.decode_steps}
         if not self.cached:
             passes = {Phase.PREFILL: self.prefills + self.decode_steps, Phase.DECODE: 0}

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 from harness.records.enums import Dtype, Outcome, Property, Technique
 
 JUDGED_BY = "judged_by"
-"""Entry of a run's environment that tells what else than the table's limits decided."""
+"""Entry of a run's environment that says what was judged by in addition to the table's limits."""
 
 
 EXAMPLES = "examples"
-"""The number of a verdict on a relation that says how many examples were drawn; other verdicts have none."""
+"""Name of the number that holds how many examples a relation drew; only verdicts on relations have it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One property of one case, judged."""
+    """Judgement of one property of one case."""
 
     case: str
     property: Property
@@ -25,7 +25,7 @@ class Verdict:
     message: str
     """`<case>: <what> is <got>, but should be <limit> (<next step>)` when it fails; what was found when it passes."""
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """The figures that decided, by name, with their limits."""
+    """Figures that decided, by name, with their limits."""
     technique: Technique = Technique.EAGER
     path: str = ""
     recipe: str = ""
@@ -33,9 +33,9 @@ class Verdict:
     device: str = ""
     dtype: Dtype = Dtype.FP32
     tried: str = ""
-    """Id of the case that a claim was tried on, under which its evidence and measurements are kept; empty otherwise."""
+    """Id of the case that a claim was tried on, under which its files are kept; empty for other verdicts."""
     forgiven: Outcome | None = None
-    """How a KNOWN_FAILURE fails."""
+    """Outcome that a KNOWN_FAILURE would have had; None for other verdicts."""
 
 
 @dataclass(frozen=True)
@@ -47,41 +47,40 @@ class Run:
     """Name of the matching hardware profile in `baselines/`; null if there is none."""
     environment: Mapping[str, str]
     started: str
-    """UTC, ISO 8601."""
+    """Time of the start; UTC, ISO 8601."""
     finished: str | None
-    """Null while the session runs, and for ever if it was killed."""
+    """Time of the end; UTC, ISO 8601. Null while the session runs, and for ever if it was killed."""
     exit: int | None
     verdicts: tuple[Verdict, ...]
     selected: int | None = None
-    """Tests of cases that were selected, of which each should give a verdict; null in records from before it was kept.
-    """
+    """Number of selected tests of cases, which should give a verdict each. Null in records from before it was kept."""
     shard: str = ""
-    """K/N, if the session ran a share of the cases."""
+    """Share of the cases that the session ran, as K/N; empty for all."""
     gate: tuple[str, ...] | None = None
-    """Under `--gate` why it is red, in clauses: also that it has not ended; null if nobody asked for a gate."""
+    """Reasons why the run fails `--gate`, as clauses; also that it has not ended. Null without `--gate`."""
     resumed: tuple[str, ...] = ()
-    """When the session was continued; UTC, ISO 8601."""
+    """Times at which the session was resumed; UTC, ISO 8601."""
     options: tuple[str, ...] = ()
-    """What the session was told of models and times, as words of its command line; empty for the defaults, and in
-    records from before it was kept."""
+    """Options on models and times, as words of the command line. Empty for the defaults, and in records from before it
+    was kept."""
     selection: str = ""
-    """Digest of the names of the selected tests: whether a session that goes on asks the same."""
+    """Digest of the names of the selected tests. A session with a gate must have the same when it is resumed."""
     failed_otherwise: int | None = None
-    """Tests that failed and gave no failing verdict: of no case, or behind their verdict; null in records from before
-    it was kept, and until the session ends."""
+    """Number of failed tests without a failing verdict: they are of no case, or failed after their verdict. Null in
+    records from before it was kept, and until the session ends."""
     workers: str = ""
-    """How worker processes start, and what that costs each of them; empty if none was needed, and in records from
-    before it was kept."""
+    """Way in which worker processes start, and what that costs each of them. Empty if none was needed, and in records
+    from before it was kept."""
     tier: str = ""
-    """How much of the plan it was to run, `daily` by default; empty in records from before it was kept."""
+    """Tier that the session was to run, `daily` by default; empty in records from before it was kept."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many cases that can run here the tier leaves out, by their own tiers; empty in records from before it was
-    kept."""
+    """Number of cases that can run here but that the tier leaves out, by their own tiers. Empty in records from before
+    it was kept."""
     elsewhere: tuple[str, ...] = ()
-    """Known failures, as the gate names them, that are of cases which the tier leaves out."""
+    """Known failures of cases that the tier leaves out, as the gate names them."""
     jobs: int | None = None
-    """How many cases ran side by side while nothing was timed; null until that was decided."""
+    """Number of cases that ran at the same time while nothing was timed; null until that was decided."""
 
     def is_of_other_tier(self, tier: str) -> bool:
-        """Whether it is known to be of another tier; of an older record, or against one, nothing is known."""
+        """Return whether the run is known to be of another tier. Nothing is known if either tier is empty."""
         return bool(self.tier and tier) and self.tier != tier

@@ -1,4 +1,4 @@
-"""Read a run's folder back: what sessions wrote, whole and of the cases that the files are named after."""
+"""Read a run's folder back. Every file must be whole, and of the case that it is named after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OfCase = TypeVar("OfCase", Evidence, Measurements)
 
 
 def any_run(folder: Path) -> Run:
-    """The record of the session in a folder, be it finished or not. Raises CorruptRecord if there is none."""
+    """Return the record of the session in a folder, finished or not. Raises CorruptRecord if there is none to read."""
     path = folder / RUN
     try:
         run = read_record(Run, path)
@@ -32,7 +32,7 @@ def any_run(folder: Path) -> Run:
 
 
 def finished_run(folder: Path) -> Run:
-    """The record of the finished session in a folder. Raises HarnessError if there is none."""
+    """Return the record of the finished session in a folder. Raises HarnessError if there is none."""
     run = any_run(folder)
     if run.finished is None:
         raise HarnessError(f"{folder}: the run is not finished, but should be (wait for it, or name another run)")
@@ -40,12 +40,12 @@ def finished_run(folder: Path) -> Run:
 
 
 def evidence_of(folder: Path) -> dict[str, Evidence]:
-    """By case. Raises CorruptRecord for the first file that cannot be read."""
+    """Return a run's evidence by case. Raises CorruptRecord for the first file that cannot be read."""
     return _by_case(Evidence, folder / "evidence")
 
 
 def measurements_of(folder: Path) -> dict[str, Measurements]:
-    """Likewise; empty if nothing was timed."""
+    """Return a run's measurements by case; empty if nothing was timed. Raises CorruptRecord like `evidence_of`."""
     return _by_case(Measurements, folder / "measurements")
 
 
@@ -63,7 +63,7 @@ def _by_case(kind: type[OfCase], folder: Path) -> dict[str, OfCase]:
 
 
 def refuse_two_tiers(first: Path, run: Run, other: Path, again: Run) -> None:
-    """Raises HarnessError if two runs are of different tiers: what only one of them was to judge would look lost."""
+    """Raise HarnessError if two runs are of different tiers. Cases of only one tier would look lost in the other."""
     if run.is_of_other_tier(again.tier):
         raise HarnessError(
             f"{first} is of tier {run.tier}, and {other} of tier {again.tier}, but both should be of one (run the same "

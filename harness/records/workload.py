@@ -1,4 +1,4 @@
-"""What there is to run: models and workloads. Frozen records without I/O, environment or torch."""
+"""Models and workloads: everything there is to run. Frozen records without I/O, environment or torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Folder:
     """Weights, config and tokenizer in a local folder, as `save_pretrained` writes them."""
 
     path: str
-    """Absolute."""
+    """Absolute path."""
 
 
 @dataclass(frozen=True)
@@ -22,37 +22,37 @@ class Hub:
     """A model repository on the Hugging Face Hub."""
 
     repository: str
-    """`owner/name`."""
+    """Name of the repository, `owner/name`."""
     revision: str = "main"
-    """Branch, tag or commit; anything but a commit moves."""
+    """Branch, tag or commit. Only a commit stays the same."""
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """Random weights in a published shape: what arithmetic and speed depend on, without a download."""
+    """Random weights in a published shape: enough for arithmetic and speed, without a download."""
 
     model_type: str
-    """As in a config.json: `llama`, `qwen3`, ..."""
+    """Model type as in a config.json: `llama`, `qwen3`, ..."""
     shape: Mapping[str, Any] = field(hash=False)
     """Further entries of the config."""
     tokenizer: str
-    """A folder with a tokenizer whose ids the vocabulary holds; absolute."""
+    """Absolute path of a folder with a tokenizer whose ids the vocabulary holds."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """How to get a model and its tokenizer."""
+    """A model's name, and where to get it and its tokenizer."""
 
     name: str
     """Part of case ids."""
     source: Folder | Hub | Seeded
     cpu_dtype: Dtype = Dtype.FP32
-    """Native dtype on the CPU when none is asked for; accelerators take bfloat16."""
+    """Native dtype on the CPU where none is requested; accelerators take bfloat16."""
     solves_recall: bool = False
-    """Whether the model was trained to continue `Prompt.answer`: its eager output is then held to it."""
+    """Whether the model was trained to continue with `Prompt.answer`. Its eager output must then do so."""
     timed_daily: bool = True
-    """Whether a CPU times it without being asked for slow cases: one of several alike is enough."""
+    """Whether a CPU times it even without slow cases. One of several similar models is enough."""
 
     def __post_init__(self) -> None:
         _need_plain_name("model recipe", self.name)
@@ -63,12 +63,12 @@ class Prompt:
     """One row of a workload: a text, or token ids."""
 
     length: int
-    """Tokens. A text is encoded, repeated as often as needed, and cut to this length under any tokenizer."""
+    """Number of tokens. A text is encoded, repeated as often as needed, and cut to this length under any tokenizer."""
     text: str = ""
     tokens: tuple[int, ...] = ()
     """Token ids, `length` of them, used as they are; empty if the prompt is a text."""
     answer: tuple[int, ...] = ()
-    """The tokens that a model with `solves_recall` continues with, as far as they are determined."""
+    """Tokens that a model with `solves_recall` continues with, as far as they are determined."""
 
     def __post_init__(self) -> None:
         if bool(self.text) == bool(self.tokens):
@@ -81,19 +81,19 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Workload:
-    """Prompts run as one batch or one by one, and how many tokens are generated for each."""
+    """Prompts that run as one batch or one by one, and the number of tokens generated for each."""
 
     name: str
     """Part of case ids; says padding and batch size."""
     prompts: tuple[Prompt, ...]
     new_tokens: int
-    """Generated for every row; end-of-sequence is switched off so that all rows and all runs do equal work."""
+    """Tokens generated for every row. End-of-sequence is switched off, so that all rows and all runs do equal work."""
     separate: bool = False
-    """Every prompt is a run of its own, in one process: other lengths one after another, and no padding."""
+    """Whether every prompt is a run of its own, in one process: other lengths one after another, and no padding."""
     slow: bool = False
-    """Left out unless slow cases are asked for."""
+    """Whether it is left out unless slow cases are requested."""
     timed: Load | None = None
-    """Whether speed, memory, utilization and regressions are asked for too, and what then takes the time."""
+    """Kind of load that is timed; speed, memory, utilization and regressions are then judged too. None if not timed."""
 
     def __post_init__(self) -> None:
         _need_plain_name("workload", self.name)
@@ -118,7 +118,7 @@ class Workload:
 
     @property
     def batches(self) -> tuple[tuple[Prompt, ...], ...]:
-        """The prompts of each run."""
+        """Prompts of each run."""
         return tuple((prompt,) for prompt in self.prompts) if self.separate else (self.prompts,)
 
     @property
@@ -128,12 +128,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Probes:
-    """Workloads that are no cases: what eager and rounded weights are tried on beside each case's own."""
+    """Workloads that belong to no case. Eager and rounded weights are tried on them in addition to each case's own."""
 
     recall: Workload
-    """Eager must give the answers if its model was trained on recall."""
+    """Recall probe: eager must give the answers if its model was trained on recall."""
     text: Workload
-    """What rounded weights cost is measured on it: prompts of equal length."""
+    """Text on which the cost of rounded weights is measured: prompts of equal length."""
 
     def __post_init__(self) -> None:
         if self.text.padded or self.text.batch < 2:

@@ -1,7 +1,7 @@
-"""One call of attention at a time, at its own queries, keys and values. Runs in workers.
+"""Comparison of single attention calls at their own queries, keys and values. Runs in workers.
 
-What may be attended to is told from the padding of the batch, the window of the layer and how much was fed before, and
-not from the mask that the path made for itself.
+Which keys a query may attend to follows from the padding of the batch, the window of the layer and the positions fed
+before. It is not read from the mask that the path made for itself.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from harness.execution.correctness.operator_log import OperatorLog
 from harness.observation.watch import windows_by_layer
 
 QUERIES = 64
-"""Last queries of a call that are compared: the matrix of scores is made whole for them."""
+"""Number of last queries of a call that are compared. The full matrix of scores is computed for them."""
 CERTAIN = 1e-10
-"""Weight that all other keys may have together where one is asked for: no format that is judged adds it to a value."""
+"""Largest total weight of all other keys when one key is looked up. Every format that is judged loses it to
+rounding."""
 LARGEST = 2**15
-"""Of a query's product with its key: half precision ends at 65,504."""
+"""Bound of a query's product with its own key. Half precision ends at 65,504."""
 
 
 @contextmanager
 def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[None]:
-    """Compare every call of the attention function that the model is set to. `seen` (B, L) bool tells which of all
-    positions that will be fed are no padding. Layers that attend in chunks are left out, and architectures without
-    eager code of the usual form."""
+    """Compare every call of the model's attention function inside `with`.
+
+    `seen` (B, L) bool marks which of all positions that will be fed are no padding. Layers that attend in chunks are
+    left out, and so are architectures without eager code of the usual form. The log names them.
+    """
     name = model.config._attn_implementation
     original = ALL_ATTENTION_FUNCTIONS[name]
     windows = windows_by_layer(model.config.get_text_config())
@@ -68,8 +71,11 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
 
 
 def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tensor:
-    """(B, queries, keys) bool: which keys each query may attend to, out of the `seen` (B, L) positions up to now. A
-    cache gives back all of them, followed by room that is still empty, or the last of them."""
+    """Return which keys each query may attend to, as (B, queries, keys) bool.
+
+    `seen` (B, L) bool marks which positions up to now are no padding. The `keys` that a cache gives back are all of
+    these positions, followed by room that is still empty, or only the last of them.
+    """
     length = seen.shape[1]
     first = max(length - keys, 0)
     place = torch.arange(first, first + keys, device=seen.device)
@@ -80,24 +86,25 @@ def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tenso
 
 
 def _eager_code(module: Any) -> Callable[..., tuple[Tensor, Any]] | None:
-    """transformers' own attention for an architecture, as its modelling file has it."""
+    """Return transformers' own attention function from the architecture's modelling file; None if it has none."""
     return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """One call of attention. B rows, H heads of queries, K of keys and values, Q queries, S keys, D their size."""
+    """One call of attention. B rows, H query heads, K heads of keys and values, Q queries, S keys, D head size."""
 
     module: Any
     eager: Callable[..., tuple[Tensor, Any]]
-    """Of the model's own architecture."""
+    """Eager attention function of the model's own architecture."""
     allowed: Tensor
-    """(B, Q, S) bool."""
+    """(B, Q, S) bool: keys that each query may attend to."""
     options: Mapping[str, Any]
-    """Keyword arguments that came with it: scaling, soft cap, sinks."""
+    """Keyword arguments of the call: scaling, soft cap, sinks."""
 
     def triple(self, output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Triple:
-        """Output (B, Q, H, D), that of eager and that in float64, at the last queries that are no padding."""
+        """Return the last queries of `output` (B, Q, H, D), of eager's and of the float64 output. Padding is left
+        out."""
         real = self.allowed.any(-1)[:, -QUERIES:]
         eager = self._eager(query, key, value)
         with PromoteToFloat64():
@@ -105,9 +112,12 @@ class AttentionCall:
         return Triple(output[:, -QUERIES:][real], eager[real], exact[real])
 
     def probe(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the same shapes by which each query looks up one value: keys are random signs,
-        each query a multiple of one of them, in turn its own, the oldest that it may see, one at random, and those just
-        beyond what it may see. Values are small integers."""
+        """Return queries, keys and values of the same shapes, by which each query looks up one value.
+
+        Keys are random signs. Each query is a multiple of one key, which by turns is the newest that it may see, a
+        neighbour of that, the oldest, the one before the oldest, or any at random. Values are integers from -8 to 8
+        without 0.
+        """
         random = torch.Generator().manual_seed(0)
         rows, heads, _, size = key.shape
         signs = torch.randint(0, 2, key.shape, generator=random).to(key) * 2 - 1
@@ -120,7 +130,8 @@ class AttentionCall:
         return asked.repeat_interleave(query.shape[1] // heads, 1).to(query.dtype), signs, integers.to(value)
 
     def missed(self, output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(n,) bool: which look-ups gave anything but the value, where in float64 one key has all the weight."""
+        """Return which look-ups gave anything but the value, as (n,) bool. Only look-ups count in which one key has all
+        the weight in float64."""
         groups = query.shape[1] // key.shape[1]
         with PromoteToFloat64():
             wide = (part.double() for part in (query, key, torch.eye(key.shape[2]).to(key).expand(*key.shape[:3], -1)))
@@ -132,7 +143,7 @@ class AttentionCall:
         return (output[:, -QUERIES:].transpose(1, 2) != right).any(-1)[sure]
 
     def _targets(self, random: torch.Generator) -> Tensor:
-        """(B, Q) int64: the key that each query asks for."""
+        """Return the index of the key that each query looks up, (B, Q) int64."""
         allowed = self.allowed.cpu()
         keys = allowed.shape[-1]
         oldest = allowed.int().argmax(-1)
@@ -143,7 +154,7 @@ class AttentionCall:
         return kinds.gather(0, turn[None])[0].clamp(0, keys - 1)
 
     def _eager(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """(B, last queries, H, D)."""
+        """Return eager's output at the last queries, (B, queries, H, D)."""
         mask = torch.zeros(self.allowed.shape, dtype=query.dtype, device=query.device)
         mask.masked_fill_(~self.allowed, torch.finfo(query.dtype).min)
         output, _ = self.eager(

@@ -1,4 +1,4 @@
-"""Keys and values that a run left in its cache, compared with those of eager and of the reference.
+"""Comparison of the keys and values that a run left in its cache with eager's and the reference's.
 
 Logits average over everything the cache holds, and in half precision they hide a lost position. The cache itself does
 not.
@@ -21,7 +21,7 @@ from harness.records.evidence import State, StratumError
 def compare_states(
     candidate: Sequence[CacheState], *, eager: Sequence[CacheState], reference: Sequence[CacheState], dtype: Dtype
 ) -> State:
-    """Errors per layer, keys or values, and head, over all runs. A candidate without a cache leaves nothing to compare.
+    """Return the errors of keys and values per layer and head, over all runs. A candidate without a cache has none.
 
     Raises ReferenceInvalid if the number of layers differs.
     """
@@ -36,7 +36,7 @@ def compare_states(
 
 
 def same_states(one: Sequence[CacheState], other: Sequence[CacheState]) -> bool:
-    """Bit for bit; a cache is not the same as none."""
+    """Return whether two runs left the same values in their caches. A cache is not the same as none."""
     return len(one) == len(other) and all(
         same_bits(ours, theirs)
         for a, b in zip(one, other, strict=True)
@@ -63,8 +63,8 @@ def _strata(
 
 
 def _real(tensor: Tensor, triple: Sequence[Tensor], seen: Tensor) -> Tensor:
-    """(positions, H, D): what all three keep of positions that are no padding. A static layer may keep one position
-    more of its window than a growing one."""
+    """Return the positions of `tensor` that all three runs keep and that are no padding, (positions, H, D). A static
+    layer may keep one position more of its window than a growing one."""
     kept = min(other.shape[2] for other in triple)
     recent = tensor[:, :, tensor.shape[2] - kept :].transpose(1, 2)
     return recent[seen[:, seen.shape[1] - kept :]]

@@ -1,4 +1,4 @@
-"""What a worker can be asked to do. Functions of one picklable request; tensors pass through files in scratch."""
+"""Tasks of a worker, as functions of picklable arguments. Tensors pass through files in the scratch folder."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ from harness.records.workload import Workload
 
 
 def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> Rung:
-    """Run the optimization in `dtype`: watch it, and compare what it gives with eager and the reference. A lossy one is
-    compared with its dense twin too, and, if it is a stack, without its lossy part; one that rounds weights is compared
-    with a dense model of the same weights instead, and on `text`. All that these are compared with runs out of reach of
-    a planted fault.
+    """Run the optimization in `dtype`, watch it, and compare its output with eager and the reference.
 
-    Raises Incompatible if the library refuses by words that the optimization declares.
+    A lossy path is also compared with its dense twin and, if it is a stack, run without its lossy part. A path that
+    only rounds weights is compared with a dense model of the same weights instead of eager. Every path that rounds
+    weights is also measured on `text`. Everything compared against runs out of reach of a planted fault.
+
+    Raises Incompatible if the library refuses in words that the optimization declares.
     """
     if serving := optimization.serving():
         return _serve_candidate(setup, dtype, optimization, serving, text)
@@ -76,26 +77,26 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
 
 @dataclass(frozen=True)
 class _Yardstick:
-    """What a candidate is compared with."""
+    """Runs and weights that a candidate is compared with."""
 
     reference: Generation
-    """In float64."""
+    """Run in float64."""
     eager: Generation
-    """In the candidate's dtype."""
+    """Run in the candidate's dtype."""
     weights: Weights
-    """Dense weights that its linears stand for, from a load of their own."""
+    """Dense weights that the candidate's linears stand for, from a separate load."""
     changed: int | None
-    """Linears whose weights saving and loading changed."""
+    """Number of linears whose weights changed by saving and loading; None if that was not tried."""
     text: DenseText | None
-    """What dense eager says of a text, if weights are rounded."""
+    """Logits of dense eager on a text; None unless weights are rounded."""
 
     def compare(self, run: Generation, *, dtype: Dtype, twin: Generation | None = None) -> Comparison:
         return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
 
 
 def _yardstick(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> _Yardstick:
-    """Eager and the reference, or, if weights are rounded, dense models of the same ones. A dynamic scheme errs more
-    than any of them, and is compared with eager itself."""
+    """Return what to compare with: eager and the reference, or dense models of the same rounded weights. A dynamic
+    scheme errs more than any of these, so it is compared with eager itself."""
     kept = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     if not optimization.rounds_weights:
         return _Yardstick(*kept, weights={}, changed=None, text=None)
@@ -110,7 +111,7 @@ def _yardstick(setup: Setup, dtype: Dtype, optimization: Optimization, text: Wor
 def _beside(
     model: Any, batches: list[Batch], optimization: Optimization, against: _Yardstick, *, dtype: Dtype
 ) -> Comparison | None:
-    """The candidate once more without its lossy part, if it is a stack with one."""
+    """Run the candidate without its lossy part, and compare it. Return None unless it is a stack with such a part."""
     options = optimization.options_beside()
     if options is None:
         return None
@@ -134,7 +135,8 @@ def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ran
 
 
 def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> Rung:
-    """What the ranks of a parallel candidate saw, in their order, and kept, as one run."""
+    """Compare a parallel candidate as one run. `seen` is what its ranks saw, in their order; they kept their tensors in
+    files."""
     started = time.monotonic()
     observed, comparison = gather_ranks(setup, dtype, optimization, seen)
     return Rung(
@@ -146,7 +148,7 @@ def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: 
 
 
 def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload) -> Rung:
-    """The same for prompts that are served as requests: each is compared with its prompt run alone."""
+    """Run an optimization that serves prompts as requests, and compare each answer with its prompt run alone."""
     started = time.monotonic()
     rounded = optimization.rounds_weights
     with refusals(optimization, setup, dtype):

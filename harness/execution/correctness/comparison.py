@@ -1,6 +1,7 @@
-"""Tensors to numbers: one run against eager in the same dtype and against the float64 reference.
+"""Comparison of one run with eager in the same dtype and with the float64 reference, as numbers.
 
-All statistics are computed in float64; errors on logits minus their mean per position, which softmax ignores.
+All statistics are computed in float64. Errors of logits are taken after subtracting the mean of each position, which
+softmax ignores.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from harness.records.evidence import Comparison, Divergence, FreeRun, GreedyAgre
 
 @dataclass(frozen=True)
 class Generation:
-    """What one pair of runs of `generate` produced: teacher-forced logits, and free-running tokens.
+    """Tensors of one pair of `generate` runs: teacher-forced logits and free-running tokens.
 
     Shapes: B rows, N generated tokens, P prompt positions (the last ones of the padded prompt), V vocabulary.
     """
@@ -33,13 +34,13 @@ class Generation:
     step_logits: Tensor
     """(B, N, V): raw logits from which token 0..N-1 is chosen while the reference's tokens are forced."""
     tokens: Tensor
-    """(B, N) int64: what the model generates by itself, greedily."""
+    """(B, N) int64: tokens that the model generates by itself, greedily."""
     valid: Tensor
     """(B, P) bool: prompt positions that are no padding."""
     states: tuple[CacheState, ...] = ()
-    """What the forced run left in its cache, one for each batch that was run; empty without a cache."""
+    """Contents of the cache after the forced run, one entry per batch that was run; empty without a cache."""
     unended: int = 0
-    """As in FreeRun."""
+    """Number of rows that ended wrongly, as in `FreeRun.unended`."""
 
     def __post_init__(self) -> None:
         rows, prompt, vocabulary = self.prompt_logits.shape
@@ -57,8 +58,8 @@ class Generation:
 def compare(
     candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype, twin: Generation | None = None
 ) -> Comparison:
-    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference, and, if it is lossy, with
-    its dense twin, which it must equal.
+    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference. Whether it is identical is
+    decided against eager or, for a lossy run, against its dense `twin`.
 
     Raises ReferenceInvalid if the runs do not have the same shape: then they did not do the same work.
     """
@@ -88,7 +89,7 @@ def compare(
 
 
 def relative_error(run: Generation, reference: Generation) -> float:
-    """RMS(run - reference) / RMS(reference) over all valid positions of both phases."""
+    """Return RMS(run - reference) / RMS(reference) over all valid positions of both phases."""
     both = [
         torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)
     ]
@@ -97,7 +98,7 @@ def relative_error(run: Generation, reference: Generation) -> float:
 
 
 class _Stratum:
-    """Selects logits of one phase, or of one row in all phases, as (positions, V)."""
+    """Selector of the logits of one phase, or of one row in all phases, as (positions, V)."""
 
     def __init__(self, phase: str | None = None, row: int | None = None) -> None:
         self.phase, self.row = phase, row
@@ -113,15 +114,17 @@ class _Stratum:
 
 
 POOLED = {"decode": ("first decode", "later decode")}
-"""Phases that are one stratum where there are few rows."""
+"""Phases that are pooled into one stratum where there are few rows."""
 
 FEWEST_ROWS = 4
-"""Rows from which on the first decode step is a stratum of its own: over fewer positions the ratio of two correct
-errors passes 1.5 by chance (0.9 % of single positions of the tiny model in bfloat16, none of groups of four)."""
+"""Number of rows from which the first decode step is a stratum of its own. Over fewer positions the ratio of two
+correct errors passes 1.5 by chance (0.9 % of single positions of the tiny model in bfloat16, none of groups of
+four)."""
 
 
 def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
-    """Phases over all rows, and rows over all phases: an error confined to one of them is not diluted by the rest."""
+    """Yield the phases over all rows, then each row over all phases. An error confined to one of them is not diluted by
+    the rest."""
     for phase in ("prefill", "first decode", "later decode") if rows >= FEWEST_ROWS else ("prefill", "decode"):
         yield phase, _Stratum(phase=phase)
     for row in range(rows):
@@ -129,7 +132,7 @@ def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
 
 
 def _by_step(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Iterator[float]:
-    """The error ratio of the logits from which each token is chosen, over all rows."""
+    """Yield the error ratio of the logits from which each token is chosen, over all rows."""
     for step in range(candidate.step_logits.shape[1]):
         part = Triple(*(run.step_logits[:, step] for run in (candidate, eager, reference)))
         yield rho(stratum_error(f"token {step}", part, dtype=dtype, without_mean=True), dtype)
@@ -138,12 +141,12 @@ def _by_step(candidate: Generation, *, eager: Generation, reference: Generation,
 def _greedy(
     candidate: Generation, *, eager: Generation, reference: Generation, strata: tuple[StratumError, ...], dtype: Dtype
 ) -> tuple[GreedyAgreement, Tensor, Tensor]:
-    """Agreement of first choices, with (B, N) slack and its limit.
+    """Return the agreement of first choices, the slack (B, N) and its limit.
 
-    With c eager's choice and m the candidate's: slack = (z[m] - z[c]) of the candidate minus the same of eager, at
-    least 0. Limit: max(9 eps, 3 ULP(|z[c]|), 8 largest), eps eager's own RMS error in that phase: four independent
-    errors enter a slack, so 9 eps are 4.5 sigma; and `largest` the largest error of eager in any decode step: each of
-    the four may be twice that, at a position at which the model itself is undecided.
+    With c eager's choice and m the candidate's, slack is (z[m] - z[c]) of the candidate minus the same of eager, at
+    least 0. Its limit is max(9 eps, 3 ULP(|z[c]|), 8 largest). Four independent errors enter a slack. eps is eager's
+    own RMS error in that phase, at least one unit roundoff: 9 eps are 4.5 sigma. `largest` is eager's largest error in
+    any decode step: each of the four errors may be twice that, at a position at which the model itself is undecided.
     """
     ours, theirs = candidate.step_logits.double(), eager.step_logits.double()
     chosen, preferred = theirs.argmax(-1, keepdim=True), ours.argmax(-1, keepdim=True)
@@ -171,8 +174,9 @@ def _greedy(
 
 
 def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit: Tensor) -> FreeRun:
-    """Up to the first differing token a free run sees the same past as the forced one. There it must choose what the
-    forced logits choose, up to what rounding allows, and that choice may differ from eager's only within the same."""
+    """Compare the tokens of the free run with the reference's. Up to the first that differs, it sees the same past as
+    the forced run. There it must choose what the forced logits choose, and what eager chooses, up to what rounding
+    allows."""
     differs = candidate.tokens != reference.tokens
     logits = candidate.step_logits.double()
     lost = logits.amax(-1) - logits.gather(-1, candidate.tokens[..., None]).squeeze(-1)
@@ -184,7 +188,7 @@ def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit:
 
 
 def identical(one: Generation, other: Generation) -> bool:
-    """Bit for bit, not-a-number equal to not-a-number: logits that are no padding's, tokens, and what is cached."""
+    """Return whether two runs are equal in logits outside padding, tokens and cache, NaN equal to NaN."""
     pairs = (
         (one.prompt_logits[one.valid], other.prompt_logits[other.valid]),
         (one.step_logits, other.step_logits),
@@ -194,7 +198,7 @@ def identical(one: Generation, other: Generation) -> bool:
 
 
 def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:
-    """Kullback-Leibler divergence from the reference at every position, prefill and decode."""
+    """Return the Kullback-Leibler divergence from the reference over all positions, prefill and decode."""
     parts = [_divergences(run, reference) for run in (candidate, eager)]
     ours, theirs = (torch.cat([prompt, steps.flatten()]) for prompt, steps in parts)
     decode = parts[0][1][:, 1:]
@@ -211,12 +215,12 @@ def _divergence(candidate: Generation, *, eager: Generation, reference: Generati
 
 
 def _divergences(run: Generation, reference: Generation) -> tuple[Tensor, Tensor]:
-    """Nats at the valid prompt positions (n,), and at the steps (B, N)."""
+    """Return the divergence in nats at the valid prompt positions (n,) and at the steps (B, N)."""
     prompt = _kl(run.prompt_logits[run.valid], reference.prompt_logits[reference.valid])
     return prompt, _kl(run.step_logits, reference.step_logits)
 
 
 def _kl(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(softmax(reference) || softmax(logits)) over the last dimension, in float64."""
+    """Return KL(softmax(reference) || softmax(logits)) over the last dimension, in float64."""
     exact, ours = (part.double().log_softmax(-1) for part in (reference, logits))
     return (exact.exp() * (exact - ours)).sum(-1)

@@ -1,7 +1,7 @@
-"""What a path that rounds weights is judged by: a dense model of the same weights, and text.
+"""Yardsticks for paths that round weights: a dense model of the same weights, and a text.
 
-Runs in workers. The rounded weights come from a load of its own, saved and loaded again where the scheme allows it, so
-that whatever is wrong with the candidate's is not shared.
+Runs in workers. The rounded weights come from a separate load, so that whatever is wrong with the candidate's is not
+shared. Where the scheme allows it, they are also saved and loaded again, to count what that changes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.records.evidence import Quality
 from harness.records.workload import Folder, Workload
 
 ROWS = 4
-"""Sequences of text that are run at once: their logits are kept, and vocabularies are large."""
+"""Number of sequences of text that are run at once. Their logits are kept, and vocabularies are large."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class DenseTwin:
     """Dense eager runs with rounded weights."""
 
     reference: Generation
-    """In float64."""
+    """Run in float64."""
     eager: Generation
-    """In the candidate's dtype."""
+    """Run in the candidate's dtype."""
     changed_by_saving: int | None
-    """Linears whose weights differ after saving and loading; None if the scheme cannot be saved."""
+    """Number of linears whose weights differ after saving and loading; None if the scheme cannot be saved."""
     weights: Mapping[str, Tensor]
     """Dense weights by the name of their linear."""
 
 
 def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
-    """Round the weights as the optimization does, and run them densely: in float64 with the tokens that it chooses,
-    and in `dtype` with these tokens forced on it.
+    """Round the weights as the optimization does, and run the model densely with them. The run in float64 chooses its
+    tokens. They are forced on the run in `dtype`.
 
-    Raises ReferenceInvalid if no weight is rounded, or any operator of the reference computed below float64.
+    Raises ReferenceInvalid if no weight is rounded, or if any operator of the reference computed below float64.
     """
     weights, changed = rounded_weights(setup, dtype, optimization)
     if not weights:
@@ -65,12 +65,12 @@ def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> Den
 
 @dataclass(frozen=True)
 class DenseText:
-    """What dense eager says of a text. S sequences, P positions, V vocabulary."""
+    """Logits of dense eager on a text. S sequences, P positions, V vocabulary."""
 
     ids: Tensor
-    """(S, length) int64, on the device."""
+    """Token ids of the text, (S, length) int64, on the device."""
     logits: Tensor
-    """(S, P, V) at the last P positions, on the CPU."""
+    """Logits at the last P positions, (S, P, V), on the CPU."""
 
 
 def dense_text(setup: Setup, dtype: Dtype, text: Workload) -> DenseText:
@@ -81,7 +81,7 @@ def dense_text(setup: Setup, dtype: Dtype, text: Workload) -> DenseText:
 
 
 def quality_of(model: Any, text: DenseText) -> Quality:
-    """What the candidate's weights cost on a text, a few sequences at a time."""
+    """Measure what the candidate's weights cost on a text, a few sequences at a time."""
     parts = [
         measure_quality(_logits(model, ids), eager=logits, tokens=ids[:, -PROMPT_LOGITS:].cpu())
         for ids, logits in zip(text.ids.split(ROWS), text.logits.split(ROWS), strict=True)
@@ -94,7 +94,8 @@ def quality_of(model: Any, text: DenseText) -> Quality:
 
 
 def rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
-    """(dense weights by the name of their linear, how many of them saving and loading changed)."""
+    """Return dense weights by the name of their linear, and how many of them saving and loading changed. The number is
+    None if the scheme cannot be saved."""
     options = optimization.load_options(dtype)
     fresh = load_model(setup.recipe, dtype=dtype, device=setup.device, options=options)
     weights = _dense_weights(fresh, optimization)
@@ -123,16 +124,17 @@ def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
 
 @torch.no_grad()
 def _logits(model: Any, ids: Tensor) -> Tensor:
-    """(rows, P, V) on the CPU."""
+    """Return the logits at the last P positions, (rows, P, V) on the CPU."""
     logits: Tensor = model(ids, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits
     return logits.cpu()
 
 
 def measure_quality(candidate: Tensor, *, eager: Tensor, tokens: Tensor) -> Quality:
-    """Compare logits (S, P, V) of S sequences at their last P positions, whose tokens are `tokens` (S, P) int64.
+    """Compare the candidate's logits (S, P, V) with eager's at the last P positions of S sequences. Their tokens there
+    are `tokens`, (S, P) int64.
 
     Divergence and changed choices are taken at all P positions, the likelihood of the text at those whose next token is
-    known. Computed in float64.
+    known. Everything is computed in float64.
     """
     ours, theirs = (logits.double().log_softmax(-1) for logits in (candidate, eager))
     divergence = (theirs.exp() * (theirs - ours)).sum(-1)

@@ -1,4 +1,4 @@
-"""The error of one part of a run against the reference, beside eager's own."""
+"""Error of one part of a run against the reference, and eager's own error there."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from harness.records.evidence import StratumError
 
 
 class Triple(NamedTuple):
-    """The same part of three runs, tensors of one shape."""
+    """Same part of three runs, as tensors of one shape."""
 
     candidate: Tensor
     eager: Tensor
     reference: Tensor
-    """In float64."""
+    """Tensor of the reference run, in float64."""
 
 
 def stratum_error(name: str, part: Triple, *, dtype: Dtype, without_mean: bool) -> StratumError:
-    """RMS and largest errors, computed in float64; `without_mean` takes off the mean over the last dimension first."""
+    """Return RMS and largest errors of candidate and eager, computed in float64. `without_mean` first subtracts the
+    mean over the last dimension."""
     candidate, eager, exact = (centered(t) if without_mean else t.double() for t in part)
     ours, theirs = candidate - exact, eager - exact
     kept = part.reference.to(getattr(torch, dtype.torch_name))
@@ -37,16 +38,16 @@ def stratum_error(name: str, part: Triple, *, dtype: Dtype, without_mean: bool) 
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit, not-a-number equal to not-a-number."""
+    """Return whether two tensors have equal values everywhere, NaN equal to NaN."""
     gone = [values.masked_fill(values.isnan(), 0) for values in (one, other)]
     return torch.equal(*gone) and torch.equal(one.isnan(), other.isnan())
 
 
 def centered(values: Tensor) -> Tensor:
-    """Less their mean over the last dimension, in float64."""
+    """Return values less their mean over the last dimension, in float64."""
     return values.double() - values.double().mean(-1, keepdim=True)
 
 
 def rms(values: Tensor) -> float:
-    """Root of the mean square, in float64."""
+    """Return the root of the mean square, in float64."""
     return values.double().square().mean().sqrt().item()

@@ -1,7 +1,7 @@
-"""A float64 reference that is float64.
+"""Modes that keep a float64 reference in float64 throughout.
 
-`model.double()` is not one: transformers' models cast norms, softmax and rotary embeddings down to float32 whatever
-the weights are, which leaves a quarter to all of float32's own error in the "reference" and turns left-padded rows of
+`model.double()` alone does not: transformers' models cast norms, softmax and rotary embeddings down to float32 whatever
+the weights are. That leaves a quarter to all of float32's own error in the "reference", and turns left-padded rows of
 eager attention into NaN. Under `PromoteToFloat64` every such request for float32 asks for float64 instead.
 """
 
@@ -17,11 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class PromoteToFloat64(TorchFunctionMode):
-    """Rewrites float32 to float64 in the arguments of every torch function called by this thread.
+    """Mode that rewrites float32 to float64 in the arguments of every torch function called by this thread.
 
     Not seen: casts inside C++ and inside torch.compile, other threads, and constants built before. Rotary inverse
-    frequencies are such constants: they keep their float32 values, as part of the model that all implementations
-    share. `PrecisionAudit` tells whether anything else stayed below.
+    frequencies are such constants: they keep their float32 values, as part of the model that all implementations share.
+    `PrecisionAudit` finds whatever else stayed below float64.
     """
 
     def __torch_function__(
@@ -39,16 +39,16 @@ class PromoteToFloat64(TorchFunctionMode):
 
 
 class PrecisionAudit(TorchDispatchMode):
-    """Notes every operator that computed a floating-point tensor of more than one element below float64.
+    """Mode that notes every operator that computed a floating-point tensor of several elements below float64.
 
-    Views and copies of what is already there compute nothing. Seen below the level of Python functions, where casts
-    inside C++ operators show as operators of their own; what a custom kernel does inside stays out of sight.
+    Views and copies compute nothing, and are not noted. The audit works below the level of Python functions, where
+    casts inside C++ operators show as operators of their own. What a custom kernel does inside stays out of sight.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # as torch has it
         self.lower: dict[str, str] = {}
-        """Dtype by name of the operator."""
+        """Dtype of the result, by name of the operator."""
 
     def __torch_dispatch__(
         self,

@@ -1,4 +1,4 @@
-"""Where errors of single operators are gathered, call by call. Runs in workers."""
+"""Log of errors of single operators, gathered call by call. Runs in workers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from harness.records.observation import Phase
 
 @dataclass
 class OperatorLog:
-    """Gathers errors and trials of operators by name and phase."""
+    """Errors and trials of operators, by name and phase."""
 
     dtype: Dtype
     errors: dict[str, list[tuple[int, StratumError]]] = field(default_factory=dict)
-    """Values of each output that was compared, and its errors."""
+    """Operator name to one pair per compared output: its number of values, and its errors."""
     trials: dict[str, list[Tensor]] = field(default_factory=dict)
-    """Which outputs were wrong, bool."""
+    """Operator name to bool tensors, one per call: true where an output was wrong."""
     unwatched: set[str] = field(default_factory=set)
-    """What could not be compared, and why."""
+    """Operators that could not be compared, each with the reason in words."""
     phase: Phase = Phase.PREFILL
-    """Of the forward pass that is running."""
+    """Phase of the forward pass that is running."""
 
     def enter_phase(self, model: Any, arguments: Any, options: Any) -> None:
-        """To be called before each forward pass of a model, as torch calls a hook."""
+        """Set the phase before each forward pass of a model. It is called by torch, as a hook."""
         del model
         ids = arguments[0] if arguments else options.get("input_ids")
         given = options["inputs_embeds"] if ids is None else ids

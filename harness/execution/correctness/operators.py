@@ -1,9 +1,9 @@
-"""Each operator that a path replaces, compared at its own inputs as they occur in a run of the model. Runs in workers.
+"""Comparison of each operator that a path replaces, at its own inputs in a run. Runs in workers.
 
 The whole model's logits average over all that it computes, and in half precision its own rounding hides what one
-operator does wrong. At the operator there is nothing to hide behind: its output is held against float64, with what
-eager computes from the same inputs in the same dtype as the yardstick, which is how flash-attention is tested (its
-tests/test_flash_attn.py). Where it can be given inputs on which nothing rounds, it may give one result only.
+operator does wrong. At the operator nothing hides: its output is compared with float64. The yardstick is what eager
+computes from the same inputs in the same dtype, which is how flash-attention is tested (its tests/test_flash_attn.py).
+On inputs on which nothing rounds, only one result is right.
 """
 
 from __future__ import annotations
@@ -32,18 +32,21 @@ from harness.records.enums import Tolerance
 from harness.records.evidence import Operators
 
 ONE_HOTS = 64
-"""Columns of a linear layer that are read out one by one."""
+"""Most columns of a linear layer that are read out one by one."""
 ROUNDINGS = 3
-"""Through which a weight that is read out may pass: of its scale, of their product, of the output."""
+"""Number of roundings of a weight that is read out: of its scale, of their product, of the output."""
 
 Weights = Mapping[str, Tensor]
 """Dense weights by the name of their linear."""
 
 
 def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
-    """The operators of an optimization that can be watched from outside. Not those inside compiled steps, of ranks,
-    which hold parts of them, and of continuous batching, whose inputs are packed; a quantized cache is not meant to
-    give back what it was given, and has a dense twin; without a cache nothing is given back."""
+    """Return the replaced operators that can be watched from outside.
+
+    Left out are operators inside compiled steps, of ranks, which hold parts of them, and of continuous batching, whose
+    inputs are packed. A quantized cache is not meant to give back what it was given, and has a dense twin instead.
+    Without a cache nothing is given back.
+    """
     if optimization.compiles_steps or optimization.launch() or optimization.serving():
         return frozenset()
     gives_back = optimization.tolerance is not Tolerance.LOSSY and optimization.generate_options().get(
@@ -56,9 +59,11 @@ def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
 def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its errors go
     model: Any, batches: list[Batch], tokens: Tensor, optimization: Optimization, *, log: OperatorLog, weights: Weights
 ) -> Operators | None:
-    """Run each batch once more with the reference's `tokens` (B, N) forced on it, and compare every call of what the
-    optimization replaces; None if that is nothing that can be watched. `weights` are the dense ones that its linears
-    stand for, from a load of their own."""
+    """Run each batch once more, and compare every call of what the optimization replaces.
+
+    The reference's `tokens` (B, N) are forced. `weights` are the dense ones that the model's linears stand for, from a
+    separate load. Return None if nothing that can be watched is replaced.
+    """
     replaced = replaced_operators(optimization)
     if not replaced:
         return None
@@ -85,8 +90,8 @@ def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its e
 
 @contextmanager
 def watched_cache(log: OperatorLog) -> Iterator[None]:
-    """What a cache gives back for a layer must be all that it was given for it, or, of a sliding window, the last of
-    it, bit for bit."""
+    """Check that a cache gives back all that it was given for a layer, bit for bit. For a sliding window it must be the
+    last of that."""
     given: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
     def update(cache: Any, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **options: Any) -> Any:
@@ -114,7 +119,7 @@ def watched_cache(log: OperatorLog) -> Iterator[None]:
 
 @contextmanager
 def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
-    """Kernels of norms, activations and rotary embeddings, against the forward of the class that they replace."""
+    """Compare kernels of norms, activations and rotary embeddings with the forward of the class that they replace."""
 
     def compare(name: str, module: Any, arguments: Any, options: Any, output: Any) -> None:
         plain = type(module).forward
@@ -133,7 +138,8 @@ def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
 
 @contextmanager
 def watched_linears(model: Any, log: OperatorLog, optimization: Optimization, weights: Weights) -> Iterator[None]:
-    """Linears with packed weights against dense ones; those that round activations too against their own arithmetic."""
+    """Compare linears with packed weights with dense ones. Those that round activations too are compared with their
+    scheme's own arithmetic, where a dense linear's error is the yardstick."""
 
     def compare(name: str, module: Any, arguments: tuple[Tensor, ...], output: Tensor) -> None:
         given = arguments[0]
@@ -152,8 +158,11 @@ def watched_linears(model: Any, log: OperatorLog, optimization: Optimization, we
 
 @torch.no_grad()
 def read_out_columns(model: Any, log: OperatorLog, weights: Weights) -> None:
-    """An input that is 1 at one place and 0 elsewhere makes one product and adds zeros to it, in any order: out comes a
-    column of the weights, and nothing else, but for the roundings of a scale, of a product and of the output."""
+    """Read columns of the weights out of each linear, and compare them.
+
+    An input that is 1 at one place and 0 elsewhere makes one product and adds zeros to it, in any order. The output is
+    a column of the weights, but for the roundings of a scale, of a product and of the output.
+    """
     for name, module in linears_of(model):
         if name not in weights:
             continue

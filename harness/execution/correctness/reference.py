@@ -1,4 +1,4 @@
-"""Make references: the float64 run, and eager in each precision. Runs in workers."""
+"""Creation of references: the float64 run, and eager in each precision. Runs in workers."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from harness.records.workload import ModelRecipe, Workload
 
 
 def make_checkpoint(recipe: ModelRecipe, folder: Path) -> None:
-    """Write the checkpoint of a recipe of seeded weights into `folder`, so that every path loads it as any other."""
+    """Write the checkpoint of a recipe of seeded weights into `folder`. Every path then loads it like any other."""
     save_seeded(recipe, folder)
 
 
 def make_reference(setup: Setup) -> float:
-    """Run eager in float64, keep its tensors, and return its floor: the relative RMS difference between logits that
-    came through the cache and those of one uncached forward pass over the same tokens.
+    """Run eager in float64, keep its tensors, and return its floor.
 
-    Raises ReferenceInvalid if any operator computed below float64.
+    The floor is the relative RMS difference between logits that came through the cache and those of one uncached
+    forward pass over the same tokens. Raises ReferenceInvalid if any operator computed below float64.
     """
     with planted(setup.fault):
         model, batches = load_setup(setup, Dtype.FP64, Eager())
@@ -66,8 +66,8 @@ def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
 
 @torch.no_grad()
 def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-    """(B, N, V): the logits that choose each of `tokens` (B, N), from one forward pass without a cache. Positions count
-    from each row's first real token, as `generate` counts them."""
+    """Return logits (B, N, V) that choose each of `tokens` (B, N), from one forward pass without a cache. Positions
+    count from each row's first real token, as `generate` counts them."""
     ids, mask = torch.cat([ids, tokens], 1), torch.cat([mask, torch.ones_like(tokens)], 1)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     steps = tokens.shape[1] + 1
@@ -77,7 +77,7 @@ def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Te
 
 
 def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
-    """(tokens generated as determined, tokens determined) over the rows of the recall probe."""
+    """Return how many tokens of the recall probe were generated as determined, and how many are determined."""
     ids, mask = encode(recall.prompts, load_tokenizer(setup.recipe), device=setup.device)
     _, tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={})
     pairs = [

@@ -1,4 +1,4 @@
-"""One model on one workload: loading it, and running it. Runs in workers."""
+"""Runs of one loaded model on one workload, in workers."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Batch = tuple[Tensor, Tensor]
 def run_batches(
     model: Any, batches: list[Batch], reference: Generation, *, options: Callable[[], Mapping[str, Any]]
 ) -> tuple[list[Any], Generation]:
-    """(outputs of all runs, their tensors): each batch once with the reference's tokens forced on it, once free.
-    `options` gives the arguments of `generate`, anew for each run."""
+    """Run each batch once with the reference's tokens forced on it, and once free. Return the outputs of all runs, and
+    their tensors. `options` gives the arguments of `generate`, anew for each run."""
     outputs, parts = [], []
     rows = [len(ids) for ids, _ in batches]
     for (ids, mask), chosen in zip(batches, reference.tokens.split(rows), strict=True):
@@ -47,7 +47,7 @@ def run_batches(
 def watched_run(
     setup: Setup, model: Any, batches: list[Batch], reference: Generation, optimization: Optimization
 ) -> tuple[Generation, Observation]:
-    """(what all runs of the optimization gave, what was seen meanwhile)."""
+    """Run the optimization and watch it. Return the tensors of all its runs, and what was seen meanwhile."""
     watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
     options = optimization.generate_options
     with optimization.applied(), watch:
@@ -70,7 +70,7 @@ def _rows_not_ended(
 
 
 def exact_runs(model: Any, batches: list[Batch], setup: Setup) -> Generation:
-    """Eager runs in float64: each batch free, and once more with the tokens that it chose forced on it.
+    """Run eager in float64: each batch free, and once more with the tokens that it chose forced on it.
 
     Raises ReferenceInvalid if any operator computed below float64.
     """
@@ -85,8 +85,8 @@ def exact_runs(model: Any, batches: list[Batch], setup: Setup) -> Generation:
 
 @contextmanager
 def in_float64(setup: Setup) -> Iterator[None]:
-    """Promotes what a model asks to be computed in float32. Raises ReferenceInvalid if any operator computed below
-    float64 nevertheless."""
+    """Promote to float64 what a model wants to compute in float32. Raises ReferenceInvalid if any operator computed
+    below float64 nevertheless."""
     with PromoteToFloat64(), PrecisionAudit() as audit:
         yield
     if audit.lower:

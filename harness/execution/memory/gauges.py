@@ -1,6 +1,6 @@
-"""Weigh a process and its tensors: what is held now, what was at most, and which storages are alive. Runs in workers.
+"""Gauges of memory: bytes held now, the peak, and the storages that are alive. Runs in workers.
 
-On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset; on accelerators it is that
+On the CPU the peak is the kernel's high-water mark of resident memory, which can be reset. On accelerators it is that
 of torch's allocator.
 """
 
@@ -18,26 +18,29 @@ from torch import Tensor, UntypedStorage
 from harness.errors import HarnessError, Incompatible
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-"""proc_pid_status(5) and proc_pid_clear_refs(5): writing 5 resets VmHWM to VmRSS."""
+"""Files of the kernel, see proc_pid_status(5) and proc_pid_clear_refs(5). Writing 5 to the second resets VmHWM to
+VmRSS."""
 OWN_MAPPING = 64 * 1024
-"""Bytes from which malloc gives a block a mapping of its own, which is gone as soon as the block is freed. By default
-this limit rises to 32 MiB with the blocks that are freed, and the peak of one and the same run came out as 75.4 or
-77.4 MiB; with it, as 73.7 to 74.0 (`mini` in bfloat16, 128 tokens)."""
+"""Bytes from which malloc gives a block a mapping of its own. Such a mapping is gone as soon as the block is freed.
+
+By default this limit rises to 32 MiB with the blocks that are freed. The peak of one and the same run then came out as
+75.4 or 77.4 MiB; with this limit, as 73.7 to 74.0 (`mini` in bfloat16, 128 tokens).
+"""
 M_MMAP_THRESHOLD = -3
-"""As mallopt(3) knows it, from glibc's malloc.h."""
+"""Parameter of mallopt(3), from glibc's malloc.h."""
 PAGE = 4096
-"""Bytes: no page is smaller."""
+"""Bytes of the smallest page."""
 
 Storages = Mapping[tuple[str, int], UntypedStorage]
-"""By device and address."""
+"""Storages by device and address."""
 
 
 class Gauge(ABC):
-    """What is held in a place, in bytes."""
+    """Gauge of the bytes that are held in one place."""
 
     @abstractmethod
     def now(self) -> int:
-        """Held now, once what nobody refers to is gone."""
+        """Return the bytes held now, once what nobody refers to is gone."""
 
     @abstractmethod
     def restart(self) -> None:
@@ -45,19 +48,20 @@ class Gauge(ABC):
 
     @abstractmethod
     def peak(self) -> int:
-        """Most that was held at once since `restart`."""
+        """Return the most bytes held at once since `restart`."""
 
     def reserved(self) -> int | None:
-        """Most that the allocator took from the device since `restart`; None for a place without such an allocator."""
+        """Return the most bytes that the allocator took from the device since `restart`. None for a place without such
+        an allocator."""
         return None
 
 
 class ProcessGauge(Gauge):
-    """The resident memory of this process: also of interpreter and libraries, so only differences say something."""
+    """Resident memory of this process. It includes interpreter and libraries, so only differences say something."""
 
     def __init__(self) -> None:
-        """From here on malloc gives freed memory back at once, in this process. Raises HarnessError if the system does
-        not tell a peak that can be reset."""
+        """Make malloc give freed memory back at once, in this process from now on. Raises HarnessError if the system
+        has no peak that can be reset."""
         self._malloc = ctypes.CDLL(None)
         if hasattr(self._malloc, "mallopt"):
             self._malloc.mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
@@ -88,7 +92,7 @@ class ProcessGauge(Gauge):
 
 
 class AcceleratorGauge(Gauge):
-    """What torch allocated on the current accelerator."""
+    """Memory that torch allocated on the current accelerator."""
 
     def now(self) -> int:
         gc.collect()
@@ -110,7 +114,7 @@ class AcceleratorGauge(Gauge):
 
 
 def gauge_of(device: str) -> Gauge:
-    """The gauge of a type of device. Raises Incompatible if torch does not count what is allocated there."""
+    """Return the gauge of a type of device. Raises Incompatible if torch does not count what is allocated there."""
     gauges: dict[str, type[Gauge]] = {"cpu": ProcessGauge, "cuda": AcceleratorGauge, "xpu": AcceleratorGauge}
     if device not in gauges:
         raise Incompatible(f"memory of {device} cannot be measured: torch counts peaks of {', '.join(gauges)} alone")
@@ -129,15 +133,16 @@ def _status(entry: str) -> int:
 
 
 def storages_alive() -> Storages:
-    """The storages of all tensors that Python can see, wherever they are kept. The result keeps them alive, so that no
-    other gets the address of one of them."""
+    """Return the storages of all tensors that Python can see, wherever they are kept. The result keeps them alive, so
+    that no other gets the address of one of them."""
     gc.collect()
     # Not isinstance, which asks proxies what they stand for.
     return storages(thing for thing in gc.get_objects() if issubclass(type(thing), Tensor))
 
 
 def storages(tensors: Iterable[Tensor]) -> Storages:
-    """The storages of tensors, each once. Those of tensors that wrap others (torchao, quanto, DTensor) hold nothing."""
+    """Return the storages of tensors, each once. Tensors that wrap others (torchao, quanto, DTensor) hold nothing
+    themselves."""
     found = {}
     for tensor in tensors:
         try:
@@ -151,7 +156,7 @@ def storages(tensors: Iterable[Tensor]) -> Storages:
 
 
 def nbytes(found: Storages, *, device: str = "") -> int:
-    """Bytes of storages, of those on a type of device if it is named."""
+    """Return the bytes of storages, or of those on one type of device if it is named."""
     return sum(storage.nbytes() for (place, _), storage in found.items() if place.startswith(device))
 
 
@@ -160,17 +165,18 @@ def without(found: Storages, others: Storages) -> Storages:
 
 
 def touch(found: Storages) -> None:
-    """Read a byte of each page in the host's memory: weights that are mapped from a file are resident only then, and
-    rows of an embedding that no prompt asks for never would be."""
+    """Read a byte of each page in the host's memory. Weights that are mapped from a file are resident only then, and
+    rows of an embedding that no prompt needs never would be."""
     for (place, _), storage in found.items():
         if place == "cpu":
             torch.empty(0, dtype=torch.uint8).set_(storage)[::PAGE].sum()
 
 
 def positions_kept(windows: Iterable[int], *, length: int) -> int:
-    """Positions in the cache after `length` of them, over attention layers, of which `windows` are given, 0 for none.
+    """Return the positions in the cache after `length` of them, summed over attention layers. `windows` are the sliding
+    windows of the layers, 0 for none.
 
-    A layer with a window keeps as many, whether its buffer is fixed or grows: of a growing one the next step sees one
-    less, but as a part of what the last step put together.
+    A layer with a window keeps as many positions as the window, whether its buffer is fixed or grows. In a growing one
+    the next step sees one less, but as a part of what the last step put together.
     """
     return sum(min(length, window) if window else length for window in windows)

@@ -1,4 +1,4 @@
-"""Weigh one model and the runs of its workload, in a fresh worker."""
+"""Weighing of one model and the runs of its workload, in a fresh worker."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from harness.records.enums import Dtype
 from harness.records.measurements import Held
 
 RUNS = 3
-"""Equal ones that are weighed, after one that is not: two could not tell a leak from what is kept once."""
+"""Number of equal runs that are weighed, after one that is not. Two could not tell a leak from what is kept once."""
 HISTORY = 100_000
-"""Allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
+"""Number of allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
 
 
 def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path | None = None) -> Held:
-    """Load the model and run the workload freely, with `setup.fault` planted. To be asked of a fresh worker.
+    """Load the model and run the workload freely, with `setup.fault` planted. Must be called in a fresh worker.
 
-    All is done once before, out of reach of the fault, and thrown away: what libraries keep when they are first used
-    (code, 34 to 51 MiB of it on the CPU; a compiler; workspaces) would otherwise count as the model's. On CUDA the
+    Everything is done once before, out of reach of the fault, and thrown away. Otherwise what libraries keep when they
+    are first used (code, 34 to 51 MiB of it on the CPU; a compiler; workspaces) would count as the model's. On CUDA the
     allocator's history goes to the file `snapshot`, if one is named.
 
-    Raises Incompatible if the library refuses by words that the optimization declares, or for a path or a workload that
-    cannot be weighed yet; HarnessError if the machine does not tell what it holds.
+    Raises Incompatible if the library refuses in words that the optimization declares, or for a path or a workload that
+    cannot be weighed yet. Raises HarnessError if the machine does not say what it holds.
     """
     _refuse(setup, optimization)
     if setup.device == "cpu":
@@ -92,14 +92,14 @@ def _rehearse(setup: Setup, dtype: Dtype, optimization: Optimization) -> None:
 
 
 def _of_model(batch: Batch, others: Storages) -> Storages:
-    """What loading left alive, all of it in memory."""
+    """Return the storages that loading left alive, after making all of them resident."""
     loaded = without(without(storages_alive(), others), storages(batch))
     touch(loaded)
     return loaded
 
 
 def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> Any:
-    """The cache that a run returned."""
+    """Run the workload once, and return the cache."""
     with optimization.applied():
         output, _ = generate_free(
             model, *batch, new_tokens=setup.workload.new_tokens, options=optimization.generate_options()
@@ -110,7 +110,7 @@ def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> 
 def weigh_runs(
     gauge: Gauge, model: Any, batch: Batch, setup: Setup, optimization: Optimization
 ) -> tuple[list[int], Storages]:
-    """(held after each run, the storages of the last cache)."""
+    """Run the workload RUNS times. Return the bytes held after each run, and the storages of the last cache."""
     held: list[int] = []
     kept: Storages = {}
     gauge.restart()
@@ -122,8 +122,8 @@ def weigh_runs(
 
 
 def _kv_expected(model: Any, setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
-    """2 x element size x rows x heads x head size x positions over layers, by the config; nothing if the path asks for
-    no cache."""
+    """Return the bytes of keys and values by the config; 0 if the path uses no cache. They are 2 x element size x rows
+    x heads x head size x positions, summed over layers."""
     if not optimization.generate_options().get("use_cache", True):
         return 0
     config, workload = model.config.get_text_config(), setup.workload
@@ -143,8 +143,8 @@ def _itemsize(dtype: Dtype) -> int:
 
 @contextmanager
 def recorded(snapshot: Path | None) -> Iterator[None]:
-    """What CUDA's allocator does meanwhile is written to a file, for pytorch.org/memory_viz, also if it ends in an
-    error."""
+    """Record what CUDA's allocator does inside `with` in the file `snapshot`, for pytorch.org/memory_viz. It is written
+    even if an error ends the block. Without a file nothing is recorded."""
     if snapshot is None:
         yield
         return

@@ -1,7 +1,7 @@
-"""Time a candidate against eager in workers that take turns: where both models do not fit beside each other, or the
-candidate spans processes.
+"""Timing of a candidate against eager in workers that take turns.
 
-Every block is a load of its own, and has one voice in the interval, so that what differs from load to load is in it.
+It is used where both models do not fit into memory together, or where the candidate spans processes. Every block is a
+load of its own, and counts once in the interval, so that differences from load to load are in it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from harness.judging.speed import enough, settled
 from harness.records.measurements import Pair, Speed
 
 LOOKS = (56, 68, 80)
-"""Pairs at which the samples are looked at: after at least fourteen loads of each side, however late it is. Nine that
-are independent are the fewest whose interval has bounds at all, and neighbouring loads are not quite independent."""
+"""Numbers of pairs at which the samples are looked at: after at least fourteen loads of each side, however late it is.
+Nine independent loads are the fewest whose interval has bounds at all, and neighbouring loads are not quite
+independent."""
 
 
 @dataclass(frozen=True)
 class Sides:
-    """How a block of each side is run, in fresh workers, and how many rows and tokens each run has."""
+    """Functions that run a block of each side in fresh workers, with the rows and new tokens of each run."""
 
     candidate: Callable[[], Block]
     eager: Callable[[], Block]
@@ -30,8 +31,8 @@ class Sides:
 
 
 def alternate(sides: Sides, sampling: Sampling) -> Speed:
-    """Blocks of candidate and eager, the order turning round after each pair of them, until they tell enough. Raises
-    what running a block does."""
+    """Run blocks of candidate and eager until they show enough, reversing the order after each pair of blocks. Raises
+    whatever running a block raises."""
     pairs: list[Pair] = []
     looks: list[int] = []
     done: list[tuple[Block, Block]] = []

@@ -1,6 +1,7 @@
-"""Time a candidate against eager: both loaded in one worker, run in pairs of random order, until the pairs tell enough.
+"""Timing of a candidate against eager, both in one worker, in pairs of random order.
 
-Every timed run gives its tokens too, which must be those of the verified run: a fast wrong answer counts for nothing.
+Pairs are run until they show enough. Every timed run also gives its tokens, which must be those of the verified run: a
+fast wrong answer counts for nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ from harness.records.measurements import Pair, Sample, Speed, Work
 from harness.records.observation import EAGER_ATTENTION, Phase
 
 EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
-"""All that eager uses."""
+"""Kernels that eager uses, and no others, as `phase name`."""
 RANK_CALLS = 5
-"""Warm-up runs of ranks, each of which must make as many: the others wait for it."""
+"""Number of warm-up runs of each rank. All must make as many, since the others wait for it."""
 
 
 def time_block(
     setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling, place: Place | None = None
 ) -> Block:
-    """Runs of one side, which in a parallel model is the rank at `place`."""
+    """Time the runs of one side. In a parallel model these are the runs of the rank at `place`."""
     refuse_untimed(optimization)
     if place:
         place.join(setup.device)
@@ -120,9 +121,11 @@ def refuse_untimed(optimization: Optimization) -> None:
 
 
 def kernels_of(subject: Subject, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(kernels that one more run uses, which of `kernels`, the verified run's, it should); none of requests. A graph
-    that is replayed shows no operators of its decode steps, as the run did in which it was recorded: there only others
-    would be wrong."""
+    """Return the kernels that one more run uses, and those of the verified run's `kernels` that it should use.
+
+    Both are empty for requests. A replayed graph shows no operators of its decode steps, unlike the run in which it was
+    recorded. So in compiled decode steps a missing kernel is accepted, and only another one would be wrong.
+    """
     if subject.optimization.serving():
         return (), ()
     used, verified = subject.kernels(), shown_by_operators(kernels)
@@ -132,7 +135,7 @@ def kernels_of(subject: Subject, kernels: tuple[str, ...]) -> tuple[tuple[str, .
 
 
 def _refuse_other_eager(eager: Subject) -> None:
-    """Raises HarnessError if the baseline beside the candidate is eager no more."""
+    """Raise HarnessError if the baseline next to the candidate is no longer eager."""
     if (used := eager.kernels()) != EAGER_KERNELS:
         raise HarnessError(
             f"eager beside the candidate used {', '.join(used) or 'no kernel'}, but should use "
@@ -141,7 +144,7 @@ def _refuse_other_eager(eager: Subject) -> None:
 
 
 def _work(setup: Setup, subject: Subject, optimization: Optimization) -> tuple[Work | None, str]:
-    """(what a run must move and compute, why that cannot be counted)."""
+    """Return what a run must move and compute, or None with the reason why that cannot be counted."""
     load = setup.workload
     if optimization.tolerance is Tolerance.LOSSY:
         return None, "the bytes of a packed cache are not counted yet"
@@ -160,7 +163,8 @@ def sample(
     watching: Watching,
     checks: list[TokenCheck],
 ) -> tuple[list[Pair], list[int], str, float]:
-    """(pairs, pairs that counted at each look, why it ended, seconds)."""
+    """Time pairs until they show enough. Return the pairs, the number of pairs that counted at each look, why it ended,
+    and the seconds."""
     order = random.Random(sampling.seed)
     pairs: list[Pair] = []
     looks: list[int] = []

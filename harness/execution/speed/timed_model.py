@@ -1,4 +1,4 @@
-"""One model to time: a run of it, with the time of its first token and its tokens. Runs in workers."""
+"""Timed runs of one model, with the time of the first token and the tokens. Runs in workers."""
 
 from __future__ import annotations
 
@@ -26,24 +26,25 @@ from harness.records.enums import Dtype
 from harness.records.measurements import Sample, WarmUp
 
 WARM_CALLS = (3, 12)
-"""Runs before the first sample: at least, and at most until two in a row compile nothing."""
+"""Least and most runs before the first sample. In between, the warm-up ends once two runs in a row compile nothing."""
 WARM_SECONDS = 60.0
-"""Beyond the first run, after which no more of them is begun."""
+"""Seconds of warm-up after the first run, beyond which no further run is begun."""
 NEAR_TIE_ULPS = 3
-"""Units in the last place of a logit, in the model's dtype, by which a timed run may prefer another token: it computes
-fewer logits of the prompt than the verified one, and so may multiply in another order."""
+"""Largest preference of a timed run for another token, in units in the last place of its logit. The units are those of
+the model's dtype. A timed run computes fewer logits of the prompt than the verified one, and so may multiply in another
+order."""
 
 
 class Watching(Protocol):
-    """What a Conditions tells, as tests may stand in for it."""
+    """Interface of `Conditions`, so that tests may stand in for it."""
 
     def read(self) -> Reading: ...
     def between(self, before: Reading, after: Reading) -> str: ...
 
 
 class FirstToken(BaseStreamer):
-    """Notes when the first token of all rows is there: `generate` hands over the prompt, then each step's tokens, which
-    it has copied to the host."""
+    """Streamer that notes when the first token of all rows is there. `generate` hands over the prompt, then each step's
+    tokens, which it has copied to the host."""
 
     def __init__(self) -> None:
         self.handed = 0
@@ -56,12 +57,12 @@ class FirstToken(BaseStreamer):
             self.at = time.perf_counter()
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, since no token is held back."""
 
 
 @dataclass
 class Subject:
-    """A loaded model with what it is timed on."""
+    """Loaded model with the workload that it is timed on."""
 
     model: Any
     batch: Batch
@@ -70,7 +71,7 @@ class Subject:
     fault: str = ""
 
     def run(self) -> tuple[Sample, Tensor]:
-        """(a timed run, its tokens (B, N))."""
+        """Time one run. Return its sample and its tokens (B, N)."""
         with planted(self.fault), self.optimization.applied():
             if serving := self.optimization.serving():
                 return self._timed(lambda: (answer_all(self.model, self.batch, serving, self.new_tokens), None))
@@ -79,7 +80,8 @@ class Subject:
             return self._timed(lambda: (self._generate(streamer=first, **options).sequences, first))
 
     def plain(self) -> tuple[Tensor, Tensor | None]:
-        """(tokens, logits (B, N, V) that chose them), called as it is timed."""
+        """Run as in a timed run, without timing. Return the tokens and the logits (B, N, V) that chose them; None for
+        requests."""
         with planted(self.fault), self.optimization.applied():
             if serving := self.optimization.serving():
                 return answer_all(self.model, self.batch, serving, self.new_tokens), None
@@ -87,7 +89,8 @@ class Subject:
         return self._new(output.sequences), torch.stack(output.logits, dim=1)
 
     def kernels(self) -> tuple[str, ...]:
-        """Kernels of attention and of packed weights that one run uses, as `Engagement.kernels` names them."""
+        """Return the kernels of attention and of packed weights that one run uses, as `Engagement.kernels` names
+        them."""
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             self.run()
         return kernels_used(profiled_events(profiler))
@@ -119,7 +122,7 @@ class Subject:
 
 
 def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, fault: str = "") -> Subject:
-    """A model to time, loaded with its fault planted. On the CPU this process computes with one thread from now on: a
+    """Load a model to time, with its fault planted. On the CPU this process computes with one thread from now on: a
     thread per core of a shared machine waits for the neighbours."""
     if setup.device == "cpu":
         torch.set_num_threads(1)
@@ -129,7 +132,7 @@ def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, faul
 
 
 def warm_up(subject: Subject, watching: Watching, *, calls: int | None = None) -> WarmUp:
-    """Run until nothing is compiled any more; or `calls` times, where ranks must agree on it."""
+    """Run until nothing is compiled any more, or `calls` times, where ranks must agree on the number."""
     compiled, captured = compile_seconds(), capture_seconds()
     seconds: list[float] = []
     quiet = 0
@@ -148,11 +151,11 @@ def warm_up(subject: Subject, watching: Watching, *, calls: int | None = None) -
 
 
 class TokenCheck:
-    """Counts timed runs whose tokens are wrong. Right are those of the plain run, which may leave the verified ones at
-    a near tie of its own logits alone."""
+    """Counter of timed runs whose tokens are wrong. Right tokens are those of the plain run, which may leave the
+    verified ones only at a near tie of its own logits."""
 
     def __init__(self, subject: Subject, verified: Tensor) -> None:
-        """`verified` (B, N) are the tokens of the run that was compared."""
+        """Make the plain run, and check it. `verified` (B, N) are the tokens of the run that was compared."""
         self.plain, logits = subject.plain()
         self.differing = 0 if agrees(self.plain, verified, logits, dtype=subject.model.dtype) else 1
 
@@ -161,8 +164,11 @@ class TokenCheck:
 
 
 def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None, *, dtype: torch.dtype) -> bool:
-    """Whether each row of tokens (B, N) is the verified one, or first leaves it where `logits` (B, N, V) hardly prefer
-    one to the other, by the steps of `dtype`, in which they were computed: `generate` copies them to float32."""
+    """Return whether tokens (B, N) are the verified ones, up to near ties.
+
+    A row may first leave them only where `logits` (B, N, V) prefer its token by at most NEAR_TIE_ULPS. These are units
+    of `dtype`, in which the logits were computed: `generate` copies them to float32.
+    """
     if tokens.shape != verified.shape:
         return False
     for row in (tokens != verified).any(1).nonzero().flatten().tolist():
@@ -178,7 +184,7 @@ def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None, *, dtype: to
 
 @contextmanager
 def no_garbage() -> Iterator[None]:
-    """No collection falls into a sample."""
+    """Keep garbage collection out of the samples."""
     gc.collect()
     gc.freeze()
     gc.disable()

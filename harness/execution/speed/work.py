@@ -1,7 +1,7 @@
-"""Read of a loaded model what arithmetic needs to know: bytes, multiply-adds, attention layers. Runs in workers.
+"""Counts of bytes, multiply-adds and attention layers of a loaded model. Runs in workers.
 
-A layer is told by what it keeps, since quantizing libraries exchange modules and weights. What is not known here is
-refused: a wrong count would pass for a fact.
+A layer is recognised by what it keeps, since quantizing libraries exchange modules and weights. What is not known here
+is refused: a wrong count would pass for a fact.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from harness.observation.tensors import leaves
 from harness.observation.watch import windows_of
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Entries of configs that say how many experts a layer has."""
+"""Entries of configs that give the number of experts of a layer."""
 BESIDE_WEIGHTS = ("meta", "quant_state", "state2", "SCB", "state")
-"""Where hqq and bitsandbytes keep scales and zero points: attributes of a module, its weight, or one another."""
+"""Attributes in which hqq and bitsandbytes keep scales and zero points. They are those of a module, its weight, or one
+another."""
 
 
 def figures_of(model: Any) -> ModelFigures:
-    """Of a model as it was loaded, whose cache keeps keys and values in its own dtype.
+    """Count the work of a model as it was loaded. Its cache is taken to keep keys and values in the model's own dtype.
 
     Raises Incompatible for what cannot be counted: other attention than over keys and values of equal heads, experts
     that are modules of their own, a parameter of unknown use, or weights spread over processes.
@@ -68,8 +69,8 @@ def _attention_layers(config: Any, *, kv_bytes: float) -> tuple[AttentionLayer, 
 
 
 def _expert_weights(model: Any, config: Any) -> Iterator[Tensor]:
-    """Of layers that keep all their experts in one tensor each, as transformers does: a weight has three dimensions,
-    expert first, a bias two."""
+    """Yield the experts of layers that keep all of them in one tensor each, as transformers does. A weight has three
+    dimensions, expert first, a bias two."""
     count = _expert_count(config)
     for module in model.modules() if count else ():
         own = [parameter for parameter in module.parameters(recurse=False) if parameter.shape[:1] == (count,)]
@@ -96,7 +97,10 @@ def _experts(weights: list[Tensor], config: Any) -> Experts | None:
 
 
 def _loose_parameters(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
-    """Matrices of modules that are neither linear layers nor embeddings, such as the routers of experts."""
+    """Yield matrices of modules that are neither linear layers nor embeddings, such as the routers of experts.
+
+    Raises Incompatible for a parameter of more dimensions, unless it holds experts.
+    """
     count = _expert_count(model.config.get_text_config())
     for name, module in model.named_modules():
         if id(module) in linears or isinstance(module, nn.Embedding):
@@ -111,13 +115,13 @@ def _loose_parameters(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
 
 
 def _size(linear: Any) -> int:
-    """Multiply-adds per position: by its logical shape, since a packed weight has another."""
+    """Return multiply-adds per position. They follow from the logical shape, since a packed weight has another."""
     size: int = linear.in_features * linear.out_features
     return size
 
 
 def _tensors(modules: Any) -> Iterator[Tensor]:
-    """All that linear layers read, packed weights with what unpacks them."""
+    """Yield all tensors that linear layers read: packed weights together with what unpacks them."""
     for module in modules:
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         yield from own
@@ -137,14 +141,14 @@ def _beside(holder: Any) -> Iterator[Tensor]:
 
 
 def _rest(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
-    """Parameters of all modules but linear ones and embeddings."""
+    """Yield the parameters of all modules but linear layers and embeddings."""
     for module in model.modules():
         if id(module) not in linears and not isinstance(module, nn.Embedding):
             yield from module.parameters(recurse=False)
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[tuple[Any, int], int]:
-    """Bytes by where they are: what two layers share is held and counted once."""
+    """Return bytes by place in memory, so that what two layers share is counted once."""
     parts = (leaf for tensor in tensors for leaf in leaves(tensor))
     return {_place(part): part.nbytes for part in parts}
 
