@@ -15,7 +15,7 @@ import typer
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
 from harness.execution.setup import CASE_TIMEOUT
 from harness.formatting import count, scaled
-from harness.machine.health import Examined, Finding, health
+from harness.machine.health import Examined, HealthCheck, health
 from harness.machine.inventory import Inventory, describe, take_inventory
 from harness.machine.requirements import Device, Need
 from harness.machine.simulated import is_simulated
@@ -50,7 +50,7 @@ class MachineHere:
     environment: Mapping[str, str]
     needs: tuple[NeedHere, ...]
     peaks: Peaks | None
-    health: tuple[Finding, ...]
+    health: tuple[HealthCheck, ...]
 
     @property
     def well(self) -> bool:
@@ -121,7 +121,7 @@ def _here(
         found = health(examined, load=load, cores=int(environment["cores"]))
     else:
         absent = str(Device().unmet(inventory, device=device))
-        found = (Finding("device", absent, "choose another --device, or set that right"),)
+        found = (HealthCheck("device", absent, "choose another --device, or set that right"),)
     return MachineHere(
         device,
         profile.name if profile else None,

@@ -19,7 +19,7 @@ from harness.records.run import Run, Verdict
 from harness.records.run_files import finished_run, refuse_two_tiers
 from harness.reports.tables import tally_outcomes
 from harness.session.checkout import find_catalogue
-from harness.session.run_folder import Asked, RunFolder
+from harness.session.run_folder import RunFolder, RunRequest
 
 Runs = Annotated[list[Path], typer.Argument(help="folders of finished runs", metavar="RUN...")]
 
@@ -96,7 +96,9 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     verdicts = tuple(_all_verdicts(folders, runs))
     first = runs[0]
     _, of_tier = tiered[0] if tiered else (None, first)
-    made = RunFolder.new(parent, Asked(first.options, _selected(runs), tier=of_tier.tier, left_out=of_tier.left_out))
+    made = RunFolder.new(
+        parent, RunRequest(first.options, _selected(runs), tier=of_tier.tier, left_out=of_tier.left_out)
+    )
     _copy_files(folders, made.path)
     workers = "; ".join(dict.fromkeys(run.workers for run in runs if run.workers))
     made.describe(dict(first.environment), profile=first.profile, workers=workers)

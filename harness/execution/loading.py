@@ -17,7 +17,7 @@ from harness.execution.correctness.runs import Batch
 from harness.execution.generation import (
     set_plain_greedy,
 )
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelRecipe, Prompt
@@ -117,7 +117,7 @@ def _revision(recipe: ModelRecipe) -> dict[str, str]:
     return {"revision": recipe.source.revision} if isinstance(recipe.source, Hub) else {}
 
 
-def load_setup(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:
+def load_setup(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)

@@ -40,7 +40,7 @@ SCOUT_SECONDS = 120
 """Seconds for one module after which the kernel ends a scout. A broken driver may never answer."""
 
 
-class State(StrEnum):
+class ImportEffect(StrEnum):
     """Effect of importing a module."""
 
     CLEAN = "clean"
@@ -80,13 +80,16 @@ def preload(modules: Sequence[str] = MODULES) -> Preloaded:
     """
     first, *rest = modules
     importlib.import_module(first)
-    states = _scouted(rest) if _built_for_a_device() else ((name, State.CLEAN) for name in rest)
-    found = {name: State.FAILED if state is State.CLEAN and not _is_imported(name) else state for name, state in states}
-    touching = tuple(name for name in rest if found[name] is State.TOUCHING)
+    states = _scouted(rest) if _built_for_a_device() else ((name, ImportEffect.CLEAN) for name in rest)
+    found = {
+        name: ImportEffect.FAILED if state is ImportEffect.CLEAN and not _is_imported(name) else state
+        for name, state in states
+    }
+    touching = tuple(name for name in rest if found[name] is ImportEffect.TOUCHING)
     return Preloaded(
-        (first, *(name for name in rest if found[name] is State.CLEAN)),
+        (first, *(name for name in rest if found[name] is ImportEffect.CLEAN)),
         touching,
-        tuple(name for name in rest if found[name] is State.FAILED),
+        tuple(name for name in rest if found[name] is ImportEffect.FAILED),
         _seconds_of(touching),
     )
 
@@ -122,7 +125,7 @@ def _is_imported(name: str) -> bool:
     return True
 
 
-def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, State]]:
+def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, ImportEffect]]:
     """Yield each module with the state that scouts found. The caller imports clean ones before it goes on."""
     waiting = list(modules)
     while waiting:
@@ -130,7 +133,7 @@ def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, State]]:
             yield waiting.pop(0), state
 
 
-def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[State]:
+def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[ImportEffect]:
     """Yield the state that one scout finds of each module, up to the first that is not clean. It can say nothing of the
     rest."""
     read, write = os.pipe()
@@ -142,9 +145,11 @@ def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[State]:
     try:
         with os.fdopen(read) as lines:
             for _ in modules:
-                state = State(lines.readline().strip() or State.FAILED)  # a scout that died writes nothing
+                state = ImportEffect(
+                    lines.readline().strip() or ImportEffect.FAILED
+                )  # a scout that died writes nothing
                 yield state
-                if state is not State.CLEAN:
+                if state is not ImportEffect.CLEAN:
                     break
     finally:
         os.waitpid(scout, 0)
@@ -157,11 +162,11 @@ def _scout(modules: tuple[str, ...], pipe: int) -> None:
     with _last_act():
         for name in modules:
             signal.alarm(SCOUT_SECONDS)
-            state = State.CLEAN if _is_imported(name) else State.FAILED
+            state = ImportEffect.CLEAN if _is_imported(name) else ImportEffect.FAILED
             if _children_are_spoiled():
-                state = State.TOUCHING
+                state = ImportEffect.TOUCHING
             os.write(pipe, f"{state}\n".encode())
-            if state is not State.CLEAN:
+            if state is not ImportEffect.CLEAN:
                 break
 
 

@@ -18,7 +18,7 @@ from harness.execution.correctness.runs import watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
 from harness.execution.loading import load_setup, planted
 from harness.execution.serving import Served, serve_setup
-from harness.execution.setup import Place, Setup
+from harness.execution.setup import CaseSetup, RankAddress
 from harness.execution.tensor_files import keep_compared, read_generation, save_generation, save_tensors
 from harness.execution.vector_math import choose_vector_math
 from harness.observation.caches import CacheState
@@ -28,7 +28,7 @@ from harness.records.evidence import Comparison
 from harness.records.observation import Observation, Rank, Shard
 
 
-def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place | None) -> Observation:
+def run_rank(setup: CaseSetup, dtype: Dtype, optimization: Optimization, place: RankAddress | None) -> Observation:
     """Run the optimization as one of several ranks, and keep its tensors. Without a `place` the rank is announced
     already, and transformers itself lets the ranks meet."""
     if place:
@@ -56,7 +56,7 @@ def run_rank(setup: Setup, dtype: Dtype, optimization: Optimization, place: Plac
 
 
 def gather_ranks(
-    setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]
+    setup: CaseSetup, dtype: Dtype, optimization: Optimization, seen: list[Observation]
 ) -> tuple[Observation, Comparison]:
     """Combine the results of all ranks. Return what was seen on the first rank, with what each rank keeps, and the
     comparison of the first rank's results. Cached heads are joined from all ranks where each kept its own."""
@@ -79,7 +79,7 @@ def gather_ranks(
     return replace(seen[0], ranks=ranks), comparison
 
 
-def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int) -> tuple[Any, Observation]:
+def _generate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, rank: int) -> tuple[Any, Observation]:
     reference = read_generation(setup.file(Dtype.FP64))
     model, batches = load_setup(setup, dtype, optimization)
     own, seen = watched_run(setup, model, batches, reference, optimization)
@@ -89,7 +89,7 @@ def _generate(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int)
     return model, seen
 
 
-def run_under_torchrun(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
+def run_under_torchrun(setup: CaseSetup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
     """Run all ranks through torchrun, and return what each saw. Raises RuntimeError if it fails; the reason is in its
     output, which is this worker's."""
     request = setup.verified(dtype, optimization.name).with_suffix(".torchrun")
@@ -131,7 +131,7 @@ def _joined(parts: list[CacheState]) -> CacheState:
     return replace(parts[0], keys=together("keys"), values=together("values"))
 
 
-def _file(setup: Setup, dtype: Dtype, optimization: Optimization, rank: int) -> Path:
+def _file(setup: CaseSetup, dtype: Dtype, optimization: Optimization, rank: int) -> Path:
     return setup.verified(dtype, f"{optimization.name}-rank{rank}")
 
 

@@ -9,16 +9,16 @@ import torch
 
 from harness.errors import HarnessError, Incompatible
 from harness.execution.loading import load_config
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.observation.watch import windows_of
-from harness.paths.base import Circumstances, Optimization
+from harness.paths.base import Optimization, RunContext
 from harness.records.enums import Dtype
 from harness.records.evidence import GROUP
 from harness.records.workload import Prompt
 
 
 @contextmanager
-def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator[None]:
+def refusals(optimization: Optimization, setup: CaseSetup, dtype: Dtype) -> Iterator[None]:
     """Turn an error by which a library refuses the optimization into Incompatible. Its message gives the reason and the
     library's words."""
     try:
@@ -35,7 +35,7 @@ def refusals(optimization: Optimization, setup: Setup, dtype: Dtype) -> Iterator
         raise
 
 
-def _circumstances(setup: Setup, dtype: Dtype) -> Circumstances:
+def _circumstances(setup: CaseSetup, dtype: Dtype) -> RunContext:
     """Return the facts that a refusal may depend on.
 
     Entries that a config does not have stay empty, since the caller handles another error already.
@@ -51,7 +51,7 @@ def _circumstances(setup: Setup, dtype: Dtype) -> Circumstances:
         windows = ()
     positions = max(lengths) + setup.workload.new_tokens - 1
     capability, architecture = _accelerator(setup.device)
-    return Circumstances(
+    return RunContext(
         device=setup.device,
         dtype=dtype,
         capability=capability,

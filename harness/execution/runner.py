@@ -26,7 +26,7 @@ from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Block, Sampling, joined, memory_of
 from harness.execution.preloading import server_contents
-from harness.execution.setup import CASE_TIMEOUT, Place, Setup
+from harness.execution.setup import CASE_TIMEOUT, CaseSetup, RankAddress
 from harness.execution.speed.alternating import Sides, alternate
 from harness.execution.worker import Answer, Worker, call_together
 from harness.machine.jobs import is_small
@@ -35,7 +35,7 @@ from harness.machine.requirements import ExtensionBuild
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype, Outcome
-from harness.records.evidence import Case, Evidence, Failure, Rung, Trust
+from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, Memory, Peaks, Speed
 from harness.records.observation import Rank
 from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
@@ -77,7 +77,7 @@ class Runner:
     threads: int = 0
     """CPU threads of workers that run small, untimed models; 0 leaves the number to torch."""
     reference_fault: str = ""
-    """Fault to plant into the reference and the eager runs compared with it, in the form of `Setup.fault`."""
+    """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`."""
     _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=_temporary_folder)
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _asking: dict[tuple[Any, ...], threading.Lock] = field(default_factory=dict)
@@ -100,8 +100,8 @@ class Runner:
         """Run the case in its own precisions or in `rungs`, with `fault` planted into the candidate if named. The
         compared tensors stay in the folder `kept`, if there is one. Several threads of this process may run different
         cases at once."""
-        rungs_run: list[Rung] = []
-        trusts: list[Trust] = []
+        rungs_run: list[PrecisionRun] = []
+        trusts: list[EagerCheck] = []
         floor, why_none = 0.0, {}
         for dtype in rungs or optimization.rungs(case):
             try:
@@ -230,9 +230,9 @@ class Runner:
             refuse_full_disk(error, "devices")
             return 0
 
-    def setup(self, case: Case, fault: str = "") -> Setup:
+    def setup(self, case: Case, fault: str = "") -> CaseSetup:
         """Return what tasks need to know of a case, with `fault` planted into the candidate if named."""
-        return Setup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
+        return CaseSetup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
 
     def ask(
         self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0, threads: int = 0
@@ -243,7 +243,7 @@ class Runner:
             return worker.call(function, *arguments, seconds=self.seconds + more)
 
     @contextmanager
-    def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[Place | None]]]:
+    def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[RankAddress | None]]]:
         """Yield the workers in which a path is timed, and the places where their ranks meet.
 
         That is one worker without a place, or as many as the path has ranks. Their output goes to logs of that name.
@@ -286,7 +286,7 @@ class Runner:
         except WorkerFailed as error:
             raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
 
-    def _run(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization) -> Rung:
+    def _run(self, name: str, setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> PrecisionRun:
         self.build(optimization, setup.device)
         launch = optimization.launch()
         asked = (setup, dtype, optimization)
@@ -302,7 +302,9 @@ class Runner:
         # Somebody took the port between its choice and its use.
         return self._run_ranks(name, *asked, launch.ranks)
 
-    def _block(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Block:
+    def _block(
+        self, name: str, setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampling: Sampling
+    ) -> Block:
         """Run one side in workers of its own, one per rank of a parallel model."""
         launch = optimization.launch()
         if launch is None:
@@ -311,7 +313,9 @@ class Runner:
             asked = [(setup, dtype, optimization, sampling, place) for place in places]
             return joined(call_together(workers, paired.time_block, asked, seconds=self.seconds))
 
-    def _run_ranks(self, name: str, setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
+    def _run_ranks(
+        self, name: str, setup: CaseSetup, dtype: Dtype, optimization: Optimization, ranks: int
+    ) -> PrecisionRun:
         started = time.monotonic()
         with self._ranks(name, ranks, self._threads(setup)) as (workers, places):
             asked = [(setup, dtype, optimization, place) for place in places]
@@ -320,14 +324,14 @@ class Runner:
         return replace(rung, seconds=time.monotonic() - started)
 
     @contextmanager
-    def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[Place]]]:
+    def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[RankAddress]]]:
         """Yield workers that are to be ranks of one model, and the places where they meet."""
         port = self._port()
         with ExitStack() as stack:
             workers = [stack.enter_context(self._worker(f"{name}-rank{rank}", threads)) for rank in range(count)]
-            yield workers, [Place(rank, count, port) for rank in range(count)]
+            yield workers, [RankAddress(rank, count, port) for rank in range(count)]
 
-    def _threads(self, setup: Setup) -> int:
+    def _threads(self, setup: CaseSetup) -> int:
         """Return the CPU threads of every worker that runs a model on a workload; 0 leaves it to torch. The number is
         the same whether other workers run at the time or not, since results depend on it."""
         return self.threads if setup.workload.timed is None and is_small(setup.recipe) else 0
@@ -361,7 +365,7 @@ class Runner:
         self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", reference.make_checkpoint, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
-    def eager(self, setup: Setup, dtype: Dtype) -> tuple[float, Trust]:
+    def eager(self, setup: CaseSetup, dtype: Dtype) -> tuple[float, EagerCheck]:
         """Return the reference's floor and the trust in eager in `dtype`, computed once. A failure is remembered
         too."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
@@ -369,7 +373,7 @@ class Runner:
         threads = self._threads(setup)
         floor: float = self.once((about,), f"reference-{about}", reference.make_reference, setup, threads=threads)
         asked = (setup, dtype, self.probes.recall)
-        trust: Trust = self.once(
+        trust: EagerCheck = self.once(
             (about, dtype), f"eager-{about}-{dtype}", reference.measure_eager, *asked, threads=threads
         )
         return floor, trust

@@ -23,8 +23,8 @@ from harness.errors import HarnessError, Incompatible
 from harness.execution.correctness.runs import Batch
 from harness.execution.generation import count_not_ended
 from harness.execution.loading import load_setup
-from harness.execution.setup import Setup
-from harness.observation.watch import Watch, profiled_events, windows_of
+from harness.execution.setup import CaseSetup
+from harness.observation.watch import Observer, profiled_events, windows_of
 from harness.paths.base import Aspect, Optimization, Serving
 from harness.records.enums import Dtype
 from harness.records.observation import Batching, Observation
@@ -55,11 +55,11 @@ class Served:
     """Number of requests that ended wrongly, as in `FreeRun.unended`."""
 
 
-class BatchingWatch(Watch):
-    """Watch over requests that are served inside `with`, step by step."""
+class BatchingWatch(Observer):
+    """Observer over requests that are served inside `with`, step by step."""
 
     def __init__(self, model: Any, *, layers: bool, logits: bool = True) -> None:
-        """Watch a model. `logits` keeps those of every step, by a hook that a compiled or recorded step could not
+        """Observer a model. `logits` keeps those of every step, by a hook that a compiled or recorded step could not
         have."""
         super().__init__(model, layers=layers)
         self._keeps_logits = logits
@@ -279,7 +279,7 @@ def _configured(serving: Serving) -> Any:
 
 
 def serve_setup(
-    setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving
+    setup: CaseSetup, dtype: Dtype, optimization: Optimization, serving: Serving
 ) -> tuple[Any, Observation, Served, list[Batch]]:
     """Load the model and serve the prompts of its workload. Return the model, what was seen, the answers, and the
     prompts that they answer, each as a batch of its own."""

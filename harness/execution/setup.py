@@ -14,7 +14,7 @@ CASE_TIMEOUT = 300.0
 
 
 @dataclass(frozen=True)
-class Setup:
+class CaseSetup:
     """Inputs that all tasks need."""
 
     recipe: ModelRecipe
@@ -36,7 +36,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankAddress:
     """Rank of a process, and where the ranks meet."""
 
     rank: int

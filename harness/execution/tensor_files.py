@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.execution.correctness.comparison import Generation
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.observation.caches import CacheState
 from harness.records.enums import Dtype
 
@@ -32,7 +32,7 @@ def read_generation(path: Path) -> Generation:
     return Generation(**held, states=states)
 
 
-def keep_compared(setup: Setup, dtype: Dtype, **runs: Generation) -> None:
+def keep_compared(setup: CaseSetup, dtype: Dtype, **runs: Generation) -> None:
     """Leave compared runs in the folder `setup.kept`, each under its role. Without a folder nothing is kept."""
     if setup.kept:
         for role, run in runs.items():

@@ -25,7 +25,7 @@ OUTDATED = "disclaimed, but holds: remove its [[disclaimers]] entry"
 
 
 @dataclass(frozen=True)
-class Part:
+class ClaimNumber:
     """One number that a claim rests on."""
 
     key: str
@@ -74,7 +74,7 @@ def interval_numbers(key: str, interval: Interval) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Statement:
+class OverviewClaim:
     """A claim, and the case that it is tried on."""
 
     name: str
@@ -84,14 +84,18 @@ class Statement:
     disclaimed_parts: tuple[str, ...] = ()
     """Keys of the parts that the profile disclaims; empty for all parts."""
 
-    def disclaims(self, wrong: Sequence[Part]) -> bool:
+    def disclaims(self, wrong: Sequence[ClaimNumber]) -> bool:
         """Return whether the profile disclaims all parts in `wrong`, which do not hold."""
         of_all = not self.disclaimed_parts
         return bool(self.disclaimed) and all(of_all or part.key in self.disclaimed_parts for part in wrong)
 
 
 def judge_claim(
-    statement: Statement, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = ""
+    statement: OverviewClaim,
+    parts: Sequence[ClaimNumber],
+    *,
+    figures: Mapping[str, float] | None = None,
+    told: str = "",
 ) -> Verdict:
     """Return the verdict on a claim.
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from harness.judging.correctness_rules import changed, findings, growth, trust_findings
 from harness.judging.verdicts import failed, verdict_on
 from harness.profiles.limits import LIMITS, Limits
-from harness.profiles.numerics import Stored
+from harness.profiles.numerics import StoredNumerics
 from harness.records.enums import Dtype, Outcome, Property
-from harness.records.evidence import Case, Engagement, Evidence, Rung, Trust
-from harness.records.finding import Finding
+from harness.records.evidence import Case, EagerCheck, Engagement, Evidence, PrecisionRun
+from harness.records.finding import LimitCheck
 from harness.records.run import Verdict
 
 NEXT_STEP = {
@@ -24,7 +24,7 @@ NUMERICS_CHANGED = "numerics changed: "
 
 
 def judge(
-    case: Case, asked: Property, evidence: Evidence, *, limits: Limits = LIMITS, stored: Stored | None = None
+    case: Case, asked: Property, evidence: Evidence, *, limits: Limits = LIMITS, stored: StoredNumerics | None = None
 ) -> Verdict:
     """Return the verdict on one property of a case.
 
@@ -44,7 +44,7 @@ def judge(
 
 
 def judge_relation(
-    case: Case, engagements: Mapping[Dtype, Engagement], found: list[Finding], *, told: str, next_step: str
+    case: Case, engagements: Mapping[Dtype, Engagement], found: list[LimitCheck], *, told: str, next_step: str
 ) -> Verdict:
     """Return the verdict on a relation that must hold for any input.
 
@@ -79,7 +79,7 @@ def _engagement(
 
 
 def _equivalence(
-    case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: Stored | None
+    case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
 ) -> Verdict | None:
     trust = [finding for trust in _asked_for(case, evidence) for finding in trust_findings(trust, floor=evidence.floor)]
     if any(finding.violated for finding in trust):
@@ -90,7 +90,9 @@ def _equivalence(
     return None
 
 
-def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Finding], *, next_step: str = "") -> Verdict:
+def _violation(
+    case: Case, asked: Property, outcome: Outcome, found: list[LimitCheck], *, next_step: str = ""
+) -> Verdict:
     most = max(found, key=lambda finding: finding.excess)
     more = sum(finding.violated for finding in found) - 1
     also = f", and {more} more" if more else ""
@@ -98,7 +100,7 @@ def _violation(case: Case, asked: Property, outcome: Outcome, found: list[Findin
     return verdict_on(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", _numbers(found))
 
 
-def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: Stored | None) -> Verdict:
+def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None) -> Verdict:
     if asked is Property.ENGAGEMENT:
         claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
         kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
@@ -116,7 +118,7 @@ def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, sto
     return verdict_on(case, asked, Outcome.PASS, f"{told}{ladder}{_closest(found)}", {**numbers, **was})
 
 
-def _closest(found: list[Finding]) -> str:
+def _closest(found: list[LimitCheck]) -> str:
     closest = max(found, key=lambda finding: finding.excess)
     return f"closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
 
@@ -130,7 +132,7 @@ def _instead(case: Case, evidence: Evidence) -> str:
     return f"operators against float64 ({most} by layer and phase) in place of an fp32 run of the same kernels"
 
 
-def _findings(case: Case, evidence: Evidence, limits: Limits, stored: Stored | None) -> list[Finding]:
+def _findings(case: Case, evidence: Evidence, limits: Limits, stored: StoredNumerics | None) -> list[LimitCheck]:
     return [
         finding
         for rung in _counted(case, evidence)
@@ -142,7 +144,7 @@ def _findings(case: Case, evidence: Evidence, limits: Limits, stored: Stored | N
     ]
 
 
-def _counted(case: Case, evidence: Evidence) -> list[Rung]:
+def _counted(case: Case, evidence: Evidence) -> list[PrecisionRun]:
     """Return the rungs that prove something about the native run: the same kernels ran, and eager was sound."""
     native = next(rung for rung in evidence.rungs if rung.dtype is case.dtype)
     sound = {trust.dtype for trust in _asked_for(case, evidence)}
@@ -150,7 +152,7 @@ def _counted(case: Case, evidence: Evidence) -> list[Rung]:
     return [rung for rung in same if rung.dtype in sound]
 
 
-def _asked_for(case: Case, evidence: Evidence) -> list[Trust]:
+def _asked_for(case: Case, evidence: Evidence) -> list[EagerCheck]:
     """Return what is known of eager in each dtype, without float16 if it is unsound and not native.
 
     A model made for bfloat16 may overflow in float16, which says nothing about the case.
@@ -163,7 +165,7 @@ def _asked_for(case: Case, evidence: Evidence) -> list[Trust]:
     ]
 
 
-def _numbers(found: list[Finding]) -> dict[str, float]:
+def _numbers(found: list[LimitCheck]) -> dict[str, float]:
     return {
         name: value
         for finding in found

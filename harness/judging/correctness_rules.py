@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from harness.errors import HarnessError
 from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Budget, Limits
-from harness.profiles.numerics import L3_SHARE, R2_FACTOR, Stored
+from harness.profiles.numerics import L3_SHARE, R2_FACTOR, StoredNumerics
 from harness.records.enums import Dtype, Tolerance
-from harness.records.evidence import GROUP, Comparison, Operators, Rung, Scheme, StratumError, Trust
-from harness.records.finding import Finding, _quotient
+from harness.records.evidence import GROUP, Comparison, EagerCheck, Operators, PrecisionRun, Scheme, StratumError
+from harness.records.finding import LimitCheck, _quotient
 from harness.statistics import at_least
 
 R4_FLIP_SIGMAS = 3.0
@@ -52,7 +52,9 @@ def rho_max(error: StratumError) -> float:
     return _quotient(error.candidate_max, error.eager_max + error.rounding)
 
 
-def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS) -> list[Finding]:
+def findings(
+    rung: PrecisionRun, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS
+) -> list[LimitCheck]:
     """Return the finding of every rule that applies to this run, violated or not.
 
     `budget` names the budgets of lossy schemes in BUDGETS, joined by `+`. Raises ValueError if weights are rounded, and
@@ -73,17 +75,19 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limi
         ]
     ends = "rows that do not end where their sequence does"
     found = [
-        Finding(
+        LimitCheck(
             "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
         ),
-        Finding("R5", f"{dtype}.unended", f"{dtype} {ends}", float(comparison.free.unended), 0.0),
+        LimitCheck("R5", f"{dtype}.unended", f"{dtype} {ends}", float(comparison.free.unended), 0.0),
     ]
-    lengths = Finding(
+    lengths = LimitCheck(
         "R6", f"{dtype}.lengths", f"{dtype} cache layers of wrong length", float(comparison.state.wrong_lengths), 0.0
     )
     if tolerance is Tolerance.DYNAMIC:
         compared = float(len(rung.operators.errors)) if rung.operators else 0.0
-        some = Finding("O", f"{dtype}.operators", f"{dtype} operators that were compared", compared, 1.0, at_most=False)
+        some = LimitCheck(
+            "O", f"{dtype}.operators", f"{dtype} operators that were compared", compared, 1.0, at_most=False
+        )
         return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         logits = error_findings(comparison.strata, dtype, limits=limits)
@@ -101,11 +105,11 @@ def findings(rung: Rung, tolerance: Tolerance, *, budget: str = "", limits: Limi
     whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
     differs = float(not comparison.identical)
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
-    found += [Finding(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
+    found += [LimitCheck(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
     return [*found, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
 
 
-def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[Finding]:
+def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[LimitCheck]:
     """Return the findings of R0 or R1: limits for logits of the same content computed in another order."""
     rule = "R0" if dtype is Dtype.FP32 else "R1"
     return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", what="error"))
@@ -113,7 +117,7 @@ def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Li
 
 def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called
     strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, what: str
-) -> Iterator[Finding]:
+) -> Iterator[LimitCheck]:
     if not strata:
         return
     rms_limit, max_limit = limits
@@ -123,7 +127,7 @@ def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what i
     yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {what} over eager's", peaks, max_limit)
 
 
-def _divergence(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
+def _divergence(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     dtype, nats = comparison.dtype, comparison.divergence
     if nats is None:
         return
@@ -131,20 +135,20 @@ def _divergence(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
         ("kl", "mean divergence", nats.candidate_mean, limits.kl * nats.eager_mean + KL_FLOOR),
         ("kl_p99", "99th percentile of divergence", nats.candidate_p99, limits.kl_p99 * nats.eager_p99 + KL_P99_FLOOR),
     ):
-        yield Finding("R3", f"{dtype}.{key}", f"{dtype} {what} in nats", got, limit)
+        yield LimitCheck("R3", f"{dtype}.{key}", f"{dtype} {what} in nats", got, limit)
 
 
-def _cost(comparison: Comparison, budget: Budget) -> Iterator[Finding]:
+def _cost(comparison: Comparison, budget: Budget) -> Iterator[LimitCheck]:
     """Yield the findings of L2: what a scheme costs in the decode steps."""
     dtype, nats = comparison.dtype, comparison.divergence
     if nats is not None and budget.nats is not None:
-        yield Finding("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
+        yield LimitCheck("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
     if nats is not None and budget.flips is not None:
         most = most_by_chance(nats.decode_steps, budget.flips)
-        yield Finding("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
+        yield LimitCheck("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
 
 
-def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[Finding]:
+def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[LimitCheck]:
     """Yield what a cache that keeps less costs, in the decode steps (L2) and in the cache itself (R6)."""
     dtype = comparison.dtype
     yield from _cost(comparison, budget)
@@ -160,23 +164,23 @@ def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[
         )
 
 
-def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[Finding]:
+def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
     yield from _same_precision(
         operators.errors, dtype, limits.of_parts(dtype), rule="O", key="operator", what="error of one operator"
     )
     wrong = sum(trial.wrong for trial in operators.exact)
     first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
     what = f"{dtype} outputs that are wrong where nothing rounds{first}"
-    yield Finding("O", f"{dtype}.exact", what, float(wrong), 0.0)
+    yield LimitCheck("O", f"{dtype}.exact", what, float(wrong), 0.0)
     if not operators.unwatched:
         compared = len(operators.errors) + sum(trial.tried for trial in operators.exact)
-        yield Finding("O", f"{dtype}.compared", f"{dtype} operators compared", float(compared), 1.0, at_most=False)
+        yield LimitCheck("O", f"{dtype}.compared", f"{dtype} operators compared", float(compared), 1.0, at_most=False)
 
 
-def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:
+def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[LimitCheck]:
     if scheme.changed_by_saving is not None:
         changed = float(scheme.changed_by_saving)
-        yield Finding("E", f"{dtype}.saved", f"{dtype} linears that saving and loading changed", changed, 0.0)
+        yield LimitCheck("E", f"{dtype}.saved", f"{dtype} linears that saving and loading changed", changed, 0.0)
     quality = scheme.quality
     for key, what, values, limit in (
         ("text_kl", "divergence on text in nats", quality.divergence, budget.nats),
@@ -184,7 +188,7 @@ def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[Finding]:
         ("text_loss", "rise of the text's negative log likelihood in nats", quality.surprise, budget.nats),
     ):
         if limit is not None:
-            yield Finding("L2", f"{dtype}.{key}", f"{dtype} {what}, at least,", at_least(values), limit)
+            yield LimitCheck("L2", f"{dtype}.{key}", f"{dtype} {what}, at least,", at_least(values), limit)
 
 
 def most_by_chance(trials: int, share: float) -> int:
@@ -197,11 +201,11 @@ def most_by_chance(trials: int, share: float) -> int:
     return count
 
 
-def _greedy(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
+def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     dtype, greedy = comparison.dtype, comparison.greedy
     used = greedy.worst_slack / greedy.worst_slack_limit
     place = f"token {greedy.worst_position}" if greedy.worst_position >= 0 else "none flipped"
-    yield Finding(
+    yield LimitCheck(
         "R4",
         f"{dtype}.slack",
         f"{dtype} margin of a flipped choice over its rounding allowance ({place})",
@@ -212,8 +216,8 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
     spread = math.sqrt(max(eager_rate, 1 / greedy.positions) / greedy.positions)
     allowed = eager_rate + R4_FLIP_SIGMAS * spread
     flips = greedy.candidate_flips / greedy.positions
-    yield Finding("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
-    yield Finding(
+    yield LimitCheck("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
+    yield LimitCheck(
         "R5",
         f"{dtype}.diverged",
         f"{dtype} rows whose free run diverges by more than a tie",
@@ -222,19 +226,21 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[Finding]:
     )
 
 
-def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
+def trust_findings(trust: EagerCheck, *, floor: float) -> list[LimitCheck]:
     """Return what eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
     share = floor / trust.relative_error if trust.relative_error else math.inf  # no error: it is the reference itself
     found = [
-        Finding("floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR),
-        Finding(
+        LimitCheck(
+            "floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR
+        ),
+        LimitCheck(
             "repeat",
             f"{trust.dtype}.unrepeatable",
             f"{trust.dtype} eager runs that differ from their repetition",
             float(not trust.repeats),
             0.0,
         ),
-        Finding(
+        LimitCheck(
             "error",
             f"{trust.dtype}.eager_ulps",
             f"{trust.dtype} eager's relative error in unit roundoffs",
@@ -244,25 +250,25 @@ def trust_findings(trust: Trust, *, floor: float) -> list[Finding]:
     ]
     if trust.asked:
         found.append(
-            Finding(
+            LimitCheck(
                 "recall", f"{trust.dtype}.recall", f"{trust.dtype} eager's recall", trust.recall, RECALL, at_most=False
             )
         )
     return found
 
 
-def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> Finding:
+def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> LimitCheck:
     """Return the finding for the stratum with the largest ratio, naming it. Ratios are never not-a-number."""
     where = max(ratios, key=ratios.__getitem__)
-    return Finding(rule, key, f"{what} ({where})", ratios[where], limit)
+    return LimitCheck(rule, key, f"{what} ({where})", ratios[where], limit)
 
 
-def changed(numbers: Mapping[str, float], stored: Stored) -> dict[str, float]:
+def changed(numbers: Mapping[str, float], stored: StoredNumerics) -> dict[str, float]:
     """Return the stored value of every error ratio that has grown to more than R2_FACTOR times it (rule R2)."""
     return {key: was for key, was in stored.rho.items() if key in numbers and numbers[key] > R2_FACTOR * was}
 
 
-def growth(rung: Rung, stored: Stored) -> list[Finding]:
+def growth(rung: PrecisionRun, stored: StoredNumerics) -> list[LimitCheck]:
     """Return the finding of L3: a lower bound of the growth of the divergence on text since it was stored.
 
     Sequences are compared one by one. Raises HarnessError if another number of them was stored.
@@ -279,4 +285,4 @@ def growth(rung: Rung, stored: Stored) -> list[Finding]:
     grown = at_least(tuple(ours - theirs for ours, theirs in zip(now, before, strict=True)))
     limit = L3_SHARE * sum(before) / len(before)
     what = f"{rung.dtype} growth of the divergence on text in nats since it was stored, at least,"
-    return [Finding("L3", f"{rung.dtype}.text_kl_growth", what, grown, limit)]
+    return [LimitCheck("L3", f"{rung.dtype}.text_kl_growth", what, grown, limit)]

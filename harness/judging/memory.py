@@ -13,7 +13,7 @@ from harness.judging.timings import Bar, _nothing
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
-from harness.records.finding import Finding
+from harness.records.finding import LimitCheck
 from harness.records.measurements import Held, Measurements, Memory
 from harness.records.run import Verdict
 
@@ -46,7 +46,7 @@ MiB where they are small (docs.pytorch.org/docs/stable/notes/cuda.html, memory m
 
 def findings(
     memory: Memory, *, device: str, ratio_limit: float | None, weights_limit: float | None = None
-) -> list[Finding]:
+) -> list[LimitCheck]:
     """Return the finding of every rule that applies, violated or not.
 
     `ratio_limit` bounds the candidate's peak over eager's, and `weights_limit` the bytes of its weights over eager's;
@@ -55,11 +55,11 @@ def findings(
     found = list(_findings(memory, ratio_limit, PROCESS if device == "cpu" else ALLOCATOR))
     if weights_limit is not None and memory.eager.weights:
         share = memory.candidate.weights / memory.eager.weights
-        found.append(Finding("M6", "weights_ratio", "bytes of weights over those of eager's", share, weights_limit))
+        found.append(LimitCheck("M6", "weights_ratio", "bytes of weights over those of eager's", share, weights_limit))
     return found
 
 
-def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterator[Finding]:
+def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterator[LimitCheck]:
     candidate, eager = memory.candidate, memory.eager
     if memory.own_weights:
         # The same tensors under another name: any difference is a copy, or a part that was not loaded.
@@ -71,38 +71,38 @@ def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterat
     elif candidate.kv_expected:
         what = f"MiB by which packed keys and values are less than the formula's {candidate.kv_expected / MIB:.4g}"
         saved = max(0, candidate.kv_expected - candidate.kv) / MIB
-        yield Finding("M2", "kv_saved_mib", what, saved, 1 / MIB, at_most=False)  # one byte: less, however little
+        yield LimitCheck("M2", "kv_saved_mib", what, saved, 1 / MIB, at_most=False)  # one byte: less, however little
     for side, held in (("", candidate), ("eager's ", eager)):
         # A run that took less than what it cannot do without was not measured.
         what = f"{side}peak in MiB, which holds weights, keys, values and logits,"
-        yield Finding(
+        yield LimitCheck(
             "M3", f"{'eager_' if side else ''}least_mib", what, held.peak / MIB, held.least / MIB, at_most=False
         )
     if ratio_limit is not None:
         limit = ratio_limit * eager.peak * (1 + slack.peak) + slack.peak_bytes
         what = f"peak in MiB, beside {eager.peak / MIB:.4g} of eager,"
-        yield Finding("M4", "peak_mib", what, candidate.peak / MIB, limit / MIB)
+        yield LimitCheck("M4", "peak_mib", what, candidate.peak / MIB, limit / MIB)
     yield _growth(candidate, slack)
 
 
-def _growth(held: Held, slack: Slack) -> Finding:
+def _growth(held: Held, slack: Slack) -> LimitCheck:
     """Return the finding of M5 for the candidate.
 
     A leak in proportion to its peak is found as well as one of many bytes.
     """
     limit = max(slack.growth_bytes, slack.growth * held.peak)
     what = "what equal runs leave behind in MiB"
-    return Finding("M5", "growth_mib", what, max(0, held.growth) / MIB, limit / MIB)
+    return LimitCheck("M5", "growth_mib", what, max(0, held.growth) / MIB, limit / MIB)
 
 
-def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> Finding:
+def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> LimitCheck:
     """Return the difference of two sizes as a finding with limit 0.
 
     Of two large numbers the digits that differ would not be seen. `what` has a place for `beyond` or `short of`, and
     one for the wanted size.
     """
     told = what.format("beyond" if got >= wanted else "short of", f"{wanted / MIB:.4g}")
-    return Finding(rule, key, told, abs(got - wanted) / MIB, 0.0)
+    return LimitCheck(rule, key, told, abs(got - wanted) / MIB, 0.0)
 
 
 def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:

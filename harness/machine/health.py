@@ -40,7 +40,7 @@ class Examined:
 
 
 @dataclass(frozen=True)
-class Finding:
+class HealthCheck:
     """One fact about the machine."""
 
     what: str
@@ -56,28 +56,30 @@ class Finding:
         return f"{self.what}: {self.got}" if self.well else f"{self.what}: not well: {self.got} ({self.todo})"
 
 
-def health(examined: Examined, *, load: float, cores: int) -> tuple[Finding, ...]:
+def health(examined: Examined, *, load: float, cores: int) -> tuple[HealthCheck, ...]:
     """Return the findings, first those that are not well. `load` is the average of the minute before any run."""
     found = [*_host(examined, load=load, cores=cores), *_device(examined)]
     return tuple(sorted(found, key=lambda finding: finding.well))
 
 
-def _host(examined: Examined, *, load: float, cores: int) -> Iterator[Finding]:
+def _host(examined: Examined, *, load: float, cores: int) -> Iterator[HealthCheck]:
     # Timed runs use one thread, so that one processor should be free.
     busy = load > max(cores - 1, 0.5)
     todo = "others use the processors, and timed runs need one to themselves: wait until they are done"
-    yield Finding("load", f"{load:.2f} of the whole host, beside {cores} cores for this process", todo if busy else "")
+    yield HealthCheck(
+        "load", f"{load:.2f} of the whole host, beside {cores} cores for this process", todo if busy else ""
+    )
     stolen = examined.told.get("steal", "unknown")
     taken = stolen.endswith("%") and float(stolen.rstrip("%")) > STOLEN * 100
     todo = "the host gives the processors to other machines: measure when it is quieter, or on one of your own"
-    yield Finding("stolen time", stolen.replace("%", " %"), todo if taken else "")
-    yield from (Finding(what, examined.told[name]) for name, what in FACTS.items() if name in examined.told)
+    yield HealthCheck("stolen time", stolen.replace("%", " %"), todo if taken else "")
+    yield from (HealthCheck(what, examined.told[name]) for name, what in FACTS.items() if name in examined.told)
 
 
-def _device(examined: Examined) -> Iterator[Finding]:
+def _device(examined: Examined) -> Iterator[HealthCheck]:
     if examined.foreign:
         todo = "end them, or choose another device: nothing that is timed beside them counts"
-        yield Finding("processes of others on the device", str(examined.foreign), todo)
+        yield HealthCheck("processes of others on the device", str(examined.foreign), todo)
     elif examined.happened:
         todo = "cool it, give it more power or a larger share: pairs timed meanwhile are dropped"
-        yield Finding("while it worked", examined.happened, todo)
+        yield HealthCheck("while it worked", examined.happened, todo)

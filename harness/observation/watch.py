@@ -1,4 +1,4 @@
-"""Watch `generate` from outside: which attention operators, caches and graphs it really used.
+"""Observe `generate` from outside: which attention operators, caches and graphs it really used.
 
 Nothing here trusts a configuration: operators are read from torch's profiler, graphs from dynamo's own metrics, cache
 classes from the cache that `generate` returned, kernel calls from the kernel itself.
@@ -56,7 +56,7 @@ OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba", "mlp"}
 """Kinds of layers that do not attend over cached keys and values."""
 
 
-class Watch:
+class Observer:
     """A watch on the calls of `generate` inside `with`. Counts of earlier work in this process are cleared first."""
 
     def __init__(self, model: Any, *, layers: bool) -> None:

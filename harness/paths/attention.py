@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.requirements import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import Aspect, Circumstances, Optimization, equal, served_by, tally
+from harness.paths.base import Aspect, Optimization, RunContext, equal, served_by, tally
 from harness.paths.sdpa_kernels import version_as_read, why_no_kernel
-from harness.records.enums import HALF_PRECISIONS, Dtype, Load, Technique
-from harness.records.evidence import Case, Claim
+from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique
+from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation, Phase
 from harness.records.workload import Workload
 
@@ -35,8 +35,8 @@ class Sdpa(Optimization):
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 
-    def pays_in(self) -> frozenset[Load]:
-        return frozenset() if self.backend else frozenset({Load.PREFILL})
+    def pays_in(self) -> frozenset[Bottleneck]:
+        return frozenset() if self.backend else frozenset({Bottleneck.PREFILL})
 
     def suits(self, workload: Workload, device: str) -> bool:
         # Flash kernels of accelerators take no mask.
@@ -48,7 +48,7 @@ class Sdpa(Optimization):
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         return HALF_PRECISIONS if self.half_on_accelerators and device != "cpu" else super().dtypes(device)
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         pinned = case.device == "cuda" and self.backend not in {"", "MATH"}
         return why_no_kernel(self.backend, case) if pinned and "No available kernel" in line else ""
 
@@ -63,7 +63,7 @@ class Sdpa(Optimization):
 
         return sdpa_kernel(getattr(SDPBackend, self.backend))
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return served_by(seen, "sdpa", self.operators)
 
 
@@ -97,7 +97,7 @@ class Flex(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         named = any(name in line for name in ("cur_kvSplitSize0", "cur_qSplitSize0"))
         if named and case.device == "cpu" and (case.masks or any(case.windows)):
             return "torch's C++ for flex attention uses names that it does not declare where a mask's length changes"
@@ -117,7 +117,7 @@ class Flex(Optimization):
         del dtype
         return {"attn_implementation": "flex_attention"}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         calls = seen.calls(Phase.PREFILL) + seen.calls(Phase.DECODE)
         others = {name: count for name, count in seen.regions.items() if name not in {FLEX, MASK}}
         return [
@@ -134,7 +134,7 @@ MASK_BLOCK = 128
 """Queries per block of flex attention's mask. Fewer queries than these go to a kernel of their own, flex decoding."""
 
 
-def _too_many_rows(case: Circumstances) -> int:
+def _too_many_rows(case: RunContext) -> int:
     """Return how many queries torch packs into one block, if it is larger than the mask's block; else 0.
 
     `create_flex_decoding_kernel` of torch 2.11 to 2.13 takes a prompt that is shorter than MASK_BLOCK, and packs the
@@ -177,7 +177,7 @@ class FlashAttentionPackage(Optimization):
         del device
         return HALF_PRECISIONS
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         del case
         return "the device is too old for it" if "requires compute capability" in line else ""
 
@@ -185,7 +185,7 @@ class FlashAttentionPackage(Optimization):
         del dtype
         return {"attn_implementation": self.implementation}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return served_by(seen, self.implementation, self.operators)
 
 

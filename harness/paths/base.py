@@ -12,8 +12,8 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from harness.machine.requirements import Need
-from harness.records.enums import Dtype, Load, Technique, Tolerance
-from harness.records.evidence import Case, Claim, Engagement
+from harness.records.enums import Bottleneck, Dtype, Technique, Tolerance
+from harness.records.evidence import Case, Engagement, EngagementCheck
 from harness.records.observation import EAGER_ATTENTION, AttentionCall, Observation, Phase
 from harness.records.workload import Workload
 
@@ -31,7 +31,7 @@ class Aspect(StrEnum):
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class RunContext:
     """Facts that a refusal may depend on."""
 
     device: str
@@ -105,7 +105,7 @@ class Optimization(ABC):
     """Whether a model with rounded weights can be saved and loaded again as it is."""
 
     @abstractmethod
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         """Return what must hold for this optimization to count as engaged, compared with what was seen. Pure."""
 
     def needs(self) -> tuple[Need, ...]:
@@ -127,7 +127,7 @@ class Optimization(ABC):
         del workload, device
         return True
 
-    def pays_in(self) -> frozenset[Load]:
+    def pays_in(self) -> frozenset[Bottleneck]:
         """Return the loads on which it is timed daily: where its gain, or what it holds, shows on a CPU. A CPU times it
         on others only when slow cases are requested."""
         return frozenset()
@@ -159,7 +159,7 @@ class Optimization(ABC):
         """Return how prompts are served as requests; None for a path that calls `generate`."""
         return None
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         """Return why a line of an error means that the optimization cannot work in this case; empty otherwise.
 
         The reason is the library's declaration, or a known defect of it. Such an error is UNSUPPORTED, for that reason
@@ -210,14 +210,14 @@ def engagement(optimization: Optimization, seen: Observation) -> Engagement:
     return Engagement(tuple(claims), tuple(sorted(kernels)))
 
 
-def equal(what: str, requested: object, observed: object) -> Claim:
+def equal(what: str, requested: object, observed: object) -> EngagementCheck:
     """Return the claim that two values are equal."""
-    return Claim(what, str(requested), str(observed), requested == observed)
+    return EngagementCheck(what, str(requested), str(observed), requested == observed)
 
 
 def attention_claim(
     seen: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
-) -> Claim:
+) -> EngagementCheck:
     """Return the claim that a phase made all its attention calls through operators that match the pattern `operators`.
 
     In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each
@@ -234,12 +234,12 @@ def attention_claim(
     )
     observed = tally(Counter(call.operator for call in made)) + (f" ({masked} masked)" if masked else "")
     requested = f"{seen.calls(phase)} × {operators}" + (" (all masked)" if must_mask else "")
-    return Claim(f"attention in {phase}", requested, observed, holds)
+    return EngagementCheck(f"attention in {phase}", requested, observed, holds)
 
 
 def served_by(
     seen: Observation, implementation: str, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
-) -> list[Claim]:
+) -> list[EngagementCheck]:
     """Return the claims that the model was set to an attention implementation, and each phase went through
     `operators`."""
     return [
@@ -253,19 +253,19 @@ def tally(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in sorted(counts.items())) or "none"
 
 
-def eager_attention(seen: Observation) -> list[Claim]:
+def eager_attention(seen: Observation) -> list[EngagementCheck]:
     """Return the claims that attention is transformers' eager code. Compiled code hides its operators: `generate`
     compiles the decode steps, and compilation from outside takes in the prefill too."""
     visible = list(Phase) if seen.compiled_calls == 0 else [Phase.PREFILL] * (seen.compiled_calls <= seen.decode_steps)
     return [attention_claim(seen, phase, EAGER_ATTENTION) for phase in visible]
 
 
-def dynamic_cache(seen: Observation) -> list[Claim]:
+def dynamic_cache(seen: Observation) -> list[EngagementCheck]:
     """Return the claims that the cache grows, as that of `generate` does by default."""
     return cache_claims(seen, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer", dropped=1)
 
 
-def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, dropped: int) -> list[Claim]:
+def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, dropped: int) -> list[EngagementCheck]:
     """Return the claims on the class of the cache, and on its layers: dtype, class and positions kept.
 
     The class of a layer depends on whether it has a window. A layer keeps all positions, or the last ones of its window
@@ -281,8 +281,8 @@ def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, drop
     return [
         equal("cache", cache, ", ".join(sorted(set(seen.caches))) or "none"),
         equal("dtype of cached keys", tally(Counter([seen.dtype] * len(wanted))), tally(Counter(dtypes))),
-        Claim("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
-        Claim("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),
+        EngagementCheck("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
+        EngagementCheck("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),
     ]
 
 
@@ -290,17 +290,17 @@ def _positions(counts: list[int]) -> str:
     return tally(Counter(f"{count} positions" for count in counts))
 
 
-def not_compiled(seen: Observation) -> list[Claim]:
+def not_compiled(seen: Observation) -> list[EngagementCheck]:
     """Return the claim that nothing was compiled."""
     return [equal("compiled calls", 0, seen.compiled_calls)]
 
 
-def original_layers(seen: Observation) -> list[Claim]:
+def original_layers(seen: Observation) -> list[EngagementCheck]:
     """Return the claim that no layer was exchanged for a kernel."""
     return [equal("layers exchanged for kernels", 0, sum(kind.kernelized for kind in seen.layers))]
 
 
-def dense_weights(seen: Observation) -> list[Claim]:
+def dense_weights(seen: Observation) -> list[EngagementCheck]:
     """Return the claim that no linear layer keeps packed weights."""
     return [equal("linears with packed weights", 0, sum(len(kind.names) for kind in seen.linears if kind.bits))]
 

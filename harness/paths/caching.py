@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.requirements import Accelerator, ExtensionBuild, Need, Package
-from harness.paths.base import Aspect, Circumstances, Optimization, cache_claims, dynamic_cache, equal, tally
-from harness.records.enums import Load, Technique, Tolerance
-from harness.records.evidence import GROUP, Claim
+from harness.paths.base import Aspect, Optimization, RunContext, cache_claims, dynamic_cache, equal, tally
+from harness.records.enums import Bottleneck, Technique, Tolerance
+from harness.records.evidence import GROUP, EngagementCheck
 from harness.records.observation import NO_CACHE, Observation
 
 
-def static_cache(seen: Observation) -> list[Claim]:
+def static_cache(seen: Observation) -> list[EngagementCheck]:
     """Return the claims that every layer's keys and values are in a buffer of fixed size."""
     return cache_claims(seen, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer", dropped=0)
 
@@ -30,7 +30,7 @@ class DynamicCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "dynamic"}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return dynamic_cache(seen)
 
 
@@ -43,13 +43,13 @@ class NoCache(Optimization):
     control = True
     changes = frozenset({Aspect.CACHE})
 
-    def pays_in(self) -> frozenset[Load]:
-        return frozenset({Load.DECODE})
+    def pays_in(self) -> frozenset[Bottleneck]:
+        return frozenset({Bottleneck.DECODE})
 
     def generate_options(self) -> Mapping[str, Any]:
         return {"use_cache": False}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [equal("cache", NO_CACHE, ", ".join(sorted(set(seen.caches))))]
 
 
@@ -61,13 +61,13 @@ class StaticCache(Optimization):
     technique = Technique.CACHING
     changes = frozenset({Aspect.CACHE})
 
-    def pays_in(self) -> frozenset[Load]:
-        return frozenset({Load.DECODE})
+    def pays_in(self) -> frozenset[Bottleneck]:
+        return frozenset({Bottleneck.DECODE})
 
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "static", "disable_compile": True}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return static_cache(seen)
 
 
@@ -87,7 +87,7 @@ class OffloadedCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded"}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [*dynamic_cache(seen), offloaded(seen, windows_stay=False)]
 
 
@@ -102,7 +102,7 @@ class OffloadedStaticCache(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Accelerator(),)
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         if "not in list" in line and all(case.windows):
             return "transformers looks for a layer without a window to offload, and the model has none"
         return ""
@@ -110,11 +110,11 @@ class OffloadedStaticCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded_static", "disable_compile": True}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [*static_cache(seen), offloaded(seen, windows_stay=True)]
 
 
-def offloaded(seen: Observation, *, windows_stay: bool) -> Claim:
+def offloaded(seen: Observation, *, windows_stay: bool) -> EngagementCheck:
     """Return the claim that the layers of the cache are in the host's memory after a run. One layer per run may be
     elsewhere, fetched for the next step. A static cache leaves layers with a window where they are: they are small."""
     movable = [
@@ -124,7 +124,7 @@ def offloaded(seen: Observation, *, windows_stay: bool) -> Claim:
     ]
     home = sum(layer.device == "cpu" for layer in movable)
     runs = len(seen.caches)
-    return Claim(
+    return EngagementCheck(
         "layers of the cache in the host's memory",
         f"at least {len(movable) - runs} of {len(movable)}",
         f"{home} ({tally(Counter(layer.device for layer in movable))})",
@@ -173,7 +173,7 @@ class QuantizedCache(Optimization):
         built = (ExtensionBuild(),) if self.backend == "quanto" else ()
         return (Package(PACKAGE[self.backend]), *built)
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         if "`QuantizedCache` is only supported for models with only full attention layers" in line:
             return "the model has sliding windows"
         if self.backend == "hqq" and any(told in line for told in _unpackable(case.groups, together=8 // self.bits)):
@@ -199,19 +199,19 @@ class QuantizedCache(Optimization):
         layers = model.config.get_text_config().num_hidden_layers
         return {"past_key_values": dense_twin(self.backend, self.options, layers=layers)}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         layer = LAYER[self.backend]
         widths = Counter(f"{held.bits:.3g} bits" for held in seen.cache_layers)
         dense = [held.kept - held.packed for held in seen.cache_layers]
         return [
             *cache_claims(seen, "QuantizedCache", full=layer, sliding=layer, dropped=0),
-            Claim(
+            EngagementCheck(
                 "width of packed values",
                 f"{len(seen.cache_layers)} × {self.bits} bits, or up to {PADDING:.0%} more",
                 tally(widths),
                 all(self.bits <= held.bits <= self.bits * (1 + PADDING) for held in seen.cache_layers),
             ),
-            Claim(
+            EngagementCheck(
                 "positions kept as they are",
                 f"fewer than {self.residual} in every layer",
                 tally(Counter(f"{count} positions" for count in dense)),

@@ -10,8 +10,8 @@ from typing import Any
 from harness.machine.requirements import Compiler, Need
 from harness.paths.base import Aspect, Optimization, equal
 from harness.paths.caching import static_cache
-from harness.records.enums import Load, Technique
-from harness.records.evidence import Case, Claim
+from harness.records.enums import Bottleneck, Technique
+from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
 
 LENGTH_OF_WINDOW = "cumulative_length_int"
@@ -35,8 +35,8 @@ class CompiledStaticCache(Optimization):
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
     compiles_steps = True
 
-    def pays_in(self) -> frozenset[Load]:
-        return frozenset() if self.extra else frozenset({Load.DECODE})
+    def pays_in(self) -> frozenset[Bottleneck]:
+        return frozenset() if self.extra else frozenset({Bottleneck.DECODE})
 
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
@@ -53,7 +53,7 @@ class CompiledStaticCache(Optimization):
         config._compile_all_devices = True
         return {"cache_implementation": "static", "compile_config": config}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [
             *static_cache(seen),
             equal("mode given to torch.compile", self.mode, ", ".join(sorted(set(seen.compile_modes))) or "none"),
@@ -87,7 +87,7 @@ class CompiledForward(Optimization):
         model.forward = torch.compile(model.forward)
         return model
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [
             equal("attention implementation", "eager", seen.attention_implementation),
             equal("compiled calls", seen.prefills + seen.decode_steps, seen.compiled_calls),
@@ -104,7 +104,7 @@ the next, when the cache has grown; and two for a second prompt, for its length 
 again."""
 
 
-def clean_graphs(seen: Observation) -> list[Claim]:
+def clean_graphs(seen: Observation) -> list[EngagementCheck]:
     """Return the claims that whatever was compiled was compiled whole, by inductor, and used."""
     return [
         equal("calls of inductor's graphs", seen.compiled_calls, seen.inductor_calls),
@@ -126,15 +126,15 @@ def allowed_for_lengths(seen: Observation) -> int:
     return general + (2 * (1 + general) if any(seen.windows) else 0)
 
 
-def _recompilations(seen: Observation, allowed: int, *, reasons: tuple[str, ...]) -> Claim:
+def _recompilations(seen: Observation, allowed: int, *, reasons: tuple[str, ...]) -> EngagementCheck:
     holds = len(seen.recompiles) <= allowed and all(
         any(known in reason for known in reasons) for reason in seen.recompiles
     )
     requested = f"at most {allowed}, for lengths that change" if allowed else "none"
-    return Claim("recompilations", requested, "; ".join(seen.recompiles) or "none", holds)
+    return EngagementCheck("recompilations", requested, "; ".join(seen.recompiles) or "none", holds)
 
 
-def _cuda_graphs(seen: Observation, *, asked: bool) -> list[Claim]:
+def _cuda_graphs(seen: Observation, *, asked: bool) -> list[EngagementCheck]:
     """Return the claims on CUDA graphs.
 
     A mode that asks for them must have them recorded, and none given up, which inductor does silently. Without CUDA it
@@ -142,6 +142,8 @@ def _cuda_graphs(seen: Observation, *, asked: bool) -> list[Claim]:
     """
     recorded = equal("inputs of CUDA graphs", 0, seen.cudagraph_inputs)
     if asked and seen.device == "cuda":
-        recorded = Claim("inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0)
+        recorded = EngagementCheck(
+            "inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0
+        )
     given_up = seen.graphs if asked and seen.device != "cuda" else 0
     return [recorded, equal("graphs without CUDA graph though asked for", given_up, seen.cudagraph_skips)]

@@ -10,9 +10,9 @@ from math import ceil
 from typing import Any
 
 from harness.machine.requirements import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import Aspect, Circumstances, Optimization, Serving, equal, tally
+from harness.paths.base import Aspect, Optimization, RunContext, Serving, equal, tally
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique
-from harness.records.evidence import Case, Claim
+from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import EAGER_ATTENTION, Observation
 
 OPERATORS = {
@@ -61,7 +61,7 @@ class ContinuousBatching(Optimization):
         del dtype
         return {"attn_implementation": self.attention}
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         del case
         return "it reads no pages" if "is not supported for continuous batching" in line else ""
 
@@ -87,7 +87,7 @@ class ContinuousBatching(Optimization):
         Replayed graphs show calls only where they were recorded, so their number is not compared."""
         return right == calls > 0 if self.graphs else right == calls == wanted
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         served = seen.batching
         if served is None:
             return [equal("requests served by continuous batching", "all", "none")]
@@ -98,7 +98,7 @@ class ContinuousBatching(Optimization):
         together = len(served.prompts) // (2 if self.sharing else 1)
         return [
             equal("attention while serving", self.attention, served.implementation.removeprefix("paged|")),
-            Claim(
+            EngagementCheck(
                 "attention in all steps",
                 f"{wanted} × {OPERATORS[self.attention]}",
                 tally(calls),
@@ -108,22 +108,24 @@ class ContinuousBatching(Optimization):
             equal("tokens prefilled or shared", sum(served.prompts), served.prefilled + served.shared),
             equal("tokens of shared pages", shareable if self.sharing else 0, served.shared),
             equal("pages", f"{self.pages} of {self.page}", f"{served.pages} of {served.page}"),
-            Claim(
+            EngagementCheck(
                 "requests in one step",
                 f"at least {min(2, together)}",
                 f"{served.largest} (step by step {', '.join(map(str, served.in_flight))})",
                 served.largest >= min(2, together),
             ),
-            Claim(
+            EngagementCheck(
                 "steps of the longest prefill",
                 f"at least {ceil(max(served.prompts) / self.tokens)}",
                 str(served.chunks),
                 served.chunks >= ceil(max(served.prompts) / self.tokens),
             ),
-            Claim("tokens of one step", f"at most {self.tokens}", str(served.widest), 0 < served.widest <= self.tokens),
+            EngagementCheck(
+                "tokens of one step", f"at most {self.tokens}", str(served.widest), 0 < served.widest <= self.tokens
+            ),
             equal("logits processors dropped", "none", ", ".join(served.dropped) or "none"),
             equal("steps by CUDA graphs", served.steps if self.graphs else 0, served.replays + served.captures),
-            Claim(
+            EngagementCheck(
                 "replays of CUDA graphs",
                 "at least 1" if self.graphs else "0",
                 str(served.replays),
@@ -160,11 +162,11 @@ class CompiledContinuousBatching(ContinuousBatching):
         wanted. A graph that runs for the first time may call each operator once more."""
         return right == calls >= wanted
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         pieces = len(seen.windows) * (seen.batching.steps if seen.batching else 0)
         return [
             *super().claims(seen),
-            Claim(
+            EngagementCheck(
                 "calls of inductor's graphs",
                 f"at least {pieces}, between the cache's updates",
                 str(seen.inductor_calls),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.paths.base import Optimization, equal
-from harness.records.enums import Load, Technique, Tolerance
-from harness.records.evidence import Claim
+from harness.records.enums import Bottleneck, Technique, Tolerance
+from harness.records.evidence import EngagementCheck
 from harness.records.observation import Observation
 
 
@@ -16,10 +16,10 @@ class Eager(Optimization):
     technique = Technique.EAGER
     tolerance = Tolerance.EXACT
 
-    def pays_in(self) -> frozenset[Load]:
+    def pays_in(self) -> frozenset[Bottleneck]:
         """Return the load on which eager is timed against itself. That shows what the session's comparisons are
         worth."""
-        return frozenset({Load.DECODE})
+        return frozenset({Bottleneck.DECODE})
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [equal("attention implementation", "eager", seen.attention_implementation)]

@@ -12,7 +12,7 @@ from harness.machine.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS
 from harness.machine.requirements import Cuda, HubKernel, Kernels, Need, Triton
 from harness.paths.base import Aspect, Optimization, equal, served_by, tally
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique
-from harness.records.evidence import Claim
+from harness.records.evidence import EngagementCheck
 from harness.records.observation import LayerKind, Observation
 
 HUB_FLASH_ATTENTION = "kernels-community/flash-attn2"
@@ -37,7 +37,7 @@ class FlashAttention2Local(Optimization):
         del dtype
         return {"attn_implementation": FLASH_ATTENTION}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         others = Counter(call.operator for call in seen.attention)
         return [
             *served_by(seen, FLASH_ATTENTION, f"{FLASH_ATTENTION}:*", calls=seen.kernel_calls),
@@ -64,7 +64,7 @@ class FlashAttention2Hub(Optimization):
         del dtype
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return served_by(seen, HUB_FLASH_ATTENTION, "_flash_attn*::*fwd")
 
 
@@ -98,9 +98,9 @@ class LayersLocal(Optimization):
         with use_kernel_mapping(mapping, inherit_mapping=False):
             return kernelize(model, mode=Mode.INFERENCE, device="cpu")
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return _exchanged(seen) + [
-            Claim(
+            EngagementCheck(
                 f"calls of the {kind.name} kernel",
                 f"{kind.calls}, once per call of the layer",
                 str(kind.kernel_calls),
@@ -127,9 +127,9 @@ class LayersHub(Optimization):
         model.set_use_kernels(use_kernels=True)
         return model
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return _exchanged(seen) + [
-            Claim(f"calls of exchanged {kind.name}", "at least 1", str(kind.calls), kind.calls > 0)
+            EngagementCheck(f"calls of exchanged {kind.name}", "at least 1", str(kind.calls), kind.calls > 0)
             for kind in _kinds(seen)
         ]
 
@@ -138,7 +138,7 @@ def _kinds(seen: Observation) -> list[LayerKind]:
     return [kind for kind in seen.layers if kind.name in LAYERS]
 
 
-def _exchanged(seen: Observation) -> list[Claim]:
+def _exchanged(seen: Observation) -> list[EngagementCheck]:
     return [equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized) for kind in _kinds(seen)]
 
 

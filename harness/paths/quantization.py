@@ -17,9 +17,9 @@ from typing import Any
 from harness.errors import Incompatible
 from harness.machine.host import cpu_flags
 from harness.machine.requirements import Cuda, ExtensionBuild, HubKernel, Kernels, Need, Package, Triton
-from harness.paths.base import Aspect, Circumstances, Optimization, equal, tally
-from harness.records.enums import HALF_PRECISIONS, Dtype, Load, Technique, Tolerance
-from harness.records.evidence import Case, Claim
+from harness.paths.base import Aspect, Optimization, RunContext, equal, tally
+from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique, Tolerance
+from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
 
 
@@ -52,7 +52,7 @@ class QuantizedWeights(Optimization):
     def slow_on_cpu(self, case: Case) -> bool:
         return self.extra or not case.workload.padded
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         packed = [kind for kind in seen.linears if kind.bits]
         dense = [name for kind in seen.linears if not kind.bits for name in kind.names]
         count = sum(len(kind.names) for kind in packed)
@@ -61,14 +61,14 @@ class QuantizedWeights(Optimization):
         widths = Counter(f"{kind.bits:g} bits" for kind in packed for _ in kind.names)
         claims = [
             equal("linears left dense", seen.head or "none", ", ".join(dense) or "none"),
-            Claim("packed linears", f"{count or 'all'} × {self.kinds}", found, right),
+            EngagementCheck("packed linears", f"{count or 'all'} × {self.kinds}", found, right),
             equal("width of packed weights", f"{count} × {self.bits} bits", tally(widths)),
         ]
         if self.operators:
             wanted = count * seen.forwards
             calls = {name: n for name, n in seen.packed_calls.items() if fnmatchcase(name, self.operators)}
             claims.append(
-                Claim(
+                EngagementCheck(
                     "calls with packed weights",
                     f"{wanted} × {self.operators}",
                     tally(calls),
@@ -107,7 +107,7 @@ class BitsAndBytes4(QuantizedWeights):
         )
         return {"quantization_config": config}
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         del case
         # The second is said where the CPU does not multiply bfloat16 itself, and on a GPU.
         torn = any(said in line for said in ("'NoneType' object has no attribute 'dtype'", "quant_state is required"))
@@ -248,8 +248,8 @@ class Quanto(QuantizedWeights):
     kinds = "QLinear *QB*sTensor"
     operators = "*LinearFunction"
 
-    def pays_in(self) -> frozenset[Load]:
-        return frozenset({Load.DECODE}) if self.bits == 4 else frozenset()
+    def pays_in(self) -> frozenset[Bottleneck]:
+        return frozenset({Bottleneck.DECODE}) if self.bits == 4 else frozenset()
 
     def needs(self) -> tuple[Need, ...]:
         # 8 bits are not packed, and multiply by an operator of torch's.
@@ -279,7 +279,7 @@ class Hqq(QuantizedWeights):
     def needs(self) -> tuple[Need, ...]:
         return (Package("hqq"),)
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         del case
         return "transformers cannot load hqq's weights" if "HQQ is not available yet" in line else ""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from packaging.specifiers import SpecifierSet
 
 from harness.machine.inventory import installed
-from harness.paths.base import Circumstances
+from harness.paths.base import RunContext
 from harness.records.enums import Dtype
 
 FLASH, EFFICIENT, CUDNN = "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"
@@ -31,13 +31,13 @@ GROUPED_SIZE = 256
 """Largest head size for which transformers leaves grouped keys to torch. For larger heads it repeats them."""
 
 
-def why_no_kernel(backend: str, case: Circumstances) -> str:
+def why_no_kernel(backend: str, case: RunContext) -> str:
     """Return why torch has no kernel of a pinned backend in these circumstances; empty if it should have one."""
     reasons = (_of_device(backend, case), _of_heads(backend, case), _of_inputs(backend, case))
     return next(filter(None, reasons), "")
 
 
-def _of_device(backend: str, case: Circumstances) -> str:
+def _of_device(backend: str, case: RunContext) -> str:
     if case.architecture:
         return _of_amd(backend, case.architecture)
     number = ".".join(map(str, case.capability))
@@ -61,7 +61,7 @@ def _of_amd(backend: str, architecture: str) -> str:
     return ""
 
 
-def _of_heads(backend: str, case: Circumstances) -> str:
+def _of_heads(backend: str, case: RunContext) -> str:
     keys, values = case.head_sizes or (0, 0)
     largest = max(keys, values)
     sizes = f"heads have {keys} values" if keys == values else f"heads have {keys}, {values}"
@@ -78,7 +78,7 @@ def _of_heads(backend: str, case: Circumstances) -> str:
     return ""
 
 
-def _step(backend: str, case: Circumstances) -> int:
+def _step(backend: str, case: RunContext) -> int:
     """Return the number of which the size of a head must be a multiple. Flash pads heads by itself."""
     half = case.dtype in {Dtype.FP16, Dtype.BF16}
     if backend == CUDNN:
@@ -90,7 +90,7 @@ def _step(backend: str, case: Circumstances) -> int:
     return 4 if case.architecture or case.capability >= AMPERE else 1
 
 
-def _of_inputs(backend: str, case: Circumstances) -> str:
+def _of_inputs(backend: str, case: RunContext) -> str:
     if backend == FLASH and case.masks:
         return "this backend takes no mask on CUDA"
     if backend == EFFICIENT and _has_groups(case) and (version := version_as_read()):
@@ -103,7 +103,7 @@ def _of_inputs(backend: str, case: Circumstances) -> str:
     return ""
 
 
-def _has_groups(case: Circumstances) -> bool:
+def _has_groups(case: RunContext) -> bool:
     """Return whether torch groups the heads in a prefill.
 
     It does so by `use_gqa_in_sdpa` of transformers 5.22: without a mask, and where keys and values have one size of at
@@ -114,7 +114,7 @@ def _has_groups(case: Circumstances) -> bool:
     return grouped and not case.padded and _some_layer_has_no_mask(case)
 
 
-def _some_layer_has_no_mask(case: Circumstances) -> bool:
+def _some_layer_has_no_mask(case: RunContext) -> bool:
     """Return whether some layer has no mask in a prefill of rows without padding: one whose window is wider than a
     row."""
     shortest = min(case.lengths, default=0)

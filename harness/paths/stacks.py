@@ -9,9 +9,9 @@ from typing import Any
 
 from harness.errors import Incompatible
 from harness.machine.requirements import Need
-from harness.paths.base import Aspect, Circumstances, Launch, Optimization, Serving
+from harness.paths.base import Aspect, Launch, Optimization, RunContext, Serving
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tolerance
-from harness.records.evidence import Case, Claim
+from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
 
 STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
@@ -68,7 +68,7 @@ class Stack(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return self._merged({part.name: part.generate_options() for part in self.parts})
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         return next(filter(None, (part.refuses(line, case) for part in self.parts)), "")
 
     def prepared(self, model: Any) -> Any:
@@ -105,7 +105,7 @@ class Stack(Optimization):
     def serving(self) -> Serving | None:
         return next(filter(None, (part.serving() for part in self.parts)), None)
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [claim for part in self.parts for claim in part.claims(seen)]
 
     @contextmanager

@@ -9,9 +9,9 @@ from math import prod
 from typing import Any
 
 from harness.machine.requirements import Devices, Need
-from harness.paths.base import Circumstances, Launch, Optimization, equal, tally
+from harness.paths.base import Launch, Optimization, RunContext, equal, tally
 from harness.records.enums import Technique
-from harness.records.evidence import Case, Claim
+from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation, Rank, Shard
 
 COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
@@ -47,7 +47,7 @@ class TensorParallel(Optimization):
     def slow_on_cpu(self, case: Case) -> bool:
         return case.workload.separate or self.torchrun is (case.workload.batch > 1)
 
-    def refuses(self, line: str, case: Circumstances) -> str:
+    def refuses(self, line: str, case: RunContext) -> str:
         uneven = [heads for heads in case.heads if heads % self.ranks]
         if uneven and "is invalid for input of size" in line:
             return f"{self.ranks} ranks do not divide {uneven[0]} attention heads"
@@ -59,7 +59,7 @@ class TensorParallel(Optimization):
         del dtype
         return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
 
-    def claims(self, seen: Observation) -> list[Claim]:
+    def claims(self, seen: Observation) -> list[EngagementCheck]:
         passes = seen.forwards
         claims = [
             equal("ranks", self.ranks, len(seen.ranks)),
@@ -69,7 +69,7 @@ class TensorParallel(Optimization):
             split = [shard for shard in rank.shards if not shard.style.startswith("replicated")]
             parted = [shard for shard in split if shard.kept == self._part(shard)]
             claims += [
-                Claim(
+                EngagementCheck(
                     f"planned parameters that are parted on rank {index}",
                     f"{len(split) or 'at least 1'}",
                     str(len(parted)),
@@ -86,7 +86,7 @@ class TensorParallel(Optimization):
                 modules = {shard.name.rpartition(".")[0] for shard in rank.shards if fnmatchcase(shard.style, style)}
                 calls = {name: count for name, count in rank.collectives.items() if fnmatchcase(name, operator)}
                 claims.append(
-                    Claim(
+                    EngagementCheck(
                         f"exchanges between ranks on rank {index}",
                         f"{passes * len(modules)} × {operator}",
                         tally(calls),

@@ -12,7 +12,7 @@ from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
 from harness.profiles.fault_results import FILE as FAULTS
 from harness.profiles.fault_results import refuse_survivors
 from harness.profiles.limits import LIMITS, Limits
-from harness.profiles.numerics import FILE, Stored, read_numerics
+from harness.profiles.numerics import FILE, StoredNumerics, read_numerics
 from harness.profiles.profile import BASELINES, Match, Profile, deviations, find_profile, read_profiles
 from harness.profiles.thresholds import Threshold
 from harness.records.baseline import Recorded
@@ -25,8 +25,8 @@ class Standard:
 
     profile: str | None = None
     limits: Limits = LIMITS
-    stored: Mapping[str, Stored] = field(default_factory=dict)
-    """Stored numbers by case; empty if they were stored under other conditions."""
+    stored: Mapping[str, StoredNumerics] = field(default_factory=dict)
+    """StoredNumerics numbers by case; empty if they were stored under other conditions."""
     thresholds: tuple[Threshold, ...] = ()
     disclaimers: Mapping[str, Disclaimer] = field(default_factory=dict)
     """Claims that such hardware does not show, by name, with the reason."""

@@ -13,7 +13,7 @@ from harness.profiles.limits import LIMITS, Limits, floor_of, limit_of
 from harness.profiles.profile import deviations
 from harness.records.codec import from_plain
 from harness.records.enums import Outcome
-from harness.records.finding import Finding
+from harness.records.finding import LimitCheck
 
 FILE = Path("suites", "meta", "faults", "measured", "results.json")
 """Path in a checkout: `{"faults": [{"name": ..., "cells": {"ladder": {"outcome": ..., "numbers": {...}}, ...}},
@@ -22,7 +22,7 @@ CELL = "ladder"
 """Name of the result over all precisions together. A fault is caught if any of them catches it."""
 
 
-def read_faults(path: Path) -> tuple[Fault, ...] | None:
+def read_faults(path: Path) -> tuple[RecordedFault, ...] | None:
     """Return the ladder of each fault that could run; None if there is no such file. Nothing else in it is read.
 
     Raises CorruptRecord.
@@ -57,7 +57,7 @@ def refuse_survivors(limits: Limits, results: Path) -> None:
         raise HarnessError(f"{found[0]}{f', and {len(found) - 1} more' if len(found) > 1 else ''}")
 
 
-def _fault(plain: Any, where: str) -> Fault | None:
+def _fault(plain: Any, where: str) -> RecordedFault | None:
     """Return a fault; None if its path could not run where the catalogue did. Then no limit caught it."""
     cells = _entry(plain, "cells", where)
     if not cells:
@@ -66,7 +66,7 @@ def _fault(plain: Any, where: str) -> Fault | None:
     numbers = cell.get("numbers", {}) if isinstance(cell, Mapping) else {}
     if not isinstance(numbers, dict):
         raise CorruptRecord(f"{here}.numbers: is {numbers!r:.60}, but should be a dict")
-    return Fault(
+    return RecordedFault(
         name=from_plain(str, _entry(plain, "name", where), where=f"{where}.name"),
         outcome=from_plain(Outcome, _entry(cell, "outcome", here), where=f"{here}.outcome"),
         numbers={key: _number(value, f"{here}.numbers.{key}") for key, value in numbers.items()},
@@ -92,7 +92,7 @@ AT_LEAST = (".compared", ".operators", ".recall")
 
 
 @dataclass(frozen=True)
-class Fault:
+class RecordedFault:
     """A planted fault of the catalogue, as its whole ladder of precisions was judged."""
 
     name: str
@@ -121,7 +121,7 @@ class Survivor:
         )
 
 
-def survivors(faults: Iterable[Fault], limits: Limits) -> list[Survivor]:
+def survivors(faults: Iterable[RecordedFault], limits: Limits) -> list[Survivor]:
     """Return the faults that numbers caught under the table's limits, and that would pass all of them under `limits`.
 
     Raises HarnessError if a fault was recorded under other limits than the table's, or without any number that has a
@@ -130,7 +130,7 @@ def survivors(faults: Iterable[Fault], limits: Limits) -> list[Survivor]:
     return [found for fault in faults if fault.outcome is Outcome.MISMATCH and (found := _survivor(fault, limits))]
 
 
-def _survivor(fault: Fault, limits: Limits) -> Survivor | None:
+def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:
     keys = [key for key in fault.numbers if f"{key}.limit" in fault.numbers]
     before = {key: _held(fault, key, fault.numbers[f"{key}.limit"]) for key in keys}
     after = {key: _held(fault, key, _moved(fault, key, limits)) for key in keys}
@@ -144,11 +144,11 @@ def _survivor(fault: Fault, limits: Limits) -> Survivor | None:
     return Survivor(fault.name, most, before[most].got, before[most].limit, name, after[most].limit)
 
 
-def _held(fault: Fault, key: str, limit: float) -> Finding:
-    return Finding("", key, key, fault.numbers[key], limit, at_most=not key.endswith(AT_LEAST))
+def _held(fault: RecordedFault, key: str, limit: float) -> LimitCheck:
+    return LimitCheck("", key, key, fault.numbers[key], limit, at_most=not key.endswith(AT_LEAST))
 
 
-def _moved(fault: Fault, key: str, limits: Limits) -> float:
+def _moved(fault: RecordedFault, key: str, limits: Limits) -> float:
     """Return the limit of a recorded number under other limits. Limits grow in proportion, beyond their floor. That of
     a lossy cache's error grows by less, so this is the most that it can be."""
     recorded, name = fault.numbers[f"{key}.limit"], limit_of(key, fault.numbers)

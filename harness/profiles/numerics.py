@@ -1,4 +1,4 @@
-"""Stored numbers of a profile, `numerics.json`: error ratios, divergences and conditions of an accepted run."""
+"""StoredNumerics numbers of a profile, `numerics.json`: error ratios, divergences and conditions of an accepted run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Numerics:
 
     schema: int
     conditions: Mapping[str, str]
-    cases: Mapping[str, Stored]
-    """Stored numbers by `Case.id`."""
+    cases: Mapping[str, StoredNumerics]
+    """StoredNumerics numbers by `Case.id`."""
 
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
@@ -79,7 +79,7 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
         rho = {key: value for key, value in verdict.numbers.items() if key.endswith(".rho")}
         schemes = {rung.dtype: rung.scheme.quality.divergence for rung in evidence.rungs if rung.scheme}
         if rho or schemes:
-            cases[verdict.case] = Stored(verdict.path, evidence.budget, rho, schemes)
+            cases[verdict.case] = StoredNumerics(verdict.path, evidence.budget, rho, schemes)
     return Numerics(SCHEMA, conditions_of(run.environment), cases), run.profile
 
 
@@ -106,7 +106,7 @@ L3_SHARE = 0.10
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredNumerics:
     """Numbers of one case when they were accepted."""
 
     path: str
@@ -118,7 +118,7 @@ class Stored:
     """Divergence of rounded weights by dtype: `Quality.divergence`, one number per sequence, in nats."""
 
 
-def disordered(cases: Mapping[str, Stored]) -> Iterator[str]:
+def disordered(cases: Mapping[str, StoredNumerics]) -> Iterator[str]:
     """Yield a line for every pair of stored cases of one backend in which more bits cost more."""
     groups: dict[tuple[str, Dtype], list[tuple[int, float, str]]] = defaultdict(list)
     for case, stored in cases.items():

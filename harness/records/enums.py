@@ -94,7 +94,7 @@ class Tier(StrEnum):
         return other.place <= self.place
 
 
-class Load(StrEnum):
+class Bottleneck(StrEnum):
     """Kind of work that a timed workload spends its time on."""
 
     PREFILL = "prefill"

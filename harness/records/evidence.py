@@ -30,7 +30,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Claim:
+class EngagementCheck:
     """One thing that must be seen for an optimization to count as engaged."""
 
     what: str
@@ -43,7 +43,7 @@ class Claim:
 class Engagement:
     """Facts requested against facts observed, for one run."""
 
-    claims: tuple[Claim, ...]
+    claims: tuple[EngagementCheck, ...]
     kernels: tuple[str, ...] = ()
     """Kernels seen, as `phase name`. Two precisions prove the same thing only if these are equal."""
 
@@ -126,7 +126,7 @@ class Divergence:
 
 
 @dataclass(frozen=True)
-class State:
+class CacheComparison:
     """Keys and values left in the cache by the forced run, against those of eager and of the reference."""
 
     strata: tuple[StratumError, ...]
@@ -148,7 +148,7 @@ class Comparison:
     free: FreeRun
     divergence: Divergence | None
     """None if the logits of the run could not be seen."""
-    state: State
+    state: CacheComparison
     steps: tuple[float, ...] = ()
     """Error ratio by generated token, over all rows: RMS error of its logits over eager's own. The latter is at least
     one unit roundoff, so that the ratio of two errors that are zero is 0. Reported, never judged: so few positions may
@@ -210,7 +210,7 @@ class Operators:
 
 
 @dataclass(frozen=True)
-class Rung:
+class PrecisionRun:
     """Results of one run of a case in one precision."""
 
     dtype: Dtype
@@ -247,7 +247,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Trust:
+class EagerCheck:
     """Facts about eager in one dtype, known before anything is compared with it."""
 
     dtype: Dtype
@@ -275,8 +275,8 @@ class Evidence:
     case: str
     """Id of the case: `Case.id`."""
     tolerance: Tolerance
-    rungs: tuple[Rung, ...] = ()
-    trusts: tuple[Trust, ...] = ()
+    rungs: tuple[PrecisionRun, ...] = ()
+    trusts: tuple[EagerCheck, ...] = ()
     floor: float = 0.0
     """Relative RMS disagreement of the float64 reference with itself, cached against uncached."""
     failure: Failure | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
+class LimitCheck:
     """One number held against its limit."""
 
     rule: str

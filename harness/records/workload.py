@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.records.enums import Dtype, Load
+from harness.records.enums import Bottleneck, Dtype
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Workload:
     """Whether every prompt is a run of its own, in one process: other lengths one after another, and no padding."""
     slow: bool = False
     """Whether it is left out unless slow cases are requested."""
-    timed: Load | None = None
+    timed: Bottleneck | None = None
     """Kind of load that is timed; speed, memory, utilization and regressions are then judged too. None if not timed."""
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from harness.errors import CorruptRecord
 from harness.judging.timings import speedup
 from harness.records.codec import read_record
 from harness.records.enums import Property
-from harness.records.evidence import Claim, Evidence, Rung
+from harness.records.evidence import EngagementCheck, Evidence, PrecisionRun
 from harness.records.measurements import Measurements, Memory, Speed
 from harness.records.run import EXAMPLES, Verdict
 from harness.reports.page import Badge, CasePage, Cell, Part, Table, badges
@@ -86,16 +86,16 @@ def _evidence(evidence: Evidence, name: str) -> Iterator[Part]:
         yield _steps(evidence.rungs, name)
 
 
-def _kernels(rungs: Sequence[Rung]) -> list[str]:
+def _kernels(rungs: Sequence[PrecisionRun]) -> list[str]:
     seen = {", ".join(rung.engagement.kernels) or "none": str(rung.dtype) for rung in reversed(rungs)}
     if len(seen) == 1:
         return [f"Kernels seen: {next(iter(seen))}."]
     return [f"Kernels seen in {rung.dtype}: {', '.join(rung.engagement.kernels) or 'none'}." for rung in rungs]
 
 
-def _claims(rungs: Sequence[Rung]) -> Table:
+def _claims(rungs: Sequence[PrecisionRun]) -> Table:
     """Return the table of claims, unmet ones first. A claim that is the same in several dtypes appears once."""
-    found: dict[Claim, list[str]] = {}
+    found: dict[EngagementCheck, list[str]] = {}
     for rung in rungs:
         for claim in rung.engagement.claims:
             found.setdefault(claim, []).append(str(rung.dtype))
@@ -112,7 +112,7 @@ def _claims(rungs: Sequence[Rung]) -> Table:
     return Table(["claim", "dtype", "requested", "observed", "holds"], rows, "what was requested and observed", "said")
 
 
-def _steps(rungs: Sequence[Rung], name: str) -> Part:
+def _steps(rungs: Sequence[PrecisionRun], name: str) -> Part:
     title = "Error ratio by generated token"
     steps = {rung.dtype: rung.comparison.steps for rung in rungs if rung.comparison.steps}
     if not steps:

@@ -19,7 +19,7 @@ EXPLAINED = (
 
 
 @dataclass(frozen=True)
-class Timed:
+class RooflineCase:
     """Points of one case in the roofline."""
 
     case: str
@@ -33,8 +33,8 @@ def roofline(measured: Iterable[tuple[Dtype, Measurements]]) -> Part | None:
     if not told:
         return None
     peaks = next((each.peaks for _, each in told if each.peaks), None)
-    found = [Timed(each.case, dtype, points) for dtype, each in told if (points := _points(each))]
-    timed = [Timed(t.case, t.dtype, _numbered(t.points, place)) for place, t in enumerate(found, 1)]
+    found = [RooflineCase(each.case, dtype, points) for dtype, each in told if (points := _points(each))]
+    timed = [RooflineCase(t.case, t.dtype, _numbered(t.points, place)) for place, t in enumerate(found, 1)]
     without = [f"{each.case}: {_why(each)}." for _, each in told if not _points(each)]
     roofs = {f"{t.dtype} peaks": peaks.flops[t.dtype] for t in timed if peaks and t.dtype in peaks.flops}
     if peaks is None or not roofs:
@@ -67,7 +67,7 @@ def _numbered(points: tuple[Point, ...], number: int) -> tuple[Point, ...]:
     return tuple(Point(number, point.intensity, point.rate, point.decode) for point in points)
 
 
-def _rows(place: int, timed: Timed, peaks: Peaks) -> list[list[str]]:
+def _rows(place: int, timed: RooflineCase, peaks: Peaks) -> list[list[str]]:
     return [
         [
             str(place),

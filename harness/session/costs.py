@@ -60,7 +60,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredCosts:
     """Content of `costs.json`."""
 
     schema: int
@@ -81,7 +81,7 @@ class Costs:
     def read(cls, parent: Path, machine: str) -> Costs:
         """Read the costs in the folder of all runs; empty if they cannot be read."""
         with suppress(HarnessError):
-            stored = read_record(Stored, parent / FILE)
+            stored = read_record(StoredCosts, parent / FILE)
             if stored.schema == SCHEMA:
                 return cls(machine, dict(stored.seconds.get(machine, {})))
         return cls(machine)
@@ -95,10 +95,10 @@ class Costs:
             return
         others: dict[str, Mapping[str, float]] = {}
         with suppress(HarnessError):
-            others = dict(read_record(Stored, parent / FILE).seconds)
+            others = dict(read_record(StoredCosts, parent / FILE).seconds)
         with suppress(HarnessError):
             mine = {**others.get(self.machine, {}), **self.new}
-            write_record(parent / FILE, Stored(SCHEMA, {**others, self.machine: mine}))
+            write_record(parent / FILE, StoredCosts(SCHEMA, {**others, self.machine: mine}))
 
     def of(self, step: Step) -> float:
         """Return the seconds of a step: as measured here, or else as stated for its technique."""

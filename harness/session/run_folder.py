@@ -27,7 +27,7 @@ from harness.reports.write import write_reports
 
 
 @dataclass(frozen=True)
-class Asked:
+class RunRequest:
     """Request that a session was started with. Its fields are those of a Run."""
 
     options: tuple[str, ...] = ()
@@ -45,7 +45,7 @@ class Asked:
         return awaited(run) if self.gate else run
 
 
-ASKED_NOTHING = Asked()
+ASKED_NOTHING = RunRequest()
 
 
 class RunFolder:
@@ -58,7 +58,7 @@ class RunFolder:
         self._lock = _locked(path)
 
     @classmethod
-    def new(cls, parent: Path, asked: Asked = ASKED_NOTHING) -> RunFolder:
+    def new(cls, parent: Path, asked: RunRequest = ASKED_NOTHING) -> RunFolder:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
         path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
@@ -69,7 +69,7 @@ class RunFolder:
         return made
 
     @classmethod
-    def resumed(cls, path: Path, asked: Asked = ASKED_NOTHING) -> RunFolder:
+    def resumed(cls, path: Path, asked: RunRequest = ASKED_NOTHING) -> RunFolder:
         """Go on in the folder of a run that was interrupted. A run that was a gate stays one.
 
         Nothing is written until `describe` has found that the machine is the same.

@@ -31,7 +31,7 @@ from harness.records.run_files import evidence_of, measurements_of
 from harness.session.costs import Costs, Step, told
 from harness.session.gathering import BETWEEN_LINES, Gathering
 from harness.session.plan import Catalogue, Planned
-from harness.session.run_folder import Asked, RunFolder
+from harness.session.run_folder import RunFolder, RunRequest
 
 TIMING_SECONDS = 30.0
 """Default of `Session.timing_seconds`."""
@@ -347,7 +347,7 @@ class Session:
         if self.folder is None or self.runner is None:
             from harness.execution.runner import Runner  # imports torch, which listing cases does not need
 
-            asked = Asked(
+            asked = RunRequest(
                 self.options,
                 self.selected,
                 self.selection,

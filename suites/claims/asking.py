@@ -8,8 +8,8 @@ from typing import Any
 
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, first_line
 from harness.execution.runner import Runner, failure_of
-from harness.execution.setup import Setup
-from harness.judging.claims import Part, Statement, as_claim, judge_claim
+from harness.execution.setup import CaseSetup
+from harness.judging.claims import ClaimNumber, OverviewClaim, as_claim, judge_claim
 from harness.judging.measured import judge_measured
 from harness.judging.timings import Bar
 from harness.judging.verdicts import failed, verdict_on
@@ -47,7 +47,7 @@ class Claim:
     name: str
     says: str
     """In our words."""
-    judging: Callable[[Asked], Verdict]
+    judging: Callable[[ClaimTrial], Verdict]
     """Tries it."""
     places: Mapping[str, Place]
     """By type of device."""
@@ -65,7 +65,7 @@ class Settled(Exception):
 
 
 @dataclass
-class Asked:
+class ClaimTrial:
     """A claim that is being tried, with what a session offers for it."""
 
     planned: Planned
@@ -88,10 +88,12 @@ class Asked:
     def optimization(self) -> Optimization:
         return self.planned.optimization
 
-    def verdict(self, parts: Sequence[Part], *, figures: Mapping[str, float] | None = None, told: str = "") -> Verdict:
+    def verdict(
+        self, parts: Sequence[ClaimNumber], *, figures: Mapping[str, float] | None = None, told: str = ""
+    ) -> Verdict:
         name = self.planned.claim
         known = self.standard.disclaimers.get(name)
-        statement = Statement(name, self.case, *((known.reason, known.parts) if known else ()))
+        statement = OverviewClaim(name, self.case, *((known.reason, known.parts) if known else ()))
         return judge_claim(statement, parts, figures=figures, told=told)
 
     def measured(self, *asked: Property) -> tuple[Verdict, Measurements]:
@@ -121,12 +123,12 @@ class Asked:
             raise Settled(equivalence)
         return equivalence
 
-    def setup(self, workload: Workload | None = None, model: ModelRecipe | None = None) -> Setup:
+    def setup(self, workload: Workload | None = None, model: ModelRecipe | None = None) -> CaseSetup:
         """Of the case, or of the same on another workload or model."""
         case = self.case
         return self.runner.setup(replace(case, workload=workload or case.workload, recipe=model or case.recipe))
 
-    def engaged(self, path: Optimization, setup: Setup) -> Observation:
+    def engaged(self, path: Optimization, setup: CaseSetup) -> Observation:
         """What is seen of a path beside the case's. Raises Settled if it does not show there what it claims."""
         from suites.claims.experiments import observe
 
@@ -148,7 +150,7 @@ class Asked:
         return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments, more=more)
 
 
-def try_claim(claim: Claim, asked: Asked) -> Verdict:
+def try_claim(claim: Claim, asked: ClaimTrial) -> Verdict:
     """The verdict on a claim, whatever happens to the workers that it asks."""
     try:
         return claim.judging(asked)

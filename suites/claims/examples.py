@@ -19,7 +19,7 @@ from harness.paths.hub_kernels import HUB_FLASH_ATTENTION
 from harness.records.enums import Outcome, Technique
 from harness.records.run import Verdict
 from harness.records.workload import Hub
-from suites.claims.asking import ANYWHERE, Asked, Claim, Place
+from suites.claims.asking import ANYWHERE, Claim, ClaimTrial, Place
 from suites.claims.places import DECODE, SMALL, TINY
 
 RANKS = 4
@@ -38,7 +38,7 @@ NEEDS: dict[Technique, tuple[Need, ...]] = {
 ROOT = Path(__file__).parents[2]
 
 
-def example_runs(technique: Technique, asked: Asked) -> Verdict:
+def example_runs(technique: Technique, asked: ClaimTrial) -> Verdict:
     """UNSUPPORTED only if a need is unmet, and the example then really fails; its error is quoted."""
     name, case = asked.planned.claim, asked.case
     inventory = take_inventory()
@@ -63,7 +63,7 @@ def example_runs(technique: Technique, asked: Asked) -> Verdict:
     return claim_verdict(name, case, Outcome.PASS, told + started, {"deprecated": len(deprecated)})
 
 
-def run_example(technique: Technique, asked: Asked) -> tuple[str, list[str]]:
+def run_example(technique: Technique, asked: ClaimTrial) -> tuple[str, list[str]]:
     """(the error in one line, or nothing; what was said of deprecation).
 
     Raises HarnessError if an example that ended well says nothing, and subprocess.TimeoutExpired.

@@ -20,11 +20,11 @@ from harness.execution.loading import load_setup
 from harness.execution.memory.gauges import gauge_of, nbytes, storages
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_setup
-from harness.execution.setup import Setup
-from harness.execution.speed.timed_model import Subject, TokenCheck, load_subject, no_garbage, warm_up
+from harness.execution.setup import CaseSetup
+from harness.execution.speed.timed_model import TimedModel, TokenCheck, load_timed_model, no_garbage, warm_up
 from harness.machine.conditions import open_conditions
 from harness.observation.linears import head_name, linears_of, packed_bits
-from harness.observation.watch import Watch
+from harness.observation.watch import Observer
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype
 from harness.records.measurements import Sample
@@ -36,7 +36,7 @@ from harness.statistics import LEAST
 class Arm:
     """One side of a timing: a path on a workload."""
 
-    setup: Setup
+    setup: CaseSetup
     optimization: Optimization
 
 
@@ -69,7 +69,7 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     subjects = []
     for arm in arms:
         with refusals(arm.optimization, arm.setup, dtype):
-            subjects.append(load_subject(arm.setup, dtype, arm.optimization))
+            subjects.append(load_timed_model(arm.setup, dtype, arm.optimization))
     conditions = open_conditions(arms[0].setup.device)
     for subject in subjects:
         warm_up(subject, conditions)
@@ -93,7 +93,7 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     return Rounds(sides, dropped, conditions.foreign)
 
 
-def _checks(arms: tuple[Arm, ...], subjects: list[Subject]) -> list[TokenCheck]:
+def _checks(arms: tuple[Arm, ...], subjects: list[TimedModel]) -> list[TokenCheck]:
     """One for each arm, by the tokens of the first on its workload."""
     first: dict[str, tuple[Arm, torch.Tensor]] = {}
     checks = []
@@ -111,7 +111,7 @@ def _checks(arms: tuple[Arm, ...], subjects: list[Subject]) -> list[TokenCheck]:
     return checks
 
 
-def _kernels(subject: Subject) -> tuple[str, ...]:
+def _kernels(subject: TimedModel) -> tuple[str, ...]:
     """Those that one run uses; of requests, whose thread no profiler of ours sees, none."""
     return () if subject.optimization.serving() else subject.kernels()
 
@@ -135,22 +135,24 @@ def _refuse_others(
             )
 
 
-def first_and_later(setup: Setup, dtype: Dtype, optimization: Optimization, later: int) -> tuple[float, list[float]]:
+def first_and_later(
+    setup: CaseSetup, dtype: Dtype, optimization: Optimization, later: int
+) -> tuple[float, list[float]]:
     """Seconds of the first run of a fresh worker's model, and of `later` further ones after one that is not counted."""
     with refusals(optimization, setup, dtype):
-        subject = load_subject(setup, dtype, optimization)
+        subject = load_timed_model(setup, dtype, optimization)
         seconds = [subject.run()[0].seconds for _ in range(later + 2)]
     return seconds[0], seconds[2:]
 
 
-def observe(setup: Setup, dtype: Dtype, optimization: Optimization) -> Observation:
+def observe(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> Observation:
     """What is seen while the workload runs freely, once; of a path that serves requests, while they are served."""
     if serving := optimization.serving():
         with refusals(optimization, setup, dtype):
             return serve_setup(setup, dtype, optimization, serving)[1]
     with refusals(optimization, setup, dtype):
         model, batches = load_setup(setup, dtype, optimization)
-        watch = Watch(model, layers=False)
+        watch = Observer(model, layers=False)
         with optimization.applied(), watch:
             outputs = [
                 generate_free(
@@ -164,7 +166,7 @@ def observe(setup: Setup, dtype: Dtype, optimization: Optimization) -> Observati
 
 
 def observe_without(
-    setup: Setup, dtype: Dtype, optimization: Optimization, package: str
+    setup: CaseSetup, dtype: Dtype, optimization: Optimization, package: str
 ) -> tuple[Observation, list[str]]:
     """The same, and the modules of a package that were imported meanwhile."""
     before = set(sys.modules)
@@ -173,7 +175,7 @@ def observe_without(
     return seen, sorted(name for name in fresh if name == package or name.startswith(f"{package}."))
 
 
-def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
+def peak_of_all(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> int:
     """Bytes that this worker held at most from loading to the second run, beyond what it began with. Nothing is
     rehearsed: what libraries and compilers keep is a user's memory too. On CUDA all that the allocator reserved
     counts: pools of CUDA graphs are no allocations."""
@@ -181,7 +183,7 @@ def peak_of_all(setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
     before = gauge.now()
     gauge.restart()
     with refusals(optimization, setup, dtype):
-        subject = load_subject(setup, dtype, optimization)
+        subject = load_timed_model(setup, dtype, optimization)
         for _ in range(2):
             subject.run()
     reserved = gauge.reserved()
@@ -203,10 +205,10 @@ class Traffic:
     operators of torch would be missing."""
 
 
-def traffic(setup: Setup, dtype: Dtype, optimization: Optimization) -> Traffic:
+def traffic(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> Traffic:
     """Launches and bytes of one run of the workload, after one that is not counted."""
     with refusals(optimization, setup, dtype):
-        subject = load_subject(setup, dtype, optimization)
+        subject = load_timed_model(setup, dtype, optimization)
         subject.run()
         if setup.device == "cuda":
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
@@ -243,7 +245,7 @@ class _Dispatched(TorchDispatchMode):
         return output
 
 
-def bits_per_weight(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, float], int]:
+def bits_per_weight(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, float], int]:
     """(of each linear layer that the path rounds the bits of all that it keeps, scales included, per weight of the
     dense one; how many layers but the head it left dense)."""
     with refusals(optimization, setup, dtype):

@@ -9,7 +9,7 @@ from fixtures.workloads import WORKLOADS, text
 from harness.machine.inventory import take_inventory
 from harness.paths.base import Optimization
 from harness.paths.registry import PATHS
-from harness.records.enums import Load
+from harness.records.enums import Bottleneck
 from harness.records.workload import ModelRecipe, Workload
 
 TINY = next(model for model in MODELS if model.name == "tiny_llama3")
@@ -20,37 +20,37 @@ SMALL = next(model for model in MORE_MODELS if model.name == "shape_qwen3_0_6b")
 DECODE, PREFILL = (
     next(workload for workload in WORKLOADS if workload.name == name) for name in ("decode_b1", "prefill_b1")
 )
-PARTED = Workload("prefill_1536", (text(1536),), 3, timed=Load.PREFILL)
+PARTED = Workload("prefill_1536", (text(1536),), 3, timed=Bottleneck.PREFILL)
 """For what needs many loads to be timed."""
-WHOLE = Workload("whole_b1", (text(768),), 65, timed=Load.DECODE)
+WHOLE = Workload("whole_b1", (text(768),), 65, timed=Bottleneck.DECODE)
 """Prefill and decode in turn take the time."""
 RAGGED = Workload(
     "ragged_b8",
     tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 5, 64, 128, 512))),
     17,
-    timed=Load.BATCH,
+    timed=Bottleneck.BATCH,
 )
 """A padded batch computes five positions for each that it was asked for."""
-SHORT = Workload("short_b1", (text(128),), 3, timed=Load.PREFILL)
+SHORT = Workload("short_b1", (text(128),), 3, timed=Bottleneck.PREFILL)
 """For what does not depend on how much is generated."""
 UNEVEN = Workload(
     "uneven_b16",
     tuple(text(length, skip=7 * row) for row, length in enumerate((*[16] * 12, 64, 128, 256, 512))),
     17,
-    timed=Load.BATCH,
+    timed=Bottleneck.BATCH,
 )
 """Of this one seven."""
-CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Load.PREFILL)
+CACHED = Workload("cached_b8", tuple(text(2048, skip=row) for row in range(8)), 3, timed=Bottleneck.PREFILL)
 """What the cache holds is most of what is held."""
-LENGTHS = tuple(Workload(f"length_{n}", (text(n),), 3, timed=Load.PREFILL) for n in (1024, 2048, 4096))
-BEHIND = Workload("behind_4096", (text(4096),), 17, timed=Load.DECODE)
+LENGTHS = tuple(Workload(f"length_{n}", (text(n),), 3, timed=Bottleneck.PREFILL) for n in (1024, 2048, 4096))
+BEHIND = Workload("behind_4096", (text(4096),), 17, timed=Bottleneck.DECODE)
 """Long enough that an accelerator computes more than it launches."""
 
 
 def steps(device: str) -> tuple[Workload, Workload]:
     """Few steps behind a short text and a long one, both longer on accelerators, for the same reason."""
     short, long = (128, 1024) if device == "cpu" else (512, 8192)
-    both = [Workload(f"behind_{n}", (text(n),), 5, timed=Load.DECODE) for n in (short, long)]
+    both = [Workload(f"behind_{n}", (text(n),), 5, timed=Bottleneck.DECODE) for n in (short, long)]
     return both[0], both[1]
 
 

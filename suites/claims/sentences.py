@@ -9,8 +9,8 @@ from statistics import median
 
 from harness.errors import WorkerRaised
 from harness.execution.lazy import LazyModule
-from harness.execution.setup import Setup
-from harness.judging.claims import HEAVIER, QUIETER, Part, exactly, memory_ratio
+from harness.execution.setup import CaseSetup
+from harness.judging.claims import HEAVIER, QUIETER, ClaimNumber, exactly, memory_ratio
 from harness.judging.timings import DROPPED, MORE_TIME, speedup
 from harness.paths.base import Optimization, engagement
 from harness.paths.caching import DynamicCache, NoCache, StaticCache
@@ -21,7 +21,7 @@ from harness.records.enums import Property, Technique
 from harness.records.measurements import Sample
 from harness.records.run import Verdict
 from harness.statistics import ALPHA, LEAST, Interval, ratio_interval
-from suites.claims.asking import Asked
+from suites.claims.asking import ClaimTrial
 from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
 
 experiments = LazyModule("suites.claims.experiments")
@@ -46,14 +46,16 @@ class OnlyStatic(StaticCache):
         return {"cache_implementation": "static"}
 
 
-def compiles_by_itself(asked: Asked) -> Verdict:
+def compiles_by_itself(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
     seen = asked.ask(experiments.observe, asked.setup(), asked.case.dtype, OnlyStatic())
     share = seen.compiled_calls / seen.decode_steps
-    return asked.verdict([Part("compiled_share", "share of decode steps that ran compiled", exactly(share), 1.0)])
+    return asked.verdict(
+        [ClaimNumber("compiled_share", "share of decode steps that ran compiled", exactly(share), 1.0)]
+    )
 
 
-def first_run_warms_up(asked: Asked) -> Verdict:
+def first_run_warms_up(asked: ClaimTrial) -> Verdict:
     """The first run takes longer than later ones, as any does; and these are faster than eager's."""
     _, measured = asked.judged(Property.SPEED)
     case, setup = asked.case, asked.setup()
@@ -64,15 +66,15 @@ def first_run_warms_up(asked: Asked) -> Verdict:
     first = ratio_interval(logs, alpha=ALPHA, independent=True)
     later = speedup(measured.speed)
     parts = [
-        Part("first_over_later", "time of the first run over later ones", first, 1.0),
-        Part(
+        ClaimNumber("first_over_later", "time of the first run over later ones", first, 1.0),
+        ClaimNumber(
             "speedup", "speed of later ones over eager's", later, 1.0, todo=_more(measured.speed.stopped == "seconds")
         ),
     ]
     return asked.verdict(parts, told=f"{LOADS} fresh workers")
 
 
-def outside_recompiles(asked: Asked) -> Verdict:
+def outside_recompiles(asked: ClaimTrial) -> Verdict:
     """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows."""
     asked.equivalent()
     case, setup = asked.case, asked.setup()
@@ -81,14 +83,16 @@ def outside_recompiles(asked: Asked) -> Verdict:
     again, by_generate = len(outside.recompiles), len(inside.recompiles)
     share, allowed = again / outside.decode_steps, allowed_for_lengths(inside)
     parts = [
-        Part("recompiled", "recompilations of a function compiled outside", exactly(again), 1),
-        Part("recompiled_per_step", "those per decode step", exactly(share), 1),
-        Part("recompiled_inside", "those of all steps by generate", exactly(by_generate), allowed, at_least=False),
+        ClaimNumber("recompiled", "recompilations of a function compiled outside", exactly(again), 1),
+        ClaimNumber("recompiled_per_step", "those per decode step", exactly(share), 1),
+        ClaimNumber(
+            "recompiled_inside", "those of all steps by generate", exactly(by_generate), allowed, at_least=False
+        ),
     ]
     return asked.verdict(parts, told=f"{outside.decode_steps} decode steps")
 
 
-def attention_grows_linearly(asked: Asked) -> Verdict:
+def attention_grows_linearly(asked: ClaimTrial) -> Verdict:
     """Peak beyond what must be held, over the prompt's length: the exponents between neighbouring lengths. What is told
     of them is their range, and no interval with confidence."""
     asked.equivalent()
@@ -111,14 +115,14 @@ def attention_grows_linearly(asked: Asked) -> Verdict:
         got = Interval(min(exponents), median(exponents), max(exponents))
         eager = isinstance(path, Eager)
         what = f"exponent of the peak over the prompt's length of {path.name}"
-        parts.append(Part(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager, todo=HEAVIER))
+        parts.append(ClaimNumber(f"{path.name}.exponent", what, got, 1 + HALF_POWER, at_least=eager, todo=HEAVIER))
         if not eager:
-            parts.append(Part(f"{path.name}.grows", f"that of {path.name}", got, HALF_POWER, todo=HEAVIER))
+            parts.append(ClaimNumber(f"{path.name}.grows", f"that of {path.name}", got, HALF_POWER, todo=HEAVIER))
     lengths = ", ".join(str(load.longest) for load in LENGTHS)
     return asked.verdict(parts, told="; ".join([f"each the range between neighbours of {lengths} tokens", *told]))
 
 
-def kernel_needs_no_package(asked: Asked) -> Verdict:
+def kernel_needs_no_package(asked: ClaimTrial) -> Verdict:
     """A local kernel counts its calls, the hub's shows as an attention operator; that none but it ran is what the path
     claims."""
     equivalence = asked.equivalent()
@@ -127,27 +131,29 @@ def kernel_needs_no_package(asked: Asked) -> Verdict:
     )
     unengaged = sum(not claim.holds for claim in engagement(asked.optimization, seen).claims)
     parts = [
-        Part("kernel_calls", "calls of attention", exactly(len(seen.kernel_calls or seen.attention)), 1),
-        Part("imported", "modules imported of flash-attn", exactly(len(imported)), 0, at_least=False),
-        Part("unengaged", "claims of the path that are not engaged", exactly(unengaged), 0, at_least=False),
+        ClaimNumber("kernel_calls", "calls of attention", exactly(len(seen.kernel_calls or seen.attention)), 1),
+        ClaimNumber("imported", "modules imported of flash-attn", exactly(len(imported)), 0, at_least=False),
+        ClaimNumber("unengaged", "claims of the path that are not engaged", exactly(unengaged), 0, at_least=False),
     ]
     return asked.verdict(parts, told=equivalence.message)
 
 
-def kernels_fuse(asked: Asked) -> Verdict:
+def kernels_fuse(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
     case, setup = asked.case, asked.setup()
     ours, eagers = (asked.ask(experiments.traffic, setup, case.dtype, path) for path in (asked.optimization, Eager()))
     launches = exactly(ours.launches / eagers.launches)
-    parts = [Part("launches_ratio", "launches over eager's", launches, below(1), at_least=False)]
+    parts = [ClaimNumber("launches_ratio", "launches over eager's", launches, below(1), at_least=False)]
     if eagers.bytes:
         moved = exactly(ours.bytes / eagers.bytes)
-        parts.append(Part("bytes_ratio", "bytes that operators touch over eager's", moved, below(1), at_least=False))
+        parts.append(
+            ClaimNumber("bytes_ratio", "bytes that operators touch over eager's", moved, below(1), at_least=False)
+        )
     told = f"{ours.launches} and {eagers.launches} {'kernels' if case.device == 'cuda' else 'operators'}"
     return asked.verdict(parts, told=told if eagers.bytes else f"{told}; bytes were not counted")
 
 
-def every_parameter_shrinks(asked: Asked) -> Verdict:
+def every_parameter_shrinks(asked: ClaimTrial) -> Verdict:
     """Of each scheme, the linear layer that keeps most bits per weight. What cannot be loaded here is told."""
     asked.equivalent()
     setup = asked.setup(model=weighty(asked.case.device, named=asked.named))
@@ -160,7 +166,7 @@ def every_parameter_shrinks(asked: Asked) -> Verdict:
     return asked.verdict(parts, told="; ".join([f"{setup.recipe.name}, the most of all linears", *told]))
 
 
-def _shrinks(asked: Asked, path: Optimization, setup: Setup) -> tuple[list[Part], str]:
+def _shrinks(asked: ClaimTrial, path: Optimization, setup: CaseSetup) -> tuple[list[ClaimNumber], str]:
     """(what one scheme shows, in the case's dtype if it has that; what must be told of it)."""
     own, known = asked.case.dtype, path.dtypes(asked.case.device)
     dtype, name = own if own in known else known[0], path.name.partition(".")[2]
@@ -172,15 +178,17 @@ def _shrinks(asked: Asked, path: Optimization, setup: Setup) -> tuple[list[Part]
         return [], f"without {path.name}: {error}"
     most = max(bits.values(), default=math.inf)  # of none that is rounded, none has shrunk
     parts = [
-        Part(f"{name}.bits", f"bits per weight of {name}", exactly(most), path.scheme_bits + MORE_BITS, at_least=False)
+        ClaimNumber(
+            f"{name}.bits", f"bits per weight of {name}", exactly(most), path.scheme_bits + MORE_BITS, at_least=False
+        )
     ]
     if dense or not bits:
         left = f"linears but the head that {name} left dense"
-        parts.append(Part(f"{name}.dense", left, exactly(dense), 0, at_least=False))
+        parts.append(ClaimNumber(f"{name}.dense", left, exactly(dense), 0, at_least=False))
     return parts, "" if dtype is own else f"{name} in {dtype}"
 
 
-def cost_per_token_is_flat(asked: Asked) -> Verdict:
+def cost_per_token_is_flat(asked: ClaimTrial) -> Verdict:
     """Time of a step behind a long text over that behind a short one, with a cache and without, as an exponent."""
     asked.equivalent()
     case = asked.case
@@ -195,22 +203,22 @@ def cost_per_token_is_flat(asked: Asked) -> Verdict:
         got = _scaled(ratio_interval(logs, alpha=ALPHA), 1 / math.log(long / short))
         key = "growing" if growing else "flat"
         exponent, todo = f"exponent of a step's time over the length {what}", _more(len(logs) < ROUNDS)
-        parts.append(Part(key, exponent, got, HALF_POWER, at_least=growing, todo=todo))
+        parts.append(ClaimNumber(key, exponent, got, HALF_POWER, at_least=growing, todo=todo))
     return asked.verdict(parts, told=f"{short} and {long} tokens, {case.recipe.name}")
 
 
-def offloading_keeps_one_layer(asked: Asked) -> Verdict:
+def offloading_keeps_one_layer(asked: ClaimTrial) -> Verdict:
     """Looked at after the run, when nothing is fetched ahead any more: while it runs, transformers has the next layer
     on its way to the device, beside the current one."""
     _, measured = asked.judged(Property.MEMORY)
     held = measured.memory.candidate
     elsewhere = exactly(held.kv_elsewhere / held.kv)
     layers = len(asked.ask(experiments.observe, asked.setup(), asked.case.dtype, asked.optimization).cache_windows)
-    part = Part("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
+    part = ClaimNumber("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
     return asked.verdict([part], told="after the run; during it the next layer is on its way too")
 
 
-def ranks_shard_and_cost_memory(asked: Asked) -> Verdict:
+def ranks_shard_and_cost_memory(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
     launch = asked.optimization.launch()
     ranks = asked.runner.observe_ranks(asked.case, asked.optimization, count=launch.ranks)
@@ -218,20 +226,22 @@ def ranks_shard_and_cost_memory(asked: Asked) -> Verdict:
     shards = [shard for rank in ranks for shard in rank.shards if not shard.style.startswith("replicated")]
     unsplit = sum(math.prod(shard.kept) * len(ranks) != math.prod(shard.whole) for shard in shards)
     parts = [
-        Part("split", "shards that the plan splits", exactly(len(shards)), len(ranks)),
-        Part(
+        ClaimNumber("split", "shards that the plan splits", exactly(len(shards)), len(ranks)),
+        ClaimNumber(
             "unsplit",
             f"of {len(shards)} shards that the plan splits, those kept whole",
             exactly(unsplit),
             0,
             at_least=False,
         ),
-        Part("total", "bytes of parameters on all ranks over those of one model", exactly(kept / whole), above(1)),
+        ClaimNumber(
+            "total", "bytes of parameters on all ranks over those of one model", exactly(kept / whole), above(1)
+        ),
     ]
     return asked.verdict(parts, told=f"{ranks[0].bytes_kept / whole:.3f} of them on each rank")
 
 
-def requests_beat_padding(asked: Asked) -> Verdict:
+def requests_beat_padding(asked: ClaimTrial) -> Verdict:
     """The same requests, as they come and as one padded batch, both with sdpa. That prefills are cut into chunks is
     among what the path claims, and the longest prompt takes several."""
     asked.equivalent()
@@ -243,7 +253,7 @@ def requests_beat_padding(asked: Asked) -> Verdict:
     return asked.verdict([_faster(rounds, 0, 1, key="speedup", what="speed over a padded batch's")], told=told)
 
 
-def speed_may_cost_memory(asked: Asked) -> Verdict:
+def speed_may_cost_memory(asked: ClaimTrial) -> Verdict:
     """Compiled decoding, ticked for speed alone: what a fresh process holds in all, the compiler's share included."""
     _, measured = asked.judged(Property.SPEED)
     case, setup = asked.case, asked.setup()
@@ -251,13 +261,13 @@ def speed_may_cost_memory(asked: Asked) -> Verdict:
     more, faster = memory_ratio(*peaks, device=case.device), speedup(measured.speed)
     what = "peak of a fresh process, from loading to the second run, over eager's"
     parts = [
-        Part("speedup", "speed over eager's", faster, 1.0, todo=_more(measured.speed.stopped == "seconds")),
-        Part("whole_ratio", what, more, above(1), todo=HEAVIER, refutable=False),
+        ClaimNumber("speedup", "speed over eager's", faster, 1.0, todo=_more(measured.speed.stopped == "seconds")),
+        ClaimNumber("whole_ratio", what, more, above(1), todo=HEAVIER, refutable=False),
     ]
     return asked.verdict(parts)
 
 
-def stack_beats_its_best_part(asked: Asked) -> Verdict:
+def stack_beats_its_best_part(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
     setup = asked.setup()
     parts = ("attention.sdpa", "compilation.static_cache")
@@ -282,7 +292,7 @@ def below(limit: float) -> float:
     return math.nextafter(limit, -math.inf)
 
 
-def _timed(asked: Asked, arms: tuple[experiments.Arm, ...]) -> experiments.Rounds:
+def _timed(asked: ClaimTrial, arms: tuple[experiments.Arm, ...]) -> experiments.Rounds:
     """Rounds of arms that are engaged. Raises Settled if one is not, or if the machine was too noisy, or shared."""
     for arm in arms:
         asked.engaged(arm.optimization, arm.setup)
@@ -296,10 +306,10 @@ def _timed(asked: Asked, arms: tuple[experiments.Arm, ...]) -> experiments.Round
     return rounds
 
 
-def _faster(rounds: experiments.Rounds, ours: int, theirs: int, *, key: str, what: str) -> Part:
+def _faster(rounds: experiments.Rounds, ours: int, theirs: int, *, key: str, what: str) -> ClaimNumber:
     pairs = zip(rounds.arms[ours], rounds.arms[theirs], strict=True)
     logs = [math.log(other.seconds / own.seconds) for own, other in pairs]
-    return Part(key, what, ratio_interval(logs, alpha=ALPHA), 1.0, todo=_more(len(logs) < ROUNDS))
+    return ClaimNumber(key, what, ratio_interval(logs, alpha=ALPHA), 1.0, todo=_more(len(logs) < ROUNDS))
 
 
 def _more(out_of_time: bool) -> str:  # noqa: FBT001  one word of what befell the sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.records.enums import Property
-from suites.claims.asking import Asked, try_claim
+from suites.claims.asking import ClaimTrial, try_claim
 from suites.claims.registry import CLAIMS
 
 
@@ -16,7 +16,9 @@ def test_claim(planned, recorded, measurements, pytestconfig):
 
     def judging(folder, runner, standard):
         option = pytestconfig.option
-        asked = Asked(planned, measurements, folder, runner, standard, option.timing_seconds, named=bool(option.model))
+        asked = ClaimTrial(
+            planned, measurements, folder, runner, standard, option.timing_seconds, named=bool(option.model)
+        )
         return try_claim(claim, asked)
 
     verdict = recorded(Property.CLAIM, judging)

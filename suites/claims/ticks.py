@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness.execution.lazy import LazyModule
-from harness.judging.claims import HEAVIER, QUIETER, Part, error_ratios, figures_of, mbu_of, memory_ratio
+from harness.judging.claims import HEAVIER, QUIETER, ClaimNumber, error_ratios, figures_of, mbu_of, memory_ratio
 from harness.judging.timings import MORE_TIME, speedup
 from harness.paths.attention import Sdpa
 from harness.paths.eager import Eager
@@ -18,7 +18,7 @@ from harness.records.measurements import Measurements
 from harness.records.run import Verdict
 from harness.reports.overview import tick_name
 from harness.statistics import Interval
-from suites.claims.asking import ANYWHERE, Asked, Claim, Place
+from suites.claims.asking import ANYWHERE, Claim, ClaimTrial, Place
 from suites.claims.places import BEHIND, CACHED, DECODE, PARTED, PREFILL, RAGGED, SHORT, SMALL, TINY, weighty
 
 weighing = LazyModule("harness.execution.memory.weighing")
@@ -26,7 +26,7 @@ weighing = LazyModule("harness.execution.memory.weighing")
 SAYS = {Property.SPEED: "it makes inference faster", Property.MEMORY: "it makes inference smaller"}
 
 
-def faster(asked: Asked) -> Verdict:
+def faster(asked: ClaimTrial) -> Verdict:
     """Eager takes longer. What the path holds is weighed beside it, and told only if that came out as it should."""
     asked.judged(Property.SPEED)
     equivalence, measured = asked.measured(Property.SPEED, Property.MEMORY)
@@ -37,25 +37,25 @@ def faster(asked: Asked) -> Verdict:
     return asked.verdict([_speed(figures, measured)], figures=figures, told=told)
 
 
-def smaller(asked: Asked) -> Verdict:
+def smaller(asked: ClaimTrial) -> Verdict:
     """Eager's peak is larger."""
     equivalence, measured = asked.judged(Property.MEMORY)
     figures = figures_of(measured, equivalence)
     return asked.verdict([_memory(_interval(figures, "memory_ratio"))], figures=figures)
 
 
-def cache_is_faster(asked: Asked) -> Verdict:
+def cache_is_faster(asked: ClaimTrial) -> Verdict:
     """Tried on the control: eager, which has a cache, against the same without. The MBU is that of eager; the error
     ratio is the control's, whose logits come through no cache."""
     equivalence, measured = asked.judged(Property.SPEED)
     without = speedup(measured.speed)
     gain = Interval(1 / without.high, 1 / without.mid, 1 / without.low if without.low else math.inf)
-    part = Part("speedup", "speed over that without a cache", gain, 1.0, todo=_more(measured))
+    part = ClaimNumber("speedup", "speed over that without a cache", gain, 1.0, todo=_more(measured))
     figures = error_ratios(equivalence) | mbu_of(measured, of_eager=True)
     return replace(asked.verdict([part], figures=figures), path="caching.dynamic")
 
 
-def weights_are_smaller(asked: Asked) -> Verdict:
+def weights_are_smaller(asked: ClaimTrial) -> Verdict:
     """On a model that is mostly weights, and one forward pass of it."""
     asked.equivalent()
     case, setup = asked.case, asked.setup(SHORT, weighty(asked.case.device, named=asked.named))
@@ -66,7 +66,7 @@ def weights_are_smaller(asked: Asked) -> Verdict:
     return replace(verdict, recipe=setup.recipe.name, workload=SHORT.name)
 
 
-def cache_is_smaller(asked: Asked) -> Verdict:
+def cache_is_smaller(asked: ClaimTrial) -> Verdict:
     """The path's cache beside the default one, both with sdpa: eager attention's scores would hide either."""
     asked.equivalent()
     both = Stack((Sdpa(), asked.optimization))
@@ -141,8 +141,8 @@ TICKED = tuple(
 )
 
 
-def _speed(figures: Mapping[str, float], measured: Measurements) -> Part:
-    return Part("speedup", "speed over eager's", _interval(figures, "speedup"), 1.0, todo=_more(measured))
+def _speed(figures: Mapping[str, float], measured: Measurements) -> ClaimNumber:
+    return ClaimNumber("speedup", "speed over eager's", _interval(figures, "speedup"), 1.0, todo=_more(measured))
 
 
 def _more(measured: Measurements) -> str:
@@ -150,8 +150,8 @@ def _more(measured: Measurements) -> str:
     return MORE_TIME if measured.speed and measured.speed.stopped == "seconds" else QUIETER
 
 
-def _memory(ratio: Interval) -> Part:
-    return Part("memory_ratio", "peak over that without it", ratio, 1.0, at_least=False, todo=HEAVIER)
+def _memory(ratio: Interval) -> ClaimNumber:
+    return ClaimNumber("memory_ratio", "peak over that without it", ratio, 1.0, at_least=False, todo=HEAVIER)
 
 
 def _interval(figures: Mapping[str, float], key: str) -> Interval:

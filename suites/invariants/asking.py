@@ -9,7 +9,7 @@ from typing import Any
 from harness.errors import WorkerFailed
 from harness.execution.lazy import LazyModule
 from harness.execution.runner import Runner, failure_of
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.correctness import judge_relation
 from harness.judging.verdicts import failed
@@ -17,12 +17,12 @@ from harness.paths.base import Optimization
 from harness.profiles.limits import LIMITS, Limits
 from harness.records.enums import Property
 from harness.records.evidence import Case, Failure
-from harness.records.finding import Finding
+from harness.records.finding import LimitCheck
 from harness.records.run import EXAMPLES, Verdict
 from suites.invariants.question import Opened, Question
 from suites.invariants.relations import relation_named
 from suites.invariants.reproducer import write_reproducer
-from suites.invariants.search import Budget, search
+from suites.invariants.search import SearchBudget, search
 
 probing = LazyModule("suites.invariants.probing")
 
@@ -54,7 +54,7 @@ class Asking:
         path: Optimization,
         runner: Runner,
         *,
-        budget: Budget,
+        budget: SearchBudget,
         folder: Path,
         fault: str = "",
         limits: Limits = LIMITS,
@@ -74,7 +74,7 @@ class Asking:
             return judge_relation(case, opened.known.engagements, [], told="", next_step=UNENGAGED)
         relation = relation_named(case.workload.name)
 
-        def ask(example: dict[str, Any]) -> list[Finding]:
+        def ask(example: dict[str, Any]) -> list[LimitCheck]:
             return opened.worker.call(
                 probing.try_example, opened.question, relation.name, example, seconds=self.seconds
             )
@@ -105,7 +105,7 @@ class Asking:
 
     def _opened(self, case: Case, path: Optimization, *, logs: Path, fault: str, limits: Limits) -> _Open:
         workload = replace(case.workload, name="relations")  # one model for all relations
-        setup = Setup(case.recipe, workload, case.device, self.scratch, fault)
+        setup = CaseSetup(case.recipe, workload, case.device, self.scratch, fault)
         question = Question(setup, path, path.rungs(case), limits)
         if self._open is None or self._open.question != question:
             self.close()

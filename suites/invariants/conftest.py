@@ -9,9 +9,9 @@ import pytest
 from harness.options import INVARIANT_EXAMPLES
 from suites.invariants.asking import Asking
 from suites.invariants.relations import relations_planned
-from suites.invariants.search import Budget
+from suites.invariants.search import SearchBudget
 
-BUDGET = pytest.StashKey[Budget]()
+BUDGET = pytest.StashKey[SearchBudget]()
 
 
 def pytest_harness_plan(config, replan):
@@ -33,10 +33,10 @@ def budget(pytestconfig):
     examples = pytestconfig.option.invariant_examples
     given = pytestconfig.getoption("--hypothesis-seed")
     if examples is None and given is None:
-        drawn = Budget(INVARIANT_EXAMPLES)
+        drawn = SearchBudget(INVARIANT_EXAMPLES)
     else:
         seed = int(given) if given and given != "random" else random.SystemRandom().randrange(1, 2**32)
-        drawn = Budget(examples or INVARIANT_EXAMPLES, seed)
+        drawn = SearchBudget(examples or INVARIANT_EXAMPLES, seed)
     pytestconfig.stash[BUDGET] = drawn
     return drawn
 

@@ -20,14 +20,14 @@ from harness.execution.correctness.runs import exact_runs, in_float64, watched_r
 from harness.execution.loading import load_setup, planted
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_setup
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.judging.correctness_rules import error_findings
 from harness.observation.watch import windows_of
 from harness.paths.base import engagement
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, StratumError
-from harness.records.finding import Finding
+from harness.records.finding import LimitCheck
 from harness.records.workload import Folder, Seeded
 from suites.invariants.close import Side
 from suites.invariants.content import EDGES, tokens
@@ -47,7 +47,7 @@ def open_path(question: Question) -> Opened:
     return Opened(seen, tuple(sorted({*EDGES, *filter(None, windows)})))
 
 
-def try_example(question: Question, name: str, example: dict[str, Any]) -> list[Finding]:
+def try_example(question: Question, name: str, example: dict[str, Any]) -> list[LimitCheck]:
     """All that the relation `name` says of one example, held or not, in every precision."""
     relation = relation_named(name)
     judge = _same if relation.exact else _close
@@ -69,11 +69,11 @@ def _engagement(question: Question, dtype: Dtype) -> Engagement:
     return engagement(optimization, seen)
 
 
-def _same(question: Question, dtype: Dtype, relation: Relation, example: dict[str, Any]) -> Iterator[Finding]:
+def _same(question: Question, dtype: Dtype, relation: Relation, example: dict[str, Any]) -> Iterator[LimitCheck]:
     with planted(question.setup.fault):
         pairs = list(relation.tries(_subject(question, dtype), example))
     differ = sum(not same_bits(one, other) for pair in pairs for one, other in _by_position(pair))
-    yield Finding("E", f"{dtype}.differs", f"{dtype} positions with other {relation.what}", float(differ), 0.0)
+    yield LimitCheck("E", f"{dtype}.differs", f"{dtype} positions with other {relation.what}", float(differ), 0.0)
 
 
 def _by_position(pair: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -81,13 +81,13 @@ def _by_position(pair: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]
     return zip(one, other, strict=True)
 
 
-def _close(question: Question, dtype: Dtype, relation: Relation, example: dict[str, Any]) -> list[Finding]:
+def _close(question: Question, dtype: Dtype, relation: Relation, example: dict[str, Any]) -> list[LimitCheck]:
     with planted(question.setup.fault):
         sides = list(relation.tries(_subject(question, dtype), example))
     return error_findings(tuple(_error(question.setup, dtype, side) for side in sides), dtype, limits=question.limits)
 
 
-def _error(setup: Setup, dtype: Dtype, side: Side) -> StratumError:
+def _error(setup: CaseSetup, dtype: Dtype, side: Side) -> StratumError:
     """Over all positions of all rows: over a few, the ratio of two correct errors strays."""
     alone = [[_alone(setup, precision, tuple(row)) for row in side.rows] for precision in (dtype, Dtype.FP64)]
     eager, exact = (
@@ -100,7 +100,7 @@ def _error(setup: Setup, dtype: Dtype, side: Side) -> StratumError:
 
 
 @cache
-def _usual_error(setup: Setup, dtype: Dtype) -> tuple[float, float]:
+def _usual_error(setup: CaseSetup, dtype: Dtype) -> tuple[float, float]:
     """RMS and largest error of eager over texts of its own. Where a model amplifies rounding in one direction, eager's
     error on a few rows may be small by luck, and a correct one thrice as large."""
     squares, largest = [], []
@@ -113,7 +113,7 @@ def _usual_error(setup: Setup, dtype: Dtype) -> tuple[float, float]:
 
 
 @lru_cache(maxsize=16)  # the rows of one example; vocabularies are large
-def _alone(setup: Setup, dtype: Dtype, row: tuple[int, ...]) -> Tensor:
+def _alone(setup: CaseSetup, dtype: Dtype, row: tuple[int, ...]) -> Tensor:
     """Logits (T, V) of eager for a row alone, in one pass without a cache."""
     model = _eager(setup, dtype)
     ids = torch.tensor([row], device=model.device)
@@ -123,7 +123,7 @@ def _alone(setup: Setup, dtype: Dtype, row: tuple[int, ...]) -> Tensor:
 
 
 @cache
-def _eager(setup: Setup, dtype: Dtype) -> Any:
+def _eager(setup: CaseSetup, dtype: Dtype) -> Any:
     model, _ = load_setup(loadable(setup), dtype, Eager())
     return model
 
@@ -136,7 +136,7 @@ def _subject(question: Question, dtype: Dtype) -> Subject:
 
 
 @cache
-def loadable(setup: Setup) -> Setup:
+def loadable(setup: CaseSetup) -> CaseSetup:
     """The same with a checkpoint in scratch where the recipe has seeded weights."""
     if not isinstance(setup.recipe.source, Seeded):
         return setup

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.paths.base import Optimization
 from harness.profiles.limits import LIMITS, Limits
 from harness.records.enums import Dtype
@@ -15,7 +15,7 @@ from harness.records.evidence import Engagement
 class Question:
     """A path on a model, in the precisions of a case."""
 
-    setup: Setup
+    setup: CaseSetup
     """With the workload on which the path must engage, and the fault to plant, which reaches the path alone."""
     optimization: Optimization
     dtypes: tuple[Dtype, ...]

@@ -10,7 +10,7 @@ from pprint import pformat
 from typing import Any
 
 from fixtures.kernels import LOCAL_KERNELS
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.vector_math import choose_vector_math
 from harness.records.enums import Dtype
 from harness.records.evidence import Case
@@ -101,7 +101,7 @@ def reproduce(
     choose_vector_math()  # as every worker does
     optimization = next(entry for entry in CATALOGUE.paths if entry.name == path)
     with tempfile.TemporaryDirectory() as scratch:
-        setup = Setup(find_model(model, CATALOGUE), relation_named(relation).workload, device, Path(scratch), fault)
+        setup = CaseSetup(find_model(model, CATALOGUE), relation_named(relation).workload, device, Path(scratch), fault)
         question = Question(setup, optimization, tuple(Dtype(name) for name in dtypes))
         try:
             found = try_example(question, relation, example)

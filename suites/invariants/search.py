@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.errors import Flaky
 
 from harness.errors import WorkerFailed, WorkerRaised
-from harness.records.finding import Finding
+from harness.records.finding import LimitCheck
 from suites.invariants.relations import Relation
 
 Example = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Budget:
+class SearchBudget:
     """How much is drawn for one relation of one case."""
 
     examples: int
@@ -34,9 +34,9 @@ class Searched:
 
     tried: int = 0
     """Examples, those tried while shrinking included."""
-    worst: dict[str, Finding] = field(default_factory=dict)
+    worst: dict[str, LimitCheck] = field(default_factory=dict)
     """By key, the number closest to its limit."""
-    violating: list[Finding] = field(default_factory=list)
+    violating: list[LimitCheck] = field(default_factory=list)
     """What the smallest violating example gave; empty if none was found."""
     failure: WorkerFailed | None = None
     """Why the smallest example has no result, if the path raised, died or hung on one."""
@@ -53,12 +53,12 @@ class _Gone(BaseException):
 
 
 def search(
-    relation: Relation, ask: Callable[[Example], list[Finding]], *, edges: tuple[int, ...], budget: Budget
+    relation: Relation, ask: Callable[[Example], list[LimitCheck]], *, edges: tuple[int, ...], budget: SearchBudget
 ) -> Searched:
     """Try examples until one is wrong, and smaller ones from there."""
     result = Searched()
 
-    def wrong(example: Example, found: list[Finding], failure: WorkerFailed | None) -> None:
+    def wrong(example: Example, found: list[LimitCheck], failure: WorkerFailed | None) -> None:
         result.example, result.violating, result.failure = example, found, failure
 
     @seed(budget.seed)

@@ -9,7 +9,7 @@ import pytest
 from harness import cli
 from harness.records.codec import write_record
 from harness.records.enums import Dtype, Tolerance
-from harness.records.evidence import Evidence, Trust
+from harness.records.evidence import EagerCheck, Evidence
 from suites.meta.test_judge import rung
 
 CONFTEST = """
@@ -17,7 +17,7 @@ from suites.conftest import CATALOGUE
 def pytest_harness_catalogue():
     return CATALOGUE
 """
-TRUST = Trust(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked=100)
+TRUST = EagerCheck(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked=100)
 
 
 def harness(monkeypatch, capsys, *arguments):

@@ -13,7 +13,7 @@ from harness.profiles.expectations import Standard
 from harness.records.enums import Outcome, Property
 from harness.records.measurements import Sample
 from harness.session.plan import plan
-from suites.claims.asking import Asked, try_claim
+from suites.claims.asking import ClaimTrial, try_claim
 from suites.claims.conftest import planned_for
 from suites.claims.experiments import Rounds
 from suites.claims.places import path_named
@@ -30,7 +30,7 @@ def replan(workloads, *, recipes=(), path="", device="cpu"):
     return plan(known, INVENTORIES[device], models=recipes or CATALOGUE.models, device=device)
 
 
-class Answers(Asked):
+class Answers(ClaimTrial):
     """A claim that is asked with made-up answers."""
 
     def __init__(self, name, *answers, found=None, speed=None, device="cpu", inside=None, ranks=(), standard=None):

@@ -10,7 +10,7 @@ from harness.judging.measured import judge_measured
 from harness.judging.verdicts import unsupported
 from harness.records.codec import write_record
 from harness.records.enums import Dtype, Outcome, Property, Technique
-from harness.records.evidence import Claim, Trust
+from harness.records.evidence import EagerCheck, EngagementCheck
 from harness.records.measurements import Memory
 from harness.records.run import EXAMPLES, Run
 from suites.meta.judging import bar
@@ -25,7 +25,7 @@ TIMED, SLOWER = case("caching.static", workload="decode_b1"), case("attention.sd
 AWAY = case("attention.flash_attention_2")
 LOST = case("attention.sdpa_math")
 RELATION = replace(SDPA, workload=replace(SDPA.workload, name="padding"))
-LIE = Claim("attention in prefill", "8 × aten::_scaled_dot_product_*", "8 × aten::_softmax", holds=False)
+LIE = EngagementCheck("attention in prefill", "8 × aten::_scaled_dot_product_*", "8 × aten::_softmax", holds=False)
 STEPS = (1.0, 0.8, 1.3, 1.0, 0.9, 1.1, 1.25, 1.0)
 COUNTED = replace(WORK, decode_flops=2e6, prefill_bytes=5e6)
 """Work as the roofline needs it."""
@@ -34,7 +34,7 @@ WRONG = (1.0, 1.2, 0.0, 3.5, 180.0, 1e7, math.inf, 2.0)
 
 def _seen(of, *, ratio=1.0, steps=STEPS, claims=(TRUE,)):
     """Evidence of a case in both dtypes."""
-    trusts = (TRUST, Trust(Dtype.BF16, repeats=True, relative_error=1e-2))
+    trusts = (TRUST, EagerCheck(Dtype.BF16, repeats=True, relative_error=1e-2))
     rungs = (rung(Dtype.FP32, ratio=ratio, claims=claims, steps=steps), rung(claims=claims, steps=(1.0,) * 8))
     return replace(evidence(*rungs, trusts=trusts, floor=FLOOR), case=of.id)
 

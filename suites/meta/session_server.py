@@ -50,14 +50,14 @@ class SessionServer:
             )  # fmt: skip
         atexit.register(self.close)
 
-    def start(self, folder: Path, *arguments: str) -> Session:
+    def start(self, folder: Path, *arguments: str) -> StartedSession:
         """Run pytest in a folder, with the environment variables of this moment."""
         output, errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - read once the session has ended
         told, report = os.pipe()
         request = pickle.dumps((str(folder), arguments, dict(os.environ)))
         socket.send_fds(self._socket, [request], [output.fileno(), errors.fileno(), report])
         os.close(report)
-        return Session(output, errors, os.fdopen(told, "rb"))
+        return StartedSession(output, errors, os.fdopen(told, "rb"))
 
     def close(self) -> None:
         self._socket.close()
@@ -71,7 +71,7 @@ def session_server() -> SessionServer:
 
 
 @dataclass
-class Session:
+class StartedSession:
     """A session of pytest that leads a process group of its own, as far as tests use `subprocess.Popen` of it."""
 
     _output: IO[bytes]

@@ -31,12 +31,12 @@ from harness.paths.attention import Sdpa
 from harness.paths.caching import OffloadedCache
 from harness.session.plan import Catalogue
 from harness.records.workload import Workload
-from harness.records.enums import Dtype, Load
+from harness.records.enums import Dtype, Bottleneck
 Runner.peaks = lambda runner, device: Peaks(1e15, 1e15, {Dtype.FP32: 1e15}, 1e-9)
 pytest_plugins = ("harness.plugin",)
 def pytest_harness_catalogue():
     models = [model for model in MODELS if model.name == "tiny_llama3"]
-    loads = (Workload("short", (text(512),), 3, timed=Load.PREFILL),)
+    loads = (Workload("short", (text(512),), 3, timed=Bottleneck.PREFILL),)
     return Catalogue(paths=(Sdpa(), OffloadedCache()), models=tuple(models), workloads=loads, probes=PROBES)
 """
 """A path that is several times as fast as eager, and one that no CPU can run. Measuring peaks would take longer than

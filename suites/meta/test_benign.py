@@ -18,7 +18,7 @@ from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.reference import make_reference, measure_eager
 from harness.execution.runner import Runner
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_generation
 from harness.judging.correctness_rules import findings
 from harness.machine.peaks import one_thread as in_one_thread
@@ -111,7 +111,7 @@ def test_model_without_known_layers_is_refused():
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory):
     """The tiny Qwen 3 on one prompt, with the tensors of reference and float32 eager."""
-    made = Setup(MODELS[0], SINGLE, "cpu", tmp_path_factory.mktemp("scratch"))
+    made = CaseSetup(MODELS[0], SINGLE, "cpu", tmp_path_factory.mktemp("scratch"))
     make_reference(made)
     measure_eager(made, Dtype.FP32, PROBES.recall)
     return made
@@ -154,7 +154,7 @@ def test_variants_are_compared_as_candidates_are(setup):
 
 def test_eager_that_does_not_repeat_itself_calibrates_nothing(setup, tmp_path):
     """The kept tensors are another process's in a real run."""
-    other = Setup(setup.recipe, setup.workload, setup.device, tmp_path)
+    other = CaseSetup(setup.recipe, setup.workload, setup.device, tmp_path)
     save_generation(read_generation(setup.file(Dtype.FP64)), other.file(Dtype.FP64))
     kept = read_generation(setup.file(Dtype.FP32))
     kept.step_logits[0, 0, 0] += 1e-6

@@ -12,10 +12,10 @@ from harness.commands.calibrate.spread import Benign, calibrated, measured_sprea
 from harness.errors import CorruptRecord, HarnessError
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import findings
-from harness.profiles.fault_results import Fault, read_faults, refuse_survivors, survivors
+from harness.profiles.fault_results import RecordedFault, read_faults, refuse_survivors, survivors
 from harness.profiles.limits import LIMITS, Calibrated, Limits, limit_of, limits_of
 from harness.records.enums import Dtype, Outcome, Property, Tolerance
-from harness.records.evidence import Divergence, Evidence, GreedyAgreement, State, StratumError
+from harness.records.evidence import CacheComparison, Divergence, Evidence, GreedyAgreement, StratumError
 from suites.meta.test_judge import CASE, CLOSE, FLOOR, TRUST, evidence, rung
 from suites.meta.test_judge_schemes import lossy
 
@@ -137,7 +137,7 @@ def test_verdict_is_by_the_limits_given():
 
 def test_lossy_cache_and_run_beside_it_are_judged_by_the_limits_given():
     """What eager's own rounding may add to a scheme's, and the run without the lossy cache."""
-    noisy = State((StratumError("layer 0 keys head 0", 3.3, 3.3, 1.0, 1.0, 0.0, 0.0),))
+    noisy = CacheComparison((StratumError("layer 0 keys head 0", 3.3, 3.3, 1.0, 1.0, 0.0, 0.0),))
     native = replace(CASE, dtype=Dtype.FP32)
     run = replace(rung(Dtype.FP32, identical=True, state=noisy), beside=rung(Dtype.FP32, ratio=3.5).comparison)
     found = Evidence(native.id, Tolerance.LOSSY, (run,), (TRUST,), FLOOR, budget="kv_4bit")
@@ -148,7 +148,7 @@ def test_lossy_cache_and_run_beside_it_are_judged_by_the_limits_given():
 def fault(made, *, case=CASE, name="made_up"):
     """A fault of the catalogue that shows itself in that evidence."""
     verdict = judge(case, Property.EQUIVALENCE, made)
-    return Fault(name, verdict.outcome, verdict.numbers)
+    return RecordedFault(name, verdict.outcome, verdict.numbers)
 
 
 WEAK = fault(evidence(rung(Dtype.FP32), rung(ratio=1.6)), name="weak")
@@ -173,8 +173,8 @@ def test_fault_does_not_survive_limits_that_leave_its_number_alone(limits):
         evidence(rung(Dtype.FP32), rung(divergence=replace(CLOSE, candidate_mean=1.8e-5))),
         evidence(rung(Dtype.FP32), rung(divergence=replace(CLOSE, candidate_p99=7e-4))),
         evidence(rung(Dtype.FP32), rung(greedy=GreedyAgreement(100, 1, 0, 1.1, 1.0, 7))),
-        evidence(rung(Dtype.FP32), rung(state=State((StratumError("x", 1.6, 1.6, 1.0, 1.0, 1.0, 0.0),)))),
-        lossy(state=State((StratumError("layer 0 keys head 0", 0.17, 0.3, 1e-3, 1e-3, 1.0, 0.0),))),
+        evidence(rung(Dtype.FP32), rung(state=CacheComparison((StratumError("x", 1.6, 1.6, 1.0, 1.0, 1.0, 0.0),)))),
+        lossy(state=CacheComparison((StratumError("layer 0 keys head 0", 0.17, 0.3, 1e-3, 1e-3, 1.0, 0.0),))),
     ],
     ids=["kl", "kl_p99", "slack", "cache_rho", "cache"],
 )
@@ -210,7 +210,7 @@ def test_results_recorded_under_other_limits_are_refused():
     with pytest.raises(
         HarnessError, match=r"fault old: bf16.cache_rho was held to 1.8, but should be to the table's 1.5 \("
     ):
-        survivors([Fault("old", moved.outcome, {"bf16.cache_rho": 3.0, "bf16.cache_rho.limit": 1.8})], WIDER)
+        survivors([RecordedFault("old", moved.outcome, {"bf16.cache_rho": 3.0, "bf16.cache_rho.limit": 1.8})], WIDER)
 
 
 def test_caught_fault_without_a_number_that_caught_it_is_refused():
@@ -313,4 +313,4 @@ def test_fault_that_could_not_run_is_no_fault_that_a_limit_caught(tmp_path):
     entries = [{"name": "away", "cells": {}}, {"name": "lie", "cells": {"ladder": caught}}]
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"faults": entries}))
-    assert read_faults(path) == (Fault("lie", Outcome.NOT_ENGAGED, {}),)
+    assert read_faults(path) == (RecordedFault("lie", Outcome.NOT_ENGAGED, {}),)

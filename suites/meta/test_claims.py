@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from harness.paths import sdpa_kernels
-from harness.paths.base import Circumstances, engagement
+from harness.paths.base import RunContext, engagement
 from harness.paths.registry import PATHS, STACKS
 from harness.paths.sdpa_kernels import why_no_kernel
 from harness.records.enums import Dtype
@@ -217,7 +217,7 @@ def test_compiled_forward_may_compile_anew_for_sizes_and_strides():
     assert broken("compilation.outside", replace(seen, recompiles=(SIZE, "0/1: another dtype"))) != []
 
 
-CPU = Circumstances(
+CPU = RunContext(
     "cpu",
     dtype=Dtype.BF16,
     padded=True,

@@ -14,7 +14,7 @@ from harness.errors import WorkerTimedOut
 from harness.profiles.fault_results import FILE
 from harness.profiles.profile import Match, Profile, profile_name, read_profile, read_profiles, write_profile
 from harness.profiles.thresholds import Threshold
-from harness.records.evidence import Claim, Engagement
+from harness.records.evidence import Engagement, EngagementCheck
 from harness.session.checkout import find_catalogue
 from harness.session.plan import Catalogue
 from suites.conftest import CATALOGUE
@@ -37,7 +37,7 @@ def command(tmp_path, monkeypatch, capsys):
             asked.append((case, seeds))
             if fails:
                 raise fails
-            named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
+            named = Engagement((EngagementCheck("variant of eager", "rows alone", "rows alone", holds=True),))
             return [replace(rung(case.dtype, ratio=ratio), engagement=named)] * 3
 
         monkeypatch.setattr("harness.commands.calibrate.measure.measure_variants", measure_variants)

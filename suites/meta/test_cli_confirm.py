@@ -36,7 +36,7 @@ def command(tmp_path, monkeypatch, capsys):
             run.started.append((who, str(python), asking))
             return made[who]
 
-        monkeypatch.setattr("harness.commands.confirm.command.Interpreter", interpreter)
+        monkeypatch.setattr("harness.commands.confirm.command.EnvironmentClient", interpreter)
         return (*harness(monkeypatch, capsys, "confirm", OLD, NEW, "--case", ID, *arguments), made)
 
     return run

@@ -12,7 +12,7 @@ import typer
 from harness.cli import app
 from harness.profiles.profile import Match
 from harness.records.enums import Dtype
-from harness.records.evidence import Claim, Engagement
+from harness.records.evidence import Engagement, EngagementCheck
 from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, write_evidence
 from suites.meta.made_up_validation import validated
@@ -101,10 +101,10 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("harness.machine.requirements._hub_problem", lambda: "it is out of reach")
     validated(monkeypatch)
-    named = Engagement((Claim("variant of eager", "rows alone", "rows alone", holds=True),))
+    named = Engagement((EngagementCheck("variant of eager", "rows alone", "rows alone", holds=True),))
     variants = [replace(rung(Dtype.FP32), engagement=named)] * 3
     monkeypatch.setattr("harness.commands.calibrate.measure.measure_variants", lambda *_, **__: variants)
-    monkeypatch.setattr("harness.commands.confirm.command.Interpreter", lambda who, *_: Scripted(who))
+    monkeypatch.setattr("harness.commands.confirm.command.EnvironmentClient", lambda who, *_: Scripted(who))
     made = Checkout(tmp_path, match=Match("cpu", platform.machine()))
     for name, how in (("RUN", {}), ("WORSE", WORSE), ("BETTER", BETTER)):
         write_evidence(made.run({SDPA: how}, name=name), SDPA)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.errors import CorruptRecord, HarnessError
 from harness.records.codec import SCHEMA, from_plain, read_record, to_plain, write_record, write_text
 from harness.records.enums import Dtype, Outcome
-from harness.records.evidence import Claim, Comparison, Engagement, Evidence, Failure, Rung
+from harness.records.evidence import Comparison, Engagement, EngagementCheck, Evidence, Failure, PrecisionRun
 from harness.records.run import Run, Verdict
 from harness.records.workload import Folder, ModelRecipe, Prompt, Workload
 
@@ -28,9 +28,9 @@ def test_verdicts_survive(verdict):
 
 
 RUNGS = st.builds(
-    lambda comparison, claims, seconds: Rung(comparison.dtype, Engagement(claims), comparison, seconds),
+    lambda comparison, claims, seconds: PrecisionRun(comparison.dtype, Engagement(claims), comparison, seconds),
     st.from_type(Comparison),
-    st.lists(st.from_type(Claim), min_size=1, max_size=3).map(tuple),
+    st.lists(st.from_type(EngagementCheck), min_size=1, max_size=3).map(tuple),
     NUMBERS,
 ).filter(lambda rung: "nan" not in repr(rung))
 FAILURES = st.builds(Failure, outcome=st.sampled_from([Outcome.CRASHED, Outcome.ERROR]))
@@ -164,7 +164,7 @@ def test_a_rung_holds_its_own_comparison():
         },
     )
     with pytest.raises(ValueError, match="a bf16 run holds a comparison in fp32"):
-        Rung(Dtype.BF16, Engagement((Claim("a", "", "", holds=True),)), comparison, 1.0)
+        PrecisionRun(Dtype.BF16, Engagement((EngagementCheck("a", "", "", holds=True),)), comparison, 1.0)
 
 
 def test_every_field_is_documented_or_plain():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.commands.compare.cases import About, Finding, Weight
+from harness.commands.compare.cases import About, CaseChange, Weight
 from harness.records.enums import Outcome, Property
 from harness.records.measurements import Memory
 from harness.records.run import EXAMPLES
@@ -164,7 +164,7 @@ def test_error_ratio_is_told_beyond_the_ratchets_factor(was, now, label):
 )
 def test_any_two_numbers_lie_some_way_apart(was, now, far):
     """A place among the findings, also for what is no number."""
-    assert Finding("a", "p", About.ERROR, "ERRS", Weight.OTHER, "", was, now).far == pytest.approx(far)
+    assert CaseChange("a", "p", About.ERROR, "ERRS", Weight.OTHER, "", was, now).far == pytest.approx(far)
 
 
 def test_error_without_a_limit_has_none_told():

@@ -12,7 +12,7 @@ from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import Generation, compare, relative_error
 from harness.judging.correctness_rules import findings
 from harness.records.enums import Dtype, Tolerance
-from harness.records.evidence import Claim, Engagement, Rung
+from harness.records.evidence import Engagement, EngagementCheck, PrecisionRun
 
 ROWS, PROMPT, STEPS, VOCABULARY = 4, 6, 5, 32
 
@@ -40,7 +40,7 @@ def noisy(run, *, scale, seed):
 
 def violated(candidate, eager, reference, tolerance=Tolerance.REORDERED):
     comparison = compare(candidate, eager=eager, reference=reference, dtype=Dtype.FP32)
-    rung = Rung(Dtype.FP32, Engagement((Claim("a", "1", "1", holds=True),)), comparison, 0.0)
+    rung = PrecisionRun(Dtype.FP32, Engagement((EngagementCheck("a", "1", "1", holds=True),)), comparison, 0.0)
     return {finding.key for finding in findings(rung, tolerance) if finding.violated}
 
 

@@ -19,14 +19,14 @@ from harness.errors import HarnessError, WorkerRaised, WorkerTimedOut
 from harness.execution import extensions, runner
 from harness.execution.extensions import BUILD_SECONDS, SETTLED, build_quanto, remove_stale_lock
 from harness.execution.runner import Runner
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
 from suites.invariants.asking import Asking
-from suites.invariants.search import Budget
+from suites.invariants.search import SearchBudget
 
 NAMED = {path.name: path for path in PATHS}
-SETUP = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
+SETUP = CaseSetup(MODELS[0], WORKLOADS[0], "cpu", Path())
 
 
 @pytest.fixture
@@ -76,7 +76,9 @@ def test_relations_of_all_paths_and_models_share_one_build_and_its_failure(made_
     asking = Asking(tmp_path, seconds=1.0)
     for path, model in product(("quantization.quanto_int4", "caching.quantized_quanto4"), MODELS):
         case, optimization = planned_case(path)
-        verdict = asking.verdict(replace(case, recipe=model), optimization, made, budget=Budget(1), folder=tmp_path)
+        verdict = asking.verdict(
+            replace(case, recipe=model), optimization, made, budget=SearchBudget(1), folder=tmp_path
+        )
         assert verdict.outcome is Outcome.ERROR
         assert "building: optimum-quanto's extension was not built: no answer within 1800 s" in verdict.message
     assert len(noted) == 1

@@ -1,4 +1,4 @@
-"""Asking another Python: every way in which it may fail to answer is one line, and nothing is left running."""
+"""ClientSettings another Python: every way in which it may fail to answer is one line, and nothing is left running."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from harness.commands.confirm import environment as interpreter
 from harness.commands.confirm import server as side
-from harness.commands.confirm.environment import PACKAGE, Asking, CaseFailed, Interpreter
+from harness.commands.confirm.environment import PACKAGE, CaseFailed, ClientSettings, EnvironmentClient
 from harness.commands.confirm.records import Role, Who
-from harness.commands.confirm.server import Side, answer
+from harness.commands.confirm.server import EnvironmentServer, answer
 from harness.errors import HarnessError, WorkerDied, WorkerRaised
 from harness.machine.inventory import describe, take_inventory
 from harness.records.enums import Outcome
@@ -58,12 +58,12 @@ def python(tmp_path):
 
 @pytest.fixture
 def asking(tmp_path):
-    return Asking(REPOSITORY, (), 20.0, tmp_path / "logs")
+    return ClientSettings(REPOSITORY, (), 20.0, tmp_path / "logs")
 
 
 def told_by(path, asking, ask=lambda it: it.greet(("cpu",))):
     """The one line with which asking it fails."""
-    with pytest.raises(HarnessError) as failed, Interpreter(Who.OLD, path, asking) as it:
+    with pytest.raises(HarnessError) as failed, EnvironmentClient(Who.OLD, path, asking) as it:
         ask(it)
     assert "\n" not in str(failed.value)
     return str(failed.value)
@@ -111,7 +111,7 @@ def test_side_that_is_killed_at_work_is_told(python, asking):
 def test_interpreter_that_does_not_answer_is_killed_with_what_it_started(python, asking, tmp_path, monkeypatch):
     monkeypatch.setattr(interpreter, "IMPORTING_SECONDS", 1.0)
     monkeypatch.setattr(interpreter, "GRACE_SECONDS", 0.5)
-    impatient = Asking(REPOSITORY, (), 0.5, tmp_path / "logs")
+    impatient = ClientSettings(REPOSITORY, (), 0.5, tmp_path / "logs")
     told = told_by(python("sleep 600 & echo $! $$; wait"), impatient)
     assert "gave no answer to greet within 1.5 s, and was killed with its workers (read " in told
     assert "allow more with --case-timeout" in told
@@ -141,7 +141,7 @@ def test_what_a_side_refuses_is_told(python, asking):
 
 def test_failure_of_a_case_is_no_failure_of_its_side(python, asking):
     reply = '{"failure": {"outcome": "CRASHED", "message": "timing: worker ended by SIGSEGV", "log": "w"}}'
-    with Interpreter(Who.NEW, python(talks=reply), asking) as it, pytest.raises(CaseFailed) as failed:
+    with EnvironmentClient(Who.NEW, python(talks=reply), asking) as it, pytest.raises(CaseFailed) as failed:
         it.run(Role.PATH)
     assert failed.value.failure == Failure(Outcome.CRASHED, "timing: worker ended by SIGSEGV", log="w")
     assert failed.value.who is Who.NEW
@@ -198,7 +198,7 @@ def test_side_ends_with_who_asked(tmp_path, lets_go_of, code):
 
 @pytest.fixture
 def made(tmp_path):
-    side = Side(CATALOGUE, logs=tmp_path, seconds=5.0, fault="")
+    side = EnvironmentServer(CATALOGUE, logs=tmp_path, seconds=5.0, fault="")
     yield side
     side.close()
 

@@ -15,7 +15,7 @@ from harness.records.enums import Dtype, Outcome
 from suites.conftest import REPOSITORY
 from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, applies
-from suites.invariants.search import Budget
+from suites.invariants.search import SearchBudget
 
 pytestmark = pytest.mark.workers
 
@@ -37,7 +37,7 @@ CLOSE = {
     "prefix": ("whole_blocks_are_scaled", "alone|within"),
 }
 """Fault, and the side on which it shows."""
-ENOUGH = Budget(16)
+ENOUGH = SearchBudget(16)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_every_relation_has_a_fault():
 def test_correct_path_holds(asked, relation):
     """The same examples that show the faults show nothing without them."""
     path = "continuous_batching.sdpa" if relation == "arrival_order" else "attention.sdpa"
-    verdict = asked(relation, path=path, budget=Budget(2) if relation == "arrival_order" else ENOUGH)
+    verdict = asked(relation, path=path, budget=SearchBudget(2) if relation == "arrival_order" else ENOUGH)
     assert verdict.outcome is Outcome.PASS, verdict.message
     assert re.match(r"\d+ examples; closest to its limit: fp32 ", verdict.message)
     assert verdict.numbers["examples"] >= 2
@@ -99,7 +99,7 @@ def test_page_of_another_request_is_caught(asked):
         "arrival_order",
         path="continuous_batching.sdpa",
         fault="suites.meta.faults.of_batches:swapped_page_table_row",
-        budget=Budget(8, shrinks=False),
+        budget=SearchBudget(8, shrinks=False),
     )
     assert verdict.outcome is Outcome.MISMATCH, verdict.message
     assert re.search(r"fp32 (largest )?error over eager's \((first|other) order\) is ", verdict.message)

@@ -12,21 +12,21 @@ from harness.judging.correctness_rules import trust_findings
 from harness.judging.verdicts import unsupported
 from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tolerance
 from harness.records.evidence import (
+    CacheComparison,
     Case,
-    Claim,
     Comparison,
     Divergence,
+    EagerCheck,
     Engagement,
+    EngagementCheck,
     Evidence,
     Failure,
     FreeRun,
     GreedyAgreement,
-    Rung,
-    State,
+    PrecisionRun,
     StratumError,
-    Trust,
 )
-from harness.records.finding import Finding
+from harness.records.finding import LimitCheck
 from harness.records.workload import Folder, ModelRecipe, Prompt, Workload
 
 CASE = Case(
@@ -37,14 +37,14 @@ CASE = Case(
     device="cpu",
     dtype=Dtype.BF16,
 )
-TRUST = Trust(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked=100)
-NATIVE = Trust(Dtype.BF16, repeats=True, relative_error=1e-2, recalled=100, asked=100)
+TRUST = EagerCheck(Dtype.FP32, repeats=True, relative_error=1e-6, recalled=100, asked=100)
+NATIVE = EagerCheck(Dtype.BF16, repeats=True, relative_error=1e-2, recalled=100, asked=100)
 FLOOR = 1e-15
-LIE = Claim("attention", "4 × fast", "4 × slow", holds=False)
+LIE = EngagementCheck("attention", "4 × fast", "4 × slow", holds=False)
 
 
 CLOSE = Divergence(1e-6, 1e-5, 1e-6, 1e-5, 1e-6, 20, 0)
-TRUE = Claim("a", "1", "1", holds=True)
+TRUE = EngagementCheck("a", "1", "1", holds=True)
 
 
 def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(TRUE,), kernels=("k",), **changes):
@@ -58,9 +58,9 @@ def rung(dtype=Dtype.BF16, *, ratio=1.0, claims=(TRUE,), kernels=("k",), **chang
         greedy=greedy,
         free=FreeRun(0, 0, -1),
         divergence=CLOSE,
-        state=State((replace(errors, stratum="layer 0 keys head 0"),)),
+        state=CacheComparison((replace(errors, stratum="layer 0 keys head 0"),)),
     )
-    return Rung(dtype, Engagement(claims, kernels), replace(comparison, **changes), 1.0)
+    return PrecisionRun(dtype, Engagement(claims, kernels), replace(comparison, **changes), 1.0)
 
 
 def evidence(*rungs, trusts=(TRUST, NATIVE), **options):
@@ -139,14 +139,14 @@ def test_engagement_does_not_need_a_trusted_baseline():
             "bf16 99th percentile of divergence in nats is 0.0007, but should be at most 0.000641 [R3]",
         ),
         (
-            rung(state=State((StratumError("layer 2 keys head 1", 1.6, 1.6, 1.0, 1.0, 1.0, 0.0),))),
+            rung(state=CacheComparison((StratumError("layer 2 keys head 1", 1.6, 1.6, 1.0, 1.0, 1.0, 0.0),))),
             "bf16 cache error over eager's (layer 2 keys head 1) is 1.6, but should be at most 1.5 [R6]",
         ),
         (
-            rung(state=State((StratumError("layer 2 keys head 1", 1.0, 4.1, 1.0, 1.0, 1.0, 0.0),))),
+            rung(state=CacheComparison((StratumError("layer 2 keys head 1", 1.0, 4.1, 1.0, 1.0, 1.0, 0.0),))),
             "bf16 largest cache error over eager's (layer 2 keys head 1) is 4.1, but should be at most 4 [R6]",
         ),
-        (rung(state=State((), 1)), "bf16 cache layers of wrong length is 1, but should be at most 0 [R6]"),
+        (rung(state=CacheComparison((), 1)), "bf16 cache layers of wrong length is 1, but should be at most 0 [R6]"),
     ],
 )
 def test_each_rule_can_fail(broken, told):
@@ -180,7 +180,7 @@ def test_exact_path_must_be_identical():
 def test_float16_beside_the_native_dtype_may_overflow(native, outcome):
     """It then does not count; asked for itself, it does."""
     case = replace(CASE, dtype=native)
-    overflown = Trust(Dtype.FP16, repeats=True, relative_error=math.nan, recalled=0, asked=100)
+    overflown = EagerCheck(Dtype.FP16, repeats=True, relative_error=math.nan, recalled=0, asked=100)
     rungs = (rung(Dtype.FP32), rung(Dtype.FP16, ratio=math.nan), *([rung()] if native is Dtype.BF16 else []))
     trusts = (TRUST, overflown, *([NATIVE] if native is Dtype.BF16 else []))
     given = Evidence(case.id, Tolerance.REORDERED, rungs, trusts, FLOOR)
@@ -259,7 +259,7 @@ def test_recall_is_asked_only_of_models_trained_on_it():
     ],
 )
 def test_excess_is_the_factor_beyond_the_limit(got, limit, at_most, excess):
-    assert Finding("rule", "key", "what", got, limit, at_most).excess == excess
+    assert LimitCheck("rule", "key", "what", got, limit, at_most).excess == excess
 
 
 def test_answers_without_logits_have_no_divergence_to_judge():

@@ -10,13 +10,13 @@ import pytest
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import findings, most_by_chance
 from harness.records.enums import Dtype, Outcome, Property, Tolerance
-from harness.records.evidence import Evidence, Operators, Quality, Scheme, State, StratumError
+from harness.records.evidence import CacheComparison, Evidence, Operators, Quality, Scheme, StratumError
 from suites.meta.test_judge import CASE, CLOSE, FLOOR, TRUST, evidence, rung
 
 
 def lossy(**changes):
     """Evidence of a scheme of 4 bits that equals its twin, and errs as such a scheme may."""
-    state = State((StratumError("layer 0 keys head 0", 0.1, 0.3, 1e-3, 1e-3, 1.0, 0.0),))
+    state = CacheComparison((StratumError("layer 0 keys head 0", 0.1, 0.3, 1e-3, 1e-3, 1.0, 0.0),))
     parts = [rung(dtype, **{"identical": True, "state": state, **changes}) for dtype in (Dtype.FP32, Dtype.BF16)]
     return replace(evidence(*parts), tolerance=Tolerance.LOSSY, budget="kv_4bit")
 
@@ -39,10 +39,10 @@ def test_lossy_path_is_judged_twice():
             "fp32 first choices that changed is 7, but should be at most 6 [L2]",
         ),
         (
-            {"state": State((StratumError("layer 1 values head 0", 0.17, 0.3, 1e-3, 1e-3, 1.0, 0.0),))},
+            {"state": CacheComparison((StratumError("layer 1 values head 0", 0.17, 0.3, 1e-3, 1e-3, 1.0, 0.0),))},
             "bf16 cache error over what the scheme and bf16 cost (layer 1 values head 0) is 1.094, but should be at",
         ),
-        ({"state": State((), 2)}, "fp32 cache layers of wrong length is 2, but should be at most 0 [R6]"),
+        ({"state": CacheComparison((), 2)}, "fp32 cache layers of wrong length is 2, but should be at most 0 [R6]"),
         ({"finite": False}, "fp32 logits that are not finite is 1, but should be at most 0 [finite]"),
     ],
 )
@@ -67,7 +67,7 @@ def test_budget_is_not_asked_of_random_weights():
 )
 def test_scheme_without_figures_is_held_to_its_twin_and_to_what_rounding_costs(error, identical, outcome):
     """What it costs in the logits is in the evidence. A quantizer that returns nothing errs by all there is."""
-    state = State((StratumError("layer 0 keys head 0", error, error, 1e-3, 1e-3, 1.0, 0.0),))
+    state = CacheComparison((StratumError("layer 0 keys head 0", error, error, 1e-3, 1e-3, 1.0, 0.0),))
     costly = replace(CLOSE, decode_mean=3.0, decode_flips=20)
     given = replace(lossy(divergence=costly, state=state, identical=identical), budget="kv_2bit")
     assert judge(CASE, Property.EQUIVALENCE, given).outcome is outcome

@@ -17,8 +17,8 @@ from harness.execution.correctness.reference import make_reference
 from harness.execution.loading import encode, load_model, load_tokenizer, pad_token
 from harness.execution.refusals import _circumstances, refusals
 from harness.execution.seeding import save_seeded
-from harness.execution.setup import Setup
-from harness.paths.base import Circumstances
+from harness.execution.setup import CaseSetup
+from harness.paths.base import RunContext
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, ModelRecipe, Prompt, Seeded, Workload
@@ -115,7 +115,7 @@ class Refused(Eager):
 
 def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
     """The line that holds the declared words, whatever surrounds it; and where it is not declared, it is an error."""
-    padded, single = (Setup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
+    padded, single = (CaseSetup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
     with (
         pytest.raises(Incompatible, match=r"^it is padded \(ValueError: X is only supported for Y\)$"),
         refusals(Refused(), padded, Dtype.FP32),
@@ -147,8 +147,8 @@ def test_circumstances_are_those_of_model_and_workload(model, workload, expected
     recipe = next(entry for entry in MODELS if entry.name == model)
     chosen = next(entry for entry in WORKLOADS if entry.name == workload)
     always = {"dtype": Dtype.FP16, "windows": (0,) * 4, "heads": (4, 2), "head_sizes": (32, 32)}
-    wanted = Circumstances("cpu", **{**always, **expected})
-    assert _circumstances(Setup(recipe, chosen, "cpu", Path()), Dtype.FP16) == wanted
+    wanted = RunContext("cpu", **{**always, **expected})
+    assert _circumstances(CaseSetup(recipe, chosen, "cpu", Path()), Dtype.FP16) == wanted
 
 
 def test_window_longer_than_everything_needs_no_mask(monkeypatch):
@@ -156,7 +156,7 @@ def test_window_longer_than_everything_needs_no_mask(monkeypatch):
     config = SimpleNamespace(sliding_window=4096, num_hidden_layers=1)
     config.get_text_config = lambda: config
     monkeypatch.setattr("harness.execution.refusals.load_config", lambda _: config)
-    case = _circumstances(Setup(MODELS[0], WORKLOADS[1], "cpu", Path()), Dtype.FP32)
+    case = _circumstances(CaseSetup(MODELS[0], WORKLOADS[1], "cpu", Path()), Dtype.FP32)
     assert (case.masks, case.windows, case.groups) == (False, (4096,), (0,))
 
 
@@ -164,7 +164,7 @@ def test_amd_gpu_is_known_by_its_architecture(monkeypatch):
     """Torch gives it a number too, which is no compute capability."""
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 4))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda: SimpleNamespace(gcnArchName="gfx942"))
-    setup = Setup(MODELS[0], WORKLOADS[1], "cuda", Path())
+    setup = CaseSetup(MODELS[0], WORKLOADS[1], "cuda", Path())
     found = {}
     for version in (None, "7.0"):
         monkeypatch.setattr("torch.version.hip", version)
@@ -174,7 +174,7 @@ def test_amd_gpu_is_known_by_its_architecture(monkeypatch):
 
 
 def test_errors_that_say_all_are_left_as_they_are():
-    padded = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
+    padded = CaseSetup(MODELS[0], WORKLOADS[0], "cpu", Path())
     with pytest.raises(ModelUnavailable, match="only supported for"), refusals(Refused(), padded, Dtype.FP32):
         raise ModelUnavailable("only supported for")
 
@@ -191,6 +191,6 @@ def test_kernel_that_does_not_load_is_no_incompatibility(monkeypatch):
 
 
 def test_unknown_fault_is_named(tmp_path):
-    setup = Setup(MODELS[0], WORKLOADS[1], "cpu", tmp_path, fault="suites.meta.faults:nosuch")
+    setup = CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path, fault="suites.meta.faults:nosuch")
     with pytest.raises(UnknownName, match=r"fault 'suites\.meta\.faults:nosuch' is unknown"):
         make_reference(setup)

@@ -19,7 +19,7 @@ from harness.execution.measuring import memory_of
 from harness.execution.memory import gauges, weighing
 from harness.execution.memory.gauges import gauge_of, nbytes, storages, storages_alive
 from harness.execution.memory.weighing import weigh
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.memory import MIB, findings
 from harness.paths.registry import PATHS
@@ -43,7 +43,7 @@ def weighed_anew(tmp_path_factory):
     def make(model, path, dtype=Dtype.FP32, fault="", *, rows=ROWS):
         recipe = model if not isinstance(model, str) else next(each for each in MODELS if each.name == model)
         planted = fault and f"suites.meta.faults.of_memory:{fault}"
-        setup = Setup(recipe, Workload("weighed", (text(PROMPT),) * rows, NEW), "cpu", folder, fault=planted)
+        setup = CaseSetup(recipe, Workload("weighed", (text(PROMPT),) * rows, NEW), "cpu", folder, fault=planted)
         with Worker(log=folder / "log") as worker:
             return worker.call(weigh, setup, dtype, path_named(path), seconds=120)
 

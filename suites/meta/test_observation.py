@@ -90,7 +90,7 @@ def test_function_that_wraps_an_operator_is_not_counted_twice():
 
 def watch_compiled(kind):
     """Compile a function that breaks in the given way, call it, and return what the watch saw. Runs in a worker."""
-    from harness.observation.watch import Watch
+    from harness.observation.watch import Observer
 
     def function(x):
         if kind == "break":
@@ -104,7 +104,7 @@ def watch_compiled(kind):
     model = torch.nn.Module()
     model.config, model.device, model.dtype = config, torch.device("cpu"), torch.float32
     model.get_output_embeddings = lambda: None
-    with torch._dynamo.config.patch(recompile_limit=3), Watch(model, layers=False) as watch:  # noqa: SLF001 - no public switch
+    with torch._dynamo.config.patch(recompile_limit=3), Observer(model, layers=False) as watch:  # noqa: SLF001 - no public switch
         for size in sizes:
             compiled(torch.zeros(size))
         torch.compile(function, mode="max-autotune")

@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
-from harness.execution.correctness.attention_operator import AttentionCall, allowed_keys
+from harness.execution.correctness.attention_operator import RecordedAttention, allowed_keys
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.operators import (
@@ -24,7 +24,7 @@ from harness.execution.correctness.operators import (
     watched_linears,
 )
 from harness.execution.loading import load_setup
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import rho
 from harness.paths.base import Aspect
@@ -43,7 +43,7 @@ OLMO = next(model for model in MODELS if model.name == "tiny_olmo3")
 def operators_of(path, dtype, tmp_path, *, recipe=MODEL):
     """What a path's operators do in one run of the ragged workload with tokens of no meaning forced on it."""
     optimization = next(entry for entry in PATHS if entry.name == path)
-    model, batches = load_setup(Setup(recipe, RAGGED, "cpu", tmp_path), dtype, optimization)
+    model, batches = load_setup(CaseSetup(recipe, RAGGED, "cpu", tmp_path), dtype, optimization)
     tokens = torch.arange(20).reshape(4, 5)
     return compare_operators(model, batches, tokens, optimization, log=OperatorLog(dtype), weights={})
 
@@ -265,7 +265,7 @@ def test_soft_cap_leaves_look_ups_alone():
     query, key, value = (torch.randn(2, heads, 20, 32) for heads in (4, 2, 2))
     allowed = torch.ones(20, 20).tril().bool().expand(2, -1, -1)
     options = {"scaling": 32**-0.5, "softcap": 50.0}
-    call = AttentionCall(module, eager_attention_forward, allowed, options)
+    call = RecordedAttention(module, eager_attention_forward, allowed, options)
     probe = call.probe(query, key, value)
     mask = torch.zeros(2, 1, 20, 20).masked_fill(~allowed[:, None], torch.finfo(torch.float32).min)
     found, _ = eager_attention_forward(module, *probe, mask, **options)

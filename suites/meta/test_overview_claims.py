@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.errors import WorkerTimedOut
-from harness.judging.claims import Part, Statement, exactly, judge_claim, memory_ratio
+from harness.judging.claims import ClaimNumber, OverviewClaim, exactly, judge_claim, memory_ratio
 from harness.judging.memory import MIB
 from harness.judging.speed import CLEARLY_FASTER
 from harness.judging.timings import Bar
@@ -23,7 +23,7 @@ from harness.reports.overview import tick_name
 from harness.session.session import Session
 from harness.statistics import Interval
 from suites.claims import sentences, ticks
-from suites.claims.asking import Asked, Settled
+from suites.claims.asking import ClaimTrial, Settled
 from suites.claims.conftest import planned_for
 from suites.claims.experiments import Traffic
 from suites.claims.places import PREFILL, TINY, path_named
@@ -33,11 +33,11 @@ from suites.meta.made_up_answers import Answers, replan, rounds
 from suites.meta.observations import EAGER
 
 CASE = Case("attention.sdpa", Technique.ATTENTION, TINY, PREFILL, "cpu", Dtype.FP32)
-STATED = Statement("sentence.some", CASE)
-FASTER = Part("speedup", "speed over eager's", Interval(1.1, 1.2, 1.3), 1.0)
+STATED = OverviewClaim("sentence.some", CASE)
+FASTER = ClaimNumber("speedup", "speed over eager's", Interval(1.1, 1.2, 1.3), 1.0)
 MAYBE = replace(FASTER, got=Interval(0.9, 1.2, 1.3))
 SLOWER = replace(FASTER, got=Interval(0.7, 0.8, 0.9))
-SMALLER = Part("ratio", "peak over eager's", exactly(0.5), 1.0, at_least=False)
+SMALLER = ClaimNumber("ratio", "peak over eager's", exactly(0.5), 1.0, at_least=False)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_arm_that_is_not_engaged_is_not_timed():
     """A stack beats a part by itself that silently does nothing; eager's kernels are no path's."""
     asked = Answers("sentence.stack_beats_its_best_part", EAGER)
     with pytest.raises(Settled, match=r"attention implementation of attention\.sdpa is eager, but should be sdpa"):
-        Asked.engaged(asked, path_named("attention.sdpa"), asked.setup())
+        ClaimTrial.engaged(asked, path_named("attention.sdpa"), asked.setup())
 
 
 def test_claim_of_compilation_is_tried_with_nothing_but_the_cache():

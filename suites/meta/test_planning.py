@@ -29,7 +29,7 @@ from harness.machine.requirements import (
 )
 from harness.paths.registry import PATHS
 from harness.plugin import SESSION, pytest_generate_tests
-from harness.records.enums import CASE_PROPERTIES, Dtype, Load
+from harness.records.enums import CASE_PROPERTIES, Bottleneck, Dtype
 from harness.records.workload import Folder, Hub, Workload
 from harness.session.plan import Catalogue, find_model, plan
 from suites.conftest import CATALOGUE
@@ -60,7 +60,7 @@ def test_timed_workloads_are_planned_for_every_path():
     """On any device, so that what is not timed daily can be asked for."""
     timed = {workload.name for workload in WORKLOADS if workload.timed}
     assert timed == {"decode_b1", "prefill_b1", "decode_b16"}
-    assert {workload.timed for workload in WORKLOADS} == {None, *Load}
+    assert {workload.timed for workload in WORKLOADS} == {None, *Bottleneck}
     for entries in (planned(CPU, "cpu"), planned(GPU, "cuda")):
         found = {(entry.case.path, entry.case.workload.name) for entry in entries if entry.case.workload.timed}
         assert found == {(path.name, workload) for path in PATHS for workload in timed}
@@ -72,9 +72,9 @@ def test_cpu_times_daily_what_pays_there_on_one_model():
     timed = {(model, path, load) for model, path, load in found if load}
     models = [model.name for model in MODELS if model.timed_daily]
     assert timed == {(model, path.name, load) for model in models for path in PATHS for load in path.pays_in()}
-    assert {load for *_, load in timed} == {Load.DECODE, Load.PREFILL}
-    assert ("tiny_llama3", "caching.none", Load.DECODE) in timed
-    assert ("tiny_llama3", "attention.sdpa", Load.PREFILL) in timed
+    assert {load for *_, load in timed} == {Bottleneck.DECODE, Bottleneck.PREFILL}
+    assert ("tiny_llama3", "caching.none", Bottleneck.DECODE) in timed
+    assert ("tiny_llama3", "attention.sdpa", Bottleneck.PREFILL) in timed
     assert models == ["tiny_llama3"]
     everywhere = [entry for entry in planned(GPU, "cuda") if entry.case.workload.timed]
     assert not any(entry.slow for entry in everywhere)
@@ -84,8 +84,8 @@ def test_timed_workload_of_several_runs_is_refused():
     """One run has one time."""
     prompts = WORKLOADS[0].prompts
     with pytest.raises(ValueError, match="workload both is timed, but should then be one run"):
-        Workload("both", prompts, 8, separate=True, timed=Load.DECODE)
-    assert Workload("ragged", prompts, 8, timed=Load.DECODE).batches == (prompts,)
+        Workload("both", prompts, 8, separate=True, timed=Bottleneck.DECODE)
+    assert Workload("ragged", prompts, 8, timed=Bottleneck.DECODE).batches == (prompts,)
 
 
 @pytest.mark.parametrize("asked", CASE_PROPERTIES)

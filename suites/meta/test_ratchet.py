@@ -16,7 +16,7 @@ from harness.profiles.expectations import standard_of
 from harness.profiles.numerics import (
     FILE,
     Numerics,
-    Stored,
+    StoredNumerics,
     conditions_of,
     disordered,
     numerics_of,
@@ -32,7 +32,7 @@ from harness.reports.markdown import markdown
 from harness.reports.tables import changed_numerics
 from suites.meta.test_judge import CASE, FLOOR, TRUST, evidence, rung
 
-RATIOS = Stored(CASE.path, "", {"fp32.rho": 1.0, "bf16.rho": 1.0}, {})
+RATIOS = StoredNumerics(CASE.path, "", {"fp32.rho": 1.0, "bf16.rho": 1.0}, {})
 NATIVE = replace(CASE, path="quantization.some_int4", dtype=Dtype.FP32)
 COST = tuple(0.02 + 0.001 * math.sin(i) for i in range(32))
 """Nats per passage, of four bits."""
@@ -72,7 +72,7 @@ def rounded(cost, *, stored=COST, dtype=Dtype.FP32):
     """The verdict on rounded weights that cost so much on text."""
     flat = tuple(0.0 for _ in cost)
     run = replace(rung(Dtype.FP32), scheme=Scheme(Quality(cost, flat, flat)))
-    known = Stored(NATIVE.path, "weights_4bit", {}, {dtype: stored})
+    known = StoredNumerics(NATIVE.path, "weights_4bit", {}, {dtype: stored})
     found = Evidence(NATIVE.id, Tolerance.ROUNDED, (run,), (TRUST,), FLOOR, budget="weights_4bit")
     return judge(NATIVE, Property.EQUIVALENCE, found, stored=known)
 
@@ -115,7 +115,7 @@ def test_stored_text_of_another_length_is_refused():
 
 
 def scheme(path, bits, nats, dtype=Dtype.FP32):
-    return {f"cpu-fp32-tiny-{path}-single": Stored(path, f"weights_{bits}", {}, {dtype: (nats, nats)})}
+    return {f"cpu-fp32-tiny-{path}-single": StoredNumerics(path, f"weights_{bits}", {}, {dtype: (nats, nats)})}
 
 
 def test_more_bits_that_cost_more_are_named():
@@ -171,8 +171,8 @@ def test_run_is_stored_and_read_again(finished, tmp_path):
     assert known == fresh
     assert known.conditions == {**ENVIRONMENT, "accelerators": ""}
     assert known.cases == {
-        CASE.id: Stored(CASE.path, "", {"fp32.rho": 1.2, "bf16.rho": 1.0}, {}),
-        NATIVE.id: Stored(NATIVE.path, "weights_4bit", {"fp32.rho": 1.0}, {Dtype.FP32: COST}),
+        CASE.id: StoredNumerics(CASE.path, "", {"fp32.rho": 1.2, "bf16.rho": 1.0}, {}),
+        NATIVE.id: StoredNumerics(NATIVE.path, "weights_4bit", {"fp32.rho": 1.0}, {Dtype.FP32: COST}),
     }
 
 

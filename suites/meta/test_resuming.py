@@ -17,7 +17,7 @@ from harness.errors import CorruptRecord, HarnessError
 from harness.records.codec import read_record, write_record
 from harness.records.enums import Property
 from harness.records.run import Run
-from harness.session.run_folder import Asked, RunFolder
+from harness.session.run_folder import RunFolder, RunRequest
 from suites.meta.recorded_runs import ENVIRONMENT, SDPA, verdict
 from suites.meta.test_sessions import DUMMIES, MORE_PATHS, session, started
 from suites.meta.test_workers import left_behind
@@ -106,7 +106,7 @@ def made(tmp_path, **environment):
 def test_resumed_run_keeps_its_verdicts_and_its_start(tmp_path):
     path = made(tmp_path)
     before = read_record(Run, path / "run.json")
-    folder = RunFolder.resumed(path, Asked(selected=2))
+    folder = RunFolder.resumed(path, RunRequest(selected=2))
     folder.describe(ENVIRONMENT)
     folder.add(verdict(SDPA, asked=Property.SPEED))
     run = folder.finish(0)
@@ -204,9 +204,9 @@ def test_full_disk_is_no_verdict(session):
 def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(session, pytester):
     """The tensors that timed runs are held to died with that session: the case runs again."""
     timed = {
-        "workloads": "(Workload('short', (Prompt(5, text='good'),), 4, timed=Load.DECODE),)",
+        "workloads": "(Workload('short', (Prompt(5, text='good'),), 4, timed=Bottleneck.DECODE),)",
         "paths": "(Dummy(),)",
-        "dummies": f"from harness.records.enums import Load\n{DUMMIES}",
+        "dummies": f"from harness.records.enums import Bottleneck\n{DUMMIES}",
     }
     first, _ = session("--run-slow", "--dtype", "fp32", "-m", "equivalence", **timed)
     assert first.ret == 0
@@ -221,14 +221,14 @@ def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(s
 
 def test_gate_is_resumed_with_the_tests_with_which_it_began(tmp_path):
     """With fewer it would be green of what nobody asked for."""
-    folder = RunFolder.new(tmp_path, Asked(selected=9, selection="all", gate=True))
+    folder = RunFolder.new(tmp_path, RunRequest(selected=9, selection="all", gate=True))
     assert folder.run.gate == ("the session did not come to its end (exit none)",)
     folder.release()
     told = r"the selected tests are others than those with which its gate began \(resume it with the selection of"
     with pytest.raises(HarnessError, match=told):
-        RunFolder.resumed(folder.path, Asked(selected=1, selection="one"))
+        RunFolder.resumed(folder.path, RunRequest(selected=1, selection="one"))
     assert read_record(Run, folder.path / "run.json").selected == 9
-    assert RunFolder.resumed(folder.path, Asked(selected=9, selection="all")).run.gate  # without being asked again
+    assert RunFolder.resumed(folder.path, RunRequest(selected=9, selection="all")).run.gate  # without being asked again
 
 
 def test_verdict_that_came_before_the_lock_is_not_lost(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.errors import Incompatible, ReferenceInvalid
 from harness.execution.correctness.dense_reference import dense_twin_of, measure_quality, rounded_weights
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.observation.linears import head_name, read_linears
 from harness.paths.base import Optimization
 from harness.paths.quantization import _CPU_RECIPROCAL, FineGrainedFp8
@@ -36,7 +36,7 @@ class RoundsNothing(Optimization):
 
 
 def setup(tmp_path):
-    return Setup(MODELS[0], WORKLOADS[1], "cpu", tmp_path)
+    return CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path)
 
 
 def test_scheme_that_rounds_nothing_has_no_twin(tmp_path):

@@ -54,7 +54,7 @@ def timed(monkeypatch):
     def run(**changes):
         sdpa, eager = path_named("attention.sdpa"), path_named("eager")
         made = {sdpa: Made(sdpa, **changes), eager: Made(eager)}
-        monkeypatch.setattr(experiments, "load_subject", lambda *given: made[given[2]])
+        monkeypatch.setattr(experiments, "load_timed_model", lambda *given: made[given[2]])
         monkeypatch.setattr(experiments, "warm_up", lambda *_: None)
         quiet = SimpleNamespace(read=lambda: None, between=lambda *_: "", foreign=0)
         monkeypatch.setattr(experiments, "open_conditions", lambda _: quiet)
@@ -116,7 +116,7 @@ def test_pools_that_nothing_allocated_count(monkeypatch, reserved, most):
             return reserved
 
     monkeypatch.setattr(experiments, "gauge_of", lambda _: Scripted())
-    monkeypatch.setattr(experiments, "load_subject", lambda *_: Made(path_named("eager")))
+    monkeypatch.setattr(experiments, "load_timed_model", lambda *_: Made(path_named("eager")))
     assert peak_of_all(SETUP, None, path_named("eager")) == most
 
 

@@ -21,7 +21,7 @@ from harness.machine.inventory import describe, take_inventory
 from harness.options import seconds, shard
 from harness.profiles.exceptions import Skip
 from harness.profiles.fault_results import FILE as FAULTS
-from harness.profiles.numerics import Numerics, Stored, conditions_of, store_numerics
+from harness.profiles.numerics import Numerics, StoredNumerics, conditions_of, store_numerics
 from harness.profiles.profile import Calibration, Match, Profile, write_profile
 from harness.records.enums import Outcome
 from suites.conftest import REPOSITORY
@@ -47,7 +47,7 @@ from contextlib import contextmanager
 from harness.paths.attention import Sdpa
 from harness.paths.base import Aspect, Optimization, equal
 from harness.records.workload import Prompt, Workload
-from harness.records.evidence import Claim
+from harness.records.evidence import EngagementCheck
 from harness.records.enums import Technique
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def test_session_is_judged_by_the_profile_that_matches(session, pytester):
     (pytester.path / FAULTS).write_text(json.dumps({"faults": [{"name": "a", "cells": {"ladder": caught}}]}))
     case = "cpu-fp32-tiny_qwen3-attention.dummy-single"
     conditions = conditions_of(describe(take_inventory(), accelerators=""))
-    known = Stored("attention.dummy", "", {"fp32.rho": 0.1}, {})
+    known = StoredNumerics("attention.dummy", "", {"fp32.rho": 0.1}, {})
     store_numerics(Numerics(1, conditions, {case: known}), here.folder)
     result, record = session("--dtype", "fp32", paths="(Dummy(),)")
     assert result.ret == 0

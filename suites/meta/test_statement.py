@@ -9,7 +9,7 @@ import pytest
 
 from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprints import Differing, Fingerprint
-from harness.commands.validate.statement import Acceptance, Machine, Proposal, Suites, state
+from harness.commands.validate.statement import Acceptance, Machine, ProfileProposal, Suites, state
 from harness.commands.validate.statement_files import (
     read_statement,
     statement_html,
@@ -245,7 +245,7 @@ def every():
     yield statement(Outcome.PASS, Outcome.UNSUPPORTED, checks=(GOOD, OPEN), asked=("-k", "single"))
     yield replace(
         statement(Outcome.PASS, Outcome.MISMATCH, checks=(GOOD, OPEN, BAD), printed=(DIFFERENT,)),
-        proposal=Proposal(("proposed-profile/profile.toml",), ("read it", "copy it")),
+        proposal=ProfileProposal(("proposed-profile/profile.toml",), ("read it", "copy it")),
     )
 
 

@@ -17,7 +17,7 @@ from harness.judging.gate import Forgiven, gate_line, gated, tier_line
 from harness.machine.inventory import take_inventory
 from harness.paths.registry import STACKS
 from harness.profiles.profile import Match, Profile, write_profile
-from harness.records.enums import Load, Technique, Tier
+from harness.records.enums import Bottleneck, Technique, Tier
 from harness.records.run_files import refuse_two_tiers
 from harness.reports.markdown import markdown
 from harness.session.plan import in_tiers, plan
@@ -87,7 +87,7 @@ def test_daily_times_what_each_technique_should_gain(inventory, device):
     timed = {(e.case.path, e.case.workload.timed) for e in of(Tier.DAILY, entries) if e.case.workload.timed}
     gains = {(path.name, load) for path in CATALOGUE.paths for load in path.pays_in()}
     assert timed == gains
-    assert ("attention.sdpa", Load.PREFILL) in timed
+    assert ("attention.sdpa", Bottleneck.PREFILL) in timed
     models = {e.case.recipe.name for e in of(Tier.DAILY, entries) if e.case.workload.timed}
     assert models == {"tiny_llama3"}  # the first that is timed without being asked
 

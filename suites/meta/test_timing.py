@@ -19,9 +19,9 @@ from fixtures.workloads import WORKLOADS
 from harness.errors import WorkerRaised
 from harness.execution.measuring import Block, Sampling, joined
 from harness.execution.runner import failure_of
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.speed import alternating
-from harness.execution.speed.timed_model import load_subject, no_garbage
+from harness.execution.speed.timed_model import load_timed_model, no_garbage
 from harness.execution.worker import Worker
 from harness.judging.correctness import judge
 from harness.judging.measured import judge_measured
@@ -198,7 +198,7 @@ def overhead(setup, count, slow):
     """Log ratios of the seconds of a timed run, with all that is done around it for every pair, over those of a bare
     call of `generate`. A `slow` one is slowed down by a tenth."""
     fault = f"{FAULTS}:slower_by_10_percent" if slow else ""
-    subject = load_subject(setup, Dtype.FP32, Eager(), fault=fault)
+    subject = load_timed_model(setup, Dtype.FP32, Eager(), fault=fault)
     (ids, mask), new_tokens = subject.batch, subject.new_tokens
     conditions, plain = open_conditions("cpu"), subject.plain()[0]
 
@@ -232,7 +232,7 @@ def test_timing_a_run_costs_next_to_nothing(tmp_path, record_property, slow):
     tenth would."""
     case, _ = case_of("eager", "decode_b1")
     with Worker(log=tmp_path / "log") as worker:
-        setup = Setup(case.recipe, case.workload, "cpu", tmp_path)
+        setup = CaseSetup(case.recipe, case.workload, "cpu", tmp_path)
         ratios = worker.call(overhead, setup, 120, slow, seconds=240)
     cost = ratio_interval(ratios)
     record_property("overhead", str(cost))

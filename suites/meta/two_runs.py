@@ -7,7 +7,7 @@ import random
 from dataclasses import replace
 
 from harness.commands.compare.cases import Weight
-from harness.commands.compare.runs import Side, compare_runs
+from harness.commands.compare.runs import ComparedRun, compare_runs
 from harness.records.measurements import Pair, Sample
 from harness.records.run import Run
 from suites.meta.recorded_runs import ENVIRONMENT, case, verdict
@@ -55,7 +55,7 @@ def timed(*, seed, slower=None, machine=1.0, peaks=None, **options):
 def side(cases, *, environment=ENVIRONMENT, verdicts=None):
     judged = tuple(verdicts if verdicts is not None else map(verdict, cases))
     run = Run(3, "here", environment, "2026-01-01", "2026-01-01", 0, judged)
-    return Side(run, {of.id: made for of, made in cases.items()})
+    return ComparedRun(run, {of.id: made for of, made in cases.items()})
 
 
 OLD = side(timed(seed=1))

@@ -11,7 +11,7 @@ from .random_numbers import generator
 CPU = torch.device("cpu")
 
 
-class Served:
+class ServedOperator:
     """What is known of an operator before it is called."""
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
@@ -35,7 +35,7 @@ class Served:
 class _Call:
     """One call of an operator, which a graph may repeat."""
 
-    def __init__(self, served: Served, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, served: ServedOperator, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._served = served
         self._given = dict(zip(served.names, args, strict=False)) | kwargs
         self._device = _device_of(self._given)

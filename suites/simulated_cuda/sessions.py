@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
-class Session:
+class SimulatedSession:
     """One session that has ended."""
 
     code: int
@@ -49,7 +49,9 @@ class Session:
         return {verdict["path"]: verdict["message"] for verdict in self.record["verdicts"]}
 
 
-def run(folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, tool: str = "pytest") -> Session:
+def run(
+    folder: Path, *arguments: str, variables: Mapping[str, str] | None = None, tool: str = "pytest"
+) -> SimulatedSession:
     """Run pytest, or another module of the project, in this environment; its run folders are made in `folder`. pytest
     is asked for the nightly tier, since tests choose cases of any."""
     command = [sys.executable, "-m", tool, *arguments]
@@ -58,7 +60,7 @@ def run(folder: Path, *arguments: str, variables: Mapping[str, str] | None = Non
     done = subprocess.run(
         command, cwd=REPOSITORY, env={**os.environ, **(variables or {})}, capture_output=True, text=True, check=False
     )
-    return Session(done.returncode, done.stdout + done.stderr, folder)
+    return SimulatedSession(done.returncode, done.stdout + done.stderr, folder)
 
 
 def judge(
@@ -68,7 +70,7 @@ def judge(
     model: str = "tiny_qwen3",
     properties: str = "engagement or equivalence",
     variables: Mapping[str, str] | None = None,
-) -> Session:
+) -> SimulatedSession:
     """Judge properties of paths, by default of all but flex attention, on one workload of one model."""
     chosen = (
         " or ".join(f"{model}-{path}-{workload}" for path in paths) or f"{model} and {workload} and not attention.flex"

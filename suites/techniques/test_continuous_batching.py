@@ -20,7 +20,7 @@ from harness.execution.correctness.runs import in_float64
 from harness.execution.correctness.served_answers import compare_served
 from harness.execution.loading import load_setup, planted
 from harness.execution.serving import BatchingWatch, serve
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.correctness_rules import findings
 from harness.paths.base import engagement
@@ -28,13 +28,13 @@ from harness.paths.continuous_batching import ContinuousBatching
 from harness.paths.eager import Eager
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Tolerance
-from harness.records.evidence import Claim, Engagement, Rung
+from harness.records.evidence import Engagement, EngagementCheck, PrecisionRun
 
 pytestmark = pytest.mark.workers
 
 NEW_TOKENS = 4
 PAGE = 16
-SETUP = Setup(MODELS[0], WORKLOADS[0], "cpu", Path())
+SETUP = CaseSetup(MODELS[0], WORKLOADS[0], "cpu", Path())
 BATCHED = next(path for path in PATHS if path.name == "continuous_batching.sdpa")
 
 
@@ -69,7 +69,7 @@ def answer(prompts, *, sharing=False, pages=64, fault=""):
     with in_float64(SETUP):
         reference = scored(exact, asked, served.tokens)
     comparison = compare_served(served, eager=eager, reference=reference, dtype=Dtype.FP32)
-    rung = Rung(Dtype.FP32, Engagement((Claim("a", "1", "1", holds=True),)), comparison, 0.0)
+    rung = PrecisionRun(Dtype.FP32, Engagement((EngagementCheck("a", "1", "1", holds=True),)), comparison, 0.0)
     violated = [str(found) for found in findings(rung, Tolerance.REORDERED) if found.violated]
     broken = [claim.what for claim in engagement(path, seen).claims if not claim.holds]
     return violated, broken, seen.batching

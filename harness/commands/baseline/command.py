@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.baseline.proposals import Row, accept, diff, propose
+from harness.commands.baseline.proposals import BaselineRow, accept, diff, propose
 from harness.commands.options import CODES, MARKDOWN, AsJson, RunFolder, print_json
 from harness.formatting import count
 from harness.profiles.baselines import prune, read_baselines
@@ -131,5 +131,5 @@ def prune_command(*, as_json: AsJson = False) -> None:
         typer.echo(f"{name}: {count(len(cases), 'case')} removed")
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: BaselineRow) -> list[str]:
     return [row.case, row.metric, row.was, row.got, row.change]

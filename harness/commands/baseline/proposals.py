@@ -55,7 +55,7 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Row:
+class BaselineRow:
     """One metric of one case, in `harness baseline diff`."""
 
     case: str
@@ -70,10 +70,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Difference:
+class BaselineDifference:
     """A run compared with what is recorded."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[BaselineRow, ...]
     notes: tuple[str, ...]
     """Notes that a reader of the rows needs, a line each."""
 
@@ -146,7 +146,7 @@ def propose(run: Path, root: Path) -> tuple[Proposal, dict[Technique, Path]]:
     return proposal, write_files(proposal.files, run / BASELINES)
 
 
-def diff(run: Path, root: Path) -> Difference:
+def diff(run: Path, root: Path) -> BaselineDifference:
     """Compare the run with the records, case by case. Raises HarnessError as `proposal_of` and `read_baselines`."""
     proposal = proposal_of(run, root)
     baselines = read_baselines(proposal.profile)
@@ -157,7 +157,7 @@ def diff(run: Path, root: Path) -> Difference:
         if name in baselines.files and (other := differences(baselines.files[name], proposal.environment))
     ]
     notes += [f"{case}: left out: {why}" for case, why in proposal.left_out.items()]
-    return Difference(tuple(rows), tuple(notes))
+    return BaselineDifference(tuple(rows), tuple(notes))
 
 
 def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[str] = (), worse: str = "") -> Accepted:
@@ -315,19 +315,21 @@ def _merged(proposal: Proposal, baselines: Baselines, taken: Mapping[str, Record
     return files
 
 
-def _rows(case: str, entry: Recorded, baselines: Baselines, proposal: Proposal) -> Iterator[Row]:
+def _rows(case: str, entry: Recorded, baselines: Baselines, proposal: Proposal) -> Iterator[BaselineRow]:
     stored = baselines.find(case, technique_of(entry.path), environment=proposal.environment)
     before = stored.figures if isinstance(stored, Recorded) else NOTHING
     for found in compare(before, entry.figures, device=proposal.profile.match.device):
         change = NEW if found.stored is None else found.change
-        yield Row(case, found.metric, found.stored, found.now, found.was, found.got, change)
+        yield BaselineRow(case, found.metric, found.stored, found.now, found.was, found.got, change)
     yield from _seconds(case, before, entry.figures)
 
 
-def _seconds(case: str, before: Figures, now: Figures) -> Iterator[Row]:
+def _seconds(case: str, before: Figures, now: Figures) -> Iterator[BaselineRow]:
     """Yield the absolute times that accelerators have. They are shown, not judged."""
     for name, metric in (("seconds", "run"), ("per_token", "output token"), ("first", "first token")):
         was, got = getattr(before.speed, name, None), getattr(now.speed, name, None)
         if got is not None:
             change = NEW if was is None else f"{got / was - 1:+.1%}"
-            yield Row(case, metric, was, got, "not stored" if was is None else f"{was:.4g} s", f"{got:.4g} s", change)
+            yield BaselineRow(
+                case, metric, was, got, "not stored" if was is None else f"{was:.4g} s", f"{got:.4g} s", change
+            )

@@ -46,7 +46,7 @@ LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
 
 @dataclass(frozen=True)
-class Asked:
+class CalibrateOptions:
     """Selection of runs to calibrate on. Empty means the default."""
 
     device: str
@@ -85,7 +85,9 @@ def calibrate(
     ```
     """
     root, catalogue = find_catalogue(Path.cwd())
-    asked = Asked(device, tuple(dtype or ()), tuple(model or ()), tuple(workload or ()), seeds, case_timeout, profile)
+    asked = CalibrateOptions(
+        device, tuple(dtype or ()), tuple(model or ()), tuple(workload or ()), seeds, case_timeout, profile
+    )
     found = _calibrated(asked, root, catalogue)
     if as_json:
         print_json(found)
@@ -115,7 +117,7 @@ def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
         typer.echo(f"written: {folder / NUMERICS}, {len(fresh.cases)} cases of this run, {len(whole.cases)} in all")
 
 
-def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
+def _calibrated(asked: CalibrateOptions, root: Path, catalogue: Catalogue) -> Profile:
     """Return this machine's profile with new limits. Raises HarnessError, also if a fault would survive them."""
     from harness.commands.calibrate.measure import calibration_of, measure  # these import torch
     from harness.execution.runner import Runner
@@ -142,7 +144,7 @@ def _calibrated(asked: Asked, root: Path, catalogue: Catalogue) -> Profile:
     return replace(place, calibration=calibration)
 
 
-def _cases(asked: Asked, device: str, catalogue: Catalogue) -> list[Case]:
+def _cases(asked: CalibrateOptions, device: str, catalogue: Catalogue) -> list[Case]:
     if Dtype.FP64 in asked.dtypes:
         raise HarnessError(f"--dtype {Dtype.FP64}: the reference has no spread (choose fp32, fp16 or bf16)")
     models: tuple[ModelRecipe, ...] = tuple(find_model(name, catalogue) for name in asked.models) or catalogue.models

@@ -13,7 +13,7 @@ from harness.judging.correctness_rules import trust_findings
 from harness.profiles.profile import (
     Calibration,
 )
-from harness.records.evidence import Case, Rung
+from harness.records.evidence import Case, PrecisionRun
 
 VERSIONS = ("torch", "transformers")
 """Packages whose arithmetic was measured. Their versions are stored."""
@@ -31,7 +31,7 @@ def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable
     return runs
 
 
-def measure_variants(runner: Runner, case: Case, *, seeds: int) -> list[Rung]:
+def measure_variants(runner: Runner, case: Case, *, seeds: int) -> list[PrecisionRun]:
     """Compare correct variants of eager on the case's model, workload, device and dtype, as candidates are compared.
 
     Raises HarnessError if a worker fails, or if eager or a variant is not what it should be.

@@ -13,8 +13,8 @@ from harness.errors import HarnessError
 from harness.judging.correctness_rules import findings
 from harness.profiles.limits import LIMITS, LOOSEST, MARGIN, Calibrated, _rounded, allowed, floor_of, limit_of
 from harness.records.enums import Tolerance
-from harness.records.evidence import Rung
-from harness.records.finding import Finding
+from harness.records.evidence import PrecisionRun
+from harness.records.finding import LimitCheck
 
 QUANTILE = 0.95
 
@@ -27,7 +27,7 @@ class Benign:
     workload: str
     variant: str
     """Name of the variant: `symmetry 3`, `rows alone`, `7 more pads`, ..."""
-    rung: Rung
+    rung: PrecisionRun
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ def calibrated(q95: Mapping[str, float]) -> dict[str, Calibrated]:
     return found
 
 
-def _needed(found: Sequence[Finding]) -> dict[str, float]:
+def _needed(found: Sequence[LimitCheck]) -> dict[str, float]:
     """Return by key the limit that each number would just reach. Numbers of fixed limits are left out."""
     keys = {finding.key: finding.got for finding in found}
     needed = {}
     for finding in found:
         if name := limit_of(finding.key, keys):
             floor = floor_of(name)
-            beyond = Finding("", "", "", max(0.0, finding.got - floor), finding.limit - floor)
+            beyond = LimitCheck("", "", "", max(0.0, finding.got - floor), finding.limit - floor)
             needed[finding.key] = getattr(LIMITS, name) * beyond.excess
     return needed

@@ -19,12 +19,12 @@ from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import Generation, compare, identical, relative_error
 from harness.execution.correctness.runs import Batch, in_float64, run_batches
 from harness.execution.loading import load_setup, planted
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation
 from harness.observation.caches import CacheState
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.evidence import Claim, Engagement, Rung
+from harness.records.evidence import Engagement, EngagementCheck, PrecisionRun
 
 PADS = (1, 7, 32)
 """Numbers of further pads on the left: one, an odd number, and a whole block of a kernel."""
@@ -42,7 +42,7 @@ class Arrangement:
     """Index of the workload's row at each place."""
 
 
-def check_variants(setup: Setup) -> float:
+def check_variants(setup: CaseSetup) -> float:
     """Return the largest relative error of any variant in float64 against the reference.
 
     A small error shows that all variants are the same function.
@@ -64,7 +64,7 @@ def check_variants(setup: Setup) -> float:
     return worst
 
 
-def measure_benign(setup: Setup, dtype: Dtype, seeds: int) -> list[Rung]:
+def measure_benign(setup: CaseSetup, dtype: Dtype, seeds: int) -> list[PrecisionRun]:
     """Run eager in `dtype` once more and every variant, and compare each variant as a candidate is compared.
 
     A rung's claim names its variant. Needs the tensors of reference and eager.
@@ -82,9 +82,9 @@ def measure_benign(setup: Setup, dtype: Dtype, seeds: int) -> list[Rung]:
             )
         rungs, started = [], time.monotonic()
         for name, run in _variants(model, batches, reference, seeds=seeds):
-            same = Engagement((Claim("variant of eager", name, name, holds=True),))
+            same = Engagement((EngagementCheck("variant of eager", name, name, holds=True),))
             comparison = compare(run, eager=eager, reference=reference, dtype=dtype)
-            rungs.append(Rung(dtype, same, comparison, time.monotonic() - started))
+            rungs.append(PrecisionRun(dtype, same, comparison, time.monotonic() - started))
             started = time.monotonic()
     return rungs
 

@@ -58,7 +58,7 @@ class About(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class CaseChange:
     """One finding about one case."""
 
     case: str
@@ -87,19 +87,19 @@ class Finding:
         return f"{self.label} {self.case}: {self.told}"
 
 
-def changes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+def changes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield what changed in the outcomes and errors of a case that both runs judged."""
     yield from _outcomes(was, now)
     yield from error_findings(was, now)
 
 
-def measured_changes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
+def measured_changes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
     """Yield what changed in the measurements of a case that both runs took. `facts` is any verdict on the case."""
     yield from _speeds(facts, old, new)
     yield from _bytes(facts, old, new)
 
 
-def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield the failures of a case that the old run did not test."""
     ways: dict[Outcome, list[Verdict]] = {}
     for asked, verdict in now.items():
@@ -110,7 +110,7 @@ def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict
         yield _of_outcome(verdicts, "FAILS, NOT ASKED BEFORE", Weight.WORSE, told, {outcome})
 
 
-def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield one finding for all properties that changed alike: an earlier property decides the later ones."""
     ways: dict[tuple[Outcome, Outcome], list[Verdict]] = {}
     for asked, verdict in now.items():
@@ -121,13 +121,13 @@ def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) 
         yield _of_outcome(verdicts, *_way(before, after), told, {before, after})
 
 
-def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, outcomes: set[Outcome]) -> Finding:
+def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, outcomes: set[Outcome]) -> CaseChange:
     """Return the finding on all properties of a case that share one message."""
     first = verdicts[0]
     properties = ", ".join(str(verdict.property) for verdict in verdicts)
     of_machine = bool(outcomes & OF_MACHINE)
     path = first.path or first.case
-    return Finding(first.case, path, About.OUTCOME, label, weight, f"{properties}: {told}", of_machine=of_machine)
+    return CaseChange(first.case, path, About.OUTCOME, label, weight, f"{properties}: {told}", of_machine=of_machine)
 
 
 def _why(verdict: Verdict) -> str:
@@ -146,17 +146,17 @@ def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
     return ("JUDGED NOW", Weight.OTHER) if before.skips and not after.skips else ("OTHER OUTCOME", Weight.OTHER)
 
 
-def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
+def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
     """Yield the change of the speedup over eager, which ran in turns with the path in both runs."""
     if old.speed is None or new.speed is None or facts.path == "eager":
         return
     if why := _incomparable(old.speed, new.speed):
-        yield Finding(facts.case, facts.path, About.SPEED, "NOT COMPARED", Weight.OTHER, f"speedup: {why}")
+        yield CaseChange(facts.case, facts.path, About.SPEED, "NOT COMPARED", Weight.OTHER, f"speedup: {why}")
         return
     was, now = speedup(old.speed), speedup(new.speed)
     label, weight = _speed_label(was, now)
     told = f"speedup {was} → {now}: {_speed_told(was, now, label)}, which itself took {_eager(old.speed, new.speed)}"
-    yield Finding(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
+    yield CaseChange(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
 
 
 def _incomparable(old: Speed, new: Speed) -> str:
@@ -191,7 +191,7 @@ def _speed_told(was: Interval, now: Interval, label: str) -> str:
     return told + (within if label in {"SLOWER", "FASTER"} else "")
 
 
-def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Finding]:
+def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
     """Yield the changes in bytes: weights and cache to the byte, the peak beyond the allowance of rule M4."""
     was, now = (figures_of(replace(each, speed=None), device=facts.device) for each in (old, new))
     if was.memory is None or now.memory is None:
@@ -200,10 +200,10 @@ def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Fin
         weights = {Change.REGRESSED: ("LARGER", Weight.WORSE), Change.IMPROVED: ("SMALLER", Weight.BETTER)}
         label, weight = weights.get(each.change, ("SAME", Weight.SAME))
         told = f"{each.metric} {each.was} → {each.got}"
-        yield Finding(facts.case, facts.path, About.BYTES, label, weight, told, each.stored or 0.0, each.now or 0.0)
+        yield CaseChange(facts.case, facts.path, About.BYTES, label, weight, told, each.stored or 0.0, each.now or 0.0)
 
 
-def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[Finding]:
+def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield each error ratio, with a label if it changed by more than the ratchet's factor.
 
     Relations are left out: their examples are drawn anew in each run.
@@ -218,7 +218,7 @@ def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdi
             told += f", of {after.numbers[f'{key}.limit']:g}" if f"{key}.limit" in after.numbers else ""
             label = _error_label(stored, ratio)
             weight = Weight.SAME if label == "SAME" else Weight.OTHER
-            yield Finding(after.case, after.path, About.ERROR, label, weight, told, stored, ratio)
+            yield CaseChange(after.case, after.path, About.ERROR, label, weight, told, stored, ratio)
 
 
 def _error_label(was: float, now: float) -> str:
@@ -232,7 +232,7 @@ def _eager(old: Speed, new: Speed) -> str:
     return f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
 
 
-def of_other_hardware(finding: Finding) -> Finding:
+def of_other_hardware(finding: CaseChange) -> CaseChange:
     """Relabel what was measured on two different machines: it is not the path's doing."""
     if finding.weight is Weight.SAME or not (finding.of_machine or finding.about in {About.SPEED, About.BYTES}):
         return finding

@@ -10,7 +10,7 @@ import typer
 
 from harness.commands.compare.cases import Weight
 from harness.commands.compare.machines import Kind
-from harness.commands.compare.runs import Comparison, Side, compare_runs
+from harness.commands.compare.runs import ComparedRun, RunComparison, compare_runs
 from harness.commands.options import AsJson, print_json
 from harness.formatting import count
 from harness.records.run_files import finished_run, measurements_of, refuse_two_tiers
@@ -54,7 +54,7 @@ def compare(
     harness compare runs/before runs/after --all --json
     ```
     """
-    sides = [Side(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
+    sides = [ComparedRun(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
     refuse_two_tiers(old, sides[0].run, new, sides[1].run)
     found = compare_runs(*sides)
     if as_json:
@@ -66,7 +66,7 @@ def compare(
     raise typer.Exit(1 if found.worse else 0)
 
 
-def _told(found: Comparison, *, every: bool) -> Iterator[str]:
+def _told(found: RunComparison, *, every: bool) -> Iterator[str]:
     for difference in found.environment:
         yield f"{HEADS[difference.kind]}: {difference}"
     yield from (f"machine: {figure}" for figure in found.machine.figures)

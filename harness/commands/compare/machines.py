@@ -34,7 +34,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Difference:
+class EnvironmentDifference:
     """One differing entry of the environments."""
 
     name: str
@@ -47,7 +47,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Moved:
+class FigureShift:
     """One figure of the machine, in both runs."""
 
     what: str
@@ -69,10 +69,10 @@ class Moved:
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineChange:
     """All figures of the machine that both runs measured."""
 
-    figures: tuple[Moved, ...]
+    figures: tuple[FigureShift, ...]
 
     def conclusion(self, *, software: bool) -> str:
         """Say in a clause whether the machine moved. `software` is true if a version differs.
@@ -98,7 +98,7 @@ class Machine:
         return median(shifts) if shifts else None
 
 
-def differing(old: Run, new: Run) -> tuple[Difference, ...]:
+def differing(old: Run, new: Run) -> tuple[EnvironmentDifference, ...]:
     """Return what differs between two environments: hardware first, what they were judged by last."""
     hardware = _hardware({verdict.device for run in (old, new) for verdict in run.verdicts})
     return differences(_environment(old), _environment(new), hardware)
@@ -106,13 +106,13 @@ def differing(old: Run, new: Run) -> tuple[Difference, ...]:
 
 def differences(
     was: Mapping[str, str], now: Mapping[str, str], hardware: set[str] | None = None
-) -> tuple[Difference, ...]:
+) -> tuple[EnvironmentDifference, ...]:
     """Return the differences of two environments alone.
 
     `hardware` names the entries across which seconds cannot be compared; by default, all that name hardware.
     """
     found = [
-        Difference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
+        EnvironmentDifference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
         for name in dict.fromkeys((*now, *was))
         if was.get(name, "") != now.get(name, "")
     ]
@@ -139,9 +139,9 @@ def _kind(name: str, hardware: set[str]) -> Kind:
     return Kind.BESIDE if name in {*OF_ANY, *TOOLS} else Kind.SOFTWARE
 
 
-def machines(measured: Sequence[tuple[Verdict, Measurements, Measurements]]) -> Machine:
+def machines(measured: Sequence[tuple[Verdict, Measurements, Measurements]]) -> MachineChange:
     """Return the figures of what was measured in both runs: (a verdict with the case's facts, old, new) each."""
-    return Machine((*_eagers(measured), *_peaks(measured)))
+    return MachineChange((*_eagers(measured), *_peaks(measured)))
 
 
 def eager_shift(old: Speed, new: Speed) -> float:
@@ -149,7 +149,7 @@ def eager_shift(old: Speed, new: Speed) -> float:
     return math.log(_eager_seconds([new]) / _eager_seconds([old]))
 
 
-def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
+def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[FigureShift]:
     """Yield eager's own time for each workload: eager ran in turns with every path."""
     groups: dict[str, list[tuple[Speed, Speed]]] = {}
     for facts, old, new in measured:
@@ -158,22 +158,22 @@ def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> I
             groups.setdefault(what, []).append((old.speed, new.speed))
     for what, speeds in groups.items():
         was, now = (_eager_seconds(side) for side in zip(*speeds, strict=True))
-        yield Moved(what, was, now, "s", eager=True)
+        yield FigureShift(what, was, now, "s", eager=True)
 
 
 def _eager_seconds(speeds: Iterable[Speed]) -> float:
     return median(pair.eager.seconds for speed in speeds for pair in speed.kept)
 
 
-def _peaks(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[Moved]:
+def _peaks(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[FigureShift]:
     """Yield the peaks of each device. All cases of a session share one measurement."""
     known: dict[str, tuple[Peaks, Peaks]] = {}
     for facts, old, new in measured:
         if old.peaks and new.peaks:
             known.setdefault(facts.device, (old.peaks, new.peaks))
     for device, (was, now) in known.items():
-        yield Moved(f"{device} copies", was.copy_bandwidth, now.copy_bandwidth, "B/s", eager=False)
-        yield Moved(f"{device} reads", was.read_bandwidth, now.read_bandwidth, "B/s", eager=False)
+        yield FigureShift(f"{device} copies", was.copy_bandwidth, now.copy_bandwidth, "B/s", eager=False)
+        yield FigureShift(f"{device} reads", was.read_bandwidth, now.read_bandwidth, "B/s", eager=False)
         for dtype in (dtype for dtype in was.flops if dtype in now.flops):
-            yield Moved(f"{device} {dtype} products", was.flops[dtype], now.flops[dtype], "FLOP/s", eager=False)
-        yield Moved(f"{device} launch", was.launch, now.launch, "s", eager=False)
+            yield FigureShift(f"{device} {dtype} products", was.flops[dtype], now.flops[dtype], "FLOP/s", eager=False)
+        yield FigureShift(f"{device} launch", was.launch, now.launch, "s", eager=False)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from harness.commands.compare.cases import (
     UNDECIDED,
     About,
-    Finding,
+    CaseChange,
     Weight,
     changes,
     measured_changes,
     new_failures,
     of_other_hardware,
 )
-from harness.commands.compare.machines import Difference, Kind, Machine, differing, machines
+from harness.commands.compare.machines import EnvironmentDifference, Kind, MachineChange, differing, machines
 from harness.formatting import count
 from harness.records.enums import Property
 from harness.records.measurements import Measurements
@@ -31,7 +31,7 @@ ID_HYPHENS = 4
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedRun:
     """One of the two runs."""
 
     run: Run
@@ -40,12 +40,12 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """A new run compared with an old one."""
 
-    environment: tuple[Difference, ...]
-    machine: Machine
-    findings: tuple[Finding, ...]
+    environment: tuple[EnvironmentDifference, ...]
+    machine: MachineChange
+    findings: tuple[CaseChange, ...]
     """Findings by significance; unchanged ones last."""
     only_old: Mapping[str, tuple[Property, ...]]
     """Properties that only the old run tested, by case or claim."""
@@ -54,7 +54,7 @@ class Comparison:
     """`<case>: <property>` for each verdict of the old run that is missing or skipped in the new one."""
 
     @property
-    def worse(self) -> tuple[Finding, ...]:
+    def worse(self) -> tuple[CaseChange, ...]:
         return tuple(finding for finding in self.findings if finding.weight is Weight.WORSE)
 
     @property
@@ -79,7 +79,7 @@ class Comparison:
             yield f"{count(len(undecided), 'speed')} undecided ({', '.join(dict.fromkeys(undecided))})"
 
 
-def compare_runs(old: Side, new: Side) -> Comparison:
+def compare_runs(old: ComparedRun, new: ComparedRun) -> RunComparison:
     """Compare the new run with the old one."""
     environment = differing(old.run, new.run)
     was, now = (_by_case(side.run) for side in (old, new))
@@ -94,7 +94,7 @@ def compare_runs(old: Side, new: Side) -> Comparison:
     found += [finding for each in measured for finding in measured_changes(*each)]
     if any(each.kind is Kind.HARDWARE for each in environment):
         found = [of_other_hardware(finding) for finding in found]
-    return Comparison(
+    return RunComparison(
         environment,
         machines(measured),
         tuple(sorted(found, key=_significance)),
@@ -136,7 +136,7 @@ def _as_tried(claim: Verdict) -> Verdict:
     return replace(claim, recipe=recipe, path=path, workload=workload)
 
 
-def _tally(findings: Iterable[Finding], weight: Weight) -> str:
+def _tally(findings: Iterable[CaseChange], weight: Weight) -> str:
     """Return a tally of paths, or `nothing worse`.
 
     For example `1 path worse against eager measured beside it (caching.static), 2 paths worse by outcome or bytes
@@ -161,6 +161,6 @@ def _by_case(run: Run) -> dict[str, dict[Property, Verdict]]:
     return found
 
 
-def _significance(finding: Finding) -> tuple[bool, int, int, float]:
+def _significance(finding: CaseChange) -> tuple[bool, int, int, float]:
     order = {Weight.WORSE: 0, Weight.BETTER: 1, Weight.OTHER: 2, Weight.SAME: 3}
     return finding.weight is Weight.SAME, list(About).index(finding.about), order[finding.weight], -finding.far

@@ -13,7 +13,7 @@ import typer
 
 from harness.commands.compare.cases import Weight
 from harness.commands.confirm.confirm import Confirmation, Timing, confirm_cases, refuse_nothing
-from harness.commands.confirm.environment import Asking, Interpreter
+from harness.commands.confirm.environment import ClientSettings, EnvironmentClient
 from harness.commands.confirm.records import Who
 from harness.commands.options import AsJson, CaseTimeout, print_json
 from harness.errors import HarnessError
@@ -126,10 +126,12 @@ def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
     with ExitStack() as stack:
         sides = {
             who: stack.enter_context(
-                Interpreter(
+                EnvironmentClient(
                     who,
                     python,
-                    Asking(root, asked.models, asked.case_seconds, folder / "logs", fault if who is Who.NEW else ""),
+                    ClientSettings(
+                        root, asked.models, asked.case_seconds, folder / "logs", fault if who is Who.NEW else ""
+                    ),
                 )
             )
             for who, python in zip(Who, asked.pythons, strict=True)

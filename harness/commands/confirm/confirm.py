@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.commands.compare.cases import Weight, error_findings
-from harness.commands.compare.machines import Difference, differences
+from harness.commands.compare.machines import EnvironmentDifference, differences
 from harness.commands.confirm.alternate import Ask, Taking, take_turns
 from harness.commands.confirm.environment import CaseFailed
 from harness.commands.confirm.records import Greeting, Proof, Role, Tried, Turns, Who
@@ -41,7 +41,7 @@ LABELS = {
 }
 
 
-class Asked(Taking, Protocol):
+class EnvironmentProtocol(Taking, Protocol):
     """One side that can also prove cases: an Interpreter, or its stand-in in tests."""
 
     def greet(self, devices: tuple[str, ...]) -> Greeting: ...
@@ -59,7 +59,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CaseResult:
     """Result of one case."""
 
     case: str
@@ -78,18 +78,18 @@ class Confirmation:
     """A new environment compared with an old one."""
 
     environments: Mapping[Who, Mapping[str, str]]
-    differences: tuple[Difference, ...]
-    findings: tuple[Finding, ...] = ()
+    differences: tuple[EnvironmentDifference, ...]
+    findings: tuple[CaseResult, ...] = ()
     """Findings, in the order in which cases were named."""
     tried: Mapping[str, Tried] | None = None
     """Evidence and all seconds that the findings rest on, by case."""
 
     @property
-    def worse(self) -> tuple[Finding, ...]:
+    def worse(self) -> tuple[CaseResult, ...]:
         return tuple(finding for finding in self.findings if finding.weight is Weight.WORSE)
 
     @property
-    def compared(self) -> tuple[Finding, ...]:
+    def compared(self) -> tuple[CaseResult, ...]:
         return tuple(finding for finding in self.findings if finding.label != NOT_COMPARED)
 
     @property
@@ -101,12 +101,12 @@ class Confirmation:
         return f"{count(len(self.findings), 'case')}: {told}; {len(self.worse) or 'none'} confirmed worse"
 
 
-def _label(finding: Finding) -> str:
+def _label(finding: CaseResult) -> str:
     return finding.label
 
 
 def confirm_cases(
-    sides: Mapping[Who, Asked],
+    sides: Mapping[Who, EnvironmentProtocol],
     cases: tuple[tuple[Case, Optimization], ...],
     profiles: tuple[Profile, ...],
     *,
@@ -138,7 +138,12 @@ def confirm_cases(
 
 
 def try_case(
-    sides: Mapping[Who, Asked], case: Case, *, limits: Limits = LIMITS, timing: Timing, hold: Hold = hold_nothing
+    sides: Mapping[Who, EnvironmentProtocol],
+    case: Case,
+    *,
+    limits: Limits = LIMITS,
+    timing: Timing,
+    hold: Hold = hold_nothing,
 ) -> Tried:
     """Prove a case on both sides, and time it if both pass. `hold` keeps others from the devices meanwhile."""
     with hold(alone=False):
@@ -159,7 +164,7 @@ def try_case(
         return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
 
 
-def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
+def _proved(sides: Mapping[Who, EnvironmentProtocol], case: Case, limits: Limits) -> Tried:
     proofs = {who: sides[who].prove(case.id) for who in Who}
     verdicts = {who: _judged(case, proof, limits) for who, proof in proofs.items()}
     for who in Who:
@@ -169,7 +174,7 @@ def _proved(sides: Mapping[Who, Asked], case: Case, limits: Limits) -> Tried:
     return Tried(case.id, proofs, verdicts)
 
 
-def _refuses(side: Asked, case: Case, hold: Hold) -> bool:
+def _refuses(side: EnvironmentProtocol, case: Case, hold: Hold) -> bool:
     """Return whether a side refuses to time the path of a case."""
     with hold(alone=True):
         try:
@@ -181,7 +186,7 @@ def _refuses(side: Asked, case: Case, hold: Hold) -> bool:
     return False
 
 
-def finding_of(tried: Tried, *, margin: float) -> Finding:
+def finding_of(tried: Tried, *, margin: float) -> CaseResult:
     """Return the result of a case. Pure."""
     if unmet := [f"{who}: {tried.proofs[who].unmet}" for who in Who if tried.proofs[who].unmet]:
         return _finding(tried, NOT_COMPARED, Weight.OTHER, f"{'; '.join(unmet)} (leave the case out, or meet the need)")
@@ -220,15 +225,15 @@ def _judged(case: Case, proof: Proof, limits: Limits) -> Verdict:
     return judge(case, Property.EQUIVALENCE, proof.evidence, limits=limits)
 
 
-def _finding(tried: Tried, label: str, weight: Weight, told: str) -> Finding:
-    return Finding(tried.case, label, weight, told)
+def _finding(tried: Tried, label: str, weight: Weight, told: str) -> CaseResult:
+    return CaseResult(tried.case, label, weight, told)
 
 
 def _why(verdict: Verdict) -> str:
     return verdict.message.removeprefix(f"{verdict.case}: ")
 
 
-def _speed(tried: Tried, margin: float) -> Finding:
+def _speed(tried: Tried, margin: float) -> CaseResult:
     if tried.broken is Who.NEW:
         return _finding(tried, "BREAKS", Weight.WORSE, f"while it was timed, {tried.untimed}")
     if tried.broken:

@@ -46,8 +46,8 @@ class CaseFailed(HarnessError):
 
 
 @dataclass(frozen=True)
-class Asking:
-    """Settings of an Interpreter."""
+class ClientSettings:
+    """Settings of an EnvironmentClient."""
 
     root: Path
     """Root of the checkout that has the cases."""
@@ -60,13 +60,13 @@ class Asking:
     """Fault to plant into paths, as `Setup.fault`; empty for none."""
 
 
-class Interpreter:
+class EnvironmentClient:
     """Another Python that runs cases. Use it as a context manager: leaving it ends the process and its workers.
 
     Raises HarnessError, of one line, wherever it does not answer as it should.
     """
 
-    def __init__(self, who: Who, python: Path, asking: Asking) -> None:
+    def __init__(self, who: Who, python: Path, asking: ClientSettings) -> None:
         self.who, self._asking = who, asking
         # Links stay: the interpreter of an environment is one, and knows by its own place which environment that is.
         named = python if python.exists() else shutil.which(python)

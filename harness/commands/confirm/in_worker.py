@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from harness.commands.confirm.records import Ended, Timed
 from harness.execution.refusals import refusals
-from harness.execution.setup import Place, Setup
+from harness.execution.setup import CaseSetup, RankAddress
 from harness.execution.speed.paired import RANK_CALLS, kernels_of, refuse_untimed, verified_tokens
-from harness.execution.speed.timed_model import Subject, TokenCheck, load_subject, warm_up
+from harness.execution.speed.timed_model import TimedModel, TokenCheck, load_timed_model, warm_up
 from harness.machine.conditions import Conditions, open_conditions
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype
@@ -17,7 +17,7 @@ from harness.records.enums import Dtype
 
 @dataclass(frozen=True)
 class _Loaded:
-    subject: Subject
+    subject: TimedModel
     conditions: Conditions
     check: TokenCheck
 
@@ -26,7 +26,7 @@ _loaded: list[_Loaded] = []
 """The loaded model of this worker, at most one; it ends with the worker."""
 
 
-def load(setup: Setup, dtype: Dtype, optimization: Optimization, own: int, place: Place | None) -> None:
+def load(setup: CaseSetup, dtype: Dtype, optimization: Optimization, own: int, place: RankAddress | None) -> None:
     """Load and warm up a model, as the rank at `place` if there is one.
 
     `own` is the number of the harness's processes that may compute on the device. From now on Python collects no
@@ -38,7 +38,7 @@ def load(setup: Setup, dtype: Dtype, optimization: Optimization, own: int, place
     if place:
         place.join(setup.device)
     with refusals(optimization, setup, dtype):
-        subject = load_subject(setup, dtype, optimization, fault=setup.fault)
+        subject = load_timed_model(setup, dtype, optimization, fault=setup.fault)
         conditions = open_conditions(setup.device, own=own)
         warm_up(subject, conditions, calls=RANK_CALLS if place else None)
         _loaded.append(_Loaded(subject, conditions, TokenCheck(subject, verified_tokens(setup, dtype, optimization))))

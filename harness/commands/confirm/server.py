@@ -35,7 +35,7 @@ LINGER_SECONDS = 5
 """Seconds for which the process lives on after the asking process is gone."""
 
 
-class Side:
+class EnvironmentServer:
     """One side, which answers requests about a checkout's cases.
 
     Raises HarnessError; WorkerFailed if a case is to blame.
@@ -113,11 +113,19 @@ class Side:
 
 
 REQUESTS: Mapping[str, Callable[..., Any]] = {
-    function.__name__: function for function in (Side.greet, Side.prove, Side.load, Side.run, Side.end, Side.clear)
+    function.__name__: function
+    for function in (
+        EnvironmentServer.greet,
+        EnvironmentServer.prove,
+        EnvironmentServer.load,
+        EnvironmentServer.run,
+        EnvironmentServer.end,
+        EnvironmentServer.clear,
+    )
 }
 
 
-def answer(side: Side, request: Mapping[str, Any]) -> dict[str, Any]:
+def answer(side: EnvironmentServer, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the `answer` to a request, the `failure` of a case, or in a line why it was `refused`."""
     arguments = {name: value for name, value in request.items() if name != "ask"}
     try:
@@ -129,7 +137,7 @@ def answer(side: Side, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": f"{type(error).__name__}: {first_line(error)}"}
 
 
-def _answered(side: Side, ask: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _answered(side: EnvironmentServer, ask: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {"answer": to_plain(REQUESTS[ask](side, **arguments))}
     except WorkerFailed as error:
@@ -150,7 +158,7 @@ def main(descriptor: int) -> None:
     threading.Thread(target=_end_with_asker, daemon=True).start()
     settings = json.loads(pipe.recv_bytes())
     _, catalogue = find_catalogue(Path.cwd())
-    side = Side(
+    side = EnvironmentServer(
         with_models(catalogue, tuple(settings["models"])),
         logs=Path(settings["logs"]),
         seconds=settings["seconds"],

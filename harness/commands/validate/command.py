@@ -15,7 +15,7 @@ from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
 from harness.commands.validate.checks import Check, Grade, graded
 from harness.commands.validate.fingerprints import fingerprint_checks
 from harness.commands.validate.preflight import MACHINE, preflight
-from harness.commands.validate.statement import Acceptance, Machine, Proposal, Statement, Suites, state
+from harness.commands.validate.statement import Acceptance, Machine, ProfileProposal, Statement, Suites, state
 from harness.commands.validate.statement_files import write_statement
 from harness.commands.validate.steps import Examination, Finished, examine_all, propose_profile, run_suites
 from harness.errors import HarnessError
@@ -35,7 +35,7 @@ FINGERPRINT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class ValidateOptions:
     """Machine to validate, and how."""
 
     device: str
@@ -102,7 +102,7 @@ def validate(
         raise HarnessError(f"{unmet} (choose another --device)")
     if not case_timeout > 0:
         raise HarnessError(f"--case-timeout is {case_timeout:g}, but should be a positive number of seconds")
-    asked = Asked(
+    asked = ValidateOptions(
         device,
         root / run_dir.expanduser(),
         fingerprint_seconds,
@@ -120,7 +120,7 @@ def validate(
 
 
 def _validated(
-    asked: Asked, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
+    asked: ValidateOptions, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
 ) -> tuple[Statement, Path]:
     """Validate the machine and return (the statement, the run's folder)."""
     load = os.getloadavg()[0]
@@ -145,7 +145,7 @@ def _validated(
         match = Match(asked.device, machine_of(asked.device, names))
         proposal = propose_profile(folder, finished.suites.run, profiles, match)
     else:
-        proposal = Proposal(steps=("no profile is proposed of a machine that is rejected",))
+        proposal = ProfileProposal(steps=("no profile is proposed of a machine that is rejected",))
     return state(machine, finished.suites, date=date, proposal=proposal), folder
 
 
@@ -155,7 +155,7 @@ def _machine(device: str, examined: Examination, environment: dict[str, str], *,
     return Machine(device, environment, checks, examined.cards, examined.fingerprints)
 
 
-def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Machine:
+def _examined_again(asked: ValidateOptions, machine: Machine, inventory: Inventory) -> Machine:
     """Examine the devices again after the suites, and add the checks that are wrong now and were not before.
 
     Errors of memory may show only under hours of work. Checks of the host are left out: its load is our own.
@@ -178,7 +178,7 @@ def _examined_again(asked: Asked, machine: Machine, inventory: Inventory) -> Mac
     return replace(machine, checks=(*machine.checks, *later))
 
 
-def _suites(asked: Asked, root: Path, checks: tuple[Check, ...]) -> Finished:
+def _suites(asked: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Finished:
     """Run the suites, unless the machine is already rejected and --keep-going is not given: they take long."""
     if graded(checks, Grade.REJECTING) and not asked.keep_going:
         asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])

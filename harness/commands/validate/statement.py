@@ -45,7 +45,7 @@ class Suites:
 
 
 @dataclass(frozen=True)
-class Proposal:
+class ProfileProposal:
     """A profile folder to review."""
 
     files: tuple[str, ...] = ()
@@ -84,7 +84,7 @@ class Statement:
     profile: str | None
     """Profile that the run was judged by; null if none matches."""
     environment: Mapping[str, str]
-    proposal: Proposal
+    proposal: ProfileProposal
 
     def __post_init__(self) -> None:
         should = _acceptance(self.rejections, self.exceptions)
@@ -113,7 +113,7 @@ class Machine:
         return self.device if told == "none" else told
 
 
-def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | None = None) -> Statement:
+def state(machine: Machine, suites: Suites, *, date: str, proposal: ProfileProposal | None = None) -> Statement:
     """Return the statement on a machine.
 
     Reject if anything failed, differed or did not finish, or if nothing was judged. Anything skipped, left out or
@@ -146,7 +146,7 @@ def state(machine: Machine, suites: Suites, *, date: str, proposal: Proposal | N
         shlex.join(suites.asked),
         run.profile if run else None,
         {**machine.environment, **_judged_by(run), **({"tier": run.tier} if run and run.tier else {})},
-        proposal or Proposal(),
+        proposal or ProfileProposal(),
     )
 
 

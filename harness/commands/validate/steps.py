@@ -15,7 +15,7 @@ from harness.commands.baseline.proposals import proposal_for
 from harness.commands.validate.cards import Card
 from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprints import Fingerprint
-from harness.commands.validate.statement import Proposal, Suites
+from harness.commands.validate.statement import ProfileProposal, Suites
 from harness.errors import HarnessError, WorkerFailed, WorkerRaised, refuse_full_disk
 from harness.execution.worker import ask
 from harness.machine.locks import devices_held
@@ -133,7 +133,7 @@ def _unnarrowed() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
 
 
-def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> Proposal:
+def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> ProfileProposal:
     """Write a proposal for the machine's folder in `baselines/` below the run's folder, and return it."""
     known, target = find_profile(profiles, match), folder / PROPOSED
     profile = known or Profile(profile_name(match), target, match, None)
@@ -144,7 +144,7 @@ def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match
         steps += (f"to record the baselines: harness baseline propose {folder}, then diff and accept",) if known else ()
     except HarnessError as error:
         steps += (f"no baselines are proposed: {error}",)
-    return Proposal(tuple(str(path.relative_to(folder)) for path in files), steps)
+    return ProfileProposal(tuple(str(path.relative_to(folder)) for path in files), steps)
 
 
 def _steps_of_known(profile: Profile) -> tuple[str, ...]:

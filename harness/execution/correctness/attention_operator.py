@@ -56,7 +56,7 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
             log.unwatched.add(f"attention of {type(module).__name__}, which has no eager code of the usual form")
         else:
             allowed = allowed_keys(seen[:, : fed[layer]], queries=queries, keys=key.shape[-2], window=windows[layer])
-            call = AttentionCall(module, eager, allowed, options)
+            call = RecordedAttention(module, eager, allowed, options)
             log.compare(f"attention of layer {layer} in {log.phase}", call.triple(result[0], query, key, value))
             probe = call.probe(query, key, value)
             found = original(module, *probe, attention_mask, **options)[0]
@@ -91,7 +91,7 @@ def _eager_code(module: Any) -> Callable[..., tuple[Tensor, Any]] | None:
 
 
 @dataclass(frozen=True)
-class AttentionCall:
+class RecordedAttention:
     """One call of attention. B rows, H query heads, K heads of keys and values, Q queries, S keys, D head size."""
 
     module: Any

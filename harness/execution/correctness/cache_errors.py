@@ -15,24 +15,24 @@ from harness.errors import ReferenceInvalid
 from harness.execution.correctness.errors import Triple, same_bits, stratum_error
 from harness.observation.caches import CacheState
 from harness.records.enums import Dtype
-from harness.records.evidence import State, StratumError
+from harness.records.evidence import CacheComparison, StratumError
 
 
 def compare_states(
     candidate: Sequence[CacheState], *, eager: Sequence[CacheState], reference: Sequence[CacheState], dtype: Dtype
-) -> State:
+) -> CacheComparison:
     """Return the errors of keys and values per layer and head, over all runs. A candidate without a cache has none.
 
     Raises ReferenceInvalid if the number of layers differs.
     """
     if not candidate:
-        return State(())
+        return CacheComparison(())
     if {len(state.keys) for state in (*candidate, *eager)} != {len(reference[0].keys)}:
         raise ReferenceInvalid(
             f"the cache holds {len(candidate[0].keys)} layers, but should hold {len(reference[0].keys)} as eager's does"
         )
     wrong = sum(length != state.seen.shape[1] for state in candidate for length in state.lengths)
-    return State(tuple(_strata(candidate, eager, reference, dtype)), wrong)
+    return CacheComparison(tuple(_strata(candidate, eager, reference, dtype)), wrong)
 
 
 def same_states(one: Sequence[CacheState], other: Sequence[CacheState]) -> bool:

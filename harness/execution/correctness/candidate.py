@@ -23,16 +23,16 @@ from harness.execution.loading import load_setup, planted
 from harness.execution.ranks import gather_ranks, run_rank, run_under_torchrun
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_setup
-from harness.execution.setup import Place, Setup
+from harness.execution.setup import CaseSetup, RankAddress
 from harness.execution.tensor_files import keep_compared, read_generation, save_tensors
 from harness.paths.base import Optimization, Serving, engagement
 from harness.records.enums import Dtype, Tolerance
-from harness.records.evidence import Comparison, Rung, Scheme
+from harness.records.evidence import Comparison, PrecisionRun, Scheme
 from harness.records.observation import Observation
 from harness.records.workload import Workload
 
 
-def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> Rung:
+def run_candidate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, text: Workload) -> PrecisionRun:
     """Run the optimization in `dtype`, watch it, and compare its output with eager and the reference.
 
     A lossy path is also compared with its dense twin and, if it is a stack, run without its lossy part. A path that
@@ -64,7 +64,7 @@ def run_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, text: 
     save_tensors(candidate.tokens, setup.verified(dtype, optimization.name))
     if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
         keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
-    return Rung(
+    return PrecisionRun(
         dtype=dtype,
         engagement=engaged,
         comparison=against.compare(candidate, dtype=dtype, twin=twin),
@@ -94,7 +94,7 @@ class _Yardstick:
         return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
 
 
-def _yardstick(setup: Setup, dtype: Dtype, optimization: Optimization, text: Workload) -> _Yardstick:
+def _yardstick(setup: CaseSetup, dtype: Dtype, optimization: Optimization, text: Workload) -> _Yardstick:
     """Return what to compare with: eager and the reference, or dense models of the same rounded weights. A dynamic
     scheme errs more than any of these, so it is compared with eager itself."""
     kept = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
@@ -120,13 +120,13 @@ def _beside(
     return against.compare(run, dtype=dtype)
 
 
-def run_rank_of(setup: Setup, dtype: Dtype, optimization: Optimization, place: Place) -> Observation:
+def run_rank_of(setup: CaseSetup, dtype: Dtype, optimization: Optimization, place: RankAddress) -> Observation:
     """Run one rank of a parallel candidate. Raises Incompatible as `run_candidate` does."""
     with refusals(optimization, setup, dtype):
         return run_rank(setup, dtype, optimization, place)
 
 
-def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ranks: int) -> Rung:
+def launch_candidate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, ranks: int) -> PrecisionRun:
     """Run a parallel candidate through torchrun, and compare it."""
     started = time.monotonic()
     seen = run_under_torchrun(setup, dtype, optimization, ranks)
@@ -134,12 +134,12 @@ def launch_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ran
     return replace(rung, seconds=time.monotonic() - started)
 
 
-def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> Rung:
+def compare_ranks(setup: CaseSetup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> PrecisionRun:
     """Compare a parallel candidate as one run. `seen` is what its ranks saw, in their order; they kept their tensors in
     files."""
     started = time.monotonic()
     observed, comparison = gather_ranks(setup, dtype, optimization, seen)
-    return Rung(
+    return PrecisionRun(
         dtype=dtype,
         engagement=engagement(optimization, observed),
         comparison=comparison,
@@ -147,7 +147,9 @@ def compare_ranks(setup: Setup, dtype: Dtype, optimization: Optimization, seen: 
     )
 
 
-def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload) -> Rung:
+def _serve_candidate(
+    setup: CaseSetup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload
+) -> PrecisionRun:
     """Run an optimization that serves prompts as requests, and compare each answer with its prompt run alone."""
     started = time.monotonic()
     rounded = optimization.rounds_weights
@@ -161,7 +163,7 @@ def _serve_candidate(setup: Setup, dtype: Dtype, optimization: Optimization, ser
             model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
             save_tensors(served.tokens, setup.verified(dtype, optimization.name))
             scheme = Scheme(quality_of(model, plain), changed) if rounded else None
-    return Rung(
+    return PrecisionRun(
         dtype=dtype,
         engagement=engagement(optimization, seen),
         comparison=compare_with_alone(setup, dtype, served, prompts, weights),

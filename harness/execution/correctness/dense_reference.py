@@ -19,7 +19,7 @@ from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import exact_runs, run_batches
 from harness.execution.generation import PROMPT_LOGITS
 from harness.execution.loading import encode, load_model, load_setup, load_tokenizer
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.observation.linears import linears_of
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
@@ -45,7 +45,7 @@ class DenseTwin:
     """Dense weights by the name of their linear."""
 
 
-def dense_twin_of(setup: Setup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
+def dense_twin_of(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
     """Round the weights as the optimization does, and run the model densely with them. The run in float64 chooses its
     tokens. They are forced on the run in `dtype`.
 
@@ -73,7 +73,7 @@ class DenseText:
     """Logits at the last P positions, (S, P, V), on the CPU."""
 
 
-def dense_text(setup: Setup, dtype: Dtype, text: Workload) -> DenseText:
+def dense_text(setup: CaseSetup, dtype: Dtype, text: Workload) -> DenseText:
     """Run dense eager on a text."""
     model, _ = load_setup(setup, dtype, Eager())
     ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
@@ -93,7 +93,7 @@ def quality_of(model: Any, text: DenseText) -> Quality:
     )
 
 
-def rounded_weights(setup: Setup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
+def rounded_weights(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
     """Return dense weights by the name of their linear, and how many of them saving and loading changed. The number is
     None if the scheme cannot be saved."""
     options = optimization.load_options(dtype)

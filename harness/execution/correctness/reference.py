@@ -14,11 +14,11 @@ from harness.execution.correctness.runs import exact_runs, in_float64, run_batch
 from harness.execution.generation import generate_free
 from harness.execution.loading import encode, load_setup, load_tokenizer, planted
 from harness.execution.seeding import save_seeded
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_generation
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.evidence import Trust
+from harness.records.evidence import EagerCheck
 from harness.records.workload import ModelRecipe, Workload
 
 
@@ -27,7 +27,7 @@ def make_checkpoint(recipe: ModelRecipe, folder: Path) -> None:
     save_seeded(recipe, folder)
 
 
-def make_reference(setup: Setup) -> float:
+def make_reference(setup: CaseSetup) -> float:
     """Run eager in float64, keep its tensors, and return its floor.
 
     The floor is the relative RMS difference between logits that came through the cache and those of one uncached
@@ -46,7 +46,7 @@ def make_reference(setup: Setup) -> float:
     return relative_error(replace(reference, step_logits=torch.cat(steps)), reference)
 
 
-def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
+def measure_eager(setup: CaseSetup, dtype: Dtype, recall: Workload) -> EagerCheck:
     """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
     reference = read_generation(setup.file(Dtype.FP64))
     with planted(setup.fault):
@@ -54,7 +54,7 @@ def measure_eager(setup: Setup, dtype: Dtype, recall: Workload) -> Trust:
         runs = [run_batches(model, batches, reference, options=dict)[1] for _ in range(2)]
         recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
     save_generation(runs[0], setup.file(dtype))
-    return Trust(
+    return EagerCheck(
         dtype=dtype,
         repeats=identical(runs[1], runs[0]),
         relative_error=relative_error(runs[0], reference),
@@ -76,7 +76,7 @@ def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Te
     return logits
 
 
-def _recall(model: Any, setup: Setup, recall: Workload) -> tuple[int, int]:
+def _recall(model: Any, setup: CaseSetup, recall: Workload) -> tuple[int, int]:
     """Return how many tokens of the recall probe were generated as determined, and how many are determined."""
     ids, mask = encode(recall.prompts, load_tokenizer(setup.recipe), device=setup.device)
     _, tokens = generate_free(model, ids, mask, new_tokens=recall.new_tokens, options={})

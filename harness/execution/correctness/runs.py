@@ -19,8 +19,8 @@ from harness.execution.generation import (
     joined,
     rows_not_ended,
 )
-from harness.execution.setup import Setup
-from harness.observation.watch import Watch
+from harness.execution.setup import CaseSetup
+from harness.observation.watch import Observer
 from harness.paths.base import Aspect, Optimization
 from harness.records.observation import Observation
 
@@ -45,10 +45,10 @@ def run_batches(
 
 
 def watched_run(
-    setup: Setup, model: Any, batches: list[Batch], reference: Generation, optimization: Optimization
+    setup: CaseSetup, model: Any, batches: list[Batch], reference: Generation, optimization: Optimization
 ) -> tuple[Generation, Observation]:
     """Run the optimization and watch it. Return the tensors of all its runs, and what was seen meanwhile."""
-    watch = Watch(model, layers=Aspect.LAYERS in optimization.changes)
+    watch = Observer(model, layers=Aspect.LAYERS in optimization.changes)
     options = optimization.generate_options
     with optimization.applied(), watch:
         outputs, own = run_batches(model, batches, reference, options=options)
@@ -69,7 +69,7 @@ def _rows_not_ended(
     )
 
 
-def exact_runs(model: Any, batches: list[Batch], setup: Setup) -> Generation:
+def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation:
     """Run eager in float64: each batch free, and once more with the tokens that it chose forced on it.
 
     Raises ReferenceInvalid if any operator computed below float64.
@@ -84,7 +84,7 @@ def exact_runs(model: Any, batches: list[Batch], setup: Setup) -> Generation:
 
 
 @contextmanager
-def in_float64(setup: Setup) -> Iterator[None]:
+def in_float64(setup: CaseSetup) -> Iterator[None]:
     """Promote to float64 what a model wants to compute in float32. Raises ReferenceInvalid if any operator computed
     below float64 nevertheless."""
     with PromoteToFloat64(), PrecisionAudit() as audit:

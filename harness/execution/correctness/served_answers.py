@@ -17,15 +17,15 @@ from harness.execution.correctness.runs import Batch, in_float64
 from harness.execution.generation import generate_forced
 from harness.execution.loading import load_setup
 from harness.execution.serving import Served
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import keep_compared
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.evidence import Comparison, FreeRun, GreedyAgreement, State, StratumError
+from harness.records.evidence import CacheComparison, Comparison, FreeRun, GreedyAgreement, StratumError
 
 
 def compare_with_alone(
-    setup: Setup, dtype: Dtype, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]
+    setup: CaseSetup, dtype: Dtype, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]
 ) -> Comparison:
     """Compare answers with each prompt run alone in dense eager. Its linears get `weights` where these name them."""
     runs = {}
@@ -95,7 +95,7 @@ def _without_logits(
         ),
         free=FreeRun(diverged=rows, tied=tied, first_divergence=-1, unended=served.unended),
         divergence=None,
-        state=State(()),
+        state=CacheComparison(()),
     )
 
 

@@ -25,7 +25,7 @@ from harness.execution.memory.gauges import (
     without,
 )
 from harness.execution.refusals import refusals
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.observation.caches import cache_tensors
 from harness.observation.watch import windows_of
 from harness.paths.base import Optimization
@@ -38,7 +38,7 @@ HISTORY = 100_000
 """Number of allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
 
 
-def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path | None = None) -> Held:
+def weigh(setup: CaseSetup, dtype: Dtype, optimization: Optimization, snapshot: Path | None = None) -> Held:
     """Load the model and run the workload freely, with `setup.fault` planted. Must be called in a fresh worker.
 
     Everything is done once before, out of reach of the fault, and thrown away. Otherwise what libraries keep when they
@@ -76,7 +76,7 @@ def weigh(setup: Setup, dtype: Dtype, optimization: Optimization, snapshot: Path
     )
 
 
-def _refuse(setup: Setup, optimization: Optimization) -> None:
+def _refuse(setup: CaseSetup, optimization: Optimization) -> None:
     if optimization.launch() is not None:
         raise Incompatible("memory of several processes is not measured yet")
     if optimization.serving() is not None:
@@ -85,7 +85,7 @@ def _refuse(setup: Setup, optimization: Optimization) -> None:
         raise Incompatible("memory of prompts that run one by one is not measured yet")
 
 
-def _rehearse(setup: Setup, dtype: Dtype, optimization: Optimization) -> None:
+def _rehearse(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> None:
     model, batches = load_setup(setup, dtype, optimization)
     _run(model, batches[0], setup, optimization)
     torch.compiler.reset()  # holds the model and what was compiled of it
@@ -98,7 +98,7 @@ def _of_model(batch: Batch, others: Storages) -> Storages:
     return loaded
 
 
-def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> Any:
+def _run(model: Any, batch: Batch, setup: CaseSetup, optimization: Optimization) -> Any:
     """Run the workload once, and return the cache."""
     with optimization.applied():
         output, _ = generate_free(
@@ -108,7 +108,7 @@ def _run(model: Any, batch: Batch, setup: Setup, optimization: Optimization) -> 
 
 
 def weigh_runs(
-    gauge: Gauge, model: Any, batch: Batch, setup: Setup, optimization: Optimization
+    gauge: Gauge, model: Any, batch: Batch, setup: CaseSetup, optimization: Optimization
 ) -> tuple[list[int], Storages]:
     """Run the workload RUNS times. Return the bytes held after each run, and the storages of the last cache."""
     held: list[int] = []
@@ -121,7 +121,7 @@ def weigh_runs(
     return held, kept
 
 
-def _kv_expected(model: Any, setup: Setup, dtype: Dtype, optimization: Optimization) -> int:
+def _kv_expected(model: Any, setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> int:
     """Return the bytes of keys and values by the config; 0 if the path uses no cache. They are 2 x element size x rows
     x heads x head size x positions, summed over layers."""
     if not optimization.generate_options().get("use_cache", True):

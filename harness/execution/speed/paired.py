@@ -15,8 +15,8 @@ from torch import Tensor
 from harness.errors import HarnessError, Incompatible
 from harness.execution.measuring import Block, Sampling
 from harness.execution.refusals import refusals
-from harness.execution.setup import Place, Setup
-from harness.execution.speed.timed_model import Subject, TokenCheck, Watching, load_subject, no_garbage, warm_up
+from harness.execution.setup import CaseSetup, RankAddress
+from harness.execution.speed.timed_model import TimedModel, TokenCheck, Watching, load_timed_model, no_garbage, warm_up
 from harness.execution.speed.work import figures_of
 from harness.execution.tensor_files import read_generation
 from harness.judging.roofline import work_of
@@ -36,14 +36,14 @@ RANK_CALLS = 5
 
 
 def time_block(
-    setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling, place: Place | None = None
+    setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampling: Sampling, place: RankAddress | None = None
 ) -> Block:
     """Time the runs of one side. In a parallel model these are the runs of the rank at `place`."""
     refuse_untimed(optimization)
     if place:
         place.join(setup.device)
     with refusals(optimization, setup, dtype):
-        subject = load_subject(setup, dtype, optimization, fault=setup.fault)
+        subject = load_timed_model(setup, dtype, optimization, fault=setup.fault)
         conditions = open_conditions(setup.device)
         warm = warm_up(subject, conditions, calls=RANK_CALLS if place else None)
         check = TokenCheck(subject, verified_tokens(setup, dtype, optimization))
@@ -69,7 +69,7 @@ def time_block(
         )
 
 
-def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Speed:
+def time_pairs(setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Speed:
     """Time the optimization against eager in this worker.
 
     Raises Incompatible if the path submits its requests twice, and torch.OutOfMemoryError if both do not fit.
@@ -77,7 +77,7 @@ def time_pairs(setup: Setup, dtype: Dtype, optimization: Optimization, sampling:
     refuse_untimed(optimization)
     with refusals(optimization, setup, dtype):
         candidate, eager = (
-            load_subject(setup, dtype, path, fault=fault)
+            load_timed_model(setup, dtype, path, fault=fault)
             for path, fault in ((optimization, setup.fault), (Eager(), ""))
         )
         conditions = open_conditions(setup.device)
@@ -120,7 +120,7 @@ def refuse_untimed(optimization: Optimization) -> None:
         raise Incompatible("is not timed: every request is submitted twice")
 
 
-def kernels_of(subject: Subject, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def kernels_of(subject: TimedModel, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the kernels that one more run uses, and those of the verified run's `kernels` that it should use.
 
     Both are empty for requests. A replayed graph shows no operators of its decode steps, unlike the run in which it was
@@ -134,7 +134,7 @@ def kernels_of(subject: Subject, kernels: tuple[str, ...]) -> tuple[tuple[str, .
     return used, verified
 
 
-def _refuse_other_eager(eager: Subject) -> None:
+def _refuse_other_eager(eager: TimedModel) -> None:
     """Raise HarnessError if the baseline next to the candidate is no longer eager."""
     if (used := eager.kernels()) != EAGER_KERNELS:
         raise HarnessError(
@@ -143,7 +143,7 @@ def _refuse_other_eager(eager: Subject) -> None:
         )
 
 
-def _work(setup: Setup, subject: Subject, optimization: Optimization) -> tuple[Work | None, str]:
+def _work(setup: CaseSetup, subject: TimedModel, optimization: Optimization) -> tuple[Work | None, str]:
     """Return what a run must move and compute, or None with the reason why that cannot be counted."""
     load = setup.workload
     if optimization.tolerance is Tolerance.LOSSY:
@@ -156,8 +156,8 @@ def _work(setup: Setup, subject: Subject, optimization: Optimization) -> tuple[W
 
 
 def sample(
-    candidate: Subject,
-    eager: Subject,
+    candidate: TimedModel,
+    eager: TimedModel,
     sampling: Sampling,
     *,
     watching: Watching,
@@ -183,7 +183,7 @@ def sample(
 
 
 def _pair(
-    subjects: tuple[Subject, Subject], order: random.Random, *, watching: Watching, checks: list[TokenCheck]
+    subjects: tuple[TimedModel, TimedModel], order: random.Random, *, watching: Watching, checks: list[TokenCheck]
 ) -> Pair:
     samples: dict[int, Sample] = {}
     before = watching.read()
@@ -193,7 +193,7 @@ def _pair(
     return Pair(samples[0], samples[1], watching.between(before, watching.read()))
 
 
-def verified_tokens(setup: Setup, dtype: Dtype, optimization: Optimization) -> Tensor:
+def verified_tokens(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> Tensor:
     if isinstance(optimization, Eager):
         return read_generation(setup.file(dtype)).tokens
     try:

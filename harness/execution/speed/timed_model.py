@@ -17,7 +17,7 @@ from transformers.generation.streamers import BaseStreamer
 from harness.execution.correctness.runs import Batch
 from harness.execution.loading import load_setup, planted
 from harness.execution.serving import answer_all
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.machine.conditions import Reading, capture_seconds, compile_seconds
 from harness.machine.peaks import synchronize
 from harness.observation.watch import kernels_used, profiled_events
@@ -61,7 +61,7 @@ class FirstToken(BaseStreamer):
 
 
 @dataclass
-class Subject:
+class TimedModel:
     """Loaded model with the workload that it is timed on."""
 
     model: Any
@@ -121,17 +121,17 @@ class Subject:
         return sample, self._new(sequences)
 
 
-def load_subject(setup: Setup, dtype: Dtype, optimization: Optimization, *, fault: str = "") -> Subject:
+def load_timed_model(setup: CaseSetup, dtype: Dtype, optimization: Optimization, *, fault: str = "") -> TimedModel:
     """Load a model to time, with its fault planted. On the CPU this process computes with one thread from now on: a
     thread per core of a shared machine waits for the neighbours."""
     if setup.device == "cpu":
         torch.set_num_threads(1)
     with planted(fault):
         model, [batch] = load_setup(setup, dtype, optimization)
-    return Subject(model, batch, optimization, setup.workload.new_tokens, fault)
+    return TimedModel(model, batch, optimization, setup.workload.new_tokens, fault)
 
 
-def warm_up(subject: Subject, watching: Watching, *, calls: int | None = None) -> WarmUp:
+def warm_up(subject: TimedModel, watching: Watching, *, calls: int | None = None) -> WarmUp:
     """Run until nothing is compiled any more, or `calls` times, where ranks must agree on the number."""
     compiled, captured = compile_seconds(), capture_seconds()
     seconds: list[float] = []
@@ -154,7 +154,7 @@ class TokenCheck:
     """Counter of timed runs whose tokens are wrong. Right tokens are those of the plain run, which may leave the
     verified ones only at a near tie of its own logits."""
 
-    def __init__(self, subject: Subject, verified: Tensor) -> None:
+    def __init__(self, subject: TimedModel, verified: Tensor) -> None:
         """Make the plain run, and check it. `verified` (B, N) are the tokens of the run that was compared."""
         self.plain, logits = subject.plain()
         self.differing = 0 if agrees(self.plain, verified, logits, dtype=subject.model.dtype) else 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
-from harness.execution.setup import Setup
+from harness.execution.setup import CaseSetup
 from harness.execution.worker import Worker
 from harness.machine.inventory import describe, take_inventory
 from harness.records.codec import write_text
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _record(file: Path, *, rounds: int, seed: int, slowed: tuple[str, ...]) -> None:
-    setup = Setup(MODEL, WORKLOAD, "cpu", Path(tempfile.gettempdir()))
+    setup = CaseSetup(MODEL, WORKLOAD, "cpu", Path(tempfile.gettempdir()))
     with Worker(log=file.with_name("worker.log")) as worker:
         trace = worker.call(record_trace, setup, MODEL.cpu_dtype, rounds, seed, slowed, seconds=1800.0)
     with file.open("a", encoding="utf-8") as lines:

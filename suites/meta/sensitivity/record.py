@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-from harness.execution.setup import Setup
-from harness.execution.speed.timed_model import load_subject, no_garbage, warm_up
+from harness.execution.setup import CaseSetup
+from harness.execution.speed.timed_model import load_timed_model, no_garbage, warm_up
 from harness.machine.conditions import open_conditions
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
@@ -25,9 +25,9 @@ class Trace:
     """Rounds in which something happened for which a verdict would drop a pair."""
 
 
-def record_trace(setup: Setup, dtype: Dtype, rounds: int, seed: int, slowed: tuple[str, ...]) -> Trace:
+def record_trace(setup: CaseSetup, dtype: Dtype, rounds: int, seed: int, slowed: tuple[str, ...]) -> Trace:
     """Time two loads of eager in this worker, the second as it is and `slowed`, once each in every round."""
-    eager, other = (load_subject(setup, dtype, Eager()) for _ in range(2))
+    eager, other = (load_timed_model(setup, dtype, Eager()) for _ in range(2))
     arms = {EAGER: eager} | {
         arm: other if arm == SAME else replace(other, fault=FAULT.format(arm)) for arm in (SAME, *slowed)
     }
