@@ -1,1 +1,1 @@
-"""What a new user starts first, in the environment that README promises: `tox run -e bare`."""
+"""What a new user starts first, in the environment that docs/running.md promises: `tox run -e bare`."""

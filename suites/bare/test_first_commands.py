@@ -1,4 +1,4 @@
-"""README's first commands end as README says: dependencies alone, a CUDA build of torch, no GPU."""
+"""The first commands end as the documents say: dependencies alone, a CUDA build of torch, no GPU."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_marker_ends_with_its_code_and_one_line(tmp_path, marker, chosen, code, 
 
 
 def test_cases_of_the_first_command_pass(tmp_path):
-    """Of those that README's main job runs, on the CPU."""
+    """Of those that the main job runs, on the CPU."""
     paths = ("eager", "attention.sdpa", "caching.static", "quantization.bnb_nf4", "compilation.static_cache")
     chosen = " or ".join(f"tiny_qwen3-{path}-ragged_b4" for path in paths)
     done = run(tmp_path, "-m", "engagement or equivalence", "-k", chosen)

@@ -1,4 +1,4 @@
-"""`python -m suites.claims RUN` prints README's two tables of the overview from a run of all claims."""
+"""`python -m suites.claims RUN` prints both tables of docs/measured/overview.md from a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from suites.claims.registry import CLAIMS
 
 def tables(run: Run) -> tuple[list[str], list[str]]:
     """(the overview, measured; every claim with what was found), as lines of Markdown. Raises KeyError if a claim is
-    missing: README shows them all."""
+    missing: the page shows them all."""
     found = {verdict.case: verdict for verdict in run.verdicts}
     rows = [["claim", "the overview says", "here"]]
     for claim in CLAIMS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,8 @@ from harness.cli import app
 from harness.profiles.profile import Match
 from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, EngagementCheck
-from suites.conftest import REPOSITORY
 from suites.meta.commands import CONFTEST, harness, write_evidence
+from suites.meta.documents import DOCUMENTS
 from suites.meta.made_up_validation import validated
 from suites.meta.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout
 from suites.meta.test_judge import rung
@@ -127,12 +128,13 @@ def test_commands_of_readme_run(checkout, monkeypatch, capsys):
         *(("gpu0/latest", SDPA, {}), ("gpu1/latest", FLASH, {}), ("both/latest", STATIC, {})),
     ):
         write_evidence(checkout.run({of: how}, name=f"runs/{name}"), of)
-    shown = [line for line in (REPOSITORY / "README.md").read_text().splitlines() if line.startswith("harness ")]
+    shown = [line for line in DOCUMENTS.splitlines() if line.startswith("harness ")]
     assert shown
     for line in shown:
-        code, out, errors = harness(monkeypatch, capsys, *line.split()[1:])
+        words = shlex.split(line, comments=True)
+        code, out, errors = harness(monkeypatch, capsys, *words[1:])
         # A machine may be unfit to be measured on.
-        assert code == 0 or (code == 1 and line == "harness machine"), (line, errors)
+        assert code == 0 or (code == 1 and words == ["harness", "machine"]), (line, errors)
         assert out, line
 
 

@@ -1,4 +1,5 @@
-"""README, tox.ini and pyproject.toml tell the truth about options, markers, paths, environments and requirements."""
+"""README and docs/ (together: the documents), tox.ini and pyproject.toml tell no lies about options, markers, paths,
+limits, commands, environments and requirements."""
 
 from __future__ import annotations
 
@@ -39,11 +40,11 @@ from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
 from suites.meta import test_report_html
+from suites.meta.documents import DOCUMENTS, FLOWING, fence, page, section
 from suites.meta.test_gate import TRIPS
 
 pytestmark = pytest.mark.workers
 
-README = (REPOSITORY / "README.md").read_text()
 TOX = configparser.ConfigParser()
 TOX.read(REPOSITORY / "tox.ini")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -67,61 +68,61 @@ def options():
 
 @pytest.mark.parametrize("option", options())
 def test_every_option_is_documented(option):
-    assert re.search(rf"^\| `{option}[ `]", README, re.MULTILINE)
+    assert re.search(rf"^\| `{option}[ `]", DOCUMENTS, re.MULTILINE)
 
 
 def test_documented_options_exist():
-    assert set(re.findall(r"^\| `(--[a-z-]+)", README, re.MULTILINE)) == set(options())
+    assert set(re.findall(r"^\| `(--[a-z-]+)", DOCUMENTS, re.MULTILINE)) == set(options())
 
 
 def test_documented_paths_are_the_registered_ones():
-    table = README.partition("## Together")[0]
+    table = section("docs/paths.md", "## Paths")
     alone = [path.name for path in PATHS if path not in STACKS]
     assert re.findall(r"^\| `([a-z0-9_.]+)` \|", table, re.MULTILINE) == alone
 
 
 def test_documented_markers_are_the_registered_ones():
-    sentence = README.partition("Markers: ")[2].partition("Selecting")[0]
+    sentence = DOCUMENTS.partition("Markers: ")[2].partition("Selecting")[0]
     assert set(re.findall(r"`([a-z_]+)`", sentence)) == set(MARKERS)
 
 
 def test_every_outcome_that_can_occur_is_documented():
     """The others are not given yet."""
-    files = [path for path in (REPOSITORY / "harness").rglob("*.py") if path.name != "vocabulary.py"]
+    files = [path for path in (REPOSITORY / "harness").rglob("*.py") if path.name != "enums.py"]
     source = "".join(path.read_text() for path in files)
     occurring = {outcome for outcome in Outcome if f"Outcome.{outcome}" in source}
-    assert {outcome for outcome in Outcome if f"`{outcome}`" in README} == occurring
+    assert {outcome for outcome in Outcome if f"`{outcome}`" in DOCUMENTS} == occurring
 
 
 def test_documented_limits_are_those_in_force():
-    assert f"| ≤ {LIMITS.fp32_rho:g} | ≤ {LIMITS.half_rho:g} |" in README
-    assert f"| ≤ {LIMITS.fp32_rho_max:g} | ≤ {LIMITS.half_rho_max:g} |" in README
-    assert f"at most {rules.ULPS_OF_EAGER:g} unit roundoffs" in README
-    assert f"recalls at least {rules.RECALL:.0%}".replace("%", " %") in README
+    assert f"| ≤ {LIMITS.fp32_rho:g} | ≤ {LIMITS.half_rho:g} |" in DOCUMENTS
+    assert f"| ≤ {LIMITS.fp32_rho_max:g} | ≤ {LIMITS.half_rho_max:g} |" in DOCUMENTS
+    assert f"at most {rules.ULPS_OF_EAGER:g} unit roundoffs" in FLOWING
+    assert f"recalls at least {rules.RECALL:.0%}".replace("%", " %") in FLOWING
 
 
 def test_documented_budgets_are_those_in_force():
     eight, four = (rules.BUDGETS[f"kv_{bits}bit"] for bits in (8, 4))
-    assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in README
-    assert f"at a share of {eight.flips:.0%} (8 bits) or {four.flips:.0%} (4 bits)".replace("%", " %") in README
-    assert f"| {rules.R6_LOSSY:.1f} / (2^bits − 1) ×" in README
-    assert f"| {LIMITS.kl:g} × eager's + {KL_FLOOR:.0e} |".replace("e-0", "e-") in README
-    assert f"| {LIMITS.kl_p99:g} × eager's + {KL_P99_FLOOR:.0e} |".replace("e-0", "e-") in README
+    assert f"| {eight.nats:g} (8 bits), {four.nats:g} (4 bits) |" in DOCUMENTS
+    assert f"at a share of {eight.flips:.0%} (8 bits) or {four.flips:.0%} (4 bits)".replace("%", " %") in DOCUMENTS
+    assert f"| {rules.R6_LOSSY:.1f} / (2^bits − 1) ×" in DOCUMENTS
+    assert f"| {LIMITS.kl:g} × eager's + {KL_FLOOR:.0e} |".replace("e-0", "e-") in DOCUMENTS
+    assert f"| {LIMITS.kl_p99:g} × eager's + {KL_P99_FLOOR:.0e} |".replace("e-0", "e-") in DOCUMENTS
 
 
 def test_documented_budgets_of_weights_are_those_in_force():
     eight, four = (rules.BUDGETS[f"weights_{bits}bit"] for bits in (8, 4))
     float8 = rules.BUDGETS["weights_float8"]
     assert eight.nats == float8.nats
-    assert f"| {eight.nats:g} (8 bits, float8), {four.nats:g} (4 bits) |" in README
+    assert f"| {eight.nats:g} (8 bits, float8), {four.nats:g} (4 bits) |" in DOCUMENTS
     shares = f"| {eight.flips:.0%} (8 bits), {float8.flips:.0%} (float8), {four.flips:.0%} (4 bits) |"
-    assert shares.replace("%", " %") in README
+    assert shares.replace("%", " %") in DOCUMENTS
 
 
 def test_documented_commands_are_the_registered_ones():
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     groups = {group.name for group in app.registered_groups}
-    assert set(re.findall(r"^harness ([a-z]+)", README, re.MULTILINE)) == commands | groups
+    assert set(re.findall(r"^harness ([a-z]+)", DOCUMENTS, re.MULTILINE)) == commands | groups
     assert PROJECT["scripts"] == {"harness": f"{main.__module__}:{main.__name__}"}
 
 
@@ -129,41 +130,39 @@ def test_documented_spread_is_the_profiles():
     """And so is the rule that its limits follow."""
     [profile] = [each for each in read_profiles(REPOSITORY / "baselines") if each.name == "cpu-x86"]
     found = profile.calibration
-    assert f"{found.judgements} correct runs (three models, three workloads), none over the table" in README
+    assert f"{found.judgements} correct runs (three models, three workloads), none over the table" in FLOWING
     assert (len(found.models), len(found.workloads), found.seeds, found.over_table) == (3, 3, 8, {})
     for number in dict.fromkeys(key.partition(".")[2] for key in found.q95):
         figures = " | ".join(f"{found.q95[f'{dtype}.{number}']:.2f}" for dtype in ("fp32", "fp16", "bf16"))
-        assert re.search(rf"^\| `{number}`, .* \| {re.escape(figures)} \|$", README, re.MULTILINE)
-    assert f"{calibration.MARGIN} times the {calibration.QUANTILE * 100:.0f}th percentile" in README
+        assert re.search(rf"^\| `{number}`, .* \| {re.escape(figures)} \|$", DOCUMENTS, re.MULTILINE)
+    assert f"{calibration.MARGIN} times the {calibration.QUANTILE * 100:.0f}th percentile" in FLOWING
     assert LOOSEST == 2
-    assert f"errs more than {R2_FACTOR} times" in " ".join(README.split())
-    assert f"| {L3_SHARE:.0%} of what was stored |".replace("%", " %") in README
+    assert f"errs more than {R2_FACTOR} times" in FLOWING
+    assert f"| {L3_SHARE:.0%} of what was stored |".replace("%", " %") in DOCUMENTS
 
 
 def test_documented_rules_of_timing_are_those_in_force():
-    flowing = " ".join(README.split())
     looks = ", ".join(map(str, statistics.LOOKS[:-1]))
-    assert f"{len(statistics.LOOKS)} looks, at {looks} and {statistics.LOOKS[-1]} pairs" in flowing.replace("Five", "5")
-    assert f"a chance of error of {statistics.ALPHA:.0%}".replace("%", " %") in flowing
-    assert f"once {statistics.LEAST} pairs count" in flowing
-    assert f"give or take {speed_rules.MET_BEYOND:.0%}".replace("%", " %") in flowing
-    assert f"more than {speed_rules.MISSED_BEYOND:.0%} below".replace("%", " %") in flowing
-    assert f"the interval is within {speed_rules.RESOLVED:.0%}".replace("%", " %") in flowing
-    assert f"when it is within {speed_rules.PRECISE:.0%}".replace("%", " %") in flowing
+    assert f"{len(statistics.LOOKS)} looks, at {looks} and {statistics.LOOKS[-1]} pairs" in FLOWING.replace("Five", "5")
+    assert f"a chance of error of {statistics.ALPHA:.0%}".replace("%", " %") in FLOWING
+    assert f"once {statistics.LEAST} pairs count" in FLOWING
+    assert f"give or take {speed_rules.MET_BEYOND:.0%}".replace("%", " %") in FLOWING
+    assert f"more than {speed_rules.MISSED_BEYOND:.0%} below".replace("%", " %") in FLOWING
+    assert f"the interval is within {speed_rules.RESOLVED:.0%}".replace("%", " %") in FLOWING
+    assert f"when it is within {speed_rules.PRECISE:.0%}".replace("%", " %") in FLOWING
     assert speed_rules.DROPPED == 1 / 5
-    assert f"More than {IMPOSSIBLE} of a peak is impossible" in flowing
+    assert f"More than {IMPOSSIBLE} of a peak is impossible" in FLOWING
     assert regression.MARGIN == 1.05
-    assert f"| {TIMING_SECONDS:g} | after which no more pairs" in README
+    assert f"| {TIMING_SECONDS:g} | after which no more pairs" in DOCUMENTS
 
 
 def test_documented_rules_of_confirming_are_those_in_force():
-    flowing = " ".join(README.split())
     pairs = confirming_rules.LOADS * confirming_rules.BLOCK
-    assert f"loaded afresh {confirming_rules.LOADS} times and run in at least {pairs} pairs" in flowing
-    assert f"the one-sided {1 - confirming_rules.CHANCE:.0%} bound".replace("%", " %") in flowing
+    assert f"loaded afresh {confirming_rules.LOADS} times and run in at least {pairs} pairs" in FLOWING
+    assert f"the one-sided {1 - confirming_rules.CHANCE:.0%} bound".replace("%", " %") in FLOWING
     margins = [confirming_rules.margin_of(serving=serving) for serving in (False, True)]
     told = "more than {:.0%} above 1 (continuous batching: {:.0%})".format(*margins)
-    assert told.replace("%", " %") in flowing
+    assert told.replace("%", " %") in FLOWING
     helped = " ".join((confirm.__doc__ or "").split())
     assert f"loaded afresh {confirming_rules.LOADS} times" in helped
     assert f"eager, at least {pairs} pairs each" in helped
@@ -174,9 +173,9 @@ def test_documented_rules_of_confirming_are_those_in_force():
 def test_documented_allowances_of_memory_are_those_in_force():
     process, device = memory_rules.PROCESS, memory_rules.ALLOCATOR
     told = [f"{s.peak:.0%} + {s.peak_bytes // 2**20} MiB".replace("%", " %") for s in (process, device)]
-    assert f"+ {told[0]} of a process, + {told[1]} of CUDA's allocator" in README
+    assert f"+ {told[0]} of a process, + {told[1]} of CUDA's allocator" in DOCUMENTS
     told = [f"{s.growth:.0%} or {s.growth_bytes // 2**20} MiB".replace("%", " %") for s in (process, device)]
-    assert f"| {told[0]} of a process, {told[1]} of CUDA's allocator |" in README
+    assert f"| {told[0]} of a process, {told[1]} of CUDA's allocator |" in DOCUMENTS
 
 
 def test_documented_thresholds_are_the_profiles():
@@ -186,7 +185,7 @@ def test_documented_thresholds_are_the_profiles():
         limits = {name: getattr(each, name) for name in ("speed_min", "speed_max", "memory_max", "weights_max")}
         told = ", ".join(f"{name} {limit:g}" for name, limit in limits.items() if limit is not None)
         rows.append([f"`{each.path}`", f"`{each.workload}`", told, each.reason])
-    shown = README.partition("<!-- thresholds -->")[2].partition("<!-- end of thresholds -->")[0].strip()
+    shown = DOCUMENTS.partition("<!-- thresholds -->")[2].partition("<!-- end of thresholds -->")[0].strip()
     assert "\n".join(markdown_table(rows)) in shown
 
 
@@ -194,14 +193,14 @@ def test_documented_rules_of_the_gate_are_those_in_force():
     """With the test that trips each."""
     head = ["rule", "red if", "test in `suites/meta/test_gate.py`"]
     rows = [[f"`{rule.__name__}`", rule.__doc__, f"`test_rule_trips[{rule.__name__}]`"] for rule in RULES]
-    shown = README.partition("<!-- gate -->")[2].partition("<!-- end of gate -->")[0].strip()
+    shown = DOCUMENTS.partition("<!-- gate -->")[2].partition("<!-- end of gate -->")[0].strip()
     assert shown == "\n".join(markdown_table([head, *rows]))
     assert list(TRIPS) == [rule.__name__ for rule in RULES]
 
 
 def test_documented_allowances_can_be_read(tmp_path):
-    """As they stand in README, in the files of a profile."""
-    shown = README.partition("## The gate")[2].partition("```toml\n")[2].partition("```")[0]
+    """As they stand in the documents, in the files of a profile."""
+    shown = fence(section("docs/gate.md", "## Exceptions"), "toml")
     skips, known = shown.split("[[known_failures]]")
     write_profile(Profile("here", tmp_path, Match("cpu", "x86_64"), None))
     (tmp_path / "profile.toml").write_text((tmp_path / "profile.toml").read_text() + skips)
@@ -211,7 +210,7 @@ def test_documented_allowances_can_be_read(tmp_path):
     assert [entry.path for entry in read.known_failures] == ["caching.offloaded*"]
 
 
-GATING = README.partition("## The gate")[2].partition("```\n")[2].partition("```")[0].splitlines()
+GATING = fence(section("docs/gate.md", "## Commands")).splitlines()
 
 
 def test_commands_that_gate_succeed(tmp_path):
@@ -228,7 +227,7 @@ def test_commands_that_gate_succeed(tmp_path):
 
 
 def test_tox_environments_in_readme_exist():
-    named = {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z0-9-]+)", README)}
+    named = {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z0-9-]+)", DOCUMENTS)}
     both = {section.replace("{,-tf517}", factor) for section in TOX.sections() for factor in ("", "-tf517")}
     assert {"testenv:cpu", "testenv:cpu-tf517"} <= named <= both
 
@@ -237,7 +236,7 @@ def test_ci_runs_the_tox_commands_of_readme():
     """The tests with their set-up, as they stand there; the others in the environment that is made by then, some of
     them in part."""
     ci = (REPOSITORY / ".ci" / "run").read_text()
-    commands = [line for line in README.splitlines() if line.startswith("python3 -m venv")]
+    commands = [line for line in DOCUMENTS.splitlines() if line.startswith("python3 -m venv")]
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
     assert len(commands) == 6
     told = [line.partition("tox run -e ")[2] for line in commands]
@@ -247,7 +246,7 @@ def test_ci_runs_the_tox_commands_of_readme():
 
 
 def test_readme_has_a_figure_wherever_one_was_to_be_measured():
-    assert re.findall(r"@[A-Z]+@", README) == []
+    assert re.findall(r"@[A-Z]+@", DOCUMENTS) == []
 
 
 def test_stages_of_ci_have_budgets_of_an_hour_together():
@@ -288,19 +287,19 @@ def test_installing_replaces_nothing(requirement):
 def test_tox_pins_the_main_requirements():
     """What is tested is one exact set of versions."""
     wanted = {Requirement(line).name for line in PROJECT["dependencies"]}
-    for section in ("testenv", "cuda_build"):
-        lines = [*TOX[section]["deps"].split(), *TOX["always"]["deps"].split()]
+    for place in ("testenv", "cuda_build"):
+        lines = [*TOX[place]["deps"].split(), *TOX["always"]["deps"].split()]
         assert wanted - {Requirement(line).name for line in lines if "==" in line} <= {"packaging"}
     extra = {Requirement(line).name for line in PROJECT["optional-dependencies"]["quantization"]}
     assert extra == {Requirement(line).name for line in TOX["optional"]["deps"].split()}
 
 
-CHOOSING = README.partition("## Choosing")[2].partition("```\n")[2].partition("```")[0].splitlines()
+CHOOSING = fence(section("docs/running.md", "## Choosing")).splitlines()
 
 
 @pytest.mark.parametrize("command", CHOOSING)
 def test_commands_that_choose_succeed(command, tmp_path):
-    """As README shows them; those that run something leave a folder whose three files tell the same."""
+    """As the documents show them; those that run something leave a folder whose three files tell the same."""
     program, *arguments = shlex.split(command)
     assert program == "pytest"
     run = [sys.executable, "-m", "pytest", *arguments, "--run-dir", tmp_path]
@@ -318,7 +317,7 @@ def test_commands_that_choose_succeed(command, tmp_path):
         assert {path.stem for path in (latest / "evidence").iterdir()} == set(passed)
 
 
-TIMING = README.partition("## Speed, memory, utilization")[2].partition("\n## ")[0]
+TIMING = page("docs/performance.md")
 MEASURING = [line for block in TIMING.split("```\n")[1::2] for line in block.splitlines() if line.startswith("pytest")]
 
 
@@ -329,7 +328,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("command", MEASURING)
 def test_commands_that_measure_succeed(command, folder):
-    """In README's order, since the last compares what the one before it saved; in less time, which decides less."""
+    """In the page's order, since the last compares what the one before it saved; in less time, which decides less."""
     program, *arguments = shlex.split(command.replace("runs/", f"{folder}/"))
     ours = ["pytest", "--run-dir", folder, "--timing-seconds", "2"]
     run = [sys.executable, "-m", *(ours if program == "pytest" else ["pytest_benchmark"])]
@@ -352,13 +351,13 @@ def test_every_command_that_measures_is_tried():
     assert [line.split()[0] for line in MEASURING] == ["pytest"] * 4 + ["pytest-benchmark"]
 
 
-CLAIMING = next(line for line in README.splitlines() if line.startswith("pytest suites/claims"))
-READING = README.partition("A failure, taken apart")[2].partition("`report.html` is light")[0]
+CLAIMING = next(line for line in DOCUMENTS.splitlines() if line.startswith("pytest suites/claims"))
+READING = section("README.md", "## A failure, taken apart")
 FAILING, LINE, AGAIN = (block.strip().removeprefix("text\n") for block in READING.split("```")[1::2])
 
 
 def ran(command, folder):
-    """(exit code, output) of a line of README that runs pytest, which may set variables before."""
+    """(exit code, output) of a line of the documents that runs pytest, which may set variables before."""
     words = shlex.split(command)
     program = words.index("pytest")
     environment = {**os.environ, **dict(word.split("=") for word in words[:program])}
@@ -380,7 +379,7 @@ def test_failure_of_readme_fails_as_shown(tmp_path):
     assert code == 0, told
 
 
-INVARIANT = next(line for line in README.splitlines() if "--invariant-examples 200" in line)
+INVARIANT = next(line for line in DOCUMENTS.splitlines() if "--invariant-examples 200" in line)
 
 
 def test_command_that_draws_examples_succeeds(tmp_path):
@@ -429,11 +428,11 @@ UNTRIED = {
         "needs what those two have downloaded",
     ),
 }
-"""Commands of README that no test runs, and why."""
+"""Commands of the documents that no test runs, and why."""
 
 
 def commands(readme):
-    """Every line of README's fences that are not of another language."""
+    """Every line of fences that are not of another language."""
     blocks = readme.split("```")[1::2]
     return [line for block in blocks if block.startswith("\n") for line in block.strip().splitlines()]
 
@@ -447,23 +446,23 @@ def left_out(readme):
 
 
 def test_every_command_of_readme_is_tried():
-    assert left_out(README) == []
-    assert set(UNTRIED) <= set(commands(README))
+    assert left_out(DOCUMENTS) == []
+    assert set(UNTRIED) <= set(commands(DOCUMENTS))
 
 
 def test_command_of_readme_that_is_not_tried_is_found():
-    more = f"{README}\n```\npytest suites/nowhere\n```\n```toml\n[match]\n```\n"
+    more = f"{DOCUMENTS}\n```\npytest suites/nowhere\n```\n```toml\n[match]\n```\n"
     assert left_out(more) == ["pytest suites/nowhere"]
 
 
 def between(name):
-    """Cells of the table between README's comments of that name."""
-    lines = README.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip().splitlines()
+    """Cells of the table between comments of that name."""
+    lines = DOCUMENTS.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0].strip().splitlines()
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
 
 
 def test_documented_claims_are_the_registered_ones():
-    """With what the overview says, and what the profile of the machine that README's figures are of disclaims."""
+    """With what the overview says, and what the profile of the machine that the figures are of disclaims."""
     [profile] = [each for each in read_profiles(REPOSITORY / "baselines") if each.name == "cpu-x86"]
     rows = between("claims")
     assert [row[:2] for row in rows] == [[f"`{claim.name}`", claim.says] for claim in CLAIMS]
@@ -482,7 +481,7 @@ def test_documented_overview_has_a_figure_for_every_tick():
 
 
 def test_command_that_tries_claims_succeeds(tmp_path):
-    """As README shows it: what does not hold is disclaimed, what the machine is too noisy for is undecided."""
+    """As its page shows it: what does not hold is disclaimed, what the machine is too noisy for is undecided."""
     _, *arguments = shlex.split(CLAIMING)
     run = [sys.executable, "-m", "pytest", *arguments, "--run-dir", tmp_path]
     told = subprocess.run(run, cwd=REPOSITORY, capture_output=True, text=True, check=False)

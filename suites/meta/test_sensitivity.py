@@ -1,4 +1,4 @@
-"""The study of what timing finds: on traces whose answer is known, and as README shows it. No model runs."""
+"""The study of what timing finds: on traces whose answer is known, and as its page shows it. No model runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from suites.conftest import REPOSITORY
+from suites.meta.documents import page
 from suites.meta.sensitivity.__main__ import MEASURED, main
 from suites.meta.sensitivity.record import EAGER, Trace
 from suites.meta.sensitivity.report import ARMS, results_of, table_of
@@ -85,8 +85,11 @@ def test_what_was_recorded_is_what_readme_shows(traces):
     results = json.loads((MEASURED / "results.json").read_text())
     table = (MEASURED / "table.md").read_text().strip()
     assert "\n".join(table_of(results)) == table
-    readme = (REPOSITORY / "README.md").read_text()
-    shown = readme.partition("<!-- sensitivity -->")[2].partition("<!-- end of sensitivity -->")[0]
+    shown = (
+        page("docs/measured/sensitivity.md")
+        .partition("<!-- sensitivity -->")[2]
+        .partition("<!-- end of sensitivity -->")[0]
+    )
     assert table in shown
     assert results_of(traces, traces, environment={}).keys() == results.keys()
 

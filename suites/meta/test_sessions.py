@@ -281,7 +281,7 @@ def test_only_unsupported_cases_fail_the_session(session):
     ],
 )
 def test_bad_input_is_one_line(session, arguments, code, message):
-    """No traceback, no verdict, and the exit code that README names."""
+    """No traceback, no verdict, and the exit code that the documents name."""
     result, _ = session(*arguments)
     assert result.ret == code
     result.stdout.no_fnmatch_line("*Interrupted*")

@@ -18,7 +18,7 @@ from harness.commands.validate.statement_files import (
 )
 from harness.records.enums import Outcome, Property
 from harness.records.run import Run
-from suites.conftest import REPOSITORY
+from suites.meta.documents import fence, section
 from suites.meta.made_up_run import HOSTILE
 from suites.meta.recorded_cards import card
 from suites.meta.recorded_runs import CUDA, ENVIRONMENT, FLASH, SDPA, STATIC, verdict
@@ -143,14 +143,8 @@ def test_first_line_says_why(changes, line):
 
 
 def test_documented_lines_are_given():
-    """README's examples, with numbers that are made up there."""
-    readme = (REPOSITORY / "README.md").read_text()
-    shown = (
-        readme.partition("Its first line is one of these:")[2]
-        .partition("```text\n")[2]
-        .partition("```")[0]
-        .splitlines()
-    )
+    """The examples of docs/machines.md, with numbers that are made up there."""
+    shown = fence(section("docs/machines.md", "### The statement"), "text").splitlines()
     lost = Check(
         "cuda:0", "row remapping", "failed", Grade.REJECTING, "possible", "no spare row is left: return the card"
     )

@@ -64,7 +64,7 @@ def test_killed_session_is_resumed(tmp_path):
 
 @pytest.mark.slow
 def test_shards_of_two_devices_are_merged(tmp_path):
-    """Each is given a device of its own, as README shows it."""
+    """Each is given a device of its own, as docs/running.md shows it."""
     folders = [tmp_path / "gpu0", tmp_path / "gpu1"]
     for place, folder in enumerate(folders):
         variables = {"SIMULATED_CUDA_DEVICES": "2", "CUDA_VISIBLE_DEVICES": str(place)}

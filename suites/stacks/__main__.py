@@ -1,4 +1,4 @@
-"""`python -m suites.stacks` prints README's table of stacks, as the registry has it."""
+"""`python -m suites.stacks` prints the table of stacks in docs/paths.md, as the registry has it."""
 
 from __future__ import annotations
 

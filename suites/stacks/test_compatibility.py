@@ -12,7 +12,7 @@ from harness.machine.inventory import take_inventory
 from harness.paths.registry import IN_ITSELF, PATHS, STACKS
 from harness.records.enums import Dtype, Outcome, Property, Technique
 from harness.session.plan import needs
-from suites.conftest import REPOSITORY
+from suites.meta.documents import section
 from suites.stacks.__main__ import table
 
 pytestmark = pytest.mark.workers
@@ -44,9 +44,9 @@ def test_every_pair_of_techniques_is_declared():
     assert set(IN_ITSELF.values()) <= {path.name for path in PATHS}
 
 
-def test_readme_has_the_table_of_the_registry():
+def test_page_of_paths_has_the_table_of_the_registry():
     """As `python -m suites.stacks` prints it."""
-    assert f"\n\n{table()}\n\n" in (REPOSITORY / "README.md").read_text()
+    assert f"\n\n{table()}\n\n" in section("docs/paths.md", "## Stacks")
 
 
 @pytest.mark.parametrize("stack", IMPOSSIBLE, ids=lambda stack: stack.name)

@@ -15,7 +15,7 @@ from harness.records.enums import Outcome
 from suites.meta.faults.measure import Cell, Row
 
 RECORDED = Path(__file__).parent / "measured"
-"""Results that README shows, and that later ones are held to."""
+"""Results that docs/measured/fault-catalogue.md shows, and that later ones are held to."""
 DIGITS = 4
 """Of each number that is recorded."""
 

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sessions", type=int, default=40, help="processes of each kind; 0: study what is there")
     parser.add_argument("--rounds", type=int, default=200, help="of each, in which every arm runs once")
     parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder for traces and results")
-    parser.add_argument("--accept", action="store_true", help="keep the results as those that README shows")
+    parser.add_argument("--accept", action="store_true", help="keep the results as those that docs/ shows")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the study found, as numbers and as README's table."""
+"""What the study found, as numbers and as the table of docs/measured/sensitivity.md."""
 
 from __future__ import annotations
 
