@@ -92,7 +92,7 @@ class StartedSession:
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def communicate(self, timeout: float) -> tuple[str, str]:
+    def communicate(self, timeout: float = 600.0) -> tuple[str, str]:
         """Return all that the session wrote, and its errors. To be asked once.
 
         Raises subprocess.TimeoutExpired after `timeout` seconds, with what it has written until then.

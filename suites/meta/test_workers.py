@@ -215,13 +215,13 @@ def left_behind(folder):
 
 
 def processes_of(folder):
-    """Processes that were started with HARNESS_TEST naming a folder, or that work there."""
+    """Processes beside this one that were started with HARNESS_TEST naming a folder, or that work there."""
     mark = f"HARNESS_TEST={folder}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             ours = mark in (entry / "environ").read_bytes() or (entry / "cwd").readlink() == folder
-            if ours and is_alive(entry.name):
+            if ours and is_alive(entry.name) and int(entry.name) != os.getpid():
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode())
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
