@@ -43,10 +43,13 @@ class SessionServer:
         for each in (ours, theirs):
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
         self._socket = ours
+        # It is of no test, although one starts it: what a session left is looked for by its variables.
+        variables = {**ENVIRONMENT, **os.environ}
+        variables.pop("HARNESS_TEST", None)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "suites.meta.session_server", str(theirs.fileno())],
-                cwd=REPOSITORY, env={**ENVIRONMENT, **os.environ}, pass_fds=[theirs.fileno()],
+                cwd=REPOSITORY, env=variables, pass_fds=[theirs.fileno()],
             )  # fmt: skip
         atexit.register(self.close)
 
