@@ -26,6 +26,8 @@ from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Tec
 from harness.records.run import Run, Verdict
 from harness.records.run_files import any_run
 from harness.records.workload import ModelRecipe, Workload
+from harness.reports.failures import failure_lines
+from harness.reports.headline import headline, machine_line
 from harness.reports.overview import overview_table
 from harness.reports.tables import (
     aligned,
@@ -325,6 +327,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     if (known.planned or known.elsewhere) and not known.selected:
         terminalreporter.write_line(_why_nothing_is_selected(known, config.option.markexpr, config.option.keyword))
+
+
+@pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)  # below the list of failed tests
+def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Generator[None]:
+    """End with what failed and the next step for each, and with the headline and the machine below."""
+    yield
+    known = config.stash.get(SESSION, None)
+    if known is None or known.folder is None or config.option.collectonly:
+        return
+    run = known.folder.run
+    told = [*failure_lines(run.verdicts, evidence=known.evidence, told=run.options)]
+    for line in ("", *told, *([""] if told else [])):
+        terminalreporter.write_line(line)
+    line = headline(run)
+    good = line.startswith("Passed: ")
+    terminalreporter.write_line(line, bold=True, green=good, red=not good)
+    terminalreporter.write_line(machine_line(run))
 
 
 def _summary(known: Session) -> Iterator[str]:

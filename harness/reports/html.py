@@ -10,12 +10,15 @@ from typing import Any
 
 from harness.errors import HarnessError, first_line
 from harness.judging.gate import gate_line, tier_line
-from harness.records.enums import Technique
+from harness.records.enums import Property, Technique
 from harness.records.run import Run, Verdict
-from harness.reports.junit import NOT_XML
+from harness.reports.bars import chart
+from harness.reports.failures import by_message
+from harness.reports.headline import headline, machine_line
+from harness.reports.heat import heat, legend
 from harness.reports.markdown import ERROR_RATIO, FIGURES, OVERVIEW
 from harness.reports.overview import overview_table
-from harness.reports.page import CasePage, Failed, badges, by_message, matrix, with_badges
+from harness.reports.page import CasePage, Failed, badges, matrix, with_badges
 from harness.reports.page_cases import Files, case_page, read_files
 from harness.reports.page_roofline import roofline
 from harness.reports.reproduce import command
@@ -27,11 +30,12 @@ from harness.reports.tables import (
     tally_outcomes,
     tried_cases,
 )
+from harness.reports.text import printable
 
 FOLDER = Path(__file__).parent
 TEMPLATE = FOLDER / "report.html.jinja"
-COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-"""Pattern of the escape sequences by which terminals set colours and move the cursor."""
+UNFOLDED = 10
+"""Most failures that the page shows unfolded."""
 
 
 def html(run: Run, folder: Path) -> str:
@@ -64,13 +68,6 @@ def rendered(template: Path, content: Mapping[str, Any]) -> str:
     return environment.get_template(template.name).render(content)
 
 
-def printable(value: Any) -> Any:
-    """Return a text without characters that no page can hold: messages of foreign exceptions may have them."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", COLOURS.sub("", value))
-
-
 def _breakable(name: str) -> Any:
     """Return a path's name as markup in which a line may end after each dot, underscore and plus sign."""
     from markupsafe import Markup
@@ -82,13 +79,26 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
     cases = _by_case([*judged_cases(run.verdicts), *tried_cases(run.verdicts)])
     files = {case: read_files(folder, case) for case in cases}
     overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
+    found, said = heat(run.verdicts), headline(run)
+    first, _, clauses = said.partition(": ")
+    lead, _, rest = clauses.partition("; ")
     return {
         "run": run,
         "times": "; ".join(filter(None, (_times(run), tier_line(run)))),
+        "headline": said,
+        "first": first,
+        "lead": lead,
+        "rest": rest,
+        "machine": machine_line(run),
         "title": tally_outcomes(run.verdicts),
         "gate": gate_line(run),
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
+        "speed": chart(run.verdicts, Property.SPEED, name="speedup over eager"),
+        "memory": chart(run.verdicts, Property.MEMORY, name="memory over eager's"),
+        "heat": found,
+        "legend": legend(found) if found else [],
         "failures": _failures(run, files),
+        "unfolded": UNFOLDED,
         "overview": overview,
         "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
         "matrix": matrix(run.verdicts),

@@ -1,4 +1,4 @@
-"""Render `report.md`: a run as a CI summary shows it, failures first."""
+"""Render `report.md`: a run as a CI summary shows it, the headline and the failures first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from itertools import accumulate
 
 from harness.judging.gate import gate_line, tier_line
 from harness.records.run import Run, Verdict
+from harness.reports.bars import SHOWN, ratio_table
+from harness.reports.failures import by_message, told_and_next
+from harness.reports.headline import headline, machine_line, path_table
 from harness.reports.overview import overview_table
-from harness.reports.page import by_message
+from harness.reports.reproduce import command
 from harness.reports.tables import (
     case_table,
     changed_numerics,
@@ -18,6 +21,7 @@ from harness.reports.tables import (
     skipped_paths,
     tally_outcomes,
 )
+from harness.reports.text import one_line
 
 ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
@@ -35,6 +39,8 @@ FIGURES = (
     "step uses. MFU: share of the measured rate of matrix products that the prefill uses."
 )
 
+FAILED = "Failed"
+"""Title of the section of failures."""
 MOST = 900_000
 """Largest size of a report, in bytes. GitHub refuses a job summary of more than 1 MiB as a whole:
 https://docs.github.com/actions/using-workflows/workflow-commands-for-github-actions#adding-a-markdown-summary"""
@@ -46,8 +52,12 @@ SHARE = 0.5
 
 
 def markdown(run: Run) -> str:
-    """Return the report of a run, failures first. Lines for which there is no room are counted, section by section."""
-    start = [f"# {tally_outcomes(run.verdicts)}", ""]
+    """Return the report of a run, in the order of its page.
+
+    Lines for which there is no room are counted, section by section.
+    """
+    start = [f"# {_clipped(headline(run))}", "", _clipped(machine_line(run)), ""]
+    start += [f"{tally_outcomes(run.verdicts)}.", ""]
     if tier := tier_line(run):
         start += [f"{tier.capitalize()}.", ""]
     if gate := gate_line(run):
@@ -59,10 +69,10 @@ def markdown(run: Run) -> str:
     end = _environment(run)
     room = MOST - _bytes([*start, *overview, *end])
     lines = []
-    for place, section in enumerate(_sections(run)):
+    for section in _sections(run):
         told = _fitting(section, room=int(room * SHARE))
         room -= _bytes(told)
-        lines += [*told, *overview] if place == 0 else told
+        lines += [*told, *overview] if section.title == FAILED else told
     if judged := judged_cases(run.verdicts):
         lines += _cases(judged, room=room)
     return "\n".join([*start, *lines, *end]) + "\n"
@@ -78,34 +88,51 @@ class _Section:
     lines: list[str]
     head: tuple[str, ...] = ()
     """First lines of a table, if the lines are its rows."""
+    fold: int = 0
+    """Number of lines above which they are folded; 0 for never."""
 
 
 def _sections(run: Run) -> list[_Section]:
-    """Return all sections that grow with a run, except the table of cases. The first stands before the overview."""
-    failures = [
-        f"- **{same[0].outcome}** {', '.join(each.property for each in same)}: {_clipped(same[0].message)}"
-        for same in by_message(run.verdicts)
-    ]
+    """Return all sections that grow with a run, except the table of cases. The overview stands below the failures."""
+    failures = [_failure(same, run) for same in by_message(run.verdicts)]
+    paths = markdown_table(path_table(run.verdicts) or [[]])
+    measured = markdown_table(ratio_table(run.verdicts) or [[]])
     claims = markdown_table([[_clipped(cell) for cell in row] for row in claim_table(run.verdicts)] or [[]])
     skipped = [_clipped(f"- {reason}: {', '.join(paths)}") for reason, paths in skipped_paths(run.verdicts).items()]
     changed = [_clipped(f"- {line}") for line in changed_numerics(run.verdicts)]
     return [
-        _Section("Failed", "failures", failures),
+        _Section("Speed and memory over eager's", "cases", measured[2:], tuple(measured[:2]), fold=SHOWN),
+        _Section("Paths", "techniques", paths[2:], tuple(paths[:2])),
+        _Section(FAILED, "failures", failures),
         _Section("Claims", "claims", claims[2:], tuple(claims[:2])),
         _Section("Not judged", "reasons", skipped),
         _Section("Numerics changed", "lines", changed),
     ]
 
 
+def _failure(same: list[Verdict], run: Run) -> str:
+    """Return the lines of one failure: its message, the next step if the message has none, and the command."""
+    first, (_, step) = same[0], told_and_next(same[0])
+    told = f"- **{first.outcome}** {', '.join(each.property for each in same)}: {_clipped(first.message)}"
+    if not first.message.endswith(f"({step})"):
+        told += f"\n  Next: {step}."
+    again = one_line(command(first, has_evidence=False, told=run.options), longest=LONGEST)
+    return f"{told}\n  `{again.replace('`', '')}`"
+
+
 def _fitting(section: _Section, *, room: int) -> list[str]:
     """Return the lines of a section that fit into `room` bytes, and say how many are left out. Empty without lines."""
     if not section.lines:
         return []
-    before = [f"## {section.title}", "", *section.head]
+    folded = 0 < section.fold < len(section.lines)
+    fold = [f"<details><summary>{len(section.lines)} {section.what}</summary>", ""] if folded else []
+    before = [f"## {section.title}", "", *fold, *section.head]
     kept = _kept(
-        section.lines, room=room - _bytes([*before, "", LEFT_OUT.format(len(section.lines), section.what), ""])
+        section.lines,
+        room=room - _bytes([*before, "", "", "</details>", LEFT_OUT.format(len(section.lines), section.what), ""]),
     )
-    return [*before, *section.lines[:kept], *_cut(len(section.lines) - kept, section.what), ""]
+    after = ["", "</details>"] if folded else []
+    return [*before, *section.lines[:kept], *_cut(len(section.lines) - kept, section.what), *after, ""]
 
 
 def _kept(lines: list[str], *, room: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from harness.records.enums import CASE_PROPERTIES, Outcome, Property
 from harness.records.run import Verdict
+from harness.reports.failures import told_and_next
 
 FIGURE = re.compile(r"[<≥≤+−-]?\d")
 """Pattern of the start of a cell that is read as a number."""
@@ -38,6 +39,9 @@ class Badge:
 
 KINDS = ("bad", "open", "none", "good")
 """Kinds of badges, the worst first. A case that nobody judged ranks below a good one: it proves nothing."""
+
+FOLDED = 300
+"""Characters of a long message that stand before the fold."""
 
 Cell = str | Badge | tuple[Badge, ...]
 
@@ -103,17 +107,18 @@ class Failed:
 
     @property
     def told(self) -> str:
-        """Message without the id of the case, which the page shows before it."""
-        return self.verdict.message.removeprefix(f"{self.verdict.case}: ")
+        """Text of what was found, without the id of the case, which the page shows before it."""
+        return told_and_next(self.verdict)[0]
 
+    @property
+    def step(self) -> str:
+        """The next step for a person."""
+        return told_and_next(self.verdict)[1]
 
-def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
-    """Return failing verdicts by case and message, since what fails a property fails those after it, too."""
-    found: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.outcome.fails:
-            found.setdefault((verdict.case, verdict.message), []).append(verdict)
-    return list(found.values())
+    @property
+    def start(self) -> str:
+        """Start of a message that is long enough to be folded; empty for any other."""
+        return f"{self.told[:FOLDED].rstrip()}…" if len(self.told) > FOLDED * 1.5 else ""
 
 
 def badges(verdicts: Iterable[Verdict], *, counted: bool = False) -> tuple[Badge, ...]:

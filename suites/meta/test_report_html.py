@@ -202,10 +202,12 @@ def test_page_follows_the_viewers_scheme(browser, page):
     assert ink != chalk
 
 
-def test_failures_stand_before_everything_else(browser, page):
+def test_pictures_and_failures_stand_before_the_tables(browser, page):
+    """Below the headline, which names what failed."""
     show(browser, page)
     titles = browser.execute_script("return [...document.querySelectorAll('h2')].map(h => h.innerText)")
     assert titles == [
+        "Speed: how many times as fast as eager", "Memory: peak over eager's", "Map of outcomes: paths by properties",
         "Failed", "The optimization overview, measured here", "Claims", "Paths by properties", "Cases", "Roofline",
         "Not judged", "Environment",
     ]  # fmt: skip

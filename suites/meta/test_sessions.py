@@ -350,7 +350,7 @@ def made_profile(root, **contents):
 
 
 def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
-    """The same session passes without it; the reason is the last line, and stands in the record and the reports."""
+    """The same session passes without it; the reason stands at the end, in the record and the reports."""
     away = "(Dummy(), Away())"
     dummies = DUMMIES + "\nfrom harness.machine.requirements import Package\n" + AWAY
     result, record = session("--dtype", "fp32", paths=away, dummies=dummies)
@@ -360,6 +360,9 @@ def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
     told = f"2 verdicts (UNSUPPORTED of {case} first) are not allowed by the profile's [[skips]]"
     assert (result.ret, record["exit"], record["gate"]) == (1, 1, [told])
     result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')} (tier daily*)"])
+    headline, machine, _ = result.outlines[-3:]
+    assert headline.startswith(f"Failed: the gate is red, since {told}; 1 optimization path works on ")
+    assert (pytester.path / "runs" / "latest" / "report.md").read_text().startswith(f"# {headline}\n\n{machine}\n")
     assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
     made_profile(pytester.path, skips=(Skip(Outcome.UNSUPPORTED, "attention.away", "made up", 2),))
     result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
@@ -377,6 +380,15 @@ def test_test_that_fails_beside_a_failing_verdict_is_counted(session, pytester):
     assert result.ret == 1
     assert record["failed_otherwise"] == 1
     assert len(record["verdicts"]) == 2
+    result.stdout.fnmatch_lines(
+        [
+            "*short test summary*",
+            "NOT_ENGAGED engagement* of cpu-fp32-tiny_qwen3-attention.dummy-single: *",
+            "  next: something else served the request*",
+            "  again: pytest suites/every_path --device cpu *",
+            "Failed: 1 of 1 optimization path does not work on *: attention.dummy (NOT_ENGAGED); 1 test failed *",
+        ]
+    )
 
 
 AWAY = """
