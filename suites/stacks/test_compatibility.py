@@ -12,7 +12,7 @@ from harness.machine.inventory import take_inventory
 from harness.paths.registry import IN_ITSELF, PATHS, STACKS
 from harness.records.enums import Dtype, Outcome, Property, Technique
 from harness.session.plan import needs
-from suites.meta.documents import section
+from suites.meta.builders.documents import section
 from suites.stacks.__main__ import table
 
 pytestmark = pytest.mark.workers

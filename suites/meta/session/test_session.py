@@ -1,0 +1,358 @@
+"""Whole sessions, run as a user runs them: exit codes, one verdict per accident, one line per new thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import time
+from argparse import ArgumentTypeError
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from harness.commands.calibrate.spread import calibrated
+from harness.machine.inventory import describe, take_inventory
+from harness.options import seconds, shard
+from harness.profiles.exceptions import Skip
+from harness.profiles.fault_results import FILE as FAULTS
+from harness.profiles.numerics import Numerics, StoredNumerics, conditions_of, store_numerics
+from harness.profiles.profile import Calibration, Match, Profile, write_profile
+from harness.records.enums import Outcome
+from suites.conftest import REPOSITORY
+from suites.meta.builders.processes import left_behind, processes_of
+from suites.meta.builders.sessions import DUMMIES, MORE_PATHS, started
+
+
+def outcomes(record):
+    return {(verdict["path"], verdict["property"]): verdict["outcome"] for verdict in record["verdicts"]}
+
+
+@pytest.mark.parametrize("jobs", ["1", "4"])
+def test_killed_and_hanging_workers_cost_one_case_each(session, pytester, jobs):
+    """Each is a verdict, the others are unharmed, the session fails, and no process is left; one after the other or
+    side by side."""
+    asked = ("--case-timeout", "20", "--dtype", "fp32", "--jobs", jobs)
+    result, record = session(*asked, paths="(Killed(), Hanging(), Dummy())")
+    assert result.ret == 1
+    assert record["exit"] == 1
+    assert outcomes(record) == {
+        ("attention.killed", "engagement"): Outcome.CRASHED,
+        ("attention.killed", "equivalence"): Outcome.CRASHED,
+        ("attention.hanging", "engagement"): Outcome.TIMED_OUT,
+        ("attention.hanging", "equivalence"): Outcome.TIMED_OUT,
+        ("attention.dummy", "engagement"): Outcome.PASS,
+        ("attention.dummy", "equivalence"): Outcome.PASS,
+    }
+    messages = [verdict["message"] for verdict in record["verdicts"]]
+    assert "fp32 run: worker ended by SIGKILL (read " in messages[0]
+    assert "fp32 run: no answer within 20 s, worker killed (read " in messages[2]
+    assert left_behind(pytester.path) == []
+
+
+KILLS = 5
+
+
+def test_workers_killed_at_random_cost_their_own_cases_alone(session, pytester):
+    """Four cases at a time run side by side, and one worker after another is killed from outside."""
+    paths = ", ".join(f"Dummy(name='attention.dummy{number}')" for number in range(4 * KILLS))
+    session("--collect-only", paths=f"({paths})")
+    process = started(pytester.path, "--jobs", "4")
+    moments, hit = random.Random(KILLS), set()
+    while process.poll() is None and len(hit) < KILLS:
+        time.sleep(moments.uniform(0.2, 1.5))
+        workers = _workers_of_cases(pytester.path)
+        if workers:
+            case, pid = moments.choice(sorted(workers.items()))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                hit.add(case)
+    told, _ = process.communicate(timeout=300)
+    record = json.loads((pytester.path / "runs" / "latest" / "run.json").read_text())
+    given = Counter((each["case"], each["property"]) for each in record["verdicts"])
+    assert set(given.values()) == {1}
+    assert len(given) == 2 * 4 * KILLS
+    crashed = {each["case"] for each in record["verdicts"] if each["outcome"] == Outcome.CRASHED}
+    assert {each["outcome"] for each in record["verdicts"] if each["case"] not in crashed} == {Outcome.PASS}
+    assert crashed <= hit, told
+    assert len(crashed) >= KILLS - 1  # one may have been about to end as it was
+    assert process.returncode == 1
+    assert left_behind(pytester.path) == []
+
+
+def _workers_of_cases(folder):
+    """Process ids of the workers that run, by their case: each writes to the log of its case and precision."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            log = (entry / "fd" / "1").readlink()
+            if log.is_relative_to(folder / "runs") and log.name.startswith("cpu-"):
+                found[log.stem.removesuffix("-fp32")] = int(entry.name)
+    return found
+
+
+def test_number_of_jobs_changes_no_verdict_and_no_number(session):
+    """Nor their order. What torchrun starts exchanges its numbers in no fixed order."""
+    found = {}
+    for jobs in ("1", "4"):
+        paths = (
+            "(Eager(), Dummy(), NoCache(), StaticCache(), TensorParallel('parallelism.tp2_torchrun', torchrun=True))"
+        )
+        result, record = session("--jobs", jobs, paths=paths, dummies=DUMMIES + MORE_PATHS)
+        assert result.ret == 0, result.stdout.str()
+        assert record["jobs"] == int(jobs)
+        found[jobs] = record["verdicts"]
+    assert len(found["4"]) == 10
+    for one, four in zip(found["1"], found["4"], strict=True):
+        assert [one[name] for name in ("case", "property", "outcome")] == [
+            four[name] for name in ("case", "property", "outcome")
+        ]
+        assert four["numbers"] == (pytest.approx(one["numbers"], rel=1e-3) if "tp2" in one["case"] else one["numbers"])
+
+
+def test_no_more_workers_start_than_a_case_needs(session, pytester):
+    """Of a model and workload the reference once, and eager once in each precision; then each precision of each case.
+    Each worker has a log of its own."""
+    result, _ = session("--jobs", "4", paths="(Eager(), Dummy(), NoCache())", dummies=DUMMIES + MORE_PATHS)
+    assert result.ret == 0
+    of = "cpu-tiny_qwen3-single"
+    cases = [f"cpu-bf16-tiny_qwen3-{path}-single" for path in ("eager", "attention.dummy", "caching.none")]
+    assert sorted(path.stem for path in pytester.path.glob("runs/latest/logs/*.log")) == sorted(
+        [f"reference-{of}", *(f"eager-{of}-{dtype}" for dtype in ("fp32", "bf16")), "server"]
+        + [f"{case}-{dtype}" for case in cases for dtype in ("fp32", "bf16")]
+    )
+
+
+def test_interrupted_session_ends_at_once_with_all_that_runs_beside(session, pytester):
+    """Threads that wait for a worker would otherwise hold it for the deadline of a case."""
+    session("--collect-only", paths="(Hanging(), Hanging(name='attention.too'), Dummy())")
+    process = started(pytester.path, "--jobs", "4")
+    end = time.monotonic() + 200
+    while len(list(pytester.path.glob("runs/latest/logs/*attention*fp32.log"))) < 3 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert len(processes_of(pytester.path)) > 3
+    process.send_signal(signal.SIGINT)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, told
+    assert left_behind(pytester.path) == []
+    record = json.loads((pytester.path / "runs" / "latest" / "run.json").read_text())
+    assert record["exit"] == pytest.ExitCode.INTERRUPTED
+    assert not any(each["outcome"] == Outcome.CRASHED for each in record["verdicts"])
+    assert [path.stem for path in pytester.path.glob("runs/latest/evidence/*")] in (
+        [],
+        ["cpu-fp32-tiny_qwen3-attention.dummy-single"],
+    )
+
+
+def test_new_path_workload_and_model_cost_one_line_each(session, pytester):
+    """A path is one entry of the tuple, a workload one entry, a model folder one option; nothing else is edited."""
+    shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "my-model")
+    result, record = session(
+        "--dtype", "fp32", "--model", "my-model",
+        paths="(Eager(), Dummy())",
+        workloads="(Workload('mine', (Prompt(9, text='hello world'), Prompt(5, text='good')), 4),)",
+    )  # fmt: skip
+    assert result.ret == 0, result.stdout.str()
+    cases = {verdict["case"] for verdict in record["verdicts"]}
+    assert cases == {"cpu-fp32-my_model-eager-mine", "cpu-fp32-my_model-attention.dummy-mine"}
+    assert set(outcomes(record).values()) == {Outcome.PASS}
+
+
+def test_later_property_alone_fails_on_an_unengaged_path(session):
+    """Selecting `-m equivalence` does not step around engagement."""
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
+    result, record = session("-m", "equivalence", "--dtype", "fp32", paths="(Lazy(),)", dummies=lazy)
+    assert result.ret == 1
+    assert outcomes(record) == {("attention.dummy", "equivalence"): Outcome.NOT_ENGAGED}
+    result.stdout.fnmatch_lines(["NOT_ENGAGED: *: attention implementation in fp32 is eager, but should be sdpa*"])
+
+
+def test_cuda_marker_without_cuda_fails_with_one_line(session):
+    """`pytest -m cuda` on a machine without CUDA selects nothing, says why, and is not green."""
+    result, record = session("-m", "cuda")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert record is None
+    result.stdout.fnmatch_lines(
+        ["nothing was judged: -m cuda selects none of the 1 cases planned here; there is no CUDA here: *"]
+    )
+
+
+def test_only_unsupported_cases_fail_the_session(session):
+    """Skips alone are not green: something was asked for and nothing was judged."""
+    result, record = session("--device", "cuda")
+    assert result.ret == 1
+    assert set(outcomes(record).values()) == {Outcome.UNSUPPORTED}
+    result.stdout.fnmatch_lines(["nothing was judged: UNSUPPORTED: needs cuda: *"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (
+            ["--model", "nosuch"],
+            4,
+            "!* _pytest.outcomes.Exit: model 'nosuch' is unknown, but should be one of: *tiny_qwen3*",
+        ),
+        (
+            ["--run-dir", "/proc/nowhere"],
+            3,
+            "*/proc/nowhere: cannot hold a run: *(choose another folder with --run-dir)*",
+        ),
+        (["--dtype", "fp8"], 4, "*argument --dtype: invalid choice: 'fp8'*"),
+    ],
+)
+def test_bad_input_is_one_line(session, arguments, code, message):
+    """No traceback, no verdict, and the exit code that the documents name."""
+    result, _ = session(*arguments)
+    assert result.ret == code
+    result.stdout.no_fnmatch_line("*Interrupted*")
+    (result.stdout if "choice" not in message else result.stderr).fnmatch_lines([message])
+    result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_broken_model_folder_is_an_error_verdict(session, pytester):
+    """A folder whose weights are cut short fails its cases with one line, and the log has the rest."""
+    shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "cut")
+    (pytester.path / "cut" / "model.safetensors").write_bytes(b"short")
+    result, record = session("--model", "cut", "--dtype", "fp32")
+    assert result.ret == 1
+    assert set(outcomes(record).values()) == {Outcome.ERROR}
+    assert "eager: " in record["verdicts"][0]["message"]
+
+
+def test_session_is_judged_by_the_profile_that_matches(session, pytester):
+    """Its name stands in the record; limits that are not the table's, in the record, the report and the terminal. So
+    does what has changed since it was stored there."""
+    q95 = {"fp32.rho": 2.6}
+    found = Calibration("2026-01-01", {}, "made up", (), (), 8, 100, {}, q95, calibrated(q95))
+    here = Profile("here", pytester.path / "baselines" / "here", Match("cpu", platform.machine()), found)
+    write_profile(here)
+    caught = {"outcome": "MISMATCH", "numbers": {"fp32.rho": 30.0, "fp32.rho.limit": 3.0}}
+    (pytester.path / FAULTS).parent.mkdir(parents=True)
+    (pytester.path / FAULTS).write_text(json.dumps({"faults": [{"name": "a", "cells": {"ladder": caught}}]}))
+    case = "cpu-fp32-tiny_qwen3-attention.dummy-single"
+    conditions = conditions_of(describe(take_inventory(), accelerators=""))
+    known = StoredNumerics("attention.dummy", "", {"fp32.rho": 0.1}, {})
+    store_numerics(Numerics(1, conditions, {case: known}), here.folder)
+    result, record = session("--dtype", "fp32", paths="(Dummy(),)")
+    assert result.ret == 0
+    assert record["profile"] == "here"
+    limits = {verdict["numbers"].get("fp32.rho.limit") for verdict in record["verdicts"]}
+    assert limits == {None, 3.25}
+    told = "limits of profile here are not the table's: fp32_rho 3.25 instead of 3"
+    assert record["environment"]["judged_by"] == told
+    assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
+    result.stdout.fnmatch_lines([f"{case}: numerics changed: fp32.rho is *, was 0.1; *", told])
+
+
+def test_broken_profile_ends_the_session_with_one_line(session, pytester):
+    path = pytester.path / "baselines" / "here" / "profile.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text("[match")
+    result, record = session("--dtype", "fp32")
+    assert result.ret == 4
+    assert record is None
+    result.stdout.fnmatch_lines(
+        [f"!* _pytest.outcomes.Exit: {path}: is no TOML: *(repair it, or restore it from version control)*"]
+    )
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon"])
+def test_time_for_pairs_must_beseconds(given):
+    """With not-a-number sampling would never end."""
+    with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be a positive number of seconds"):
+        seconds(given)
+    assert seconds("0.5") == 0.5
+
+
+def made_profile(root, **contents):
+    """A profile of this machine."""
+    write_profile(Profile("here", root / "baselines" / "here", Match("cpu", platform.machine()), None, **contents))
+
+
+def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
+    """The same session passes without it; the reason stands at the end, in the record and the reports."""
+    away = "(Dummy(), Away())"
+    dummies = DUMMIES + "\nfrom harness.machine.requirements import Package\n" + AWAY
+    result, record = session("--dtype", "fp32", paths=away, dummies=dummies)
+    assert (result.ret, record["gate"]) == (0, None)
+    result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
+    case = "cpu-fp32-tiny_qwen3-attention.away-single"
+    told = f"2 verdicts (UNSUPPORTED of {case} first) are not allowed by the profile's [[skips]]"
+    assert (result.ret, record["exit"], record["gate"]) == (1, 1, [told])
+    result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')} (tier daily*)"])
+    headline, machine, _ = result.outlines[-3:]
+    assert headline.startswith(f"Failed: the gate is red, since {told}; 1 optimization path works on ")
+    assert (pytester.path / "runs" / "latest" / "report.md").read_text().startswith(f"# {headline}\n\n{machine}\n")
+    assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
+    made_profile(pytester.path, skips=(Skip(Outcome.UNSUPPORTED, "attention.away", "made up", 2),))
+    result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
+    assert (result.ret, record["gate"]) == (0, [])
+    result.stdout.fnmatch_lines(["gate: green: 2 verdicts given, 2 skipped as the profile allows (tier daily*)"])
+
+
+def test_test_that_fails_beside_a_failing_verdict_is_counted(session, pytester):
+    """The verdict may be forgiven one day; a test of no case, or one that raises behind its verdict, is not."""
+    pytester.makepyfile(
+        test_other="def test_other(record_property):\n    record_property('outcome', 'odd')\n    assert 0\n"
+    )
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
+    result, record = session("test_other.py", "--dtype", "fp32", paths="(Lazy(),)", dummies=lazy)
+    assert result.ret == 1
+    assert record["failed_otherwise"] == 1
+    assert len(record["verdicts"]) == 2
+    result.stdout.fnmatch_lines(
+        [
+            "*short test summary*",
+            "NOT_ENGAGED engagement* of cpu-fp32-tiny_qwen3-attention.dummy-single: *",
+            "  next: something else served the request*",
+            "  again: pytest suites/every_path --device cpu *",
+            "Failed: 1 of 1 optimization path does not work on *: attention.dummy (NOT_ENGAGED); 1 test failed *",
+        ]
+    )
+
+
+AWAY = """
+@dataclass(frozen=True)
+class Away(Sdpa):
+    name: str = "attention.away"
+    def needs(self): return (Package("no-such-package"),)
+"""
+
+
+def test_known_failure_is_forgiven_until_it_passes(session, pytester):
+    """It is told in each run; once the path is repaired, its entry makes the gate red."""
+    made_profile(pytester.path)
+    (pytester.path / "baselines" / "here" / "known_failures.toml").write_text(
+        '[[known_failures]]\npath = "attention.dummy"\noutcome = "NOT_ENGAGED"\nreason = "made up"\n'
+        'issue = "https://example.org/1"\nexpires = "2999-01-01"\n'
+    )
+    lazy = DUMMIES + "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
+    result, record = session("--dtype", "fp32", "--gate", paths="(Lazy(), Eager())", dummies=lazy)
+    assert (result.ret, record["gate"]) == (0, []), result.stdout.str()
+    assert outcomes(record)["attention.dummy", "engagement"] == Outcome.KNOWN_FAILURE
+    result.stdout.fnmatch_lines(["KNOWN_FAILURE: *known until 2999-01-01 as NOT_ENGAGED: made up (https://*"])
+    result, record = session("--dtype", "fp32", "--gate", paths="(Dummy(), Eager())", dummies=lazy)
+    assert (result.ret, record["gate"]) == (1, ["known failure NOT_ENGAGED attention.dummy passes: remove its entry"])
+
+
+def test_shards_share_the_cases(session):
+    """Each runs cases whole; together they run all, and none twice."""
+    found = []
+    for part in ("1/2", "2/2"):
+        result, record = session("--dtype", "fp32", "--shard", part, "-m", "engagement", paths="(Eager(), Dummy())")
+        assert result.ret == 0
+        found.append([each["path"] for each in record["verdicts"]])
+    assert found == [["eager"], ["attention.dummy"]]
+
+
+@pytest.mark.parametrize("given", ["0/2", "3/2", "1", "a/b", "1/2/3"])
+def test_shard_must_be_one_of_a_number(given):
+    with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be K/N, K from 1 to N"):
+        shard(given)
+    assert shard("2/3") == (2, 3)
