@@ -70,24 +70,31 @@ def findings(
     if rung.beside:
         beside = replace(rung, comparison=rung.beside, beside=None, scheme=None, operators=None)
         scheme += [
-            replace(each, key=f"{each.key}.beside", what=f"{each.what}, without the lossy cache,")
+            replace(
+                each,
+                key=f"{each.key}.beside",
+                what=f"{each.what}, without the lossy cache,",
+                sentence=each.sentence and f"{each.sentence}, without the lossy cache",
+            )
             for each in findings(beside, Tolerance.REORDERED, limits=limits)
         ]
-    ends = "rows that do not end where their sequence does"
     found = [
-        LimitCheck(
-            "finite", f"{dtype}.not_finite", f"{dtype} logits that are not finite", float(not comparison.finite), 0.0
+        _none("finite", f"{dtype}.not_finite", int(not comparison.finite), f"logits contain NaN or infinity ({dtype})"),
+        _none(
+            "R5",
+            f"{dtype}.unended",
+            comparison.free.unended,
+            f"rows that do not end where their sequence does: {comparison.free.unended} ({dtype})",
         ),
-        LimitCheck("R5", f"{dtype}.unended", f"{dtype} {ends}", float(comparison.free.unended), 0.0),
     ]
-    lengths = LimitCheck(
-        "R6", f"{dtype}.lengths", f"{dtype} cache layers of wrong length", float(comparison.state.wrong_lengths), 0.0
+    lengths = _none(
+        "R6",
+        f"{dtype}.lengths",
+        comparison.state.wrong_lengths,
+        f"cache layers of a wrong length: {comparison.state.wrong_lengths} ({dtype})",
     )
     if tolerance is Tolerance.DYNAMIC:
-        compared = float(len(rung.operators.errors)) if rung.operators else 0.0
-        some = LimitCheck(
-            "O", f"{dtype}.operators", f"{dtype} operators that were compared", compared, 1.0, at_most=False
-        )
+        some = _some(f"{dtype}.operators", len(rung.operators.errors) if rung.operators else 0, dtype)
         return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         logits = error_findings(comparison.strata, dtype, limits=limits)
@@ -103,9 +110,9 @@ def findings(
             *scheme,
         ]
     whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
-    differs = float(not comparison.identical)
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
-    found += [LimitCheck(rule, f"{dtype}.differs", f"{dtype} bits that differ from {whose}", differs, 0.0), lengths]
+    differs = f"its bits differ from {whose} ({dtype})"
+    found += [_none(rule, f"{dtype}.differs", int(not comparison.identical), differs), lengths]
     return [*found, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
 
 
@@ -170,17 +177,16 @@ def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[L
     )
     wrong = sum(trial.wrong for trial in operators.exact)
     first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
-    what = f"{dtype} outputs that are wrong where nothing rounds{first}"
-    yield LimitCheck("O", f"{dtype}.exact", what, float(wrong), 0.0)
+    yield _none("O", f"{dtype}.exact", wrong, f"outputs that are wrong where nothing rounds: {wrong}{first} ({dtype})")
     if not operators.unwatched:
         compared = len(operators.errors) + sum(trial.tried for trial in operators.exact)
-        yield LimitCheck("O", f"{dtype}.compared", f"{dtype} operators compared", float(compared), 1.0, at_most=False)
+        yield _some(f"{dtype}.compared", compared, dtype)
 
 
 def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[LimitCheck]:
     if scheme.changed_by_saving is not None:
-        changed = float(scheme.changed_by_saving)
-        yield LimitCheck("E", f"{dtype}.saved", f"{dtype} linears that saving and loading changed", changed, 0.0)
+        changed = scheme.changed_by_saving
+        yield _none("E", f"{dtype}.saved", changed, f"linears that saving and loading changed: {changed} ({dtype})")
     quality = scheme.quality
     for key, what, values, limit in (
         ("text_kl", "divergence on text in nats", quality.divergence, budget.nats),
@@ -217,13 +223,9 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     allowed = eager_rate + R4_FLIP_SIGMAS * spread
     flips = greedy.candidate_flips / greedy.positions
     yield LimitCheck("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
-    yield LimitCheck(
-        "R5",
-        f"{dtype}.diverged",
-        f"{dtype} rows whose free run diverges by more than a tie",
-        float(comparison.free.diverged),
-        0.0,
-    )
+    diverged = comparison.free.diverged
+    told = f"rows whose free run diverges by more than a tie: {diverged} ({dtype})"
+    yield _none("R5", f"{dtype}.diverged", diverged, told)
 
 
 def trust_findings(trust: EagerCheck, *, floor: float) -> list[LimitCheck]:
@@ -233,12 +235,11 @@ def trust_findings(trust: EagerCheck, *, floor: float) -> list[LimitCheck]:
         LimitCheck(
             "floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR
         ),
-        LimitCheck(
+        _none(
             "repeat",
             f"{trust.dtype}.unrepeatable",
-            f"{trust.dtype} eager runs that differ from their repetition",
-            float(not trust.repeats),
-            0.0,
+            int(not trust.repeats),
+            f"eager differs from its own repetition ({trust.dtype})",
         ),
         LimitCheck(
             "error",
@@ -255,6 +256,18 @@ def trust_findings(trust: EagerCheck, *, floor: float) -> list[LimitCheck]:
             )
         )
     return found
+
+
+def _none(rule: str, key: str, got: int, sentence: str) -> LimitCheck:
+    """Return the finding for a count that must be 0. The sentence says what is wrong otherwise."""
+    return LimitCheck(rule, key, key, float(got), 0.0, sentence=sentence)
+
+
+def _some(key: str, compared: int, dtype: Dtype) -> LimitCheck:
+    """Return the finding that at least one operator must have been compared."""
+    return LimitCheck(
+        "O", key, key, float(compared), 1.0, at_most=False, sentence=f"no operator was compared ({dtype})"
+    )
 
 
 def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> LimitCheck:

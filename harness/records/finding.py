@@ -18,6 +18,8 @@ class LimitCheck:
     limit: float
     at_most: bool = True
     """Whether `got` should be at most `limit`; otherwise it should be at least `limit`."""
+    sentence: str = ""
+    """Violation in words, for what is true or false, or counted. Empty for numbers, which are shown with a limit."""
 
     @property
     def excess(self) -> float:
@@ -30,6 +32,8 @@ class LimitCheck:
         return self.excess > 1.0
 
     def __str__(self) -> str:
+        if self.sentence and self.violated:
+            return f"{self.sentence} [{self.rule}]"
         bound = "at most" if self.at_most else "at least"
         return f"{self.what} is {self.got:.4g}, but should be {bound} {self.limit:.4g} [{self.rule}]"
 

@@ -70,7 +70,7 @@ def test_engagement_does_not_need_a_trusted_baseline():
             rung(strata=(StratumError("prefill", 4.1, 4.1, 1.0, 1.0, 1.0, 0.0),)),
             "bf16 error over eager's (prefill) is 4.1, but should be at most 4 [R1]",
         ),
-        (rung(finite=False), "bf16 logits that are not finite is 1, but should be at most 0 [finite]"),
+        (rung(finite=False), "logits contain NaN or infinity (bf16) [finite]"),
         (rung(greedy=GreedyAgreement(100, 0, 0, 2.5, 1.0, 7)), "(token 7) is 2.5, but should be at most 1 [R4]"),
         (
             rung(greedy=GreedyAgreement(100, 9, 1, 0.0, 1.0)),
@@ -78,11 +78,11 @@ def test_engagement_does_not_need_a_trusted_baseline():
         ),
         (
             rung(free=FreeRun(1, 0, 3)),
-            "rows whose free run diverges by more than a tie is 1, but should be at most 0 [R5]",
+            "rows whose free run diverges by more than a tie: 1 (bf16) [R5]",
         ),
         (
             rung(free=FreeRun(0, 0, -1, unended=1)),
-            "bf16 rows that do not end where their sequence does is 1, but should be at most 0 [R5]",
+            "rows that do not end where their sequence does: 1 (bf16) [R5]",
         ),
         (
             rung(divergence=replace(CLOSE, candidate_mean=2e-5)),
@@ -100,7 +100,7 @@ def test_engagement_does_not_need_a_trusted_baseline():
             rung(state=CacheComparison((StratumError("layer 2 keys head 1", 1.0, 4.1, 1.0, 1.0, 1.0, 0.0),))),
             "bf16 largest cache error over eager's (layer 2 keys head 1) is 4.1, but should be at most 4 [R6]",
         ),
-        (rung(state=CacheComparison((), 1)), "bf16 cache layers of wrong length is 1, but should be at most 0 [R6]"),
+        (rung(state=CacheComparison((), 1)), "cache layers of a wrong length: 1 (bf16) [R6]"),
     ],
 )
 def test_each_rule_can_fail(broken, told):
