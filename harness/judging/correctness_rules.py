@@ -2,8 +2,8 @@
 
 Fixed limits are defined here, with the reason of each; those that calibration may move are in `profiles/limits.py`.
 
-The names R0 to R6, L and E are those of the rules in README. `rho` is the candidate's RMS error over eager's own, both
-against the float64 reference; `rho_max` is the same for the largest error.
+The names R0 to R6, L and E are those of the rules in docs/correctness.md. `rho` is the candidate's RMS error over
+eager's own, both against the float64 reference; `rho_max` is the same for the largest error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The gate: every way of not knowing is a failure. A pure function of a run's record and of what its profile forgives.
 
-The rules are in `RULES`. The docstring of each says what it refuses; README's table of rules is made of these.
+The rules are in `RULES`. The docstring of each says what it refuses; the table of docs/gate.md is made of these.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Hold bytes against limits, with the reason of each limit. Pure numbers: no torch, no I/O.
 
-The names M1 to M6 are those of the rules in README. Records are in bytes, and sizes in findings in MiB of 2**20 bytes.
+The names M1 to M6 are those of the rules in docs/performance.md. Records are in bytes, and sizes in findings in MiB of
+2**20 bytes.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ FILE = "profile.toml"
 KNOWN_FAILURES = "known_failures.toml"
 HEAD = (
     "# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]], [[disclaimers]] and",
-    "# [[skips]]: those are written by hand, each with its reason. README says what all of them mean.",
+    "# [[skips]]: those are written by hand, each with its reason. docs/machines.md says what all of them mean.",
 )
 
 

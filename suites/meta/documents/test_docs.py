@@ -43,8 +43,6 @@ from suites.meta.builders.documents import DOCUMENTS, FLOWING, fence, page, sect
 from suites.meta.judging.test_gate import TRIPS
 from suites.meta.reports import test_html as test_report_html
 
-pytestmark = pytest.mark.workers
-
 TOX = configparser.ConfigParser()
 TOX.read(REPOSITORY / "tox.ini")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
@@ -213,6 +211,7 @@ def test_documented_allowances_can_be_read(tmp_path):
 GATING = fence(section("docs/gate.md", "## Commands")).splitlines()
 
 
+@pytest.mark.workers
 def test_commands_that_gate_succeed(tmp_path):
     """The second goes on with the run of the first, which leaves it nothing to do."""
     for command in GATING:
@@ -256,6 +255,7 @@ def test_stages_of_ci_have_budgets_of_an_hour_together():
     assert sum(budgets) <= 60
 
 
+@pytest.mark.workers
 @pytest.mark.parametrize(("name", "count"), [("seventh", 7), ("third", 3)])
 def test_ci_runs_all_parts_in_as_many_days(name, count):
     """Whatever day of the year it is, so many days in a row have all parts; but around New Year."""
@@ -297,6 +297,7 @@ def test_tox_pins_the_main_requirements():
 CHOOSING = fence(section("docs/running.md", "## Choosing")).splitlines()
 
 
+@pytest.mark.workers
 @pytest.mark.parametrize("command", CHOOSING)
 def test_commands_that_choose_succeed(command, tmp_path):
     """As the documents show them; those that run something leave a folder whose three files tell the same."""
@@ -328,6 +329,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("measuring")
 
 
+@pytest.mark.workers
 @pytest.mark.parametrize("command", MEASURING)
 def test_commands_that_measure_succeed(command, folder):
     """In the page's order, since the last compares what the one before it saved; in less time, which decides less."""
@@ -349,7 +351,7 @@ def test_commands_that_measure_succeed(command, folder):
 
 
 def test_every_command_that_measures_is_tried():
-    """Those of `harness baseline` in test_cli_baseline.py."""
+    """Those of `harness baseline` in commands/test_baseline.py."""
     assert [line.split()[0] for line in MEASURING] == ["pytest"] * 4 + ["pytest-benchmark"]
 
 
@@ -368,6 +370,7 @@ def ran(command, folder):
     return told.returncode, told.stdout
 
 
+@pytest.mark.workers
 def test_failure_of_readme_fails_as_shown(tmp_path):
     """Its line, its evidence, and the command that reproduces it; which passes without the cause."""
     code, told = ran(FAILING, tmp_path)
@@ -384,6 +387,7 @@ def test_failure_of_readme_fails_as_shown(tmp_path):
 INVARIANT = next(line for line in DOCUMENTS.splitlines() if "--invariant-examples 200" in line)
 
 
+@pytest.mark.workers
 def test_command_that_draws_examples_succeeds(tmp_path):
     """Fewer of them."""
     code, told = ran(INVARIANT.replace("200", "2"), tmp_path)
@@ -398,7 +402,7 @@ SIMULATING = (
 )
 UNTRIED = {
     'git clone "$URL" transformers-conformance && cd transformers-conformance': "tests run in a clone",
-    "pip install -e . && pytest -m cuda": "needs a GPU; what it says without one is tried in test_sessions.py",
+    "pip install -e . && pytest -m cuda": "needs a GPU; what it says without one is tried in session/test_session.py",
     "pytest suites/invariants --device cpu --nightly": "is part of the nightly tier, of which CI runs a part each day",
     **dict.fromkeys(
         (
@@ -415,7 +419,7 @@ UNTRIED = {
             'CUDA_VISIBLE_DEVICES=1 pytest --nightly -m "cuda and not multi_gpu" --shard 2/2 --run-dir runs/gpu1; wait',
             'pytest --nightly -m "cuda and multi_gpu" --run-dir runs/both',
         ),
-        "needs two GPUs; shards are tried in test_sessions.py, what merges them in test_merging.py",
+        "needs two GPUs; shards are tried in session/test_session.py, what merges them in commands/test_merge.py",
     ),
     **dict.fromkeys(
         ('pip download --dest wheels "setuptools>=77" ".[nvidia]"', "hf download Qwen/Qwen3-0.6B --local-dir model"),
@@ -440,7 +444,7 @@ def commands(readme):
 
 
 def left_out(readme):
-    """Those that no test runs and that have no reason either. `harness` is tried in test_cli_help.py, tox by CI."""
+    """Those that no test runs and that have no reason either. commands/test_help.py tries `harness`, CI tries tox."""
     known = {*CHOOSING, *MEASURING, *GATING, CLAIMING, FAILING, AGAIN, INVARIANT, *UNTRIED}
     return [
         line for line in commands(readme) if line not in known and not line.startswith(("harness ", "python3 -m venv"))
@@ -482,6 +486,7 @@ def test_documented_overview_has_a_figure_for_every_tick():
         assert {about for about, cell in cells.items() if ": " in cell} == set(ticked)
 
 
+@pytest.mark.workers
 def test_command_that_tries_claims_succeeds(tmp_path):
     """As its page shows it: what does not hold is disclaimed, what the machine is too noisy for is undecided."""
     _, *arguments = shlex.split(CLAIMING)

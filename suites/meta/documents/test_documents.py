@@ -149,3 +149,24 @@ def test_map_of_the_suites_has_every_folder():
     text = (REPOSITORY / "suites" / "README.md").read_text()
     folders = [file.parent.name for file in (REPOSITORY / "suites").glob("*/__init__.py")]
     assert [folder for folder in folders if f"`{folder}/`" not in text] == []
+
+
+ELSEWHERE = {"test_flash_attn.py", "test_util.py"}
+"""Files of other projects."""
+MADE = {"test_other.py"}
+"""Files that tests write."""
+
+
+def named_tests():
+    """Names of test files that stand in sources and documents, each with who names it."""
+    for folder in ("harness", "suites", "fixtures", "docs", "."):
+        files = (REPOSITORY / folder).glob("*.md") if folder == "." else (REPOSITORY / folder).rglob("*.*")
+        for path in files:
+            if path.suffix in {".py", ".md"}:
+                for name in re.findall(r"\btest_[a-z_0-9]+\.py\b", path.read_text()):
+                    yield name, path.relative_to(REPOSITORY)
+
+
+def test_every_test_file_that_is_named_exists():
+    there = {path.name for path in (REPOSITORY / "suites").rglob("test_*.py")} | ELSEWHERE | MADE
+    assert [(name, str(path)) for name, path in named_tests() if name not in there] == []

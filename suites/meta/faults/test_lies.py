@@ -74,7 +74,7 @@ WORKLOADS = {"flex_is_not_compiled": "single", "recompile_limit_is_hit": "residu
 
 
 def test_every_path_that_runs_here_has_a_lie():
-    """The others, and every single claim, are tried on made-up observations in test_claims.py."""
+    """The others, and every single claim, are tried on made-up observations in test_engagement.py."""
     daily = [entry for entry in plan(CATALOGUE, take_inventory(), models=MODELS, device="cpu") if not entry.slow]
     # Stacks claim what their parts claim; transformers refuses the last.
     unlied = {"eager", *(stack.name for stack in STACKS), "quantization.hqq4"}

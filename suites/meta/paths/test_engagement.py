@@ -45,6 +45,7 @@ def broken(path, seen):
 
 @pytest.mark.parametrize("path", POSSIBLE)
 def test_path_engages(path):
+    assert path in ENGAGED, f"{path} has no observation that holds: add one to ENGAGED in builders/observations.py"
     assert broken(path, ENGAGED[path]) == []
 
 
