@@ -25,6 +25,20 @@ FLOORS = (
 """From the lowest up. Rooms of one floor do not know each other, but for what stands there."""
 WITHOUT_TORCH = ("records", "profiles", "judging", "reports", "session", "options", "plugin", "cli")
 """Finished runs are judged and reported, and cases planned, without importing torch or transformers."""
+NOT_OF_JUDGING = ("torch", "transformers", "harness.records.codec", "harness.records.run_files", "harness.machine")
+"""Judging is pure: it reads neither files nor the machine, and imports no torch, wherever it stands."""
+COMMANDS = {"confirm": {"compare"}, "merge": {"compare"}, "validate": {"baseline"}, "machine": {"validate"}}
+"""Commands that use others. The modules `command` and `options` of the folder are for all."""
+IN_WORKERS = {
+    "harness.commands.calibrate.symmetry",
+    "harness.commands.calibrate.variants",
+    "harness.commands.calibrate.measure",
+    "harness.commands.confirm.in_worker",
+    "harness.commands.confirm.loaded_model",
+    "harness.commands.validate.examining",
+    "harness.commands.validate.fingerprinting",
+}
+"""Modules of commands that workers run, or that import what they run."""
 OF_FIXTURES = "harness.records."
 """All that models and workloads may know of the harness."""
 
@@ -41,8 +55,8 @@ def imports(tree):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module == "harness":
             yield from (f"harness.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield node.module
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
 
 
 def room(module):
@@ -57,16 +71,34 @@ def violations(name, tree):
     """Imports of module `name` that point upwards, to a neighbour, or outside of what it may know."""
     for target in imports(tree):
         package = target.partition(".")[0]
-        if name.startswith("harness.") and target.startswith("harness.") and room(target) != room(name):
-            lowest = floor(name) == floor(target) == 0
-            if floor(target) >= floor(name) and not lowest:
-                yield f"{name} imports {target}, which stands no lower"
-        if name.startswith("harness.") and package in {"fixtures", "suites", "conftest"}:
-            yield f"{name} imports {target}"
-        if name.startswith("harness.") and package == "pytest" and name not in {"harness.plugin", "harness.cli"}:
-            yield f"{name} imports pytest"
+        if name.startswith("harness."):
+            yield from (f"{name} imports {target}{why}" for why in _wrong(name, target))
         if name.startswith("fixtures") and package == "harness" and not target.startswith(OF_FIXTURES):
             yield f"{name} imports {target}, which is no record"
+
+
+def _wrong(name, target):
+    """Why a module of `harness` may not import a target."""
+    if target.startswith("."):
+        yield ", which does not say where it stands"
+    elif target.startswith("harness."):
+        yield from _of_another_room(name, target)
+    if target.partition(".")[0] in {"fixtures", "suites", "conftest"}:
+        yield ""
+    if target.partition(".")[0] == "pytest" and name not in {"harness.plugin", "harness.cli"}:
+        yield ""
+    if room(name) == "judging" and f"{target}.".startswith(tuple(f"{each}." for each in NOT_OF_JUDGING)):
+        yield ", but judging is pure"
+
+
+def _of_another_room(name, target):
+    lowest = floor(name) == floor(target) == 0
+    if room(target) != room(name) and floor(target) >= floor(name) and not lowest:
+        yield ", which stands no lower"
+    if room(name) == room(target) == "commands":
+        own, other = name.split(".")[2], target.split(".")[2]
+        if other not in {own, "options", *COMMANDS.get(own, ())}:
+            yield ", another command"
 
 
 @pytest.mark.parametrize("package", ["harness", "fixtures"])
@@ -79,6 +111,10 @@ def test_imports_point_down(package):
     [
         ("harness.records.evidence", "from harness.execution import runner"),
         ("harness.judging.correctness", "import harness.session.plan"),
+        ("harness.judging.correctness", "from harness.records.codec import write_record"),
+        ("harness.judging.correctness", "def judge():\n    import torch.nn"),
+        ("harness.judging.correctness", "from .gate import RULES"),
+        ("harness.commands.merge", "from harness.commands.validate.steps import propose_profile"),
         ("harness.observation.watch", "from harness.profiles.limits import LIMITS"),
         ("harness.machine.inventory", "from harness import session"),
         ("harness.execution.loading", "from fixtures.models import MODELS"),
@@ -91,9 +127,10 @@ def test_forbidden_imports_are_found(name, source):
 
 
 @pytest.mark.workers
-def test_judging_planning_and_reporting_need_no_torch():
+def test_judging_planning_reporting_and_commands_need_no_torch():
     names = [name for name, _ in modules("harness") if name != "harness" and room(name) in WITHOUT_TORCH]
+    names += [name for name, _ in modules("harness") if ".commands." in name and name not in IN_WORKERS]
     code = f"import sys, {', '.join(names)}; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert len(names) > 50
+    assert len(names) > 90
     assert told.stdout == "[]\n"

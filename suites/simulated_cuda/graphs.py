@@ -77,15 +77,17 @@ def _keep_collectives() -> None:
     nccl = ctypes.CDLL("libnccl.so.2")  # torch has loaded it
 
     @_NUMBERED
-    def captured(number: int) -> None:
-        if _current is not None:
-            _current.steps.append(lambda: _repeat(nccl, number))
+    def captured(number: int) -> int:
+        if _current is None:
+            return 0
+        _current.steps.append(lambda: _repeat(nccl, number))
+        return 1
 
     _called_back.append(captured)
     nccl.simulated_nccl_on_capture(captured)
 
 
-_NUMBERED = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_NUMBERED = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)
 _called_back: list[Any] = []
 """C keeps no reference to what it calls."""
 

@@ -43,6 +43,8 @@ with torch.cuda.graph(graph):
     doubled = numbers * 2
     dist.all_reduce(doubled)
     replayed = doubled + 1
+    dist.all_reduce(again)
+told["only captured"] = again.tolist()
 told["captured"] = []
 for more in (0, 10):
     numbers.add_(more)
@@ -72,5 +74,6 @@ def test_collectives(tmp_path):
             "sent": [1, 2, 3],
             "scattered": [[1, 3], [5, 7]][rank],
             "most": [1, 2, 3],
+            "only captured": [1, 2, 3],
             "captured": [[3, 7, 11], [43, 47, 51]],
         }

@@ -25,7 +25,7 @@ Stand = tuple[Role, Who]
 
 
 class Taking(Protocol):
-    """One side of the comparison: an Interpreter, or its stand-in in tests."""
+    """One side of the comparison: an EnvironmentClient, or its stand-in in tests."""
 
     def load(self, case: str, role: Role, *, own: int) -> None: ...
     def run(self, role: Role) -> Timed: ...

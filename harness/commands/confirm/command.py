@@ -107,7 +107,7 @@ def confirm(
 def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
     """Run the confirmation and return (result, file of its record). Raises HarnessError.
 
-    A `fault`, named as in `Setup.fault`, is planted into the paths of the new environment.
+    A `fault`, named as in `CaseSetup.fault`, is planted into the paths of the new environment.
     """
     root, catalogue = find_catalogue(Path.cwd())
     catalogue = with_models(catalogue, asked.models)

@@ -42,7 +42,7 @@ LABELS = {
 
 
 class EnvironmentProtocol(Taking, Protocol):
-    """One side that can also prove cases: an Interpreter, or its stand-in in tests."""
+    """One side that can also prove cases: an EnvironmentClient, or its stand-in in tests."""
 
     def greet(self, devices: tuple[str, ...]) -> Greeting: ...
     def prove(self, case: str) -> Proof: ...

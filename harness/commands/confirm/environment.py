@@ -57,7 +57,7 @@ class ClientSettings:
     """Deadline of one request to a worker, in seconds."""
     logs: Path
     fault: str = ""
-    """Fault to plant into paths, as `Setup.fault`; empty for none."""
+    """Fault to plant into paths, as `CaseSetup.fault`; empty for none."""
 
 
 class EnvironmentClient:

@@ -24,7 +24,7 @@ class Stood:
     kernels: tuple[str, ...]
     """Kernels of the verified run, as in Engagement."""
     fault: str = ""
-    """Fault to plant, as `Setup.fault`; empty for none."""
+    """Fault to plant, as `CaseSetup.fault`; empty for none."""
     own: int = 1
     """Number of the harness's processes that may compute on the device meanwhile."""
 

@@ -44,7 +44,7 @@ class EnvironmentServer:
     def __init__(self, catalogue: Catalogue, *, logs: Path, seconds: float, fault: str) -> None:
         """Start without a worker.
 
-        `seconds` is the deadline of one request to a worker; `fault` is planted into paths, as `Setup.fault`.
+        `seconds` is the deadline of one request to a worker; `fault` is planted into paths, as `CaseSetup.fault`.
         """
         self._catalogue, self._logs, self._seconds, self._fault = catalogue, logs, seconds, fault
         self._runner: Runner | None = None

@@ -60,13 +60,13 @@ from harness.paths.tensor_parallel import TensorParallel
 
 def started(folder, *arguments):
     """A session in a process group of its own."""
-    return session_server().start(folder, "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments)
+    return session_server.start(folder, "every_path", "-p", "no:cacheprovider", "--dtype", "fp32", *arguments)
 
 
 def ended(process):
     """The result of a session, once it has ended. It is printed as well, for whoever reads of a test that failed."""
     began = time.monotonic()
-    output, errors = process.communicate(timeout=600)
+    output, errors = process.communicate()
     print(output, errors)
     return pytest.RunResult(process.returncode, output.splitlines(), errors.splitlines(), time.monotonic() - began)
 
@@ -81,7 +81,7 @@ def session(pytester, monkeypatch):
 
     def run(*arguments, paths="(Eager(),)", workloads="WORKLOADS[1:2]", dummies=DUMMIES):
         pytester.makepyfile(conftest=CONFTEST.format(paths=paths, workloads=workloads), dummies=dummies)
-        result = ended(session_server().start(pytester.path, "every_path", "-p", "no:cacheprovider", *arguments))
+        result = ended(session_server.start(pytester.path, "every_path", "-p", "no:cacheprovider", *arguments))
         record = pytester.path / "runs" / "latest" / "run.json"
         return result, json.loads(record.read_text()) if record.exists() else None
 

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse("--accept with --only or --shard would record a part for the whole (leave one out)")
     chosen, seeds = chosen_of(asked.only, asked.seeds, asked.shard)
     if not chosen:
-        return _refuse(f"--only {asked.only}: no fault's name[path] contains it")
+        return _refuse(f"--only {asked.only}: no fault's name[path] contains it, or --shard leaves it to another part")
     os.environ["LOCAL_KERNELS"] = LOCAL_KERNELS
     inventory, started = take_inventory(), time.monotonic()
     logs = Path(tempfile.mkdtemp(prefix="faults-"))

@@ -1,8 +1,8 @@
-"""Start sessions of pytest at once: fork them from a process that has imported what sessions and their workers import.
+"""Start sessions of pytest quickly: fork them from a process that has imported what their workers are forked with.
 
-A session that a user starts spends several seconds on importing torch, and the server of its workers more on torch and
-transformers. Tests start dozens of sessions. From its first line on, each is what a user's is: a process of its own, in
-a folder and an environment of its own, with a server of its own. What is about starting, or about variables that are
+The server of a session's workers spends many seconds on importing torch and transformers, and tests start dozens of
+sessions. Otherwise each is what a user's is: a process of its own, in a folder and an environment of its own, with a
+server of its own that has imported neither pytest nor the session. What is about starting, or about variables that are
 read while packages are imported, is tested with real commands (`suites/meta/documents/test_docs.py`, `suites/bare`).
 """
 
@@ -16,33 +16,51 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass, field
-from functools import cache
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from suites.conftest import REPOSITORY
-
+REPOSITORY = Path(__file__).parents[3]
 MOST_BYTES = 1 << 20
 """Size of the largest request: the environment is most of it."""
-IMPORTED = ("harness.session.session", "harness.execution.fork_server")
-"""With all that pytest's plugin imports, and all that workers are forked with."""
+IMPORTED = "harness.execution.fork_server"
+"""With all that workers are forked with. Sessions import pytest and the rest themselves."""
 FORK_SERVER = "from multiprocessing.forkserver import main; "
 """How the command begins by which multiprocessing starts its fork server."""
 
 
 class SessionServer:
-    """The process that sessions are forked from. It ends with the process that made it."""
+    """The process that sessions are forked from. It starts with the first of them, and ends with this process."""
 
     def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._sessions: list[StartedSession] = []
+
+    def start(self, folder: Path, *arguments: str) -> StartedSession:
+        """Run pytest in a folder, with the environment variables of this moment."""
+        if self._process is None:
+            self._start_server()
+        output, errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - read once the session has ended
+        told, report = os.pipe()
+        request = pickle.dumps((str(folder), arguments, dict(os.environ)))
+        socket.send_fds(self._socket, [request], [output.fileno(), errors.fileno(), report])
+        os.close(report)
+        self._sessions.append(StartedSession(output, errors, told))
+        return self._sessions[-1]
+
+    def kill_all(self) -> None:
+        """Kill what still runs of all sessions that were started."""
+        for each in self._sessions:
+            each.kill()
+        self._sessions.clear()
+
+    def _start_server(self) -> None:
         from harness.execution.worker import ENVIRONMENT  # torch reads these while it is imported
 
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for each in (ours, theirs):
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
-        self._socket = ours
+        self._socket, theirs = _sockets()
         # It is of no test, although one starts it: what a session left is looked for by its variables.
         variables = {**ENVIRONMENT, **os.environ}
         variables.pop("HARNESS_TEST", None)
@@ -51,49 +69,58 @@ class SessionServer:
                 [sys.executable, "-m", "suites.meta.session.session_server", str(theirs.fileno())],
                 cwd=REPOSITORY, env=variables, pass_fds=[theirs.fileno()],
             )  # fmt: skip
-        atexit.register(self.close)
+        atexit.register(self._close)
 
-    def start(self, folder: Path, *arguments: str) -> StartedSession:
-        """Run pytest in a folder, with the environment variables of this moment."""
-        output, errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115 - read once the session has ended
-        told, report = os.pipe()
-        request = pickle.dumps((str(folder), arguments, dict(os.environ)))
-        socket.send_fds(self._socket, [request], [output.fileno(), errors.fileno(), report])
-        os.close(report)
-        return StartedSession(output, errors, os.fdopen(told, "rb"))
-
-    def close(self) -> None:
+    def _close(self) -> None:
+        self.kill_all()
         self._socket.close()
-        self._process.wait()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
 
 
-@cache
-def session_server() -> SessionServer:
-    """Return the one of this process."""
-    return SessionServer()
+session_server = SessionServer()
 
 
-@dataclass
 class StartedSession:
     """A session of pytest that leads a process group of its own, as far as tests use `subprocess.Popen` of it."""
 
-    _output: IO[bytes]
-    _errors: IO[bytes]
-    _told: IO[bytes]
-    pid: int = field(init=False)
-    returncode: int | None = None
+    def __init__(self, output: IO[bytes], errors: IO[bytes], told: int) -> None:
+        self._output, self._errors, self._told = output, errors, told
+        self._lines = b""
+        while b"\n" not in self._lines:
+            self._hear()
+        self.pid = int(self._lines.partition(b"\n")[0])
+        self.returncode: int | None = None
+        os.set_blocking(told, False)
 
-    def __post_init__(self) -> None:
-        self.pid = int(self._told.readline())
-        os.set_blocking(self._told.fileno(), False)
+    def _hear(self) -> None:
+        """Take what the process said that watches the session: the session's id, and later its end."""
+        lines = os.read(self._told, 64)
+        if not lines:
+            raise RuntimeError("the process that watches a session died")
+        self._lines += lines
 
     def poll(self) -> int | None:
-        if self.returncode is None and (line := self._told.readline()):
-            self.returncode = os.waitstatus_to_exitcode(int(line))
+        if self.returncode is None and self._told >= 0:
+            with suppress(BlockingIOError):
+                self._hear()
+            if self._lines.count(b"\n") == 2:
+                self.returncode = os.waitstatus_to_exitcode(int(self._lines.split(b"\n")[1]))
         return self.returncode
 
     def send_signal(self, number: int) -> None:
         os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the session and its process group, if it has not ended, and let go of what it wrote."""
+        if self._told < 0:
+            return
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self._let_go()
 
     def communicate(self, timeout: float = 600.0) -> tuple[str, str]:
         """Return all that the session wrote, and its errors. To be asked once.
@@ -103,23 +130,35 @@ class StartedSession:
         end = time.monotonic() + timeout
         while self.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
-        self._told.close()
-        output, errors = (_taken(each) for each in (self._output, self._errors))
+        output, errors = (_written(each) for each in (self._output, self._errors))
         if self.returncode is None:
             raise subprocess.TimeoutExpired("pytest", timeout, output, errors)
+        self._let_go()
         return output, errors
 
+    def _let_go(self) -> None:
+        os.close(self._told)
+        self._told = -1
+        self._output.close()
+        self._errors.close()
 
-def _taken(file: IO[bytes]) -> str:
-    with file:
-        file.seek(0)
-        return file.read().decode()
+
+def _written(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
+
+
+def _sockets() -> tuple[socket.socket, socket.socket]:
+    """Return two connected ends that keep requests apart, and take large ones."""
+    pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for each in pair:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+    return pair
 
 
 def main(descriptor: int) -> None:
     """Import, and fork a session for each request, until the other end of the socket is closed."""
-    for name in IMPORTED:
-        import_module(name)
+    import_module(IMPORTED)
     own = len(_paths_of(os.environ)) + 1
     base = sys.path[own:]
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch sessions
@@ -175,7 +214,9 @@ def _run(
 
         code = int(pytest.main(list(arguments)))
     finally:
-        atexit._run_exitfuncs()  # noqa: SLF001 - what os._exit leaves out
+        # What os._exit leaves out: a thread that does not end keeps a real session from ending too.
+        threading._shutdown()  # noqa: SLF001
+        atexit._run_exitfuncs()  # noqa: SLF001
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -185,9 +226,7 @@ def _keep_a_fork_server() -> None:
     """Fork the server of workers now, before pytest is imported, and let multiprocessing find it when it starts one."""
     from multiprocessing import util
 
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for each in (ours, theirs):
-        each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+    ours, theirs = _sockets()
     server = os.fork()
     if server == 0:
         ours.close()

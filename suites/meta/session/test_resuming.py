@@ -20,9 +20,7 @@ from harness.records.run import Run
 from harness.session.run_folder import RunFolder, RunRequest
 from suites.meta.builders.processes import left_behind
 from suites.meta.builders.recorded_runs import ENVIRONMENT, SDPA, verdict
-from suites.meta.builders.sessions import DUMMIES, MORE_PATHS, session, started
-
-__all__ = ["session"]  # the fixture
+from suites.meta.builders.sessions import DUMMIES, MORE_PATHS, started
 
 PATHS = "(Eager(), Sdpa(), Dummy(), NoCache(), HangsAtFirst())"
 CASES = 5

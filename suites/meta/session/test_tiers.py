@@ -28,9 +28,7 @@ from suites.meta.builders.commands import harness
 from suites.meta.builders.gates import CLEAN, KNOWN
 from suites.meta.builders.inventories import CPU, GPU
 from suites.meta.builders.recorded_runs import SDPA, Checkout
-from suites.meta.builders.sessions import DUMMIES, session
-
-__all__ = ["session"]  # the fixture
+from suites.meta.builders.sessions import DUMMIES
 
 
 def planned(inventory, device, models=MODELS):

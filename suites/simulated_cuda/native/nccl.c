@@ -103,12 +103,6 @@ int ncclCommInitRankScalable(struct communicator** made, int ranks, int rank, in
     return ncclCommInitRankConfig(made, ranks, id[0], rank, config);
 }
 
-int ncclCommDestroy(struct communicator* own) {
-    munmap(own->memory, own->size);
-    free(own);
-    return SUCCESS;
-}
-
 /* Another thread may be waiting in the communicator: it stays, and is told to give up. */
 int ncclCommAbort(struct communicator* own) {
     own->aborted = 1;
@@ -309,11 +303,11 @@ int cudaStreamIsCapturing(void* stream, int* status) __attribute__((weak)); /* l
 
 static struct call* captured = NULL;
 static int captured_count = 0;
-static void (*tell_captured)(int number) = NULL;
+static int (*tell_captured)(int number) = NULL; /* returns whether a graph keeps the call */
 
-void simulated_nccl_on_capture(void (*told)(int number)) { tell_captured = told; }
+void simulated_nccl_on_capture(int (*told)(int number)) { tell_captured = told; }
 
-int simulated_nccl_repeat(int number) { return perform(&captured[number]); }
+int simulated_nccl_repeat(int number) { return captured[number].own ? perform(&captured[number]) : INVALID_USAGE; }
 
 static int ask(struct call asked, void* stream) {
     int capturing = 0;
@@ -323,7 +317,15 @@ static int ask(struct call asked, void* stream) {
     if (!more) return SYSTEM_ERROR;
     captured = more;
     captured[captured_count] = asked;
-    tell_captured(captured_count++);
+    return tell_captured(captured_count++) ? SUCCESS : INVALID_USAGE;
+}
+
+/* What a graph keeps for this communicator cannot be repeated any more. */
+int ncclCommDestroy(struct communicator* own) {
+    for (int at = 0; at < captured_count; at++)
+        if (captured[at].own == own) captured[at].own = NULL;
+    munmap(own->memory, own->size);
+    free(own);
     return SUCCESS;
 }
 
