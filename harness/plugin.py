@@ -38,6 +38,7 @@ from harness.reports.tables import (
     tally_outcomes,
     untrue_claims,
 )
+from harness.reports.text import one_line
 from harness.session.checkout import refuse_unused
 from harness.session.costs import Costs
 from harness.session.plan import Catalogue, Planned, find_model, in_tiers, plan
@@ -331,7 +332,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)  # below the list of failed tests
 def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> Generator[None]:
-    """End with what failed and the next step for each, and with the headline and the machine below."""
+    """End with what failed and the next step for each, and with the headline and the machine below.
+
+    A problem of the session itself, such as a record that cannot be written, takes the place of the run's headline.
+    """
     yield
     known = config.stash.get(SESSION, None)
     if known is None or known.folder is None or config.option.collectonly:
@@ -340,7 +344,7 @@ def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: p
     told = [*failure_lines(run.verdicts, evidence=known.evidence, told=run.options)]
     for line in ("", *told, *([""] if told else [])):
         terminalreporter.write_line(line)
-    line = headline(run)
+    line = f"Failed: {one_line(known.problem)}" if known.problem else headline(run)
     good = line.startswith("Passed: ")
     terminalreporter.write_line(line, bold=True, green=good, red=not good)
     terminalreporter.write_line(machine_line(run))

@@ -31,7 +31,7 @@ STEPS: tuple[tuple[float, ...], ...] = (
 
 
 @dataclass(frozen=True)
-class Bar:
+class RatioBar:
     """One ratio with its interval, in percent of the width of the chart."""
 
     path: str
@@ -60,8 +60,8 @@ class Chart:
     """Place of the ratio 1, in percent."""
     ticks: tuple[tuple[float, str], ...]
     """Places and texts of the axis, in percent."""
-    groups: Mapping[Technique, tuple[Bar, ...]]
-    folded: Mapping[Technique, tuple[Bar, ...]]
+    groups: Mapping[Technique, tuple[RatioBar, ...]]
+    folded: Mapping[Technique, tuple[RatioBar, ...]]
     """Further bars, which a reader unfolds."""
 
     @property
@@ -134,8 +134,8 @@ def _rank(ratio: Ratio, *, more_is_better: bool) -> tuple[bool, float]:
 
 
 def _parted(
-    bars: Mapping[Technique, tuple[Bar, ...]],
-) -> tuple[Mapping[Technique, tuple[Bar, ...]], Mapping[Technique, tuple[Bar, ...]]]:
+    bars: Mapping[Technique, tuple[RatioBar, ...]],
+) -> tuple[Mapping[Technique, tuple[RatioBar, ...]], Mapping[Technique, tuple[RatioBar, ...]]]:
     """Return (bars to show, bars to fold). Each technique shows its share, and those that fail."""
     if sum(map(len, bars.values())) <= SHOWN:
         return bars, {}
@@ -175,10 +175,10 @@ class _Axis:
         chosen = next((some for some in fitting if len(some) <= MOST_TICKS), [1.0])
         return tuple((self.place(value), f"{value:g}×") for value in sorted({1.0, *chosen}))
 
-    def bar(self, ratio: Ratio) -> Bar:
+    def bar(self, ratio: Ratio) -> RatioBar:
         """Return the bar of a ratio, from 1 to its middle."""
         one, mid = self.place(1), self.place(ratio.interval.mid)
-        return Bar(
+        return RatioBar(
             ratio.path,
             ratio.beside,
             Badge(ratio.verdict.outcome),

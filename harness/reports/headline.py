@@ -17,47 +17,76 @@ from harness.reports.text import one_line
 
 NAMED = 3
 """Most paths or claims that the headline names. The others are counted."""
-OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE, Outcome.KNOWN_FAILURE, Outcome.DISCLAIMED)
+OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE)
 """Outcomes that leave a question open."""
 PATHS = "optimization path"
+UNKNOWN = ": unknown, "
+"""Text of a record between the type of devices and the reason why their names are not known. The reason may hold
+commas, as a list of names does."""
 
 
-class Standing(StrEnum):
+class PathStanding(StrEnum):
     """Standing of a path, a claim or the baseline in a run, by all of its verdicts."""
 
     FAILS = "fails"
+    KNOWN = "fails as known"
+    DISCLAIMED = "is not as claimed, as the profile says"
     OPEN = "left open"
+    ENGAGED = "engages, and nothing else was judged"
     WORKS = "works"
     UNTRIED = "not tried"
 
 
-SHOWN = (Standing.WORKS, Standing.FAILS, Standing.OPEN, Standing.UNTRIED)
-"""Standings in the order of the columns of a table."""
+COLUMNS = {
+    PathStanding.WORKS: "work",
+    PathStanding.ENGAGED: "only engage",
+    PathStanding.FAILS: "fail",
+    PathStanding.KNOWN: "fail as known",
+    PathStanding.DISCLAIMED: "not as claimed",
+    PathStanding.OPEN: "left open",
+    PathStanding.UNTRIED: "not tried",
+}
+"""Heads of the columns of a table, by standing, in their order."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A path, a claim or the baseline with the outcomes of its verdicts."""
+    """A path, a claim or the baseline with its verdicts."""
 
     name: str
     technique: Technique
-    outcomes: tuple[Outcome, ...]
+    verdicts: tuple[Verdict, ...]
 
     @property
-    def standing(self) -> Standing:
-        """Its standing. A known failure is forgiven, but does not work."""
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The outcomes of its verdicts."""
+        return tuple(verdict.outcome for verdict in self.verdicts)
+
+    @property
+    def standing(self) -> PathStanding:
+        """Its standing. What engages works only if something beyond engagement is good, too."""
         if any(outcome.fails for outcome in self.outcomes):
-            return Standing.FAILS
+            return PathStanding.FAILS
+        if Outcome.KNOWN_FAILURE in self.outcomes:
+            return PathStanding.KNOWN
+        if Outcome.DISCLAIMED in self.outcomes:
+            return PathStanding.DISCLAIMED
         if all(outcome is Outcome.UNSUPPORTED for outcome in self.outcomes):
-            return Standing.UNTRIED
-        if Outcome.KNOWN_FAILURE in self.outcomes or all(outcome.skips for outcome in self.outcomes):
-            return Standing.OPEN
-        return Standing.WORKS
+            return PathStanding.UNTRIED
+        good = {verdict.property for verdict in self.verdicts if not verdict.outcome.skips}
+        if not good:
+            return PathStanding.OPEN
+        return PathStanding.ENGAGED if good == {Property.ENGAGEMENT} else PathStanding.WORKS
 
     @property
     def unsure(self) -> bool:
         """True if one of its outcomes leaves a question open."""
         return any(outcome in OPEN for outcome in self.outcomes)
+
+    @property
+    def partly(self) -> bool:
+        """True if some of its verdicts, but not all, say that something could not be tried."""
+        return Outcome.UNSUPPORTED in self.outcomes and self.standing is not PathStanding.UNTRIED
 
     @property
     def failing(self) -> str:
@@ -73,8 +102,9 @@ def optimization_paths(verdicts: Iterable[Verdict]) -> list[Judged]:
 def headline(run: Run) -> str:
     """Return one sentence in words: whether the run passed, how many paths work, and what was left open.
 
-    Counted are paths, not verdicts. A path works if it was judged and none of its verdicts fails. It could not be tried
-    if all of them are UNSUPPORTED.
+    Counted are paths, not verdicts. A path works if something beyond engagement is PASS or IMPROVED, and none of its
+    verdicts fails, as known or not. It could not be tried if all of them are UNSUPPORTED. Of a path that fails only
+    that is told.
     """
     ended = [*not_ended(run, Forgiven())]
     if ended:
@@ -92,7 +122,7 @@ def headline(run: Run) -> str:
 
 
 def machine_line(run: Run) -> str:
-    """Return the machine, the devices, the versions, the date and the tier of a run in one line."""
+    """Return the machine, the devices, the versions, the date, the tier and the shard of a run in one line."""
     devices = _devices(run)
     told = [
         _place(run),
@@ -100,6 +130,7 @@ def machine_line(run: Run) -> str:
         *(f"{name} {run.environment[name]}" for name in ("torch", "transformers") if name in run.environment),
         _date(run.started),
         f"tier {run.tier}" if run.tier else "",
+        f"shard {run.shard}" if run.shard else "",
     ]
     return one_line(" · ".join(each for each in told if each))
 
@@ -112,14 +143,13 @@ def _sentence(first: str, clauses: Iterable[str]) -> str:
 def _failures(run: Run) -> Iterator[str]:
     """Yield a clause for each kind of thing that failed, the paths first."""
     paths = optimization_paths(run.verdicts)
-    tried = sum(path.standing is not Standing.UNTRIED for path in paths)
-    if failing := _of(paths, Standing.FAILS):
-        verb = "does" if len(failing) == 1 else "do"
-        yield f"{len(failing)} of {count(tried, PATHS)} {verb} not work{_on(run)}: {_named(failing)}"
-    if _of(_baseline(run), Standing.FAILS):
-        yield f"the baseline fails: {_named(_of(_baseline(run), Standing.FAILS))}"
+    tried = sum(path.standing is not PathStanding.UNTRIED for path in paths)
+    if failing := _of(paths, PathStanding.FAILS):
+        yield f"{len(failing)} of {count(tried, PATHS)} fail{_s(failing)}{_on(run)}: {_named(failing)}"
+    if _of(_baseline(run), PathStanding.FAILS):
+        yield f"the baseline fails: {_named(_of(_baseline(run), PathStanding.FAILS))}"
     claims = _claims(run)
-    if failing := _of(claims, Standing.FAILS):
+    if failing := _of(claims, PathStanding.FAILS):
         yield f"{len(failing)} of {count(len(claims), 'claim')} fail{_s(failing)}: {_named(failing)}"
     if number := _strays(run):
         yield f"{count(number, 'test')} failed without a failing verdict"
@@ -146,48 +176,86 @@ def _gate(run: Run, *, brief: bool) -> Iterator[str]:
 
 
 def _rest(run: Run) -> Iterator[str]:
-    """Yield clauses on what works, what was left open, what could not be tried, and what gave no verdict."""
+    """Yield clauses on what works, fails as known, was left open or not tried, and on what gave no verdict."""
     paths, baseline = optimization_paths(run.verdicts), _baseline(run)
     only_claims = not paths and not baseline
     claims = [*_about_claims(run, place=_on(run) if only_claims else "")]
     works = [*_working(run, paths)]
-    if not works and not (claims and only_claims) and not _of(paths, Standing.FAILS):
-        works = [f"no {PATHS} was judged{_on(run)}"]
-        if _of(baseline, Standing.WORKS):
-            works = [f"the baseline works{_on(run)}", f"no {PATHS} was judged"]
+    if not works and not (claims and only_claims) and not _of(paths, PathStanding.FAILS):
+        judged = _of(paths, PathStanding.KNOWN) or _of(paths, PathStanding.DISCLAIMED)
+        none = f"no {PATHS} {'works' if judged else 'was judged'}"
+        works = [f"{none}{_on(run)}"]
+        if _of(baseline, PathStanding.WORKS):
+            works = [f"the baseline works{_on(run)}", none]
+        elif _of(baseline, PathStanding.ENGAGED):
+            works = [f"the baseline engages{_on(run)}", "nothing else of it was judged", none]
     yield from works
-    if some := _of(paths, Standing.OPEN):
+    if some := _of(paths, PathStanding.KNOWN):
+        yield f"{count(len(some), PATHS)} fail{_s(some)} as known: {_names(path.name for path in some)}"
+    if some := _of(paths, PathStanding.DISCLAIMED):
+        yield f"{count(len(some), PATHS)} {_is(some)} not as claimed, as the profile says"
+    if some := _of(paths, PathStanding.OPEN):
         yield f"{_paths(some, run)} {_was(some)} left open ({_tally(some)})"
-    if some := _of(paths, Standing.UNTRIED):
+        yield from _partly(some)
+    if some := _of(paths, PathStanding.UNTRIED):
         yield f"{_paths(some, run)} could not be tried here"
-    if some := _of(baseline, Standing.OPEN):
-        yield f"the baseline was left open ({_tally(some)})"
+    yield from _about_baseline(baseline)
     yield from claims
     yield from verdict_missing(run, Forgiven())
 
 
 def _working(run: Run, paths: Sequence[Judged]) -> Iterator[str]:
-    """Yield clauses on the paths that work and on their open questions, if there are any."""
-    if works := _of(paths, Standing.WORKS):
-        failed = bool(_of(paths, Standing.FAILS))
-        yield (
-            f"{_paths(works, run)} work{_s(works)}"
-            if failed
-            else f"{count(len(works), PATHS)} work{_s(works)}{_on(run)}"
-        )
-        if unsure := [path for path in works if path.unsure]:
-            which = "it has" if len(works) == 1 else f"{len(unsure)} of them {'has' if len(unsure) == 1 else 'have'}"
-            yield f"{which} an open question ({_tally(unsure)})"
+    """Yield clauses on the paths that work or only engage, and on what is open of them or was not tried."""
+    first = not _of(paths, PathStanding.FAILS)
+    for standing, verb in ((PathStanding.WORKS, "work"), (PathStanding.ENGAGED, "engage")):
+        if some := _of(paths, standing):
+            number, place = (count(len(some), PATHS), _on(run)) if first else (_paths(some, run), "")
+            yield f"{number} {verb}{_s(some)}{place}"
+            if standing is PathStanding.ENGAGED:
+                yield f"nothing else of {'it' if len(some) == 1 else 'them'} was judged"
+            if unsure := [path for path in some if path.unsure]:
+                which = "it has" if len(some) == 1 else f"{len(unsure)} of them {'has' if len(unsure) == 1 else 'have'}"
+                yield f"{which} an open question ({_tally(unsure)})"
+            yield from _partly(some)
+            first = False
+
+
+def _partly(some: Sequence[Judged]) -> Iterator[str]:
+    """Yield a clause if paths of the clause before could be tried in part only."""
+    if number := sum(path.partly for path in some):
+        yield f"{'it' if len(some) == 1 else f'{number} of them'} could not be tried in every respect"
+
+
+def _about_baseline(baseline: Sequence[Judged]) -> Iterator[str]:
+    """Yield clauses on what the baseline leaves to be said, unless it fails."""
+    if _of(baseline, PathStanding.KNOWN):
+        yield "the baseline fails as known"
+    if _of(baseline, PathStanding.DISCLAIMED):
+        yield "the baseline is not as claimed, as the profile says"
+    if some := _of(baseline, PathStanding.OPEN):
+        yield f"the baseline was left open ({_tally(some)})"
+    if _of(baseline, PathStanding.UNTRIED):
+        yield "the baseline could not be tried here"
+    good = [*_of(baseline, PathStanding.WORKS), *_of(baseline, PathStanding.ENGAGED)]
+    if unsure := [path for path in good if path.unsure]:
+        yield f"the baseline has an open question ({_tally(unsure)})"
+    if any(path.partly for path in (*good, *_of(baseline, PathStanding.OPEN))):
+        yield "the baseline could not be tried in every respect"
 
 
 def _about_claims(run: Run, *, place: str) -> Iterator[str]:
-    """Yield clauses on the claims that hold, were left open, or could not be tried."""
-    claims = [claim for claim in _claims(run) if claim.standing is not Standing.FAILS]
-    if held := [claim for claim in claims if claim.standing is Standing.WORKS and not claim.unsure]:
+    """Yield clauses on the claims that hold, do not hold as known or allowed, were left open, or not tried."""
+    claims = _claims(run)
+    if held := _of(claims, PathStanding.WORKS):
         yield f"{count(len(held), 'claim')} hold{_s(held)}{place}"
-    if unsure := [claim for claim in claims if claim.unsure]:
+    if untrue := _of(claims, PathStanding.DISCLAIMED):
+        verb = "does" if len(untrue) == 1 else "do"
+        yield f"{count(len(untrue), 'claim')} {verb} not hold, as the profile says"
+    if known := _of(claims, PathStanding.KNOWN):
+        yield f"{count(len(known), 'claim')} fail{_s(known)} as known: {_names(claim.name for claim in known)}"
+    if unsure := _of(claims, PathStanding.OPEN):
         yield f"{count(len(unsure), 'claim')} {_was(unsure)} left open ({_tally(unsure)})"
-    if untried := _of(claims, Standing.UNTRIED):
+    if untried := _of(claims, PathStanding.UNTRIED):
         yield f"{count(len(untried), 'claim')} could not be tried here"
 
 
@@ -201,11 +269,11 @@ def _reason(run: Run) -> Iterator[str]:
 
 def by_path(verdicts: Iterable[Verdict]) -> list[Judged]:
     """Return all paths of a run, the baseline among them, in the order of its verdicts."""
-    found: dict[tuple[str, Technique], list[Outcome]] = {}
+    found: dict[tuple[str, Technique], list[Verdict]] = {}
     for verdict in verdicts:
         if verdict.property is not Property.CLAIM:
-            found.setdefault((verdict.path or verdict.case, verdict.technique), []).append(verdict.outcome)
-    return [Judged(name, technique, tuple(outcomes)) for (name, technique), outcomes in found.items()]
+            found.setdefault((verdict.path or verdict.case, verdict.technique), []).append(verdict)
+    return [Judged(name, technique, tuple(those)) for (name, technique), those in found.items()]
 
 
 def _baseline(run: Run) -> list[Judged]:
@@ -214,16 +282,22 @@ def _baseline(run: Run) -> list[Judged]:
 
 def _claims(run: Run) -> list[Judged]:
     asked = [verdict for verdict in run.verdicts if verdict.property is Property.CLAIM]
-    return [Judged(verdict.case, verdict.technique, (verdict.outcome,)) for verdict in asked]
+    return [Judged(verdict.case, verdict.technique, (verdict,)) for verdict in asked]
 
 
-def _of(paths: Iterable[Judged], standing: Standing) -> list[Judged]:
+def _of(paths: Iterable[Judged], standing: PathStanding) -> list[Judged]:
     return [path for path in paths if path.standing is standing]
 
 
 def _named(failing: Sequence[Judged]) -> str:
-    more = f" and {len(failing) - NAMED} more" if len(failing) > NAMED else ""
-    return ", ".join(path.failing for path in failing[:NAMED]) + more
+    return _names(path.failing for path in failing)
+
+
+def _names(names: Iterable[str]) -> str:
+    """Return the first NAMED names, and how many more there are."""
+    known = [*names]
+    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
+    return ", ".join(known[:NAMED]) + more
 
 
 def _tally(paths: Sequence[Judged]) -> str:
@@ -236,12 +310,16 @@ def _tally(paths: Sequence[Judged]) -> str:
 
 def _paths(some: Sequence[Judged], run: Run) -> str:
     """Return their number, with the noun if the sentence speaks of claims or of the baseline too."""
-    others = _claims(run) or _of(_baseline(run), Standing.FAILS)
+    others = _claims(run) or _of(_baseline(run), PathStanding.FAILS)
     return count(len(some), "path") if others else str(len(some))
 
 
 def _s(some: Sequence[Judged]) -> str:
     return "s" if len(some) == 1 else ""
+
+
+def _is(some: Sequence[Judged]) -> str:
+    return "is" if len(some) == 1 else "are"
 
 
 def _was(some: Sequence[Judged]) -> str:
@@ -264,7 +342,11 @@ def _place(run: Run) -> str:
     told = []
     names = run.environment.get("accelerators", "none")
     if others:
-        numbers = Counter(names.split(", ") if names != "none" else others)
+        unknown = {device for device in others if f"{device}{UNKNOWN}" in names}
+        if unknown or names == "none":
+            numbers = Counter(f"{device} (unknown)" if device in unknown else device for device in others)
+        else:
+            numbers = Counter(names.split(", "))
         told += [name if number == 1 else f"{number} × {name}" for name, number in numbers.items()]
     if "cpu" in devices or not others:
         processor, cores = (run.environment.get(name, "") for name in ("processor", "cores"))
@@ -280,15 +362,19 @@ def _date(started: str) -> str:
 
 
 def path_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
-    """Return a header and a row per technique with the number of its paths by standing; empty without paths."""
+    """Return a header and a row per technique with the number of its paths by standing; empty without paths.
+
+    It has a column for each standing that some path has.
+    """
     paths = optimization_paths(verdicts)
+    shown = [standing for standing in COLUMNS if _of(paths, standing)]
     rows = [
-        [str(technique), *(_number(paths, technique, standing) for standing in SHOWN)]
+        [str(technique), *(_number(paths, technique, standing) for standing in shown)]
         for technique in dict.fromkeys(path.technique for path in paths)
     ]
-    return [["technique", "work", "do not work", "left open", "not tried"], *rows] if rows else []
+    return [["technique", *(COLUMNS[standing] for standing in shown)], *rows] if rows else []
 
 
-def _number(paths: Iterable[Judged], technique: Technique, standing: Standing) -> str:
+def _number(paths: Iterable[Judged], technique: Technique, standing: PathStanding) -> str:
     number = sum(path.technique is technique and path.standing is standing for path in paths)
     return str(number) if number else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.records.enums import CASE_PROPERTIES, Property, Technique
 from harness.records.run import Verdict
-from harness.reports.headline import Judged, Standing, by_path
+from harness.reports.headline import Judged, PathStanding, by_path
 from harness.reports.page import KINDS, Badge, badges
 
 SHORT = {
@@ -18,7 +18,15 @@ SHORT = {
     Property.REGRESSION: "regr.",
 }
 """Short names of properties, for narrow columns. Others are short enough."""
-ORDER = (Standing.FAILS, Standing.OPEN, Standing.WORKS, Standing.UNTRIED)
+ORDER = (
+    PathStanding.FAILS,
+    PathStanding.KNOWN,
+    PathStanding.DISCLAIMED,
+    PathStanding.OPEN,
+    PathStanding.ENGAGED,
+    PathStanding.WORKS,
+    PathStanding.UNTRIED,
+)
 """Order of paths within a technique."""
 
 
@@ -91,7 +99,7 @@ def heat(verdicts: Iterable[Verdict]) -> Heat | None:
 
 
 def _belongs(path: Judged, technique: Technique, *, apart: bool) -> bool:
-    return path.technique is technique and (path.standing is Standing.UNTRIED) is apart
+    return path.technique is technique and (path.standing is PathStanding.UNTRIED) is apart
 
 
 def _row(path: Judged, found: Mapping[str, Mapping[Property, list[Verdict]]], asked: Iterable[Property]) -> Row:
