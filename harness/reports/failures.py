@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from harness.formatting import count
@@ -16,6 +17,8 @@ READ_ON = {
     Outcome.ERROR: "run the command, and read the worker's log in the run's folder logs",
 }
 """Next step by outcome, if the message names none."""
+OWN_STEPS = ("read ", "set it right ", "run the case again", "the measurement is wrong", "its measurements file has ")
+"""Beginnings of the next steps that judging adds to messages of the outcomes in READ_ON."""
 TOLD = 5
 """Most failures that the end of the terminal tells."""
 LONGEST = 300
@@ -34,10 +37,18 @@ def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
 
 
 def told_and_next(verdict: Verdict) -> tuple[str, str]:
-    """Return (what was found, the next step). The message ends with the step in brackets, if it names one."""
+    """Return (what was found, the next step). The message ends with the step in brackets, if it names one.
+
+    Of the outcomes in READ_ON the message may be a foreign exception's, so only OWN_STEPS count there. Of all others
+    brackets hold a step if their first word is of letters alone: `3, 4`, `2 shared cores` and `fp32` are none.
+    """
     told = verdict.message.removeprefix(f"{verdict.case}: ")
     found, step = _parted(told)
-    return found, step or READ_ON.get(verdict.outcome, AGAIN)
+    if verdict.outcome in READ_ON:
+        is_step = step.startswith(OWN_STEPS)
+    else:
+        is_step = re.match(r"[^\W\d_]+(?!\w)", step) is not None
+    return (found, step) if is_step else (told, READ_ON.get(verdict.outcome, AGAIN))
 
 
 def _parted(told: str) -> tuple[str, str]:

@@ -205,7 +205,7 @@ def _rest(run: Run) -> Iterator[str]:
 
 
 def _working(run: Run, paths: Sequence[Judged]) -> Iterator[str]:
-    """Yield clauses on the paths that work or only engage, and on what is open of them or was not tried."""
+    """Yield clauses on the paths that work or only engage, and on what is open of them."""
     first = not _of(paths, PathStanding.FAILS)
     for standing, verb in ((PathStanding.WORKS, "work"), (PathStanding.ENGAGED, "engage")):
         if some := _of(paths, standing):

@@ -1,4 +1,4 @@
-"""Render `report.md`: a run as a CI summary shows it, the headline and the failures first."""
+"""Render `report.md`: a run as a CI summary shows it, the headline first."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SHARE = 0.5
 
 
 def markdown(run: Run) -> str:
-    """Return the report of a run, in the order of its page.
+    """Return the report of a run.
 
     Lines for which there is no room are counted, section by section.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -124,6 +125,13 @@ def test_imports_point_down(package):
 )
 def test_forbidden_imports_are_found(name, source):
     assert list(violations(name, ast.parse(source)))
+
+
+def test_name_of_a_public_class_means_one_thing():
+    nodes = [node for _, tree in modules("harness") for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    names = Counter(node.name for node in nodes if not node.name.startswith("_"))
+    assert len(names) > 100
+    assert [name for name, number in names.items() if number > 1] == []
 
 
 @pytest.mark.workers

@@ -69,6 +69,14 @@ def test_every_option_is_documented(option):
     assert re.search(rf"^\| `{option}[ `]", DOCUMENTS, re.MULTILINE)
 
 
+def test_sections_of_the_page_stand_in_the_documented_order():
+    template = (REPOSITORY / "harness" / "reports" / "report.html.jinja").read_text()
+    links = re.findall(r'<a href="#([a-z]+)">([^<]+)</a>', template.partition("</nav>")[0])
+    assert [name for name, _ in links] == re.findall(r'heading\("([a-z]+)"', template)
+    named = re.search(r"Below the headline stand, [^:]*: ([^.]*)\.", " ".join(page("docs/results.md").split()))
+    assert named[1].split(", ") == [title for _, title in links]
+
+
 def test_documented_options_exist():
     assert set(re.findall(r"^\| `(--[a-z-]+)", DOCUMENTS, re.MULTILINE)) == set(options())
 

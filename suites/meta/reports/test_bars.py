@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from harness.judging.measured import judge_measured
+from harness.judging.verdicts import failed
 from harness.records.enums import Outcome, Property, Technique
+from harness.records.evidence import Failure
 from harness.records.run import Run
 from harness.reports.bars import MOST_TICKS, SHOWN, chart, ratio_table
 from harness.reports.failures import AGAIN, LONGEST, READ_ON, TOLD, failure_lines, told_and_next
@@ -17,6 +20,7 @@ from harness.reports.heat import heat, legend
 from harness.reports.html import UNFOLDED, html
 from harness.reports.markdown import markdown
 from harness.reports.page import FOLDED
+from suites.meta.builders.judging import bar
 from suites.meta.builders.made_up_run import HOSTILE
 from suites.meta.builders.recorded_runs import ENVIRONMENT, FLASH, SDPA, STATIC, case, verdict
 
@@ -174,9 +178,21 @@ def test_page_shows_the_map(tmp_path):
 def test_paths_are_counted_by_technique():
     """The baseline is none."""
     table = path_table([verdict(EAGER), verdict(SDPA), verdict(FLASH, Outcome.UNSUPPORTED), failing(1)])
-    assert table[1:] == [["attention", "", "1", "", "1"]]
+    assert table == [["technique", "fail", "not tried"], ["attention", "1", "1"]]
     assert path_table([verdict(EAGER)]) == []
-    assert "| attention | 1 |  |  | 1 |" in markdown(run_of(verdict(SDPA), verdict(FLASH, Outcome.UNSUPPORTED)))
+    text = markdown(run_of(verdict(SDPA), verdict(FLASH, Outcome.UNSUPPORTED)))
+    assert "| technique | work | not tried |\n| --- | --- | --- |\n| attention | 1 | 1 |\n" in text
+
+
+def test_columns_tell_how_paths_stand():
+    """Of a path that only engages, fails as known, or is disclaimed."""
+    engaged = verdict(STATIC, asked=Property.ENGAGEMENT)
+    known, untrue = verdict(FLASH, Outcome.KNOWN_FAILURE), verdict(SDPA, Outcome.DISCLAIMED)
+    assert path_table([engaged, known, untrue]) == [
+        ["technique", "only engage", "fail as known", "not as claimed"],
+        ["caching", "1", "", ""],
+        ["attention", "", "1", "1"],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -189,10 +205,32 @@ def test_paths_are_counted_by_technique():
         ("x))", "x))", AGAIN),
         ("(all of it)", "(all of it)", AGAIN),
         ("", "", AGAIN),
+        ("shape is (3, 4) (3, 4)", "shape is (3, 4) (3, 4)", AGAIN),
+        ("it is slow (2 shared cores)", "it is slow (2 shared cores)", AGAIN),
+        ("it is wrong (fp32)", "it is wrong (fp32)", AGAIN),
     ],
 )
 def test_next_step_is_taken_from_the_message(message, found, step):
     assert told_and_next(failing(0, message)) == (found, step)
+
+
+@pytest.mark.parametrize("outcome", READ_ON)
+@pytest.mark.parametrize("message", ["ValueError: bad shape (3, 4)", "RuntimeError: no kernel (set DEBUG to see)"])
+def test_brackets_of_a_foreign_message_are_no_step(outcome, message):
+    """What the harness adds behind it is one."""
+    assert told_and_next(replace(failing(0, message), outcome=outcome)) == (message, READ_ON[outcome])
+    logged = replace(failing(0, f"{message} (read logs/a.log)"), outcome=outcome)
+    assert told_and_next(logged) == (message, "read logs/a.log")
+
+
+@pytest.mark.parametrize("log", ["logs/a.log", ""])
+def test_step_of_a_failure_that_judging_adds_is_taken(log):
+    told = failed(SDPA, Property.SPEED, Failure(Outcome.ERROR, "ValueError: bad shape (3, 4)", log=log))
+    found, step = told_and_next(told)
+    assert found == "ValueError: bad shape (3, 4)"
+    assert step == (f"read {log}" if log else "set it right and run again")
+    lacking = judge_measured(SDPA, Property.SPEED, verdict(SDPA), None, bar())
+    assert told_and_next(lacking) == ("the record holds no speed", "run the case again")
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome.fails])

@@ -168,7 +168,26 @@ def test_run_without_verdicts_or_end_has_a_page(tmp_path):
     page = html(Run(3, None, {}, "now", None, None, ()), tmp_path)
     assert "no verdict" in page
     assert "started now, never finished" in page
-    assert "Nothing was judged." in page
+    assert "Interrupted:</span> the session did not come to its end" in page
+    assert "no optimization path was judged" in page
+    assert "No verdict fails." not in page
+
+
+def test_page_says_that_no_verdict_fails_only_where_the_run_passed(tmp_path):
+    """A red gate, an interrupt, or skips alone are no verdicts that fail, and nothing to be calm about."""
+    said = "<p>No verdict fails.</p>"
+    passed = Run(3, None, {}, "now", "later", 0, (verdict(SDPA),), selected=1, failed_otherwise=0)
+    assert said in html(passed, tmp_path)
+    for other in (
+        replace(passed, gate=("a skip is not allowed",), exit=1),
+        replace(passed, exit=2),
+        replace(passed, failed_otherwise=1, exit=1),
+        replace(passed, verdicts=(verdict(SDPA, Outcome.UNSUPPORTED),), exit=1),
+        replace(passed, verdicts=(verdict(SDPA, Outcome.SLOW),), exit=1),
+    ):
+        page = html(other, tmp_path)
+        assert said not in page
+        assert "Nothing failed." not in page
 
 
 def test_page_that_cannot_be_written_is_one_line(tmp_path, run):

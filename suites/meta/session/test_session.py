@@ -320,7 +320,7 @@ def test_test_that_fails_beside_a_failing_verdict_is_counted(session, pytester):
             "NOT_ENGAGED engagement* of cpu-fp32-tiny_qwen3-attention.dummy-single: *",
             "  next: something else served the request*",
             "  again: pytest suites/every_path --device cpu *",
-            "Failed: 1 of 1 optimization path does not work on *: attention.dummy (NOT_ENGAGED); 1 test failed *",
+            "Failed: 1 of 1 optimization path fails on *: attention.dummy (NOT_ENGAGED); 1 test failed *",
         ]
     )
 
