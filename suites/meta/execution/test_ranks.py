@@ -36,7 +36,7 @@ def impatient(tmp_path_factory):
         ("rank_is_killed", Outcome.CRASHED, "fp32 run: rank 1: worker ended by SIGKILL"),
         ("rank_raises", Outcome.ERROR, "fp32 run: rank 1: RuntimeError: rank 1 gives up"),
         ("all_reduce_is_missing", Outcome.NOT_ENGAGED, "exchanges between ranks on rank 0 in fp32 is "),
-        ("all_reduce_is_wrong", Outcome.MISMATCH, "(fp32)"),
+        ("all_reduce_is_wrong", Outcome.MISMATCH, "fp32 "),
         ("shards_are_swapped", Outcome.MISMATCH, "(fp32)"),
         ("rank_computes_alone", Outcome.NOT_ENGAGED, "ranks that gave the same logits and tokens in fp32 is 1, but"),
     ],
