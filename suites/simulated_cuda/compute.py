@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from . import graphs, replacements
-from .served import Served, operator
+from .served import ServedOperator, operator
 
 LEFT = {
     "empty.memory_format",
@@ -70,12 +70,12 @@ def _is_view(name: str) -> bool:
 
 def _kernel(name: str) -> Callable[..., Any]:
     """Return what computes an operator, from the first call on."""
-    served: Served | None = None
+    served: ServedOperator | None = None
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
         nonlocal served
         if served is None:
-            served = Served(name, _function(name))
+            served = ServedOperator(name, _function(name))
         return served(*args, **kwargs)
 
     return kernel
