@@ -104,6 +104,16 @@ def _workers_of_cases(folder):
     return found
 
 
+def test_fault_of_one_of_four_cases_side_by_side_is_its_own(session):
+    lazy = "\nclass Lazy(Dummy):\n    def load_options(self, dtype): return {}\n"
+    paths = "(Lazy(name='attention.lazy'), Dummy(), NoCache(), StaticCache())"
+    result, record = session("--dtype", "fp32", "--jobs", "4", paths=paths, dummies=DUMMIES + MORE_PATHS + lazy)
+    assert result.ret == 1
+    failing = {path for (path, _), outcome in outcomes(record).items() if outcome == Outcome.NOT_ENGAGED}
+    assert failing == {"attention.lazy"}
+    assert Counter(outcomes(record).values()) == {Outcome.NOT_ENGAGED: 2, Outcome.PASS: 6}
+
+
 def test_number_of_jobs_changes_no_verdict_and_no_number(session):
     """Nor their order. What torchrun starts exchanges its numbers in no fixed order."""
     found = {}
