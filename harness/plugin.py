@@ -27,8 +27,9 @@ from harness.records.run import Run, Verdict
 from harness.records.run_files import any_run
 from harness.records.workload import ModelRecipe, Workload
 from harness.reports.failures import failure_lines
-from harness.reports.headline import headline, machine_line
+from harness.reports.headline import headline
 from harness.reports.overview import overview_table
+from harness.reports.place import machine_line
 from harness.reports.tables import (
     aligned,
     case_table,

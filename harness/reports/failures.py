@@ -76,5 +76,5 @@ def failure_lines(verdicts: Iterable[Verdict], *, evidence: Collection[str], tol
         yield one_line(f"{verdict.outcome} {properties} of {verdict.case}: {found}", longest=LONGEST)
         yield f"  next: {one_line(step, longest=LONGEST)}"
         yield f"  again: {one_line(command(verdict, has_evidence=verdict.case in evidence, told=told))}"
-    if more := len(failures) - TOLD:
-        yield from [f"{count(more, 'more failure')} in report.html"] if more > 0 else []
+    if (more := len(failures) - TOLD) > 0:
+        yield f"{count(more, 'more failure')} in report.html"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from harness.records.enums import CASE_PROPERTIES, Property, Technique
 from harness.records.run import Verdict
-from harness.reports.headline import Judged, PathStanding, by_path
 from harness.reports.page import KINDS, Badge, badges
+from harness.reports.standings import Judged, PathStanding, by_path
 
 SHORT = {
     Property.ENGAGEMENT: "engag.",

@@ -14,13 +14,14 @@ from harness.records.enums import Property, Technique
 from harness.records.run import Run, Verdict
 from harness.reports.bars import chart
 from harness.reports.failures import by_message
-from harness.reports.headline import headline, machine_line
+from harness.reports.headline import headline
 from harness.reports.heat import heat, legend
 from harness.reports.markdown import ERROR_RATIO, FIGURES, OVERVIEW
 from harness.reports.overview import overview_table
 from harness.reports.page import CasePage, Failed, badges, matrix, with_badges
 from harness.reports.page_cases import Files, case_page, read_files
 from harness.reports.page_roofline import roofline
+from harness.reports.place import machine_line
 from harness.reports.reproduce import command
 from harness.reports.tables import (
     changed_numerics,

@@ -9,9 +9,11 @@ from harness.judging.gate import gate_line, tier_line
 from harness.records.run import Run, Verdict
 from harness.reports.bars import SHOWN, ratio_table
 from harness.reports.failures import by_message, told_and_next
-from harness.reports.headline import headline, machine_line, path_table
+from harness.reports.headline import headline
 from harness.reports.overview import overview_table
+from harness.reports.place import machine_line
 from harness.reports.reproduce import command
+from harness.reports.standings import path_table
 from harness.reports.tables import (
     case_table,
     changed_numerics,

@@ -15,11 +15,11 @@ from harness.records.evidence import Failure
 from harness.records.run import Run
 from harness.reports.bars import MOST_TICKS, SHOWN, chart, ratio_table
 from harness.reports.failures import AGAIN, LONGEST, READ_ON, TOLD, failure_lines, told_and_next
-from harness.reports.headline import path_table
 from harness.reports.heat import heat, legend
 from harness.reports.html import UNFOLDED, html
 from harness.reports.markdown import markdown
 from harness.reports.page import FOLDED
+from harness.reports.standings import path_table
 from suites.meta.builders.judging import bar
 from suites.meta.builders.made_up_run import HOSTILE
 from suites.meta.builders.recorded_runs import ENVIRONMENT, FLASH, SDPA, STATIC, case, verdict

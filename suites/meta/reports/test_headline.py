@@ -11,7 +11,9 @@ from harness.plugin import SESSION, pytest_harness_headline
 from harness.profiles.exceptions import ALLOWABLE
 from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Run
-from harness.reports.headline import OPEN, headline, machine_line
+from harness.reports.headline import headline
+from harness.reports.place import machine_line
+from harness.reports.standings import OPEN
 from suites.meta.builders.recorded_runs import CUDA, ENVIRONMENT, FLASH, SDPA, STATIC, case, verdict
 
 EAGER, FIXED = case("eager"), case("attention.sdpa_math")

@@ -214,9 +214,9 @@ def _run(
 
         code = int(pytest.main(list(arguments)))
     finally:
-        # What os._exit leaves out: a thread that does not end keeps a real session from ending too.
-        threading._shutdown()  # noqa: SLF001
-        atexit._run_exitfuncs()  # noqa: SLF001
+        # Python has no public names for what os._exit leaves out, and sys.exit would run in the server's frames.
+        threading._shutdown()  # noqa: SLF001 - a thread that does not end keeps a real session from ending too
+        atexit._run_exitfuncs()  # noqa: SLF001 - of what the session registered
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,0 +1,119 @@
+"""Sort the paths of a run by what their verdicts say of them together. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.records.enums import Outcome, Property, Technique
+from harness.records.run import Verdict
+
+OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE)
+"""Outcomes that leave a question open."""
+
+
+class PathStanding(StrEnum):
+    """Standing of a path, a claim or the baseline in a run, by all of its verdicts."""
+
+    FAILS = "fails"
+    KNOWN = "fails as known"
+    DISCLAIMED = "is not as claimed, as the profile says"
+    OPEN = "left open"
+    ENGAGED = "engages, and nothing else was judged"
+    WORKS = "works"
+    UNTRIED = "not tried"
+
+
+COLUMNS = {
+    PathStanding.WORKS: "work",
+    PathStanding.ENGAGED: "only engage",
+    PathStanding.FAILS: "fail",
+    PathStanding.KNOWN: "fail as known",
+    PathStanding.DISCLAIMED: "not as claimed",
+    PathStanding.OPEN: "left open",
+    PathStanding.UNTRIED: "not tried",
+}
+"""Heads of the columns of a table, by standing, in their order."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A path, a claim or the baseline with its verdicts."""
+
+    name: str
+    technique: Technique
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The outcomes of its verdicts."""
+        return tuple(verdict.outcome for verdict in self.verdicts)
+
+    @property
+    def standing(self) -> PathStanding:
+        """Its standing. What engages works only if something beyond engagement is good, too."""
+        if any(outcome.fails for outcome in self.outcomes):
+            return PathStanding.FAILS
+        if Outcome.KNOWN_FAILURE in self.outcomes:
+            return PathStanding.KNOWN
+        if Outcome.DISCLAIMED in self.outcomes:
+            return PathStanding.DISCLAIMED
+        if all(outcome is Outcome.UNSUPPORTED for outcome in self.outcomes):
+            return PathStanding.UNTRIED
+        good = {verdict.property for verdict in self.verdicts if not verdict.outcome.skips}
+        if not good:
+            return PathStanding.OPEN
+        return PathStanding.ENGAGED if good == {Property.ENGAGEMENT} else PathStanding.WORKS
+
+    @property
+    def unsure(self) -> bool:
+        """True if one of its outcomes leaves a question open."""
+        return any(outcome in OPEN for outcome in self.outcomes)
+
+    @property
+    def partly(self) -> bool:
+        """True if some of its verdicts, but not all, say that something could not be tried."""
+        return Outcome.UNSUPPORTED in self.outcomes and self.standing is not PathStanding.UNTRIED
+
+    @property
+    def failing(self) -> str:
+        """Its name with the outcomes that fail."""
+        return f"{self.name} ({', '.join(dict.fromkeys(each for each in self.outcomes if each.fails))})"
+
+
+def optimization_paths(verdicts: Iterable[Verdict]) -> list[Judged]:
+    """Return all paths of a run but the baseline, in the order of its verdicts."""
+    return [path for path in by_path(verdicts) if path.technique is not Technique.EAGER]
+
+
+def by_path(verdicts: Iterable[Verdict]) -> list[Judged]:
+    """Return all paths of a run, the baseline among them, in the order of its verdicts."""
+    found: dict[tuple[str, Technique], list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.property is not Property.CLAIM:
+            found.setdefault((verdict.path or verdict.case, verdict.technique), []).append(verdict)
+    return [Judged(name, technique, tuple(those)) for (name, technique), those in found.items()]
+
+
+def of_standing(paths: Iterable[Judged], standing: PathStanding) -> list[Judged]:
+    return [path for path in paths if path.standing is standing]
+
+
+def path_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
+    """Return a header and a row per technique with the number of its paths by standing; empty without paths.
+
+    It has a column for each standing that some path has.
+    """
+    paths = optimization_paths(verdicts)
+    shown = [standing for standing in COLUMNS if of_standing(paths, standing)]
+    rows = [
+        [str(technique), *(_number(paths, technique, standing) for standing in shown)]
+        for technique in dict.fromkeys(path.technique for path in paths)
+    ]
+    return [["technique", *(COLUMNS[standing] for standing in shown)], *rows] if rows else []
+
+
+def _number(paths: Iterable[Judged], technique: Technique, standing: PathStanding) -> str:
+    number = sum(path.technique is technique and path.standing is standing for path in paths)
+    return str(number) if number else ""
