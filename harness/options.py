@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from harness.execution.setup import CASE_TIMEOUT
 from harness.records.enums import Tier
-from harness.session.session import TIMING_SECONDS
+from harness.session.request import TIMING_SECONDS, SessionOptions
 
 INVARIANT_EXAMPLES = 6
 """Number of examples drawn for each relation by default."""
@@ -94,6 +95,22 @@ def add_options(group: Any) -> None:
         type=positive,
         help="examples drawn for each relation that must hold for any input; from a new random seed, which is printed "
         f"(default: {INVARIANT_EXAMPLES}, the same in every run)",
+    )
+
+
+def session_options(asked: Namespace, root: Path) -> SessionOptions:
+    """Return the options of a session whose relative run folders are below `root`."""
+    place, count = asked.shard
+    return SessionOptions(
+        run_dir=Path(root, asked.run_dir).expanduser(),
+        tier=Tier(asked.tier),
+        jobs=asked.jobs,
+        case_timeout=asked.case_timeout,
+        timing_seconds=asked.timing_seconds,
+        gate=asked.gate,
+        resume=Path(asked.resume).expanduser() if asked.resume else None,
+        shard=f"{place}/{count}" if count > 1 else "",
+        words=tuple(as_words(asked)),
     )
 
 

@@ -6,45 +6,30 @@ A `conftest.py` says what there is to run by implementing `pytest_harness_catalo
 from __future__ import annotations
 
 import hashlib
-import shlex
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import HarnessError
-from harness.judging.gate import gate_line, left_out_line, tier_line
-from harness.machine.inventory import processor, take_inventory
-from harness.machine.jobs import cores
-from harness.options import add_options, as_words
+from harness.machine.inventory import take_inventory
+from harness.options import add_options, session_options
 from harness.profiles.expectations import sound_profiles
 from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tier
-from harness.records.run import Run, Verdict
-from harness.records.run_files import any_run
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.run import Verdict
 from harness.reports.failures import failure_lines
 from harness.reports.headline import headline
-from harness.reports.overview import overview_table
 from harness.reports.place import machine_line
-from harness.reports.tables import (
-    aligned,
-    case_table,
-    changed_numerics,
-    judged_cases,
-    skipped_paths,
-    tally_outcomes,
-    untrue_claims,
-)
 from harness.reports.text import one_line
 from harness.session.checkout import refuse_unused
-from harness.session.costs import Costs
-from harness.session.plan import Catalogue, Planned, find_model, in_tiers, plan
-from harness.session.run_folder import refuse_other_tests, refuse_other_tier
-from harness.session.session import Judging, Measuring, Replan, Session
+from harness.session.plan import Catalogue, Planned, find_model
+from harness.session.request import CaseTest, Selection
+from harness.session.run_folder import resumable_run
+from harness.session.session import Judging, Session
+from harness.session.session_plan import Replan, SessionPlan
+from harness.session.summary import summary, why_nothing_is_selected
 
 MARKERS = {
     "cuda": "runs on a CUDA device",
@@ -58,9 +43,6 @@ MARKERS = {
     str(Property.CLAIM): "judges what the optimization overview says",
 }
 
-
-SLOWEST = 10
-"""Number of slowest steps that are listed at the end."""
 FAILING = {str(outcome) for outcome in Outcome if outcome.fails}
 
 
@@ -75,12 +57,14 @@ class Hooks:
     def pytest_harness_plan(self, config: pytest.Config, replan: Replan) -> list[Planned] | None:
         """Return the cases for the tests of a folder, or None to use the catalogue's own.
 
-        `replan` plans the session's paths, models and dtypes with other workloads, for all tiers. Given `recipes` it
-        plans these models, and given `path` only that path.
+        `replan` is `SessionPlan.replan`.
         """
 
 
+PLAN = pytest.StashKey[SessionPlan]()
+"""Cases that tests are parametrized with. Made when the first test needs them, so that other tests cost nothing."""
 SESSION = pytest.StashKey[Session]()
+"""Session that runs these cases. Made when all tests are collected."""
 STOP = pytest.StashKey[BaseException]()
 """Reason why there can be no session. Raised during collection, it would count as an error of the collected file."""
 
@@ -166,13 +150,6 @@ def _is_alone(item: pytest.Item) -> bool:
     return any(asked.alone for asked in _properties_of(item))
 
 
-def _note_what_is_done(config: pytest.Config, folder: Path, run: Run) -> None:
-    """Note what the resumed run has done, so that the outlook counts only what is left."""
-    if known := config.stash.get(SESSION, None):
-        known.done = {(verdict.case, verdict.property) for verdict in run.verdicts}
-        known.ran = {path.stem for path in (folder / "evidence").glob("*.json")}
-
-
 def _is_skipped(item: pytest.Item) -> bool:
     """Return whether a plugin marked a test to be skipped, as pytest-benchmark does if only benchmarks are wanted."""
     return item.get_closest_marker("skip") is not None
@@ -183,10 +160,9 @@ def _properties_of(item: pytest.Item) -> list[Property]:
     return [asked for asked in Property if asked in marked]
 
 
-def _asked_of(item: pytest.Item) -> tuple[Property, bool]:
-    """Return the property that a test judges, and whether the evidence of its case decides."""
+def _case_test(item: pytest.Item, planned: Planned) -> CaseTest:
     [asked, *_] = [*_properties_of(item), Property.EQUIVALENCE]
-    return asked, "judged" in getattr(item, "fixturenames", ())
+    return CaseTest(planned, asked, "judge" in getattr(item, "fixturenames", ()))
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
@@ -200,31 +176,31 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, cou
 
 @pytest.hookimpl(tryfirst=True)  # before the terminal asks what there is to tell of it
 def pytest_collection_finish(session: pytest.Session) -> None:
-    names = sorted(item.nodeid for item in session.items)
-    selection = hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
-    if session.config.option.resume:  # before anything runs, and also where no case is selected
-        folder = Path(session.config.option.resume).expanduser()
-        try:
-            run = any_run(folder)
-            refuse_other_tests(folder, run, selection)
-            refuse_other_tier(folder, run, session.config.option.tier)
-            _note_what_is_done(session.config, folder, run)
-        except HarnessError as error:
-            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
-    if SESSION in session.config.stash:
-        known = session.config.stash[SESSION]
-        known.selected, known.selection = sum(bool(_case_of(item)) for item in session.items), selection
-        known.tests = tuple(
-            (planned, *_asked_of(item))
-            for item in session.items
-            if (planned := _planned_of(item)) and not _is_skipped(item)
-        )
+    """Make the session, and refuse a run that cannot be resumed before anything runs."""
+    config = session.config
+    tests = [(item, planned) for item in session.items if (planned := _planned_of(item))]
+    selection = Selection(
+        tests=tuple(_case_test(item, planned) for item, planned in tests if not _is_skipped(item)),
+        count=len(tests),
+        digest=hashlib.sha256("\n".join(sorted(item.nodeid for item in session.items)).encode()).hexdigest()[:16],
+    )
+    try:
+        options = session_options(config.option, config.rootpath)
+        if PLAN in config.stash:
+            profiles = sound_profiles(config.rootpath)
+            config.stash[SESSION] = Session(
+                options, config.stash[PLAN], profiles, selection, notify=partial(_tell, config)
+            )
+        elif options.resume:  # also where no case is selected
+            resumable_run(options.resume, selection.digest, options.tier)
+    except HarnessError as error:
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Say what there is to do, and about how long that takes."""
     known = config.stash.get(SESSION, None)
-    return [known.outlook] if known and known.tests else []
+    return [known.first_line] if known and known.selection.tests else []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
@@ -233,17 +209,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     known = item.config.stash.get(SESSION, None)
     if known and report.failed and str(dict(report.user_properties).get("outcome")) not in FAILING:
-        known.failed_otherwise += 1
+        known.failures_without_verdict += 1
     return report
 
 
 @pytest.fixture
-def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., Verdict]:
-    """Records a verdict on the case, and hands it to `then`. Skips the test if nothing was judged."""
+def judge_by(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., Verdict]:
+    """Records the verdict that a function gives on the case. The test fails or is skipped as the verdict says.
+
+    `then` is given the verdict first, whatever it says.
+    """
 
     def record(asked: Property, judging: Judging, then: Callable[[Verdict], None] | None = None) -> Verdict:
         try:
-            verdict = _session(request.config).verdict(planned, asked, judging)
+            verdict = request.config.stash[SESSION].judge_by(planned, asked, judging)
         except HarnessError as error:  # not the case's fault: a full disk, a folder that is gone
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         request.node.user_properties.append(("outcome", str(verdict.outcome)))
@@ -252,27 +231,21 @@ def recorded(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., 
             then(verdict)
         if verdict.outcome.skips:
             pytest.skip(f"{verdict.outcome}: {verdict.message}")
+        if verdict.outcome.fails:
+            pytest.fail(f"{verdict.outcome}: {verdict.message}", pytrace=False)
         return verdict
 
     return record
 
 
 @pytest.fixture
-def judged(
-    request: pytest.FixtureRequest, planned: Planned, recorded: Callable[..., Verdict]
-) -> Callable[..., Verdict]:
-    """Judges one property by the evidence of the case. `then` is given the verdict, also one that skips the test."""
+def judge(planned: Planned, judge_by: Callable[..., Verdict]) -> Callable[..., Verdict]:
+    """Judges one property by the evidence and the measurements of the case, as `judge_by` records it."""
 
-    def judge(asked: Property, *, then: Callable[[Verdict], None] | None = None) -> Verdict:
-        return recorded(asked, partial(_session(request.config).judge, planned, asked), then)
+    def by_property(asked: Property, *, then: Callable[[Verdict], None] | None = None) -> Verdict:
+        return judge_by(asked, lambda cases: cases.judge(planned, asked), then)
 
-    return judge
-
-
-@pytest.fixture
-def measurements(request: pytest.FixtureRequest) -> Measuring:
-    """Runs and measures a case. For judgements that are not of one property of one case."""
-    return _session(request.config).measurements
+    return by_property
 
 
 @pytest.fixture
@@ -280,7 +253,8 @@ def timed_seconds(request: pytest.FixtureRequest, planned: Planned) -> Callable[
     """Seconds of the candidate in all pairs of the case that count; none if it was not timed."""
 
     def seconds() -> list[float]:
-        measured = _session(request.config).measured.get(planned.case.id)
+        cases = request.config.stash[SESSION].cases
+        measured = cases.measured.get(planned.case.id) if cases else None
         return [pair.candidate.seconds for pair in measured.speed.kept] if measured and measured.speed else []
 
     return seconds
@@ -304,7 +278,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         return
     if (
         session.config.option.gate
-        and (known is None or not known.selected)
+        and (known is None or not known.selection.count)
         and session.exitstatus == pytest.ExitCode.OK
     ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -321,14 +295,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     known = config.stash.get(SESSION, None)
     if TOLD in config.stash:
         terminalreporter.write_line(config.stash[TOLD])
-    if config.option.gate and not config.option.collectonly and (known is None or not known.folder):
+    if config.option.gate and not config.option.collectonly and (known is None or not known.cases):
         terminalreporter.write_line("gate: red: nothing was judged")
     if known is None or config.option.collectonly:
         return
-    for line in _summary(known):
+    for line in summary(known):
         terminalreporter.write_line(line)
-    if (known.planned or known.elsewhere) and not known.selected:
-        terminalreporter.write_line(_why_nothing_is_selected(known, config.option.markexpr, config.option.keyword))
+    if known.plan.all and not known.selection.count:
+        terminalreporter.write_line(why_nothing_is_selected(known, config.option.markexpr, config.option.keyword))
 
 
 @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)  # below the list of failed tests
@@ -339,9 +313,9 @@ def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: p
     """
     yield
     known = config.stash.get(SESSION, None)
-    if known is None or known.folder is None or config.option.collectonly:
+    if known is None or known.cases is None or config.option.collectonly:
         return
-    run = known.folder.run
+    run = known.cases.folder.run
     told = [*failure_lines(run.verdicts, evidence=known.evidence, told=run.options)]
     for line in ("", *told, *([""] if told else [])):
         terminalreporter.write_line(line)
@@ -349,52 +323,6 @@ def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: p
     good = line.startswith("Passed: ")
     terminalreporter.write_line(line, bold=True, green=good, red=not good)
     terminalreporter.write_line(machine_line(run))
-
-
-def _summary(known: Session) -> Iterator[str]:
-    """Yield the last lines of a session: what was not judged and why, the table, and where the record is."""
-    skipped = skipped_paths(known.verdicts)
-    if known.folder:
-        yield ""
-        if cases := judged_cases(known.verdicts):
-            yield from aligned(case_table(cases))
-        if overview := overview_table(known.verdicts):
-            yield from ("", *aligned(overview), "")
-        yield from untrue_claims(known.verdicts)
-        yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
-        yield from changed_numerics(known.verdicts)
-        yield from known.standard.notes
-        if slowest := known.costs.slowest(SLOWEST):
-            yield f"slowest: {', '.join(f'{what} {seconds:.0f} s' for what, seconds in slowest)}"
-        yield f"{tally_outcomes(known.verdicts)}; record: {known.folder.path}"
-    if known.folder and known.left_out_by_tier:
-        yield f"{tier_line(known.folder.run)} ({_later(known.tier)})"
-    if known.selected and not known.judged:
-        yield f"nothing was judged: {'; '.join(skipped) or 'the session ended before a verdict'}"
-    if known.problem:
-        yield known.problem
-    if known.folder and (gate := gate_line(known.folder.run)):
-        yield gate
-
-
-def _why_nothing_is_selected(known: Session, markers: str, keywords: str) -> str:
-    chosen = " ".join(f"{flag} {shlex.quote(value)}" for flag, value in (("-m", markers), ("-k", keywords)) if value)
-    no_cuda = known.inventory.why_no_cuda if "cuda" in markers else ""
-    why = f"; there is no CUDA here: {no_cuda}" if no_cuda else ""
-    why += (
-        f"{left_out_line(known.left_out_by_tier)} of tier {known.tier} ({_later(known.tier)})"
-        if known.left_out_by_tier
-        else ""
-    )
-    chosen = chosen or "the selection"
-    cases = [*known.planned, *known.elsewhere]
-    return f"nothing was judged: {chosen} selects none of the {len(cases)} cases planned here{why}"
-
-
-def _later(tier: Tier) -> str:
-    """Return how to run what a tier leaves out."""
-    later = {Tier.SMOKE: "--tier daily, --nightly and --run-slow run them", Tier.NIGHTLY: "--run-slow runs them"}
-    return later.get(tier, "--nightly and --run-slow run them")
 
 
 def _case_of(item: pytest.Item) -> str:
@@ -410,18 +338,18 @@ def _planned_of(item: pytest.Item) -> Planned | None:
 
 
 def _planned(metafunc: pytest.Metafunc) -> list[Planned]:
-    try:
-        session = _session(metafunc.config)
-    except pytest.exit.Exception as stop:
-        metafunc.config.stash[STOP] = stop
+    config = metafunc.config
+    if STOP in config.stash:
         return []
-    own = metafunc.definition.ihook.pytest_harness_plan(config=metafunc.config, replan=session.replan)
-    if own is None:
-        return session.planned
-    kept = [entry for entry in own if session.tier.holds(entry.tier)]
-    session.elsewhere += kept
-    session.left_out += [entry for entry in own if not session.tier.holds(entry.tier)]
-    return kept
+    try:
+        if PLAN not in config.stash:
+            config.stash[PLAN] = _new_plan(config)
+    except HarnessError as error:
+        config.stash[STOP] = pytest.exit.Exception(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+        return []
+    planned = config.stash[PLAN]
+    own = metafunc.definition.ihook.pytest_harness_plan(config=config, replan=planned.replan)
+    return planned.own if own is None else planned.add(own)
 
 
 def _tell(config: pytest.Config, line: str) -> None:
@@ -433,16 +361,7 @@ def _tell(config: pytest.Config, line: str) -> None:
             reporter.write_line(line)
 
 
-def _session(config: pytest.Config) -> Session:
-    if SESSION not in config.stash:
-        try:
-            config.stash[SESSION] = _new_session(config)
-        except HarnessError as error:
-            pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
-    return config.stash[SESSION]
-
-
-def _new_session(config: pytest.Config) -> Session:
+def _new_plan(config: pytest.Config) -> SessionPlan:
     if hasattr(config, "workerinput"):
         raise HarnessError(
             "pytest-xdist would time cases beside each other, in several runs (leave out -n; --jobs N runs "
@@ -451,39 +370,13 @@ def _new_session(config: pytest.Config) -> Session:
     catalogue = config.hook.pytest_harness_catalogue(config=config)
     if catalogue is None:
         raise HarnessError("no catalogue: a conftest.py should implement pytest_harness_catalogue")
-    inventory = take_inventory()
-    asked = config.option
-    models = tuple(find_model(name, catalogue) for name in asked.model) or catalogue.models
-    device = asked.device or inventory.default_device
-    dtypes = tuple(Dtype(name) for name in asked.dtype)
-
-    def replan(
-        workloads: tuple[Workload, ...], *, recipes: tuple[ModelRecipe, ...] = (), path: str = ""
-    ) -> list[Planned]:
-        paths = tuple(entry for entry in catalogue.paths if path in {"", entry.name})
-        known = replace(catalogue, workloads=workloads, paths=paths)
-        planned = plan(known, inventory, models=recipes or models, device=device, dtypes=dtypes)
-        # What somebody named is asked for each of its models, and not for the first alone.
-        return in_tiers(planned, models=recipes or models) if recipes or asked.model else planned
-
-    planned = replan(catalogue.workloads)
-    tier = Tier(asked.tier)
-    kept = [entry for entry in planned if tier.holds(entry.tier)]
-    parent = Path(config.rootpath, asked.run_dir).expanduser()
-    profiles = sound_profiles(config.rootpath)
-    refuse_unused(profiles, catalogue)
-    left_out = [entry for entry in planned if not tier.holds(entry.tier)]
-    session = Session(catalogue, inventory, profiles, kept, left_out, asked.case_timeout, parent, replan)
-    session.tier = tier
-    session.jobs = asked.jobs
-    session.costs = Costs.read(parent, f"{processor()}, {cores()} cores, {', '.join(inventory.devices)}")
-    session.options = tuple(as_words(asked))
-    session.timing_seconds = asked.timing_seconds
-    session.gate = asked.gate
-    session.resume = Path(asked.resume).expanduser() if asked.resume else None
-    if session.resume:
-        any_run(session.resume)  # refused as misuse, before anything runs
-    place, count = asked.shard
-    session.shard = f"{place}/{count}" if count > 1 else ""
-    session.told = partial(_tell, config)
-    return session
+    refuse_unused(sound_profiles(config.rootpath), catalogue)
+    option, inventory = config.option, take_inventory()
+    return SessionPlan(
+        catalogue,
+        inventory,
+        device=option.device or inventory.default_device,
+        dtypes=tuple(Dtype(name) for name in option.dtype),
+        named_models=tuple(find_model(name, catalogue) for name in option.model),
+        tier=Tier(option.tier),
+    )

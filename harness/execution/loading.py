@@ -17,8 +17,7 @@ from harness.execution.correctness.runs import Batch
 from harness.execution.generation import (
     set_plain_greedy,
 )
-from harness.execution.setup import CaseSetup
-from harness.paths.base import Optimization
+from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelRecipe, Prompt
 
@@ -117,15 +116,17 @@ def _revision(recipe: ModelRecipe) -> dict[str, str]:
     return {"revision": recipe.source.revision} if isinstance(recipe.source, Hub) else {}
 
 
-def load_setup(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> tuple[Any, list[Batch]]:
+def load_run(run: CaseRun) -> tuple[Any, list[Batch]]:
+    """Return the model of a run as the optimization prepares it, and the workload's batches."""
+    setup, options = run.setup, run.optimization.load_options(run.dtype)
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
     torch.manual_seed(0)
-    model = load_model(setup.recipe, dtype=dtype, device=setup.device, options=optimization.load_options(dtype))
+    model = load_model(setup.recipe, dtype=run.dtype, device=setup.device, options=options)
     tokenizer = load_tokenizer(setup.recipe)
     set_plain_greedy(model, pad=pad_token(tokenizer))
     batches = [encode(prompts, tokenizer, device=setup.device) for prompts in setup.workload.batches]
-    return optimization.prepared(model), batches
+    return run.optimization.prepared(model), batches
 
 
 def planted(fault: str) -> AbstractContextManager[Any]:

@@ -1,4 +1,4 @@
-"""One rank of a parallel model, and the joint results of all ranks. Runs in workers, or under torchrun."""
+"""One rank of a parallel model, and the comparison of all ranks as one candidate. Entered by workers or torchrun."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,33 +17,43 @@ import torch
 from harness.execution.correctness.comparison import compare, identical
 from harness.execution.correctness.runs import watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
-from harness.execution.loading import load_setup, planted
-from harness.execution.serving import Served, serve_setup
-from harness.execution.setup import CaseSetup, RankAddress
+from harness.execution.loading import load_run, planted
+from harness.execution.refusals import refusals
+from harness.execution.serving import Served, serve_run
+from harness.execution.setup import CaseRun, RankAddress
 from harness.execution.tensor_files import keep_compared, read_generation, save_generation, save_tensors
 from harness.execution.vector_math import choose_vector_math
 from harness.observation.caches import CacheState
-from harness.paths.base import Optimization
+from harness.paths.base import engagement
 from harness.records.enums import Dtype
-from harness.records.evidence import Comparison
+from harness.records.evidence import Comparison, PrecisionRun
 from harness.records.observation import Observation, Rank, Shard
 
 
-def run_rank(setup: CaseSetup, dtype: Dtype, optimization: Optimization, place: RankAddress | None) -> Observation:
+def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
     """Run the optimization as one of several ranks, and keep its tensors. Without a `place` the rank is announced
-    already, and transformers itself lets the ranks meet."""
+    already, and transformers itself lets the ranks meet.
+
+    Raises Incompatible as `run_candidate` does.
+    """
+    with refusals(run):
+        return _run_rank(run, place)
+
+
+def _run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
+    setup = run.setup
     if place:
         place.join(setup.device)
     rank = int(os.environ["RANK"])
     if place is None and setup.device != "cpu":
         torch.accelerator.set_device_index(rank)
     with planted(setup.fault):
-        if serving := optimization.serving():
-            model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
-            save_tensors((vars(served), prompts), _file(setup, dtype, optimization, rank))
-            save_tensors(served.tokens, setup.verified(dtype, optimization.name))
+        if serving := run.optimization.serving():
+            model, seen, served, prompts = serve_run(run, serving)
+            save_tensors((vars(served), prompts), _file(run, rank))
+            save_tensors(served.tokens, run.verified)
         else:
-            model, seen = _generate(setup, dtype, optimization, rank)
+            model, seen = _generate(run, rank)
     found = Rank(
         shards=tuple(_shards(model)),
         bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
@@ -55,22 +66,34 @@ def run_rank(setup: CaseSetup, dtype: Dtype, optimization: Optimization, place: 
     return replace(seen, ranks=(found,))
 
 
-def gather_ranks(
-    setup: CaseSetup, dtype: Dtype, optimization: Optimization, seen: list[Observation]
-) -> tuple[Observation, Comparison]:
+def compare_ranks(run: CaseRun, seen: list[Observation]) -> PrecisionRun:
+    """Compare a parallel candidate as one run. `seen` is what its ranks saw, in their order; they kept their tensors in
+    files."""
+    started = time.monotonic()
+    observed, comparison = _gather_ranks(run, seen)
+    return PrecisionRun(
+        dtype=run.dtype,
+        engagement=engagement(run.optimization, observed),
+        comparison=comparison,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, Comparison]:
     """Combine the results of all ranks. Return what was seen on the first rank, with what each rank keeps, and the
     comparison of the first rank's results. Cached heads are joined from all ranks where each kept its own."""
-    files = [_file(setup, dtype, optimization, rank) for rank in range(len(seen))]
+    setup, dtype = run.setup, run.dtype
+    files = [_file(run, rank) for rank in range(len(seen))]
     if seen[0].batching:
         answers = [torch.load(file, weights_only=True) for file in files]
         (first, prompts), *_ = answers
         alike = [all(_same(first[name], other[name]) for name in first) for other, _ in answers]
-        comparison = compare_with_alone(setup, dtype, Served(**first), prompts, {})
+        comparison = compare_with_alone(run, Served(**first), prompts, {})
     else:
         runs = [read_generation(file) for file in files]
-        alike = [identical(replace(run, states=()), replace(runs[0], states=())) for run in runs]
+        alike = [identical(replace(each, states=()), replace(runs[0], states=())) for each in runs]
         reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
-        states = tuple(_joined(list(parts)) for parts in zip(*(run.states for run in runs), strict=True))
+        states = tuple(_joined(list(parts)) for parts in zip(*(each.states for each in runs), strict=True))
         parted = [run.keys[0].shape[1] for run in runs[0].states] < [run.keys[0].shape[1] for run in reference.states]
         candidate = replace(runs[0], states=states) if parted else runs[0]
         keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)
@@ -79,21 +102,28 @@ def gather_ranks(
     return replace(seen[0], ranks=ranks), comparison
 
 
-def _generate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, rank: int) -> tuple[Any, Observation]:
-    reference = read_generation(setup.file(Dtype.FP64))
-    model, batches = load_setup(setup, dtype, optimization)
-    own, seen = watched_run(setup, model, batches, reference, optimization)
-    save_generation(own, _file(setup, dtype, optimization, rank))
+def _generate(run: CaseRun, rank: int) -> tuple[Any, Observation]:
+    reference = read_generation(run.setup.file(Dtype.FP64))
+    model, batches = load_run(run)
+    own, seen = watched_run(run, model, batches, reference)
+    save_generation(own, _file(run, rank))
     if rank == 0:
-        save_tensors(own.tokens, setup.verified(dtype, optimization.name))
+        save_tensors(own.tokens, run.verified)
     return model, seen
 
 
-def run_under_torchrun(setup: CaseSetup, dtype: Dtype, optimization: Optimization, ranks: int) -> list[Observation]:
+def launch_ranks(run: CaseRun, ranks: int) -> PrecisionRun:
+    """Run a parallel candidate through torchrun, and compare it."""
+    started = time.monotonic()
+    compared = compare_ranks(run, _run_under_torchrun(run, ranks))
+    return replace(compared, seconds=time.monotonic() - started)
+
+
+def _run_under_torchrun(run: CaseRun, ranks: int) -> list[Observation]:
     """Run all ranks through torchrun, and return what each saw. Raises RuntimeError if it fails; the reason is in its
     output, which is this worker's."""
-    request = setup.verified(dtype, optimization.name).with_suffix(".torchrun")
-    request.write_bytes(pickle.dumps((setup, dtype, optimization)))
+    request = run.verified.with_suffix(".torchrun")
+    request.write_bytes(pickle.dumps(run))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
         *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.torchrun_rank", str(request)),
@@ -131,8 +161,8 @@ def _joined(parts: list[CacheState]) -> CacheState:
     return replace(parts[0], keys=together("keys"), values=together("values"))
 
 
-def _file(setup: CaseSetup, dtype: Dtype, optimization: Optimization, rank: int) -> Path:
-    return setup.verified(dtype, f"{optimization.name}-rank{rank}")
+def _file(run: CaseRun, rank: int) -> Path:
+    return run.verified.with_suffix(f".rank{rank}.pt")
 
 
 def _answer(request: Path, rank: int) -> Path:
@@ -142,6 +172,5 @@ def _answer(request: Path, rank: int) -> Path:
 def answer_request(request: Path) -> None:
     """Run the rank that torchrun started this process for, and write what it saw to a file."""
     choose_vector_math()
-    setup, dtype, optimization = pickle.loads(request.read_bytes())  # noqa: S301 - our own file
-    seen = run_rank(setup, dtype, optimization, None)
+    seen = run_rank(pickle.loads(request.read_bytes()), None)  # noqa: S301 - our own file
     _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))

@@ -9,16 +9,16 @@ import torch
 
 from harness.errors import HarnessError, Incompatible
 from harness.execution.loading import load_config
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.watch import windows_of
-from harness.paths.base import Optimization, RunContext
+from harness.paths.base import RunContext
 from harness.records.enums import Dtype
 from harness.records.evidence import GROUP
 from harness.records.workload import Prompt
 
 
 @contextmanager
-def refusals(optimization: Optimization, setup: CaseSetup, dtype: Dtype) -> Iterator[None]:
+def refusals(run: CaseRun) -> Iterator[None]:
     """Turn an error by which a library refuses the optimization into Incompatible. Its message gives the reason and the
     library's words."""
     try:
@@ -26,16 +26,16 @@ def refusals(optimization: Optimization, setup: CaseSetup, dtype: Dtype) -> Iter
     except HarnessError:
         raise
     except Exception as error:  # whatever it is, it goes on unless the optimization knows its words
-        case = _circumstances(setup, dtype)
+        context = _context(run.setup, run.dtype)
         for line in str(error).splitlines():
-            if why := optimization.refuses(line, case):
+            if why := run.optimization.refuses(line, context):
                 # A compiler's line begins with the path of a file that no one keeps.
                 told = line.rpartition(" error: ")[2].strip()
                 raise Incompatible(f"{why} ({type(error).__name__}: {told})") from error
         raise
 
 
-def _circumstances(setup: CaseSetup, dtype: Dtype) -> RunContext:
+def _context(setup: CaseSetup, dtype: Dtype) -> RunContext:
     """Return the facts that a refusal may depend on.
 
     Entries that a config does not have stay empty, since the caller handles another error already.

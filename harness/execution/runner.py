@@ -26,14 +26,13 @@ from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Block, Sampling, joined, memory_of
 from harness.execution.preloading import server_contents
-from harness.execution.setup import CASE_TIMEOUT, CaseSetup, RankAddress
+from harness.execution.setup import CASE_TIMEOUT, CaseRun, CaseSetup, RankAddress
 from harness.execution.speed.alternating import Sides, alternate
 from harness.execution.worker import Answer, Worker, call_together
 from harness.machine.jobs import is_small
 from harness.machine.peaks import measure_peaks
 from harness.machine.requirements import ExtensionBuild
 from harness.paths.base import Optimization
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, Memory, Peaks, Speed
@@ -41,6 +40,7 @@ from harness.records.observation import Rank
 from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
 
 if TYPE_CHECKING:
+    from harness.execution import ranks
     from harness.execution.correctness import candidate, reference
     from harness.execution.memory import weighing
     from harness.execution.speed import paired
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 else:
     reference = LazyModule("harness.execution.correctness.reference")
     candidate = LazyModule("harness.execution.correctness.candidate")
+    ranks = LazyModule("harness.execution.ranks")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
     devices = LazyModule("harness.machine.devices")
@@ -105,15 +106,15 @@ class Runner:
         floor, why_none = 0.0, {}
         for dtype in rungs or optimization.rungs(case):
             try:
-                setup = self.setup(case)
-                floor, trust = self.eager(setup, dtype)
+                run = replace(self.case_run(case, optimization, fault=fault), dtype=dtype)
+                run = replace(run, setup=replace(run.setup, kept=kept))
+                floor, trust = self.eager(run.setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": failure_of(error, "eager")}
                 break
             trusts.append(trust)
             try:
-                planted = replace(setup, fault=fault, kept=kept)
-                rungs_run.append(self._run(f"{case.id}-{dtype}", planted, dtype, optimization))
+                rungs_run.append(self._run(f"{case.id}-{dtype}", run))
             except WorkerFailed as error:
                 why_none = {"failure": failure_of(error, f"{dtype} run")}
                 break
@@ -151,20 +152,21 @@ class Runner:
 
         Raises WorkerFailed.
         """
-        name, setup, launch = f"{case.id}-speed", self.setup(case, fault), optimization.launch()
+        name, run = f"{case.id}-speed", self.case_run(case, optimization, fault=fault)
+        launch = optimization.launch()
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
         if launch is None:
             deadline = self.seconds + sampling.seconds
             try:
                 with self._worker(name) as worker:
-                    return worker.call(paired.time_pairs, setup, case.dtype, optimization, sampling, seconds=deadline)
+                    return worker.call(paired.time_pairs, run, sampling, seconds=deadline)
             except WorkerRaised as error:
                 if not str(error).startswith(NO_ROOM):
                     raise
         sides = Sides(
-            candidate=lambda: self._block(name, setup, case.dtype, optimization, sampling),
-            eager=lambda: self._block(f"{name}-eager", self.setup(case), case.dtype, Eager(), sampling),
+            candidate=lambda: self._block(name, run, sampling),
+            eager=lambda: self._block(f"{name}-eager", run.setup.eager(case.dtype), sampling),
             rows=case.workload.batch,
             new_tokens=case.workload.new_tokens,
         )
@@ -173,22 +175,20 @@ class Runner:
     def memory(self, case: Case, optimization: Optimization, *, fault: str = "") -> Memory:
         """Weigh a case, and eager once for all cases of its model, workload and dtype. Raises WorkerFailed."""
         about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}"
-        eager = self.once(
-            ("held", about), f"eager-{about}-memory", weighing.weigh, self.setup(case), case.dtype, Eager()
-        )
+        run = self.case_run(case, optimization, fault=fault)
+        eager = self.once(("held", about), f"eager-{about}-memory", weighing.weigh, run.setup.eager(case.dtype))
         named = f"snapshots/{case.id}.pickle"
         snapshot = self.logs.parent / named
         if case.device == "cuda":
             snapshot.parent.mkdir(exist_ok=True)
-        asked = (self.setup(case, fault), case.dtype, optimization, snapshot)
-        held = self.ask(f"{case.id}-memory", weighing.weigh, *asked)
+        held = self.ask(f"{case.id}-memory", weighing.weigh, run, snapshot)
         return memory_of(held, eager, optimization, snapshot=named if snapshot.exists() else "")
 
     def observe_ranks(self, case: Case, optimization: Optimization, *, count: int) -> list[Rank]:
         """Return what each of `count` ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
         with self._ranks(f"{case.id}-ranks", count) as (workers, places):
-            asked = [(self.setup(case), case.dtype, optimization, place) for place in places]
-            seen = call_together(workers, candidate.run_rank_of, asked, seconds=self.seconds)
+            run = self.case_run(case, optimization)
+            seen = call_together(workers, ranks.run_rank, [(run, place) for place in places], seconds=self.seconds)
         return [rank for observed in seen for rank in observed.ranks]
 
     def peaks(self, device: str) -> Peaks:
@@ -196,43 +196,41 @@ class Runner:
         measured: Peaks = self.once(("peaks", device), f"peaks-{device}", measure_peaks, device)
         return measured
 
-    def device_names(self, device: str) -> str:
-        """Return the names of the devices of a type, or why they are unknown. A worker answers, so that this process
-        never holds a device."""
+    def _device(
+        self, question: Callable[..., Answer], *arguments: Any, unknown: Callable[[WorkerFailed], Answer]
+    ) -> Answer:
+        """Return a worker's answer on devices, so that this process never holds one. Where it gives none, return what
+        `unknown` makes of its error."""
         try:
-            return str(self.ask("devices", devices.device_names, device))
+            return self.ask("devices", question, *arguments)
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
-            return f"{device}: unknown, {error}"
+            return unknown(error)
+
+    def device_names(self, device: str) -> str:
+        """Return the names of the devices of a type, or why they are unknown."""
+        return self._device(devices.device_names, device, unknown=lambda error: f"{device}: unknown, {error}")
 
     def preloaded(self) -> str:
         """Return what the server of this session's workers has imported, and what each worker imports itself."""
-        try:
-            return str(self.ask("server", server_contents))
-        except WorkerFailed as error:
-            refuse_full_disk(error, "server")
-            return f"unknown, {error}"
+        return str(self._device(server_contents, unknown=lambda error: f"unknown, {error}"))
 
     def device_keys(self, device: str) -> list[str]:
         """Return keys that distinguish the visible devices of a type from all others of this machine. If the devices do
         not answer, return the type itself: their cases then say why."""
-        try:
-            return [device] if device == "cpu" else list(self.ask("devices", devices.device_keys, device))
-        except WorkerFailed as error:
-            refuse_full_disk(error, "devices")
-            return [device]
+        return [device] if device == "cpu" else self._device(devices.device_keys, device, unknown=lambda _: [device])
 
     def free_memory(self, device: str) -> int:
         """Return the bytes that are free on the fullest device of a type; 0 if that is unknown."""
-        try:
-            return int(self.ask("devices", devices.free_memory, device))
-        except WorkerFailed as error:
-            refuse_full_disk(error, "devices")
-            return 0
+        return self._device(devices.free_memory, device, unknown=lambda _: 0)
 
-    def setup(self, case: Case, fault: str = "") -> CaseSetup:
-        """Return what tasks need to know of a case, with `fault` planted into the candidate if named."""
-        return CaseSetup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name), fault)
+    def setup(self, case: Case) -> CaseSetup:
+        """Return the inputs of a case, without a fault."""
+        return CaseSetup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
+
+    def case_run(self, case: Case, optimization: Optimization, *, fault: str = "") -> CaseRun:
+        """Return the run of an optimization on a case's inputs in its native dtype, with `fault` planted if named."""
+        return CaseRun(replace(self.setup(case), fault=fault), case.dtype, optimization)
 
     def ask(
         self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0, threads: int = 0
@@ -286,42 +284,36 @@ class Runner:
         except WorkerFailed as error:
             raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
 
-    def _run(self, name: str, setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> PrecisionRun:
-        self.build(optimization, setup.device)
-        launch = optimization.launch()
-        asked = (setup, dtype, optimization)
+    def _run(self, name: str, run: CaseRun) -> PrecisionRun:
+        self.build(run.optimization, run.setup.device)
+        launch = run.optimization.launch()
         if launch is None:
-            return self.ask(name, candidate.run_candidate, *asked, self.probes.text, threads=self._threads(setup))
+            return self.ask(name, candidate.run_candidate, run, self.probes.text, threads=self._threads(run.setup))
         if launch.torchrun:
-            return self.ask(name, candidate.launch_candidate, *asked, launch.ranks)
+            return self.ask(name, ranks.launch_ranks, run, launch.ranks)
         try:
-            return self._run_ranks(name, *asked, launch.ranks)
+            return self._run_ranks(name, run, launch.ranks)
         except WorkerRaised as error:
             if "EADDRINUSE" not in str(error):
                 raise
         # Somebody took the port between its choice and its use.
-        return self._run_ranks(name, *asked, launch.ranks)
+        return self._run_ranks(name, run, launch.ranks)
 
-    def _block(
-        self, name: str, setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampling: Sampling
-    ) -> Block:
+    def _block(self, name: str, run: CaseRun, sampling: Sampling) -> Block:
         """Run one side in workers of its own, one per rank of a parallel model."""
-        launch = optimization.launch()
+        launch = run.optimization.launch()
         if launch is None:
-            return self.ask(name, paired.time_block, setup, dtype, optimization, sampling)
+            return self.ask(name, paired.time_block, run, sampling)
         with self._ranks(name, launch.ranks) as (workers, places):
-            asked = [(setup, dtype, optimization, sampling, place) for place in places]
-            return joined(call_together(workers, paired.time_block, asked, seconds=self.seconds))
+            requests = [(run, sampling, place) for place in places]
+            return joined(call_together(workers, paired.time_block, requests, seconds=self.seconds))
 
-    def _run_ranks(
-        self, name: str, setup: CaseSetup, dtype: Dtype, optimization: Optimization, ranks: int
-    ) -> PrecisionRun:
+    def _run_ranks(self, name: str, run: CaseRun, count: int) -> PrecisionRun:
         started = time.monotonic()
-        with self._ranks(name, ranks, self._threads(setup)) as (workers, places):
-            asked = [(setup, dtype, optimization, place) for place in places]
-            seen = call_together(workers, candidate.run_rank_of, asked, seconds=self.seconds)
-            rung = workers[0].call(candidate.compare_ranks, setup, dtype, optimization, seen, seconds=self.seconds)
-        return replace(rung, seconds=time.monotonic() - started)
+        with self._ranks(name, count, self._threads(run.setup)) as (workers, places):
+            seen = call_together(workers, ranks.run_rank, [(run, place) for place in places], seconds=self.seconds)
+            compared = workers[0].call(ranks.compare_ranks, run, seen, seconds=self.seconds)
+        return replace(compared, seconds=time.monotonic() - started)
 
     @contextmanager
     def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[RankAddress]]]:

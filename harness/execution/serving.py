@@ -22,11 +22,10 @@ from transformers import GenerationConfig
 from harness.errors import HarnessError, Incompatible
 from harness.execution.correctness.runs import Batch
 from harness.execution.generation import count_not_ended
-from harness.execution.loading import load_setup
-from harness.execution.setup import CaseSetup
+from harness.execution.loading import load_run
+from harness.execution.setup import CaseRun
 from harness.observation.watch import Observer, profiled_events, windows_of
-from harness.paths.base import Aspect, Optimization, Serving
-from harness.records.enums import Dtype
+from harness.paths.base import Aspect, Serving
 from harness.records.observation import Batching, Observation
 
 NEVER = -1
@@ -278,17 +277,16 @@ def _configured(serving: Serving) -> Any:
     return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
 
 
-def serve_setup(
-    setup: CaseSetup, dtype: Dtype, optimization: Optimization, serving: Serving
-) -> tuple[Any, Observation, Served, list[Batch]]:
+def serve_run(run: CaseRun, serving: Serving) -> tuple[Any, Observation, Served, list[Batch]]:
     """Load the model and serve the prompts of its workload. Return the model, what was seen, the answers, and the
     prompts that they answer, each as a batch of its own."""
-    model, batches = load_setup(setup, dtype, optimization)
+    optimization = run.optimization
+    model, batches = load_run(run)
     prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
     watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
     asked = [prompt.tolist() for prompt in prompts]
     with optimization.applied(), watch:
-        served = serve(model, asked, serving, watch, new_tokens=setup.workload.new_tokens)
+        served = serve(model, asked, serving, watch, new_tokens=run.setup.workload.new_tokens)
     seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
     with optimization.applied():
         served = replace(served, unended=requests_not_ended(model, asked, serving, tokens=served.tokens))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.paths.base import Optimization
+from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.workload import ModelRecipe, Workload
 
@@ -30,9 +32,23 @@ class CaseSetup:
         """Return the file of eager's tensors in that dtype. The one in float64 is the reference."""
         return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
 
-    def verified(self, dtype: Dtype, path: str) -> Path:
-        """Return the file of the tokens that a path chose in the free run that was compared."""
-        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}-{path}.pt"
+    def eager(self, dtype: Dtype) -> CaseRun:
+        """Return eager's run in `dtype` on the same inputs, without the fault."""
+        return CaseRun(replace(self, fault=""), dtype, Eager())
+
+
+@dataclass(frozen=True)
+class CaseRun:
+    """One optimization on a case's inputs, in one dtype."""
+
+    setup: CaseSetup
+    dtype: Dtype
+    optimization: Optimization
+
+    @property
+    def verified(self) -> Path:
+        """File of the tokens that the optimization chose in the free run that was compared."""
+        return self.setup.file(self.dtype).with_suffix(f".{self.optimization.name}.pt")
 
 
 @dataclass(frozen=True)

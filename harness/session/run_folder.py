@@ -79,10 +79,8 @@ class RunFolder:
         """
         path = path.resolve()  # once: `latest` may move on
         made = cls(path, any_run(path))
-        made.run = any_run(path)  # once more, now that nobody else writes it
         try:
-            refuse_other_tests(path, made.run, asked.selection)
-            refuse_other_tier(path, made.run, asked.tier)
+            made.run = resumable_run(path, asked.selection, asked.tier)  # now that nobody else writes it
         except HarnessError:
             made.release()
             raise
@@ -157,6 +155,14 @@ class RunFolder:
     def release(self) -> None:
         """Let another session write here."""
         os.close(self._lock)
+
+
+def resumable_run(folder: Path, selection: str, tier: str) -> Run:
+    """Return the run in a folder. Raises HarnessError if it is none, or of other tests or another tier."""
+    run = any_run(folder)
+    refuse_other_tests(folder, run, selection)
+    refuse_other_tier(folder, run, tier)
+    return run
 
 
 def refuse_other_tests(folder: Path, run: Run, selection: str) -> None:

@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, first_line
-from harness.execution.runner import Runner, failure_of
-from harness.execution.setup import CaseSetup
+from harness.execution.runner import failure_of
+from harness.execution.setup import CaseRun
 from harness.judging.claims import ClaimNumber, OverviewClaim, as_claim, judge_claim
 from harness.judging.measured import judge_measured
 from harness.judging.timings import Bar
 from harness.judging.verdicts import failed, verdict_on
 from harness.paths.base import Optimization, engagement
-from harness.profiles.expectations import Standard
 from harness.profiles.thresholds import Threshold
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case, Failure
@@ -22,9 +21,8 @@ from harness.records.measurements import Measurements
 from harness.records.observation import Observation
 from harness.records.run import Verdict
 from harness.records.workload import ModelRecipe, Workload
+from harness.session.case_judge import CaseJudge
 from harness.session.plan import Planned
-from harness.session.run_folder import RunFolder
-from harness.session.session import Measuring
 
 ANYWHERE = ""
 """The key of a place for every type of device that has none of its own."""
@@ -69,12 +67,7 @@ class ClaimTrial:
     """A claim that is being tried, with what a session offers for it."""
 
     planned: Planned
-    measure: Measuring
-    """`Session.measurements`."""
-    folder: RunFolder
-    runner: Runner
-    standard: Standard
-    timing_seconds: float
+    cases: CaseJudge
     named: bool = False
     """Whether the session names models, which then stand for all that claims would be tried on."""
     asked: int = 0
@@ -92,13 +85,13 @@ class ClaimTrial:
         self, parts: Sequence[ClaimNumber], *, figures: Mapping[str, float] | None = None, told: str = ""
     ) -> Verdict:
         name = self.planned.claim
-        known = self.standard.disclaimers.get(name)
+        known = self.cases.standard.disclaimers.get(name)
         statement = OverviewClaim(name, self.case, *((known.reason, known.parts) if known else ()))
         return judge_claim(statement, parts, figures=figures, told=told)
 
     def measured(self, *asked: Property) -> tuple[Verdict, Measurements]:
         """(the case's equivalence, what was measured of it). Raises Settled if it is not equivalent."""
-        equivalence, measured = self.measure(self.planned, asked, self.folder, self.runner, self.standard)
+        equivalence, measured = self.cases.measurements(self.planned, *asked)
         if equivalence.outcome is not Outcome.PASS or measured is None:
             raise Settled(equivalence)
         return equivalence, measured
@@ -118,22 +111,25 @@ class ClaimTrial:
 
     def equivalent(self) -> Verdict:
         """Raises Settled if the case is not engaged and equivalent."""
-        equivalence, _ = self.measure(self.planned, (), self.folder, self.runner, self.standard)
+        equivalence, _ = self.cases.measurements(self.planned)
         if equivalence.outcome is not Outcome.PASS:
             raise Settled(equivalence)
         return equivalence
 
-    def setup(self, workload: Workload | None = None, model: ModelRecipe | None = None) -> CaseSetup:
-        """Of the case, or of the same on another workload or model."""
-        case = self.case
-        return self.runner.setup(replace(case, workload=workload or case.workload, recipe=model or case.recipe))
+    def run(
+        self, path: Optimization | None = None, workload: Workload | None = None, model: ModelRecipe | None = None
+    ) -> CaseRun:
+        """Return the case's run, or that of another path, workload or model."""
+        case = replace(self.case, workload=workload or self.case.workload, recipe=model or self.case.recipe)
+        return self.cases.runner.case_run(case, path or self.optimization)
 
-    def engaged(self, path: Optimization, setup: CaseSetup) -> Observation:
+    def engaged(self, run: CaseRun) -> Observation:
         """What is seen of a path beside the case's. Raises Settled if it does not show there what it claims."""
         from suites.claims.experiments import observe
 
-        self.runner.build(path, setup.device)
-        seen = self.ask(observe, setup, self.case.dtype, path)
+        path = run.optimization
+        self.cases.runner.build(path, run.setup.device)
+        seen = self.ask(observe, run)
         broken = [claim for claim in engagement(path, seen).claims if not claim.holds]
         if broken:
             told = f"{broken[0].what} of {path.name} is {broken[0].observed}, but should be {broken[0].requested}"
@@ -147,7 +143,7 @@ class ClaimTrial:
     def ask(self, function: Callable[..., Any], *arguments: Any, more: float = 0.0) -> Any:
         """What a fresh worker answers, with so many seconds `more` than others. Raises WorkerFailed."""
         self.asked += 1
-        return self.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments, more=more)
+        return self.cases.runner.ask(f"{self.planned.claim}-{self.asked}", function, *arguments, more=more)
 
 
 def try_claim(claim: Claim, asked: ClaimTrial) -> Verdict:

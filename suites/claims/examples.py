@@ -46,14 +46,14 @@ def example_runs(technique: Technique, asked: ClaimTrial) -> Verdict:
     try:
         error, deprecated = run_example(technique, asked)
     except subprocess.TimeoutExpired as late:
-        log = asked.folder.logs / f"{name}.log"
+        log = asked.cases.folder.logs / f"{name}.log"
         why = f"{name}: no result after {late.timeout:g} s (read {log})"
         return claim_verdict(name, case, Outcome.TIMED_OUT, why)
     refuse_full_disk(HarnessError(error), name)
     if error and unmet:
         return claim_verdict(name, case, Outcome.UNSUPPORTED, f"{name}: {unmet} (without it: {error})")
     if error:
-        known = asked.standard.disclaimers.get(name)
+        known = asked.cases.standard.disclaimers.get(name)
         why = known.reason if known else ""
         outcome = Outcome.DISCLAIMED if why else Outcome.DOES_NOT_HOLD
         todo = f"its profile says so: {why}" if why else "the example's needs are met here: ask transformers"
@@ -68,7 +68,7 @@ def run_example(technique: Technique, asked: ClaimTrial) -> tuple[str, list[str]
 
     Raises HarnessError if an example that ended well says nothing, and subprocess.TimeoutExpired.
     """
-    source = asked.runner.setup(asked.case).recipe.source
+    source = asked.cases.runner.setup(asked.case).recipe.source
     model = (source.repository, source.revision) if isinstance(source, Hub) else (source.path,)
     launch = ["-m", "torch.distributed.run", f"--nproc-per-node={RANKS}"] if technique is Technique.PARALLELISM else []
     command = [sys.executable, *launch, "-m", "suites.claims.overview_examples", str(technique), *model]
@@ -77,16 +77,16 @@ def run_example(technique: Technique, asked: ClaimTrial) -> tuple[str, list[str]
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if asked.case.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""  # or the examples would find one by themselves
-    log = asked.folder.logs / f"{asked.planned.claim}.log"
+    log = asked.cases.folder.logs / f"{asked.planned.claim}.log"
     with (
         log.open("w") as output,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=output, env=environment, text=True, cwd=asked.folder.logs,
+            command, stdout=subprocess.PIPE, stderr=output, env=environment, text=True, cwd=asked.cases.folder.logs,
             start_new_session=True,
         ) as process,
     ):  # fmt: skip
         try:
-            printed, _ = process.communicate(timeout=asked.runner.seconds)
+            printed, _ = process.communicate(timeout=asked.cases.runner.seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # the ranks too
             raise

@@ -16,28 +16,19 @@ from torch.utils._pytree import tree_leaves
 
 from harness.errors import HarnessError
 from harness.execution.generation import generate_free
-from harness.execution.loading import load_setup
+from harness.execution.loading import load_run
 from harness.execution.memory.gauges import gauge_of, nbytes, storages
 from harness.execution.refusals import refusals
-from harness.execution.serving import serve_setup
-from harness.execution.setup import CaseSetup
-from harness.execution.speed.timed_model import TimedModel, TokenCheck, load_timed_model, no_garbage, warm_up
+from harness.execution.serving import serve_run
+from harness.execution.setup import CaseRun
+from harness.execution.speed.timed_model import TimedModel, load_timed_model, no_garbage
+from harness.execution.speed.warm_model import TokenCheck, warm_up
 from harness.machine.conditions import open_conditions
 from harness.observation.linears import head_name, linears_of, packed_bits
 from harness.observation.watch import Observer
-from harness.paths.base import Optimization
-from harness.records.enums import Dtype
 from harness.records.measurements import Sample
 from harness.records.observation import Observation
 from harness.statistics import LEAST
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of a timing: a path on a workload."""
-
-    setup: CaseSetup
-    optimization: Optimization
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Until:
     """After which no more are begun, once there are LEAST."""
 
 
-def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
+def time_rounds(arms: tuple[CaseRun, ...], until: Until) -> Rounds:
     """Time arms against each other in this worker, in one thread on the CPU.
 
     Raises HarnessError if two arms on one workload give different tokens, near ties apart; if a timed run gives others
@@ -68,8 +59,8 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     """
     subjects = []
     for arm in arms:
-        with refusals(arm.optimization, arm.setup, dtype):
-            subjects.append(load_timed_model(arm.setup, dtype, arm.optimization))
+        with refusals(arm):
+            subjects.append(load_timed_model(arm))
     conditions = open_conditions(arms[0].setup.device)
     for subject in subjects:
         warm_up(subject, conditions)
@@ -93,9 +84,9 @@ def time_rounds(arms: tuple[Arm, ...], dtype: Dtype, until: Until) -> Rounds:
     return Rounds(sides, dropped, conditions.foreign)
 
 
-def _checks(arms: tuple[Arm, ...], subjects: list[TimedModel]) -> list[TokenCheck]:
+def _checks(arms: tuple[CaseRun, ...], subjects: list[TimedModel]) -> list[TokenCheck]:
     """One for each arm, by the tokens of the first on its workload."""
-    first: dict[str, tuple[Arm, torch.Tensor]] = {}
+    first: dict[str, tuple[CaseRun, torch.Tensor]] = {}
     checks = []
     for arm, subject in zip(arms, subjects, strict=True):
         load = arm.setup.workload.name
@@ -117,7 +108,7 @@ def _kernels(subject: TimedModel) -> tuple[str, ...]:
 
 
 def _refuse_others(
-    arms: tuple[Arm, ...],
+    arms: tuple[CaseRun, ...],
     checks: list[TokenCheck],
     before: list[tuple[str, ...]],
     after: list[tuple[str, ...]],
@@ -135,55 +126,50 @@ def _refuse_others(
             )
 
 
-def first_and_later(
-    setup: CaseSetup, dtype: Dtype, optimization: Optimization, later: int
-) -> tuple[float, list[float]]:
+def first_and_later(run: CaseRun, later: int) -> tuple[float, list[float]]:
     """Seconds of the first run of a fresh worker's model, and of `later` further ones after one that is not counted."""
-    with refusals(optimization, setup, dtype):
-        subject = load_timed_model(setup, dtype, optimization)
+    with refusals(run):
+        subject = load_timed_model(run)
         seconds = [subject.run()[0].seconds for _ in range(later + 2)]
     return seconds[0], seconds[2:]
 
 
-def observe(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> Observation:
+def observe(run: CaseRun) -> Observation:
     """What is seen while the workload runs freely, once; of a path that serves requests, while they are served."""
+    optimization, workload = run.optimization, run.setup.workload
     if serving := optimization.serving():
-        with refusals(optimization, setup, dtype):
-            return serve_setup(setup, dtype, optimization, serving)[1]
-    with refusals(optimization, setup, dtype):
-        model, batches = load_setup(setup, dtype, optimization)
+        with refusals(run):
+            return serve_run(run, serving)[1]
+    with refusals(run):
+        model, batches = load_run(run)
         watch = Observer(model, layers=False)
         with optimization.applied(), watch:
             outputs = [
-                generate_free(
-                    model, *batch, new_tokens=setup.workload.new_tokens, options=optimization.generate_options()
-                )[0]
+                generate_free(model, *batch, new_tokens=workload.new_tokens, options=optimization.generate_options())[0]
                 for batch in batches
             ]
-        steps = setup.workload.new_tokens - 1
+        steps = workload.new_tokens - 1
         lengths = [ids.shape[1] + steps for ids, _ in batches]
-        return watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+        return watch.seen(outputs, lengths=lengths, padded=workload.padded, decode_steps=steps)
 
 
-def observe_without(
-    setup: CaseSetup, dtype: Dtype, optimization: Optimization, package: str
-) -> tuple[Observation, list[str]]:
+def observe_without(run: CaseRun, package: str) -> tuple[Observation, list[str]]:
     """The same, and the modules of a package that were imported meanwhile."""
     before = set(sys.modules)
-    seen = observe(setup, dtype, optimization)
+    seen = observe(run)
     fresh = set(sys.modules) - before
     return seen, sorted(name for name in fresh if name == package or name.startswith(f"{package}."))
 
 
-def peak_of_all(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> int:
+def peak_of_all(run: CaseRun) -> int:
     """Bytes that this worker held at most from loading to the second run, beyond what it began with. Nothing is
     rehearsed: what libraries and compilers keep is a user's memory too. On CUDA all that the allocator reserved
     counts: pools of CUDA graphs are no allocations."""
-    gauge = gauge_of(setup.device)
+    gauge = gauge_of(run.setup.device)
     before = gauge.now()
     gauge.restart()
-    with refusals(optimization, setup, dtype):
-        subject = load_timed_model(setup, dtype, optimization)
+    with refusals(run):
+        subject = load_timed_model(run)
         for _ in range(2):
             subject.run()
     reserved = gauge.reserved()
@@ -205,12 +191,12 @@ class Traffic:
     operators of torch would be missing."""
 
 
-def traffic(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> Traffic:
+def traffic(run: CaseRun) -> Traffic:
     """Launches and bytes of one run of the workload, after one that is not counted."""
-    with refusals(optimization, setup, dtype):
-        subject = load_timed_model(setup, dtype, optimization)
+    with refusals(run):
+        subject = load_timed_model(run)
         subject.run()
-        if setup.device == "cuda":
+        if run.setup.device == "cuda":
             with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
                 subject.run()
             return Traffic(kernels_launched(profiler.events()), 0)
@@ -245,11 +231,11 @@ class _Dispatched(TorchDispatchMode):
         return output
 
 
-def bits_per_weight(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, float], int]:
+def bits_per_weight(run: CaseRun) -> tuple[dict[str, float], int]:
     """(of each linear layer that the path rounds the bits of all that it keeps, scales included, per weight of the
     dense one; how many layers but the head it left dense)."""
-    with refusals(optimization, setup, dtype):
-        model, _ = load_setup(setup, dtype, optimization)
+    with refusals(run):
+        model, _ = load_run(run)
     bits = {
         name: 8 * nbytes(storages(_tensors(linear))) / (linear.in_features * linear.out_features)
         for name, linear in linears_of(model)

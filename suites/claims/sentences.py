@@ -9,7 +9,7 @@ from statistics import median
 
 from harness.errors import WorkerRaised
 from harness.execution.lazy import LazyModule
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun
 from harness.judging.claims import HEAVIER, QUIETER, ClaimNumber, exactly, memory_ratio
 from harness.judging.timings import DROPPED, MORE_TIME, speedup
 from harness.paths.base import Optimization, engagement
@@ -20,6 +20,7 @@ from harness.paths.registry import PATHS
 from harness.records.enums import Property, Technique
 from harness.records.measurements import Sample
 from harness.records.run import Verdict
+from harness.records.workload import ModelRecipe
 from harness.statistics import ALPHA, LEAST, Interval, ratio_interval
 from suites.claims.asking import ClaimTrial
 from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
@@ -48,7 +49,7 @@ class OnlyStatic(StaticCache):
 
 def compiles_by_itself(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
-    seen = asked.ask(experiments.observe, asked.setup(), asked.case.dtype, OnlyStatic())
+    seen = asked.ask(experiments.observe, asked.run(OnlyStatic()))
     share = seen.compiled_calls / seen.decode_steps
     return asked.verdict(
         [ClaimNumber("compiled_share", "share of decode steps that ran compiled", exactly(share), 1.0)]
@@ -58,10 +59,9 @@ def compiles_by_itself(asked: ClaimTrial) -> Verdict:
 def first_run_warms_up(asked: ClaimTrial) -> Verdict:
     """The first run takes longer than later ones, as any does; and these are faster than eager's."""
     _, measured = asked.judged(Property.SPEED)
-    case, setup = asked.case, asked.setup()
     logs = []
     for _ in range(LOADS):
-        first, later = asked.ask(experiments.first_and_later, setup, case.dtype, asked.optimization, 5)
+        first, later = asked.ask(experiments.first_and_later, asked.run(), 5)
         logs.append(math.log(first / median(later)))
     first = ratio_interval(logs, alpha=ALPHA, independent=True)
     later = speedup(measured.speed)
@@ -77,9 +77,8 @@ def first_run_warms_up(asked: ClaimTrial) -> Verdict:
 def outside_recompiles(asked: ClaimTrial) -> Verdict:
     """One prompt, in one shape: whatever is compiled anew there is compiled for the cache that grows."""
     asked.equivalent()
-    case, setup = asked.case, asked.setup()
-    outside = asked.ask(experiments.observe, setup, case.dtype, asked.optimization)
-    inside = asked.engaged(CompiledStaticCache(), setup)
+    outside = asked.ask(experiments.observe, asked.run())
+    inside = asked.engaged(asked.run(CompiledStaticCache()))
     again, by_generate = len(outside.recompiles), len(inside.recompiles)
     share, allowed = again / outside.decode_steps, allowed_for_lengths(inside)
     parts = [
@@ -103,8 +102,9 @@ def attention_grows_linearly(asked: ClaimTrial) -> Verdict:
         f"without {path.name}: not in {case.dtype}" for path in others if case.dtype not in path.dtypes(case.device)
     ]
     for path in (Eager(), *(path for path in others if case.dtype in path.dtypes(case.device))):
-        asked.engaged(path, asked.setup(LENGTHS[0]))
-        held = [asked.ask(weighing.weigh, asked.setup(workload), case.dtype, path) for workload in LENGTHS]
+        runs = [asked.run(path, workload) for workload in LENGTHS]
+        asked.engaged(runs[0])
+        held = [asked.ask(weighing.weigh, run) for run in runs]
         beyond = [each.peak - each.least for each in held]
         if min(beyond) <= 0:
             raise asked.unknown(f"{path.name} holds no more than it must at {LENGTHS[0].longest} tokens")
@@ -126,9 +126,7 @@ def kernel_needs_no_package(asked: ClaimTrial) -> Verdict:
     """A local kernel counts its calls, the hub's shows as an attention operator; that none but it ran is what the path
     claims."""
     equivalence = asked.equivalent()
-    seen, imported = asked.ask(
-        experiments.observe_without, asked.setup(), asked.case.dtype, asked.optimization, "flash_attn"
-    )
+    seen, imported = asked.ask(experiments.observe_without, asked.run(), "flash_attn")
     unengaged = sum(not claim.holds for claim in engagement(asked.optimization, seen).claims)
     parts = [
         ClaimNumber("kernel_calls", "calls of attention", exactly(len(seen.kernel_calls or seen.attention)), 1),
@@ -140,8 +138,7 @@ def kernel_needs_no_package(asked: ClaimTrial) -> Verdict:
 
 def kernels_fuse(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
-    case, setup = asked.case, asked.setup()
-    ours, eagers = (asked.ask(experiments.traffic, setup, case.dtype, path) for path in (asked.optimization, Eager()))
+    ours, eagers = (asked.ask(experiments.traffic, run) for run in (asked.run(), asked.run(Eager())))
     launches = exactly(ours.launches / eagers.launches)
     parts = [ClaimNumber("launches_ratio", "launches over eager's", launches, below(1), at_least=False)]
     if eagers.bytes:
@@ -149,29 +146,29 @@ def kernels_fuse(asked: ClaimTrial) -> Verdict:
         parts.append(
             ClaimNumber("bytes_ratio", "bytes that operators touch over eager's", moved, below(1), at_least=False)
         )
-    told = f"{ours.launches} and {eagers.launches} {'kernels' if case.device == 'cuda' else 'operators'}"
+    told = f"{ours.launches} and {eagers.launches} {'kernels' if asked.case.device == 'cuda' else 'operators'}"
     return asked.verdict(parts, told=told if eagers.bytes else f"{told}; bytes were not counted")
 
 
 def every_parameter_shrinks(asked: ClaimTrial) -> Verdict:
     """Of each scheme, the linear layer that keeps most bits per weight. What cannot be loaded here is told."""
     asked.equivalent()
-    setup = asked.setup(model=weighty(asked.case.device, named=asked.named))
+    model = weighty(asked.case.device, named=asked.named) or asked.case.recipe
     schemes, told = runnable((path for path in PATHS if path.technique is Technique.QUANTIZATION), asked.case.device)
     parts = []
     for path in schemes:
-        found, why = _shrinks(asked, path, setup)
+        found, why = _shrinks(asked, path, model)
         parts += found
         told += [why] if why else []
-    return asked.verdict(parts, told="; ".join([f"{setup.recipe.name}, the most of all linears", *told]))
+    return asked.verdict(parts, told="; ".join([f"{model.name}, the most of all linears", *told]))
 
 
-def _shrinks(asked: ClaimTrial, path: Optimization, setup: CaseSetup) -> tuple[list[ClaimNumber], str]:
+def _shrinks(asked: ClaimTrial, path: Optimization, model: ModelRecipe) -> tuple[list[ClaimNumber], str]:
     """(what one scheme shows, in the case's dtype if it has that; what must be told of it)."""
     own, known = asked.case.dtype, path.dtypes(asked.case.device)
     dtype, name = own if own in known else known[0], path.name.partition(".")[2]
     try:
-        bits, dense = asked.ask(experiments.bits_per_weight, setup, dtype, path)
+        bits, dense = asked.ask(experiments.bits_per_weight, replace(asked.run(path, model=model), dtype=dtype))
     except WorkerRaised as error:
         if not error.incompatible:
             raise
@@ -193,7 +190,7 @@ def cost_per_token_is_flat(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
     case = asked.case
     loads = steps(case.device)
-    arms = tuple(experiments.Arm(asked.setup(load), path) for path in (DynamicCache(), NoCache()) for load in loads)
+    arms = tuple(asked.run(path, load) for path in (DynamicCache(), NoCache()) for load in loads)
     rounds = _timed(asked, arms)
     short, long = (load.longest for load in loads)
     parts = []
@@ -213,7 +210,7 @@ def offloading_keeps_one_layer(asked: ClaimTrial) -> Verdict:
     _, measured = asked.judged(Property.MEMORY)
     held = measured.memory.candidate
     elsewhere = exactly(held.kv_elsewhere / held.kv)
-    layers = len(asked.ask(experiments.observe, asked.setup(), asked.case.dtype, asked.optimization).cache_windows)
+    layers = len(asked.ask(experiments.observe, asked.run()).cache_windows)
     part = ClaimNumber("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
     return asked.verdict([part], told="after the run; during it the next layer is on its way too")
 
@@ -221,7 +218,7 @@ def offloading_keeps_one_layer(asked: ClaimTrial) -> Verdict:
 def ranks_shard_and_cost_memory(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
     launch = asked.optimization.launch()
-    ranks = asked.runner.observe_ranks(asked.case, asked.optimization, count=launch.ranks)
+    ranks = asked.cases.runner.observe_ranks(asked.case, asked.optimization, count=launch.ranks)
     kept, whole = sum(rank.bytes_kept for rank in ranks), ranks[0].bytes_whole
     shards = [shard for rank in ranks for shard in rank.shards if not shard.style.startswith("replicated")]
     unsplit = sum(math.prod(shard.kept) * len(ranks) != math.prod(shard.whole) for shard in shards)
@@ -245,9 +242,8 @@ def requests_beat_padding(asked: ClaimTrial) -> Verdict:
     """The same requests, as they come and as one padded batch, both with sdpa. That prefills are cut into chunks is
     among what the path claims, and the longest prompt takes several."""
     asked.equivalent()
-    setup = asked.setup(UNEVEN)
     serving = replace(asked.optimization, tokens=UNEVEN.longest // 2)
-    rounds = _timed(asked, (experiments.Arm(setup, serving), experiments.Arm(setup, path_named("attention.sdpa"))))
+    rounds = _timed(asked, (asked.run(serving, UNEVEN), asked.run(path_named("attention.sdpa"), UNEVEN)))
     lengths = sorted(prompt.length for prompt in UNEVEN.prompts)
     told = f"{len(lengths)} prompts of {lengths[0]} to {lengths[-1]} tokens; steps of at most {serving.tokens}"
     return asked.verdict([_faster(rounds, 0, 1, key="speedup", what="speed over a padded batch's")], told=told)
@@ -256,9 +252,8 @@ def requests_beat_padding(asked: ClaimTrial) -> Verdict:
 def speed_may_cost_memory(asked: ClaimTrial) -> Verdict:
     """Compiled decoding, ticked for speed alone: what a fresh process holds in all, the compiler's share included."""
     _, measured = asked.judged(Property.SPEED)
-    case, setup = asked.case, asked.setup()
-    peaks = [asked.ask(experiments.peak_of_all, setup, case.dtype, path) for path in (asked.optimization, Eager())]
-    more, faster = memory_ratio(*peaks, device=case.device), speedup(measured.speed)
+    peaks = [asked.ask(experiments.peak_of_all, run) for run in (asked.run(), asked.run(Eager()))]
+    more, faster = memory_ratio(*peaks, device=asked.case.device), speedup(measured.speed)
     what = "peak of a fresh process, from loading to the second run, over eager's"
     parts = [
         ClaimNumber("speedup", "speed over eager's", faster, 1.0, todo=_more(measured.speed.stopped == "seconds")),
@@ -269,12 +264,8 @@ def speed_may_cost_memory(asked: ClaimTrial) -> Verdict:
 
 def stack_beats_its_best_part(asked: ClaimTrial) -> Verdict:
     asked.equivalent()
-    setup = asked.setup()
     parts = ("attention.sdpa", "compilation.static_cache")
-    rounds = _timed(
-        asked,
-        (experiments.Arm(setup, asked.optimization), *(experiments.Arm(setup, path_named(name)) for name in parts)),
-    )
+    rounds = _timed(asked, (asked.run(), *(asked.run(path_named(name)) for name in parts)))
     return asked.verdict(
         [
             _faster(rounds, 0, place, key=f"over_{name}", what=f"speed over that of {name}")
@@ -292,12 +283,12 @@ def below(limit: float) -> float:
     return math.nextafter(limit, -math.inf)
 
 
-def _timed(asked: ClaimTrial, arms: tuple[experiments.Arm, ...]) -> experiments.Rounds:
+def _timed(asked: ClaimTrial, arms: tuple[CaseRun, ...]) -> experiments.Rounds:
     """Rounds of arms that are engaged. Raises Settled if one is not, or if the machine was too noisy, or shared."""
     for arm in arms:
-        asked.engaged(arm.optimization, arm.setup)
-    until, seconds = experiments.Until(ROUNDS, asked.timing_seconds), asked.timing_seconds
-    rounds = asked.ask(experiments.time_rounds, arms, asked.case.dtype, until, more=seconds)
+        asked.engaged(arm)
+    until, seconds = experiments.Until(ROUNDS, asked.cases.timing_seconds), asked.cases.timing_seconds
+    rounds = asked.ask(experiments.time_rounds, arms, until, more=seconds)
     if rounds.foreign:
         raise asked.unknown(f"{rounds.foreign} foreign processes computed on the device")
     count = len(rounds.arms[0]) + rounds.dropped

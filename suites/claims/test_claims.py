@@ -10,17 +10,8 @@ from suites.claims.registry import CLAIMS
 
 
 @pytest.mark.claim
-def test_claim(planned, recorded, measurements, pytestconfig):
+def test_claim(planned, judge_by, pytestconfig):
     """The numbers bear the claim out, or the profile of this hardware says why they do not."""
     [claim] = [claim for claim in CLAIMS if claim.name == planned.claim]
-
-    def judging(folder, runner, standard):
-        option = pytestconfig.option
-        asked = ClaimTrial(
-            planned, measurements, folder, runner, standard, option.timing_seconds, named=bool(option.model)
-        )
-        return try_claim(claim, asked)
-
-    verdict = recorded(Property.CLAIM, judging)
-    if verdict.outcome.fails:
-        pytest.fail(f"{verdict.outcome}: {verdict.message}", pytrace=False)
+    named = bool(pytestconfig.option.model)
+    judge_by(Property.CLAIM, lambda cases: try_claim(claim, ClaimTrial(planned, cases, named=named)))

@@ -58,22 +58,24 @@ def cache_is_faster(asked: ClaimTrial) -> Verdict:
 def weights_are_smaller(asked: ClaimTrial) -> Verdict:
     """On a model that is mostly weights, and one forward pass of it."""
     asked.equivalent()
-    case, setup = asked.case, asked.setup(SHORT, weighty(asked.case.device, named=asked.named))
-    asked.engaged(asked.optimization, setup)
-    peaks = [asked.ask(weighing.weigh, setup, case.dtype, path).peak for path in (asked.optimization, Eager())]
-    part = _memory(memory_ratio(*peaks, device=case.device))
-    verdict = asked.verdict([part], told=f"{setup.recipe.name}, {SHORT.name}")
-    return replace(verdict, recipe=setup.recipe.name, workload=SHORT.name)
+    weights = weighty(asked.case.device, named=asked.named)
+    own, eager = (asked.run(path, SHORT, weights) for path in (asked.optimization, Eager()))
+    model = own.setup.recipe
+    asked.engaged(own)
+    peaks = [asked.ask(weighing.weigh, run).peak for run in (own, eager)]
+    part = _memory(memory_ratio(*peaks, device=asked.case.device))
+    verdict = asked.verdict([part], told=f"{model.name}, {SHORT.name}")
+    return replace(verdict, recipe=model.name, workload=SHORT.name)
 
 
 def cache_is_smaller(asked: ClaimTrial) -> Verdict:
     """The path's cache beside the default one, both with sdpa: eager attention's scores would hide either."""
     asked.equivalent()
     both = Stack((Sdpa(), asked.optimization))
-    case, setup = asked.case, asked.setup(CACHED)
-    asked.engaged(both, setup)
-    peaks = [asked.ask(weighing.weigh, setup, case.dtype, path).peak for path in (both, Sdpa())]
-    ratio = memory_ratio(*peaks, device=case.device)
+    runs = [asked.run(path, CACHED) for path in (both, Sdpa())]
+    asked.engaged(runs[0])
+    peaks = [asked.ask(weighing.weigh, run).peak for run in runs]
+    ratio = memory_ratio(*peaks, device=asked.case.device)
     verdict = asked.verdict([_memory(ratio)], told=f"on {CACHED.name}, both with sdpa")
     return replace(verdict, path=both.name, workload=CACHED.name)
 

@@ -17,14 +17,13 @@ from torch import Tensor
 from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
 from harness.execution.correctness.reference import make_checkpoint
 from harness.execution.correctness.runs import exact_runs, in_float64, watched_run
-from harness.execution.loading import load_setup, planted
+from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals
-from harness.execution.serving import serve_setup
-from harness.execution.setup import CaseSetup
+from harness.execution.serving import serve_run
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.correctness_rules import error_findings
 from harness.observation.watch import windows_of
 from harness.paths.base import engagement
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, StratumError
 from harness.records.finding import LimitCheck
@@ -56,16 +55,17 @@ def try_example(question: Question, name: str, example: dict[str, Any]) -> list[
 
 def _engagement(question: Question, dtype: Dtype) -> Engagement:
     optimization, setup = question.optimization, loadable(question.setup)
-    with refusals(optimization, setup, dtype):
+    run = CaseRun(setup, dtype, optimization)
+    with refusals(run):
         if serving := optimization.serving():
             with planted(setup.fault):
-                _, seen, _, _ = serve_setup(setup, dtype, optimization, serving)
+                _, seen, _, _ = serve_run(run, serving)
         else:
-            exact, batches = load_setup(setup, Dtype.FP64, Eager())
+            exact, batches = load_run(setup.eager(Dtype.FP64))
             reference = exact_runs(exact, batches, setup)
             model = _subject(question, dtype).model
             with planted(setup.fault):
-                _, seen = watched_run(setup, model, batches, reference, optimization)
+                _, seen = watched_run(run, model, batches, reference)
     return engagement(optimization, seen)
 
 
@@ -124,14 +124,14 @@ def _alone(setup: CaseSetup, dtype: Dtype, row: tuple[int, ...]) -> Tensor:
 
 @cache
 def _eager(setup: CaseSetup, dtype: Dtype) -> Any:
-    model, _ = load_setup(loadable(setup), dtype, Eager())
+    model, _ = load_run(loadable(setup).eager(dtype))
     return model
 
 
 @cache
 def _subject(question: Question, dtype: Dtype) -> Subject:
     with planted(question.setup.fault):
-        model, _ = load_setup(loadable(question.setup), dtype, question.optimization)
+        model, _ = load_run(CaseRun(loadable(question.setup), dtype, question.optimization))
     return Subject(model, question.optimization)
 
 

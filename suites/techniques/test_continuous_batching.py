@@ -18,9 +18,9 @@ from fixtures.workloads import WORKLOADS
 from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import in_float64
 from harness.execution.correctness.served_answers import compare_served
-from harness.execution.loading import load_setup, planted
+from harness.execution.loading import load_run, planted
 from harness.execution.serving import BatchingWatch, serve
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.correctness_rules import findings
 from harness.paths.base import engagement
@@ -40,7 +40,7 @@ BATCHED = next(path for path in PATHS if path.name == "continuous_batching.sdpa"
 
 @cache
 def model_in(dtype, optimization):
-    model, _ = load_setup(SETUP, dtype, optimization)
+    model, _ = load_run(CaseRun(SETUP, dtype, optimization))
     return model
 
 

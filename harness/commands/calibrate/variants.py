@@ -18,11 +18,10 @@ from harness.commands.calibrate.symmetry import permuted
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import Generation, compare, identical, relative_error
 from harness.execution.correctness.runs import Batch, in_float64, run_batches
-from harness.execution.loading import load_setup, planted
+from harness.execution.loading import load_run, planted
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation
 from harness.observation.caches import CacheState
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, EngagementCheck, PrecisionRun
 
@@ -52,7 +51,7 @@ def check_variants(setup: CaseSetup) -> float:
     reference = read_generation(setup.file(Dtype.FP64))
     worst = 0.0
     with planted(setup.fault):
-        model, batches = load_setup(setup, Dtype.FP64, Eager())
+        model, batches = load_run(setup.eager(Dtype.FP64))
         with in_float64(setup):
             for name, run in _variants(model, batches, reference, seeds=1):
                 worst = max(worst, error := relative_error(run, reference))
@@ -73,7 +72,7 @@ def measure_benign(setup: CaseSetup, dtype: Dtype, seeds: int) -> list[Precision
     """
     reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     with planted(setup.fault):
-        model, batches = load_setup(setup, dtype, Eager())
+        model, batches = load_run(setup.eager(dtype))
         _, again = run_batches(model, batches, reference, options=dict)
         if not identical(again, eager):
             raise ReferenceInvalid(

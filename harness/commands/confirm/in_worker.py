@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
 
 from harness.commands.confirm.records import Ended, Timed
 from harness.execution.refusals import refusals
-from harness.execution.setup import CaseSetup, RankAddress
-from harness.execution.speed.paired import RANK_CALLS, kernels_of, refuse_untimed, verified_tokens
-from harness.execution.speed.timed_model import TimedModel, TokenCheck, load_timed_model, warm_up
-from harness.machine.conditions import Conditions, open_conditions
-from harness.paths.base import Optimization
-from harness.records.enums import Dtype
+from harness.execution.setup import CaseRun, RankAddress
+from harness.execution.speed.timed_model import kernels_of
+from harness.execution.speed.warm_model import WarmModel, load_warm_model
 
-
-@dataclass(frozen=True)
-class _Loaded:
-    subject: TimedModel
-    conditions: Conditions
-    check: TokenCheck
-
-
-_loaded: list[_Loaded] = []
+_loaded: list[WarmModel] = []
 """The loaded model of this worker, at most one; it ends with the worker."""
 
 
-def load(setup: CaseSetup, dtype: Dtype, optimization: Optimization, own: int, place: RankAddress | None) -> None:
-    """Load and warm up a model, as the rank at `place` if there is one.
-
-    `own` is the number of the harness's processes that may compute on the device. From now on Python collects no
-    garbage in this process.
-
-    Raises Incompatible if the path is not timed, and torch.OutOfMemoryError if the model does not fit.
-    """
-    refuse_untimed(optimization)
-    if place:
-        place.join(setup.device)
-    with refusals(optimization, setup, dtype):
-        subject = load_timed_model(setup, dtype, optimization, fault=setup.fault)
-        conditions = open_conditions(setup.device, own=own)
-        warm_up(subject, conditions, calls=RANK_CALLS if place else None)
-        _loaded.append(_Loaded(subject, conditions, TokenCheck(subject, verified_tokens(setup, dtype, optimization))))
+def load(case_run: CaseRun, own: int, place: RankAddress | None) -> None:
+    """Load and warm up a model, as `load_warm_model` does. From now on Python collects no garbage in this process."""
+    with refusals(case_run):
+        _loaded.append(load_warm_model(case_run, place, own=own))
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -49,16 +25,12 @@ def load(setup: CaseSetup, dtype: Dtype, optimization: Optimization, own: int, p
 
 def run() -> Timed:
     """Time one run."""
-    [held] = _loaded
-    before = held.conditions.read()
-    sample, tokens = held.subject.run()
-    dropped = held.conditions.between(before, held.conditions.read())
-    held.check(tokens)
-    return Timed(sample, dropped)
+    [warm] = _loaded
+    return Timed(*warm.run())
 
 
 def end(kernels: tuple[str, ...]) -> Ended:
     """Return what is known after the last run. `kernels` are those of the verified run."""
-    [held] = _loaded
-    used, verified = kernels_of(held.subject, kernels)
-    return Ended(held.check.differing, used, verified, held.conditions.foreign, held.conditions.told())
+    [warm] = _loaded
+    used, verified = kernels_of(warm.timed, kernels)
+    return Ended(warm.check.differing, used, verified, warm.conditions.foreign, warm.conditions.told())

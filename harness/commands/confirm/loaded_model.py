@@ -39,9 +39,8 @@ class Standing:
         with ExitStack() as until_loaded:
             name = f"{asked.case.id}-turns-{asked.optimization.name}"
             self._workers, places = until_loaded.enter_context(runner.workers(name, asked.optimization))
-            setup = runner.setup(asked.case, asked.fault)
-            fixed = (setup, asked.case.dtype, asked.optimization, asked.own)
-            self._ask(loaded.load, [(*fixed, place) for place in places])
+            case_run = runner.case_run(asked.case, asked.optimization, fault=asked.fault)
+            self._ask(loaded.load, [(case_run, asked.own, place) for place in places])
             self._open = until_loaded.pop_all()
 
     def run(self) -> Timed:

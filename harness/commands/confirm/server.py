@@ -75,7 +75,7 @@ class EnvironmentServer:
     def load(self, *, case: str, role: str, own: int) -> None:
         """Load and warm up the path of a case that was proved, or eager on the same case."""
         from harness.commands.confirm.loaded_model import Standing, Stood
-        from harness.execution.speed.paired import EAGER_KERNELS
+        from harness.execution.speed.timed_model import EAGER_KERNELS
         from harness.paths.eager import Eager
 
         planned = self._planned(case)

@@ -1,9 +1,12 @@
-"""Tasks of a worker, as functions of picklable arguments. Tensors pass through files in the scratch folder."""
+"""Run of a candidate in one process, and its comparison. Entered by workers; `ranks` has the runs of several processes.
+
+Tensors pass through files in the scratch folder.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,21 +22,19 @@ from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.operators import Weights, compare_operators
 from harness.execution.correctness.runs import Batch, run_batches, watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
-from harness.execution.loading import load_setup, planted
-from harness.execution.ranks import gather_ranks, run_rank, run_under_torchrun
+from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals
-from harness.execution.serving import serve_setup
-from harness.execution.setup import CaseSetup, RankAddress
+from harness.execution.serving import serve_run
+from harness.execution.setup import CaseRun
 from harness.execution.tensor_files import keep_compared, read_generation, save_tensors
-from harness.paths.base import Optimization, Serving, engagement
+from harness.paths.base import Serving, engagement
 from harness.records.enums import Dtype, Tolerance
 from harness.records.evidence import Comparison, PrecisionRun, Scheme
-from harness.records.observation import Observation
 from harness.records.workload import Workload
 
 
-def run_candidate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, text: Workload) -> PrecisionRun:
-    """Run the optimization in `dtype`, watch it, and compare its output with eager and the reference.
+def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
+    """Run the optimization, watch it, and compare its output with eager and the reference.
 
     A lossy path is also compared with its dense twin and, if it is a stack, run without its lossy part. A path that
     only rounds weights is compared with a dense model of the same weights instead of eager. Every path that rounds
@@ -41,27 +42,28 @@ def run_candidate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, te
 
     Raises Incompatible if the library refuses in words that the optimization declares.
     """
+    setup, dtype, optimization = run.setup, run.dtype, run.optimization
     if serving := optimization.serving():
-        return _serve_candidate(setup, dtype, optimization, serving, text)
+        return _serve_candidate(run, serving, text)
     started = time.monotonic()
-    with refusals(optimization, setup, dtype):
-        against = _yardstick(setup, dtype, optimization, text)
+    with refusals(run):
+        against = _yardstick(run, text)
         with planted(setup.fault):
-            model, batches = load_setup(setup, dtype, optimization)
-            candidate, seen = watched_run(setup, model, batches, against.reference, optimization)
+            model, batches = load_run(run)
+            candidate, seen = watched_run(run, model, batches, against.reference)
             engaged = engagement(optimization, seen)
             operators = None
             if engaged.engaged:  # of something else that ran there is nothing to compare
                 tokens, log = against.reference.tokens, OperatorLog(dtype)
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
             scheme = Scheme(quality_of(model, against.text), against.changed) if against.text else None
-            beside = _beside(model, batches, optimization, against, dtype=dtype)
+            beside = _beside(run, model, batches, against)
     twin = None
     if optimization.tolerance is Tolerance.LOSSY:
         with optimization.applied():
             options = partial(optimization.twin_options, model)
             _, twin = run_batches(model, batches, against.reference, options=options)
-    save_tensors(candidate.tokens, setup.verified(dtype, optimization.name))
+    save_tensors(candidate.tokens, run.verified)
     if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
         keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
     return PrecisionRun(
@@ -94,79 +96,49 @@ class _Yardstick:
         return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
 
 
-def _yardstick(setup: CaseSetup, dtype: Dtype, optimization: Optimization, text: Workload) -> _Yardstick:
+def _yardstick(run: CaseRun, text: Workload) -> _Yardstick:
     """Return what to compare with: eager and the reference, or dense models of the same rounded weights. A dynamic
     scheme errs more than any of these, so it is compared with eager itself."""
+    setup, dtype, optimization = run.setup, run.dtype, run.optimization
     kept = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
     if not optimization.rounds_weights:
         return _Yardstick(*kept, weights={}, changed=None, text=None)
     plain = dense_text(setup, dtype, text)
     if optimization.tolerance is Tolerance.DYNAMIC:
-        weights, changed = rounded_weights(setup, dtype, optimization)
+        weights, changed = rounded_weights(run)
         return _Yardstick(*kept, weights=weights, changed=changed, text=plain)
-    dense = dense_twin_of(setup, dtype, optimization)
+    dense = dense_twin_of(run)
     return _Yardstick(dense.reference, dense.eager, dense.weights, dense.changed_by_saving, plain)
 
 
-def _beside(
-    model: Any, batches: list[Batch], optimization: Optimization, against: _Yardstick, *, dtype: Dtype
-) -> Comparison | None:
+def _beside(run: CaseRun, model: Any, batches: list[Batch], against: _Yardstick) -> Comparison | None:
     """Run the candidate without its lossy part, and compare it. Return None unless it is a stack with such a part."""
-    options = optimization.options_beside()
+    options = run.optimization.options_beside()
     if options is None:
         return None
-    with optimization.applied():
-        _, run = run_batches(model, batches, against.reference, options=partial(dict, options))
-    return against.compare(run, dtype=dtype)
+    with run.optimization.applied():
+        _, without = run_batches(model, batches, against.reference, options=partial(dict, options))
+    return against.compare(without, dtype=run.dtype)
 
 
-def run_rank_of(setup: CaseSetup, dtype: Dtype, optimization: Optimization, place: RankAddress) -> Observation:
-    """Run one rank of a parallel candidate. Raises Incompatible as `run_candidate` does."""
-    with refusals(optimization, setup, dtype):
-        return run_rank(setup, dtype, optimization, place)
-
-
-def launch_candidate(setup: CaseSetup, dtype: Dtype, optimization: Optimization, ranks: int) -> PrecisionRun:
-    """Run a parallel candidate through torchrun, and compare it."""
-    started = time.monotonic()
-    seen = run_under_torchrun(setup, dtype, optimization, ranks)
-    rung = compare_ranks(setup, dtype, optimization, seen)
-    return replace(rung, seconds=time.monotonic() - started)
-
-
-def compare_ranks(setup: CaseSetup, dtype: Dtype, optimization: Optimization, seen: list[Observation]) -> PrecisionRun:
-    """Compare a parallel candidate as one run. `seen` is what its ranks saw, in their order; they kept their tensors in
-    files."""
-    started = time.monotonic()
-    observed, comparison = gather_ranks(setup, dtype, optimization, seen)
-    return PrecisionRun(
-        dtype=dtype,
-        engagement=engagement(optimization, observed),
-        comparison=comparison,
-        seconds=time.monotonic() - started,
-    )
-
-
-def _serve_candidate(
-    setup: CaseSetup, dtype: Dtype, optimization: Optimization, serving: Serving, text: Workload
-) -> PrecisionRun:
+def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> PrecisionRun:
     """Run an optimization that serves prompts as requests, and compare each answer with its prompt run alone."""
     started = time.monotonic()
-    rounded = optimization.rounds_weights
-    with refusals(optimization, setup, dtype):
+    rounded = run.optimization.rounds_weights
+    with refusals(run):
         if rounded:
-            weights, changed = rounded_weights(setup, dtype, optimization)
-            plain = dense_text(setup, dtype, text)
+            weights, changed = rounded_weights(run)
+            plain = dense_text(run.setup, run.dtype, text)
         else:
             weights, changed = {}, None
-        with planted(setup.fault):
-            model, seen, served, prompts = serve_setup(setup, dtype, optimization, serving)
-            save_tensors(served.tokens, setup.verified(dtype, optimization.name))
+        with planted(run.setup.fault):
+            model, seen, served, prompts = serve_run(run, serving)
+            save_tensors(served.tokens, run.verified)
             scheme = Scheme(quality_of(model, plain), changed) if rounded else None
     return PrecisionRun(
-        dtype=dtype,
-        engagement=engagement(optimization, seen),
-        comparison=compare_with_alone(setup, dtype, served, prompts, weights),
+        dtype=run.dtype,
+        engagement=engagement(run.optimization, seen),
+        comparison=compare_with_alone(run, served, prompts, weights),
         seconds=time.monotonic() - started,
         scheme=scheme,
     )

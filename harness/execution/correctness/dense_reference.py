@@ -18,11 +18,10 @@ from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import exact_runs, run_batches
 from harness.execution.generation import PROMPT_LOGITS
-from harness.execution.loading import encode, load_model, load_setup, load_tokenizer
-from harness.execution.setup import CaseSetup
+from harness.execution.loading import encode, load_model, load_run, load_tokenizer
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import linears_of
 from harness.paths.base import Optimization
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.evidence import Quality
 from harness.records.workload import Folder, Workload
@@ -45,19 +44,20 @@ class DenseTwin:
     """Dense weights by the name of their linear."""
 
 
-def dense_twin_of(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> DenseTwin:
+def dense_twin_of(run: CaseRun) -> DenseTwin:
     """Round the weights as the optimization does, and run the model densely with them. The run in float64 chooses its
-    tokens. They are forced on the run in `dtype`.
+    tokens. They are forced on the run in the candidate's dtype.
 
     Raises ReferenceInvalid if no weight is rounded, or if any operator of the reference computed below float64.
     """
-    weights, changed = rounded_weights(setup, dtype, optimization)
+    setup = run.setup
+    weights, changed = rounded_weights(run)
     if not weights:
-        raise ReferenceInvalid(f"{setup.recipe.name}: {optimization.name} rounds none of the model's weights")
-    model, batches = load_setup(setup, Dtype.FP64, Eager())
+        raise ReferenceInvalid(f"{setup.recipe.name}: {run.optimization.name} rounds none of the model's weights")
+    model, batches = load_run(setup.eager(Dtype.FP64))
     put_weights(weights, model)
     reference = exact_runs(model, batches, setup)
-    model, batches = load_setup(setup, dtype, Eager())
+    model, batches = load_run(setup.eager(run.dtype))
     put_weights(weights, model)
     _, eager = run_batches(model, batches, reference, options=dict)
     return DenseTwin(reference, eager, changed, weights)
@@ -75,7 +75,7 @@ class DenseText:
 
 def dense_text(setup: CaseSetup, dtype: Dtype, text: Workload) -> DenseText:
     """Run dense eager on a text."""
-    model, _ = load_setup(setup, dtype, Eager())
+    model, _ = load_run(setup.eager(dtype))
     ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
     return DenseText(ids, torch.cat([_logits(model, part) for part in ids.split(ROWS)]))
 
@@ -93,9 +93,10 @@ def quality_of(model: Any, text: DenseText) -> Quality:
     )
 
 
-def rounded_weights(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> tuple[dict[str, Tensor], int | None]:
+def rounded_weights(run: CaseRun) -> tuple[dict[str, Tensor], int | None]:
     """Return dense weights by the name of their linear, and how many of them saving and loading changed. The number is
     None if the scheme cannot be saved."""
+    setup, dtype, optimization = run.setup, run.dtype, run.optimization
     options = optimization.load_options(dtype)
     fresh = load_model(setup.recipe, dtype=dtype, device=setup.device, options=options)
     weights = _dense_weights(fresh, optimization)

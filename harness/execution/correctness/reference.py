@@ -12,11 +12,10 @@ from torch import Tensor
 from harness.execution.correctness.comparison import identical, relative_error
 from harness.execution.correctness.runs import exact_runs, in_float64, run_batches
 from harness.execution.generation import generate_free
-from harness.execution.loading import encode, load_setup, load_tokenizer, planted
+from harness.execution.loading import encode, load_run, load_tokenizer, planted
 from harness.execution.seeding import save_seeded
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_generation
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.evidence import EagerCheck
 from harness.records.workload import ModelRecipe, Workload
@@ -34,7 +33,7 @@ def make_reference(setup: CaseSetup) -> float:
     forward pass over the same tokens. Raises ReferenceInvalid if any operator computed below float64.
     """
     with planted(setup.fault):
-        model, batches = load_setup(setup, Dtype.FP64, Eager())
+        model, batches = load_run(setup.eager(Dtype.FP64))
         reference = exact_runs(model, batches, setup)
         rows = [len(ids) for ids, _ in batches]
         with in_float64(setup):
@@ -50,7 +49,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, recall: Workload) -> EagerChec
     """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
     reference = read_generation(setup.file(Dtype.FP64))
     with planted(setup.fault):
-        model, batches = load_setup(setup, dtype, Eager())
+        model, batches = load_run(setup.eager(dtype))
         runs = [run_batches(model, batches, reference, options=dict)[1] for _ in range(2)]
         recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
     save_generation(runs[0], setup.file(dtype))

@@ -19,9 +19,9 @@ from harness.execution.generation import (
     joined,
     rows_not_ended,
 )
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.watch import Observer
-from harness.paths.base import Aspect, Optimization
+from harness.paths.base import Aspect
 from harness.records.observation import Observation
 
 Batch = tuple[Tensor, Tensor]
@@ -45,16 +45,17 @@ def run_batches(
 
 
 def watched_run(
-    setup: CaseSetup, model: Any, batches: list[Batch], reference: Generation, optimization: Optimization
+    run: CaseRun, model: Any, batches: list[Batch], reference: Generation
 ) -> tuple[Generation, Observation]:
     """Run the optimization and watch it. Return the tensors of all its runs, and what was seen meanwhile."""
+    workload, optimization = run.setup.workload, run.optimization
     watch = Observer(model, layers=Aspect.LAYERS in optimization.changes)
     options = optimization.generate_options
     with optimization.applied(), watch:
         outputs, own = run_batches(model, batches, reference, options=options)
-    steps = setup.workload.new_tokens - 1
+    steps = workload.new_tokens - 1
     lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
-    seen = watch.seen(outputs, lengths=lengths, padded=setup.workload.padded, decode_steps=steps)
+    seen = watch.seen(outputs, lengths=lengths, padded=workload.padded, decode_steps=steps)
     with optimization.applied():
         return replace(own, unended=_rows_not_ended(model, batches, own, options=options)), seen
 

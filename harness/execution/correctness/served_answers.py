@@ -15,22 +15,19 @@ from harness.execution.correctness.dense_reference import put_weights
 from harness.execution.correctness.errors import Triple, stratum_error
 from harness.execution.correctness.runs import Batch, in_float64
 from harness.execution.generation import generate_forced
-from harness.execution.loading import load_setup
+from harness.execution.loading import load_run
 from harness.execution.serving import Served
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun
 from harness.execution.tensor_files import keep_compared
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from harness.records.evidence import CacheComparison, Comparison, FreeRun, GreedyAgreement, StratumError
 
 
-def compare_with_alone(
-    setup: CaseSetup, dtype: Dtype, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]
-) -> Comparison:
+def compare_with_alone(run: CaseRun, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]) -> Comparison:
     """Compare answers with each prompt run alone in dense eager. Its linears get `weights` where these name them."""
-    runs = {}
+    runs, setup, dtype = {}, run.setup, run.dtype
     for precision in (Dtype.FP64, dtype):
-        dense, _ = load_setup(setup, precision, Eager())
+        dense, _ = load_run(setup.eager(precision))
         put_weights(weights, dense)
         with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
             runs[precision] = alone(dense, prompts, served.tokens)

@@ -12,7 +12,7 @@ import torch
 from harness.errors import Incompatible
 from harness.execution.correctness.runs import Batch
 from harness.execution.generation import generate_free
-from harness.execution.loading import load_setup, planted
+from harness.execution.loading import load_run, planted
 from harness.execution.memory.gauges import (
     Gauge,
     Storages,
@@ -25,10 +25,9 @@ from harness.execution.memory.gauges import (
     without,
 )
 from harness.execution.refusals import refusals
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun
 from harness.observation.caches import cache_tensors
 from harness.observation.watch import windows_of
-from harness.paths.base import Optimization
 from harness.records.enums import Dtype
 from harness.records.measurements import Held
 
@@ -38,8 +37,8 @@ HISTORY = 100_000
 """Number of allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
 
 
-def weigh(setup: CaseSetup, dtype: Dtype, optimization: Optimization, snapshot: Path | None = None) -> Held:
-    """Load the model and run the workload freely, with `setup.fault` planted. Must be called in a fresh worker.
+def weigh(run: CaseRun, snapshot: Path | None = None) -> Held:
+    """Load the model and run the workload freely, with its fault planted. Must be called in a fresh worker.
 
     Everything is done once before, out of reach of the fault, and thrown away. Otherwise what libraries keep when they
     are first used (code, 34 to 51 MiB of it on the CPU; a compiler; workspaces) would count as the model's. On CUDA the
@@ -48,26 +47,27 @@ def weigh(setup: CaseSetup, dtype: Dtype, optimization: Optimization, snapshot: 
     Raises Incompatible if the library refuses in words that the optimization declares, or for a path or a workload that
     cannot be weighed yet. Raises HarnessError if the machine does not say what it holds.
     """
-    _refuse(setup, optimization)
+    _refuse(run)
+    setup = run.setup
     if setup.device == "cpu":
         torch.set_num_threads(1)  # so that buffers do not depend on the machine
     gauge = gauge_of(setup.device)
-    with refusals(optimization, setup, dtype):
-        _rehearse(setup, dtype, optimization)
+    with refusals(run):
+        _rehearse(run)
         before, others = gauge.now(), storages_alive()
         with planted(setup.fault):
-            model, batches = load_setup(setup, dtype, optimization)
+            model, batches = load_run(run)
             loaded = _of_model(batches[0], others)
             resident = gauge.now() - before
             with recorded(snapshot if setup.device == "cuda" else None):
-                _run(model, batches[0], setup, optimization)
-                held, cache = weigh_runs(gauge, model, batches[0], setup, optimization)
+                _generate(run, model, batches[0])
+                held, cache = weigh_runs(gauge, run, model, batches[0])
                 peak, reserved = gauge.peak() - before, gauge.reserved()
     return Held(
         weights=nbytes(loaded),
         kv=nbytes(cache),
-        kv_expected=_kv_expected(model, setup, dtype, optimization),
-        logits=setup.workload.batch * model.config.get_text_config().vocab_size * _itemsize(dtype),
+        kv_expected=_kv_expected(run, model),
+        logits=setup.workload.batch * model.config.get_text_config().vocab_size * _itemsize(run.dtype),
         resident=resident,
         peak=peak,
         growth=held[-1] - held[0],
@@ -76,18 +76,18 @@ def weigh(setup: CaseSetup, dtype: Dtype, optimization: Optimization, snapshot: 
     )
 
 
-def _refuse(setup: CaseSetup, optimization: Optimization) -> None:
-    if optimization.launch() is not None:
+def _refuse(run: CaseRun) -> None:
+    if run.optimization.launch() is not None:
         raise Incompatible("memory of several processes is not measured yet")
-    if optimization.serving() is not None:
+    if run.optimization.serving() is not None:
         raise Incompatible("memory of continuous batching is not measured yet")
-    if setup.workload.separate:
+    if run.setup.workload.separate:
         raise Incompatible("memory of prompts that run one by one is not measured yet")
 
 
-def _rehearse(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> None:
-    model, batches = load_setup(setup, dtype, optimization)
-    _run(model, batches[0], setup, optimization)
+def _rehearse(run: CaseRun) -> None:
+    model, batches = load_run(run)
+    _generate(run, model, batches[0])
     torch.compiler.reset()  # holds the model and what was compiled of it
 
 
@@ -98,41 +98,38 @@ def _of_model(batch: Batch, others: Storages) -> Storages:
     return loaded
 
 
-def _run(model: Any, batch: Batch, setup: CaseSetup, optimization: Optimization) -> Any:
+def _generate(run: CaseRun, model: Any, batch: Batch) -> Any:
     """Run the workload once, and return the cache."""
-    with optimization.applied():
-        output, _ = generate_free(
-            model, *batch, new_tokens=setup.workload.new_tokens, options=optimization.generate_options()
-        )
+    with run.optimization.applied():
+        options = run.optimization.generate_options()
+        output, _ = generate_free(model, *batch, new_tokens=run.setup.workload.new_tokens, options=options)
     return output.past_key_values
 
 
-def weigh_runs(
-    gauge: Gauge, model: Any, batch: Batch, setup: CaseSetup, optimization: Optimization
-) -> tuple[list[int], Storages]:
+def weigh_runs(gauge: Gauge, run: CaseRun, model: Any, batch: Batch) -> tuple[list[int], Storages]:
     """Run the workload RUNS times. Return the bytes held after each run, and the storages of the last cache."""
     held: list[int] = []
     kept: Storages = {}
     gauge.restart()
     for _ in range(RUNS):
         kept = {}  # or the next run's peak would hold two caches
-        kept = storages(cache_tensors(_run(model, batch, setup, optimization)))
+        kept = storages(cache_tensors(_generate(run, model, batch)))
         held.append(gauge.now())
     return held, kept
 
 
-def _kv_expected(model: Any, setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> int:
+def _kv_expected(run: CaseRun, model: Any) -> int:
     """Return the bytes of keys and values by the config; 0 if the path uses no cache. They are 2 x element size x rows
     x heads x head size x positions, summed over layers."""
-    if not optimization.generate_options().get("use_cache", True):
+    if not run.optimization.generate_options().get("use_cache", True):
         return 0
-    config, workload = model.config.get_text_config(), setup.workload
+    config, workload = model.config.get_text_config(), run.setup.workload
     windows = windows_of(config)
     cached = windows[: len(windows) - (getattr(config, "num_kv_shared_layers", None) or 0)]
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     positions = positions_kept(cached, length=workload.longest + workload.new_tokens - 1)
-    expected: int = 2 * _itemsize(dtype) * workload.batch * heads * size * positions
+    expected: int = 2 * _itemsize(run.dtype) * workload.batch * heads * size * positions
     return expected
 
 

@@ -1,4 +1,4 @@
-"""Timing of a candidate against eager, both in one worker, in pairs of random order.
+"""Timing of a candidate against eager, both in one worker, in pairs of random order. Entered by workers.
 
 Pairs are run until they show enough. Every timed run also gives its tokens, which must be those of the verified run: a
 fast wrong answer counts for nothing.
@@ -9,97 +9,73 @@ from __future__ import annotations
 import random
 import time
 
-import torch
-from torch import Tensor
-
 from harness.errors import HarnessError, Incompatible
 from harness.execution.measuring import Block, Sampling
 from harness.execution.refusals import refusals
-from harness.execution.setup import CaseSetup, RankAddress
-from harness.execution.speed.timed_model import TimedModel, TokenCheck, Watching, load_timed_model, no_garbage, warm_up
+from harness.execution.setup import CaseRun, RankAddress
+from harness.execution.speed.timed_model import (
+    EAGER_KERNELS,
+    TimedModel,
+    Watching,
+    kernels_of,
+    load_timed_model,
+    no_garbage,
+    refuse_untimed,
+)
+from harness.execution.speed.warm_model import TokenCheck, load_warm_model, verified_tokens, warm_up
 from harness.execution.speed.work import figures_of
-from harness.execution.tensor_files import read_generation
 from harness.judging.roofline import work_of
 from harness.judging.speed import enough, settled
 from harness.machine.conditions import open_conditions
-from harness.observation.watch import shown_by_operators
-from harness.paths.base import Optimization
-from harness.paths.eager import Eager
-from harness.records.enums import Dtype, Tolerance
+from harness.records.enums import Tolerance
 from harness.records.measurements import Pair, Sample, Speed, Work
-from harness.records.observation import EAGER_ATTENTION, Phase
-
-EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
-"""Kernels that eager uses, and no others, as `phase name`."""
-RANK_CALLS = 5
-"""Number of warm-up runs of each rank. All must make as many, since the others wait for it."""
 
 
-def time_block(
-    setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampling: Sampling, place: RankAddress | None = None
-) -> Block:
+def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = None) -> Block:
     """Time the runs of one side. In a parallel model these are the runs of the rank at `place`."""
-    refuse_untimed(optimization)
-    if place:
-        place.join(setup.device)
-    with refusals(optimization, setup, dtype):
-        subject = load_timed_model(setup, dtype, optimization, fault=setup.fault)
-        conditions = open_conditions(setup.device)
-        warm = warm_up(subject, conditions, calls=RANK_CALLS if place else None)
-        check = TokenCheck(subject, verified_tokens(setup, dtype, optimization))
-        samples = []
+    with refusals(run):
+        warm = load_warm_model(run, place)
         with no_garbage():
-            for _ in range(sampling.block):
-                before = conditions.read()
-                timed, tokens = subject.run()
-                samples.append((timed, conditions.between(before, conditions.read())))
-                check(tokens)
-        work, uncounted = _work(setup, subject, optimization)
-        kernels, verified = kernels_of(subject, sampling.kernels)
+            samples = tuple(warm.run() for _ in range(sampling.block))
+        work, uncounted = _work(run, warm.timed)
+        kernels, verified = kernels_of(warm.timed, sampling.kernels)
         return Block(
-            samples=tuple(samples),
-            warm_up=warm,
+            samples=samples,
+            warm_up=warm.warm_up,
             work=work,
             uncounted=uncounted,
-            differing=check.differing,
+            differing=warm.check.differing,
             kernels=kernels,
             verified_kernels=verified,
-            foreign=conditions.foreign,
-            conditions=conditions.told(),
+            foreign=warm.conditions.foreign,
+            conditions=warm.conditions.told(),
         )
 
 
-def time_pairs(setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampling: Sampling) -> Speed:
+def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
     """Time the optimization against eager in this worker.
 
     Raises Incompatible if the path submits its requests twice, and torch.OutOfMemoryError if both do not fit.
     """
-    refuse_untimed(optimization)
-    with refusals(optimization, setup, dtype):
-        candidate, eager = (
-            load_timed_model(setup, dtype, path, fault=fault)
-            for path, fault in ((optimization, setup.fault), (Eager(), ""))
-        )
-        conditions = open_conditions(setup.device)
-        warm = [warm_up(subject, conditions) for subject in (candidate, eager)]
-        checks = [
-            TokenCheck(subject, verified)
-            for subject, verified in (
-                (candidate, verified_tokens(setup, dtype, optimization)),
-                (eager, read_generation(setup.file(dtype)).tokens),
-            )
-        ]
+    refuse_untimed(run.optimization)
+    workload = run.setup.workload
+    with refusals(run):
+        sides = run, run.setup.eager(run.dtype)
+        candidate, eager = timed = [load_timed_model(side) for side in sides]
+        conditions = open_conditions(run.setup.device)
+        warm = [warm_up(each, conditions) for each in timed]
+        checks = [TokenCheck(each, verified_tokens(side)) for each, side in zip(timed, sides, strict=True)]
         with no_garbage():
             pairs, looks, stopped, seconds = sample(candidate, eager, sampling, watching=conditions, checks=checks)
-        work, uncounted = _work(setup, candidate, optimization)
+        work, uncounted = _work(run, candidate)
         kernels, verified_kernels = kernels_of(candidate, sampling.kernels)
         _refuse_other_eager(eager)
         return Speed(
             pairs=tuple(pairs),
             looks=tuple(looks),
             stopped=stopped,
-            rows=setup.workload.batch,
-            new_tokens=setup.workload.new_tokens,
+            rows=workload.batch,
+            new_tokens=workload.new_tokens,
             candidate=warm[0],
             eager=warm[1],
             work=work,
@@ -114,26 +90,6 @@ def time_pairs(setup: CaseSetup, dtype: Dtype, optimization: Optimization, sampl
         )
 
 
-def refuse_untimed(optimization: Optimization) -> None:
-    serving = optimization.serving()
-    if serving and serving.again:
-        raise Incompatible("is not timed: every request is submitted twice")
-
-
-def kernels_of(subject: TimedModel, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the kernels that one more run uses, and those of the verified run's `kernels` that it should use.
-
-    Both are empty for requests. A replayed graph shows no operators of its decode steps, unlike the run in which it was
-    recorded. So in compiled decode steps a missing kernel is accepted, and only another one would be wrong.
-    """
-    if subject.optimization.serving():
-        return (), ()
-    used, verified = subject.kernels(), shown_by_operators(kernels)
-    if subject.optimization.compiles_steps:
-        verified = tuple(name for name in verified if name in used or not name.startswith(Phase.DECODE))
-    return used, verified
-
-
 def _refuse_other_eager(eager: TimedModel) -> None:
     """Raise HarnessError if the baseline next to the candidate is no longer eager."""
     if (used := eager.kernels()) != EAGER_KERNELS:
@@ -143,16 +99,16 @@ def _refuse_other_eager(eager: TimedModel) -> None:
         )
 
 
-def _work(setup: CaseSetup, subject: TimedModel, optimization: Optimization) -> tuple[Work | None, str]:
+def _work(run: CaseRun, timed: TimedModel) -> tuple[Work | None, str]:
     """Return what a run must move and compute, or None with the reason why that cannot be counted."""
-    load = setup.workload
-    if optimization.tolerance is Tolerance.LOSSY:
+    workload = run.setup.workload
+    if run.optimization.tolerance is Tolerance.LOSSY:
         return None, "the bytes of a packed cache are not counted yet"
     try:
-        figures = figures_of(subject.model)
+        figures = figures_of(timed.model)
     except Incompatible as error:
         return None, str(error)
-    return work_of(figures, rows=load.batch, prompt=load.longest, new_tokens=load.new_tokens), ""
+    return work_of(figures, rows=workload.batch, prompt=workload.longest, new_tokens=workload.new_tokens), ""
 
 
 def sample(
@@ -191,13 +147,3 @@ def _pair(
         samples[side], tokens = subjects[side].run()
         checks[side](tokens)
     return Pair(samples[0], samples[1], watching.between(before, watching.read()))
-
-
-def verified_tokens(setup: CaseSetup, dtype: Dtype, optimization: Optimization) -> Tensor:
-    if isinstance(optimization, Eager):
-        return read_generation(setup.file(dtype)).tokens
-    try:
-        own: Tensor = torch.load(setup.verified(dtype, optimization.name), weights_only=True)
-    except FileNotFoundError as error:
-        raise HarnessError(f"{optimization.name}: nothing is timed before its tokens were verified") from error
-    return own

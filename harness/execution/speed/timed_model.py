@@ -14,25 +14,20 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
+from harness.errors import Incompatible
 from harness.execution.correctness.runs import Batch
-from harness.execution.loading import load_setup, planted
+from harness.execution.loading import load_run, planted
 from harness.execution.serving import answer_all
-from harness.execution.setup import CaseSetup
-from harness.machine.conditions import Reading, capture_seconds, compile_seconds
+from harness.execution.setup import CaseRun
+from harness.machine.conditions import Reading
 from harness.machine.peaks import synchronize
-from harness.observation.watch import kernels_used, profiled_events
+from harness.observation.watch import kernels_used, profiled_events, shown_by_operators
 from harness.paths.base import Optimization
-from harness.records.enums import Dtype
-from harness.records.measurements import Sample, WarmUp
+from harness.records.measurements import Sample
+from harness.records.observation import EAGER_ATTENTION, Phase
 
-WARM_CALLS = (3, 12)
-"""Least and most runs before the first sample. In between, the warm-up ends once two runs in a row compile nothing."""
-WARM_SECONDS = 60.0
-"""Seconds of warm-up after the first run, beyond which no further run is begun."""
-NEAR_TIE_ULPS = 3
-"""Largest preference of a timed run for another token, in units in the last place of its logit. The units are those of
-the model's dtype. A timed run computes fewer logits of the prompt than the verified one, and so may multiply in another
-order."""
+EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
+"""Kernels that eager uses, and no others, as `phase name`."""
 
 
 class Watching(Protocol):
@@ -121,65 +116,15 @@ class TimedModel:
         return sample, self._new(sequences)
 
 
-def load_timed_model(setup: CaseSetup, dtype: Dtype, optimization: Optimization, *, fault: str = "") -> TimedModel:
+def load_timed_model(run: CaseRun) -> TimedModel:
     """Load a model to time, with its fault planted. On the CPU this process computes with one thread from now on: a
     thread per core of a shared machine waits for the neighbours."""
+    setup = run.setup
     if setup.device == "cpu":
         torch.set_num_threads(1)
-    with planted(fault):
-        model, [batch] = load_setup(setup, dtype, optimization)
-    return TimedModel(model, batch, optimization, setup.workload.new_tokens, fault)
-
-
-def warm_up(subject: TimedModel, watching: Watching, *, calls: int | None = None) -> WarmUp:
-    """Run until nothing is compiled any more, or `calls` times, where ranks must agree on the number."""
-    compiled, captured = compile_seconds(), capture_seconds()
-    seconds: list[float] = []
-    quiet = 0
-    least, most = (calls, calls) if calls else WARM_CALLS
-    while len(seconds) < least or (quiet < 2 and len(seconds) < most and sum(seconds[1:]) < WARM_SECONDS):
-        before = watching.read()
-        timed, _ = subject.run()
-        seconds.append(timed.seconds)
-        quiet = 0 if watching.between(before, watching.read()) == "compiled" else quiet + 1
-    return WarmUp(
-        first_call=seconds[0],
-        calls=len(seconds),
-        compile_seconds=compile_seconds() - compiled,
-        capture_seconds=capture_seconds() - captured,
-    )
-
-
-class TokenCheck:
-    """Counter of timed runs whose tokens are wrong. Right tokens are those of the plain run, which may leave the
-    verified ones only at a near tie of its own logits."""
-
-    def __init__(self, subject: TimedModel, verified: Tensor) -> None:
-        """Make the plain run, and check it. `verified` (B, N) are the tokens of the run that was compared."""
-        self.plain, logits = subject.plain()
-        self.differing = 0 if agrees(self.plain, verified, logits, dtype=subject.model.dtype) else 1
-
-    def __call__(self, tokens: Tensor) -> None:
-        self.differing += not torch.equal(tokens, self.plain)
-
-
-def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None, *, dtype: torch.dtype) -> bool:
-    """Return whether tokens (B, N) are the verified ones, up to near ties.
-
-    A row may first leave them only where `logits` (B, N, V) prefer its token by at most NEAR_TIE_ULPS. These are units
-    of `dtype`, in which the logits were computed: `generate` copies them to float32.
-    """
-    if tokens.shape != verified.shape:
-        return False
-    for row in (tokens != verified).any(1).nonzero().flatten().tolist():
-        step = int((tokens[row] != verified[row]).nonzero()[0])
-        if logits is None:
-            return False
-        ours, theirs = (float(logits[row, step, which[row, step]]) for which in (tokens, verified))
-        ulp = torch.finfo(dtype).eps * max(abs(ours), abs(theirs))
-        if not ours - theirs <= NEAR_TIE_ULPS * ulp:
-            return False
-    return True
+    with planted(setup.fault):
+        model, [batch] = load_run(run)
+    return TimedModel(model, batch, run.optimization, setup.workload.new_tokens, setup.fault)
 
 
 @contextmanager
@@ -193,3 +138,23 @@ def no_garbage() -> Iterator[None]:
     finally:
         gc.enable()
         gc.unfreeze()
+
+
+def refuse_untimed(optimization: Optimization) -> None:
+    serving = optimization.serving()
+    if serving and serving.again:
+        raise Incompatible("is not timed: every request is submitted twice")
+
+
+def kernels_of(subject: TimedModel, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the kernels that one more run uses, and those of the verified run's `kernels` that it should use.
+
+    Both are empty for requests. A replayed graph shows no operators of its decode steps, unlike the run in which it was
+    recorded. So in compiled decode steps a missing kernel is accepted, and only another one would be wrong.
+    """
+    if subject.optimization.serving():
+        return (), ()
+    used, verified = subject.kernels(), shown_by_operators(kernels)
+    if subject.optimization.compiles_steps:
+        verified = tuple(name for name in verified if name in used or not name.startswith(Phase.DECODE))
+    return used, verified

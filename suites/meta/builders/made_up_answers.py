@@ -7,11 +7,13 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.memory import MIB
 from harness.judging.verdicts import verdict_on
 from harness.profiles.expectations import Standard
 from harness.records.enums import Outcome, Property
 from harness.records.measurements import Sample
+from harness.session.case_judge import CaseJudge
 from harness.session.plan import plan
 from suites.claims.asking import ClaimTrial, try_claim
 from suites.claims.conftest import planned_for
@@ -30,6 +32,10 @@ def replan(workloads, *, recipes=(), path="", device="cpu"):
     return plan(known, INVENTORIES[device], models=recipes or CATALOGUE.models, device=device)
 
 
+def setup_of(case):
+    return CaseSetup(case.recipe, case.workload, case.device, Path())
+
+
 class Answers(ClaimTrial):
     """A claim that is asked with made-up answers."""
 
@@ -39,32 +45,35 @@ class Answers(ClaimTrial):
         found = replace(found, case=planned.case.id) if found else measured(planned.case.id, speed=speed)
         passed = verdict_on(planned.case, Property.EQUIVALENCE, Outcome.PASS, "engaged", {"fp32.rho": 1.01})
         runner = SimpleNamespace(
-            setup=lambda case: SimpleNamespace(recipe=case.recipe, workload=case.workload, device=case.device),
+            setup=setup_of,
+            case_run=lambda case, path: CaseRun(setup_of(case), case.dtype, path),
             build=lambda *_: None,
             seconds=1.0,
             observe_ranks=lambda *_, **__: list(ranks),
         )
         folder = SimpleNamespace(logs=Path("logs"))
-        super().__init__(planned, lambda *_: (passed, found), folder, runner, standard or Standard(), 7.0)
+        cases = CaseJudge(runner, folder, standard or Standard(), None, 7.0)
+        cases.measurements = lambda *_: (passed, found)
+        super().__init__(planned, cases)
         self.claim, self.answers, self.inside = claim, iter(answers), inside
         self.engaging = []
         """What was asked to be engaged: path and workload."""
-        self.setups = []
+        self.runs = []
         """What workers were asked about."""
         self.more = []
         """Seconds that each request was given more than others."""
 
     def ask(self, function, *arguments, more=0.0):
-        self.setups.append(arguments[0])
+        self.runs.append(arguments[0])
         self.more.append(more)
         answer = next(self.answers)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def engaged(self, path, setup):
+    def engaged(self, run):
         """Of made-up answers nothing is engaged, and nothing asked."""
-        self.engaging.append(f"{path.name} {setup.workload.name}")
+        self.engaging.append(f"{run.optimization.name} {run.setup.workload.name}")
         return self.inside
 
     @property

@@ -13,7 +13,7 @@ from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.errors import Incompatible, ReferenceInvalid
 from harness.execution.correctness.dense_reference import dense_twin_of, measure_quality, rounded_weights
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import head_name, read_linears
 from harness.paths.base import Optimization
 from harness.paths.quantization import _CPU_RECIPROCAL, FineGrainedFp8
@@ -35,19 +35,19 @@ class RoundsNothing(Optimization):
         return None
 
 
-def setup(tmp_path):
-    return CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path)
+def run_of(path, tmp_path):
+    return CaseRun(CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path), Dtype.FP32, path)
 
 
 def test_scheme_that_rounds_nothing_has_no_twin(tmp_path):
     with pytest.raises(ReferenceInvalid, match=r"tiny_qwen3: quantization\.nothing rounds none of the model's weights"):
-        dense_twin_of(setup(tmp_path), Dtype.FP32, RoundsNothing())
+        dense_twin_of(run_of(RoundsNothing(), tmp_path))
 
 
 def test_weights_changed_by_saving_are_counted(tmp_path, monkeypatch):
     """As many as differ between the first load and the second."""
     path = next(path for path in PATHS if path.name == "quantization.torchao_int8")
-    assert rounded_weights(setup(tmp_path), Dtype.FP32, path)[1] == 0
+    assert rounded_weights(run_of(path, tmp_path))[1] == 0
     loads = []
 
     def dense(self, linear):
@@ -57,7 +57,7 @@ def test_weights_changed_by_saving_are_counted(tmp_path, monkeypatch):
 
     original = type(path).dense_weight
     monkeypatch.setattr(type(path), "dense_weight", dense)
-    weights, changed = rounded_weights(setup(tmp_path), Dtype.FP32, path)
+    weights, changed = rounded_weights(run_of(path, tmp_path))
     assert (len(weights), changed) == (28, 2)
 
 

@@ -19,7 +19,7 @@ from harness.errors import HarnessError, WorkerRaised, WorkerTimedOut
 from harness.execution import extensions, runner
 from harness.execution.extensions import BUILD_SECONDS, SETTLED, build_quanto, remove_stale_lock
 from harness.execution.runner import Runner
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
 from suites.invariants.asking import Asking
@@ -51,7 +51,7 @@ def made_runner(monkeypatch, tmp_path):
 def test_extension_is_built_once_before_cases_and_outside_of_their_deadline(made_runner):
     made, noted = made_runner()
     for path in ("quantization.quanto_int4", "caching.quantized_quanto2", "quantization.quanto_int8"):
-        made._run(path, SETUP, Dtype.FP32, NAMED[path])  # noqa: SLF001 - what evidence runs
+        made._run(path, CaseRun(SETUP, Dtype.FP32, NAMED[path]))  # noqa: SLF001 - what evidence runs
     assert [(name, more) for name, _, more in noted] == [
         ("build-quanto-cpu", BUILD_SECONDS),
         ("quantization.quanto_int4", 0.0),
@@ -65,7 +65,7 @@ def test_build_that_fails_is_one_line_for_every_case_and_is_not_tried_again(made
     made, noted = made_runner(WorkerTimedOut("no answer within 1800 s, worker killed", log="build.log"))
     for _ in range(2):
         with pytest.raises(WorkerRaised, match=r"^optimum-quanto's extension was not built: no answer") as raised:
-            made._run("case", SETUP, Dtype.FP32, NAMED["quantization.quanto_int4"])  # noqa: SLF001 - as above
+            made._run("case", CaseRun(SETUP, Dtype.FP32, NAMED["quantization.quanto_int4"]))  # noqa: SLF001 - as above
         assert raised.value.log == "build.log"
     assert len(noted) == 1
     made.close()

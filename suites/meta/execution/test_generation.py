@@ -11,10 +11,9 @@ from transformers import GenerationMixin
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.execution.generation import count_not_ended, generate_forced, generation, rows_not_ended
-from harness.execution.loading import load_setup
+from harness.execution.loading import load_run
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import keep_compared, kept_file, read_generation
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 from suites.meta.faults import patched
 
@@ -41,7 +40,7 @@ def test_rows_end_with_their_sequence(rows, wrong):
 
 def test_generate_that_ignores_the_end_is_counted(tmp_path):
     setup = CaseSetup(MODELS[0], WORKLOADS[0], "cpu", tmp_path)
-    model, [(ids, mask)] = load_setup(setup, Dtype.FP32, Eager())
+    model, [(ids, mask)] = load_run(setup.eager(Dtype.FP32))
     tokens = model.generate(ids, attention_mask=mask, max_new_tokens=6)[:, ids.shape[1] :]
     assert rows_not_ended(model, ids, mask, tokens=tokens, options={}) == 0
 
@@ -55,7 +54,7 @@ def test_generate_that_ignores_the_end_is_counted(tmp_path):
 def test_compared_tensors_can_be_kept(tmp_path):
     """Under their role and dtype, where a folder is named; otherwise nothing is written."""
     setup = CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path)
-    model, batches = load_setup(setup, Dtype.FP32, Eager())
+    model, batches = load_run(setup.eager(Dtype.FP32))
     ids, mask = batches[0]
     tokens = model.generate(ids, attention_mask=mask, max_new_tokens=3)[:, ids.shape[1] :]
     output, prompt, steps = generate_forced(model, ids, mask, tokens=tokens, options={})

@@ -15,9 +15,9 @@ from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution.correctness.reference import make_reference
 from harness.execution.loading import encode, load_model, load_tokenizer, pad_token
-from harness.execution.refusals import _circumstances, refusals
+from harness.execution.refusals import _context, refusals
 from harness.execution.seeding import save_seeded
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import RunContext
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
@@ -118,14 +118,14 @@ def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
     padded, single = (CaseSetup(MODELS[0], workload, "cpu", Path()) for workload in WORKLOADS[:2])
     with (
         pytest.raises(Incompatible, match=r"^it is padded \(ValueError: X is only supported for Y\)$"),
-        refusals(Refused(), padded, Dtype.FP32),
+        refusals(CaseRun(padded, Dtype.FP32, Refused())),
     ):
         raise ValueError("first line\n/some/file.cpp:1:2: error: X is only supported for Y\nlast line")
-    with pytest.raises(ValueError, match="something else"), refusals(Refused(), padded, Dtype.FP32):
+    with pytest.raises(ValueError, match="something else"), refusals(CaseRun(padded, Dtype.FP32, Refused())):
         raise ValueError("something else")
-    with pytest.raises(ValueError, match="only supported for"), refusals(Refused(), single, Dtype.FP32):
+    with pytest.raises(ValueError, match="only supported for"), refusals(CaseRun(single, Dtype.FP32, Refused())):
         raise ValueError("only supported for")
-    with pytest.raises(ValueError, match="only supported for"), refusals(Eager(), padded, Dtype.FP32):
+    with pytest.raises(ValueError, match="only supported for"), refusals(CaseRun(padded, Dtype.FP32, Eager())):
         raise ValueError("only supported for")
 
 
@@ -142,21 +142,21 @@ def test_refusal_is_quoted_and_any_other_error_is_not_swallowed():
         ),
     ],
 )
-def test_circumstances_are_those_of_model_and_workload(model, workload, expected):
+def test_context_is_that_of_model_and_workload(model, workload, expected):
     """Padding and windows need masks; a group is a head of one token."""
     recipe = next(entry for entry in MODELS if entry.name == model)
     chosen = next(entry for entry in WORKLOADS if entry.name == workload)
     always = {"dtype": Dtype.FP16, "windows": (0,) * 4, "heads": (4, 2), "head_sizes": (32, 32)}
     wanted = RunContext("cpu", **{**always, **expected})
-    assert _circumstances(CaseSetup(recipe, chosen, "cpu", Path()), Dtype.FP16) == wanted
+    assert _context(CaseSetup(recipe, chosen, "cpu", Path()), Dtype.FP16) == wanted
 
 
 def test_window_longer_than_everything_needs_no_mask(monkeypatch):
-    """And a model without attention has circumstances too."""
+    """And a model without attention has a context too."""
     config = SimpleNamespace(sliding_window=4096, num_hidden_layers=1)
     config.get_text_config = lambda: config
     monkeypatch.setattr("harness.execution.refusals.load_config", lambda _: config)
-    case = _circumstances(CaseSetup(MODELS[0], WORKLOADS[1], "cpu", Path()), Dtype.FP32)
+    case = _context(CaseSetup(MODELS[0], WORKLOADS[1], "cpu", Path()), Dtype.FP32)
     assert (case.masks, case.windows, case.groups) == (False, (4096,), (0,))
 
 
@@ -168,14 +168,14 @@ def test_amd_gpu_is_known_by_its_architecture(monkeypatch):
     found = {}
     for version in (None, "7.0"):
         monkeypatch.setattr("torch.version.hip", version)
-        case = _circumstances(setup, Dtype.BF16)
+        case = _context(setup, Dtype.BF16)
         found[version] = case.capability, case.architecture
     assert found == {None: ((9, 4), ""), "7.0": ((0, 0), "gfx942")}
 
 
 def test_errors_that_say_all_are_left_as_they_are():
     padded = CaseSetup(MODELS[0], WORKLOADS[0], "cpu", Path())
-    with pytest.raises(ModelUnavailable, match="only supported for"), refusals(Refused(), padded, Dtype.FP32):
+    with pytest.raises(ModelUnavailable, match="only supported for"), refusals(CaseRun(padded, Dtype.FP32, Refused())):
         raise ModelUnavailable("only supported for")
 
 

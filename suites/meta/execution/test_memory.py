@@ -19,7 +19,7 @@ from harness.execution.measuring import memory_of
 from harness.execution.memory import gauges, weighing
 from harness.execution.memory.gauges import gauge_of, nbytes, storages, storages_alive
 from harness.execution.memory.weighing import weigh
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.memory import MIB, findings
 from harness.paths.registry import PATHS
@@ -45,7 +45,7 @@ def weighed_anew(tmp_path_factory):
         planted = fault and f"suites.meta.faults.of_memory:{fault}"
         setup = CaseSetup(recipe, Workload("weighed", (text(PROMPT),) * rows, NEW), "cpu", folder, fault=planted)
         with Worker(log=folder / "log") as worker:
-            return worker.call(weigh, setup, dtype, path_named(path), seconds=120)
+            return worker.call(weigh, CaseRun(setup, dtype, path_named(path)), seconds=120)
 
     return make
 
@@ -136,9 +136,9 @@ def test_cache_of_a_run_is_gone_before_the_next(monkeypatch):
         given.append(weakref.ref(layer.keys.untyped_storage()))
         return SimpleNamespace(layers=[layer])
 
-    monkeypatch.setattr(weighing, "_run", run)
+    monkeypatch.setattr(weighing, "_generate", run)
     gauge = SimpleNamespace(restart=lambda: None, now=gc.collect)
-    held, kept = weighing.weigh_runs(gauge, *[None] * 4)
+    held, kept = weighing.weigh_runs(gauge, *[None] * 3)
     assert (alive, len(held), nbytes(kept)) == ([0] * weighing.RUNS, weighing.RUNS, 2 * 5 * 4)
 
 

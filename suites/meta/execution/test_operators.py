@@ -23,8 +23,8 @@ from harness.execution.correctness.operators import (
     replaced_operators,
     watched_linears,
 )
-from harness.execution.loading import load_setup
-from harness.execution.setup import CaseSetup
+from harness.execution.loading import load_run
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import rho
 from harness.paths.base import Aspect
@@ -43,7 +43,7 @@ OLMO = next(model for model in MODELS if model.name == "tiny_olmo3")
 def operators_of(path, dtype, tmp_path, *, recipe=MODEL):
     """What a path's operators do in one run of the ragged workload with tokens of no meaning forced on it."""
     optimization = next(entry for entry in PATHS if entry.name == path)
-    model, batches = load_setup(CaseSetup(recipe, RAGGED, "cpu", tmp_path), dtype, optimization)
+    model, batches = load_run(CaseRun(CaseSetup(recipe, RAGGED, "cpu", tmp_path), dtype, optimization))
     tokens = torch.arange(20).reshape(4, 5)
     return compare_operators(model, batches, tokens, optimization, log=OperatorLog(dtype), weights={})
 

@@ -19,7 +19,7 @@ from fixtures.workloads import WORKLOADS
 from harness.errors import WorkerRaised
 from harness.execution.measuring import Block, Sampling, joined
 from harness.execution.runner import failure_of
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.execution.speed import alternating
 from harness.execution.speed.timed_model import load_timed_model, no_garbage
 from harness.execution.worker import Worker
@@ -198,7 +198,7 @@ def overhead(setup, count, slow):
     """Log ratios of the seconds of a timed run, with all that is done around it for every pair, over those of a bare
     call of `generate`. A `slow` one is slowed down by a tenth."""
     fault = f"{FAULTS}:slower_by_10_percent" if slow else ""
-    subject = load_timed_model(setup, Dtype.FP32, Eager(), fault=fault)
+    subject = load_timed_model(CaseRun(replace(setup, fault=fault), Dtype.FP32, Eager()))
     (ids, mask), new_tokens = subject.batch, subject.new_tokens
     conditions, plain = open_conditions("cpu"), subject.plain()[0]
 

@@ -12,10 +12,11 @@ from harness.errors import WorkerDied
 from harness.execution.memory.weighing import recorded
 from harness.execution.runner import Runner
 from harness.paths.eager import Eager
+from harness.profiles.expectations import Standard
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Failure
+from harness.session.case_judge import CaseJudge
 from harness.session.run_folder import RunFolder
-from harness.session.session import Session
 from suites.meta.builders.evidence import CASE, GOOD, evidence
 from suites.meta.builders.judging import memory
 from suites.meta.builders.timings import HELD, measured
@@ -78,9 +79,9 @@ def test_snapshot_stays_only_of_memory_that_failed(tmp_path, asked, found, kept)
     snapshot.parent.mkdir()
     snapshot.touch()
     known = {"evidence": {CASE.id: evidence(*GOOD)}, "measured": {CASE.id: measured(CASE.id, **found)}}
-    session = Session(None, None, (), [], 0, 1.0, tmp_path, None, **known)
+    cases = CaseJudge(None, folder, Standard(), None, **known)
     planned = SimpleNamespace(case=CASE, optimization=Eager())
-    session.judge(planned, asked, folder, None, session.standard)
+    cases.judge(planned, asked)
     assert snapshot.exists() is kept
 
 
@@ -108,7 +109,7 @@ def test_snapshot_is_named_as_it_lies_in_the_runs_folder(tmp_path, monkeypatch):
     """So that the name still holds where the folder was moved."""
 
     def ask(_runner, _name, _weigh, *asked, **_):
-        for snapshot in asked[3:]:
+        for snapshot in asked[1:]:
             snapshot.touch()
         return HELD
 

@@ -375,7 +375,7 @@ def test_problem_of_the_session_takes_the_place_of_the_headline(problem, first, 
     lines = []
     reporter = SimpleNamespace(write_line=lambda line, **markup: lines.append((line, markup)))
     run = run_of(*asked(SDPA, P, P))
-    known = SimpleNamespace(folder=SimpleNamespace(run=run), problem=problem, evidence=())
+    known = SimpleNamespace(cases=SimpleNamespace(folder=SimpleNamespace(run=run)), problem=problem, evidence=())
     config = SimpleNamespace(stash={SESSION: known}, option=SimpleNamespace(collectonly=False))
     assert [*pytest_harness_headline(reporter, config)] == [None]
     (line, markup), (machine, _) = lines[-2:]

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass, replace
 
 from harness.execution.setup import CaseSetup
-from harness.execution.speed.timed_model import load_timed_model, no_garbage, warm_up
+from harness.execution.speed.timed_model import load_timed_model, no_garbage
+from harness.execution.speed.warm_model import warm_up
 from harness.machine.conditions import open_conditions
-from harness.paths.eager import Eager
 from harness.records.enums import Dtype
 
 FAULT = "suites.meta.faults.of_speed:slower_by_{}_percent"
@@ -27,7 +27,7 @@ class Trace:
 
 def record_trace(setup: CaseSetup, dtype: Dtype, rounds: int, seed: int, slowed: tuple[str, ...]) -> Trace:
     """Time two loads of eager in this worker, the second as it is and `slowed`, once each in every round."""
-    eager, other = (load_timed_model(setup, dtype, Eager()) for _ in range(2))
+    eager, other = (load_timed_model(setup.eager(dtype)) for _ in range(2))
     arms = {EAGER: eager} | {
         arm: other if arm == SAME else replace(other, fault=FAULT.format(arm)) for arm in (SAME, *slowed)
     }

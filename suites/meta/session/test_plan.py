@@ -28,7 +28,7 @@ from harness.machine.requirements import (
     Triton,
 )
 from harness.paths.registry import PATHS
-from harness.plugin import SESSION, pytest_generate_tests
+from harness.plugin import PLAN, pytest_generate_tests
 from harness.records.enums import CASE_PROPERTIES, Bottleneck, Dtype
 from harness.records.workload import Folder, Hub, Workload
 from harness.session.plan import Catalogue, find_model, plan
@@ -88,7 +88,7 @@ def test_measured_properties_are_asked_of_timed_cases_alone(asked):
     """Engagement and equivalence of all. By the marker that the test of each property has."""
     test = getattr(import_module(f"suites.every_path.test_{asked}"), f"test_{asked}")
     given, entries = {}, planned(CPU, "cpu")
-    config = SimpleNamespace(stash={SESSION: SimpleNamespace(planned=entries, replan=None)})
+    config = SimpleNamespace(stash={PLAN: SimpleNamespace(own=entries, replan=None)})
     hooks = SimpleNamespace(pytest_harness_plan=lambda **_: None)
     definition = SimpleNamespace(iter_markers=lambda: test.pytestmark, ihook=hooks)
     generated = SimpleNamespace(

@@ -387,7 +387,7 @@ def test_weights_are_those_of_a_model_that_was_named(name):
         tried = asked(name, *GOOD[name])
         tried.named = named
         assert tried.tried.recipe == ("tiny_llama3" if name == SHRINKS else recipe)
-        assert {setup.recipe.name for setup in tried.setups} == {recipe}
+        assert {run.setup.recipe.name for run in tried.runs} == {recipe}
 
 
 def test_bytes_that_are_not_counted_are_missed():

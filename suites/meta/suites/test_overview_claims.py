@@ -15,11 +15,12 @@ from harness.judging.speed import CLEARLY_FASTER
 from harness.judging.timings import Bar
 from harness.judging.verdicts import verdict_on
 from harness.paths.registry import PATHS
+from harness.profiles.expectations import Standard
 from harness.profiles.profile import BASELINES, read_profiles
 from harness.profiles.thresholds import TICKS, Threshold
 from harness.records.enums import Outcome, Property
 from harness.reports.overview import tick_name
-from harness.session.session import Session
+from harness.session.case_judge import CaseJudge
 from harness.statistics import Interval
 from suites.claims import sentences, ticks
 from suites.claims.asking import ClaimTrial, Settled
@@ -160,7 +161,7 @@ def test_arm_that_is_not_engaged_is_not_timed():
     """A stack beats a part by itself that silently does nothing; eager's kernels are no path's."""
     asked = Answers("sentence.stack_beats_its_best_part", EAGER)
     with pytest.raises(Settled, match=r"attention implementation of attention\.sdpa is eager, but should be sdpa"):
-        ClaimTrial.engaged(asked, path_named("attention.sdpa"), asked.setup())
+        ClaimTrial.engaged(asked, asked.run(path_named("attention.sdpa")))
 
 
 def test_claim_of_compilation_is_tried_with_nothing_but_the_cache():
@@ -180,7 +181,7 @@ def test_whatever_befalls_a_claim_is_its_verdict():
     unengaged = verdict_on(
         asked.case, Property.EQUIVALENCE, Outcome.NOT_ENGAGED, f"{asked.case.id}: attention is eager"
     )
-    asked.measure = lambda *_: (unengaged, None)
+    asked.cases.measurements = lambda *_: (unengaged, None)
     with pytest.raises(Settled):
         asked.equivalent()
     verdict = asked.tried
@@ -197,19 +198,24 @@ def test_every_path_of_a_place_is_in_the_registry():
 
 
 @pytest.mark.parametrize("tried", [True, False])
-def test_pairs_of_what_a_claim_is_tried_on_tell_whether_it_is_faster(tmp_path, tried):
+def test_pairs_of_what_a_claim_is_tried_on_tell_whether_it_is_faster(tried):
     """Also if the case is timed first for its own sake: the claim then finds what it needs."""
     claimed = planned_for(CLAIMS[0], replan, named=False)
     own, aims = replace(claimed, claim=""), []
     rung = SimpleNamespace(dtype=own.case.dtype, engagement=SimpleNamespace(kernels=()))
-    session = Session(None, None, (), [own], 0, 1.0, tmp_path, None, elsewhere=[claimed] if tried else [])
-    session.evidence[own.case.id] = SimpleNamespace(rungs=[rung])
 
     def timed(known, case, optimization, sampling):
         aims.append(sampling.aims)
         return known
 
     bar = Bar(Threshold(own.case.path, own.case.workload.name, "why"))
-    folder = SimpleNamespace(add_measurements=lambda _: None)
-    session._measure(own, Property.SPEED, folder, SimpleNamespace(timed=timed), bar)  # noqa: SLF001  where aims are set
+    cases = CaseJudge(
+        runner=SimpleNamespace(timed=timed),
+        folder=SimpleNamespace(add_measurements=lambda _: None),
+        standard=Standard(),
+        costs=None,
+        claimed=frozenset([claimed.case.id] if tried else []),
+        evidence={own.case.id: SimpleNamespace(rungs=[rung])},
+    )
+    cases._measure(own, Property.SPEED, bar)  # noqa: SLF001  where aims are set
     assert aims[0].limits == ((CLEARLY_FASTER,) if tried else ())

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from fixtures.models import MODELS
 from harness.errors import HarnessError
 from harness.execution.memory.gauges import Gauge
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import Serving
+from harness.records.enums import Dtype
 from harness.records.measurements import Sample
 from suites.claims import experiments
-from suites.claims.experiments import Arm, Until, kernels_launched, peak_of_all, time_rounds
+from suites.claims.experiments import Until, kernels_launched, peak_of_all, time_rounds
 from suites.claims.places import DECODE, path_named
 from suites.meta.builders.observations import ENGAGED
 
 TOKENS = torch.tensor([[1, 2, 3]])
 OTHERS = torch.tensor([[1, 2, 4]])
-SETUP = SimpleNamespace(device="cpu", workload=DECODE)
+
+
+def run_of(path):
+    return CaseRun(CaseSetup(MODELS[0], DECODE, "cpu", Path()), Dtype.FP32, path)
 
 
 @dataclass
@@ -54,11 +61,11 @@ def timed(monkeypatch):
     def run(**changes):
         sdpa, eager = path_named("attention.sdpa"), path_named("eager")
         made = {sdpa: Made(sdpa, **changes), eager: Made(eager)}
-        monkeypatch.setattr(experiments, "load_timed_model", lambda *given: made[given[2]])
+        monkeypatch.setattr(experiments, "load_timed_model", lambda run: made[run.optimization])
         monkeypatch.setattr(experiments, "warm_up", lambda *_: None)
         quiet = SimpleNamespace(read=lambda: None, between=lambda *_: "", foreign=0)
         monkeypatch.setattr(experiments, "open_conditions", lambda _: quiet)
-        return time_rounds((Arm(SETUP, eager), Arm(SETUP, sdpa)), None, Until(14, 0.0))
+        return time_rounds((run_of(eager), run_of(sdpa)), Until(14, 0.0))
 
     return run
 
@@ -94,10 +101,10 @@ def test_what_changes_is_not_timed(timed, changes, told):
 def test_requests_are_seen_being_served(monkeypatch):
     """With the budget of tokens that is timed, which is not the case's own."""
     seen = ENGAGED["continuous_batching.sdpa"]
-    monkeypatch.setattr(experiments, "serve_setup", lambda *given: (given, seen, None, []))
+    monkeypatch.setattr(experiments, "serve_run", lambda *given: (given, seen, None, []))
     path = path_named("continuous_batching.sdpa")
     assert isinstance(path.serving(), Serving)
-    assert experiments.observe(SETUP, None, path) is seen
+    assert experiments.observe(run_of(path)) is seen
 
 
 @pytest.mark.parametrize(("reserved", "most"), [(None, 70), (90, 80)])
@@ -117,7 +124,7 @@ def test_pools_that_nothing_allocated_count(monkeypatch, reserved, most):
 
     monkeypatch.setattr(experiments, "gauge_of", lambda _: Scripted())
     monkeypatch.setattr(experiments, "load_timed_model", lambda *_: Made(path_named("eager")))
-    assert peak_of_all(SETUP, None, path_named("eager")) == most
+    assert peak_of_all(run_of(path_named("eager"))) == most
 
 
 CUDA, CPU = torch.autograd.DeviceType.CUDA, torch.autograd.DeviceType.CPU

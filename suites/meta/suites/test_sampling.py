@@ -13,7 +13,7 @@ from harness.execution.speed import alternating
 from harness.execution.speed import paired as timing
 from harness.execution.speed.alternating import Sides, alternate
 from harness.execution.speed.paired import sample
-from harness.execution.speed.timed_model import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
+from harness.execution.speed.warm_model import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
 from harness.judging.speed import Aim, Aims
 from harness.machine.conditions import Conditions, Reading
 from harness.records.measurements import Sample, WarmUp

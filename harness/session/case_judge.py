@@ -1,0 +1,121 @@
+"""Run, measure and judge cases. Claims and relations use it too, for judgements of their own."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from harness.execution.measuring import Sampling
+from harness.judging.measured import bar_of, judge_evidence, judge_measured
+from harness.judging.speed import CLEARLY_FASTER, Aims, aims_of
+from harness.judging.timings import Bar
+from harness.profiles.expectations import Standard
+from harness.records.enums import Outcome, Property
+from harness.records.evidence import Case, Evidence
+from harness.records.measurements import Measurements
+from harness.records.run import Verdict
+from harness.session.costs import Costs, Step
+from harness.session.plan import Planned
+from harness.session.request import TIMING_SECONDS
+from harness.session.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from harness.execution.runner import Runner
+
+
+@dataclass
+class CaseJudge:
+    """Judge of cases that remembers their evidence and measurements, and keeps them in the run's folder."""
+
+    runner: Runner
+    folder: RunFolder
+    standard: Standard
+    costs: Costs
+    timing_seconds: float = TIMING_SECONDS
+    claimed: frozenset[str] = frozenset()
+    """Ids of cases that claims of this session are tried on."""
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    measured: dict[str, Measurements] = field(default_factory=dict)
+    resumed_only: set[str] = field(default_factory=set)
+    """Ids of cases that only the resumed session ran. Verdicts can be given on them, but nothing can be measured: the
+    tensors of their runs are gone."""
+
+    def judge(self, planned: Planned, asked: Property) -> Verdict:
+        """Judge one property by the evidence of the case. Run and measure it first as far as it was not."""
+        case = planned.case
+        if not asked.measured:
+            return self.by_evidence(planned, asked)
+        verdict, measured = self.measurements(planned, asked)
+        bar = bar_of(case, planned.optimization, standard=self.standard)
+        if measured and (measured.memory or measured.memory_failure):
+            # Weighed for a comparison with a baseline too.
+            weighed = judge_measured(case, Property.MEMORY, verdict, measured, bar)
+            if not weighed.outcome.fails:
+                self.folder.remove_snapshot(case.id)
+        return judge_measured(case, asked, verdict, measured, bar)
+
+    def measurements(self, planned: Planned, *asked: Property) -> tuple[Verdict, Measurements | None]:
+        """Return the verdict on the equivalence of a case, and its measurements, if any.
+
+        Unless the verdict is PASS, nothing is measured for these properties. A case that only the resumed session ran
+        is run again before it is measured.
+        """
+        case = planned.case
+        verdict = self.by_evidence(planned, Property.EQUIVALENCE)
+        if (
+            verdict.outcome is Outcome.PASS
+            and case.id in self.resumed_only
+            and (planned.claim or self._lacks(case, asked))
+        ):
+            del self.evidence[case.id]
+            verdict = self.by_evidence(planned, Property.EQUIVALENCE)
+        for each in asked if verdict.outcome is Outcome.PASS else ():
+            self._measure(planned, each, bar_of(case, planned.optimization, standard=self.standard))
+        return verdict, self.measured.get(case.id)
+
+    def by_evidence(self, planned: Planned, asked: Property) -> Verdict:
+        """Judge a property that evidence decides. Run the case first if it did not run yet."""
+        case = planned.case
+        if case.id not in self.evidence:
+            began = time.monotonic()
+            self.evidence[case.id] = self.runner.evidence(case, planned.optimization)
+            self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
+            self.folder.add_evidence(self.evidence[case.id])
+            self.resumed_only.discard(case.id)
+        return judge_evidence(case, asked, self.evidence[case.id], standard=self.standard)
+
+    def _measure(self, planned: Planned, asked: Property, bar: Bar) -> None:
+        """Measure what the property needs and is not known yet.
+
+        If a claim of this session is tried on the case, before or after, pairs should also show whether it is faster at
+        all.
+        """
+        case = planned.case
+        known = self.measured.get(case.id, Measurements(case.id))
+        if _untimed(known, asked):
+            native = next(run for run in self.evidence[case.id].rungs if run.dtype is case.dtype)
+            stored = bar.recorded.figures.speed if bar.recorded else None
+            limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if case.id in self.claimed else ()))
+            aims = Aims(limits, stored.speedup if stored else None)
+            sampling = Sampling(self.timing_seconds, aims, kernels=native.engagement.kernels)
+            known = self.runner.timed(known, case, planned.optimization, sampling)
+        if _unweighed(known, asked):
+            known = self.runner.weighed(known, case, planned.optimization)
+        if known != self.measured.get(case.id):
+            self.measured[case.id] = known
+            self.folder.add_measurements(known)
+
+    def _lacks(self, case: Case, asked: tuple[Property, ...]) -> bool:
+        """Return whether something that these properties need is not measured yet."""
+        known = self.measured.get(case.id, Measurements(case.id))
+        return any(_untimed(known, each) or _unweighed(known, each) for each in asked)
+
+
+def _untimed(known: Measurements, asked: Property) -> bool:
+    return asked is not Property.MEMORY and known.speed is None and known.speed_failure is None
+
+
+def _unweighed(known: Measurements, asked: Property) -> bool:
+    weighed = known.memory is not None or known.memory_failure is not None
+    return asked in (Property.MEMORY, Property.REGRESSION) and not weighed
