@@ -6,14 +6,15 @@ figures behind them. Reading is strict; nothing in a profile can loosen a limit 
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from harness.errors import CorruptRecord, HarnessError
 from harness.machine.simulated import is_simulated
@@ -26,10 +27,11 @@ BASELINES = "baselines"
 """Folder of all profiles, in the root of a checkout."""
 FILE = "profile.toml"
 KNOWN_FAILURES = "known_failures.toml"
-HEAD = (
-    "# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]], [[disclaimers]] and",
-    "# [[skips]]: those are written by hand, each with its reason. docs/machines.md says what all of them mean.",
-)
+HEAD = """\
+# [match] and [limits] are written by `harness calibrate`, which keeps [[thresholds]], [[disclaimers]] and
+# [[skips]]: those are written by hand, each with its reason. docs/machines.md says what all of them mean.
+
+"""
 
 
 @dataclass(frozen=True)
@@ -177,12 +179,18 @@ def write_profile(profile: Profile) -> Path:
     refuses."""
     contents = Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers, profile.skips)
     plain = to_plain(contents)
-    for name in ("thresholds", "disclaimers", "skips"):
-        if not plain[name]:
-            del plain[name]
-    lines = [*HEAD, *_tables(plain, ())]
-    write_text(profile.file, "\n".join(lines) + "\n")
+    by_hand = {name: plain.pop(name) for name in ("thresholds", "disclaimers", "skips")}
+    text = HEAD + tomli_w.dumps(_set_entries(plain))
+    # One by one: tomli-w writes short tables into one array, to which nobody can add a [[table]] by hand.
+    for name, entries in by_hand.items():
+        text += "".join(f"\n[[{name}]]\n{tomli_w.dumps(_set_entries(entry))}" for entry in entries)
+    write_text(profile.file, text)
     return profile.file
+
+
+def _set_entries(table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table without the entries that are None, which TOML cannot hold."""
+    return {name: value for name, value in table.items() if value is not None}
 
 
 def profile_name(match: Match) -> str:
@@ -200,29 +208,3 @@ def find_profile(profiles: tuple[Profile, ...], match: Match) -> Profile | None:
 def deviations(limits: Limits) -> str:
     """Return `fp32_rho 3.5 instead of 3, ...` for the limits that are not the table's; empty if all are."""
     return ", ".join(f"{name} {value:g} instead of {getattr(LIMITS, name):g}" for name, value in limits.moved.items())
-
-
-def _tables(plain: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
-    """Yield the lines of a TOML table: its own entries, then the tables inside it. None values are left out."""
-    own = {key: value for key, value in plain.items() if not isinstance(value, dict) and not _tabled(value)}
-    if name and (own or not plain):
-        yield ""
-        yield f"[{'.'.join(map(_key, name))}]"
-    yield from (f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in own.items())
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            yield from _tables(value, (*name, key))
-        elif _tabled(value):
-            for entry in value or ():
-                yield ""
-                yield f"[[{'.'.join(map(_key, (*name, key)))}]]"
-                yield from _tables(entry, ())
-
-
-def _tabled(value: Any) -> bool:
-    """Return whether a value is no entry of its own: None, or a list of tables."""
-    return value is None or (isinstance(value, list) and any(isinstance(entry, dict) for entry in value))
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
