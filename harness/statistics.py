@@ -25,6 +25,9 @@ LOOKS = (20, 40, 80, 140, 200)
 """Numbers of pairs at which the samples are looked at."""
 LEAST = 12
 """Number of pairs below which nothing is judged."""
+RESAMPLES = 2000
+CHANCE = 0.01
+"""Chance that a lower bound of a mean lies above the true mean."""
 
 
 @dataclass(frozen=True)
@@ -71,24 +74,18 @@ def ratio_interval(
 
 
 def _repetition(values: Sequence[float], mid: float) -> float:
-    """Return how many neighbouring values show no more than one independent value would; at least 1.
-
-    It is (1 + r) / (1 - r). r, 0 to 0.9, is the correlation with which neighbours lie on the same side of the median.
-    """
+    """Return how many neighbouring values show no more than one independent value would; at least 1."""
     sides = [math.copysign(1.0, value - mid) for value in values if value != mid]
     if len(sides) < 2:
         return 1.0
     agreement = sum(one * other for one, other in pairwise(sides)) / (len(sides) - 1)
-    r = min(max(0.0, agreement), 0.9)
+    r = min(max(0.0, agreement), 0.9)  # correlation with which neighbours lie on the same side of the median
     return (1 + r) / (1 - r)
 
 
 @cache
 def _rank(count: int, alpha: float) -> int:
-    """Return the largest rank whose value lies above the median with a chance of at most `alpha`.
-
-    It counts from 1 among `count` values in ascending order; 0 if even the smallest lies above more often.
-    """
+    """Return the largest rank, from 1 on, that lies above the median with a chance of at most `alpha`; else 0."""
     tail, rank = 0.0, 0
     while rank < count:
         tail += math.comb(count, rank) * 0.5**count
@@ -96,13 +93,6 @@ def _rank(count: int, alpha: float) -> int:
             break
         rank += 1
     return rank
-
-
-RESAMPLES = 2000
-
-
-CHANCE = 0.01
-"""Chance that the bound lies above the true mean."""
 
 
 def at_least(values: tuple[float, ...]) -> float:

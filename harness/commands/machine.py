@@ -16,9 +16,8 @@ from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
 from harness.execution.setup import CASE_TIMEOUT
 from harness.formatting import count, scaled
 from harness.machine.health import Examined, HealthCheck, health
-from harness.machine.inventory import Inventory, describe, take_inventory
+from harness.machine.inventory import Inventory, describe, is_simulated, take_inventory
 from harness.machine.requirements import Device, Need
-from harness.machine.simulated import is_simulated
 from harness.profiles.baselines import differences, read_baselines
 from harness.profiles.expectations import standard_of
 from harness.profiles.profile import BASELINES, Match, Profile, find_profile, machine_of, read_profiles

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import median
 
 from harness.formatting import MIB, mebibytes
 from harness.records.baseline import Figures, MemoryFigures, SpeedFigures
-from harness.records.measurements import Measurements, Memory, Sample, Speed
+from harness.records.measurements import Measurements, Sample, Speed
 from harness.statistics import LEAST, Interval, ratio_interval
 
 MARGIN = 1.05
@@ -70,10 +70,11 @@ class Compared:
 
 def figures_of(measured: Measurements, *, device: str) -> Figures:
     """Return the figures of measurements that are recorded and compared. `device` is a torch device type."""
-    return Figures(
-        _speed_figures(measured.speed, device=device) if measured.speed else None,
-        _memory_figures(measured.memory) if measured.memory else None,
-    )
+    speed = _speed_figures(measured.speed, device=device) if measured.speed else None
+    if measured.memory is None:
+        return Figures(speed, None)
+    held = measured.memory.candidate
+    return Figures(speed, MemoryFigures(held.weights, held.kv, held.peak, measured.memory.eager.peak))
 
 
 def compare(stored: Figures, now: Figures, *, device: str) -> tuple[Compared, ...]:
@@ -132,17 +133,15 @@ def _speed_figures(speed: Speed, *, device: str) -> SpeedFigures | None:
     logs = [pair.log_speedup for pair in speed.kept]
     middle = median(logs)
     spread = median(abs(value - middle) for value in logs)
-    runs = [pair.candidate for pair in speed.kept]
+    figures = SpeedFigures(len(logs), ratio_interval(speed.log_speedups), spread, alternating=speed.alternating)
     if device == "cpu":
-        return SpeedFigures(len(logs), ratio_interval(speed.log_speedups), spread, alternating=speed.alternating)
-    return SpeedFigures(
-        len(logs),
-        ratio_interval(speed.log_speedups),
-        spread,
+        return figures
+    runs = [pair.candidate for pair in speed.kept]
+    return replace(
+        figures,
         seconds=median(run.seconds for run in runs),
         per_token=_seen(runs, lambda run, first: (run.seconds - first) / (speed.new_tokens - 1)),
         first=_seen(runs, lambda _, first: first),
-        alternating=speed.alternating,
     )
 
 
@@ -150,11 +149,6 @@ def _seen(runs: Sequence[Sample], figure: Callable[[Sample, float], float]) -> f
     """Return the median over the runs whose first token was seen; None if there are none."""
     values = [figure(run, run.first) for run in runs if run.first is not None]
     return median(values) if values else None
-
-
-def _memory_figures(memory: Memory) -> MemoryFigures:
-    held = memory.candidate
-    return MemoryFigures(held.weights, held.kv, held.peak, memory.eager.peak)
 
 
 def _compared_speed(stored: SpeedFigures | None, now: SpeedFigures | None) -> Iterator[Compared]:

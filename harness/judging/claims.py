@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness.judging.memory import ALLOCATOR, PROCESS
 from harness.judging.roofline import mbu
 from harness.judging.speed import Told
-from harness.judging.timings import speedup
+from harness.judging.timings import QUIETER, _rest, speedup
 from harness.judging.verdicts import verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
@@ -18,7 +18,6 @@ from harness.records.run import Verdict
 from harness.statistics import ALPHA, Interval, ratio_interval
 
 UNTRUE = "if this is what such hardware does, say so in [[disclaimers]] of its profile"
-QUIETER = "ask on a quieter machine"
 HEAVIER = "ask of a model that holds more: this cannot be weighed more finely"
 ELSEWHERE = "what may be need not be here, and is not refuted: ask of another model"
 OUTDATED = "disclaimed, but holds: remove its [[disclaimers]] entry"
@@ -177,7 +176,6 @@ def mbu_of(measured: Measurements, *, of_eager: bool = False) -> dict[str, float
 
 
 def _shares_of_bandwidth(measured: Measurements, *, of_eager: bool) -> list[float]:
-    """Return the MBU of each timed run of one side; empty if it is not known."""
     speed, peaks = measured.speed, measured.peaks
     if speed is None or speed.work is None or peaks is None:
         return []
@@ -185,5 +183,4 @@ def _shares_of_bandwidth(measured: Measurements, *, of_eager: bool) -> list[floa
     if any(sample.first is None for sample in samples):
         return []
     steps = speed.new_tokens - 1
-    times = [(sample.seconds - (sample.first or 0)) / steps for sample in samples]
-    return [mbu(speed.work, max(time, 1e-12), peaks) for time in times]
+    return [mbu(speed.work, max(_rest(sample) / steps, 1e-12), peaks) for sample in samples]

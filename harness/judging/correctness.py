@@ -10,7 +10,7 @@ from harness.profiles.limits import LIMITS, Limits
 from harness.profiles.numerics import StoredNumerics
 from harness.records.enums import Dtype, Outcome, Property
 from harness.records.evidence import Case, EagerCheck, Engagement, Evidence, PrecisionRun
-from harness.records.finding import LimitCheck
+from harness.records.finding import LimitCheck, numbers_of
 from harness.records.run import Verdict
 
 NEXT_STEP = {
@@ -35,9 +35,10 @@ def judge(
     """
     if evidence.case != case.id:
         raise ValueError(f"{case.id}: evidence is of {evidence.case}, but should be of the case itself")
+    if failure := evidence.reference_failure or evidence.failure:
+        return failed(case, asked, failure)
     return (
-        _no_result(case, asked, evidence)
-        or _engagement(case, asked, {rung.dtype: rung.engagement for rung in evidence.rungs})
+        _engagement(case, asked, {rung.dtype: rung.engagement for rung in evidence.rungs})
         or (_equivalence(case, asked, evidence, limits, stored) if asked is not Property.ENGAGEMENT else None)
         or _passed(case, asked, evidence, limits, stored)
     )
@@ -57,12 +58,7 @@ def judge_relation(
         return unengaged
     if any(finding.violated for finding in found):
         return _violation(case, asked, Outcome.MISMATCH, found, next_step=next_step)
-    return verdict_on(case, asked, Outcome.PASS, f"{told}{_closest(found)}", _numbers(found))
-
-
-def _no_result(case: Case, asked: Property, evidence: Evidence) -> Verdict | None:
-    failure = evidence.reference_failure or evidence.failure
-    return failed(case, asked, failure) if failure else None
+    return verdict_on(case, asked, Outcome.PASS, f"{told}{_closest(found)}", numbers_of(found))
 
 
 def _engagement(
@@ -97,7 +93,7 @@ def _violation(
     more = sum(finding.violated for finding in found) - 1
     also = f", and {more} more" if more else ""
     todo = next_step or NEXT_STEP[outcome]
-    return verdict_on(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", _numbers(found))
+    return verdict_on(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", numbers_of(found))
 
 
 def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None) -> Verdict:
@@ -111,7 +107,7 @@ def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, sto
     missing = sorted({what for rung in evidence.rungs if rung.operators for what in rung.operators.unwatched})
     ladder += "".join(f"not compared: {what}; " for what in missing)
     ladder += "" if evidence.trained or not evidence.budget else "its budget (L2) not asked, since weights are random; "
-    numbers = _numbers(found)
+    numbers = numbers_of(found)
     before = changed(numbers, stored) if stored else {}
     told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
@@ -153,21 +149,11 @@ def _counted(case: Case, evidence: Evidence) -> list[PrecisionRun]:
 
 
 def _asked_for(case: Case, evidence: Evidence) -> list[EagerCheck]:
-    """Return what is known of eager in each dtype, without float16 if it is unsound and not native.
-
-    A model made for bfloat16 may overflow in float16, which says nothing about the case.
-    """
+    """Return what is known of eager in each dtype, without float16 if it is unsound and not native."""
+    # A model made for bfloat16 may overflow in float16, which says nothing about the case.
     return [
         trust
         for trust in evidence.trusts
         if trust.dtype in {Dtype.FP32, case.dtype}
         or not any(finding.violated for finding in trust_findings(trust, floor=evidence.floor))
     ]
-
-
-def _numbers(found: list[LimitCheck]) -> dict[str, float]:
-    return {
-        name: value
-        for finding in found
-        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
-    }

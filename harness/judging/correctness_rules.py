@@ -22,14 +22,11 @@ from harness.statistics import at_least
 
 R4_FLIP_SIGMAS = 3.0
 """Standard deviations of a binomial count by which flips against the reference may exceed eager's own."""
-
 L2_CHANCE = 0.01
 """Chance that a scheme which just uses up its budget of changed choices is found to exceed it."""
 R6_LOSSY = math.sqrt(2 * GROUP / 12)
 """Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to levels
 errs by their step / sqrt(12), and n values of mean square 1 have a range of at most sqrt(2 n)."""
-
-
 ULPS_OF_EAGER = 128.0
 """Relative RMS error that eager may have, in unit roundoffs of its dtype: trained small models show 3 to 33."""
 ULPS_PER_POSITION = 0.25

@@ -51,19 +51,14 @@ def judge_measured(
 
 
 def judge_evidence(case: Case, asked: Property, evidence: Evidence, *, standard: Standard) -> Verdict:
-    """Return the verdict on a property by evidence.
-
-    For a measured property this is the one on equivalence, which comes first.
-    """
+    """Return the verdict on a property by evidence: for a measured one that on equivalence, which comes first."""
     first = Property.EQUIVALENCE if asked.measured else asked
     return judge(case, first, evidence, limits=standard.limits, stored=standard.stored.get(case.id))
 
 
 def bar_of(case: Case, path: Optimization, *, standard: Standard) -> Bar:
-    """Return the limits and the baseline of a case.
-
-    On a CPU the overview's claim of speed is a limit only where the path should gain there.
-    """
+    """Return the limits and the baseline of a case."""
+    # On a CPU the overview's claim of speed is a limit only where the path should gain there.
     claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
     threshold = threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)
     return Bar(threshold, *standard.recorded(case.id, case.technique))

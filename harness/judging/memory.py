@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.formatting import mebibytes
+from harness.formatting import MIB, mebibytes
 from harness.judging.timings import Bar, _nothing
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
-from harness.records.finding import LimitCheck
-from harness.records.measurements import Held, Measurements, Memory
+from harness.records.finding import LimitCheck, numbers_of
+from harness.records.measurements import Measurements, Memory
 from harness.records.run import Verdict
-
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -83,25 +81,15 @@ def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterat
         limit = ratio_limit * eager.peak * (1 + slack.peak) + slack.peak_bytes
         what = f"peak in MiB, beside {eager.peak / MIB:.4g} of eager,"
         yield LimitCheck("M4", "peak_mib", what, candidate.peak / MIB, limit / MIB)
-    yield _growth(candidate, slack)
-
-
-def _growth(held: Held, slack: Slack) -> LimitCheck:
-    """Return the finding of M5 for the candidate.
-
-    A leak in proportion to its peak is found as well as one of many bytes.
-    """
-    limit = max(slack.growth_bytes, slack.growth * held.peak)
+    # A leak in proportion to the peak is found as well as one of many bytes.
+    limit = max(slack.growth_bytes, slack.growth * candidate.peak)
     what = "what equal runs leave behind in MiB"
-    return LimitCheck("M5", "growth_mib", what, max(0, held.growth) / MIB, limit / MIB)
+    yield LimitCheck("M5", "growth_mib", what, max(0, candidate.growth) / MIB, limit / MIB)
 
 
 def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> LimitCheck:
-    """Return the difference of two sizes as a finding with limit 0.
-
-    Of two large numbers the digits that differ would not be seen. `what` has a place for `beyond` or `short of`, and
-    one for the wanted size.
-    """
+    """Return the difference of two sizes as a finding with limit 0: of the sizes themselves it would not be seen.
+    `what` has a place for `beyond` or `short of`, and one for the wanted size."""
     told = what.format("beyond" if got >= wanted else "short of", f"{wanted / MIB:.4g}")
     return LimitCheck(rule, key, told, abs(got - wanted) / MIB, 0.0)
 
@@ -114,11 +102,7 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
         return _nothing(case, asked)
     memory, threshold = measured.memory, bar.threshold
     found = findings(memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device)
-    numbers = _bytes(memory) | {
-        name: float(value)
-        for finding in found
-        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
-    }
+    numbers = _bytes(memory) | numbers_of(found)
     wrong = [finding for finding in found if finding.violated]
     if wrong:
         # What was not measured right says nothing of the other limits.
@@ -136,10 +120,7 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def _bytes(memory: Memory) -> dict[str, float]:
-    """Return what both sides held in bytes, and two figures of the candidate's peak.
-
-    `memory_ratio` is the peak over eager's; `memory_overhead` is the share by which it exceeds the least possible.
-    """
+    """Return what both sides held in bytes, and the candidate's peak over eager's and over the least possible."""
     found = {
         f"{side}.{name}": float(value)
         for side, held in (("candidate", memory.candidate), ("eager", memory.eager))

@@ -25,11 +25,9 @@ CHANGED = {
 
 
 def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
-    """Return the verdict on a case against its baseline.
-
-    Order of precedence: runs of something else than was verified; then a regression of speed or memory; then the reason
-    why one of the two is missing.
-    """
+    """Return the verdict on a case against its baseline."""
+    # Runs of something else than was verified come first, then a regression of speed or memory, then the reason why one
+    # of the two is missing.
     asked = Property.REGRESSION
     early = _unusable(case, asked, measured)
     if early is None and measured.speed is None:
@@ -54,7 +52,6 @@ def _unrecorded(case: Case, measured: Measurements, bar: Bar) -> Verdict:
 
 
 def _changed(case: Case, found: tuple[Compared, ...], recorded: Recorded) -> Verdict:
-    """Return the verdict on the changes of all metrics together."""
     asked, change = Property.REGRESSION, overall(found)
     told = [entry for entry in found if entry.change is change]
     if change is Change.UNCHANGED:

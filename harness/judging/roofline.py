@@ -86,30 +86,22 @@ def work_of(model: ModelFigures, *, rows: int, prompt: int, new_tokens: int, pro
 
 
 def step_bytes(model: ModelFigures, *, rows: int, length: int) -> float:
-    """Return the bytes of the decode step after which each row has `length` positions.
-
-    Weights are read once for all rows. Keys and values of every visible position are read, and those of the new one
-    written.
-    """
+    """Return the bytes of the decode step after which each row has `length` positions."""
+    # Keys and values of every visible position are read, and those of the new one written.
     kept = sum(layer.position_bytes * (layer.positions(length) + 1) for layer in model.layers)
     return _weights(model, tokens=rows) + rows * kept
 
 
 def prefill_bytes(model: ModelFigures, *, rows: int, prompt: int) -> float:
-    """Return the bytes of the prefill.
-
-    Weights are read once for all positions, and the keys and values that a later query may see are written. What one
-    attention call reads again of what it has just computed can stay on the chip.
-    """
+    """Return the bytes of the prefill."""
+    # Keys and values that a later query may see are written. What one attention call reads again of what it has just
+    # computed can stay on the chip.
     kept = sum(layer.position_bytes * layer.positions(prompt) for layer in model.layers)
     return _weights(model, tokens=rows * prompt) + rows * kept
 
 
 def step_flops(model: ModelFigures, *, rows: int, length: int) -> float:
-    """Return the floating-point operations of the decode step after which each row has `length` positions.
-
-    They are counted like those of the prefill. The one query of each row sees all positions, or a window of them.
-    """
+    """Return the floating-point operations of the decode step after which each row has `length` positions."""
     linear = model.multiply_adds + model.head_multiply_adds
     if model.experts:
         linear += model.experts.chosen * model.experts.multiply_adds
@@ -118,16 +110,13 @@ def step_flops(model: ModelFigures, *, rows: int, length: int) -> float:
 
 
 def _weights(model: ModelFigures, *, tokens: int) -> float:
-    """Return the bytes of weights that so many tokens at once read."""
+    """Return the bytes of weights that so many tokens at once read: once for all of them."""
     weights = model.dense_bytes + tokens * model.lookup_bytes
     return weights + (model.experts.hit(tokens) * model.experts.bytes if model.experts else 0)
 
 
 def prefill_flops(model: ModelFigures, *, rows: int, prompt: int, logits: int) -> float:
-    """Return the floating-point operations of the prefill, two per multiply-add.
-
-    They are the products with weights and both products of attention, which is causal: a query sees nothing later.
-    """
+    """Return the floating-point operations of the prefill, two per multiply-add. Attention sees nothing later."""
     linear = prompt * model.multiply_adds + min(logits, prompt) * model.head_multiply_adds
     if model.experts:
         linear += prompt * model.experts.chosen * model.experts.multiply_adds
@@ -143,9 +132,7 @@ def mbu(work: Work, seconds: float, peaks: Peaks) -> float:
 
 
 def mfu(work: Work, seconds: float, peaks: Peaks, *, dtype: Dtype) -> float | None:
-    """Return the model FLOPs utilization: the share of the rate in `dtype` that a prefill of `seconds` uses.
-
-    None if that rate was not measured.
-    """
+    """Return the model FLOPs utilization: the share of the rate in `dtype` that a prefill of `seconds` uses. None if
+    that rate was not measured."""
     rate = peaks.flops.get(dtype)
     return work.prefill_flops / (seconds * rate) if rate else None

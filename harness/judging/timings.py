@@ -17,7 +17,10 @@ from harness.records.measurements import Measurements, Sample, Speed
 from harness.records.run import Verdict
 from harness.statistics import LEAST, Interval, ratio_interval
 
+DROPPED = 0.2
+"""Share of pairs that may be dropped."""
 QUIETER = "ask on a quieter machine"
+MORE_TIME = "allow more with --timing-seconds"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,6 @@ def _unusable(case: Case, asked: Property, measured: Measurements) -> Verdict | 
 
 
 def _impossible(case: Case, asked: Property, rates: Mapping[str, float]) -> Verdict | None:
-    """Return the verdict on times that no machine can reach; None if there are none."""
     for name, share in rates.items():
         if share > IMPOSSIBLE:
             what = f"{name.upper()} is {share:.3g} of the measured peak, but should be at most {IMPOSSIBLE:g}"
@@ -81,13 +83,6 @@ def _rates(case: Case, measured: Measurements) -> dict[str, float]:
 
 def _nothing(case: Case, asked: Property) -> Verdict:
     return verdict_on(case, asked, Outcome.ERROR, f"{case.id}: the record holds no {asked} (run the case again)")
-
-
-DROPPED = 0.2
-"""Share of pairs that may be dropped."""
-
-
-MORE_TIME = "allow more with --timing-seconds"
 
 
 def speedup(speed: Speed) -> Interval:

@@ -64,18 +64,17 @@ class Conditions:
         self.foreign = max(self.foreign, foreign)
         if before.compiled != after.compiled:
             return "compiled"
-        if causes := [*self._slowed(before.gpu, after.gpu), *_held_back(before, after)]:
+        if causes := self._slowed(before, after):
             return f"throttled: {', '.join(causes)}"
         return "foreign process" if foreign > 0 else ""
 
     def told(self) -> dict[str, str]:
         """Return the facts worth recording about the session up to now."""
-        load = ", ".join(f"{part:.2f}" for part in os.getloadavg())
         facts = {
             "threads": str(torch.get_num_threads()),
             "governor": governor(self._root),
             "turbo": turbo(self._root),
-            "load": load,
+            "load": ", ".join(f"{part:.2f}" for part in os.getloadavg()),
             "steal": self._stolen(),
             "involuntary_switches": str(_involuntary_switches() - self._switches),
             "cpu_throttling": "watched" if self._files else "is not watched: no control group counts it",
@@ -86,14 +85,17 @@ class Conditions:
             facts["gpu_throttling"] = f"is not watched: {self._unwatched}"
         return facts
 
-    def _slowed(self, before: GpuReading, after: GpuReading) -> list[str]:
+    def _slowed(self, before: Reading, after: Reading) -> list[str]:
         """Return the causes of a slowdown. A clock held down by the power limit is normal, and none of them."""
-        moved = [cause for cause, time in after.throttled.items() if time > before.throttled.get(cause, time)]
+        start, end = before.gpu, after.gpu
+        causes = [cause for cause, time in end.throttled.items() if time > start.throttled.get(cause, time)]
         full = self._gpu.full_clock if self._gpu else None
-        capped = (after.capped or 0) > (before.capped or 0)
-        if full and after.clock is not None and after.clock < FULL_SPEED * full and not capped:
-            moved.append(f"SM clock at {after.clock} of {full} MHz")
-        return moved
+        capped = (end.capped or 0) > (start.capped or 0)
+        if full and end.clock is not None and end.clock < FULL_SPEED * full and not capped:
+            causes.append(f"SM clock at {end.clock} of {full} MHz")
+        if after.throttled > before.throttled:
+            causes.append("control group used up its share of the processors")
+        return causes
 
     def _stolen(self) -> str:
         now = read_ticks(self._root)
@@ -119,10 +121,8 @@ def open_conditions(device: str, *, own: int = 1) -> Conditions:
 
 def times_compiled() -> int:
     """Count the frames that dynamo compiled in this process, CUDA graphs recorded and kernels tuned, failures included.
-
-    Torch's own records of compilations hold only the last 64, and would stop counting. What Triton compiles for others
-    is not seen.
-    """
+    What Triton compiles for others is not seen."""
+    # Torch's own records of compilations hold only the last 64, and would stop counting.
     return sum(len(compilation_time_metrics.get(name, ())) for name in (COMPILE, CAPTURE, AUTOTUNE))
 
 
@@ -134,10 +134,6 @@ def compile_seconds() -> float:
 def capture_seconds() -> float:
     """Return the seconds spent recording CUDA graphs in this process since `torch._dynamo.reset`, as torch reports."""
     return sum(compilation_time_metrics.get(CAPTURE, ()))
-
-
-def _held_back(before: Reading, after: Reading) -> list[str]:
-    return ["control group used up its share of the processors"] if after.throttled > before.throttled else []
 
 
 def _involuntary_switches() -> int:

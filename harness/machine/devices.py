@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from harness.machine.simulated import is_simulated
+from harness.machine.inventory import is_simulated
 
 
 def device_names(device: str) -> str:

@@ -6,6 +6,8 @@ Readers take the root of the file system, so that tests can bring their own.
 from __future__ import annotations
 
 import math
+import os
+import platform
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -34,14 +36,10 @@ def read_ticks(root: Path = ROOT) -> Ticks | None:
 
 
 def throttle_files(root: Path = ROOT) -> tuple[Path, ...]:
-    """Return the `cpu.stat` files that count throttling of this process's control group and of those above it.
-
-    Those above can hold it back as well. /proc/self/cgroup names the group, of version 2 by `0::/path`, of version 1 by
-    `3:cpu,cpuacct:/path`.
-    """
+    """Return the `cpu.stat` files that count throttling of this process's control group and of those above it."""
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = line.split(":", 2)  # `0::/path` in version 2, `3:cpu,cpuacct:/path` in version 1
         base = root / "sys/fs/cgroup"
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -60,10 +58,8 @@ def times_throttled(files: tuple[Path, ...]) -> int:
 
 
 def processors_granted(root: Path = ROOT) -> float:
-    """Return the number of processors whose time this process's control groups grant it; infinite without a limit.
-
-    Version 2 of control groups gives it in `cpu.max`: microseconds of each period, or `max`, and the period.
-    """
+    """Return the number of processors whose time this process's control groups grant it; infinite without a limit."""
+    # Version 2 of control groups gives it in `cpu.max`: microseconds of each period, or `max`, and the period.
     limits = (_text(file.with_name("cpu.max")).split() for file in throttle_files(root))
     return min((int(limit[0]) / int(limit[1]) for limit in limits if limit and limit[0] != "max"), default=math.inf)
 
@@ -110,12 +106,22 @@ def _text(file: Path) -> str:
         return ""
 
 
+def processors_allowed() -> int:
+    """Return the number of processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the name of this machine's processor."""
+    return _of_first_processor("model name") or platform.processor() or platform.machine()
+
+
 @cache
 def cpu_flags() -> frozenset[str]:
     """Return the names of the processor's instruction sets from Linux, `avx2`, `avx512_bf16`, ...; none elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    line = next((line for line in lines if line.startswith("flags")), "")
-    return frozenset(line.partition(":")[2].split())
+    return frozenset(_of_first_processor("flags").split())
+
+
+def _of_first_processor(entry: str) -> str:
+    lines = _text(ROOT / "proc/cpuinfo").splitlines()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(entry)), "")

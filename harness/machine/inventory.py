@@ -16,6 +16,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from harness.errors import HarnessError
+from harness.machine.host import processor, processors_allowed
 
 PROJECT = "transformers-conformance"
 """Name of this project's distribution, whose metadata says which versions are too old."""
@@ -25,6 +26,9 @@ PACKAGES = (
     "flash-attn", "flash-attn-3", "flash-attn-4", "triton", "numpy", "pytest", "pytest-benchmark", "hypothesis",
 )  # fmt: skip
 """Distributions whose versions can change a result; recorded with every run."""
+SIMULATED = "simulated"
+"""Word with which the name of every device begins that `suites/simulated_cuda` makes. It shows that the code for a
+device works, and nothing about any card."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def take_inventory() -> Inventory:
     devices = {found.type: torch.accelerator.device_count()} if found else {}
     return Inventory(
         devices={**devices, "cpu": 1},
-        why_no_cuda="" if "cuda" in devices else _why_no_cuda(packages["torch"], _built_for(torch.version)),
+        why_no_cuda="" if "cuda" in devices else _why_no_cuda(packages["torch"], torch.version),
         packages=packages,
         compiler=shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++") or "",
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
@@ -134,7 +138,7 @@ def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
         "platform": platform.platform(),
         "processor": processor(),
         "cpu_capability": inventory.cpu_capability,
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
+        "cores": str(processors_allowed()),
         "accelerators": accelerators or "none",
         **inventory.packages,
     }
@@ -153,25 +157,23 @@ def _refuse_unsupported(packages: Mapping[str, str]) -> None:
             raise HarnessError(f"{name} is not installed, but is needed by every case (pip install -e . adds it)")
 
 
-def _built_for(version: Any) -> str:
-    """Return the platform that torch is built for, out of `torch.version`; empty for a CPU build."""
-    if version.hip:
-        return f"ROCm {version.hip}"
-    return f"CUDA {version.cuda}" if version.cuda else ""
-
-
-def _why_no_cuda(version: str, built_for: str) -> str:
-    if not built_for:
+def _why_no_cuda(version: str, built_for: Any) -> str:
+    """Return why torch of a version has no CUDA. `built_for` is its `torch.version`."""
+    if not (built_for.hip or built_for.cuda):
         return f"torch {version} is built without CUDA"
-    return f"torch {version} is built for {built_for}, but finds no usable device or driver"
+    which = f"ROCm {built_for.hip}" if built_for.hip else f"CUDA {built_for.cuda}"
+    return f"torch {version} is built for {which}, but finds no usable device or driver"
 
 
-def processor() -> str:
-    """Return the name of this machine's processor."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # no procfs on this platform; its own name for the processor follows
-    return platform.processor() or platform.machine()
+def is_simulated(accelerators: str) -> bool:
+    """Return whether any device in a list of names, separated by commas, is simulated."""
+    return any(name.strip().lower().startswith(SIMULATED) for name in accelerators.split(","))
+
+
+def refuse_simulated(accelerators: str, what: str) -> None:
+    """Raise HarnessError if `what` would keep figures of a simulated device."""
+    if is_simulated(accelerators):
+        raise HarnessError(
+            f"{what}: the device is {accelerators}, but should be a real one (nothing measured on a simulated device "
+            "is a figure of hardware)"
+        )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
-from harness.machine.host import available_memory, processors_granted
+from harness.machine.host import available_memory, processors_allowed, processors_granted
 from harness.records.workload import Folder, ModelRecipe
 
 MOST = 8
@@ -26,16 +25,12 @@ operators that split their work are proved too; more do not pay for models so sm
 
 def cores() -> int:
     """Return how many processors this process may use, by its affinity and by its control groups."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, int(min(allowed, processors_granted())))
+    return max(1, int(min(processors_allowed(), processors_granted())))
 
 
 def default_jobs(device_free: int | None, *, host_free: int | None = None, processors: int = 0) -> int:
-    """Return the number of cases that run at the same time by default.
-
-    `device_free` are the bytes that are free on the fullest accelerator, None if none is used. `host_free` and
-    `processors` are read from the host unless they are given.
-    """
+    """Return the number of cases that run at the same time by default. `device_free` are the bytes that are free on the
+    fullest accelerator, None if none is used. The others are read from the host unless they are given."""
     host_free = available_memory() if host_free is None else host_free
     most = min(MOST, processors or cores(), host_free // HOST_BYTES)
     if device_free is not None:

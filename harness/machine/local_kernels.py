@@ -31,7 +31,6 @@ class LocalKernel(Need):
     repository: str
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del inventory, device
         folder = local_kernels().get(self.repository)
         if folder is None:
             return f"needs a local folder for {self.repository}: LOCAL_KERNELS does not name one"

@@ -81,19 +81,21 @@ class Gpu(Watched):
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         super().__init__(nvml, handle)
-        self.full_clock: int | None = self._ask("full SM clock", self._full_clock)
+        self.full_clock: int | None = self._ask(
+            "full SM clock", lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)
+        )
         """Highest clock of the multiprocessors in MHz; None if NVML does not report it."""
 
     def read(self) -> GpuReading:
         """Read the counters, the clock and the processes. Takes well under a millisecond on a healthy driver."""
         times = {name: self._counter(name) for name in (*CAUSES.values(), POWER_CAP)}
         throttled = {cause: time for cause, name in CAUSES.items() if (time := times[name]) is not None}
-        return GpuReading(throttled, times[POWER_CAP], self._ask("SM clock", self._clock), self._processes())
+        return GpuReading(throttled, times[POWER_CAP], self._clock(), self._processes())
 
     def told(self) -> dict[str, str]:
         """Return the facts about the GPU's state that are recorded."""
         nvml, handle = self._nvml, self._handle
-        clock = self._ask("SM clock", self._clock)
+        clock = self._clock()
         heat = self._ask("temperature", lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         power = self._ask("power limit", lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle))
         facts = {
@@ -104,13 +106,8 @@ class Gpu(Watched):
         }
         return {name: fact for name, fact in facts.items() if fact}
 
-    def _clock(self) -> int:
-        clock: int = self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
-        return clock
-
-    def _full_clock(self) -> int:
-        clock: int = self._nvml.nvmlDeviceGetMaxClockInfo(self._handle, self._nvml.NVML_CLOCK_SM)
-        return clock
+    def _clock(self) -> Any:
+        return self._ask("SM clock", lambda: self._nvml.nvmlDeviceGetClockInfo(self._handle, self._nvml.NVML_CLOCK_SM))
 
 
 def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:

@@ -20,11 +20,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from harness.formatting import MIB
 from harness.machine.host import last_cache
 from harness.records.enums import Dtype
 from harness.records.measurements import Peaks
 
-MIB = 2**20
 TRIES = 5
 """Number of tries of each kind, after a first one that starts things; the fastest counts."""
 CACHES = 4
@@ -118,7 +118,6 @@ def _matmul_rate(device: str, dtype: torch.dtype) -> float | None:
 
 
 def _draw(device: str) -> torch.Generator:
-    """Return a generator that draws the same values each time."""
     return torch.Generator(device).manual_seed(SEED)
 
 
@@ -128,10 +127,7 @@ def random_square(rows: int, device: str, dtype: torch.dtype = torch.float32) ->
 
 
 def _random_bytes(size: int, device: str) -> Tensor:
-    """Draw a float32 matrix of `size` bytes and COLUMNS columns; all its pages are written.
-
-    Its first DRAWN rows repeat, since a CPU would take seconds to draw all.
-    """
+    """Draw a float32 matrix of `size` bytes and COLUMNS columns. Its first DRAWN rows repeat; all pages are written."""
     rows = size // (4 * COLUMNS)
     drawn = torch.randn(min(rows, DRAWN), COLUMNS, generator=_draw(device), device=device)
     return drawn.repeat(math.ceil(rows / DRAWN), 1)[:rows]

@@ -70,7 +70,6 @@ class Accelerator(Need):
     named: ClassVar[str] = "an accelerator"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del inventory
         return "needs an accelerator: this case runs on cpu" if device == "cpu" else None
 
 
@@ -97,7 +96,6 @@ class Package(Need):
     distribution: str
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del device
         if self.distribution in inventory.packages:
             return None
         return f"needs {self.distribution}: it is not installed"
@@ -114,7 +112,6 @@ class Release(Need):
     """Effect of an older release, as the end of a clause."""
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del device
         found = inventory.packages.get(self.distribution, "0")
         if SpecifierSet(f">={self.at_least}").contains(found, prereleases=True):
             return None
@@ -182,7 +179,6 @@ class Kernels(Need):
     marker: ClassVar[str | None] = "kernels"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del device
         accepted = window("transformers", "kernels")
         version = inventory.packages.get("kernels")
         if version and SpecifierSet(accepted).contains(version, prereleases=True):
@@ -201,7 +197,6 @@ class HubModel(Need):
     marker: ClassVar[str | None] = "hub"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del inventory, device
         if _is_downloaded(self.repository, self.revision):
             return None
         if problem := _hub_problem():
@@ -218,7 +213,6 @@ class HubKernel(Need):
     marker: ClassVar[str | None] = "hub"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        del inventory, device
         problem = _hub_problem()
         return f"needs {self.repository}: {problem}" if problem else None
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.observation.tensors import leaves
+from harness.observation.linears import leaves
 from harness.records.observation import CacheLayer
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Linear
 
-from harness.observation.tensors import leaves
 from harness.records.observation import LinearKind
 
 
@@ -50,3 +49,19 @@ def head_name(model: Any) -> str:
     """Return the name of the output embeddings; empty if there are none."""
     head = model.get_output_embeddings()
     return next((name for name, module in model.named_modules() if module is head), "")
+
+
+def leaves(held: Any) -> Iterator[Tensor]:
+    """Yield the tensors that hold the data of a tensor subclass, or of a tensor with a dictionary of scales."""
+    if isinstance(held, Tensor):
+        if hasattr(held, "__tensor_flatten__") and type(held) is not Tensor:
+            for name in held.__tensor_flatten__()[0]:
+                yield from leaves(getattr(held, name))
+        else:
+            yield held
+    elif isinstance(held, dict):
+        for entry in held.values():
+            yield from leaves(entry)
+    elif isinstance(held, tuple | list):
+        for entry in held:
+            yield from leaves(entry)

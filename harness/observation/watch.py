@@ -161,11 +161,8 @@ def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
-    """Yield the calls of attention operators in the profiler's events.
-
-    The first input of each is the query, or for eager the scores. Its last dimension but one counts the query's
-    positions, of which a decode step has one.
-    """
+    # The first input of each is the query, or for eager the scores. Its last dimension but one counts the query's
+    # positions, of which a decode step has one.
     inside_sdpa_until = compiling_until = 0
     product: list[int] = []
     for name, event in events:
@@ -196,20 +193,15 @@ def _product(factors: list[list[int]]) -> list[int]:
 
 
 def _of_scores(shapes: list[list[int]], product: list[int]) -> bool:
-    """Return whether a softmax is over attention's scores.
-
-    Some architectures lay rows and heads into one dimension (XGLM, TrOCR): such scores are the product of queries and
-    keys, which was computed last. A router's scores and the chances of tokens are no product of batches.
-    """
+    # Some architectures lay rows and heads into one dimension (XGLM, TrOCR): such scores are the product of queries and
+    # keys, which was computed last. A router's scores and the chances of tokens are no product of batches.
     return bool(shapes) and (len(shapes[0]) == 4 or shapes[0] == product != [])
 
 
 def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
-    """Return the calls, with each call of flash-attention only once.
-
-    The profiler shows such a call as often as it is wrapped: as a function, as an operator, and as an inner operator,
-    `...fwd`. The innermost that is present counts; some versions show only the outer ones.
-    """
+    """Return the calls, with each call of flash-attention only once."""
+    # The profiler shows such a call as often as it is wrapped: as a function, as an operator, and as an inner operator,
+    # `...fwd`. The innermost that is present counts; some versions show only the outer ones.
     flash = [call for call in calls if call.operator.startswith(FLASH)]
     levels = (
         [call for call in flash if call.operator.endswith("fwd")],
@@ -220,13 +212,9 @@ def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
 
 
 def _flash_call(name: str, shapes: list[list[int]]) -> AttentionCall:
-    """Return a call of flash-attention from the shapes of its inputs.
-
-    Queries of a batch are (rows, positions, heads, size). Those of sequences end to end are (positions, heads, size),
-    and come with the places where each of them begins.
-    """
-    if len(shapes[0]) == 4:
+    if len(shapes[0]) == 4:  # queries of a batch: (rows, positions, heads, size)
         return AttentionCall(Phase.DECODE if shapes[0][1] == 1 else Phase.PREFILL, name)
+    # Those of sequences end to end are (positions, heads, size), and come with the places where each of them begins.
     rows = next((shape[0] - 1 for shape in shapes if len(shape) == 1 and shape[0] > 1), 1)
     return AttentionCall(Phase.DECODE if shapes[0][0] == rows else Phase.PREFILL, name, masked=True)
 
@@ -294,7 +282,6 @@ def _modes_noted(modes: list[str]) -> Iterator[None]:
 
 
 def _graph_breaks() -> Iterator[str]:
-    """Yield the reasons of graph breaks, from both places where dynamo keeps them."""
     for counter in ("graph_break", "unimplemented"):
         for reason in dynamo.counters[counter]:
             yield first_line(reason)

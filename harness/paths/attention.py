@@ -18,6 +18,10 @@ from harness.records.workload import Workload
 
 DISPATCHED = "aten::_scaled_dot_product_*"
 """Pattern of the operators that scaled_dot_product_attention dispatches to, whichever torch chooses."""
+FLEX, MASK = "flex_attention", "create_block_mask"
+"""Names of flex attention's two compiled functions as dynamo reports them."""
+MASK_BLOCK = 128
+"""Queries per block of flex attention's mask. Fewer queries than these go to a kernel of their own, flex decoding."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,6 @@ class Sdpa(Optimization):
         return why_no_kernel(self.backend, case) if pinned and "No available kernel" in line else ""
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        del dtype
         return {"attn_implementation": "sdpa"}
 
     def applied(self) -> AbstractContextManager[Any]:
@@ -103,9 +106,10 @@ class Flex(Optimization):
             return "torch's C++ for flex attention uses names that it does not declare where a mask's length changes"
         known = "NoValidChoicesError" in line and case.device == "cuda" and version_as_read()
         if known and (rows := _too_many_rows(case)):
+            block = 1 << (rows - 1).bit_length()  # the next power of two
             return (
-                f"torch {known} packs {rows} queries of a group into one block of {_next_power(rows)}, larger than the "
-                f"mask's block of {MASK_BLOCK}"
+                f"torch {known} packs {rows} queries of a group into one block of {block}, larger than the mask's "
+                f"block of {MASK_BLOCK}"
             )
         return ""
 
@@ -114,7 +118,6 @@ class Flex(Optimization):
         return case.workload.padded or case.workload.separate
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        del dtype
         return {"attn_implementation": "flex_attention"}
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:
@@ -130,10 +133,6 @@ class Flex(Optimization):
         ]
 
 
-MASK_BLOCK = 128
-"""Queries per block of flex attention's mask. Fewer queries than these go to a kernel of their own, flex decoding."""
-
-
 def _too_many_rows(case: RunContext) -> int:
     """Return how many queries torch packs into one block, if it is larger than the mask's block; else 0.
 
@@ -147,15 +146,6 @@ def _too_many_rows(case: RunContext) -> int:
         return 0
     packed = [length * group for length in case.lengths if length < MASK_BLOCK]
     return next((rows for rows in packed if rows > MASK_BLOCK), 0)
-
-
-def _next_power(rows: int) -> int:
-    """Return the least power of two that is not below a number."""
-    return 1 << (rows - 1).bit_length()
-
-
-FLEX, MASK = "flex_attention", "create_block_mask"
-"""Names of the two functions as dynamo reports them."""
 
 
 @dataclass(frozen=True)
@@ -174,15 +164,12 @@ class FlashAttentionPackage(Optimization):
         return (Cuda(), FlashAttention(self.package))
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        del device
         return HALF_PRECISIONS
 
     def refuses(self, line: str, case: RunContext) -> str:
-        del case
         return "the device is too old for it" if "requires compute capability" in line else ""
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        del dtype
         return {"attn_implementation": self.implementation}
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:

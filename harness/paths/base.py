@@ -113,18 +113,15 @@ class Optimization(ABC):
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         """Return the formats that its kernels take on a device, most precise first."""
-        del device
         return (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
     def slow_on_cpu(self, case: Case) -> bool:
         """Return whether a CPU runs a case of it only when slow cases are requested. Timed workloads are not covered by
         this."""
-        del case
         return self.extra
 
     def suits(self, workload: Workload, device: str) -> bool:
         """Return whether a workload may be the only one that it runs on in a day."""
-        del workload, device
         return True
 
     def pays_in(self) -> frozenset[Bottleneck]:
@@ -144,7 +141,6 @@ class Optimization(ABC):
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         """Return keyword arguments of `from_pretrained` in a dtype, beyond those of eager. Runs in the worker."""
-        del dtype
         return {}
 
     def generate_options(self) -> Mapping[str, Any]:
@@ -165,7 +161,6 @@ class Optimization(ABC):
         The reason is the library's declaration, or a known defect of it. Such an error is UNSUPPORTED, for that reason
         and quoting the line; any other is an ERROR.
         """
-        del line, case
         return ""
 
     def prepared(self, model: Any) -> Any:

@@ -13,6 +13,15 @@ from harness.records.enums import Bottleneck, Technique, Tolerance
 from harness.records.evidence import GROUP, EngagementCheck
 from harness.records.observation import NO_CACHE, Observation
 
+PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
+"""Distribution package of each backend of quantized caches."""
+AXIS = {"quanto": 0, "hqq": 1}
+"""Axis of each backend by which a group is a run of values of one token."""
+LAYER = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}
+"""Class of each backend's cache layers."""
+PADDING = 0.1
+"""Share by which the last packed row, which values may not fill, can widen the average value."""
+
 
 def static_cache(seen: Observation) -> list[EngagementCheck]:
     """Return the claims that every layer's keys and values are in a buffer of fixed size."""
@@ -130,16 +139,6 @@ def offloaded(seen: Observation, *, windows_stay: bool) -> EngagementCheck:
         f"{home} ({tally(Counter(layer.device for layer in movable))})",
         seen.device != "cpu" and len(movable) > runs and home >= len(movable) - runs,
     )
-
-
-PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
-"""Distribution package of each backend of quantized caches."""
-AXIS = {"quanto": 0, "hqq": 1}
-"""Axis of each backend by which a group is a run of values of one token."""
-LAYER = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}
-"""Class of each backend's cache layers."""
-PADDING = 0.1
-"""Share by which the last packed row, which values may not fill, can widen the average value."""
 
 
 def _unpackable(counts: tuple[int, ...], *, together: int) -> list[str]:

@@ -14,6 +14,12 @@ from harness.records.enums import Bottleneck, Technique
 from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
 
+GRAPHED = ("reduce-overhead", "max-autotune")
+"""Modes that ask for CUDA graphs."""
+GROWING = 4
+"""Recompilations that a growing cache may cost. One is for the first step, which is shorter than the prompt; one for
+the next, when the cache has grown; and two for a second prompt, for its length and for the cache that is empty
+again."""
 LENGTH_OF_WINDOW = "cumulative_length_int"
 """Name of the length of a static sliding-window layer, as dynamo's reasons quote it."""
 SIZES = ("size mismatch", "stride mismatch")
@@ -96,14 +102,6 @@ class CompiledForward(Optimization):
         ]
 
 
-GRAPHED = ("reduce-overhead", "max-autotune")
-"""Modes that ask for CUDA graphs."""
-GROWING = 4
-"""Recompilations that a growing cache may cost. One is for the first step, which is shorter than the prompt; one for
-the next, when the cache has grown; and two for a second prompt, for its length and for the cache that is empty
-again."""
-
-
 def clean_graphs(seen: Observation) -> list[EngagementCheck]:
     """Return the claims that whatever was compiled was compiled whole, by inductor, and used."""
     return [
@@ -135,11 +133,8 @@ def _recompilations(seen: Observation, allowed: int, *, reasons: tuple[str, ...]
 
 
 def _cuda_graphs(seen: Observation, *, asked: bool) -> list[EngagementCheck]:
-    """Return the claims on CUDA graphs.
-
-    A mode that asks for them must have them recorded, and none given up, which inductor does silently. Without CUDA it
-    gives up every one, which at least shows that they were wanted. Other modes record none, and so give up none.
-    """
+    # A mode that asks for them must have them recorded, and none given up, which inductor does silently. Without CUDA
+    # it gives up every one, which at least shows that they were wanted. Other modes record none, and so give up none.
     recorded = equal("inputs of CUDA graphs", 0, seen.cudagraph_inputs)
     if asked and seen.device == "cuda":
         recorded = EngagementCheck(

@@ -58,11 +58,9 @@ class ContinuousBatching(Optimization):
         return HALF_PRECISIONS if self.attention == "flash_attention_2" else super().dtypes(device)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        del dtype
         return {"attn_implementation": self.attention}
 
     def refuses(self, line: str, case: RunContext) -> str:
-        del case
         return "it reads no pages" if "is not supported for continuous batching" in line else ""
 
     def slow_on_cpu(self, case: Case) -> bool:

@@ -34,7 +34,6 @@ class FlashAttention2Local(Optimization):
         return HALF_PRECISIONS if device == "cuda" else super().dtypes(device)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        del dtype
         return {"attn_implementation": FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:
@@ -57,11 +56,9 @@ class FlashAttention2Hub(Optimization):
         return (Cuda(), Kernels(), HubKernel(HUB_FLASH_ATTENTION))
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        del device
         return HALF_PRECISIONS
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
-        del dtype
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:

@@ -22,6 +22,10 @@ from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique,
 from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
 
+_CPU_RECIPROCAL = 6.200124e-05
+"""Factor that bitsandbytes 0.50 uses on the CPU for 1 / 127**2, which is 6.2000124e-05. Every output is too large by 18
+millionths. With the right number the comparison would find nothing but that."""
+
 
 @dataclass(frozen=True)
 class QuantizedWeights(Optimization):
@@ -108,7 +112,6 @@ class BitsAndBytes4(QuantizedWeights):
         return {"quantization_config": config}
 
     def refuses(self, line: str, case: RunContext) -> str:
-        del case
         # The second is said where the CPU does not multiply bfloat16 itself, and on a GPU.
         torn = any(said in line for said in ("'NoneType' object has no attribute 'dtype'", "quant_state is required"))
         return "bitsandbytes' weights cannot be loaded in parts" if torn else ""
@@ -153,7 +156,6 @@ class BitsAndBytes8(QuantizedWeights):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         from transformers import BitsAndBytesConfig
 
-        del dtype
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
 
     def dense_weight(self, linear: Any) -> Any:
@@ -199,11 +201,6 @@ def _levels(linear: Any) -> tuple[Any, Any]:
     return (linear.state.CB, linear.state.SCB) if moved else (linear.weight.CB, linear.weight.SCB)
 
 
-_CPU_RECIPROCAL = 6.200124e-05
-"""Factor that bitsandbytes 0.50 uses on the CPU for 1 / 127**2, which is 6.2000124e-05. Every output is too large by 18
-millionths. With the right number the comparison would find nothing but that."""
-
-
 @dataclass(frozen=True)
 class TorchAo(QuantizedWeights):
     """`TorchAoConfig` with one of torchao's weight-only schemes."""
@@ -228,7 +225,6 @@ class TorchAo(QuantizedWeights):
         from torchao.quantization.granularity import PerGroup
         from transformers import TorchAoConfig
 
-        del dtype
         schemes = {
             "int8": Int8WeightOnlyConfig,
             "int4": partial(IntxWeightOnlyConfig, weight_dtype=int4, granularity=PerGroup(32)),
@@ -258,7 +254,6 @@ class Quanto(QuantizedWeights):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         from transformers import QuantoConfig
 
-        del dtype
         return {"quantization_config": QuantoConfig(weights=f"int{self.bits}")}
 
     def dense_weight(self, linear: Any) -> Any:
@@ -280,13 +275,11 @@ class Hqq(QuantizedWeights):
         return (Package("hqq"),)
 
     def refuses(self, line: str, case: RunContext) -> str:
-        del case
         return "transformers cannot load hqq's weights" if "HQQ is not available yet" in line else ""
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         from transformers import HqqConfig
 
-        del dtype
         return {"quantization_config": HqqConfig(nbits=self.bits, group_size=32)}
 
     def dense_weight(self, linear: Any) -> Any:
@@ -308,13 +301,11 @@ class FineGrainedFp8(QuantizedWeights):
         return (Cuda(), Triton(), Kernels(), HubKernel("kernels-community/finegrained-fp8"))
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        del device
         return HALF_PRECISIONS
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         from transformers import FineGrainedFP8Config
 
-        del dtype
         return {"quantization_config": FineGrainedFP8Config()}
 
     def prepared(self, model: Any) -> Any:

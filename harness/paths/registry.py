@@ -145,11 +145,7 @@ STACKS: tuple[Stack, ...] = (
         "continuous_batching.sdpa",
         impossible="continuous batching compiles by settings of its own, and leaves those of generate unread",
     ),
-    stack(
-        "quantization.bnb_nf4",
-        "parallelism.tp2",
-        impossible="bitsandbytes' weights cannot be loaded in parts",
-    ),
+    stack("quantization.bnb_nf4", "parallelism.tp2", impossible="bitsandbytes' weights cannot be loaded in parts"),
 )
 """Paths of several optimizations. Every pair of techniques stands here, as working or as impossible, or is one path by
 itself."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,8 +76,12 @@ class Stack(Optimization):
             model = part.prepared(model)
         return model
 
-    def applied(self) -> AbstractContextManager[Any]:
-        return self._all_applied()
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for part in self.parts:
+                stack.enter_context(part.applied())
+            yield
 
     def twin_options(self, model: Any) -> Mapping[str, Any]:
         return self._merged(
@@ -107,13 +111,6 @@ class Stack(Optimization):
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:
         return [claim for part in self.parts for claim in part.claims(seen)]
-
-    @contextmanager
-    def _all_applied(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for part in self.parts:
-                stack.enter_context(part.applied())
-            yield
 
     @property
     def _rounding(self) -> Optimization:

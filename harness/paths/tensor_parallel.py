@@ -56,7 +56,6 @@ class TensorParallel(Optimization):
     def load_options(self, dtype: Any) -> Mapping[str, Any]:
         from transformers.distributed import DistributedConfig
 
-        del dtype
         return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:

@@ -16,6 +16,7 @@ from typing import Any
 from harness.errors import CorruptRecord, HarnessError
 from harness.machine.inventory import PACKAGES
 from harness.profiles.numerics import FILE as NUMERICS
+from harness.profiles.numerics import differing
 from harness.profiles.profile import Match, Profile
 from harness.records.baseline import Recorded
 from harness.records.codec import read_record, to_plain, write_record
@@ -90,12 +91,7 @@ def environment_of(environment: Mapping[str, str]) -> dict[str, str]:
 
 def differences(file: BaselineFile, environment: Mapping[str, str]) -> str:
     """Return `cores 2 instead of 4, ...`: recorded instead of present. Empty if the hardware is the same."""
-    here = hardware_of(file.match.device, environment)
-    return ", ".join(
-        f"{name} {file.hardware.get(name) or 'none'} instead of {here.get(name) or 'none'}"
-        for name in dict.fromkeys((*file.hardware, *here))
-        if file.hardware.get(name, "") != here.get(name, "")
-    )
+    return differing(file.hardware, hardware_of(file.match.device, environment))
 
 
 def read_baselines(profile: Profile) -> Baselines:
@@ -137,8 +133,8 @@ def write_files(files: Mapping[Technique, BaselineFile], folder: Path) -> dict[T
 def unused(baselines: Baselines, known: Collection[str]) -> list[str]:
     """Return a line for each recorded case that no path, model or workload gives any more. `known` are all ids."""
     return [
-        f"{_path(baselines, technique)}: {case} is recorded, but no path, model or workload gives it any more "
-        "(harness baseline prune)"
+        f"{baselines.profile.folder / technique}.json: {case} is recorded, but no path, model or workload gives it any "
+        "more (harness baseline prune)"
         for technique, case in _orphans(baselines, known)
     ]
 
@@ -191,10 +187,6 @@ def _sound(path: Path, profile: Profile) -> BaselineFile:
 def _orphans(baselines: Baselines, known: Collection[str]) -> Iterator[tuple[Technique, str]]:
     for technique, file in baselines.files.items():
         yield from ((technique, case) for case in file.cases if case not in known)
-
-
-def _path(baselines: Baselines, technique: Technique) -> Path:
-    return baselines.profile.folder / f"{technique}.json"
 
 
 def _remove(path: Path) -> None:

@@ -20,13 +20,12 @@ FILE = Path("suites", "meta", "faults", "measured", "results.json")
 ...]}`."""
 CELL = "ladder"
 """Name of the result over all precisions together. A fault is caught if any of them catches it."""
+AT_LEAST = (".compared", ".operators", ".recall")
+"""Endings of the keys of numbers whose limit is a lower one."""
 
 
 def read_faults(path: Path) -> tuple[RecordedFault, ...] | None:
-    """Return the ladder of each fault that could run; None if there is no such file. Nothing else in it is read.
-
-    Raises CorruptRecord.
-    """
+    """Return the ladder of each fault that could run; None if there is no such file. Raises CorruptRecord."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -87,10 +86,6 @@ def _entry(plain: Any, name: str, where: str) -> Any:
     return plain[name]
 
 
-AT_LEAST = (".compared", ".operators", ".recall")
-"""Endings of the keys of numbers whose limit is a lower one."""
-
-
 @dataclass(frozen=True)
 class RecordedFault:
     """A planted fault of the catalogue, as its whole ladder of precisions was judged."""
@@ -123,10 +118,7 @@ class Survivor:
 
 def survivors(faults: Iterable[RecordedFault], limits: Limits) -> list[Survivor]:
     """Return the faults that numbers caught under the table's limits, and that would pass all of them under `limits`.
-
-    Raises HarnessError if a fault was recorded under other limits than the table's, or without any number that has a
-    limit.
-    """
+    Raises HarnessError if a fault was recorded under other limits than the table's, or without any limit."""
     return [found for fault in faults if fault.outcome is Outcome.MISMATCH and (found := _survivor(fault, limits))]
 
 

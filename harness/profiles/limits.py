@@ -11,6 +11,8 @@ from harness.records.enums import Dtype
 LOOSEST = 2.0
 """Largest multiple of its table value that a limit may have. A machine whose correct runs need more has something to
 explain, and the weakest faults of half precision lie close above the table."""
+MARGIN = 1.25
+"""Factor over the 95 % quantile of what correct runs need."""
 KL_FLOOR, KL_P99_FLOOR = 1e-7, 1e-6
 """Nats below which a divergence, mean or 99th percentile, cannot be distinguished from rounding."""
 
@@ -126,10 +128,6 @@ bits, and 90 to 96 % with 4. A model of a million parameters is less sure of its
 at no more divergence: on text the tiny models change 10 to 15 % with 4 bits, up to 1.5 % with 8 bits, and 3.4 % with
 float8 and its three bits of mantissa. No such figure is known for keys and values of two bits: their cost stands in the
 evidence."""
-
-
-MARGIN = 1.25
-"""Factor over the 95 % quantile of what correct runs need."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import CorruptRecord, HarnessError
-from harness.machine.simulated import refuse_simulated
+from harness.machine.inventory import refuse_simulated
 from harness.profiles.limits import BUDGETS
 from harness.records.codec import read_record, write_record
 from harness.records.enums import Dtype, Outcome, Property, Technique
@@ -20,6 +20,10 @@ SCHEMA = 1
 FILE = "numerics.json"
 CONDITIONS = ("torch", "transformers", "processor", "cpu_capability", "cores", "accelerators")
 """Entries of a run's environment under which deterministic kernels give equal numbers."""
+R2_FACTOR = 1.10
+"""Largest factor over the stored error ratio. Deterministic kernels repeat it exactly: more is another computation."""
+L3_SHARE = 0.10
+"""Largest growth of the stored divergence, as a share of it."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,17 @@ class Numerics:
             raise ValueError(f"schema is {self.schema}, but should be {SCHEMA}")
 
     def differences(self, environment: Mapping[str, str]) -> str:
-        """Return `torch 2.12 instead of 2.13, ...`: stored instead of present. Empty if nothing differs."""
-        here = conditions_of(environment)
-        return ", ".join(
-            f"{name} {self.conditions.get(name) or 'none'} instead of {here[name] or 'none'}"
-            for name in CONDITIONS
-            if self.conditions.get(name) != here[name]
-        )
+        """Return which conditions differ from those of an environment, as `differing` does."""
+        return differing(conditions_of(self.conditions), conditions_of(environment))
+
+
+def differing(stored: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """Return `torch 2.12 instead of 2.13, ...`: stored instead of present. Empty if nothing differs."""
+    return ", ".join(
+        f"{name} {stored.get(name) or 'none'} instead of {here.get(name) or 'none'}"
+        for name in dict.fromkeys((*stored, *here))
+        if stored.get(name, "") != here.get(name, "")
+    )
 
 
 def conditions_of(environment: Mapping[str, str]) -> dict[str, str]:
@@ -95,14 +103,6 @@ def store_numerics(fresh: Numerics, folder: Path) -> Numerics:
         raise HarnessError(f"{line} (nothing was stored)")
     write_record(folder / FILE, whole)
     return whole
-
-
-R2_FACTOR = 1.10
-"""Largest factor over the stored error ratio. Deterministic kernels repeat it exactly: more is another computation."""
-
-
-L3_SHARE = 0.10
-"""Largest growth of the stored divergence, as a share of it."""
 
 
 @dataclass(frozen=True)

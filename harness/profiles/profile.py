@@ -17,7 +17,7 @@ from typing import Any
 import tomli_w
 
 from harness.errors import CorruptRecord, HarnessError
-from harness.machine.simulated import is_simulated
+from harness.machine.inventory import is_simulated
 from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
 from harness.profiles.limits import LIMITS, Calibrated, Limits, limits_of
 from harness.profiles.thresholds import Threshold, unsound

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from harness.records.enums import Dtype, Outcome, Technique, Tolerance
 from harness.records.workload import ModelRecipe, Workload
 
+GROUP = 32
+"""Values of quantized keys and values that share a scale: a head of the smallest model. At the libraries' default of 64
+a group of such a head would straddle two tokens, and 4 bits cost 1 to 2 nats, not 0.003 (tiny Qwen3, `ragged_b4`)."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -85,8 +89,8 @@ class GreedyAgreement:
     eager_flips: int
     """Positions where eager's first choice, in the same dtype, is not the reference's: the cost of the dtype itself."""
     worst_slack: float
-    """Logit margin by which the candidate prefers its choice beyond eager's view of it; 0 without flips. Taken at the
-    position where it is largest over its limit."""
+    """Logit margin by which the candidate prefers its choice beyond eager's view of it, at the worst position: where it
+    is largest over its limit. 0 without flips."""
     worst_slack_limit: float
     """Logit margin that rounding allows at that position."""
     worst_position: int = -1
@@ -295,8 +299,3 @@ class Evidence:
             raise ValueError(f"{self.case}: evidence without runs must say why there are none")
         if {rung.dtype for rung in self.rungs} != {trust.dtype for trust in self.trusts}:
             raise ValueError(f"{self.case}: every run needs what is known of eager in its dtype, and nothing else")
-
-
-GROUP = 32
-"""Values of quantized keys and values that share a scale: a head of the smallest model. At the libraries' default of 64
-a group of such a head would straddle two tokens, and 4 bits cost 1 to 2 nats, not 0.003 (tiny Qwen3, `ragged_b4`)."""

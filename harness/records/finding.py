@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -36,6 +37,15 @@ class LimitCheck:
             return f"{self.sentence} [{self.rule}]"
         bound = "at most" if self.at_most else "at least"
         return f"{self.what} is {self.got:.4g}, but should be {bound} {self.limit:.4g} [{self.rule}]"
+
+
+def numbers_of(found: Iterable[LimitCheck]) -> dict[str, float]:
+    """Return the numbers of findings and their limits, by the names that a verdict gives them."""
+    return {
+        name: value
+        for finding in found
+        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
+    }
 
 
 def _quotient(over: float, under: float) -> float:

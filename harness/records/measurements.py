@@ -34,8 +34,7 @@ class Pair:
     candidate: Sample
     eager: Sample
     dropped: str = ""
-    """Event during the pair that makes it worthless: a compilation, throttling, a foreign process. Empty for a pair
-    that counts."""
+    """Event that makes the pair worthless: a compilation, throttling, a foreign process. Empty if it counts."""
 
     @property
     def log_speedup(self) -> float:
@@ -59,7 +58,8 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes and operations that a run needs by arithmetic; formulas in `harness/judging/roofline.py`."""
+    """Bytes and operations that a run needs by arithmetic; formulas in `harness/judging/roofline.py`. Fields with a
+    default were added later: None in records from before."""
 
     decode_bytes: float
     """Bytes that an average decode step reads: weights in use, and keys and values."""
@@ -67,10 +67,9 @@ class Work:
     """Floating-point operations of the prefill."""
     decode_steps: int
     prefill_bytes: float | None = None
-    """Bytes that the prefill reads and writes: weights in use, and keys and values that it keeps. None in records from
-    before this was counted."""
+    """Bytes that the prefill reads and writes: weights in use, and keys and values that it keeps."""
     decode_flops: float | None = None
-    """Floating-point operations of an average decode step. None in records from before this was counted."""
+    """Floating-point operations of an average decode step."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +127,7 @@ class Speed:
 
 
 def log_speedups(pairs: Sequence[Pair], block: int) -> list[float]:
-    """Return the log speedups of the pairs that count: the median of every `block` of pairs, in order. A block in which
-    no pair counts is left out."""
+    """Return the log speedups of the pairs that count: the median of every `block` of pairs in which one does."""
     loads = (pairs[start : start + block] for start in range(0, len(pairs), block))
     kept = ([pair.log_speedup for pair in load if not pair.dropped] for load in loads)
     return [median(values) for values in kept if values]
@@ -172,8 +170,7 @@ class Memory:
     candidate: Held
     eager: Held
     kv_exact: bool
-    """Whether the candidate's cache must take exactly what the formula says. Otherwise its path packs it, and it must
-    take less."""
+    """Whether the candidate's cache must take what the formula says. Otherwise its path packs it: it must take less."""
     own_weights: bool
     """Whether the candidate's weights should take as many bytes as eager's: on all paths but those that round them."""
     snapshot: str = ""

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 NO_CACHE = "none"
 """Name that stands for the class of a cache where there is none."""
+EAGER_ATTENTION = "aten::_softmax"
+"""The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
 
 
 class Phase(StrEnum):
@@ -225,7 +227,3 @@ class Observation:
         if not self.cached:
             passes = {Phase.PREFILL: self.prefills + self.decode_steps, Phase.DECODE: 0}
         return len(self.windows) * passes[phase]
-
-
-EAGER_ATTENTION = "aten::_softmax"
-"""The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""

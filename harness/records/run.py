@@ -9,8 +9,6 @@ from harness.records.enums import Dtype, Outcome, Property, Technique
 
 JUDGED_BY = "judged_by"
 """Entry of a run's environment that says what was judged by in addition to the table's limits."""
-
-
 EXAMPLES = "examples"
 """Name of the number that holds how many examples a relation drew; only verdicts on relations have it."""
 
@@ -40,7 +38,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Run:
-    """One session, as written to `run.json`: the interface for every other tool."""
+    """One session, as written to `run.json`: the interface for every other tool. Fields with a default were added
+    later: records from before have the default."""
 
     schema: int
     profile: str | None
@@ -53,7 +52,7 @@ class Run:
     exit: int | None
     verdicts: tuple[Verdict, ...]
     selected: int | None = None
-    """Number of selected tests of cases, which should give a verdict each. Null in records from before it was kept."""
+    """Number of selected tests of cases, which should give a verdict each."""
     shard: str = ""
     """Share of the cases that the session ran, as K/N; empty for all."""
     gate: tuple[str, ...] | None = None
@@ -61,21 +60,17 @@ class Run:
     resumed: tuple[str, ...] = ()
     """Times at which the session was resumed; UTC, ISO 8601."""
     options: tuple[str, ...] = ()
-    """Options on models and times, as words of the command line. Empty for the defaults, and in records from before it
-    was kept."""
+    """Options on models and times, as words of the command line; empty for the defaults."""
     selection: str = ""
     """Digest of the names of the selected tests. A session with a gate must have the same when it is resumed."""
     failed_otherwise: int | None = None
-    """Number of failed tests without a failing verdict: they are of no case, or failed after their verdict. Null in
-    records from before it was kept, and until the session ends."""
+    """Number of failed tests without a failing verdict: of no case, or failed after it. Null until the session ends."""
     workers: str = ""
-    """Way in which worker processes start, and what that costs each of them. Empty if none was needed, and in records
-    from before it was kept."""
+    """Way in which worker processes start, and what that costs each of them; empty if none was needed."""
     tier: str = ""
-    """Tier that the session was to run, `daily` by default; empty in records from before it was kept."""
+    """Tier that the session was to run."""
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """Number of cases that can run here but that the tier leaves out, by their own tiers. Empty in records from before
-    it was kept."""
+    """Number of cases that can run here but that the tier leaves out, by their own tiers."""
     elsewhere: tuple[str, ...] = ()
     """Known failures of cases that the tier leaves out, as the gate names them."""
     jobs: int | None = None

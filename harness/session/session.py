@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from harness.judging.claims import as_claim
 from harness.judging.gate import Forgiven
 from harness.judging.verdicts import unsupported
-from harness.machine.inventory import describe, processor
+from harness.machine.host import processor
+from harness.machine.inventory import describe
 from harness.machine.jobs import cores, default_jobs, is_small, threads_of_small
 from harness.machine.locks import Patience, devices_held
 from harness.profiles.exceptions import forgiven

@@ -10,8 +10,8 @@ from statistics import median
 from harness.errors import WorkerRaised
 from harness.execution.lazy import LazyModule
 from harness.execution.setup import CaseRun
-from harness.judging.claims import HEAVIER, QUIETER, ClaimNumber, exactly, memory_ratio
-from harness.judging.timings import DROPPED, MORE_TIME, speedup
+from harness.judging.claims import HEAVIER, ClaimNumber, exactly, memory_ratio
+from harness.judging.timings import DROPPED, MORE_TIME, QUIETER, speedup
 from harness.paths.base import Optimization, engagement
 from harness.paths.caching import DynamicCache, NoCache, StaticCache
 from harness.paths.compilation import CompiledStaticCache, allowed_for_lengths

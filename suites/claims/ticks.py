@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness.execution.lazy import LazyModule
-from harness.judging.claims import HEAVIER, QUIETER, ClaimNumber, error_ratios, figures_of, mbu_of, memory_ratio
-from harness.judging.timings import MORE_TIME, speedup
+from harness.judging.claims import HEAVIER, ClaimNumber, error_ratios, figures_of, mbu_of, memory_ratio
+from harness.judging.timings import MORE_TIME, QUIETER, speedup
 from harness.paths.attention import Sdpa
 from harness.paths.eager import Eager
 from harness.paths.stacks import Stack

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.errors import HarnessError, UnknownName
 from harness.judging.baseline_comparison import WIDEST, Change, compare, figures_of, losses
 from harness.judging.timings import speedup, unfit
-from harness.machine.simulated import refuse_simulated
+from harness.machine.inventory import refuse_simulated
 from harness.profiles.baselines import (
     SCHEMA,
     BaselineFile,

@@ -14,9 +14,8 @@ from harness.commands.calibrate.spread import measured_spread
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_json
 from harness.errors import HarnessError, UnknownName
 from harness.execution.setup import CASE_TIMEOUT
-from harness.machine.inventory import describe, take_inventory
+from harness.machine.inventory import describe, refuse_simulated, take_inventory
 from harness.machine.requirements import Device
-from harness.machine.simulated import refuse_simulated
 from harness.profiles.fault_results import FILE as FAULTS
 from harness.profiles.fault_results import refuse_survivors
 from harness.profiles.limits import limits_of

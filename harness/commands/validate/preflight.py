@@ -13,8 +13,8 @@ from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.datasheets import COPIES, DATASHEETS, PRODUCTS
 from harness.formatting import scaled
 from harness.machine.health import health
+from harness.machine.inventory import is_simulated
 from harness.machine.nvml import FULL_SPEED
-from harness.machine.simulated import is_simulated
 from harness.records.enums import Dtype
 
 EXCEPTION, REJECTING = Grade.EXCEPTION, Grade.REJECTING

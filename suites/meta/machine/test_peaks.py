@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from harness.execution.worker import Worker
+from harness.formatting import MIB
 from harness.machine import peaks
 from harness.machine.host import last_cache
-from harness.machine.peaks import CPU_BYTES, MIB, bytes_beyond_cache, measure_peaks
+from harness.machine.peaks import CPU_BYTES, bytes_beyond_cache, measure_peaks
 from harness.records.enums import Dtype
 from harness.records.measurements import Peaks
 

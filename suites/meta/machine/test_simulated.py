@@ -13,7 +13,7 @@ from harness.commands.validate.checks import Grade
 from harness.commands.validate.preflight import preflight
 from harness.errors import HarnessError
 from harness.execution.runner import Runner
-from harness.machine.simulated import is_simulated
+from harness.machine.inventory import is_simulated
 from harness.profiles.numerics import numerics_of
 from harness.profiles.profile import Match, Profile, find_profile
 from suites.conftest import REPOSITORY
