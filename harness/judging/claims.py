@@ -13,7 +13,7 @@ from harness.judging.timings import QUIETER, _rest, speedup
 from harness.judging.verdicts import verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
-from harness.records.measurements import Measurements, Memory
+from harness.records.measurements import Measurements
 from harness.records.run import Verdict
 from harness.statistics import ALPHA, Interval, ratio_interval
 
@@ -148,18 +148,14 @@ def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
     return Interval(low / baseline, candidate / baseline, high / baseline)
 
 
-def of_memory(memory: Memory, *, device: str) -> Interval:
-    """Return the candidate's peak over eager's, as an interval."""
-    return memory_ratio(memory.candidate.peak, memory.eager.peak, device=device)
-
-
 def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]:
     """Return the figures that the overview shows: speed, memory and MBU with their intervals, and error ratios."""
     found = error_ratios(equivalence)
     if measured.speed:
         found |= interval_numbers("speedup", speedup(measured.speed))
-    if measured.memory and measured.memory.eager.peak:
-        found |= interval_numbers("memory_ratio", of_memory(measured.memory, device=equivalence.device))
+    if (memory := measured.memory) and memory.eager.peak:
+        ratio = memory_ratio(memory.candidate.peak, memory.eager.peak, device=equivalence.device)
+        found |= interval_numbers("memory_ratio", ratio)
     return found | mbu_of(measured)
 
 

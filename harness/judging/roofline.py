@@ -12,8 +12,7 @@ from harness.records.enums import Dtype
 from harness.records.measurements import Peaks, Work
 
 IMPOSSIBLE = 1.02
-"""Share of a measured peak above which the measurement is wrong: a synchronisation is missing, a run ended early, or a
-cache holds the weights."""
+"""Share of a peak above which a measurement is wrong: unsynchronised, ended early, or with weights in a cache."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,6 @@ def mbu(work: Work, seconds: float, peaks: Peaks) -> float:
 
 
 def mfu(work: Work, seconds: float, peaks: Peaks, *, dtype: Dtype) -> float | None:
-    """Return the model FLOPs utilization: the share of the rate in `dtype` that a prefill of `seconds` uses. None if
-    that rate was not measured."""
+    """Return the model FLOPs utilization of a prefill: its share of the rate in `dtype`; None without that rate."""
     rate = peaks.flops.get(dtype)
     return work.prefill_flops / (seconds * rate) if rate else None

@@ -39,8 +39,7 @@ class Conditions:
     """Conditions of one session of timing. To be made once the worker uses the device, so that its process is seen."""
 
     def __init__(self, gpu: Gpu | None = None, *, unwatched: str = "", own: int = 1, root: Path = ROOT) -> None:
-        """Begin to watch `gpu`, or keep the reason `unwatched`; neither on a CPU. `own` processes of the harness
-        compute on the device."""
+        """Begin to watch `gpu`, or keep the reason `unwatched`. `own` processes of the harness use the device."""
         self._gpu = gpu
         self._unwatched = unwatched
         self._root = root

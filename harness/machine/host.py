@@ -28,10 +28,9 @@ class Ticks:
 
 
 def read_ticks(root: Path = ROOT) -> Ticks | None:
-    """Read the sum line of /proc/stat; None if it is not there. Its last two entries are part of the first two and left
-    out (man 5 proc_stat)."""
+    """Read the sum line of /proc/stat; None if it is not there."""
     first, _, _ = _text(root / "proc/stat").partition("\n")
-    numbers = [int(number) for number in first.split()[1:9]]
+    numbers = [int(number) for number in first.split()[1:9]]  # the last two are part of others (man 5 proc_stat)
     return Ticks(sum(numbers), numbers[7]) if len(numbers) == 8 else None
 
 
@@ -91,8 +90,7 @@ def turbo(root: Path = ROOT) -> str:
 
 
 def last_cache(root: Path = ROOT) -> int:
-    """Return the bytes of the first processor's largest cache; 0 if unknown. A virtual machine may report one that it
-    shares with many."""
+    """Return the bytes of the first processor's largest cache, which others may share; 0 if unknown."""
     files = (root / "sys/devices/system/cpu/cpu0/cache").glob("index*/size")
     sizes = [match for file in files if (match := re.fullmatch(r"(\d+)([KM])", _text(file).strip()))]
     return max((int(number) * UNITS[unit] for number, unit in map(re.Match.groups, sizes)), default=0)

@@ -23,8 +23,7 @@ POWER_CAP = "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP"
 TOO_OLD = "this nvidia-ml-py is too old"
 NOT_NVIDIA = "NVML reads NVIDIA's cards alone"
 FULL_SPEED = 0.75
-"""Share of the full SM clock below which a GPU is too slow, as in nvbench (https://github.com/NVIDIA/nvbench,
-`--throttle-threshold`)."""
+"""Share of the full SM clock below which a GPU is too slow: nvbench's default (https://github.com/NVIDIA/nvbench)."""
 
 
 @dataclass(frozen=True)

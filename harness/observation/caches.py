@@ -58,8 +58,7 @@ def _describe(layer: Any) -> CacheLayer:
 
 
 def _kind(layer: Any) -> str:
-    """Return the name of a layer's class. A hybrid layer, which also keeps the state of a linear attention, has the
-    name of its attention."""
+    """Return the name of a layer's class; of a hybrid layer, that of its attention."""
     return next(base.__name__ for base in type(layer).__mro__ if not base.__name__.startswith("LinearAttention"))
 
 

@@ -50,8 +50,7 @@ class LayerCensus:
 
 
 def exchanged_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield name and module of every layer whose forward is not its class's. A function is named after the first module
-    that uses it."""
+    """Yield every layer whose forward is not its class's, with the name of the first module that uses it."""
     known: set[int] = set()
     for name, module in model.named_modules():
         for inner, candidate in (("", module), *getattr(module, "_kernel_funcs", {}).items()):
@@ -65,8 +64,7 @@ def exchanged_layers(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _exchangeable(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield name and module of the exchangeable layers. Functions are modules too, shared by all that use them, and
-    listed once for each of these."""
+    """Yield name and module of the exchangeable layers. Functions are listed once for each module that uses them."""
     for module in model.modules():
         if name := getattr(type(module), "kernel_layer_name", None):
             yield name, module

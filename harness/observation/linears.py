@@ -33,16 +33,13 @@ def linears_of(model: Any) -> Iterator[tuple[str, Any]]:
 def packed_bits(linear: Any) -> float:
     """Return the bits of a packed weight, without scales and zero points. 0 for floating point of two bytes or more."""
     weights = linear.in_features * linear.out_features
-    sizes = [8 * leaf.nbytes for leaf in leaves(_weight(linear)) if _is_packed(leaf)]
+    packed = [leaf for leaf in leaves(_weight(linear)) if leaf.itemsize == 1 or not leaf.is_floating_point()]
+    sizes = [8 * leaf.nbytes for leaf in packed]
     return float(sum(size for size in sizes if size > weights) / weights)
 
 
 def _weight(linear: Any) -> Any:
     return linear.W_q if hasattr(linear, "W_q") else linear.weight
-
-
-def _is_packed(leaf: Tensor) -> bool:
-    return leaf.itemsize == 1 or not leaf.is_floating_point()
 
 
 def head_name(model: Any) -> str:

@@ -125,7 +125,9 @@ class Observer:
             compile_modes=tuple(self._modes),
             inductor_calls=sum(name.startswith(INDUCTOR_GRAPH) for name, _ in events),
             graphs=dynamo.counters["stats"]["unique_graphs"],
-            graph_breaks=tuple(_graph_breaks()),
+            graph_breaks=tuple(
+                first_line(reason) for kept in ("graph_break", "unimplemented") for reason in dynamo.counters[kept]
+            ),
             recompiles=tuple(first_line(m.recompile_reason) for m in metrics if m.recompile_reason),
             cudagraph_inputs=dynamo.counters["inductor"]["cudagraph_recorded_non_static_inputs"],
             cudagraph_skips=dynamo.counters["inductor"]["cudagraph_skips"],
@@ -246,8 +248,7 @@ def windows_of(config: Any) -> tuple[int, ...]:
 
 
 def windows_by_layer(config: Any) -> dict[int, int]:
-    """Return the sliding windows by index of the layer, without layers that attend in chunks. Raises Incompatible for a
-    kind of layer that is not known here."""
+    """Return the windows of `windows_of` by index of the layer, without layers that attend in chunks."""
     windows = windows_of(config)
     kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(windows)
     attending = [(layer, kind) for layer, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
@@ -279,9 +280,3 @@ def _modes_noted(modes: list[str]) -> Iterator[None]:
         yield
     finally:
         torch.compile = original
-
-
-def _graph_breaks() -> Iterator[str]:
-    for counter in ("graph_break", "unimplemented"):
-        for reason in dynamo.counters[counter]:
-            yield first_line(reason)

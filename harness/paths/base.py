@@ -44,8 +44,7 @@ class RunContext:
     padded: bool = False
     """Whether rows are padded, so that every attention call has a mask."""
     masks: bool = False
-    """Whether attention needs a mask beyond the causal one: rows are padded, or a run is longer than a sliding
-    window."""
+    """Whether attention needs more than a causal mask: rows are padded, or a run is longer than a sliding window."""
     windows: tuple[int, ...] = ()
     """Sliding window of each attention layer; 0 for a layer that attends to everything."""
     heads: tuple[int, ...] = ()
@@ -80,8 +79,7 @@ class Serving:
 
 
 class Optimization(ABC):
-    """One way to make inference faster or smaller. Subclasses are frozen dataclasses, since workers get them by
-    pickle."""
+    """One way to make inference faster or smaller. Subclasses are frozen dataclasses: workers get them by pickle."""
 
     name: str
     """Name as in case ids, `technique.variant`."""
@@ -116,8 +114,7 @@ class Optimization(ABC):
         return (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
     def slow_on_cpu(self, case: Case) -> bool:
-        """Return whether a CPU runs a case of it only when slow cases are requested. Timed workloads are not covered by
-        this."""
+        """Return whether a CPU runs an untimed case of it only when slow cases are requested."""
         return self.extra
 
     def suits(self, workload: Workload, device: str) -> bool:
@@ -235,8 +232,7 @@ def attention_claim(
 def served_by(
     seen: Observation, implementation: str, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> list[EngagementCheck]:
-    """Return the claims that the model was set to an attention implementation, and each phase went through
-    `operators`."""
+    """Return the claims on the model's attention implementation, and that each phase went through `operators`."""
     return [
         equal("attention implementation", implementation, seen.attention_implementation),
         *(attention_claim(seen, phase, operators, calls=calls) for phase in Phase),

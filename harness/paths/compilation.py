@@ -1,5 +1,4 @@
-"""Compilation by torch.compile: as `generate` does it for a cache of fixed size, in each mode, and applied from
-outside."""
+"""Compilation by torch.compile: as `generate` does it for a static cache, in each mode, and from outside."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ class Eager(Optimization):
     tolerance = Tolerance.EXACT
 
     def pays_in(self) -> frozenset[Bottleneck]:
-        """Return the load on which eager is timed against itself. That shows what the session's comparisons are
-        worth."""
+        """Return the load on which eager is timed against itself, which shows what comparisons are worth."""
         return frozenset({Bottleneck.DECODE})
 
     def claims(self, seen: Observation) -> list[EngagementCheck]:

@@ -140,8 +140,7 @@ def _exchanged(seen: Observation) -> list[EngagementCheck]:
 
 
 def _registered(model: Any) -> list[str]:
-    """Return the layers that the model registered and the local repository has. Raises Incompatible if there are
-    none."""
+    """Return the layers of the local repository that the model registered. Raises Incompatible if there are none."""
     from harness.observation.layers import LayerCensus
 
     kinds = [kind.name for kind in LayerCensus(model, counting=False).counted()]

@@ -46,8 +46,7 @@ class QuantizedWeights(Optimization):
     kinds: str = field(default="*", init=False)
     """Pattern of the class of a quantized linear layer and, after a space, the class of its weight."""
     operators: str = field(default="", init=False)
-    """Pattern of the operator that each call of a quantized layer runs once. Empty if it shows no operator of its
-    own."""
+    """Pattern of the operator that each call of a quantized layer runs once; empty if it shows none of its own."""
 
     @property
     def scheme_bits(self) -> int:
@@ -117,8 +116,7 @@ class BitsAndBytes4(QuantizedWeights):
         return "bitsandbytes' weights cannot be loaded in parts" if torn else ""
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
-        """Return bfloat16 alone for a CPU that multiplies it natively. There bitsandbytes 0.50 computes in it whatever
-        it is given."""
+        """Return bfloat16 alone for a CPU that multiplies it natively: bitsandbytes 0.50 computes in it there."""
         return (Dtype.BF16,) if device == "cpu" and "avx512_bf16" in cpu_flags() else super().dtypes(device)
 
     def dense_weight(self, linear: Any) -> Any:
@@ -195,8 +193,7 @@ class BitsAndBytes8(QuantizedWeights):
 
 
 def _levels(linear: Any) -> tuple[Any, Any]:
-    """Return int8 weights, and the scale of each row. The first forward pass moves them from the weight to the module's
-    state."""
+    """Return int8 weights and their rows' scales. The first forward pass moves them from the weight to the state."""
     moved = linear.state.CB is not None
     return (linear.state.CB, linear.state.SCB) if moved else (linear.weight.CB, linear.weight.SCB)
 
@@ -288,8 +285,7 @@ class Hqq(QuantizedWeights):
 
 @dataclass(frozen=True)
 class FineGrainedFp8(QuantizedWeights):
-    """`FineGrainedFP8Config`: each block of 128 x 128 weights shares a scale, and each run of 128 activations of a
-    token."""
+    """`FineGrainedFP8Config`: each block of 128 x 128 weights shares a scale, and each run of 128 activations."""
 
     name: str = "quantization.fine_grained_fp8"
     bits: int = 8

@@ -147,8 +147,7 @@ STACKS: tuple[Stack, ...] = (
     ),
     stack("quantization.bnb_nf4", "parallelism.tp2", impossible="bitsandbytes' weights cannot be loaded in parts"),
 )
-"""Paths of several optimizations. Every pair of techniques stands here, as working or as impossible, or is one path by
-itself."""
+"""Paths of several optimizations. Every pair of techniques stands here, working or impossible, or in IN_ITSELF."""
 
 IN_ITSELF = {
     (Technique.ATTENTION, Technique.CONTINUOUS_BATCHING): "continuous_batching.sdpa",

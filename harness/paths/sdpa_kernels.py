@@ -17,8 +17,7 @@ FLASH, EFFICIENT, CUDNN = "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTEN
 """Backends, by their names in torch.nn.attention.SDPBackend."""
 
 READ = SpecifierSet("<2.14")
-"""Releases of torch whose reasons are known. A later one may have a kernel that these lack, so there an error stays an
-error."""
+"""Releases of torch whose reasons are known. A later one may have the kernel, so there an error stays an error."""
 AMPERE = (8, 0)
 """Lowest compute capability on which flash and cuDNN kernels run, and efficient ones in bfloat16."""
 NEWEST = (12, 1)
@@ -112,8 +111,7 @@ def _has_groups(case: RunContext) -> bool:
 
 
 def _some_layer_has_no_mask(case: RunContext) -> bool:
-    """Return whether some layer has no mask in a prefill of rows without padding: one whose window is wider than a
-    row."""
+    """Return whether some layer has no mask in an unpadded prefill: one whose window is wider than a row."""
     shortest = min(case.lengths, default=0)
     return not case.windows or any(window == 0 or window > shortest for window in case.windows)
 

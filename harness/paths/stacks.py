@@ -129,7 +129,6 @@ class Stack(Optimization):
 
 
 def _label(part: Optimization) -> str:
-    """Return a part's name within the stack's name. Continuous batching is marked, since its variants are named like
-    kinds of attention."""
+    """Return a part's name within the stack's. Continuous batching is marked: its variants are named like attention."""
     variant = part.name.partition(".")[2]
     return f"batched_{variant}" if part.technique is Technique.CONTINUOUS_BATCHING else variant

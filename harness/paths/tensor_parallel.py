@@ -15,8 +15,7 @@ from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation, Rank, Shard
 
 COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
-"""Operators by which ranks exchange partial results, with the styles of modules that call each once per forward
-pass."""
+"""Operators by which ranks exchange results, with the styles of modules that call each once per forward pass."""
 MLP = {
     "model.layers.*.mlp.gate_proj": "colwise_gather_output",
     "model.layers.*.mlp.up_proj": "colwise_gather_output",
@@ -34,8 +33,7 @@ class TensorParallel(Optimization):
     manual: bool = False
     """Whether the plan is given by hand, and not the model's own."""
     torchrun: bool = False
-    """Whether torchrun starts the ranks. It takes ten times as long, so a CPU does it daily for a single prompt
-    only."""
+    """Whether torchrun starts the ranks, in ten times as long: a CPU does it daily for a single prompt only."""
     technique = Technique.PARALLELISM
 
     def needs(self) -> tuple[Need, ...]:

@@ -95,8 +95,7 @@ def differences(file: BaselineFile, environment: Mapping[str, str]) -> str:
 
 
 def read_baselines(profile: Profile) -> Baselines:
-    """Read what a profile's folder records. Raises CorruptRecord or HarnessError, in a line, for the first unsound
-    file."""
+    """Read what a profile's folder records. Raises CorruptRecord or HarnessError for the first unsound file."""
     files = {}
     for path in sorted(profile.folder.glob("*.json")):
         if path.name != NUMERICS:
@@ -117,8 +116,8 @@ def read_file(path: Path) -> BaselineFile:
 
 
 def write_files(files: Mapping[Technique, BaselineFile], folder: Path) -> dict[Technique, Path]:
-    """Seal and write the files, and delete those without cases; return all paths. Each is written as a whole or not at
-    all. Raises HarnessError if the disk refuses."""
+    """Seal and write the files, each as a whole, and delete those without cases; return all paths. Raises HarnessError
+    if the disk refuses."""
     paths = {}
     for technique, file in files.items():
         path = folder / f"{technique}.json"

@@ -19,8 +19,7 @@ KL_FLOOR, KL_P99_FLOOR = 1e-7, 1e-6
 
 @dataclass(frozen=True)
 class Limits:
-    """Factors by which a run of a reordered path may exceed eager in the same dtype. They are never below the table,
-    nor above LOOSEST times it."""
+    """Factors by which a reordered path may exceed eager in the same dtype: from the table's to LOOSEST times that."""
 
     fp32_rho: float = 3.0
     """Limit in fp32 of the RMS error over eager's: of logits (R0), a head in the cache (R6), one operator (O). 990
@@ -43,8 +42,7 @@ class Limits:
     """Factor over eager's own mean divergence from the reference (R3), beyond KL_FLOOR. It is the square of the limit
     of an error, since a divergence grows as the square of one. Correct runs need up to 2.9 in 99 %, and 8.7 at most."""
     kl_p99: float = 64.0
-    """Factor for the 99th percentile of the divergence, beyond KL_P99_FLOOR: the square of the limit of the largest
-    error. Correct runs need up to 11."""
+    """Factor for the 99th percentile, beyond KL_P99_FLOOR: the square of `half_rho_max`. Correct runs need up to 11."""
     slack: float = 1.0
     """Share of the rounding allowance that a flipped choice may use (R4); the allowance is in `numbers._greedy`."""
 

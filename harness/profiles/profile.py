@@ -175,8 +175,7 @@ def _read(kind: type[Record], path: Path) -> Record:
 
 
 def write_profile(profile: Profile) -> Path:
-    """Write a profile into its folder, as a whole or not at all; return the file. Raises HarnessError if the disk
-    refuses."""
+    """Write a profile into its folder as a whole or not at all; return the file. Raises DiskRefuses."""
     contents = Contents(profile.match, profile.calibration, profile.thresholds, profile.disclaimers, profile.skips)
     plain = to_plain(contents)
     by_hand = {name: plain.pop(name) for name in ("thresholds", "disclaimers", "skips")}

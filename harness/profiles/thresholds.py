@@ -1,5 +1,4 @@
-"""Thresholds that a path must reach: the overview's claims for its technique, or a profile's figures for a machine.
-Pure: no torch, no I/O."""
+"""Thresholds that a path must reach: the overview's claims, or a profile's figures for a machine. No torch, no I/O."""
 
 from __future__ import annotations
 

@@ -142,8 +142,7 @@ class Held:
     kv: int
     """Bytes of the storages of the cache that a run returned; 0 without one."""
     kv_expected: int
-    """Bytes of the cache by the formula: 2 x element size x positions x heads x size, over layers and rows. Sliding
-    windows are respected."""
+    """Bytes by the formula: 2 x element size x positions in reach x heads x size, over layers and rows."""
     logits: int
     """Bytes of the logits that every run must hold at once."""
     resident: int
@@ -184,8 +183,7 @@ class Peaks:
     copy_bandwidth: float
     """Bytes per second, read and written, of the fastest copy of a tensor that no cache holds."""
     read_bandwidth: float
-    """Bytes per second of the fastest pass that only reads such a tensor. More than a copy on processors that fetch a
-    line before they overwrite it."""
+    """Bytes per second of the fastest pass that only reads such a tensor. More than a copy on some processors."""
     flops: Mapping[Dtype, float]
     """Floating-point operations per second of the fastest square matrix product."""
     launch: float
