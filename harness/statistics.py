@@ -85,7 +85,7 @@ def _repetition(values: Sequence[float], mid: float) -> float:
 
 @cache
 def _rank(count: int, alpha: float) -> int:
-    """Return the largest rank, from 1 on, that lies above the median with a chance of at most `alpha`; else 0."""
+    """Return the largest rank, from 1, that lies above the median with a chance up to `alpha`. 0 if none does."""
     tail, rank = 0.0, 0
     while rank < count:
         tail += math.comb(count, rank) * 0.5**count

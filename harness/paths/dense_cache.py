@@ -17,8 +17,8 @@ SCHEMES = {"quanto": QuantoQuantizedLayer, "hqq": HQQQuantizedLayer}
 
 
 class RoundedLayer(DynamicLayer):
-    """Cache layer that rounds all it holds at the first update, and again once `residual_length` positions came since,
-    by transformers' documentation. Each update returns what was held before it, and the new."""
+    """Cache layer that rounds all it holds at the first update, and again once enough positions came since:
+    `residual_length`, by transformers' documentation. An update returns what was held before it, and the new."""
 
     def __init__(self, scheme: Any) -> None:
         super().__init__()
