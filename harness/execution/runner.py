@@ -41,12 +41,13 @@ from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
 
 if TYPE_CHECKING:
     from harness.execution import ranks
-    from harness.execution.correctness import candidate, reference
+    from harness.execution.correctness import candidate
+    from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
     from harness.execution.speed import paired
     from harness.machine import devices
 else:
-    reference = LazyModule("harness.execution.correctness.reference")
+    references = LazyModule("harness.execution.correctness.references.eager")
     candidate = LazyModule("harness.execution.correctness.candidate")
     ranks = LazyModule("harness.execution.ranks")
     paired = LazyModule("harness.execution.speed.paired")
@@ -354,7 +355,7 @@ class Runner:
         if not isinstance(recipe.source, Seeded):
             return recipe
         folder = Path(self._scratch.name) / "models" / recipe.name
-        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", reference.make_checkpoint, recipe, folder)
+        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", references.make_checkpoint, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
     def eager(self, setup: CaseSetup, dtype: Dtype) -> tuple[float, EagerCheck]:
@@ -363,10 +364,10 @@ class Runner:
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
-        floor: float = self.once((about,), f"reference-{about}", reference.make_reference, setup, threads=threads)
+        floor: float = self.once((about,), f"reference-{about}", references.make_reference, setup, threads=threads)
         asked = (setup, dtype, self.probes.recall)
         trust: EagerCheck = self.once(
-            (about, dtype), f"eager-{about}-{dtype}", reference.measure_eager, *asked, threads=threads
+            (about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *asked, threads=threads
         )
         return floor, trust
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
-from harness.execution.correctness.reference import make_checkpoint
+from harness.execution.correctness.references.eager import make_checkpoint
 from harness.execution.correctness.runs import exact_runs, in_float64, watched_run
 from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals

@@ -11,15 +11,15 @@ from functools import partial
 from typing import Any
 
 from harness.execution.correctness.comparison import Generation, compare
-from harness.execution.correctness.dense_reference import (
+from harness.execution.correctness.operator_log import OperatorLog
+from harness.execution.correctness.operators import Weights, compare_operators
+from harness.execution.correctness.references.dense import (
     DenseText,
     dense_text,
     dense_twin_of,
     quality_of,
     rounded_weights,
 )
-from harness.execution.correctness.operator_log import OperatorLog
-from harness.execution.correctness.operators import Weights, compare_operators
 from harness.execution.correctness.runs import Batch, run_batches, watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
 from harness.execution.loading import load_run, planted

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.comparison import Generation, compare
-from harness.execution.correctness.dense_reference import put_weights
 from harness.execution.correctness.errors import Triple, stratum_error
+from harness.execution.correctness.references.dense import put_weights
 from harness.execution.correctness.runs import Batch, in_float64
 from harness.execution.generation import generate_forced
 from harness.execution.loading import load_run

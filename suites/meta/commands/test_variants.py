@@ -16,7 +16,7 @@ from harness.commands.calibrate.symmetry import permuted
 from harness.errors import Incompatible, ReferenceInvalid
 from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.float64 import PromoteToFloat64
-from harness.execution.correctness.reference import make_reference, measure_eager
+from harness.execution.correctness.references.eager import make_reference, measure_eager
 from harness.execution.runner import Runner
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_generation

@@ -12,7 +12,7 @@ from torch import nn
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.errors import Incompatible, ReferenceInvalid
-from harness.execution.correctness.dense_reference import dense_twin_of, measure_quality, rounded_weights
+from harness.execution.correctness.references.dense import dense_twin_of, measure_quality, rounded_weights
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import head_name, read_linears
 from harness.paths.base import Optimization

@@ -13,7 +13,7 @@ import transformers
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
-from harness.execution.correctness.reference import make_reference
+from harness.execution.correctness.references.eager import make_reference
 from harness.execution.loading import encode, load_model, load_tokenizer, pad_token
 from harness.execution.refusals import _context, refusals
 from harness.execution.seeding import save_seeded

@@ -14,7 +14,7 @@ import torch
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
 from harness.errors import HarnessError, Incompatible, WorkerRaised
-from harness.execution.correctness.reference import make_checkpoint
+from harness.execution.correctness.references.eager import make_checkpoint
 from harness.execution.measuring import memory_of
 from harness.execution.memory import gauges, weighing
 from harness.execution.memory.gauges import gauge_of, nbytes, storages, storages_alive

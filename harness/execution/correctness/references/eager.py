@@ -1,4 +1,4 @@
-"""Creation of references: the float64 run, and eager in each precision. Runs in workers."""
+"""The float64 run, and eager in each precision, that all candidates are compared with. Entered by workers."""
 
 from __future__ import annotations
 
