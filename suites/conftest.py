@@ -29,7 +29,7 @@ def sessions_of_their_own():
 @pytest.fixture(scope="session")
 def runner(tmp_path_factory):
     """Runs cases as the plugin does; references are computed once for all tests."""
-    made = Runner(PROBES, logs=tmp_path_factory.mktemp("logs"))
+    made = Runner(probes=PROBES, logs=tmp_path_factory.mktemp("logs"))
     yield made
     made.close()
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import re
-import socket
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.errors import (
     NO_ROOM,
-    DiskRefuses,
     WorkerDied,
     WorkerFailed,
     WorkerRaised,
@@ -25,10 +20,10 @@ from harness.errors import (
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Block, Sampling, joined, memory_of
-from harness.execution.preloading import server_contents
-from harness.execution.setup import CASE_TIMEOUT, CaseRun, CaseSetup, RankAddress
+from harness.execution.setup import CaseRun, CaseSetup, RankAddress
 from harness.execution.speed.alternating import Sides, alternate
-from harness.execution.worker import Answer, Worker, call_together
+from harness.execution.worker import Worker, call_together
+from harness.execution.worker_pool import WorkerPool
 from harness.machine.jobs import is_small
 from harness.machine.peaks import measure_peaks
 from harness.machine.requirements import ExtensionBuild
@@ -45,50 +40,25 @@ if TYPE_CHECKING:
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
     from harness.execution.speed import paired
-    from harness.machine import devices
 else:
     references = LazyModule("harness.execution.correctness.references.eager")
     candidate = LazyModule("harness.execution.correctness.candidate")
     ranks = LazyModule("harness.execution.ranks")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
-    devices = LazyModule("harness.machine.devices")
 
 UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
 
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Create the folder for temporary files. Raises DiskRefuses if that fails."""
-    try:
-        return tempfile.TemporaryDirectory(prefix="harness-")
-    except OSError as error:
-        raise DiskRefuses(
-            f"temporary files: {error.strerror} (free the disk, or name another folder in TMPDIR)"
-        ) from error
-
-
-@dataclass
-class Runner:
+@dataclass(kw_only=True)
+class Runner(WorkerPool):
     """Runner of cases that remembers references. `close` removes the tensors it kept."""
 
     probes: Probes
-    logs: Path
-    """Folder for the output of workers."""
-    seconds: float = CASE_TIMEOUT
-    """Deadline of one request, in seconds."""
     threads: int = 0
     """CPU threads of workers that run small, untimed models; 0 leaves the number to torch."""
     reference_fault: str = ""
     """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`."""
-    _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=_temporary_folder)
-    _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
-    _asking: dict[tuple[Any, ...], threading.Lock] = field(default_factory=dict)
-    """Locks by key, each held by the thread that finds out what is not known yet. Others wait for its answer."""
-    _guard: threading.Lock = field(default_factory=threading.Lock)
-    """Lock of the fields that threads share."""
-    _live: set[Worker] = field(default_factory=set)
-    _ports: set[int] = field(default_factory=set)
-    """Ports where ranks of this session met. No two models may meet at one."""
 
     def evidence(
         self,
@@ -160,7 +130,7 @@ class Runner:
         if launch is None:
             deadline = self.seconds + sampling.seconds
             try:
-                with self._worker(name) as worker:
+                with self.worker(name) as worker:
                     return worker.call(paired.time_pairs, run, sampling, seconds=deadline)
             except WorkerRaised as error:
                 if not str(error).startswith(NO_ROOM):
@@ -187,59 +157,22 @@ class Runner:
 
     def observe_ranks(self, case: Case, optimization: Optimization, *, count: int) -> list[Rank]:
         """Return what each of `count` ranks keeps of the model of a case that this runner ran. Raises WorkerFailed."""
-        with self._ranks(f"{case.id}-ranks", count) as (workers, places):
+        with self.rank_workers(f"{case.id}-ranks", count) as (workers, places):
             run = self.case_run(case, optimization)
             seen = call_together(workers, ranks.run_rank, [(run, place) for place in places], seconds=self.seconds)
         return [rank for observed in seen for rank in observed.ranks]
 
     def peaks(self, device: str) -> Peaks:
         """Return the peak rates of the machine, measured once. Raises WorkerFailed."""
-        measured: Peaks = self.once(("peaks", device), f"peaks-{device}", measure_peaks, device)
-        return measured
-
-    def _device(
-        self, question: Callable[..., Answer], *arguments: Any, unknown: Callable[[WorkerFailed], Answer]
-    ) -> Answer:
-        """Return a worker's answer on devices, so that this process never holds one. Where it gives none, return what
-        `unknown` makes of its error."""
-        try:
-            return self.ask("devices", question, *arguments)
-        except WorkerFailed as error:
-            refuse_full_disk(error, "devices")
-            return unknown(error)
-
-    def device_names(self, device: str) -> str:
-        """Return the names of the devices of a type, or why they are unknown."""
-        return self._device(devices.device_names, device, unknown=lambda error: f"{device}: unknown, {error}")
-
-    def preloaded(self) -> str:
-        """Return what the server of this session's workers has imported, and what each worker imports itself."""
-        return str(self._device(server_contents, unknown=lambda error: f"unknown, {error}"))
-
-    def device_keys(self, device: str) -> list[str]:
-        """Return keys that distinguish the visible devices of a type from all others of this machine. If the devices do
-        not answer, return the type itself: their cases then say why."""
-        return [device] if device == "cpu" else self._device(devices.device_keys, device, unknown=lambda _: [device])
-
-    def free_memory(self, device: str) -> int:
-        """Return the bytes that are free on the fullest device of a type; 0 if that is unknown."""
-        return self._device(devices.free_memory, device, unknown=lambda _: 0)
+        return self.once(("peaks", device), f"peaks-{device}", measure_peaks, device)
 
     def setup(self, case: Case) -> CaseSetup:
         """Return the inputs of a case, without a fault."""
-        return CaseSetup(self._loadable(case.recipe), case.workload, case.device, Path(self._scratch.name))
+        return CaseSetup(self._loadable(case.recipe), case.workload, case.device, self.scratch)
 
     def case_run(self, case: Case, optimization: Optimization, *, fault: str = "") -> CaseRun:
         """Return the run of an optimization on a case's inputs in its native dtype, with `fault` planted if named."""
         return CaseRun(replace(self.setup(case), fault=fault), case.dtype, optimization)
-
-    def ask(
-        self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0, threads: int = 0
-    ) -> Answer:
-        """Return what `function` returns in a worker of its own, whose output goes to a log of that name. It has `more`
-        seconds beyond the usual deadline. Raises WorkerFailed."""
-        with self._worker(name, threads) as worker:
-            return worker.call(function, *arguments, seconds=self.seconds + more)
 
     @contextmanager
     def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[RankAddress | None]]]:
@@ -252,26 +185,11 @@ class Runner:
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
         if launch is None:
-            with self._worker(name) as worker:
+            with self.worker(name) as worker:
                 yield [worker], [None]
             return
-        with self._ranks(name, launch.ranks) as (workers, places):
+        with self.rank_workers(name, launch.ranks) as (workers, places):
             yield workers, [*places]
-
-    def forget_failures(self) -> None:
-        """Forget failures, so that whatever failed once by chance is tried anew when it is needed again."""
-        with self._guard:
-            self._known = {key: known for key, known in self._known.items() if not isinstance(known, WorkerFailed)}
-
-    def kill_workers(self) -> None:
-        """End all workers of this runner. Whoever waits for one learns that it died."""
-        with self._guard:
-            live = tuple(self._live)
-        for worker in live:
-            worker.kill()
-
-    def close(self) -> None:
-        self._scratch.cleanup()
 
     def build(self, optimization: Optimization, device: str) -> None:
         """Build once, outside of any case's deadline, what the optimization's library builds at first use.
@@ -305,56 +223,27 @@ class Runner:
         launch = run.optimization.launch()
         if launch is None:
             return self.ask(name, paired.time_block, run, sampling)
-        with self._ranks(name, launch.ranks) as (workers, places):
+        with self.rank_workers(name, launch.ranks) as (workers, places):
             requests = [(run, sampling, place) for place in places]
             return joined(call_together(workers, paired.time_block, requests, seconds=self.seconds))
 
     def _run_ranks(self, name: str, run: CaseRun, count: int) -> PrecisionRun:
         started = time.monotonic()
-        with self._ranks(name, count, self._threads(run.setup)) as (workers, places):
+        with self.rank_workers(name, count, self._threads(run.setup)) as (workers, places):
             seen = call_together(workers, ranks.run_rank, [(run, place) for place in places], seconds=self.seconds)
             compared = workers[0].call(ranks.compare_ranks, run, seen, seconds=self.seconds)
         return replace(compared, seconds=time.monotonic() - started)
-
-    @contextmanager
-    def _ranks(self, name: str, count: int, threads: int = 0) -> Iterator[tuple[list[Worker], list[RankAddress]]]:
-        """Yield workers that are to be ranks of one model, and the places where they meet."""
-        port = self._port()
-        with ExitStack() as stack:
-            workers = [stack.enter_context(self._worker(f"{name}-rank{rank}", threads)) for rank in range(count)]
-            yield workers, [RankAddress(rank, count, port) for rank in range(count)]
 
     def _threads(self, setup: CaseSetup) -> int:
         """Return the CPU threads of every worker that runs a model on a workload; 0 leaves it to torch. The number is
         the same whether other workers run at the time or not, since results depend on it."""
         return self.threads if setup.workload.timed is None and is_small(setup.recipe) else 0
 
-    @contextmanager
-    def _worker(self, name: str, threads: int = 0) -> Iterator[Worker]:
-        """Yield a worker whose output goes to a log of that name."""
-        with Worker(log=self._log(name), threads=threads) as worker:
-            with self._guard:
-                self._live.add(worker)
-            try:
-                yield worker
-            finally:
-                with self._guard:
-                    self._live.remove(worker)
-
-    def _port(self) -> int:
-        """Return a port that this session never used."""
-        while True:
-            port = _free_port()
-            with self._guard:
-                if port not in self._ports:
-                    self._ports.add(port)
-                    return port
-
     def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
         """Return the recipe itself or, for seeded weights, one of the folder into which they are written once."""
         if not isinstance(recipe.source, Seeded):
             return recipe
-        folder = Path(self._scratch.name) / "models" / recipe.name
+        folder = self.scratch / "models" / recipe.name
         self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", references.make_checkpoint, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
@@ -364,44 +253,10 @@ class Runner:
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
-        floor: float = self.once((about,), f"reference-{about}", references.make_reference, setup, threads=threads)
+        floor = self.once((about,), f"reference-{about}", references.make_reference, setup, threads=threads)
         asked = (setup, dtype, self.probes.recall)
-        trust: EagerCheck = self.once(
-            (about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *asked, threads=threads
-        )
+        trust = self.once((about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *asked, threads=threads)
         return floor, trust
-
-    def once(
-        self,
-        key: tuple[Any, ...],
-        name: str,
-        function: Callable[..., Any],
-        *arguments: Any,
-        more: float = 0.0,
-        threads: int = 0,
-    ) -> Any:
-        with self._guard:
-            asking = self._asking.setdefault(key, threading.Lock())
-        with asking:
-            if key not in self._known:
-                try:
-                    self._known[key] = self.ask(name, function, *arguments, more=more, threads=threads)
-                except WorkerFailed as error:
-                    self._known[key] = error
-            known = self._known[key]
-        if isinstance(known, WorkerFailed):
-            raise known
-        return known
-
-    def _log(self, name: str) -> Path:
-        return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
-
-
-def _free_port() -> int:
-    """Return a port of this machine on which nobody listens, where ranks can meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:

@@ -153,7 +153,7 @@ class Session:
         folder = (
             RunFolder.resumed(options.resume, request) if options.resume else RunFolder.new(options.run_dir, request)
         )
-        runner = Runner(plan.catalogue.probes, logs=folder.logs, seconds=options.case_timeout)
+        runner = Runner(probes=plan.catalogue.probes, logs=folder.logs, seconds=options.case_timeout)
         devices = sorted({entry.case.device for entry in plan.all if entry.unmet is None})
         try:
             standard = self._describe(folder, runner, devices)

@@ -128,7 +128,7 @@ def _calibrated(asked: CalibrateOptions, root: Path, catalogue: Catalogue) -> Pr
         raise HarnessError(f"{unmet} (choose another --device)")
     cases = _cases(asked, device, catalogue)
     logs = scratch("harness-calibrate-")
-    runner = Runner(catalogue.probes, logs=logs, seconds=asked.seconds)
+    runner = Runner(probes=catalogue.probes, logs=logs, seconds=asked.seconds)
     try:
         accelerators = "" if device == "cpu" else runner.device_names(device)
         refuse_simulated(accelerators, "calibrate")

@@ -108,7 +108,7 @@ class EnvironmentServer:
         from harness.execution.runner import Runner  # imports torch, which may not be there: that is told first
 
         if self._runner is None:
-            self._runner = Runner(self._catalogue.probes, logs=self._logs, seconds=self._seconds)
+            self._runner = Runner(probes=self._catalogue.probes, logs=self._logs, seconds=self._seconds)
         return self._runner
 
 

@@ -165,7 +165,7 @@ def test_eager_that_does_not_repeat_itself_calibrates_nothing(setup, tmp_path):
 
 @pytest.mark.workers
 def test_untrusted_eager_calibrates_nothing(tmp_path):
-    runner = Runner(PROBES, logs=tmp_path, reference_fault="suites.meta.faults.of_eager:noisy_eager")
+    runner = Runner(probes=PROBES, logs=tmp_path, reference_fault="suites.meta.faults.of_eager:noisy_eager")
     case = Case("eager", Technique.EAGER, MODELS[0], SINGLE, "cpu", Dtype.FP32)
     with pytest.raises(ReferenceInvalid, match=r"-single: .*, but should be at most .* \(nothing can be calibrated on"):
         measure_variants(runner, case, seeds=1)

@@ -43,7 +43,7 @@ def made_runner(monkeypatch, tmp_path):
                 raise answer
 
         monkeypatch.setattr(runner.Runner, "ask", ask)
-        return Runner(PROBES, logs=tmp_path), noted
+        return Runner(probes=PROBES, logs=tmp_path), noted
 
     return make
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.workers
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory):
     """A runner whose requests must be answered within 40 seconds."""
-    made = Runner(PROBES, logs=tmp_path_factory.mktemp("ranks"), seconds=40)
+    made = Runner(probes=PROBES, logs=tmp_path_factory.mktemp("ranks"), seconds=40)
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ def test_faulty_rank(impatient, planned_case, fault, outcome, told):
 def test_hanging_rank_costs_its_time_limit_and_leaves_nothing(planned_case, tmp_path, path, seconds, told):
     """All ranks are killed, also the one that waits, and those to which torchrun gave sessions of their own."""
     case, optimization = planned_case(path, dtype=Dtype.FP32, workload="single")
-    runner = Runner(PROBES, logs=tmp_path, seconds=120)
+    runner = Runner(probes=PROBES, logs=tmp_path, seconds=120)
     runner.evidence(case, optimization)  # references and first imports cost what they cost
     runner.seconds = seconds
     started = time.monotonic()
@@ -98,7 +98,7 @@ def test_ranks_that_do_not_divide_the_heads_are_told(runner, planned_case):
 def test_failure_under_torchrun_is_told(planned_case, tmp_path):
     """With the file where the reason stands; and its ranks, which have sessions of their own, end with it."""
     case, optimization = planned_case("parallelism.tp2_torchrun", dtype=Dtype.FP32, workload="single")
-    runner = Runner(PROBES, logs=tmp_path, seconds=120)
+    runner = Runner(probes=PROBES, logs=tmp_path, seconds=120)
     evidence = runner.evidence(case, optimization, fault="suites.meta.faults.ranks:rank_raises")
     runner.close()
     verdict = judge(case, Property.ENGAGEMENT, evidence)
@@ -133,7 +133,7 @@ def test_port_that_was_taken_meanwhile_is_exchanged(runner, planned_case, monkey
     case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr("harness.execution.runner._free_port", lambda: ports.pop() if ports else free())
+        monkeypatch.setattr("harness.execution.worker_pool._free_port", lambda: ports.pop() if ports else free())
         verdict = judge(case, Property.ENGAGEMENT, runner.evidence(case, optimization))
     assert verdict.outcome is Outcome.PASS, verdict.message
     assert ports == []

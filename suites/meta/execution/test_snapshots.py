@@ -96,7 +96,7 @@ def test_failure_that_is_forgotten_is_tried_anew(monkeypatch, tmp_path):
         return answer
 
     monkeypatch.setattr(Runner, "ask", ask)
-    runner = Runner(None, logs=tmp_path)
+    runner = Runner(probes=None, logs=tmp_path)
     for _ in range(2):
         with pytest.raises(WorkerDied):
             runner.peaks("cpu")
@@ -115,7 +115,7 @@ def test_snapshot_is_named_as_it_lies_in_the_runs_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Runner, "ask", ask)
     folder = RunFolder.new(tmp_path)
-    runner = Runner(None, logs=folder.logs)
+    runner = Runner(probes=None, logs=folder.logs)
     monkeypatch.setattr(runner, "_loadable", lambda recipe: recipe)
     made = runner.memory(replace(CASE, device="cuda"), Eager())
     runner.close()

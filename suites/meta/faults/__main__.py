@@ -47,11 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         (logs / folder).mkdir()
 
     def faults() -> list[tuple[str, Row]]:
-        with closing(Runner(PROBES, logs=logs / "faults")) as runner:
+        with closing(Runner(probes=PROBES, logs=logs / "faults")) as runner:
             return [(kind, _told(measure_fault(fault, runner, inventory), fault)) for kind, fault in chosen]
 
     def correct(seeds: range) -> list[Row]:
-        with closing(Runner(PROBES, logs=logs / "correct")) as runner:
+        with closing(Runner(probes=PROBES, logs=logs / "correct")) as runner:
             return [_told(row, None) for row in measure_correct(runner, inventory, seeds=seeds)]
 
     # Two threads, each with workers of its own, for the two cores of the smallest machine: nothing here is timed. The

@@ -60,7 +60,7 @@ def measure_fault(fault: Fault, runner: Runner, inventory: Inventory) -> Row:
     started = time.monotonic()
     own = runner
     if fault.into is not Planted.CANDIDATE:
-        own = Runner(PROBES, logs=runner.logs, reference_fault=fault.dotted)
+        own = Runner(probes=PROBES, logs=runner.logs, reference_fault=fault.dotted)
     planted = "" if fault.into is Planted.BASELINE else fault.dotted
     optimization = next(path for path in PATHS if path.name == fault.path)
     case = _case(fault.path, fault.model, next(entry for entry in WORKLOADS if entry.name == fault.workload))

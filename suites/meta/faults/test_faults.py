@@ -142,7 +142,7 @@ def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, pla
 def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken):
     """Nothing is compared with an eager that does not repeat itself, or that cannot recall."""
     case, optimization = planned_case("attention.sdpa")
-    runner = Runner(PROBES, logs=tmp_path, reference_fault=f"suites.meta.faults.of_eager:{fault}")
+    runner = Runner(probes=PROBES, logs=tmp_path, reference_fault=f"suites.meta.faults.of_eager:{fault}")
     evidence = runner.evidence(case, optimization, rungs=LADDER)
     runner.close()
     for trust in evidence.trusts:
@@ -157,7 +157,7 @@ def test_broken_eager_is_untrusted(planned_case, table, tmp_path, fault, broken)
 def test_reference_below_float64_is_refused(planned_case, tmp_path):
     """A cast that the promotion does not reach is found by the audit, and named."""
     case, optimization = planned_case("attention.sdpa", workload="single", dtype=Dtype.FP32)
-    runner = Runner(PROBES, logs=tmp_path, reference_fault="suites.meta.faults.of_eager:half_precision_eager")
+    runner = Runner(probes=PROBES, logs=tmp_path, reference_fault="suites.meta.faults.of_eager:half_precision_eager")
     verdict = judge(case, Property.EQUIVALENCE, runner.evidence(case, optimization))
     runner.close()
     assert verdict.outcome is Outcome.ERROR
