@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from harness.records.enums import Dtype
 from harness.records.measurements import Held, Memory, Pair
-from harness.reports.svg import COLOUR, inline
 from harness.statistics import Interval
 
 WIDTH = 360
 """Width of every picture in units. A phone has as many pixels for it, so that text of 9 units can be read there."""
 LINES = {Dtype.FP32: ("a", "-", "o"), Dtype.FP16: ("c", "--", "^"), Dtype.BF16: ("b", "-.", "s")}
 """Colour, dashes and marker of each dtype, so that none is recognised by its colour alone."""
+COLOUR = {
+    "ink": "#010101",
+    "grid": "#020202",
+    "a": "#030303",
+    "b": "#040404",
+    "c": "#050505",
+    "band": "#060606",
+    "bad": "#070707",
+}
+"""Colour that stands in for each colour of the page's style, which has one for light and one for dark."""
+FONT = "DejaVu Sans"
+"""Font that texts are laid out with, matplotlib's own. It is wider than most, so that they fit in the page's, too."""
+LEFT_OUT = re.compile(
+    r"<defs>\s*<(?:style|clipPath).*?</defs>"
+    r'| id="[\w.]+_\d+"'
+    r'| (?:clip-path|width|height|version|xmlns|xmlns:xlink)="[^"]*"'
+    r"|\n *",
+    re.DOTALL,
+)
+"""Pattern of what a page needs none of: a style for all of it, clips of what lies within its axes, ids of groups."""
+DECIMALS = re.compile(r"-?\d+\.\d+(?=[^<]*>)")
+"""Pattern of a number with decimals within a tag."""
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "report",
     "font.size": 9,
+    "font.sans-serif": [FONT],
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -66,15 +89,25 @@ def draw(paint: Callable[[Any], None], *, name: str, label: str, height: int = 1
 
     with mpl.rc_context():
         mpl.rcdefaults()  # not those of whoever runs this
-        mpl.rcParams.update(SETTINGS)
+        mpl.rcParams.update(SETTINGS | {"svg.hashsalt": name})  # which the ids of markers are made from
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         axes = figure.add_subplot()
         figure.patch.set_visible(False)
         axes.patch.set_visible(False)
         paint(axes)
         drawn = io.StringIO()
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
-    return inline(drawn.getvalue(), name=name, label=label)
+        figure.savefig(drawn, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _inlined(drawn.getvalue(), label=label)
+
+
+def _inlined(drawn: str, *, label: str) -> str:
+    """Return matplotlib's file as an element for a page, in the page's colours and font."""
+    drawn = LEFT_OUT.sub("", drawn[drawn.index("<svg") :])
+    drawn = DECIMALS.sub(lambda number: f"{float(number[0]):.1f}".removesuffix(".0"), drawn)
+    for role, colour in COLOUR.items():
+        drawn = drawn.replace(colour, f"var(--{role})")
+    drawn = drawn.replace(f"'{FONT}'", "system-ui")
+    return drawn.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
 
 
 def steps_picture(steps: Mapping[Dtype, Sequence[float]], *, name: str) -> str:

@@ -24,9 +24,8 @@ from harness.records.run import EXAMPLES, Run
 from harness.reports.html import html
 from harness.reports.page import Badge, Table, badges, matrix
 from harness.reports.page_roofline import roofline
-from harness.reports.pictures import draw
+from harness.reports.pictures import COLOUR, draw
 from harness.reports.reproduce import command
-from harness.reports.svg import COLOUR, inline
 from harness.reports.write import write_reports
 from harness.session.run_folder import RunFolder
 from harness.session.session import TIMING_SECONDS
@@ -230,29 +229,30 @@ def test_no_two_elements_of_a_page_have_one_id(tmp_path, run):
     assert {link[1:] for link in re.findall(r'href="(#[^"]+)"', page)} <= set(ids)
 
 
-def test_pictures_have_the_pages_colours_and_no_style_of_their_own():
-    """A colour that means nothing is that of text."""
+def test_pictures_have_the_pages_colours():
+    """And neither a style for all of the page nor numbers longer than can be seen."""
 
     def paint(axes):
         axes.plot([1, 2], color=COLOUR["b"], marker="o")
-        axes.plot([2, 1], color="#123456")
 
     drawn = draw(paint, name="one", label="a <picture>")
-    assert drawn.startswith("<svg viewBox=")
-    assert 'aria-label="a &lt;picture&gt;"' in drawn
-    assert "style=" not in drawn
-    assert not re.search("#[0-9a-f]{6}", drawn)
-    assert {"s-b", "f-b", "s-ink"} <= set(re.findall(r"[sf]-\w+", drawn))
-    assert set(re.findall(r'(?:id|href)="#?(\w+)-', drawn)) == {"one"}
+    assert drawn.startswith('<svg role="img" aria-label="a &lt;picture&gt;" viewBox="0 0 360 165">')
+    assert not re.search("<style|clip|#[0-9a-f]{6}", drawn)
+    assert {"stroke: var(--b)", "fill: var(--b)", "fill: var(--ink)"} <= set(re.findall(r"\w+: var\(--\w+\)", drawn))
     assert not re.search(r"\d\.\d\d", drawn)
 
 
+def test_equal_pictures_have_no_id_in_common():
+    """Only what a picture refers to has an id."""
+    first, second = (draw(lambda axes: axes.plot([1], marker="o"), name=name, label="l") for name in ("one", "two"))
+    ids, others = (re.findall(r'\bid="([^"]+)"', drawn) for drawn in (first, second))
+    assert set(ids) == set(re.findall(r'href="#([^"]+)"', first))
+    assert not set(ids) & set(others)
+
+
 def test_picture_keeps_its_text():
-    text = "<g id='g'><text style='font: 8px x' x='1.26'>a &lt; b</text></g>"
-    drawn = f"<svg xmlns='http://www.w3.org/2000/svg' width='9pt'>{text}</svg>"
-    assert inline(drawn, name="n", label="l") == (
-        '<svg role="img" aria-label="l"><text x="1.3" font-size="8">a &lt; b</text></svg>'
-    )
+    text = draw(lambda axes: axes.set_xlabel("1.2345 < 1.26"), name="n", label="l")
+    assert ">1.2345 &lt; 1.26</text>" in text
 
 
 def test_roofline_is_arithmetic_over_medians():
