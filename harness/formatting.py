@@ -1,10 +1,16 @@
-"""Numbers for people to read. Pure."""
+"""Numbers and texts for people to read. Pure."""
 
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 SIZES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0), ("m", 1e-3), ("µ", 1e-6), ("n", 1e-9))
+COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+"""Pattern of the escape sequences by which terminals set colours and move the cursor."""
+NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Pattern of characters that XML 1.0 cannot hold. Messages of foreign exceptions may have them, for example colours."""
 
 
 def count(number: int, what: str) -> str:
@@ -28,3 +34,16 @@ MIB = 2**20
 
 def mebibytes(size: int) -> str:
     return f"{size / MIB:.1f} MiB"
+
+
+def printable(value: Any) -> Any:
+    """Return a text without characters that no page can hold. Any other value stays as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", COLOURS.sub("", value))
+
+
+def one_line(text: str, *, longest: int = 0) -> str:
+    """Return a printable text in one line, cut to `longest` characters if that is not 0."""
+    line = " ".join(str(printable(text)).split())
+    return f"{line[: longest - 1]}…" if longest and len(line) > longest else line

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
+from harness.formatting import one_line
 from harness.machine.inventory import take_inventory
 from harness.options import add_options, session_options
 from harness.profiles.expectations import sound_profiles
@@ -22,7 +23,6 @@ from harness.records.run import Verdict
 from harness.reports.failures import failure_lines
 from harness.reports.headline import headline
 from harness.reports.place import machine_line
-from harness.reports.text import one_line
 from harness.session.checkout import refuse_unused
 from harness.session.plan import Catalogue, Planned, find_model
 from harness.session.request import CaseTest, Selection

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from harness.profiles.thresholds import TICKS
 from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Verdict
-from harness.reports.overview import tick_name
+from harness.reports.overview import FIGURE, tick_name
 from harness.reports.page import Badge
+from harness.reports.tables import grouped, limits
 from harness.statistics import Interval
 
-NUMBER = {Property.SPEED: "speedup", Property.MEMORY: "memory_ratio"}
-"""Name of the number that is drawn, by property. Its interval has the suffixes `.low` and `.high`."""
 SHOWN = 24
 """Most bars that a chart shows unfolded."""
 MOST_TICKS = 6
@@ -31,54 +30,20 @@ STEPS: tuple[tuple[float, ...], ...] = (
 
 
 @dataclass(frozen=True)
-class RatioBar:
-    """One ratio with its interval, in percent of the width of the chart."""
-
-    path: str
-    beside: str
-    """Words that tell it from other bars of the path, such as the workload."""
-    badge: Badge
-    figure: str
-    """The ratio and its interval as text."""
-    start: float
-    """Left end of the bar."""
-    width: float
-    low: float
-    """Left end of the interval."""
-    high: float
-    """Right end of the interval."""
-    limits: tuple[float, ...] = ()
-    """Places of the limits that the ratio is held to."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """Bars on one logarithmic axis, the worst outcomes and the best ratios first within each technique."""
-
-    name: str
-    one: float
-    """Place of the ratio 1, in percent."""
-    ticks: tuple[tuple[float, str], ...]
-    """Places and texts of the axis, in percent."""
-    groups: Mapping[Technique, tuple[RatioBar, ...]]
-    folded: Mapping[Technique, tuple[RatioBar, ...]]
-    """Further bars, which a reader unfolds."""
-
-    @property
-    def more(self) -> int:
-        """Number of folded bars."""
-        return sum(map(len, self.folded.values()))
-
-
-@dataclass(frozen=True)
 class Ratio:
     """One ratio to eager that a verdict rests on."""
 
     verdict: Verdict
     path: str
     beside: str
+    """Words that tell it from other ratios of the path, such as the workload."""
     interval: Interval
     limits: tuple[float, ...]
+    """Limits that it is held to."""
+
+    @property
+    def badge(self) -> Badge:
+        return Badge(self.verdict.outcome)
 
     @property
     def figure(self) -> str:
@@ -93,23 +58,60 @@ class Ratio:
         return [value for value in found if 0 < value < math.inf]
 
 
+@dataclass(frozen=True)
+class RatioBar:
+    """A ratio with its places in percent of the width of the chart."""
+
+    ratio: Ratio
+    start: float
+    """Left end of the bar."""
+    width: float
+    low: float
+    """Left end of the interval."""
+    high: float
+    """Right end of the interval."""
+    limits: tuple[float, ...]
+
+
+Bars = Mapping[Technique, Sequence[RatioBar]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars on one logarithmic axis, the worst outcomes and the best ratios first within each technique."""
+
+    name: str
+    one: float
+    """Place of the ratio 1, in percent."""
+    ticks: tuple[tuple[float, str], ...]
+    """Places and texts of the axis, in percent."""
+    groups: Bars
+    folded: Bars
+    """Further bars, which a reader unfolds."""
+
+    @property
+    def more(self) -> int:
+        """Number of folded bars."""
+        return sum(map(len, self.folded.values()))
+
+
 def ratios(verdicts: Iterable[Verdict], about: Property) -> list[Ratio]:
     """Return all ratios of a property: those of ticks of the overview, then those of cases."""
     known = [*verdicts]
     ticks = {tick_name(technique, about): technique for technique in TICKS}
     some = [each for each in known if each.property is about or each.case in ticks]
-    some = [each for each in some if 0 < each.numbers.get(NUMBER[about], 0) < math.inf]
+    some = [each for each in some if 0 < each.numbers.get(FIGURE[about], 0) < math.inf]
     some.sort(key=lambda each: each.property is about)  # ticks first, else in the run's order
     varied = [name for name in ("recipe", "workload", "device", "dtype") if len({getattr(e, name) for e in some}) > 1]
     return [_ratio(each, about, varied, tick=each.property is not about) for each in some]
 
 
 def _ratio(verdict: Verdict, about: Property, varied: Sequence[str], *, tick: bool) -> Ratio:
-    numbers, key = verdict.numbers, NUMBER[about]
+    numbers, key = verdict.numbers, FIGURE[about]
     interval = Interval(*(numbers.get(f"{key}{bound}", numbers[key]) for bound in (".low", "", ".high")))
-    limits = tuple(numbers[name] for bound in ("at_least", "at_most") if (name := f"{key}.{bound}") in numbers)
+    bounds = tuple(limits(numbers, key).values())
     told = [*(["claim of the overview"] if tick else []), *(str(getattr(verdict, name)) for name in varied)]
-    return Ratio(verdict, verdict.path or verdict.case, " ".join(filter(None, told)), interval, limits)
+    return Ratio(verdict, verdict.path or verdict.case, " ".join(filter(None, told)), interval, bounds)
 
 
 def chart(verdicts: Iterable[Verdict], about: Property, *, name: str) -> Chart | None:
@@ -118,30 +120,25 @@ def chart(verdicts: Iterable[Verdict], about: Property, *, name: str) -> Chart |
     if not found:
         return None
     axis = _Axis.of([place for each in found for place in each.places])
-    grouped: dict[Technique, list[Ratio]] = {}
-    for each in found:
-        grouped.setdefault(each.verdict.technique, []).append(each)
-    more_is_better = about is Property.SPEED
-    for some in grouped.values():
-        some.sort(key=lambda each: _rank(each, more_is_better=more_is_better))
-    bars = {technique: tuple(axis.bar(each) for each in some) for technique, some in grouped.items()}
-    shown, folded = _parted(bars)
-    return Chart(name, axis.place(1), axis.ticks, shown, folded)
+    best = -1 if about is Property.SPEED else 1
+    bars = {
+        technique: [
+            axis.bar(each)
+            for each in sorted(some, key=lambda each: (not each.verdict.outcome.fails, best * each.interval.mid))
+        ]
+        for technique, some in grouped(found, lambda each: each.verdict.technique).items()
+    }
+    return Chart(name, axis.place(1), axis.ticks, *_parted(bars))
 
 
-def _rank(ratio: Ratio, *, more_is_better: bool) -> tuple[bool, float]:
-    return not ratio.verdict.outcome.fails, -ratio.interval.mid if more_is_better else ratio.interval.mid
-
-
-def _parted(
-    bars: Mapping[Technique, tuple[RatioBar, ...]],
-) -> tuple[Mapping[Technique, tuple[RatioBar, ...]], Mapping[Technique, tuple[RatioBar, ...]]]:
+def _parted(bars: Bars) -> tuple[Bars, Bars]:
     """Return (bars to show, bars to fold). Each technique shows its share, and those that fail."""
     if sum(map(len, bars.values())) <= SHOWN:
         return bars, {}
     share = max(2, SHOWN // len(bars))
-    failing = {technique: sum(bar.badge.kind == "bad" for bar in some) for technique, some in bars.items()}
-    cut = {technique: max(share, failing[technique]) for technique in bars}
+    cut = {
+        technique: max(share, sum(bar.ratio.badge.kind == "bad" for bar in some)) for technique, some in bars.items()
+    }
     shown = {technique: some[: cut[technique]] for technique, some in bars.items()}
     return shown, {technique: rest for technique, some in bars.items() if (rest := some[cut[technique] :])}
 
@@ -179,10 +176,7 @@ class _Axis:
         """Return the bar of a ratio, from 1 to its middle."""
         one, mid = self.place(1), self.place(ratio.interval.mid)
         return RatioBar(
-            ratio.path,
-            ratio.beside,
-            Badge(ratio.verdict.outcome),
-            ratio.figure,
+            ratio,
             min(one, mid),
             round(abs(mid - one), 2),
             self.place(ratio.interval.low),
@@ -195,11 +189,11 @@ def ratio_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     """Return a header and a row per measured case with its speed and memory; empty if nothing was measured."""
     known = [*verdicts]
     rows: dict[tuple[str, str], dict[Property, str]] = {}
-    for about in NUMBER:
+    for about in FIGURE:
         for each in ratios(known, about):
             if each.verdict.property is about:
                 outcome = each.verdict.outcome
                 told = each.figure if outcome is Outcome.PASS else f"{each.figure}: {outcome}"
                 rows.setdefault((each.path, each.verdict.case), {})[about] = told
-    cells = [[path, case, *(row.get(about, "") for about in NUMBER)] for (path, case), row in rows.items()]
+    cells = [[path, case, *(row.get(about, "") for about in FIGURE)] for (path, case), row in rows.items()]
     return [["path", "case", "speed ×", "memory ×"], *cells] if cells else []

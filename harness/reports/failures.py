@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from harness.formatting import count
+from harness.formatting import count, one_line
 from harness.records.enums import Outcome
 from harness.records.run import Verdict
+from harness.reports.page import Badge
 from harness.reports.reproduce import command
-from harness.reports.text import one_line
+from harness.reports.tables import grouped
 
 READ_ON = {
     Outcome.CRASHED: "run the command, and read the worker's log in the run's folder logs",
@@ -25,15 +27,50 @@ LONGEST = 300
 """Longest text of a failure at the end of the terminal, in characters."""
 AGAIN = "run the command, and read what the test prints"
 """Next step if neither the message nor the outcome tells one."""
+FOLDED = 300
+"""Characters of a long message that stand before the fold of a page."""
 
 
-def by_message(verdicts: Iterable[Verdict]) -> list[list[Verdict]]:
-    """Return failing verdicts by case and message, since what fails a property fails those after it, too."""
-    found: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.outcome.fails:
-            found.setdefault((verdict.case, verdict.message), []).append(verdict)
-    return list(found.values())
+@dataclass(frozen=True)
+class Failed:
+    """Failed properties of a case that share one message."""
+
+    verdict: Verdict
+    properties: str
+    """Names of the properties."""
+    found: str
+    """Text of what was found, without the id of the case."""
+    step: str
+    """The next step for a person."""
+    command: str
+    """Shell command that reproduces them."""
+
+    @property
+    def badge(self) -> Badge:
+        return Badge(self.verdict.outcome)
+
+    @property
+    def start(self) -> str:
+        """Start of a message that is long enough to be folded; empty for any other."""
+        return f"{self.found[:FOLDED].rstrip()}…" if len(self.found) > FOLDED * 1.5 else ""
+
+
+def failures(verdicts: Iterable[Verdict], *, evidence: Collection[str], told: Sequence[str]) -> list[Failed]:
+    """Return failing verdicts by case and message, since what fails a property fails those after it, too.
+
+    `evidence` holds the cases of which the run has evidence; `told` are the options that the session was given.
+    """
+    failing = (verdict for verdict in verdicts if verdict.outcome.fails)
+    found = grouped(failing, lambda verdict: (verdict.case, verdict.message))
+    return [
+        Failed(
+            same[0],
+            ", ".join(verdict.property for verdict in same),
+            *told_and_next(same[0]),
+            command(same[0], has_evidence=same[0].case in evidence, told=told),
+        )
+        for same in found.values()
+    ]
 
 
 def told_and_next(verdict: Verdict) -> tuple[str, str]:
@@ -67,14 +104,13 @@ def _parted(told: str) -> tuple[str, str]:
 def failure_lines(verdicts: Iterable[Verdict], *, evidence: Collection[str], told: Sequence[str]) -> Iterator[str]:
     """Yield what failed first, each failure with its next step and the command that reproduces it.
 
-    `evidence` holds the cases of which the run has evidence; `told` are the options that the session was given.
+    The arguments are those of `failures`.
     """
-    failures = by_message(verdicts)
-    for verdict, *others in failures[:TOLD]:
-        found, step = told_and_next(verdict)
-        properties = ", ".join(each.property for each in (verdict, *others))
-        yield one_line(f"{verdict.outcome} {properties} of {verdict.case}: {found}", longest=LONGEST)
-        yield f"  next: {one_line(step, longest=LONGEST)}"
-        yield f"  again: {one_line(command(verdict, has_evidence=verdict.case in evidence, told=told))}"
-    if (more := len(failures) - TOLD) > 0:
+    found = failures(verdicts, evidence=evidence, told=told)
+    for each in found[:TOLD]:
+        what = f"{each.verdict.outcome} {each.properties} of {each.verdict.case}: {each.found}"
+        yield one_line(what, longest=LONGEST)
+        yield f"  next: {one_line(each.step, longest=LONGEST)}"
+        yield f"  again: {one_line(each.command)}"
+    if (more := len(found) - TOLD) > 0:
         yield f"{count(more, 'more failure')} in report.html"

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from harness.formatting import count
+from harness.formatting import count, one_line
 from harness.judging.gate import Forgiven, not_ended, strays, verdict_missing
 from harness.records.enums import Property, Technique
 from harness.records.run import Run
 from harness.reports.place import place_of
 from harness.reports.standings import OPEN, Judged, PathStanding, by_path, of_standing, optimization_paths
 from harness.reports.tables import skipped_paths
-from harness.reports.text import one_line
 
 NAMED = 3
 """Most paths or claims that the headline names. The others are counted."""

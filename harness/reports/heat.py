@@ -1,4 +1,4 @@
-"""The heat map of a run: one cell for each path and property, coloured by its worst outcome. Pure."""
+"""Outcomes by path and property: the heat map, coloured by the worst of each cell, and the table of numbers. Pure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from harness.records.enums import CASE_PROPERTIES, Property, Technique
 from harness.records.run import Verdict
-from harness.reports.page import KINDS, Badge, badges
-from harness.reports.standings import Judged, PathStanding, by_path
+from harness.reports.page import KINDS, Badge, Table, badges
+from harness.reports.standings import Judged, PathStanding, by_path, of_standing
+from harness.reports.tables import grouped
 
 SHORT = {
     Property.ENGAGEMENT: "engag.",
@@ -18,16 +19,6 @@ SHORT = {
     Property.REGRESSION: "regr.",
 }
 """Short names of properties, for narrow columns. Others are short enough."""
-ORDER = (
-    PathStanding.FAILS,
-    PathStanding.KNOWN,
-    PathStanding.DISCLAIMED,
-    PathStanding.OPEN,
-    PathStanding.ENGAGED,
-    PathStanding.WORKS,
-    PathStanding.UNTRIED,
-)
-"""Order of paths within a technique."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +69,43 @@ class Heat:
 
 def heat(verdicts: Iterable[Verdict]) -> Heat | None:
     """Return the heat map of a run, failing paths first within each technique; None without verdicts on cases."""
-    known = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
-    if not known:
+    paths = by_path(verdicts)
+    if not paths:
         return None
-    found: dict[str, dict[Property, list[Verdict]]] = {}
-    for verdict in known:
-        found.setdefault(verdict.path or verdict.case, {}).setdefault(verdict.property, []).append(verdict)
-    asked = [each for each in CASE_PROPERTIES if any(each in row for row in found.values())]
-    paths = sorted(by_path(known), key=lambda path: ORDER.index(path.standing))
-    techniques = dict.fromkeys(verdict.technique for verdict in known)
+    asked = _asked(paths)
+    techniques, standings = [path.technique for path in paths], [*PathStanding]
+    paths.sort(key=lambda path: (techniques.index(path.technique), standings.index(path.standing)))
     tried, untried = (
         {
-            technique: rows
-            for technique in techniques
-            if (rows := [_row(path, found, asked) for path in paths if _belongs(path, technique, apart=apart)])
+            technique: [Row(path.name, tuple(map(Cell, _outcomes(path, asked)))) for path in some]
+            for technique, some in grouped(apart, lambda path: path.technique).items()
         }
-        for apart in (False, True)
+        for apart in (
+            [path for path in paths if path.standing is not PathStanding.UNTRIED],
+            of_standing(paths, PathStanding.UNTRIED),
+        )
     )
     return Heat([(SHORT.get(each, str(each)), each) for each in asked], tried, untried)
 
 
-def _belongs(path: Judged, technique: Technique, *, apart: bool) -> bool:
-    return path.technique is technique and (path.standing is PathStanding.UNTRIED) is apart
+def matrix(verdicts: Iterable[Verdict]) -> Table | None:
+    """Return a table of paths by properties. A cell counts the outcomes of the path's cases."""
+    paths = by_path(verdicts)
+    asked = _asked(paths)
+    rows: list[list[str | tuple[Badge, ...]]] = [[path.name, *_outcomes(path, asked)] for path in paths]
+    return Table(["path", *map(str, asked)], rows, "paths by properties", "matrix") if rows else None
 
 
-def _row(path: Judged, found: Mapping[str, Mapping[Property, list[Verdict]]], asked: Iterable[Property]) -> Row:
-    of_path = found[path.name]
-    return Row(path.name, tuple(Cell(badges(of_path.get(each, ()), counted=True)) for each in asked))
+def _asked(paths: Iterable[Judged]) -> list[Property]:
+    """Return the properties of which any path has a verdict."""
+    found = {verdict.property for path in paths for verdict in path.verdicts}
+    return [each for each in CASE_PROPERTIES if each in found]
+
+
+def _outcomes(path: Judged, asked: Iterable[Property]) -> list[tuple[Badge, ...]]:
+    """Return the path's outcomes by property, with their numbers."""
+    found = grouped(path.verdicts, lambda verdict: verdict.property)
+    return [badges(found.get(each, ()), counted=True) for each in asked]
 
 
 def legend(shown: Heat) -> list[tuple[Badge, str]]:

@@ -3,40 +3,49 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, first_line
+from harness.formatting import printable
 from harness.judging.gate import gate_line, tier_line
+from harness.records.codec import write_text
 from harness.records.enums import Property, Technique
 from harness.records.run import Run, Verdict
 from harness.reports.bars import chart
-from harness.reports.failures import by_message
+from harness.reports.failures import failures
 from harness.reports.headline import headline
-from harness.reports.heat import heat, legend
-from harness.reports.markdown import ERROR_RATIO, FIGURES, OVERVIEW
+from harness.reports.heat import heat, legend, matrix
+from harness.reports.junit import junit
+from harness.reports.markdown import ERROR_RATIO, FIGURES, OVERVIEW, markdown
 from harness.reports.overview import overview_table
-from harness.reports.page import CasePage, Failed, badges, matrix, with_badges
+from harness.reports.page import CasePage, badges, with_badges
 from harness.reports.page_cases import Files, case_page, read_files
 from harness.reports.page_roofline import roofline
 from harness.reports.place import machine_line
-from harness.reports.reproduce import command
 from harness.reports.tables import (
     changed_numerics,
     claim_table,
+    grouped,
     judged_cases,
     skipped_paths,
     tally_outcomes,
     tried_cases,
 )
-from harness.reports.text import printable
 
 FOLDER = Path(__file__).parent
 TEMPLATE = FOLDER / "report.html.jinja"
 UNFOLDED = 10
 """Most failures that the page shows unfolded."""
+
+
+def write_reports(folder: Path, run: Run) -> None:
+    """Render a run into its folder. The page comes last: it needs packages that no other file does."""
+    write_text(folder / "report.md", markdown(run))
+    write_text(folder / "junit.xml", junit(run))
+    write_text(folder / "report.html", html(run, folder))
 
 
 def html(run: Run, folder: Path) -> str:
@@ -77,8 +86,9 @@ def _breakable(name: str) -> Any:
 
 
 def _content(run: Run, folder: Path) -> dict[str, Any]:
-    cases = _by_case([*judged_cases(run.verdicts), *tried_cases(run.verdicts)])
+    cases = grouped([*judged_cases(run.verdicts), *tried_cases(run.verdicts)], lambda verdict: verdict.case)
     files = {case: read_files(folder, case) for case in cases}
+    evidence = {case for case, found in files.items() if found.evidence}
     overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
     found, said = heat(run.verdicts), headline(run)
     first, _, clauses = said.partition(": ")
@@ -98,7 +108,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "memory": chart(run.verdicts, Property.MEMORY, name="memory over eager's"),
         "heat": found,
         "legend": legend(found) if found else [],
-        "failures": _failures(run, files),
+        "failures": failures(run.verdicts, evidence=evidence, told=run.options),
         "unfolded": UNFOLDED,
         "overview": overview,
         "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
@@ -112,35 +122,11 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
     }
 
 
-def _by_case(verdicts: Iterable[Verdict]) -> dict[str, list[Verdict]]:
-    found: dict[str, list[Verdict]] = {}
-    for verdict in verdicts:
-        found.setdefault(verdict.case, []).append(verdict)
-    return found
-
-
-def _failures(run: Run, files: Mapping[str, Files]) -> list[Failed]:
-    """Return what failed, each failure with the command that reproduces it."""
-    return [
-        Failed(same[0], _again(same[0], run, files), [verdict.property for verdict in same])
-        for same in by_message(run.verdicts)
-    ]
-
-
-def _again(verdict: Verdict, run: Run, files: Mapping[str, Files]) -> str:
-    known = files.get(verdict.case)
-    return command(verdict, has_evidence=bool(known and known.evidence), told=run.options)
-
-
 def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:
     """Return the pages of all cases by technique, cases that failed first."""
-    found: dict[Technique, list[CasePage]] = {}
-    for place, (case, verdicts) in enumerate(cases.items(), 1):
-        page = case_page(verdicts, files[case], name=f"c{place}")
-        found.setdefault(verdicts[0].technique, []).append(page)
-    for pages in found.values():
-        pages.sort(key=lambda page: page.badges[0].kind != "bad")
-    return found
+    pages = (case_page(cases[case], files[case], name=f"c{place}") for place, case in enumerate(cases, 1))
+    found = grouped(pages, lambda page: cases[page.case][0].technique)
+    return {technique: sorted(some, key=lambda page: page.badges[0].kind != "bad") for technique, some in found.items()}
 
 
 def _times(run: Run) -> str:

@@ -5,13 +5,10 @@ It is written from the record, not from pytest, so that a run judged again can b
 
 from __future__ import annotations
 
-import re
 from xml.etree import ElementTree as ET
 
+from harness.formatting import NOT_XML
 from harness.records.run import Run
-
-NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Pattern of characters that XML 1.0 cannot hold. Messages of foreign exceptions may have them, for example colours."""
 
 
 def junit(run: Run) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
+from harness.formatting import one_line
 from harness.judging.gate import gate_line, tier_line
 from harness.records.run import Run, Verdict
 from harness.reports.bars import SHOWN, ratio_table
-from harness.reports.failures import by_message, told_and_next
+from harness.reports.failures import Failed, failures
 from harness.reports.headline import headline
 from harness.reports.overview import overview_table
 from harness.reports.place import machine_line
-from harness.reports.reproduce import command
 from harness.reports.standings import path_table
 from harness.reports.tables import (
     case_table,
@@ -23,7 +23,6 @@ from harness.reports.tables import (
     skipped_paths,
     tally_outcomes,
 )
-from harness.reports.text import one_line
 
 ERROR_RATIO = (
     "Error ratio: RMS error of the logits against the float64 reference over that of eager in the same dtype, "
@@ -64,10 +63,9 @@ def markdown(run: Run) -> str:
         start += [f"{tier.capitalize()}.", ""]
     if gate := gate_line(run):
         start += [f"**{_clipped(gate)}**", ""]
+    overview = []
     if measured := overview_table(run.verdicts):
         overview = ["## The optimization overview, measured here", "", *markdown_table(measured), "", OVERVIEW, ""]
-    else:
-        overview = []
     end = _environment(run)
     room = MOST - _bytes([*start, *overview, *end])
     lines = []
@@ -90,35 +88,39 @@ class _Section:
     lines: list[str]
     head: tuple[str, ...] = ()
     """First lines of a table, if the lines are its rows."""
-    fold: int = 0
-    """Number of lines above which they are folded; 0 for never."""
+    fold: int | None = None
+    """Number of lines above which they are folded; None for never."""
 
 
 def _sections(run: Run) -> list[_Section]:
     """Return all sections that grow with a run, except the table of cases. The overview stands below the failures."""
-    failures = [_failure(same, run) for same in by_message(run.verdicts)]
-    paths = markdown_table(path_table(run.verdicts) or [[]])
-    measured = markdown_table(ratio_table(run.verdicts) or [[]])
-    claims = markdown_table([[_clipped(cell) for cell in row] for row in claim_table(run.verdicts)] or [[]])
+    failed = [_failure(each) for each in failures(run.verdicts, evidence=(), told=run.options)]
+    claims = [[_clipped(cell) for cell in row] for row in claim_table(run.verdicts)]
     skipped = [_clipped(f"- {reason}: {', '.join(paths)}") for reason, paths in skipped_paths(run.verdicts).items()]
     changed = [_clipped(f"- {line}") for line in changed_numerics(run.verdicts)]
     return [
-        _Section("Speed and memory over eager's", "cases", measured[2:], tuple(measured[:2]), fold=SHOWN),
-        _Section("Paths", "techniques", paths[2:], tuple(paths[:2])),
-        _Section(FAILED, "failures", failures),
-        _Section("Claims", "claims", claims[2:], tuple(claims[:2])),
+        _table("Speed and memory over eager's", "cases", ratio_table(run.verdicts), fold=SHOWN),
+        _table("Paths", "techniques", path_table(run.verdicts)),
+        _Section(FAILED, "failures", failed),
+        _table("Claims", "claims", claims),
         _Section("Not judged", "reasons", skipped),
         _Section("Numerics changed", "lines", changed),
     ]
 
 
-def _failure(same: list[Verdict], run: Run) -> str:
+def _table(title: str, what: str, table: list[list[str]], *, fold: int | None = None) -> _Section:
+    """Return the section of a table, which may be empty."""
+    head, rule, *rows = markdown_table(table or [[]])
+    return _Section(title, what, rows, (head, rule), fold)
+
+
+def _failure(failed: Failed) -> str:
     """Return the lines of one failure: its message, the next step if the message has none, and the command."""
-    first, (_, step) = same[0], told_and_next(same[0])
-    told = f"- **{first.outcome}** {', '.join(each.property for each in same)}: {_clipped(first.message)}"
-    if not first.message.endswith(f"({step})"):
-        told += f"\n  Next: {step}."
-    again = one_line(command(first, has_evidence=False, told=run.options), longest=LONGEST)
+    message = failed.verdict.message
+    told = f"- **{failed.verdict.outcome}** {failed.properties}: {_clipped(message)}"
+    if not message.endswith(f"({failed.step})"):
+        told += f"\n  Next: {failed.step}."
+    again = one_line(failed.command, longest=LONGEST)
     return f"{told}\n  `{again.replace('`', '')}`"
 
 
@@ -126,24 +128,14 @@ def _fitting(section: _Section, *, room: int) -> list[str]:
     """Return the lines of a section that fit into `room` bytes, and say how many are left out. Empty without lines."""
     if not section.lines:
         return []
-    folded = 0 < section.fold < len(section.lines)
-    fold = [f"<details><summary>{len(section.lines)} {section.what}</summary>", ""] if folded else []
+    number, what = len(section.lines), section.what
+    folded = section.fold is not None and number > section.fold
+    fold = [f"<details><summary>{number} {what}</summary>", ""] if folded else []
     before = [f"## {section.title}", "", *fold, *section.head]
-    kept = _kept(
-        section.lines,
-        room=room - _bytes([*before, "", "", "</details>", LEFT_OUT.format(len(section.lines), section.what), ""]),
-    )
-    after = ["", "</details>"] if folded else []
-    return [*before, *section.lines[:kept], *_cut(len(section.lines) - kept, section.what), *after, ""]
-
-
-def _kept(lines: list[str], *, room: int) -> int:
-    """Return how many of the first lines fit into `room` bytes."""
-    return sum(used <= room for used in accumulate(_bytes([line]) for line in lines))
-
-
-def _cut(gone: int, what: str) -> list[str]:
-    return ["", LEFT_OUT.format(gone, what)] if gone else []
+    room -= _bytes([*before, "", "", "</details>", LEFT_OUT.format(number, what), ""])
+    kept = sum(used <= room for used in accumulate(_bytes([line]) for line in section.lines))
+    cut = ["", LEFT_OUT.format(number - kept, what)] if kept < number else []
+    return [*before, *section.lines[:kept], *cut, *(["", "</details>"] if folded else []), ""]
 
 
 def _environment(run: Run) -> list[str]:
@@ -155,12 +147,9 @@ def _environment(run: Run) -> list[str]:
 
 def _cases(judged: list[Verdict], *, room: int) -> list[str]:
     """Return the long table of cases, folded, with as many of its rows as fit into `room` bytes."""
-    head, rule, *rows = markdown_table(case_table(judged))
-    before = ["## Cases", "", f"<details><summary>{len(rows)} cases</summary>", "", head, rule]
-    after = ["", "</details>", "", ERROR_RATIO, ""]
-    after += [FIGURES, ""] if any(verdict.property.measured for verdict in judged) else []
-    kept = _kept(rows, room=room - _bytes([*before, *after, "", LEFT_OUT.format(len(rows), "cases")]))
-    return [*before, *rows[:kept], *_cut(len(rows) - kept, "cases"), *after]
+    notes = [ERROR_RATIO, ""]
+    notes += [FIGURES, ""] if any(verdict.property.measured for verdict in judged) else []
+    return _fitting(_table("Cases", "cases", case_table(judged), fold=0), room=room - _bytes(notes)) + notes
 
 
 def _clipped(text: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from harness.profiles.thresholds import TICKS
 from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Verdict
-from harness.statistics import Interval
+from harness.reports.tables import figure
 
 FIGURE = {Property.SPEED: "speedup", Property.MEMORY: "memory_ratio"}
 """Name of the number that a tick is about, by property. Its interval has the suffixes `.low` and `.high`."""
@@ -42,20 +42,13 @@ def _row(technique: Technique, asked: Mapping[str, Verdict]) -> list[str]:
     cells = [_cell(found.get(about), about, numbers) for about in FIGURE]
     ratios = [value for key, value in numbers.items() if key.endswith(".rho")]
     error = f"{max(ratios):.2f}" if ratios else ""
-    return [str(technique), *cells, error, _interval(numbers, "mbu"), how]
+    return [str(technique), *cells, error, figure(numbers, "mbu"), how]
 
 
 def _cell(verdict: Verdict | None, about: Property, numbers: Mapping[str, float]) -> str:
     """Return the figure of a cell, and what it says of the tick if there is one."""
     if verdict is None:
-        return _interval(numbers, FIGURE[about])
+        return figure(numbers, FIGURE[about])
     told = WORDS.get(verdict.outcome, str(verdict.outcome))
-    figure = _interval(verdict.numbers, FIGURE[about])
-    return f"{figure}: {told}" if figure else told
-
-
-def _interval(numbers: Mapping[str, float], key: str) -> str:
-    bounds = (f"{key}.low", key, f"{key}.high")
-    if all(name in numbers for name in bounds):
-        return str(Interval(*(numbers[name] for name in bounds)))
-    return f"{numbers[key]:.3g}" if key in numbers else ""
+    measured = figure(verdict.numbers, FIGURE[about])
+    return f"{measured}: {told}" if measured else told

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from harness.records.enums import CASE_PROPERTIES, Outcome, Property
+from harness.records.enums import Outcome
 from harness.records.run import Verdict
-from harness.reports.failures import told_and_next
 
 FIGURE = re.compile(r"[<≥≤+−-]?\d")
 """Pattern of the start of a cell that is read as a number."""
@@ -39,9 +38,6 @@ class Badge:
 
 KINDS = ("bad", "open", "none", "good")
 """Kinds of badges, the worst first. A case that nobody judged ranks below a good one: it proves nothing."""
-
-FOLDED = 300
-"""Characters of a long message that stand before the fold."""
 
 Cell = str | Badge | tuple[Badge, ...]
 
@@ -93,34 +89,6 @@ class CasePage:
     parts: tuple[Part, ...]
 
 
-@dataclass(frozen=True)
-class Failed:
-    """Failed properties of a case that share one message, and the command that reproduces them."""
-
-    verdict: Verdict
-    command: str
-    properties: list[Property] = field(default_factory=list)
-
-    @property
-    def badge(self) -> Badge:
-        return Badge(self.verdict.outcome)
-
-    @property
-    def told(self) -> str:
-        """Text of what was found, without the id of the case, which the page shows before it."""
-        return told_and_next(self.verdict)[0]
-
-    @property
-    def step(self) -> str:
-        """The next step for a person."""
-        return told_and_next(self.verdict)[1]
-
-    @property
-    def start(self) -> str:
-        """Start of a message that is long enough to be folded; empty for any other."""
-        return f"{self.told[:FOLDED].rstrip()}…" if len(self.told) > FOLDED * 1.5 else ""
-
-
 def badges(verdicts: Iterable[Verdict], *, counted: bool = False) -> tuple[Badge, ...]:
     """Return one badge for each outcome, the worst first. `counted` adds the number of its verdicts."""
     counts = Counter(verdict.outcome for verdict in verdicts)
@@ -134,16 +102,3 @@ def with_badges(rows: list[list[str]], *, name: str, kind: str = "") -> Table | 
         return None
     known = {str(outcome): Badge(outcome) for outcome in Outcome}
     return Table(rows[0], [[known.get(cell, cell) for cell in row] for row in rows[1:]], name, kind)
-
-
-def matrix(verdicts: Iterable[Verdict]) -> Table | None:
-    """Return a table of paths by properties. A cell counts the outcomes of the path's cases."""
-    found: dict[str, dict[Property, list[Verdict]]] = {}
-    for verdict in verdicts:
-        if verdict.property is not Property.CLAIM:
-            found.setdefault(verdict.path, {}).setdefault(verdict.property, []).append(verdict)
-    asked = [each for each in CASE_PROPERTIES if any(each in row for row in found.values())]
-    rows: list[list[Cell]] = [
-        [path, *(badges(row.get(each, ()), counted=True) for each in asked)] for path, row in found.items()
-    ]
-    return Table(["path", *map(str, asked)], rows, "paths by properties", "matrix") if rows else None

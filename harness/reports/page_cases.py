@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import CorruptRecord
+from harness.formatting import MIB
 from harness.judging.timings import speedup
 from harness.records.codec import read_record
 from harness.records.enums import Property
@@ -15,8 +16,8 @@ from harness.records.evidence import EngagementCheck, Evidence, PrecisionRun
 from harness.records.measurements import Measurements, Memory, Speed
 from harness.records.run import EXAMPLES, Verdict
 from harness.reports.page import Badge, CasePage, Cell, Part, Table, badges
-from harness.reports.pictures import memory_picture, pairs_picture, steps_picture
-from harness.reports.tables import case_table
+from harness.reports.pictures import memory_picture, pairs_picture, parts, steps_picture
+from harness.reports.tables import case_table, limits
 
 Record = TypeVar("Record")
 
@@ -99,14 +100,9 @@ def _claims(rungs: Sequence[PrecisionRun]) -> Table:
     for rung in rungs:
         for claim in rung.engagement.claims:
             found.setdefault(claim, []).append(str(rung.dtype))
+    signs = {True: "✓ yes", False: "✕ no"}
     rows = [
-        [
-            claim.what,
-            "\N{NO-BREAK SPACE}".join(dtypes),
-            claim.requested,
-            claim.observed,
-            "✓ yes" if claim.holds else "✕ no",
-        ]
+        [claim.what, "\N{NO-BREAK SPACE}".join(dtypes), claim.requested, claim.observed, signs[claim.holds]]
         for claim, dtypes in sorted(found.items(), key=lambda entry: entry[0].holds)
     ]
     return Table(["claim", "dtype", "requested", "observed", "holds"], rows, "what was requested and observed", "said")
@@ -140,32 +136,21 @@ def _measurements(measured: Measurements, asked: Mapping[Property, Verdict], nam
 
 
 def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
-    numbers = verdict.numbers if verdict else {}
-    limits = {
-        told: numbers[f"speedup.{key}"]
-        for key, told in (("at_least", "at least"), ("at_most", "at most"))
-        if f"speedup.{key}" in numbers
-    }
+    bounds = limits(verdict.numbers if verdict else {}, "speedup")
     interval = speedup(speed)
     gone = len(speed.pairs) - len(speed.kept)
-    held = " and ".join(f"{told} {limit:g}" for told, limit in limits.items())
+    held = " and ".join(f"{told} {limit:g}" for told, limit in bounds.items())
     words = [
         f"Eager's time over the path's: {interval} over {len(speed.kept)} pairs, {gone} dropped. "
         + (f"It should be {held}." if held else "It was not held to a limit here.")
     ]
     words += [f"Dropped: {why}." for why in dict.fromkeys(pair.dropped for pair in speed.pairs if pair.dropped)]
-    return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, limits, name=f"{name}-pairs"))
+    return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, bounds, name=f"{name}-pairs"))
 
 
 def _memory(memory: Memory, name: str) -> Part:
     sides = (memory.candidate, memory.eager)
-    sizes = {
-        "weights": [held.weights for held in sides],
-        "keys and values": [held.kv - held.kv_elsewhere for held in sides],
-        "logits": [held.logits for held in sides],
-        "least, their sum": [held.least for held in sides],
-        "peak": [held.peak for held in sides],
-    }
-    rows = [[told, *(f"{size / 2**20:,.2f}" for size in each)] for told, each in sizes.items()]
+    sizes = [{**parts(held), "least, their sum": held.least, "peak": held.peak} for held in sides]
+    rows = [[told, *(f"{size[told] / MIB:,.2f}" for size in sizes)] for told in sizes[0]]
     table = Table(["MiB", "this path", "eager"], rows, "memory")
     return Part("Memory", (), table, memory_picture(memory, name=f"{name}-memory"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 from harness.judging.timings import ratios_of
 from harness.records.enums import Dtype
@@ -18,72 +19,53 @@ EXPLAINED = (
 )
 
 
-@dataclass(frozen=True)
-class RooflineCase:
-    """Points of one case in the roofline."""
-
-    case: str
-    dtype: Dtype
-    points: tuple[Point, ...]
-
-
 def roofline(measured: Iterable[tuple[Dtype, Measurements]]) -> Part | None:
     """Return the roofline of measurements, each with the native dtype of its case; None if none was timed."""
     told = [(dtype, each) for dtype, each in measured if each.speed and each.speed.kept]
     if not told:
         return None
     peaks = next((each.peaks for _, each in told if each.peaks), None)
-    found = [RooflineCase(each.case, dtype, points) for dtype, each in told if (points := _points(each))]
-    timed = [RooflineCase(t.case, t.dtype, _numbered(t.points, place)) for place, t in enumerate(found, 1)]
-    without = [f"{each.case}: {_why(each)}." for _, each in told if not _points(each)]
-    roofs = {f"{t.dtype} peaks": peaks.flops[t.dtype] for t in timed if peaks and t.dtype in peaks.flops}
+    timed = [points for dtype, each in told if (points := _points(each, dtype))]
+    points = [replace(point, number=number) for number, some in enumerate(timed, 1) for point in some]
+    without = [f"{each.case}: {_why(each)}." for dtype, each in told if not _points(each, dtype)]
+    roofs = {f"{p.dtype} peaks": peaks.flops[p.dtype] for p in points if peaks and p.dtype in peaks.flops}
     if peaks is None or not roofs:
         return Part("", ["There is nothing to draw: no rate and no work of a timed case is known.", *without])
-    drawn = [point for t in timed for point in t.points]
-    picture = roofline_picture(drawn, roofs, bandwidth=peaks.bandwidth, name="roofline")
-    rows = [row for place, t in enumerate(timed, 1) for row in _rows(place, t, peaks)]
+    picture = roofline_picture(points, roofs, bandwidth=peaks.bandwidth, name="roofline")
     head = ["no.", "case", "of", "operations/byte", "Gop/s", "% of roof"]
     words = [EXPLAINED, _told(peaks, roofs), *without]
-    return Part("", words, Table(head, rows, "points of the roofline"), picture)
+    return Part("", words, Table(head, [_row(point, peaks) for point in points], "points of the roofline"), picture)
 
 
-def _points(measured: Measurements) -> tuple[Point, ...]:
+def _points(measured: Measurements, dtype: Dtype) -> list[Point]:
     speed, work = measured.speed, measured.speed.work if measured.speed else None
     if speed is None or work is None:
-        return ()
+        return []
     times = ratios_of(speed)
     found = (
         (True, work.decode_flops, work.decode_bytes, times.get("token_seconds")),
         (False, work.prefill_flops, work.prefill_bytes, times.get("first_seconds")),
     )
-    return tuple(
-        Point(0, flops / moved, flops / seconds, decode=decode)
+    return [
+        Point(measured.case, dtype, flops / moved, flops / seconds, decode=decode)
         for decode, flops, moved, seconds in found
         if flops and moved and seconds
-    )
-
-
-def _numbered(points: tuple[Point, ...], number: int) -> tuple[Point, ...]:
-    return tuple(Point(number, point.intensity, point.rate, point.decode) for point in points)
-
-
-def _rows(place: int, timed: RooflineCase, peaks: Peaks) -> list[list[str]]:
-    return [
-        [
-            str(place),
-            timed.case,
-            "decode step" if point.decode else "prefill",
-            f"{point.intensity:,.3g}" if point.intensity < 1000 else f"{point.intensity:,.0f}",
-            f"{point.rate / 1e9:,.3g}" if point.rate < 1e12 else f"{point.rate / 1e9:,.0f}",
-            f"{100 * point.rate / _roof(point, peaks, timed.dtype):.3g}",
-        ]
-        for point in timed.points
     ]
 
 
-def _roof(point: Point, peaks: Peaks, dtype: Dtype) -> float:
-    slope = peaks.bandwidth * point.intensity
-    return min(slope, peaks.flops[dtype]) if dtype in peaks.flops else slope
+def _row(point: Point, peaks: Peaks) -> list[str]:
+    return [
+        str(point.number),
+        point.case,
+        "decode step" if point.decode else "prefill",
+        f"{point.intensity:,.3g}" if point.intensity < 1000 else f"{point.intensity:,.0f}",
+        f"{point.rate / 1e9:,.3g}" if point.rate < 1e12 else f"{point.rate / 1e9:,.0f}",
+        f"{100 * point.rate / _roof(point, peaks):.3g}",
+    ]
+
+
+def _roof(point: Point, peaks: Peaks) -> float:
+    return min(peaks.bandwidth * point.intensity, peaks.flops.get(point.dtype, math.inf))
 
 
 def _told(peaks: Peaks, roofs: Mapping[str, float]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from harness.formatting import MIB
 from harness.records.enums import Dtype
 from harness.records.measurements import Held, Memory, Pair
 from harness.statistics import Interval
@@ -73,13 +74,15 @@ MOST, LEAST = 1e6, 1e-2
 class Point:
     """A prefill or a decode step in the roofline."""
 
-    number: int
-    """Number of the case in the table of the roofline."""
+    case: str
+    dtype: Dtype
     intensity: float
     """Floating-point operations per byte."""
     rate: float
     """Floating-point operations per second."""
     decode: bool
+    number: int = 0
+    """Number of the case in the table of the roofline."""
 
 
 def draw(paint: Callable[[Any], None], *, name: str, label: str, height: int = 165) -> str:
@@ -166,15 +169,14 @@ def pairs_picture(pairs: Sequence[Pair], interval: Interval, limits: Mapping[str
 
 def memory_picture(memory: Memory, *, name: str) -> str:
     """Draw the least memory that arithmetic allows, in its parts, and both peaks."""
-    mib = 2.0**20
 
     def paint(axes: Any) -> None:
         start = 0.0
-        for part, (colour, size) in _parts(memory.candidate).items():
-            axes.barh(2, size / mib, left=start, color=COLOUR[colour], height=0.62, label=part)
-            start += size / mib
-        axes.barh(1, memory.candidate.peak / mib, color=COLOUR["ink"], alpha=0.55, height=0.62)
-        axes.barh(0, memory.eager.peak / mib, color=COLOUR["ink"], alpha=0.3, height=0.62)
+        for (part, size), colour in zip(parts(memory.candidate).items(), "abc", strict=True):
+            axes.barh(2, size / MIB, left=start, color=COLOUR[colour], height=0.62, label=part)
+            start += size / MIB
+        axes.barh(1, memory.candidate.peak / MIB, color=COLOUR["ink"], alpha=0.55, height=0.62)
+        axes.barh(0, memory.eager.peak / MIB, color=COLOUR["ink"], alpha=0.3, height=0.62)
         axes.set_yticks([2, 1, 0], ["least", "peak", "eager's peak"])
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("MiB")
@@ -184,12 +186,9 @@ def memory_picture(memory: Memory, *, name: str) -> str:
     return draw(paint, name=name, label="peak memory above the least that arithmetic allows", height=140)
 
 
-def _parts(held: Held) -> dict[str, tuple[str, int]]:
-    return {
-        "weights": ("a", held.weights),
-        "keys and values": ("b", held.kv - held.kv_elsewhere),
-        "logits": ("c", held.logits),
-    }
+def parts(held: Held) -> dict[str, int]:
+    """Return the parts of the least memory that arithmetic allows, in bytes."""
+    return {"weights": held.weights, "keys and values": held.kv - held.kv_elsewhere, "logits": held.logits}
 
 
 def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, bandwidth: float, name: str) -> str:

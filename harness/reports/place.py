@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
+from harness.formatting import one_line
 from harness.records.run import Run
-from harness.reports.text import one_line
 
 UNKNOWN = ": unknown, "
 """Text of a record between the type of devices and the reason why their names are not known. The reason may hold

@@ -8,13 +8,14 @@ from enum import StrEnum
 
 from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Verdict
+from harness.reports.tables import grouped
 
 OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE)
 """Outcomes that leave a question open."""
 
 
 class PathStanding(StrEnum):
-    """Standing of a path, a claim or the baseline in a run, by all of its verdicts."""
+    """Standing of a path, a claim or the baseline in a run, by all of its verdicts, the worst first."""
 
     FAILS = "fails"
     KNOWN = "fails as known"
@@ -89,10 +90,8 @@ def optimization_paths(verdicts: Iterable[Verdict]) -> list[Judged]:
 
 def by_path(verdicts: Iterable[Verdict]) -> list[Judged]:
     """Return all paths of a run, the baseline among them, in the order of its verdicts."""
-    found: dict[tuple[str, Technique], list[Verdict]] = {}
-    for verdict in verdicts:
-        if verdict.property is not Property.CLAIM:
-            found.setdefault((verdict.path or verdict.case, verdict.technique), []).append(verdict)
+    known = (verdict for verdict in verdicts if verdict.property is not Property.CLAIM)
+    found = grouped(known, lambda verdict: (verdict.path or verdict.case, verdict.technique))
     return [Judged(name, technique, tuple(those)) for (name, technique), those in found.items()]
 
 
@@ -108,12 +107,7 @@ def path_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     paths = optimization_paths(verdicts)
     shown = [standing for standing in COLUMNS if of_standing(paths, standing)]
     rows = [
-        [str(technique), *(_number(paths, technique, standing) for standing in shown)]
-        for technique in dict.fromkeys(path.technique for path in paths)
+        [str(technique), *(str(len(of_standing(some, standing)) or "") for standing in shown)]
+        for technique, some in grouped(paths, lambda path: path.technique).items()
     ]
     return [["technique", *(COLUMNS[standing] for standing in shown)], *rows] if rows else []
-
-
-def _number(paths: Iterable[Judged], technique: Technique, standing: PathStanding) -> str:
-    number = sum(path.technique is technique and path.standing is standing for path in paths)
-    return str(number) if number else ""

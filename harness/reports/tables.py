@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 from harness.records.enums import Outcome, Property
 from harness.records.run import Verdict
@@ -14,6 +15,23 @@ RATIO = ".rho"
 """Suffix of the numbers that the table shows as error ratios: error over eager's own, by dtype."""
 STORED = ".stored"
 """Suffix of an error ratio's stored value. Only errors that have changed have one."""
+FIGURES = {
+    "speed ×": ("speedup", "speedup.low"),
+    "memory ×": ("memory_ratio", "memory_ratio"),
+    "MBU": ("mbu", "mbu"),
+    "MFU": ("mfu", "mfu"),
+}
+"""Columns for timed cases: the number that fills each, and the number without which a case leaves it empty."""
+Item = TypeVar("Item")
+Key = TypeVar("Key")
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return items by key, both in the order in which they first come."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -51,8 +69,8 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     asked = [p for p in Property if any(p in judged for judged in cases.values())]
     known = {key for figures in numbers.values() for key in figures}
     ratios = sorted((key for key in known if key.endswith(RATIO)), reverse=True)
-    figures = [(name, key, show) for name, (key, show) in FIGURES.items() if key in known]
-    head = ["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *(f[0] for f in figures)]
+    figures = {name: keys for name, keys in FIGURES.items() if keys[1] in known}
+    head = ["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *figures]
     return [
         head,
         *(
@@ -60,7 +78,7 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
                 case,
                 *(str(judged[p].outcome) if p in judged else "" for p in asked),
                 *(_ratio(numbers[case], key) for key in ratios),
-                *(show(numbers[case]) if key in numbers[case] else "" for _, key, show in figures),
+                *(figure(numbers[case], key) if need in numbers[case] else "" for key, need in figures.values()),
             ]
             for case, judged in cases.items()
         ),
@@ -114,21 +132,17 @@ def tally_outcomes(verdicts: Iterable[Verdict]) -> str:
     return ", ".join(f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]) or "no verdict"
 
 
-def _interval(numbers: Mapping[str, float]) -> str:
-    return str(Interval(*(numbers[f"speedup{bound}"] for bound in (".low", "", ".high"))))
+def figure(numbers: Mapping[str, float], key: str) -> str:
+    """Return a number, with its interval if there is one: `2 (1.9 to 2.1)`; empty if it is missing."""
+    bounds = (f"{key}.low", key, f"{key}.high")
+    if all(name in numbers for name in bounds):
+        return str(Interval(*(numbers[name] for name in bounds)))
+    return f"{numbers[key]:.3g}" if key in numbers else ""
 
 
-def _figure(key: str) -> tuple[str, Callable[[Mapping[str, float]], str]]:
-    return key, lambda numbers: f"{numbers[key]:.3g}"
-
-
-FIGURES: dict[str, tuple[str, Callable[[Mapping[str, float]], str]]] = {
-    "speed ×": ("speedup.low", _interval),
-    "memory ×": _figure("memory_ratio"),
-    "MBU": _figure("mbu"),
-    "MFU": _figure("mfu"),
-}
-"""Columns for timed cases: the number that a case needs to fill the column, and how it is shown."""
+def limits(numbers: Mapping[str, float], key: str) -> dict[str, float]:
+    """Return the limits that a number is held to, by `at least` and `at most`."""
+    return {f"at {end}": numbers[name] for end in ("least", "most") if (name := f"{key}.at_{end}") in numbers}
 
 
 def _ratio(numbers: Mapping[str, float], key: str) -> str:

@@ -23,7 +23,7 @@ from harness.records.evidence import Evidence
 from harness.records.measurements import Measurements
 from harness.records.run import Run, Verdict
 from harness.records.run_files import RUN, any_run
-from harness.reports.write import write_reports
+from harness.reports.html import write_reports
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from harness.profiles.expectations import sound_profiles
 from harness.records.codec import read_record, to_plain, write_record, write_text
 from harness.records.run import Run
 from harness.records.run_files import RUN
+from harness.reports.html import write_reports
 from harness.reports.tables import tally_outcomes
-from harness.reports.write import write_reports
 from harness.session.checkout import find_catalogue, refuse_unused
 
 BEFORE = "run.before.json"

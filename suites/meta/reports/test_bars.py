@@ -14,11 +14,10 @@ from harness.records.enums import Outcome, Property, Technique
 from harness.records.evidence import Failure
 from harness.records.run import Run
 from harness.reports.bars import MOST_TICKS, SHOWN, chart, ratio_table
-from harness.reports.failures import AGAIN, LONGEST, READ_ON, TOLD, failure_lines, told_and_next
+from harness.reports.failures import AGAIN, FOLDED, LONGEST, READ_ON, TOLD, failure_lines, told_and_next
 from harness.reports.heat import heat, legend
 from harness.reports.html import UNFOLDED, html
 from harness.reports.markdown import markdown
-from harness.reports.page import FOLDED
 from harness.reports.standings import path_table
 from suites.meta.builders.judging import bar
 from suites.meta.builders.made_up_run import HOSTILE
@@ -56,18 +55,18 @@ def test_bar_reaches_from_one_to_the_ratio():
     """To the right of what is faster, to the left of what is slower; the interval is around its end."""
     drawn = chart([fast(SDPA, 2.0, at_least=1.5), fast(STATIC, 0.5)], Property.SPEED, name="n")
     faster, slower = bars_of(drawn)
-    assert (faster.path, slower.path) == ("attention.sdpa", "caching.static")
+    assert (faster.ratio.path, slower.ratio.path) == ("attention.sdpa", "caching.static")
     assert faster.start == drawn.one == pytest.approx(slower.start + slower.width, abs=0.02)
     assert faster.low < faster.start + faster.width < faster.high
     assert drawn.one < faster.limits[0] < faster.low
-    assert faster.figure == "2 (1.82 to 2.2)"
+    assert faster.ratio.figure == "2 (1.82 to 2.2)"
     assert slower.width == pytest.approx(faster.width, abs=0.02)
 
 
 def test_ratio_without_an_interval_is_a_bar_alone():
     [bar] = bars_of(chart([light(SDPA, 0.5)], Property.MEMORY, name="n"))
     assert bar.low == bar.high
-    assert bar.figure == "0.5"
+    assert bar.ratio.figure == "0.5"
 
 
 def test_nothing_measured_is_no_chart():
@@ -81,7 +80,7 @@ def test_interval_that_nothing_bounds_ends_at_the_edges():
     numbers = {"speedup": 2.0, "speedup.low": 0.0, "speedup.high": math.inf}
     [bar] = bars_of(chart([replace(fast(SDPA, 2.0), numbers=numbers)], Property.SPEED, name="n"))
     assert (bar.low, bar.high) == (0, 100)
-    assert bar.figure == "2 (0 to inf)"
+    assert bar.ratio.figure == "2 (0 to inf)"
 
 
 @pytest.mark.parametrize("most", [1.0, 1.01, 1.4, 3.0, 50.0, 1e6, 1e-5])
@@ -97,14 +96,14 @@ def test_axis_has_few_marks_and_one_among_them(most):
 def test_label_tells_bars_of_a_path_apart():
     """By what varies, and by nothing else."""
     first, second = bars_of(chart([fast(SDPA, 2.0), fast(TIMED, 1.5)], Property.SPEED, name="n"))
-    assert (first.beside, second.beside) == ("single", "decode_b1")
-    assert bars_of(chart([fast(SDPA, 2.0)], Property.SPEED, name="n"))[0].beside == ""
+    assert (first.ratio.beside, second.ratio.beside) == ("single", "decode_b1")
+    assert bars_of(chart([fast(SDPA, 2.0)], Property.SPEED, name="n"))[0].ratio.beside == ""
 
 
 def test_what_the_overview_claims_is_drawn_too():
     tick = replace(fast(SDPA, 2.0), property=Property.CLAIM, case="overview.attention.speed")
     [bar] = bars_of(chart([tick], Property.SPEED, name="n"))
-    assert bar.beside == "claim of the overview"
+    assert bar.ratio.beside == "claim of the overview"
     assert chart([replace(tick, case="sentence.other")], Property.SPEED, name="n") is None
     assert ratio_table([tick]) == []
 
@@ -112,9 +111,9 @@ def test_what_the_overview_claims_is_drawn_too():
 def test_what_fails_comes_first_then_the_best():
     """The best is the fastest, and what needs the least memory."""
     some = [fast(SDPA, 1.5), fast(FLASH, 3.0), fast(TIMED, 2.0, outcome=Outcome.SLOW)]
-    assert [bar.figure[:3] for bar in bars_of(chart(some, Property.SPEED, name="n"))] == ["2 (", "3 (", "1.5"]
+    assert [bar.ratio.figure[:3] for bar in bars_of(chart(some, Property.SPEED, name="n"))] == ["2 (", "3 (", "1.5"]
     some = [light(SDPA, 0.9), light(FLASH, 0.4)]
-    assert [bar.figure for bar in bars_of(chart(some, Property.MEMORY, name="n"))] == ["0.4", "0.9"]
+    assert [bar.ratio.figure for bar in bars_of(chart(some, Property.MEMORY, name="n"))] == ["0.4", "0.9"]
 
 
 def test_many_bars_are_folded_and_none_is_lost(tmp_path):
@@ -124,7 +123,7 @@ def test_many_bars_are_folded_and_none_is_lost(tmp_path):
     many[:SHOWN] = [replace(each, outcome=Outcome.SLOW) for each in many[:SHOWN]]
     drawn = chart(many, Property.SPEED, name="n")
     assert len(bars_of(drawn)) + drawn.more == len(many)
-    assert sum(bar.badge.kind == "bad" for bar in bars_of(drawn)) == SHOWN
+    assert sum(bar.ratio.badge.kind == "bad" for bar in bars_of(drawn)) == SHOWN
     page = html(run_of(*many), tmp_path)
     assert f"<summary>{drawn.more} more bars</summary>" in page
     assert page.count('role="listitem"') == len(many)

@@ -12,7 +12,7 @@ import shutil
 import pytest
 
 from harness.commands.validate.statement_files import write_statement
-from harness.reports.write import write_reports
+from harness.reports.html import write_reports
 from suites.conftest import REPOSITORY
 from suites.meta.builders.made_up_run import HOSTILE, LOST, made_up
 from suites.meta.builders.statements import every

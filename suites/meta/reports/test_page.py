@@ -21,12 +21,12 @@ from harness.records.codec import write_record
 from harness.records.enums import Dtype, Outcome, Property
 from harness.records.measurements import Peaks
 from harness.records.run import EXAMPLES, Run
-from harness.reports.html import html
-from harness.reports.page import Badge, Table, badges, matrix
+from harness.reports.heat import matrix
+from harness.reports.html import html, write_reports
+from harness.reports.page import Badge, Table, badges
 from harness.reports.page_roofline import roofline
 from harness.reports.pictures import COLOUR, draw
 from harness.reports.reproduce import command
-from harness.reports.write import write_reports
 from harness.session.run_folder import RunFolder
 from harness.session.session import TIMING_SECONDS
 from suites.conftest import CATALOGUE, REPOSITORY
