@@ -47,6 +47,14 @@ class Hold(Protocol):
     def __call__(self, *, alone: bool) -> AbstractContextManager[None]: ...
 
 
+def lock_at_once(descriptor: int, *, alone: bool) -> None:
+    """Lock an open file or folder, `alone` or shared, until it is closed or this process ends.
+
+    Raises BlockingIOError if another process holds it otherwise.
+    """
+    fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+
+
 def lock_file(device: str) -> Path:
     """Return the lock file of a device, by its name on this machine: `cpu` or a UUID."""
     return Path(tempfile.gettempdir()) / f"harness-device-{re.sub(r'[^A-Za-z0-9.-]', '_', device)}.lock"
@@ -104,7 +112,7 @@ def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], No
     waiting = False
     while True:
         with suppress(BlockingIOError):
-            fcntl.flock(descriptor, how)
+            lock_at_once(descriptor, alone=alone)
             return
         if time.monotonic() >= end:
             raise HarnessError(

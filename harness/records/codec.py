@@ -7,12 +7,13 @@ Reading is strict: an unknown field, a missing one or a wrong type is a CorruptR
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import math
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -53,6 +54,30 @@ def write_record(path: Path, record: Any) -> None:
     write_text(path, json.dumps(to_plain(record), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+    """Replace `path` by one line of JSON for each record, in one step. Raises DiskRefuses."""
+    write_text(path, "".join(map(_line, records)))
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Append `record` to `path` as one line of JSON, which outlives this process. Raises DiskRefuses."""
+    line = _line(record).encode(errors="backslashreplace")
+    try:
+        with path.open("ab", buffering=0) as file:
+            end = file.tell()
+            fits = file.write(line) == len(line)
+            if not fits:
+                file.truncate(end)  # or the next record would stand behind half of this one
+    except OSError as error:
+        raise _refusal(path, error.strerror) from error
+    if not fits:
+        raise _refusal(path, os.strerror(errno.ENOSPC))
+
+
+def _line(record: Any) -> str:
+    return json.dumps(to_plain(record), allow_nan=False, ensure_ascii=False) + "\n"
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step, so that a reader or a crash never sees half of it. Raises DiskRefuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -63,20 +88,40 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise DiskRefuses(
-            f"{path}: could not be written: {error.strerror} (free the disk, or make its folder writable)"
-        ) from error
+        raise _refusal(path, error.strerror) from error
+
+
+def _refusal(path: Path, why: str | None) -> DiskRefuses:
+    return DiskRefuses(f"{path}: could not be written: {why} (free the disk, or make its folder writable)")
 
 
 def read_record(kind: type[Record], path: Path) -> Record:
     """Return the record in the JSON file `path`. Raises CorruptRecord if it is absent, no JSON, or not of that type."""
+    return _parsed(kind, _contents(path), str(path))
+
+
+def read_lines(kind: type[Record], path: Path) -> tuple[Record, ...]:
+    """Return the records that `append_line` wrote to `path`, without a last line that was cut by a kill.
+
+    Raises CorruptRecord if the file is absent or a line is not such a record; it then names `path:number`.
+    """
+    *lines, _ = _contents(path).split(b"\n")  # a line that is whole has an end
+    return tuple(_parsed(kind, line, f"{path}:{number}") for number, line in enumerate(lines, 1))
+
+
+def _contents(path: Path) -> bytes:
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_bytes()
     except OSError as error:
         raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
+
+
+def _parsed(kind: type[Record], text: bytes, where: str) -> Record:
+    try:
+        plain = json.loads(text.decode())
     except ValueError as error:
-        raise CorruptRecord(f"{path}: is no JSON: {error}") from error
-    return from_plain(kind, plain, where=str(path))
+        raise CorruptRecord(f"{where}: is no JSON: {error}") from error
+    return from_plain(kind, plain, where=where)
 
 
 def _read(kind: Any, plain: Any, where: str) -> Any:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import CorruptRecord, HarnessError
-from harness.records.codec import SCHEMA, read_record
+from harness.records.codec import SCHEMA, read_lines, read_record
 from harness.records.evidence import Evidence
 from harness.records.measurements import Measurements
-from harness.records.run import Run
+from harness.records.run import Run, Verdict
 
 RUN = "run.json"
+"""Record of a session. It holds all verdicts or none: while it holds none, those given so far are in VERDICTS."""
+VERDICTS = "verdicts.jsonl"
+"""Verdicts in the order in which they were given, each as one line of JSON."""
 RESTORE = "restore the file, or run again"
 OfCase = TypeVar("OfCase", Evidence, Measurements)
 
 
 def any_run(folder: Path) -> Run:
-    """Return the record of the session in a folder, finished or not. Raises CorruptRecord if there is none to read."""
+    """Return the record of the session in a folder, with its verdicts so far if it has not ended.
+
+    A last line of VERDICTS that was cut by a kill is left out. Raises CorruptRecord if there is no record to read, or
+    another of these lines is broken.
+    """
     path = folder / RUN
     try:
         run = read_record(Run, path)
@@ -28,7 +36,14 @@ def any_run(folder: Path) -> Run:
         raise CorruptRecord(
             f"{path}: schema is {run.schema}, but should be {SCHEMA} (run again, or use the version that wrote it)"
         )
-    return run
+    verdicts = folder / VERDICTS
+    if run.finished is not None or run.verdicts or not verdicts.exists():
+        return run
+    try:
+        return replace(run, verdicts=read_lines(Verdict, verdicts))
+    except CorruptRecord as error:
+        step = "restore the file, or remove the line: pytest --resume judges its case again"
+        raise CorruptRecord(f"{error} ({step})") from error
 
 
 def finished_run(folder: Path) -> Run:

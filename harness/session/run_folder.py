@@ -1,12 +1,11 @@
 """The folder of a run, and the link `latest` to the newest one.
 
-A run folder holds `run.json`, `report.html`, `report.md`, `junit.xml`, `evidence/`, `measurements/`, `snapshots/` and
-`logs/`.
+A run folder holds `run.json`, `verdicts.jsonl`, `report.html`, `report.md`, `junit.xml`, `evidence/`, `measurements/`,
+`snapshots/` and `logs/`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
 from collections.abc import Mapping
@@ -17,12 +16,13 @@ from pathlib import Path
 
 from harness.errors import DiskRefuses, HarnessError
 from harness.judging.gate import Forgiven, awaited, gated, strays
-from harness.records.codec import SCHEMA, write_record
+from harness.machine.locks import lock_at_once
+from harness.records.codec import SCHEMA, append_line, write_lines, write_record
 from harness.records.enums import Tier
 from harness.records.evidence import Evidence
 from harness.records.measurements import Measurements
 from harness.records.run import Run, Verdict
-from harness.records.run_files import RUN, any_run
+from harness.records.run_files import RUN, VERDICTS, any_run
 from harness.reports.html import write_reports
 
 
@@ -49,7 +49,12 @@ ASKED_NOTHING = RunRequest()
 
 
 class RunFolder:
-    """Writes a run as it goes: every verdict is on disk when the next case starts. One session at a time holds it."""
+    """Writes a run as it goes: every verdict is on disk when the next case starts. One session at a time holds it.
+
+    Until the run ends, its verdicts are lines of `verdicts.jsonl`, and `run.json` holds everything else. `finish`
+    writes all of it into `run.json`, which is the whole record from then on. `verdicts.jsonl` stays as it is: no crash
+    can come between writing the one and removing the other, and who reads the folder meanwhile misses no verdict.
+    """
 
     def __init__(self, path: Path, run: Run) -> None:
         """Lock a folder that exists. Raises HarnessError if another session writes into it."""
@@ -64,7 +69,7 @@ class RunFolder:
         path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
         (path / "logs").mkdir()
         made = cls(path, asked.of(Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ())))
-        write_record(path / RUN, made.run)
+        made._write_head()
         link_latest(parent, path)
         return made
 
@@ -109,13 +114,18 @@ class RunFolder:
                     f"{self.path}: {name} was {was.get(name, 'none')}, but is {now.get(name, 'none')} now (a run is "
                     "resumed where it began: start another)"
                 )
+            # Before run.json is written without them: it may hold them, and a kill may have cut the last line.
+            write_lines(self.path / VERDICTS, self.run.verdicts)
         self.run = replace(self.run, environment=environment, profile=profile, workers=workers)
-        write_record(self.path / RUN, self.run)
+        self._write_head()
 
     def say_jobs(self, jobs: int) -> None:
         """Record how many cases run side by side."""
         self.run = replace(self.run, jobs=jobs)
-        write_record(self.path / RUN, self.run)
+        self._write_head()
+
+    def _write_head(self) -> None:
+        write_record(self.path / RUN, replace(self.run, verdicts=()))
 
     def add_evidence(self, evidence: Evidence) -> None:
         write_record(self.path / "evidence" / f"{evidence.case}.json", evidence)
@@ -128,8 +138,9 @@ class RunFolder:
         (self.path / "snapshots" / f"{case}.pickle").unlink(missing_ok=True)
 
     def add(self, verdict: Verdict) -> None:
+        """Record a verdict. It outlives this process. Raises DiskRefuses."""
         self.run = replace(self.run, verdicts=(*self.run.verdicts, verdict))
-        write_record(self.path / RUN, self.run)
+        append_line(self.path / VERDICTS, verdict)
 
     def finish(self, exit_code: int, *, failed_otherwise: int = 0, forgiven: Forgiven | None = None) -> Run:
         """Close the record, write its reports, and return it. `forgiven` is given if a gate judges the run.
@@ -193,7 +204,7 @@ def _locked(folder: Path) -> int:
     except OSError as error:
         raise HarnessError(f"{folder}: cannot hold a run: {error.strerror} (name the folder of a run)") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_at_once(descriptor, alone=True)
     except OSError as error:
         os.close(descriptor)
         raise HarnessError(f"{folder}: another session writes this run (wait until it ends, or end it)") from error

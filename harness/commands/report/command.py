@@ -13,9 +13,8 @@ from harness.commands.report.rejudge import Rejudged, judge_again
 from harness.formatting import count
 from harness.judging.gate import gate_line
 from harness.profiles.expectations import sound_profiles
-from harness.records.codec import read_record, to_plain, write_record, write_text
-from harness.records.run import Run
-from harness.records.run_files import RUN
+from harness.records.codec import to_plain, write_record, write_text
+from harness.records.run_files import RUN, any_run
 from harness.reports.html import write_reports
 from harness.reports.tables import tally_outcomes
 from harness.session.checkout import find_catalogue, refuse_unused
@@ -71,8 +70,7 @@ def _write(folder: Path, found: Rejudged) -> None:
 def _keep(folder: Path, found: Rejudged) -> None:
     """Write the record with today's verdicts, and keep a copy of the session's own if it changes."""
     before, record = (folder / name for name in (BEFORE, RUN))
-    written = read_record(Run, record)
-    if to_plain(written) != to_plain(found.run) and not before.exists():
+    if to_plain(any_run(folder)) != to_plain(found.run) and not before.exists():
         write_text(before, record.read_text(encoding="utf-8"))
     write_record(record, found.run)
 

@@ -21,9 +21,8 @@ from harness.execution.worker import ask
 from harness.machine.locks import devices_held
 from harness.profiles.baselines import write_files
 from harness.profiles.profile import Match, Profile, find_profile, profile_name, write_profile
-from harness.records.codec import read_record
 from harness.records.run import Run
-from harness.records.run_files import RUN
+from harness.records.run_files import RUN, any_run
 from harness.records.workload import ModelRecipe
 from harness.session.run_folder import fresh_folder, link_latest, scratch
 
@@ -125,7 +124,7 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
             raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
         return Finished(None, Suites(None, code, asked))
     link_latest(parent, made)
-    return Finished(made, Suites(read_record(Run, made / RUN), code, asked))
+    return Finished(made, Suites(any_run(made), code, asked))
 
 
 def _unnarrowed() -> dict[str, str]:

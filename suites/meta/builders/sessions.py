@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 
 import pytest
 
+from harness.records.codec import to_plain
+from harness.records.run_files import RUN, any_run
 from suites.conftest import REPOSITORY
 from suites.meta.session.session_server import session_server
 
@@ -82,7 +83,7 @@ def session(pytester, monkeypatch):
     def run(*arguments, paths="(Eager(),)", workloads="WORKLOADS[1:2]", dummies=DUMMIES):
         pytester.makepyfile(conftest=CONFTEST.format(paths=paths, workloads=workloads), dummies=dummies)
         result = ended(session_server.start(pytester.path, "every_path", "-p", "no:cacheprovider", *arguments))
-        record = pytester.path / "runs" / "latest" / "run.json"
-        return result, json.loads(record.read_text()) if record.exists() else None
+        folder = pytester.path / "runs" / "latest"
+        return result, to_plain(any_run(folder)) if (folder / RUN).exists() else None
 
     return run

@@ -15,10 +15,11 @@ from harness.profiles.exceptions import Disclaimer
 from harness.profiles.expectations import Standard
 from harness.profiles.profile import Match, write_profile
 from harness.profiles.thresholds import Threshold
-from harness.records.codec import read_record, write_record
+from harness.records.codec import read_record, write_lines, write_record
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Evidence
 from harness.records.run import EXAMPLES, Run
+from harness.records.run_files import VERDICTS
 from suites.conftest import CATALOGUE
 from suites.meta.builders.commands import CONFTEST, harness, refusal, write_evidence
 from suites.meta.builders.recorded_runs import ENVIRONMENT, Checkout, case, verdict
@@ -281,6 +282,9 @@ def test_what_is_no_finished_run_is_one_line(checkout, report):
 def test_run_that_was_killed_is_rendered_and_stays_as_it_is(checkout, report):
     """Its verdicts are those that a session that goes on with it will take up."""
     run = session(checkout, finished=None, exit=None)
+    record = read_record(Run, run / "run.json")
+    write_lines(run / VERDICTS, record.verdicts)
+    write_record(run / "run.json", replace(record, verdicts=()))
     threshold(checkout, speed_min=3.0)
     written = (run / "run.json").read_text()
     code, out, _ = report(run)

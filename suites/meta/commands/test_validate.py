@@ -23,7 +23,7 @@ from harness.errors import DiskRefuses, HarnessError, WorkerFailed, WorkerRaised
 from harness.machine.inventory import take_inventory
 from harness.profiles.baselines import read_file
 from harness.profiles.profile import Match, Profile, profile_name, read_profile, write_profile
-from harness.records.codec import write_record
+from harness.records.codec import append_line, write_record
 from harness.records.enums import Outcome
 from harness.records.run_files import finished_run
 from suites.conftest import REPOSITORY
@@ -241,6 +241,16 @@ def test_suites_run_as_pytest_in_the_checkout(checkout, capfd):
     told = capfd.readouterr()
     assert "3 passed" in told.err
     assert told.out == ""
+
+
+def test_suites_that_were_killed_count_as_far_as_they_came(checkout):
+    """Their verdicts are not in the record yet."""
+    append_line(checkout / "line.json", RUN.verdicts[0])
+    write_record(checkout / "made.json", replace(RUN, verdicts=(), finished=None, exit=None))
+    lines = '        (folder / "verdicts.jsonl").write_text(pathlib.Path("line.json").read_text())\n'
+    (checkout / "conftest.py").write_text(CHECKOUT.replace("    latest =", f"{lines}    latest =", 1))
+    found = run_suites(checkout, checkout / "before", (), (), out=2)
+    assert found.suites.run.verdicts == RUN.verdicts[:1]
 
 
 def test_folder_that_cannot_be_written_is_told(checkout):

@@ -6,13 +6,23 @@ import dataclasses
 import json
 import math
 import os
+import resource
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import CorruptRecord, HarnessError
-from harness.records.codec import SCHEMA, from_plain, read_record, to_plain, write_record, write_text
+from harness.records.codec import (
+    SCHEMA,
+    append_line,
+    from_plain,
+    read_lines,
+    read_record,
+    to_plain,
+    write_record,
+    write_text,
+)
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Comparison, Engagement, EngagementCheck, Evidence, Failure, PrecisionRun
 from harness.records.run import Run, Verdict
@@ -113,6 +123,23 @@ def test_failed_write_keeps_what_was_there(tmp_path, monkeypatch):
     assert str(refused.value) == f"{path}: {told}"
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_line_that_does_not_fit_leaves_the_others_whole(tmp_path):
+    """A disk takes what it still can of a line; the next one must not stand behind that."""
+    path = tmp_path / "lines.jsonl"
+    append_line(path, GOOD)
+    whole = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 9, hard))
+    try:
+        with pytest.raises(HarnessError, match=r"lines.jsonl: could not be written: No space left .* \(free the disk"):
+            append_line(path, GOOD)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == whole
+    append_line(path, GOOD)
+    assert len(read_lines(Run, path)) == 2
 
 
 @pytest.mark.parametrize(

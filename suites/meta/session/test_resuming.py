@@ -9,14 +9,14 @@ import shutil
 import signal
 import time
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
 from harness.errors import CorruptRecord, HarnessError
-from harness.records.codec import read_record, write_record
+from harness.records.codec import append_line, read_record, write_record
 from harness.records.enums import Property
 from harness.records.run import Run
+from harness.records.run_files import RUN, VERDICTS, any_run
 from harness.session.run_folder import RunFolder, RunRequest
 from suites.meta.builders.processes import left_behind
 from suites.meta.builders.recorded_runs import ENVIRONMENT, SDPA, verdict
@@ -35,9 +35,9 @@ class HangsAtFirst(StaticCache):
 
 def given(folder):
     """How often each verdict stands in the record of the latest run; nothing if there is no record."""
-    record = folder / "runs" / "latest" / "run.json"
-    verdicts = json.loads(record.read_text())["verdicts"] if record.exists() else []
-    return Counter((each["case"], each["property"]) for each in verdicts)
+    latest = folder / "runs" / "latest"
+    verdicts = any_run(latest).verdicts if (latest / RUN).exists() else ()
+    return Counter((each.case, each.property) for each in verdicts)
 
 
 @pytest.mark.timeout(600)
@@ -103,7 +103,7 @@ def made(tmp_path, **environment):
 
 def test_resumed_run_keeps_its_verdicts_and_its_start(tmp_path):
     path = made(tmp_path)
-    before = read_record(Run, path / "run.json")
+    before = any_run(path)
     folder = RunFolder.resumed(path, RunRequest(selected=2))
     folder.describe(ENVIRONMENT)
     folder.add(verdict(SDPA, asked=Property.SPEED))
@@ -114,11 +114,11 @@ def test_resumed_run_keeps_its_verdicts_and_its_start(tmp_path):
 
 def test_run_is_not_resumed_elsewhere_and_stays_as_it_was(tmp_path):
     path = made(tmp_path)
-    before = (path / "run.json").read_text()
+    before = {each.name: each.read_bytes() for each in (path / RUN, path / VERDICTS)}
     told = rf"{path.name}: torch was 2.13.0, but is 2.14.0 now \(a run is resumed where it began: start another\)"
     with pytest.raises(HarnessError, match=told):
         RunFolder.resumed(path).describe({**ENVIRONMENT, "torch": "2.14.0"})
-    assert (path / "run.json").read_text() == before
+    assert {name: (path / name).read_bytes() for name in before} == before
 
 
 def test_two_sessions_do_not_write_one_run(tmp_path):
@@ -234,12 +234,11 @@ def test_verdict_that_came_before_the_lock_is_not_lost(tmp_path, monkeypatch):
     path = made(tmp_path)
     looks = []
 
-    def any_run(folder):
+    def look(folder):
         looks.append(folder)
         if len(looks) == 2:
-            run = read_record(Run, path / "run.json")
-            write_record(path / "run.json", replace(run, verdicts=(*run.verdicts, verdict(SDPA, asked=Property.SPEED))))
-        return read_record(Run, folder / "run.json")
+            append_line(path / VERDICTS, verdict(SDPA, asked=Property.SPEED))
+        return any_run(folder)
 
-    monkeypatch.setattr("harness.session.run_folder.any_run", any_run)
+    monkeypatch.setattr("harness.session.run_folder.any_run", look)
     assert len(RunFolder.resumed(path).run.verdicts) == 2
