@@ -111,7 +111,7 @@ def test_verdict_outlives_its_process(tmp_path):
 def test_line_that_a_kill_has_cut_is_left_out(killed):
     """However little of it is missing."""
     whole = (killed / VERDICTS).read_bytes()
-    for length in range(whole.index(b"\n") + 1, len(whole)):
+    for length in (*range(whole.index(b"\n") + 1, len(whole), 20), len(whole) - 1):
         (killed / VERDICTS).write_bytes(whole[:length])
         assert any_run(killed).verdicts == (FIRST,)
     (killed / VERDICTS).write_bytes(whole)
