@@ -107,7 +107,6 @@ def _open(path: Path) -> int:
 
 
 def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], None], patience: Patience) -> None:
-    how = (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB
     end = time.monotonic() + patience.seconds
     waiting = False
     while True:
