@@ -87,18 +87,6 @@ class CaseChange:
         return f"{self.label} {self.case}: {self.told}"
 
 
-def changes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
-    """Yield what changed in the outcomes and errors of a case that both runs judged."""
-    yield from _outcomes(was, now)
-    yield from error_findings(was, now)
-
-
-def measured_changes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
-    """Yield what changed in the measurements of a case that both runs took. `facts` is any verdict on the case."""
-    yield from _speeds(facts, old, new)
-    yield from _bytes(facts, old, new)
-
-
 def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield the failures of a case that the old run did not test."""
     ways: dict[Outcome, list[Verdict]] = {}
@@ -106,18 +94,18 @@ def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict
         if asked not in was and verdict.outcome.fails:
             ways.setdefault(verdict.outcome, []).append(verdict)
     for outcome, verdicts in ways.items():
-        told = f"{outcome}: {_why(verdicts[0])}"
+        told = f"{outcome}: {found_in(verdicts[0])}"
         yield _of_outcome(verdicts, "FAILS, NOT ASKED BEFORE", Weight.WORSE, told, {outcome})
 
 
-def _outcomes(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
+def outcome_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield one finding for all properties that changed alike: an earlier property decides the later ones."""
     ways: dict[tuple[Outcome, Outcome], list[Verdict]] = {}
     for asked, verdict in now.items():
         if asked in was:
             ways.setdefault((was[asked].outcome, verdict.outcome), []).append(verdict)
     for (before, after), verdicts in ways.items():
-        told = f"{before} → {after}" + ("" if before is after else f": {_why(verdicts[0])}")
+        told = f"{before} → {after}" + ("" if before is after else f": {found_in(verdicts[0])}")
         yield _of_outcome(verdicts, *_way(before, after), told, {before, after})
 
 
@@ -130,7 +118,8 @@ def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, 
     return CaseChange(first.case, path, About.OUTCOME, label, weight, f"{properties}: {told}", of_machine=of_machine)
 
 
-def _why(verdict: Verdict) -> str:
+def found_in(verdict: Verdict) -> str:
+    """Return the message of a verdict without its case, which stands in front."""
     return verdict.message.removeprefix(f"{verdict.case}: ")
 
 
@@ -146,8 +135,11 @@ def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
     return ("JUDGED NOW", Weight.OTHER) if before.skips and not after.skips else ("OTHER OUTCOME", Weight.OTHER)
 
 
-def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
-    """Yield the change of the speedup over eager, which ran in turns with the path in both runs."""
+def speed_findings(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
+    """Yield the change of the speedup over eager, which ran in turns with the path in both runs.
+
+    `facts` is any verdict on the case.
+    """
     if old.speed is None or new.speed is None or facts.path == "eager":
         return
     if why := _incomparable(old.speed, new.speed):
@@ -155,7 +147,9 @@ def _speeds(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[Ca
         return
     was, now = speedup(old.speed), speedup(new.speed)
     label, weight = _speed_label(was, now)
-    told = f"speedup {was} → {now}: {_speed_told(was, now, label)}, which itself took {_eager(old.speed, new.speed)}"
+    shift = eager_shift(old.speed, new.speed)
+    eager = f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
+    told = f"speedup {was} → {now}: {_speed_told(was, now, label)}, which itself took {eager}"
     yield CaseChange(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
 
 
@@ -191,7 +185,7 @@ def _speed_told(was: Interval, now: Interval, label: str) -> str:
     return told + (within if label in {"SLOWER", "FASTER"} else "")
 
 
-def _bytes(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
+def byte_findings(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
     """Yield the changes in bytes: weights and cache to the byte, the peak beyond the allowance of rule M4."""
     was, now = (figures_of(replace(each, speed=None), device=facts.device) for each in (old, new))
     if was.memory is None or now.memory is None:
@@ -225,11 +219,6 @@ def _error_label(was: float, now: float) -> str:
     """Return the label of an error ratio. Not-a-number counts as larger than any other error."""
     was, now = (math.inf if math.isnan(ratio) else ratio for ratio in (was, now))
     return "ERRS MORE" if now > R2_FACTOR * was else "ERRS LESS" if was > R2_FACTOR * now else "SAME"
-
-
-def _eager(old: Speed, new: Speed) -> str:
-    shift = eager_shift(old, new)
-    return f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
 
 
 def of_other_hardware(finding: CaseChange) -> CaseChange:

@@ -15,10 +15,12 @@ from harness.commands.compare.cases import (
     About,
     CaseChange,
     Weight,
-    changes,
-    measured_changes,
+    byte_findings,
+    error_findings,
     new_failures,
     of_other_hardware,
+    outcome_findings,
+    speed_findings,
 )
 from harness.commands.compare.machines import EnvironmentDifference, Kind, MachineChange, differing, machines
 from harness.formatting import count
@@ -84,14 +86,16 @@ def compare_runs(old: ComparedRun, new: ComparedRun) -> RunComparison:
     environment = differing(old.run, new.run)
     was, now = (_by_case(side.run) for side in (old, new))
     found = [finding for case in now for finding in new_failures(was.get(case, {}), now[case])]
-    found += [finding for case in now for finding in changes(was.get(case, {}), now[case])]
+    for case in now:
+        found += [*outcome_findings(was.get(case, {}), now[case]), *error_findings(was.get(case, {}), now[case])]
     facts = _facts(now)
     measured = [
         (facts[case], old.measured[case], new.measured[case])
         for case in new.measured
         if case in old.measured and case in facts
     ]
-    found += [finding for each in measured for finding in measured_changes(*each)]
+    for each in measured:
+        found += [*speed_findings(*each), *byte_findings(*each)]
     if any(each.kind is Kind.HARDWARE for each in environment):
         found = [of_other_hardware(finding) for finding in found]
     return RunComparison(
@@ -162,5 +166,5 @@ def _by_case(run: Run) -> dict[str, dict[Property, Verdict]]:
 
 
 def _significance(finding: CaseChange) -> tuple[bool, int, int, float]:
-    order = {Weight.WORSE: 0, Weight.BETTER: 1, Weight.OTHER: 2, Weight.SAME: 3}
-    return finding.weight is Weight.SAME, list(About).index(finding.about), order[finding.weight], -finding.far
+    kind, weight = list(About).index(finding.about), list(Weight).index(finding.weight)
+    return finding.weight is Weight.SAME, kind, weight, -finding.far

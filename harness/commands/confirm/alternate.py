@@ -12,9 +12,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
-from harness.commands.confirm.environment import CaseFailed
+from harness.commands.confirm.environment import CaseFailed, EnvironmentClient
 from harness.commands.confirm.records import Couple, Ended, Load, Role, Timed, Turns, Who
 from harness.commands.confirm.rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
 from harness.errors import NO_ROOM, HarnessError
@@ -24,13 +23,14 @@ from harness.records.enums import Outcome
 Stand = tuple[Role, Who]
 
 
-class Taking(Protocol):
-    """One side of the comparison: an EnvironmentClient, or its stand-in in tests."""
+@dataclass(frozen=True)
+class Timing:
+    """Settings of the timing."""
 
-    def load(self, case: str, role: Role, *, own: int) -> None: ...
-    def run(self, role: Role) -> Timed: ...
-    def end(self, role: Role) -> Ended: ...
-    def clear(self) -> None: ...
+    seconds: float
+    """Seconds after which no further load of a case begins, once `fewest` are done."""
+    loads: int = LOADS
+    fewest: int = FEWEST
 
 
 @dataclass(frozen=True)
@@ -39,34 +39,29 @@ class Ask:
 
     case: str
     roles: tuple[Role, ...]
-    seconds: float
-    """Seconds after which no further load begins, once `fewest` are done."""
-    loads: int = LOADS
-    fewest: int = FEWEST
-    seed: int = 0
-    """Seed of all random orders."""
+    timing: Timing
     hold: Hold = hold_nothing
     """Locks the devices for one load at a time, so that nobody waits for a whole case."""
 
 
-How = Callable[[Mapping[Who, Taking], Ask, random.Random], Load]
+How = Callable[[Mapping[Who, EnvironmentClient], Ask, random.Random], Load]
 """Function that makes one load of all models."""
 
 
-def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
+def take_turns(sides: Mapping[Who, EnvironmentClient], ask: Ask) -> Turns:
     """Time a case that both sides proved, in all its loads.
 
     A load that breaks is tried once more, without other models on the device, since these may be the cause.
 
     Raises CaseFailed if a side breaks twice or refuses to be timed, and HarnessError if a side does not answer.
     """
-    order = random.Random(ask.seed)
+    order = random.Random(0)
     loads: list[Load] = []
     broke: dict[Who, str] = {}
     how: How = _together
     started = time.monotonic()
     late = False
-    while len(loads) < ask.loads and not late:
+    while len(loads) < ask.timing.loads and not late:
         made = _held(how, sides, ask, order)
         if isinstance(made, CaseFailed):
             if made.failure.outcome is Outcome.UNSUPPORTED or made.who in broke:
@@ -77,18 +72,17 @@ def take_turns(sides: Mapping[Who, Taking], ask: Ask) -> Turns:
                 how, loads = _apart, []
         else:
             loads.append(made)
-        late = len(loads) >= ask.fewest and time.monotonic() - started >= ask.seconds
-    done = time.monotonic() - started
+        late = len(loads) >= ask.timing.fewest and time.monotonic() - started >= ask.timing.seconds
     return Turns(
         tuple(loads),
         together=how is _together,
-        late=late and len(loads) < ask.loads,
-        seconds=done,
+        late=late and len(loads) < ask.timing.loads,
+        seconds=time.monotonic() - started,
         broke=tuple(broke.values()),
     )
 
 
-def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load | CaseFailed:
+def _held(how: How, sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Random) -> Load | CaseFailed:
     """Return a load, or the error that broke it. Then nothing stays loaded when others may use the devices."""
     with ask.hold(alone=True):
         try:
@@ -104,7 +98,7 @@ def _held(how: How, sides: Mapping[Who, Taking], ask: Ask, order: random.Random)
             raise
 
 
-def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
+def _together(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Random) -> Load:
     """Load all models, and let the two runs of a pair follow each other."""
     stands = [stand for role in ask.roles for stand in _shuffled(role, order)]
     begun = time.monotonic()
@@ -123,7 +117,7 @@ def _together(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Lo
     return _load(timed, {(role, who): sides[who].end(role) for role, who in stands})
 
 
-def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
+def _apart(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Random) -> Load:
     """Load one model at a time. The second side runs as often as the first."""
     timed: dict[Stand, list[Timed]] = {}
     ended: dict[Stand, Ended] = {}
@@ -139,7 +133,7 @@ def _apart(sides: Mapping[Who, Taking], ask: Ask, order: random.Random) -> Load:
     return _load(timed, ended)
 
 
-def _alone(side: Taking, role: Role, runs: int, *, loading: float) -> list[Timed]:
+def _alone(side: EnvironmentClient, role: Role, runs: int, *, loading: float) -> list[Timed]:
     """Time `runs` runs; if that is 0, as many as fit into the time of loading, from BLOCK to BLOCK_MOST."""
     begun = time.monotonic()
     timed: list[Timed] = []

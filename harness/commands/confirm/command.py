@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from harness.commands.compare.cases import Weight
-from harness.commands.confirm.confirm import Confirmation, Timing, confirm_cases, refuse_nothing
+from harness.commands.confirm.alternate import Timing
+from harness.commands.confirm.confirm import Confirmation, confirm_cases
 from harness.commands.confirm.environment import ClientSettings, EnvironmentClient
 from harness.commands.confirm.records import Who
 from harness.commands.options import AsJson, CaseTimeout, print_json
@@ -100,7 +101,8 @@ def confirm(
         for line in _told(found):
             typer.echo(line)
         typer.echo(f"{found.conclusion}; record: {record}")
-    refuse_nothing(found, record)
+    if not found.compared:  # "nothing worse" would mean nothing
+        raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")
     raise typer.Exit(1 if found.worse else 0)
 
 
@@ -124,18 +126,11 @@ def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
             typer.echo(f"{len(known.findings) + 1} of {len(cases)}: {upcoming}", err=True)
 
     with ExitStack() as stack:
-        sides = {
-            who: stack.enter_context(
-                EnvironmentClient(
-                    who,
-                    python,
-                    ClientSettings(
-                        root, asked.models, asked.case_seconds, folder / "logs", fault if who is Who.NEW else ""
-                    ),
-                )
-            )
-            for who, python in zip(Who, asked.pythons, strict=True)
-        }
+        sides = {}
+        for who, python in zip(Who, asked.pythons, strict=True):
+            planted = fault if who is Who.NEW else ""
+            settings = ClientSettings(root, asked.models, asked.case_seconds, folder / "logs", planted)
+            sides[who] = stack.enter_context(closing(EnvironmentClient(who, python, settings)))
         return confirm_cases(sides, cases, profiles, timing=asked.timing, tell=tell), record
 
 

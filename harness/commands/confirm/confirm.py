@@ -5,19 +5,17 @@ Both sides are judged by the same limits. A case that failed on either side is n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Protocol
 
-from harness.commands.compare.cases import Weight, error_findings
+from harness.commands.compare.cases import Weight, error_findings, found_in
 from harness.commands.compare.machines import EnvironmentDifference, differences
-from harness.commands.confirm.alternate import Ask, Taking, take_turns
-from harness.commands.confirm.environment import CaseFailed
-from harness.commands.confirm.records import Greeting, Proof, Role, Tried, Turns, Who
-from harness.commands.confirm.rules import FEWEST, LOADS, Moved, Whose, margin_of, moved, unfit
-from harness.errors import HarnessError
+from harness.commands.confirm.alternate import Ask, Timing, take_turns
+from harness.commands.confirm.environment import CaseFailed, EnvironmentClient
+from harness.commands.confirm.records import Proof, Role, Tried, Turns, Who
+from harness.commands.confirm.rules import Moved, Whose, margin_of, moved, unfit
 from harness.formatting import count
 from harness.judging.baseline_comparison import Change
 from harness.judging.correctness import judge
@@ -39,23 +37,6 @@ LABELS = {
     Change.UNCHANGED: ("UNCHANGED", Weight.SAME),
     Change.UNDECIDED: ("INCONCLUSIVE", Weight.OTHER),
 }
-
-
-class EnvironmentProtocol(Taking, Protocol):
-    """One side that can also prove cases: an EnvironmentClient, or its stand-in in tests."""
-
-    def greet(self, devices: tuple[str, ...]) -> Greeting: ...
-    def prove(self, case: str) -> Proof: ...
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Settings of the timing."""
-
-    seconds: float
-    """Seconds after which no further load of a case begins, once `fewest` are done."""
-    loads: int = LOADS
-    fewest: int = FEWEST
 
 
 @dataclass(frozen=True)
@@ -94,19 +75,13 @@ class Confirmation:
 
     @property
     def conclusion(self) -> str:
-        tally = {
-            label: [f.label for f in self.findings].count(label) for label in dict.fromkeys(map(_label, self.findings))
-        }
+        tally = Counter(finding.label for finding in self.findings)
         told = ", ".join(f"{number} {label}" for label, number in tally.items())
         return f"{count(len(self.findings), 'case')}: {told}; {len(self.worse) or 'none'} confirmed worse"
 
 
-def _label(finding: CaseResult) -> str:
-    return finding.label
-
-
 def confirm_cases(
-    sides: Mapping[Who, EnvironmentProtocol],
+    sides: Mapping[Who, EnvironmentClient],
     cases: tuple[tuple[Case, Optimization], ...],
     profiles: tuple[Profile, ...],
     *,
@@ -121,16 +96,17 @@ def confirm_cases(
     """
     devices = tuple(dict.fromkeys(case.device for case, _ in cases))
     greetings = {who: side.greet(devices) for who, side in sides.items()}
-    found = _environments(greetings)
+    environments = {who: greeting.environment for who, greeting in greetings.items()}
+    found = Confirmation(environments, differences(environments[Who.OLD], environments[Who.NEW]))
     hold = partial(devices_held, {key for greeting in greetings.values() for key in greeting.keys})
     for case, path in cases:
         tell(found, case.id)
-        limits = _limits(case, profiles, found.environments[Who.NEW])
+        limits = _limits(case, profiles, environments[Who.NEW])
         tried = try_case(sides, case, limits=limits, timing=timing, hold=hold)
-        serving = path.serving() is not None
+        margin = margin_of(serving=path.serving() is not None)
         found = replace(
             found,
-            findings=(*found.findings, finding_of(tried, margin=margin_of(serving=serving))),
+            findings=(*found.findings, finding_of(tried, margin=margin)),
             tried={**(found.tried or {}), case.id: tried},
         )
     tell(found, "")
@@ -138,7 +114,7 @@ def confirm_cases(
 
 
 def try_case(
-    sides: Mapping[Who, EnvironmentProtocol],
+    sides: Mapping[Who, EnvironmentClient],
     case: Case,
     *,
     limits: Limits = LIMITS,
@@ -154,9 +130,8 @@ def try_case(
     if case.workload.timed is None:
         return replace(known, untimed=f"workload {case.workload.name} is none that is timed")
     roles = (Role.PATH,) if case.path == "eager" else tuple(Role)
-    asked = Ask(case.id, roles, timing.seconds, timing.loads, timing.fewest, hold=hold)
     try:
-        return replace(known, turns=take_turns(sides, asked))
+        return replace(known, turns=take_turns(sides, Ask(case.id, roles, timing, hold=hold)))
     except CaseFailed as error:
         if error.failure.outcome is Outcome.UNSUPPORTED and all(_refuses(sides[who], case, hold) for who in Who):
             return replace(known, untimed=error.failure.message)
@@ -164,7 +139,7 @@ def try_case(
         return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
 
 
-def _proved(sides: Mapping[Who, EnvironmentProtocol], case: Case, limits: Limits) -> Tried:
+def _proved(sides: Mapping[Who, EnvironmentClient], case: Case, limits: Limits) -> Tried:
     proofs = {who: sides[who].prove(case.id) for who in Who}
     verdicts = {who: _judged(case, proof, limits) for who, proof in proofs.items()}
     for who in Who:
@@ -174,7 +149,7 @@ def _proved(sides: Mapping[Who, EnvironmentProtocol], case: Case, limits: Limits
     return Tried(case.id, proofs, verdicts)
 
 
-def _refuses(side: EnvironmentProtocol, case: Case, hold: Hold) -> bool:
+def _refuses(side: EnvironmentClient, case: Case, hold: Hold) -> bool:
     """Return whether a side refuses to time the path of a case."""
     with hold(alone=True):
         try:
@@ -189,25 +164,22 @@ def _refuses(side: EnvironmentProtocol, case: Case, hold: Hold) -> bool:
 def finding_of(tried: Tried, *, margin: float) -> CaseResult:
     """Return the result of a case. Pure."""
     if unmet := [f"{who}: {tried.proofs[who].unmet}" for who in Who if tried.proofs[who].unmet]:
-        return _finding(tried, NOT_COMPARED, Weight.OTHER, f"{'; '.join(unmet)} (leave the case out, or meet the need)")
+        told = f"{'; '.join(unmet)} (leave the case out, or meet the need)"
+        return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, told)
     old, new = (tried.verdicts[who] for who in Who)
-    both = f"old is {old.outcome}: {_why(old)}; new is {new.outcome}: {_why(new)}"
+    both = f"old is {old.outcome}: {found_in(old)}; new is {new.outcome}: {found_in(new)}"
     match old.outcome is Outcome.PASS, new.outcome is Outcome.PASS:
         case False, False if old.outcome.fails and new.outcome.fails:
-            return _finding(tried, "FAILS ON BOTH", Weight.OTHER, both)
+            return CaseResult(tried.case, "FAILS ON BOTH", Weight.OTHER, both)
         case False, False:
-            return _finding(tried, NOT_COMPARED, Weight.OTHER, both)
+            return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, both)
         case True, False:
-            return _finding(tried, str(new.outcome), Weight.WORSE, f"new: {_why(new)}; old passes: {_why(old)}")
+            told = f"new: {found_in(new)}; old passes: {found_in(old)}"
+            return CaseResult(tried.case, str(new.outcome), Weight.WORSE, told)
         case False, True:
-            told = f"old was {old.outcome}: {_why(old)}; new passes: {_why(new)}"
-            return _finding(tried, "PASSES NOW", Weight.BETTER, told)
+            told = f"old was {old.outcome}: {found_in(old)}; new passes: {found_in(new)}"
+            return CaseResult(tried.case, "PASSES NOW", Weight.BETTER, told)
     return replace(_speed(tried, margin), notes=tuple(_notes(tried)))
-
-
-def _environments(greetings: Mapping[Who, Greeting]) -> Confirmation:
-    environments = {who: greeting.environment for who, greeting in greetings.items()}
-    return Confirmation(environments, differences(environments[Who.OLD], environments[Who.NEW]))
 
 
 def _limits(case: Case, profiles: tuple[Profile, ...], environment: Mapping[str, str]) -> Limits:
@@ -225,32 +197,24 @@ def _judged(case: Case, proof: Proof, limits: Limits) -> Verdict:
     return judge(case, Property.EQUIVALENCE, proof.evidence, limits=limits)
 
 
-def _finding(tried: Tried, label: str, weight: Weight, told: str) -> CaseResult:
-    return CaseResult(tried.case, label, weight, told)
-
-
-def _why(verdict: Verdict) -> str:
-    return verdict.message.removeprefix(f"{verdict.case}: ")
-
-
 def _speed(tried: Tried, margin: float) -> CaseResult:
     if tried.broken is Who.NEW:
-        return _finding(tried, "BREAKS", Weight.WORSE, f"while it was timed, {tried.untimed}")
+        return CaseResult(tried.case, "BREAKS", Weight.WORSE, f"while it was timed, {tried.untimed}")
     if tried.broken:
-        return _finding(tried, NOT_COMPARED, Weight.OTHER, f"while it was timed, {tried.untimed}")
+        return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, f"while it was timed, {tried.untimed}")
     if tried.turns is None:
-        return _finding(tried, "SAME", Weight.SAME, f"passes on both; not timed: {tried.untimed}")
+        return CaseResult(tried.case, "SAME", Weight.SAME, f"passes on both; not timed: {tried.untimed}")
     wrong = {who: tried.turns.wrong(who) for who in Who}
     if wrong[Who.OLD]:
-        return _finding(tried, NOT_COMPARED, Weight.OTHER, wrong[Who.OLD])
+        return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, wrong[Who.OLD])
     if wrong[Who.NEW]:
-        return _finding(tried, "TIMED WRONG", Weight.WORSE, f"{wrong[Who.NEW]}, as on old")
+        return CaseResult(tried.case, "TIMED WRONG", Weight.WORSE, f"{wrong[Who.NEW]}, as on old")
     if why := unfit(tried.turns):
-        return _finding(tried, "INCONCLUSIVE", Weight.OTHER, f"{why} (ask on a quieter machine)")
+        return CaseResult(tried.case, "INCONCLUSIVE", Weight.OTHER, f"{why} (ask on a quieter machine)")
     found = moved(tried.turns, margin)
     lags = found.whose is Whose.LAGS and found.change is not Change.IMPROVED
     label, weight = ("LAGS", Weight.OTHER) if lags else LABELS[found.change]
-    return _finding(tried, label, weight, _told(found, tried.turns))
+    return CaseResult(tried.case, label, weight, _told(found, tried.turns))
 
 
 def _told(found: Moved, turns: Turns) -> str:
@@ -293,9 +257,3 @@ def _kernels(old: Evidence | None, new: Evidence | None) -> Iterator[str]:
         ours, theirs = (", ".join(kernels.get(dtype, ())) or "none seen" for kernels in (was, now))
         same = f"{dtype} kernels are the same: {ours}"
         yield same if ours == theirs else f"{dtype} kernels differ: old {ours}; new {theirs}"
-
-
-def refuse_nothing(found: Confirmation, record: Path) -> None:
-    """Raise HarnessError if no case could be compared: "nothing worse" would then mean nothing."""
-    if not found.compared:
-        raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")

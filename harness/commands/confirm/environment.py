@@ -16,8 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import harness
 from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed, Who
@@ -61,7 +60,7 @@ class ClientSettings:
 
 
 class EnvironmentClient:
-    """Another Python that runs cases. Use it as a context manager: leaving it ends the process and its workers.
+    """Another Python that runs cases, until `close` ends the process and its workers.
 
     Raises HarnessError, of one line, wherever it does not answer as it should.
     """
@@ -79,13 +78,7 @@ class EnvironmentClient:
             self._process = self._started(theirs.fileno())
         finally:
             theirs.close()  # otherwise its death would not read as the end of the pipe
-        settings = {
-            "models": asking.models,
-            "logs": str(logs),
-            "seconds": asking.seconds,
-            "fault": asking.fault,
-        }
-        self._send(settings)
+        self._send({"models": asking.models, "logs": str(logs), "seconds": asking.seconds, "fault": asking.fault})
 
     def greet(self, devices: tuple[str, ...]) -> Greeting:
         """Return what the environment says of itself. Raises HarnessError if it runs another harness."""
@@ -101,24 +94,23 @@ class EnvironmentClient:
         return self._ask(Proof, "prove", seconds=PROVING * self._asking.seconds + IMPORTING_SECONDS, case=case)
 
     def load(self, case: str, role: Role, *, own: int) -> None:
-        self._within("load", case=case, role=role, own=own)
+        self._answer("load", case=case, role=role, own=own)
 
     def run(self, role: Role) -> Timed:
-        return self._ask(Timed, "run", seconds=self._asking.seconds + GRACE_SECONDS, role=role)
+        return self._ask(Timed, "run", role=role)
 
     def end(self, role: Role) -> Ended:
-        return self._ask(Ended, "end", seconds=self._asking.seconds + GRACE_SECONDS, role=role)
+        return self._ask(Ended, "end", role=role)
 
     def clear(self) -> None:
-        self._within("clear")
+        self._answer("clear")
 
-    def _within(self, what: str, **arguments: Any) -> None:
-        self._answer(what, seconds=self._asking.seconds + GRACE_SECONDS, **arguments)
-
-    def _ask(self, kind: type[Answer], what: str, *, seconds: float, **arguments: Any) -> Answer:
+    def _ask(self, kind: type[Answer], what: str, *, seconds: float | None = None, **arguments: Any) -> Answer:
         return from_plain(kind, self._answer(what, seconds=seconds, **arguments), where=f"{self.who}: {what}")
 
-    def _answer(self, what: str, *, seconds: float, **arguments: Any) -> Any:
+    def _answer(self, what: str, *, seconds: float | None = None, **arguments: Any) -> Any:
+        """Return a plain answer. `seconds` is its deadline; by default that of a worker's request, and a little."""
+        seconds = seconds or self._asking.seconds + GRACE_SECONDS
         self._send({"ask": what, **arguments})
         if not self._pipe.poll(seconds):
             self.close()
@@ -175,8 +167,7 @@ class EnvironmentClient:
         return HarnessError(f"{self.who}: {told} ({lacking}read {self._log})")
 
     def close(self) -> None:
-        """End the process: close its pipe and wait, then close its input, and kill it with its workers if it still
-        runs."""
+        """Let the process end by itself, and kill it with its workers if it does not."""
         self._pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_SECONDS)
@@ -185,14 +176,6 @@ class EnvironmentClient:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _make(logs: Path) -> None:

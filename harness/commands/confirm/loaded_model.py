@@ -4,43 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from harness.commands.confirm import in_worker as loaded
 from harness.commands.confirm.records import Ended, Timed
 from harness.execution.runner import Runner
-from harness.execution.worker import Answer, Worker, call_together
+from harness.execution.worker import Answer, call_together
 from harness.paths.base import Optimization
 from harness.records.evidence import Case
-
-
-@dataclass(frozen=True)
-class Stood:
-    """Model to load, and how."""
-
-    case: Case
-    optimization: Optimization
-    kernels: tuple[str, ...]
-    """Kernels of the verified run, as in Engagement."""
-    fault: str = ""
-    """Fault to plant, as `CaseSetup.fault`; empty for none."""
-    own: int = 1
-    """Number of the harness's processes that may compute on the device meanwhile."""
 
 
 class Standing:
     """A model, loaded and warm until it is closed. Raises WorkerFailed wherever a worker does not deliver."""
 
-    def __init__(self, runner: Runner, asked: Stood) -> None:
-        self._kernels = asked.kernels
+    def __init__(  # noqa: PLR0913 - which model, and all that it is loaded with
+        self, runner: Runner, case: Case, optimization: Optimization, kernels: tuple[str, ...], *, fault: str, own: int
+    ) -> None:
+        """Load the model. `kernels` are those of the verified run, and `fault` is planted, as `CaseSetup.fault`.
+
+        `own` is the number of the harness's processes that may compute on the device meanwhile.
+        """
+        self._kernels = kernels
         self._seconds = runner.seconds
         self._open = ExitStack()
         with ExitStack() as until_loaded:
-            name = f"{asked.case.id}-turns-{asked.optimization.name}"
-            self._workers, places = until_loaded.enter_context(runner.workers(name, asked.optimization))
-            case_run = runner.case_run(asked.case, asked.optimization, fault=asked.fault)
-            self._ask(loaded.load, [(case_run, asked.own, place) for place in places])
+            name = f"{case.id}-turns-{optimization.name}"
+            self._workers, places = until_loaded.enter_context(runner.workers(name, optimization))
+            case_run = runner.case_run(case, optimization, fault=fault)
+            self._ask(loaded.load, [(case_run, own, place) for place in places])
             self._open = until_loaded.pop_all()
 
     def run(self) -> Timed:
@@ -64,7 +56,6 @@ class Standing:
         self._open.close()
 
     def _ask(self, function: Callable[..., Answer], arguments: Sequence[tuple[Any, ...]]) -> list[Answer]:
-        workers: list[Worker] = self._workers
-        if len(workers) == 1:
-            return [workers[0].call(function, *arguments[0], seconds=self._seconds)]
-        return call_together(workers, function, arguments, seconds=self._seconds)
+        if len(self._workers) == 1:
+            return [self._workers[0].call(function, *arguments[0], seconds=self._seconds)]
+        return call_together(self._workers, function, arguments, seconds=self._seconds)

@@ -52,8 +52,6 @@ order lies beyond the median with a chance of 0.6 %.
 """
 FEWEST = 7
 """Least number of loads whose interval has bounds: all seven lie on one side of the median with a chance of 0.8 %."""
-FLOOR = 0.01
-"""Smallest share that counts as a loss; the simulations for LOADS showed the need for it."""
 MARGIN = 0.02
 """Margin of decoding and prefill: eager against itself, in 50 pairs on shared cores, spread by 1.4 %."""
 SERVING_MARGIN = 0.05
@@ -91,7 +89,7 @@ class Moved:
 
 def margin_of(*, serving: bool) -> float:
     """Return the loss, as a share of the old seconds, that must be exceeded."""
-    return max(FLOOR, SERVING_MARGIN if serving else MARGIN)
+    return SERVING_MARGIN if serving else MARGIN
 
 
 def change_of(ratio: Interval, margin: float) -> Change:

@@ -12,8 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,15 +73,15 @@ class EnvironmentServer:
 
     def load(self, *, case: str, role: str, own: int) -> None:
         """Load and warm up the path of a case that was proved, or eager on the same case."""
-        from harness.commands.confirm.loaded_model import Standing, Stood
+        from harness.commands.confirm.loaded_model import Standing
         from harness.execution.speed.timed_model import EAGER_KERNELS
         from harness.paths.eager import Eager
 
         planned = self._planned(case)
-        asked = Stood(planned.case, planned.optimization, self._kernels[case], self._fault, own)
+        path, kernels, fault = planned.optimization, self._kernels[case], self._fault
         if role == Role.EAGER:
-            asked = replace(asked, optimization=Eager(), kernels=EAGER_KERNELS, fault="")
-        self._standing[Role(role)] = Standing(self._running(), asked)
+            path, kernels, fault = Eager(), EAGER_KERNELS, ""
+        self._standing[Role(role)] = Standing(self._running(), planned.case, path, kernels, fault=fault, own=own)
 
     def run(self, *, role: str) -> Timed:
         return self._standing[Role(role)].run()
@@ -112,21 +111,11 @@ class EnvironmentServer:
         return self._runner
 
 
-REQUESTS: Mapping[str, Callable[..., Any]] = {
-    function.__name__: function
-    for function in (
-        EnvironmentServer.greet,
-        EnvironmentServer.prove,
-        EnvironmentServer.load,
-        EnvironmentServer.run,
-        EnvironmentServer.end,
-        EnvironmentServer.clear,
-    )
-}
-
-
 def answer(side: EnvironmentServer, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the `answer` to a request, the `failure` of a case, or in a line why it was `refused`."""
+    """Return the `answer` to a request, the `failure` of a case, or in a line why it was `refused`.
+
+    A request names a public method of `side` as `ask`; all else in it are the method's arguments.
+    """
     arguments = {name: value for name, value in request.items() if name != "ask"}
     try:
         return _answered(side, request["ask"], arguments)
@@ -139,7 +128,7 @@ def answer(side: EnvironmentServer, request: Mapping[str, Any]) -> dict[str, Any
 
 def _answered(side: EnvironmentServer, ask: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return {"answer": to_plain(REQUESTS[ask](side, **arguments))}
+        return {"answer": to_plain(getattr(side, ask)(**arguments))}
     except WorkerFailed as error:
         from harness.execution.runner import failure_of  # imports torch, which is there if a worker was
 

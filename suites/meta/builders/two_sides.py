@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import harness
 from harness.commands.confirm import alternate as turns
-from harness.commands.confirm.confirm import Timing
+from harness.commands.confirm.alternate import Timing
 from harness.commands.confirm.environment import CaseFailed
 from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed, Who
 from harness.records.enums import Dtype, Outcome, Tolerance
@@ -85,10 +85,7 @@ class Scripted:
         self.loaded.clear()
         self.asked.append(("clear",))
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
+    def close(self):
         self.asked.append(("close",))
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from harness.commands.compare.cases import Weight
 from harness.commands.confirm import confirm as confirmation
-from harness.commands.confirm.confirm import Timing, confirm_cases, finding_of, try_case
+from harness.commands.confirm.alternate import Timing
+from harness.commands.confirm.confirm import confirm_cases, finding_of, try_case
 from harness.commands.confirm.records import Ended, Role, Who
 from harness.commands.confirm.rules import LOADS, MARGIN
 from harness.errors import HarnessError

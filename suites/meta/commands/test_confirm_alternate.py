@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.commands.confirm import alternate as turning
-from harness.commands.confirm.alternate import Ask, take_turns
+from harness.commands.confirm.alternate import Ask, Timing, take_turns
 from harness.commands.confirm.environment import CaseFailed
 from harness.commands.confirm.records import Role, Who
 from harness.commands.confirm.rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
@@ -32,13 +32,13 @@ def test_load_that_broke_alone_costs_that_load_and_no_other(failure):
         load(case, role, own=own)
 
     sides[Who.NEW].load = counted
-    found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
+    found = take_turns(sides, Ask(ID, tuple(Role), Timing(1e9)))
     assert (len(found.loads), found.together) == (LOADS, False)
     assert found.broke == (f"{failure.outcome}: new: {failure.message}",)
     assert len(loads) <= 2 * LOADS + 4
     crashing |= dict.fromkeys(range(len(loads) + 1, len(loads) + 100), CRASH)
     with pytest.raises(CaseFailed, match="new: fp32 run: worker ended by SIGSEGV"):
-        take_turns(sides, Ask(ID, tuple(Role), 1e9))
+        take_turns(sides, Ask(ID, tuple(Role), Timing(1e9)))
 
 
 def test_loads_are_fresh_and_orders_random():
@@ -47,7 +47,7 @@ def test_loads_are_fresh_and_orders_random():
     log = []
     for side in made.values():
         side.asked = log
-    found = take_turns(made, Ask(ID, tuple(Role), 1e9))
+    found = take_turns(made, Ask(ID, tuple(Role), Timing(1e9)))
     assert len(found.loads) == LOADS
     assert found.together
     assert not found.late
@@ -64,12 +64,13 @@ def test_sides_alternate_in_both_orders():
     for who, side in made.items():
         run = side.run
         side.run = lambda role, who=who, run=run: (order.append(who), run(role))[1]
-    take_turns(made, Ask(ID, (Role.PATH,), 1e9))
+    take_turns(made, Ask(ID, (Role.PATH,), Timing(1e9)))
     firsts = order[::2]
     assert {firsts.count(who) > LOADS for who in Who} == {True}
     assert all({*order[i : i + 2]} == set(Who) for i in range(0, len(order), 2))
     again = two()
-    assert take_turns(again, Ask(ID, (Role.PATH,), 1e9)).loads == take_turns(two(), Ask(ID, (Role.PATH,), 1e9)).loads
+    asked = Ask(ID, (Role.PATH,), Timing(1e9))
+    assert take_turns(again, asked).loads == take_turns(two(), asked).loads
 
 
 class Clock:
@@ -95,11 +96,11 @@ class Clock:
 def test_no_load_is_begun_after_its_time(monkeypatch):
     sides = two()
     monkeypatch.setattr(turning, "time", Clock(sides, load=1.0, run=1.0))
-    found = take_turns(sides, Ask(ID, (Role.PATH,), 1.0))
+    found = take_turns(sides, Ask(ID, (Role.PATH,), Timing(1.0)))
     assert (len(found.loads), found.late) == (FEWEST, True)
     sides = two()
     monkeypatch.setattr(turning, "time", Clock(sides, load=1.0, run=1.0))
-    found = take_turns(sides, Ask(ID, (Role.PATH,), 100.0))  # a load takes ten seconds, here
+    found = take_turns(sides, Ask(ID, (Role.PATH,), Timing(100.0)))  # a load takes ten seconds, here
     assert (len(found.loads), found.late) == (10, True)
 
 
@@ -112,7 +113,7 @@ def test_runs_take_the_time_that_loading_took(monkeypatch, room, load, apart, to
     sides = two(old={"room": room}, new={"room": room})
     pairs = together if room == 2 else apart
     monkeypatch.setattr(turning, "time", Clock(sides, load=load, run=1.0))
-    found = take_turns(sides, Ask(ID, tuple(Role), 1e9))
+    found = take_turns(sides, Ask(ID, tuple(Role), Timing(1e9)))
     assert found.together is (room == 2)
     assert {len(couples) for each in found.loads for couples in (each.path, each.eager)} == {pairs}
 
@@ -125,5 +126,5 @@ def test_longer_runs_are_fewer(monkeypatch):
         run = side.run
         side.run = lambda role, run=run: (clock.taking(3.0 * (role is Role.EAGER), run))(role)
     monkeypatch.setattr(turning, "time", clock)
-    loads = take_turns(sides, Ask(ID, tuple(Role), 1e9)).loads
+    loads = take_turns(sides, Ask(ID, tuple(Role), Timing(1e9))).loads
     assert {(len(each.path), len(each.eager)) for each in loads} == {(12, BLOCK)}

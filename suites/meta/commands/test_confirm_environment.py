@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import closing
 from multiprocessing import Pipe
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def asking(tmp_path):
 
 def told_by(path, asking, ask=lambda it: it.greet(("cpu",))):
     """The one line with which asking it fails."""
-    with pytest.raises(HarnessError) as failed, EnvironmentClient(Who.OLD, path, asking) as it:
+    with pytest.raises(HarnessError) as failed, closing(EnvironmentClient(Who.OLD, path, asking)) as it:
         ask(it)
     assert "\n" not in str(failed.value)
     return str(failed.value)
@@ -141,7 +142,7 @@ def test_what_a_side_refuses_is_told(python, asking):
 
 def test_failure_of_a_case_is_no_failure_of_its_side(python, asking):
     reply = '{"failure": {"outcome": "CRASHED", "message": "timing: worker ended by SIGSEGV", "log": "w"}}'
-    with EnvironmentClient(Who.NEW, python(talks=reply), asking) as it, pytest.raises(CaseFailed) as failed:
+    with closing(EnvironmentClient(Who.NEW, python(talks=reply), asking)) as it, pytest.raises(CaseFailed) as failed:
         it.run(Role.PATH)
     assert failed.value.failure == Failure(Outcome.CRASHED, "timing: worker ended by SIGSEGV", log="w")
     assert failed.value.who is Who.NEW

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.commands.confirm import alternate as turns
+from harness.commands.confirm.alternate import Timing
 from harness.commands.confirm.command import Options, confirmed
-from harness.commands.confirm.confirm import Confirmation, Timing
+from harness.commands.confirm.confirm import Confirmation
 from harness.commands.confirm.records import Role, Who
 from harness.commands.confirm.rules import BLOCK, FEWEST
 from harness.records.codec import read_record
