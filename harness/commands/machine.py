@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_result
 from harness.execution.setup import CASE_TIMEOUT
 from harness.formatting import count, scaled
 from harness.machine.health import Examined, HealthCheck, health
@@ -84,11 +84,7 @@ def machine(
     absent = Device().unmet(inventory, device=device)
     examined = None if absent else _examined(device, peaks=peaks, seconds=case_timeout)
     found = _here(device, examined, catalogue, profiles, load=load)
-    if as_json:
-        print_json(found)
-    else:
-        for line in _told(found):
-            typer.echo(line)
+    print_result(found, _told(found), as_json=as_json)
     raise typer.Exit(0 if found.well else 1)
 
 
@@ -112,24 +108,17 @@ def _here(
     load: float,
 ) -> MachineHere:
     inventory = take_inventory()
-    names = examined.names if examined else ""
-    environment = describe(inventory, accelerators=names)
-    match = Match(device, machine_of(device, names))
-    profile = find_profile(profiles, match) if examined else None
-    if examined:
-        found = health(examined, load=load, cores=int(environment["cores"]))
-    else:
-        absent = str(Device().unmet(inventory, device=device))
-        found = (HealthCheck("device", absent, "choose another --device, or set that right"),)
-    return MachineHere(
-        device,
-        profile.name if profile else None,
-        tuple(_notes(profile, match, profiles, environment)) if examined else (),
-        environment,
-        _needs(catalogue, inventory, device),
-        examined.peaks if examined else None,
-        found,
-    )
+    environment = describe(inventory, accelerators=examined.names if examined else "")
+    needs = _needs(catalogue, inventory, device)
+    if examined is None:
+        unmet = str(Device().unmet(inventory, device=device))
+        absent = HealthCheck("device", unmet, "choose another --device, or set that right")
+        return MachineHere(device, None, (), environment, needs, None, (absent,))
+    match = Match(device, machine_of(device, examined.names))
+    profile = find_profile(profiles, match)
+    notes = tuple(_notes(profile, match, profiles, environment))
+    found = health(examined, load=load, cores=int(environment["cores"]))
+    return MachineHere(device, profile.name if profile else None, notes, environment, needs, examined.peaks, found)
 
 
 def _notes(

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.commands.compare.machines import differing
-from harness.commands.options import AsJson, print_json
+from harness.commands.options import AsJson, print_result
 from harness.errors import HarnessError
 from harness.judging.gate import ENDED_WELL, Forgiven, gate_line, strays
 from harness.profiles.expectations import sound_profiles
@@ -49,12 +49,9 @@ def merge(
     ```
     """
     made = merge_runs(runs, run_dir, pardon=_pardon(runs[0]) if gate else None)
-    if as_json:
-        print_json({"run": made.path, "exit": made.run.exit, "gate": made.run.gate})
-    else:
-        typer.echo(f"{tally_outcomes(made.run.verdicts)}; record: {made.path}")
-        if line := gate_line(made.run):
-            typer.echo(line)
+    facts = {"run": made.path, "exit": made.run.exit, "gate": made.run.gate}
+    lines = (f"{tally_outcomes(made.run.verdicts)}; record: {made.path}", gate_line(made.run))
+    print_result(facts, filter(None, lines), as_json=as_json)
     failed = made.run.exit or any(verdict.outcome.fails for verdict in made.run.verdicts)
     raise typer.Exit(1 if failed else 0)
 
@@ -73,9 +70,6 @@ def _pardon(first: Path) -> Forgiven:
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
 """Folders of a run whose files are named after cases, so that no two shards share a file name."""
-
-
-LOGS = "logs"
 
 
 def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None = None) -> RunFolder:
@@ -152,7 +146,7 @@ def _all_verdicts(folders: Sequence[Path], runs: Sequence[Run]) -> Iterator[Verd
 def _copy_files(folders: Sequence[Path], target: Path) -> None:
     """Copy the files of all runs. Raises HarnessError if the disk refuses."""
     for place, folder in enumerate(folders, 1):
-        pairs = [(name, name) for name in OF_CASES] + [(LOGS, f"{LOGS}/{place}")]
+        pairs = [(name, name) for name in OF_CASES] + [("logs", f"logs/{place}")]
         try:
             for name, into in pairs:
                 if (folder / name).is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -26,6 +27,8 @@ CODES = "Exits with 0 when done, 1 only as told above, 2 when misused or refused
 """Last line of every command's help."""
 
 
-def print_json(record: Any) -> None:
-    """Print a record as JSON, the way `harness.records.codec` writes it into files."""
-    typer.echo(json.dumps(to_plain(record), indent=1, allow_nan=False, default=str))
+def print_result(facts: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result: its facts as JSON, the way `harness.records.codec` writes them into files, or its lines."""
+    shown = [json.dumps(to_plain(facts), indent=1, allow_nan=False, default=str)] if as_json else lines
+    for line in shown:
+        typer.echo(line)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.baseline.proposals import BaselineRow, accept, diff, propose
-from harness.commands.options import CODES, MARKDOWN, AsJson, RunFolder, print_json
+from harness.commands.baseline.proposals import accept, diff, propose
+from harness.commands.options import CODES, MARKDOWN, AsJson, RunFolder, print_result
 from harness.formatting import count
 from harness.profiles.baselines import prune, read_baselines
 from harness.profiles.profile import BASELINES, read_profiles
@@ -50,14 +50,10 @@ def propose_command(run: RunFolder, *, as_json: AsJson = False) -> None:
     """
     root, _ = find_catalogue(Path.cwd())
     proposal, paths = propose(run, root)
-    if as_json:
-        written = {str(path): sorted(proposal.files[technique].cases) for technique, path in paths.items()}
-        print_json({"written": written, "left_out": proposal.left_out})
-        return
-    for technique, path in paths.items():
-        typer.echo(f"written: {path}, {count(len(proposal.files[technique].cases), 'case')}")
-    for case, why in proposal.left_out.items():
-        typer.echo(f"left out: {case}: {why}")
+    written = {str(path): sorted(proposal.files[technique].cases) for technique, path in paths.items()}
+    lines = [f"written: {path}, {count(len(cases), 'case')}" for path, cases in written.items()]
+    lines += [f"left out: {case}: {why}" for case, why in proposal.left_out.items()]
+    print_result({"written": written, "left_out": proposal.left_out}, lines, as_json=as_json)
 
 
 @app.command("diff", epilog=CODES)
@@ -74,13 +70,9 @@ def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
     """
     root, _ = find_catalogue(Path.cwd())
     found = diff(run, root)
-    if as_json:
-        print_json(found)
-        return
-    for line in aligned([["case", "metric", "stored", "now", "change"], *map(_cells, found.rows)]):
-        typer.echo(line)
-    for note in found.notes:
-        typer.echo(note)
+    rows = [[row.case, row.metric, row.was, row.got, row.change] for row in found.rows]
+    table = aligned([["case", "metric", "stored", "now", "change"], *rows])
+    print_result(found, [*table, *found.notes], as_json=as_json)
 
 
 @app.command("accept", epilog=CODES)
@@ -99,14 +91,10 @@ def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as
     root, catalogue = find_catalogue(Path.cwd())
     known = {id_ for profile in read_profiles(root / BASELINES) for id_ in case_ids(catalogue, profile.match.device)}
     done = accept(run, root, known=known, cases=case or (), worse=worse)
-    if as_json:
-        print_json({**vars(done), "paths": [str(path) for path in done.paths]})
-        return
-    for path in done.paths:
-        typer.echo(f"written: {path}")
     same = count(len(done.kept), "case")
     kept = f"; {same} as recorded before, being neither better nor worse" if done.kept else ""
-    typer.echo(f"{count(len(done.taken), 'case')} recorded{kept}")
+    lines = [*(f"written: {path}" for path in done.paths), f"{count(len(done.taken), 'case')} recorded{kept}"]
+    print_result({**vars(done), "paths": [str(path) for path in done.paths]}, lines, as_json=as_json)
 
 
 @app.command("prune", epilog=CODES)
@@ -122,14 +110,8 @@ def prune_command(*, as_json: AsJson = False) -> None:
     root, catalogue = find_catalogue(Path.cwd())
     profiles = read_profiles(root / BASELINES)
     gone = {each.name: prune(read_baselines(each), case_ids(catalogue, each.match.device)) for each in profiles}
-    if as_json:
-        print_json({"removed": gone})
-        return
+    lines: list[str] = []
     for name, cases in gone.items():
-        for case in cases:
-            typer.echo(f"removed from {name}: {case}")
-        typer.echo(f"{name}: {count(len(cases), 'case')} removed")
-
-
-def _cells(row: BaselineRow) -> list[str]:
-    return [row.case, row.metric, row.was, row.got, row.change]
+        lines += [f"removed from {name}: {case}" for case in cases]
+        lines.append(f"{name}: {count(len(cases), 'case')} removed")
+    print_result({"removed": gone}, lines, as_json=as_json)

@@ -94,8 +94,14 @@ def proposal_of(run: Path, root: Path) -> Proposal:
 
     Raises HarnessError if the run is not finished, matched no profile, or measured nothing that is worth recording.
     """
-    record = _finished(run)
-    return proposal_for(run, record, read_profile(root / BASELINES / str(record.profile) / FILE))
+    record = finished_run(run)
+    refuse_simulated(record.environment.get("accelerators", ""), str(run))
+    if record.profile is None:
+        raise HarnessError(
+            f"{run}: the run matched no profile, but its numbers belong into one (harness calibrate makes one for this "
+            "machine; then run again)"
+        )
+    return proposal_for(run, record, read_profile(root / BASELINES / record.profile / FILE))
 
 
 def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
@@ -113,8 +119,16 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
         if why := _worthless(measured, verdicts):
             left_out[measured.case] = why
         else:
-            entry = recorded_of(measured, verdicts[0], environment=record.environment, date=str(record.finished)[:10])
-            found.setdefault(technique_of(entry.path), {})[measured.case] = entry
+            facts = verdicts[0]
+            found.setdefault(technique_of(facts.path), {})[measured.case] = Recorded(
+                facts.path,
+                facts.recipe,
+                facts.workload,
+                figures_of(measured, device=facts.device),
+                str(record.finished)[:10],
+                environment_of(record.environment),
+                digest(to_plain(measured)),
+            )
     if not found:
         first = next((f": {case}: {why}" for case, why in left_out.items()), "")
         nothing = f"{run}: the run measured nothing that is worth recording{first}"
@@ -122,19 +136,6 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
     hardware = hardware_of(profile.match.device, record.environment)
     files = {name: BaselineFile(SCHEMA, profile.match, hardware, cases).sealed() for name, cases in found.items()}
     return Proposal(run, record.environment, profile, files, left_out)
-
-
-def recorded_of(measured: Measurements, facts: Verdict, *, environment: Mapping[str, str], date: str) -> Recorded:
-    """Return the record of a case; `facts` is any verdict on it. Raises ValueError if there is no figure."""
-    return Recorded(
-        facts.path,
-        facts.recipe,
-        facts.workload,
-        figures_of(measured, device=facts.device),
-        date,
-        environment_of(environment),
-        digest(to_plain(measured)),
-    )
 
 
 def propose(run: Path, root: Path) -> tuple[Proposal, dict[Technique, Path]]:
@@ -189,17 +190,6 @@ def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[s
     }
     paths = write_files(_merged(proposal, baselines, taken), proposal.profile.folder)
     return Accepted(tuple(paths.values()), tuple(taken), tuple(case for case in chosen if case not in taken))
-
-
-def _finished(run: Path) -> Run:
-    record = finished_run(run)
-    refuse_simulated(record.environment.get("accelerators", ""), str(run))
-    if record.profile is None:
-        raise HarnessError(
-            f"{run}: the run matched no profile, but its numbers belong into one (harness calibrate makes one for this "
-            "machine; then run again)"
-        )
-    return record
 
 
 def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:
@@ -276,12 +266,11 @@ def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
 
 def _losses(chosen: Mapping[str, Recorded], stored: Mapping[str, Recorded], *, device: str) -> dict[str, list[str]]:
     """Return, by case, a line for each number that is worse than recorded."""
-    found = {
-        case: losses(stored[case].figures, entry.figures, device=device)
+    return {
+        case: lines
         for case, entry in chosen.items()
-        if case in stored
+        if case in stored and (lines := losses(stored[case].figures, entry.figures, device=device))
     }
-    return {case: lines for case, lines in found.items() if lines}
 
 
 def _refuse_unexplained(lost: Mapping[str, list[str]], worse: str) -> None:
@@ -329,7 +318,5 @@ def _seconds(case: str, before: Figures, now: Figures) -> Iterator[BaselineRow]:
     for name, metric in (("seconds", "run"), ("per_token", "output token"), ("first", "first token")):
         was, got = getattr(before.speed, name, None), getattr(now.speed, name, None)
         if got is not None:
-            change = NEW if was is None else f"{got / was - 1:+.1%}"
-            yield BaselineRow(
-                case, metric, was, got, "not stored" if was is None else f"{was:.4g} s", f"{got:.4g} s", change
-            )
+            stored, change = ("not stored", NEW) if was is None else (f"{was:.4g} s", f"{got / was - 1:+.1%}")
+            yield BaselineRow(case, metric, was, got, stored, f"{got:.4g} s", change)

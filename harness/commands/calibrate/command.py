@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from harness.commands.calibrate.spread import measured_spread
-from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_json
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_result
 from harness.errors import HarnessError, UnknownName
 from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import describe, refuse_simulated, take_inventory
@@ -88,10 +88,7 @@ def calibrate(
         device, tuple(dtype or ()), tuple(model or ()), tuple(workload or ()), seeds, case_timeout, profile
     )
     found = _calibrated(asked, root, catalogue)
-    if as_json:
-        print_json(found)
-    else:
-        typer.echo("\n".join(_told(found)))
+    print_result(found, _told(found), as_json=as_json)
     if not dry_run:
         typer.echo(f"written: {write_profile(found)}", err=as_json)
 
@@ -110,10 +107,9 @@ def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
     fresh, profile = numerics_of(run)
     folder = root / BASELINES / profile
     whole = store_numerics(fresh, folder)
-    if as_json:
-        print_json({"file": str(folder / NUMERICS), "fresh": sorted(fresh.cases), "cases": whole.cases})
-    else:
-        typer.echo(f"written: {folder / NUMERICS}, {len(fresh.cases)} cases of this run, {len(whole.cases)} in all")
+    facts = {"file": str(folder / NUMERICS), "fresh": sorted(fresh.cases), "cases": whole.cases}
+    line = f"written: {folder / NUMERICS}, {len(fresh.cases)} cases of this run, {len(whole.cases)} in all"
+    print_result(facts, [line], as_json=as_json)
 
 
 def _calibrated(asked: CalibrateOptions, root: Path, catalogue: Catalogue) -> Profile:

@@ -6,27 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from harness.commands.calibrate import variants
-from harness.commands.calibrate.spread import Benign, Spread, calibrated
+from harness.commands.calibrate.spread import Spread, calibrated
 from harness.errors import ReferenceInvalid
 from harness.execution.runner import Runner
 from harness.judging.correctness_rules import trust_findings
-from harness.profiles.profile import (
-    Calibration,
-)
+from harness.profiles.profile import Calibration
 from harness.records.evidence import Case, PrecisionRun
 
 VERSIONS = ("torch", "transformers")
 """Packages whose arithmetic was measured. Their versions are stored."""
 
 
-def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable[[str], None]) -> list[Benign]:
+def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable[[str], None]) -> list[PrecisionRun]:
     """Run every correct variant of eager on the cases; `tell` gets a line after each case. Raises HarnessError."""
-    runs: list[Benign] = []
+    runs: list[PrecisionRun] = []
     for done, case in enumerate(cases, 1):
         rungs = measure_variants(runner, case, seeds=seeds)
-        runs += [
-            Benign(case.recipe.name, case.workload.name, rung.engagement.claims[0].requested, rung) for rung in rungs
-        ]
+        runs += rungs
         tell(f"{done} of {len(cases)}: {case.recipe.name} {case.workload.name} {case.dtype}, {len(rungs)} variants")
     return runs
 

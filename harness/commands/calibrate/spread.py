@@ -20,17 +20,6 @@ QUANTILE = 0.95
 
 
 @dataclass(frozen=True)
-class Benign:
-    """A correct variant of eager, compared with eager and the reference as a candidate is."""
-
-    model: str
-    workload: str
-    variant: str
-    """Name of the variant: `symmetry 3`, `rows alone`, `7 more pads`, ..."""
-    rung: PrecisionRun
-
-
-@dataclass(frozen=True)
 class Spread:
     """Limits that correct runs needed."""
 
@@ -42,12 +31,12 @@ class Spread:
     """QUANTILE of the limits that the runs needed, by key: `fp32.rho`, `bf16.kl`, ..."""
 
 
-def measured_spread(runs: Sequence[Benign]) -> Spread:
-    """Pool the numbers of all runs."""
+def measured_spread(runs: Sequence[PrecisionRun]) -> Spread:
+    """Pool the numbers of correct variants of eager, each compared as a candidate is."""
     needed: dict[str, list[float]] = defaultdict(list)
     over: Counter[str] = Counter()
     for run in runs:
-        found = findings(run.rung, Tolerance.REORDERED)
+        found = findings(run, Tolerance.REORDERED)
         over.update(finding.key for finding in found if finding.violated)
         for key, value in _needed(found).items():
             needed[key].append(value)

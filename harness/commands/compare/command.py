@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.commands.compare.cases import Weight
+from harness.commands.compare.cases import CaseChange, Weight
 from harness.commands.compare.machines import Kind
 from harness.commands.compare.runs import ComparedRun, RunComparison, compare_runs
-from harness.commands.options import AsJson, print_json
+from harness.commands.options import AsJson, print_result
 from harness.formatting import count
 from harness.records.run_files import finished_run, measurements_of, refuse_two_tiers
 
@@ -57,20 +57,17 @@ def compare(
     sides = [ComparedRun(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
     refuse_two_tiers(old, sides[0].run, new, sides[1].run)
     found = compare_runs(*sides)
-    if as_json:
-        shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)
-        print_json({**vars(found), "findings": shown, "conclusion": found.conclusion})
-    else:
-        for line in _told(found, every=every):
-            typer.echo(line)
+    shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)
+    facts = {**vars(found), "findings": shown, "conclusion": found.conclusion}
+    print_result(facts, _told(found, shown, every=every), as_json=as_json)
     raise typer.Exit(1 if found.worse else 0)
 
 
-def _told(found: RunComparison, *, every: bool) -> Iterator[str]:
+def _told(found: RunComparison, shown: Iterable[CaseChange], *, every: bool) -> Iterator[str]:
     for difference in found.environment:
         yield f"{HEADS[difference.kind]}: {difference}"
     yield from (f"machine: {figure}" for figure in found.machine.figures)
-    yield from (str(finding) for finding in found.findings if every or finding.weight is not Weight.SAME)
+    yield from map(str, shown)
     for where, asked in (("OLD", found.only_old), ("NEW", found.only_new)):
         if asked and every:
             yield from (f"only in {where}: {case}: {', '.join(each)}" for case, each in asked.items())

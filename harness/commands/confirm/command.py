@@ -16,7 +16,7 @@ from harness.commands.confirm.alternate import Timing
 from harness.commands.confirm.confirm import Confirmation, confirm_cases
 from harness.commands.confirm.environment import ClientSettings, EnvironmentClient
 from harness.commands.confirm.records import Who
-from harness.commands.options import AsJson, CaseTimeout, print_json
+from harness.commands.options import AsJson, CaseTimeout, print_result
 from harness.errors import HarnessError
 from harness.execution.setup import CASE_TIMEOUT
 from harness.profiles.expectations import sound_profiles
@@ -94,13 +94,9 @@ def confirm(
         run_dir,
     )
     found, record = confirmed(asked)
-    if as_json:
-        facts = {name: value for name, value in vars(found).items() if name != "tried"}
-        print_json({**facts, "conclusion": found.conclusion, "record": str(record)})
-    else:
-        for line in _told(found):
-            typer.echo(line)
-        typer.echo(f"{found.conclusion}; record: {record}")
+    facts = {name: value for name, value in vars(found).items() if name != "tried"}
+    facts |= {"conclusion": found.conclusion, "record": str(record)}
+    print_result(facts, _told(found, record), as_json=as_json)
     if not found.compared:  # "nothing worse" would mean nothing
         raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")
     raise typer.Exit(1 if found.worse else 0)
@@ -134,7 +130,7 @@ def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
         return confirm_cases(sides, cases, profiles, timing=asked.timing, tell=tell), record
 
 
-def _told(found: Confirmation) -> Iterator[str]:
+def _told(found: Confirmation, record: Path) -> Iterator[str]:
     if not found.differences:
         yield "differs: nothing, both environments are the same"
     for difference in found.differences:
@@ -146,3 +142,4 @@ def _told(found: Confirmation) -> Iterator[str]:
     for finding in sorted(found.findings, key=lambda each: order.index(each.weight)):
         yield str(finding)
         yield from (f"  {note}" for note in finding.notes)
+    yield f"{found.conclusion}; record: {record}"

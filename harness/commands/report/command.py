@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import AnyRunFolder, AsJson, print_json
+from harness.commands.options import AnyRunFolder, AsJson, print_result
 from harness.commands.report.rejudge import Rejudged, judge_again
 from harness.formatting import count
 from harness.judging.gate import gate_line
@@ -52,27 +52,20 @@ def report(
     found = judge_again(run, catalogue, profiles)
     if not dry_run:
         _write(run, found)
-    if as_json:
-        print_json({**{name: value for name, value in vars(found).items() if name != "run"}, "failing": found.failing})
-    else:
-        for line in _told(found):
-            typer.echo(line)
-        typer.echo("nothing was written" if dry_run else f"written: {run}")
+    facts = {**{name: value for name, value in vars(found).items() if name != "run"}, "failing": found.failing}
+    written = "nothing was written" if dry_run else f"written: {run}"
+    print_result(facts, (*_told(found), written), as_json=as_json)
     raise typer.Exit(1 if found.failing or found.run.finished is None else 0)
 
 
 def _write(folder: Path, found: Rejudged) -> None:
+    """Write the files of the run, and keep a copy of the session's own record if that changes."""
+    before, record = folder / BEFORE, folder / RUN
     if found.run.finished is not None:
-        _keep(folder, found)
+        if to_plain(any_run(folder)) != to_plain(found.run) and not before.exists():
+            write_text(before, record.read_text(encoding="utf-8"))
+        write_record(record, found.run)
     write_reports(folder, found.run)
-
-
-def _keep(folder: Path, found: Rejudged) -> None:
-    """Write the record with today's verdicts, and keep a copy of the session's own if it changes."""
-    before, record = (folder / name for name in (BEFORE, RUN))
-    if to_plain(any_run(folder)) != to_plain(found.run) and not before.exists():
-        write_text(before, record.read_text(encoding="utf-8"))
-    write_record(record, found.run)
 
 
 def _told(found: Rejudged) -> Iterator[str]:

@@ -11,13 +11,13 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_json
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_result
 from harness.commands.validate.checks import Check, Grade, graded
 from harness.commands.validate.fingerprints import fingerprint_checks
 from harness.commands.validate.preflight import MACHINE, preflight
 from harness.commands.validate.statement import Acceptance, Machine, ProfileProposal, Statement, Suites, state
 from harness.commands.validate.statement_files import write_statement
-from harness.commands.validate.steps import Examination, Finished, examine_all, propose_profile, run_suites
+from harness.commands.validate.steps import Finished, examine_all, propose_profile, run_suites
 from harness.errors import HarnessError
 from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import Inventory, describe, take_inventory
@@ -48,11 +48,6 @@ class ValidateOptions:
     """Further arguments for pytest."""
     err: bool
     """Whether progress goes to standard error, since facts go to standard output."""
-
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Options that pytest gets from this command."""
-        return "--device", self.device, "--case-timeout", f"{self.case_timeout:g}"
 
     def tell(self, lines: Iterable[object]) -> None:
         for line in lines:
@@ -113,8 +108,7 @@ def validate(
     )
     statement, folder = _validated(asked, root, catalogue, profiles, inventory)
     files = write_statement(folder, statement)
-    if as_json:
-        print_json(statement)
+    print_result(statement, (), as_json=as_json)
     asked.tell(["", statement.line, *statement.proposal.steps, *(f"written: {path}" for path in files)])
     raise typer.Exit(1 if statement.acceptance is Acceptance.REJECTED else 0)
 
@@ -132,27 +126,22 @@ def _validated(
         deadline=asked.case_timeout,
     )
     names = ", ".join(card.name for card in examined.cards if card.name)
-    machine = _machine(asked.device, examined, describe(inventory, accelerators=names), load=load)
+    environment = describe(inventory, accelerators=names)
+    found = (*examined.failed, *preflight(examined.cards, load=load, cores=int(environment["cores"])))
+    machine = Machine(asked.device, environment, found, examined.cards, examined.fingerprints)
     checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
     asked.tell(checks)
     finished = _suites(asked, root, checks)
     if finished.suites.run:
         machine = _examined_again(asked, machine, inventory)
     folder = finished.folder or _empty_folder(asked.parent, machine)
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    statement = state(machine, finished.suites, date=date)
+    statement = state(machine, finished.suites, date=datetime.now(UTC).isoformat(timespec="seconds"))
     if finished.suites.run and statement.acceptance is not Acceptance.REJECTED:
         match = Match(asked.device, machine_of(asked.device, names))
         proposal = propose_profile(folder, finished.suites.run, profiles, match)
     else:
         proposal = ProfileProposal(steps=("no profile is proposed of a machine that is rejected",))
-    return state(machine, finished.suites, date=date, proposal=proposal), folder
-
-
-def _machine(device: str, examined: Examination, environment: dict[str, str], *, load: float) -> Machine:
-    cores = int(environment["cores"])
-    checks = (*examined.failed, *preflight(examined.cards, load=load, cores=cores))
-    return Machine(device, environment, checks, examined.cards, examined.fingerprints)
+    return replace(statement, proposal=proposal), folder
 
 
 def _examined_again(asked: ValidateOptions, machine: Machine, inventory: Inventory) -> Machine:
@@ -183,7 +172,8 @@ def _suites(asked: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Fi
     if graded(checks, Grade.REJECTING) and not asked.keep_going:
         asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
         return Finished(None, Suites(asked=asked.arguments))
-    return run_suites(root, asked.parent, asked.options, asked.arguments, out=2 if asked.err else 1)
+    options = ("--device", asked.device, "--case-timeout", f"{asked.case_timeout:g}")
+    return run_suites(root, asked.parent, options, asked.arguments, out=2 if asked.err else 1)
 
 
 def _empty_folder(parent: Path, machine: Machine) -> Path:

@@ -46,15 +46,11 @@ class Fingerprint:
             raise ValueError(f"{self.about}: a fingerprint of {self.repetitions} repetitions proves nothing")
 
 
-def fingerprint_checks(found: Fingerprint) -> tuple[Check, ...]:
-    """Return the checks of a fingerprint. Any bit that differs or is wrong rejects a card.
+def fingerprint_checks(found: Fingerprint) -> Iterator[Check]:
+    """Yield the checks of a fingerprint. Any bit that differs or is wrong rejects a card.
 
     Silently corrupted results are the worst that a card can do.
     """
-    return tuple(_checks(found))
-
-
-def _checks(found: Fingerprint) -> Iterator[Check]:
     todo = "the card corrupts data without a word: do not use it, and have it replaced"
     for each in found.differing:
         what = f"{each.operation} in repetition {each.repetition} of {found.repetitions}"

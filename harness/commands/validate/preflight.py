@@ -54,14 +54,9 @@ def _simulated(card: Card) -> Iterator[Check]:
 def _readable(card: Card) -> Iterator[Check]:
     """Yield exceptions for what could not be read. An unknown state does not prove health."""
     if card.unread:
-        yield Check(
-            card.about,
-            "its state (ECC, remapped rows, throttling, clocks, power, processes)",
-            f"not read: {card.unread}",
-            EXCEPTION,
-            "read through NVML",
-            f"set that right, or look with the maker's own tool, {AGAIN}",
-        )
+        what = "its state (ECC, remapped rows, throttling, clocks, power, processes)"
+        todo = f"set that right, or look with the maker's own tool, {AGAIN}"
+        yield Check(card.about, what, f"not read: {card.unread}", EXCEPTION, "read through NVML", todo)
     if card.busy and card.busy.untold:
         untold = ", ".join(f"{what} ({why})" for what, why in card.busy.untold.items())
         todo = "a newer driver or nvidia-ml-py may tell it; otherwise look with nvidia-smi -q"
@@ -86,23 +81,15 @@ def _ecc(card: Card) -> Iterator[Check]:
 
 def _errors(about: str, now: CardReading) -> Iterator[Check]:
     if now.uncorrected:
+        what = "the number of uncorrected memory errors since the driver was loaded"
         todo = f"reset the card with nvidia-smi -r {AGAIN}; if they come back, return it"
-        yield Check(
-            about, "the number of uncorrected memory errors since the driver was loaded", str(now.uncorrected),
-            REJECTING, "0", todo,
-        )  # fmt: skip
+        yield Check(about, what, str(now.uncorrected), REJECTING, "0", todo)
     if now.uncorrected_ever and not now.uncorrected:
+        what = "the number of uncorrected memory errors of its life"
         todo = (
             "a new card should have none: ask its seller; NVIDIA takes cards back whose rows can no longer be remapped"
         )
-        yield Check(
-            about,
-            "the number of uncorrected memory errors of its life",
-            str(now.uncorrected_ever),
-            EXCEPTION,
-            "0",
-            todo,
-        )
+        yield Check(about, what, str(now.uncorrected_ever), EXCEPTION, "0", todo)
 
 
 def _rows(card: Card) -> Iterator[Check]:
@@ -200,12 +187,11 @@ def _versions(card: Card) -> Iterator[Check]:
     if _version(now.driver_cuda) >= _version(built):
         yield Check(card.about, "CUDA of the driver", f"{served}, torch is built for {built}")
         return
-    older = _version(now.driver_cuda)[0] < _version(built)[0]
-    todo = f"install a newer driver, or a torch for CUDA {now.driver_cuda}"
-    todo += "" if older else ": a driver of the same major version runs most of it, and compiles no newer PTX"
-    yield Check(
-        card.about, "CUDA of the driver", served, REJECTING if older else EXCEPTION, f"at least torch's {built}", todo
-    )
+    grade, todo = REJECTING, f"install a newer driver, or a torch for CUDA {now.driver_cuda}"
+    if _version(now.driver_cuda)[0] == _version(built)[0]:
+        grade = EXCEPTION
+        todo += ": a driver of the same major version runs most of it, and compiles no newer PTX"
+    yield Check(card.about, "CUDA of the driver", served, grade, f"at least torch's {built}", todo)
 
 
 def _compiled_for(card: Card) -> Iterator[Check]:

@@ -113,8 +113,8 @@ class Machine:
         return self.device if told == "none" else told
 
 
-def state(machine: Machine, suites: Suites, *, date: str, proposal: ProfileProposal | None = None) -> Statement:
-    """Return the statement on a machine.
+def state(machine: Machine, suites: Suites, *, date: str) -> Statement:
+    """Return the statement on a machine, which proposes no profile yet.
 
     Reject if anything failed, differed or did not finish, or if nothing was judged. Anything skipped, left out or
     unreadable is an exception. A run of a selection of the tests never accepts a machine without exceptions.
@@ -125,11 +125,11 @@ def state(machine: Machine, suites: Suites, *, date: str, proposal: ProfilePropo
     exceptions = (*map(str, open_checks), *_exceptions(suites, machine.cards))
     run, acceptance = suites.run, _acceptance(rejections, exceptions)
     verdicts = run.verdicts if run else ()
-    why = (
-        _first(rejections)
-        if rejections
-        else _passed(verdicts, suites, checks=len(open_checks), cards=len(machine.cards))
-    )
+    if rejections:
+        more = len(rejections) - 1
+        why = rejections[0] + (f"; and {count(more, 'more reason')}" if more else "")
+    else:
+        why = _passed(verdicts, suites, checks=len(open_checks), cards=len(machine.cards))
     return Statement(
         SCHEMA,
         f"{acceptance}: {machine.name}, {why}",
@@ -146,7 +146,7 @@ def state(machine: Machine, suites: Suites, *, date: str, proposal: ProfilePropo
         shlex.join(suites.asked),
         run.profile if run else None,
         {**machine.environment, **_judged_by(run), **({"tier": run.tier} if run and run.tier else {})},
-        proposal or ProfileProposal(),
+        ProfileProposal(),
     )
 
 
@@ -170,7 +170,8 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
             f"suites: their record is missing, but should be there (pytest ended with {suites.exit}: read its output)"
         ]
     # What fails a property fails those after it, with the same words.
-    found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in _failing(run)))
+    failing = (verdict for verdict in run.verdicts if verdict.outcome.fails)
+    found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in failing))
     if suites.exit not in ENDED_WELL:
         found.append(
             f"suites: pytest's exit code is {suites.exit}, but should be 0 (the session broke off, or its record could "
@@ -179,7 +180,7 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
     found += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
     if run.finished is None:
         found.append("suites: the run is not finished, but should be (it was interrupted or killed: validate again)")
-    if not any(not verdict.outcome.skips for verdict in run.verdicts):
+    if all(verdict.outcome.skips for verdict in run.verdicts):
         found.append("suites: the number of cases judged is 0, but should be more (read why in the run's report)")
     elif suites.exit and not found:
         found.append(
@@ -191,10 +192,6 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
 def _judged_by(run: Run | None) -> dict[str, str]:
     """Return notes on what else than the table's limits judged the run, and what could not."""
     return {JUDGED_BY: run.environment[JUDGED_BY]} if run and JUDGED_BY in run.environment else {}
-
-
-def _failing(run: Run) -> list[Verdict]:
-    return [verdict for verdict in run.verdicts if verdict.outcome.fails]
 
 
 def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
@@ -213,11 +210,6 @@ def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
     verdicts = suites.run.verdicts if suites.run else ()
     found += [f"{reason}: {', '.join(paths)}" for reason, paths in skipped_paths(verdicts).items()]
     return found + untrue_claims(verdicts)
-
-
-def _first(rejections: Sequence[str]) -> str:
-    more = len(rejections) - 1
-    return rejections[0] + (f"; and {count(more, 'more reason')}" if more else "")
 
 
 def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from harness.commands.validate.checks import Grade
 from harness.commands.validate.fingerprints import SHOWN
 from harness.commands.validate.statement import Acceptance, Statement
-from harness.records.codec import read_record, write_record, write_text
+from harness.records.codec import write_record, write_text
 from harness.reports.html import rendered
 from harness.reports.page import Table
 from harness.reports.tables import markdown_table
@@ -36,11 +36,6 @@ def write_statement(folder: Path, statement: Statement) -> tuple[Path, ...]:
     write_text(paths[1], statement_html(statement, has_report=(folder / "report.html").exists()))
     write_record(paths[2], statement)
     return paths
-
-
-def read_statement(folder: Path) -> Statement:
-    """Read the statement in a run's folder. Raises CorruptRecord."""
-    return read_record(Statement, folder / f"{NAME}.json")
 
 
 def statement_markdown(statement: Statement) -> str:

@@ -115,7 +115,9 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
         )
     own = fresh_folder(parent, f"validation-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
     words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(own), *asked]
-    code = subprocess.run(words, cwd=root, stdout=out, env=_unnarrowed(), check=False).returncode
+    environment = dict(os.environ)
+    environment.pop("PYTEST_ADDOPTS", None)  # it could choose tests unseen
+    code = subprocess.run(words, cwd=root, stdout=out, env=environment, check=False).returncode
     made = next((path.parent for path in own.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
     if made is None:
         with suppress(OSError):  # something is left to read
@@ -127,34 +129,26 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
     return Finished(made, Suites(any_run(made), code, asked))
 
 
-def _unnarrowed() -> dict[str, str]:
-    """Return the environment without PYTEST_ADDOPTS, which could choose tests unseen."""
-    return {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-
-
 def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> ProfileProposal:
     """Write a proposal for the machine's folder in `baselines/` below the run's folder, and return it."""
     known, target = find_profile(profiles, match), folder / PROPOSED
     profile = known or Profile(profile_name(match), target, match, None)
-    files = [] if known else [write_profile(profile)]
-    steps = _steps_of_known(profile) if known else _steps_of_new(profile)
+    if known:
+        files = []
+        steps = [f"profile {known.name} matches this machine already, and stays as it is"]
+    else:
+        files = [write_profile(profile)]
+        steps = [
+            f"to adopt it: read the files, copy the folder to baselines/{profile.name}, and commit it",
+            f"then measure its limits: harness calibrate --device {match.device}",
+        ]
     try:
         files += write_files(proposal_for(folder, run, profile).files, target).values()
-        steps += (f"to record the baselines: harness baseline propose {folder}, then diff and accept",) if known else ()
+        if known:
+            steps.append(f"to record the baselines: harness baseline propose {folder}, then diff and accept")
     except HarnessError as error:
-        steps += (f"no baselines are proposed: {error}",)
-    return ProfileProposal(tuple(str(path.relative_to(folder)) for path in files), steps)
-
-
-def _steps_of_known(profile: Profile) -> tuple[str, ...]:
-    return (f"profile {profile.name} matches this machine already, and stays as it is",)
-
-
-def _steps_of_new(profile: Profile) -> tuple[str, ...]:
-    return (
-        f"to adopt it: read the files, copy the folder to baselines/{profile.name}, and commit it",
-        f"then measure its limits: harness calibrate --device {profile.match.device}",
-    )
+        steps.append(f"no baselines are proposed: {error}")
+    return ProfileProposal(tuple(str(path.relative_to(folder)) for path in files), tuple(steps))
 
 
 def crashed(about: str, error: WorkerFailed) -> Check:

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprints import Differing, Fingerprint
-from harness.commands.validate.statement import Machine, ProfileProposal, Suites, state
+from harness.commands.validate.statement import Machine, ProfileProposal, Statement, Suites, state
+from harness.records.codec import read_record
 from harness.records.enums import Outcome
 from harness.records.run import Run
 from suites.meta.builders.recorded_cards import card
@@ -49,6 +50,10 @@ def run_of(*outcomes, **changes):
 def statement(*outcomes, checks=(GOOD,), printed=(SAME,), asked=(), code=0, cards=(), **changes):
     machine = Machine("cuda", CUDA, checks, cards or (card(),), printed)
     return state(machine, Suites(run_of(*outcomes, **changes), code, asked), date=DATE)
+
+
+def read_statement(folder):
+    return read_record(Statement, folder / "statement.json")
 
 
 PASS = (Outcome.PASS, Outcome.PASS, Outcome.IMPROVED)

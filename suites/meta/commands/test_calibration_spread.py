@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.commands.calibrate.spread import Benign, calibrated, measured_spread
+from harness.commands.calibrate.spread import calibrated, measured_spread
 from harness.errors import CorruptRecord, HarnessError
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import findings
@@ -20,10 +20,6 @@ from suites.meta.builders.evidence import CASE, CLOSE, FLOOR, TRUST, evidence, l
 from suites.meta.builders.spreads import STRONG, WEAK, fault
 
 
-def benign(made):
-    return Benign("tiny", "single", "symmetry 0", made)
-
-
 def calibration(**q95):
     """A calibration of numbers named `fp32_rho` for fp32.rho."""
     return calibrated({key.replace("_", ".", 1): value for key, value in q95.items()})
@@ -31,7 +27,7 @@ def calibration(**q95):
 
 def test_spread_is_the_95th_percentile_of_what_runs_needed():
     """Of ratios 0.01 to 1.01 in steps of 0.01, 0.96."""
-    spread = measured_spread([benign(rung(Dtype.FP32, ratio=0.01 * i)) for i in range(1, 102)])
+    spread = measured_spread([rung(Dtype.FP32, ratio=0.01 * i) for i in range(1, 102)])
     assert spread.judgements == 101
     assert spread.over_table == {}
     assert spread.q95["fp32.rho"] == spread.q95["fp32.rho_max"] == pytest.approx(0.96)
@@ -41,7 +37,7 @@ def test_spread_is_the_95th_percentile_of_what_runs_needed():
 def test_divergence_counts_beyond_its_floor_and_over_eagers():
     """As the factor that R3's limit would need."""
     nats = Divergence(2e-5 + 1e-7, 1e-5, 1e-6, 1e-5, 1e-6, 20, 0)
-    spread = measured_spread([benign(rung(divergence=nats))])
+    spread = measured_spread([rung(divergence=nats)])
     assert spread.q95["bf16.kl"] == pytest.approx(20.0)
     assert spread.q95["bf16.kl_p99"] == pytest.approx(0.9)
     assert spread.over_table == {"bf16.kl": 1}
@@ -51,7 +47,7 @@ def test_runs_over_the_table_are_counted_by_number():
     """Also by those that no calibration moves."""
     flips = GreedyAgreement(100, 9, 1, 0.0, 1.0)
     off = (StratumError("prefill", 4.1, 4.1, 1.0, 1.0, 1.0, 0.0),)
-    spread = measured_spread([benign(rung(strata=off)), benign(rung(strata=off, greedy=flips)), benign(rung())])
+    spread = measured_spread([rung(strata=off), rung(strata=off, greedy=flips), rung()])
     assert spread.over_table == {"bf16.rho": 2, "bf16.flips": 1}
 
 

@@ -10,7 +10,6 @@ import pytest
 from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.statement import Acceptance, Machine, Suites, state
 from harness.commands.validate.statement_files import (
-    read_statement,
     statement_html,
     statement_markdown,
     write_statement,
@@ -29,6 +28,7 @@ from suites.meta.builders.statements import (
     PASS,
     SAME,
     every,
+    read_statement,
     run_of,
     statement,
     verdicts,

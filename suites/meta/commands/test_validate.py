@@ -17,7 +17,6 @@ from harness.commands.validate import steps as validating
 from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprinting import Operation
 from harness.commands.validate.fingerprints import Differing
-from harness.commands.validate.statement_files import read_statement
 from harness.commands.validate.steps import SUITES, crashed, examine_all, propose_profile, run_suites
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, WorkerRaised
 from harness.machine.inventory import take_inventory
@@ -31,6 +30,7 @@ from suites.meta.builders.commands import CONFTEST, harness, refusal
 from suites.meta.builders.made_up_validation import EXAMINED, RUN, SAME, failing, validated
 from suites.meta.builders.recorded_cards import card
 from suites.meta.builders.recorded_runs import SDPA, Checkout
+from suites.meta.builders.statements import read_statement
 
 pytestmark = pytest.mark.workers
 
