@@ -139,7 +139,6 @@ def _notes(
 
 
 def _needs(catalogue: Catalogue, inventory: Inventory, device: str) -> tuple[NeedHere, ...]:
-    """Return each need once, with all paths that have it."""
     found: dict[Need, list[str]] = {}
     for path in catalogue.paths:
         for need in path.needs():

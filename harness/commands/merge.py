@@ -144,7 +144,6 @@ def _all_verdicts(folders: Sequence[Path], runs: Sequence[Run]) -> Iterator[Verd
 
 
 def _copy_files(folders: Sequence[Path], target: Path) -> None:
-    """Copy the files of all runs. Raises HarnessError if the disk refuses."""
     for place, folder in enumerate(folders, 1):
         pairs = [(name, name) for name in OF_CASES] + [("logs", f"logs/{place}")]
         try:
@@ -158,8 +157,7 @@ def _copy_files(folders: Sequence[Path], target: Path) -> None:
 def _exit(runs: Sequence[Run]) -> int:
     """Return the highest exit code of any run that broke off; otherwise 1 if any test failed, else 0.
 
-    Codes that a session ends well with are ignored: the gate, and "nothing was judged", are decided again for the
-    whole.
+    Codes that a session ends well with are ignored: the gate and "nothing was judged" are decided again.
     """
     codes = [2 if run.exit is None else run.exit for run in runs]
     failed = any(strays(run) or any(verdict.outcome.fails for verdict in run.verdicts) for run in runs)

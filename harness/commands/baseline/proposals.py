@@ -139,10 +139,7 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
 
 
 def propose(run: Path, root: Path) -> tuple[Proposal, dict[Technique, Path]]:
-    """Write into a run's folder what it would record, and return (proposal, files).
-
-    Raises HarnessError as `proposal_of`.
-    """
+    """Write into a run's folder what it would record, and return (proposal, files). Raises as `proposal_of`."""
     proposal = proposal_of(run, root)
     return proposal, write_files(proposal.files, run / BASELINES)
 
@@ -208,10 +205,7 @@ def _worthless(measured: Measurements, verdicts: list[Verdict]) -> str:
 
 
 def _undecided(speed: Speed, verdicts: list[Verdict]) -> str:
-    """Return why a speed is too uncertain for a baseline, and what to do; empty if it is not.
-
-    Memory then waits too, for a run in which both can be recorded.
-    """
+    """Return why a speed is too uncertain for a baseline, and what to do. Memory then waits for another run too."""
     if why := unfit(speed):
         return why
     interval, again = speedup(speed), "run again with more --timing-seconds"
@@ -265,7 +259,6 @@ def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
 
 
 def _losses(chosen: Mapping[str, Recorded], stored: Mapping[str, Recorded], *, device: str) -> dict[str, list[str]]:
-    """Return, by case, a line for each number that is worse than recorded."""
     return {
         case: lines
         for case, entry in chosen.items()
@@ -294,7 +287,7 @@ def _is_news(stored: Recorded | None, now: Recorded, *, device: str) -> bool:
 
 
 def _merged(proposal: Proposal, baselines: Baselines, taken: Mapping[str, Recorded]) -> dict[Technique, BaselineFile]:
-    """Return the files that gain or change a case, together with the cases they held before."""
+    """Return the files that gain or change a case, with the cases they held before."""
     files = {}
     for name, proposed in proposal.files.items():
         fresh = {case: taken[case] for case in proposed.cases if case in taken}

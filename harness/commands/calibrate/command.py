@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from harness.profiles.numerics import FILE as NUMERICS
 from harness.profiles.numerics import numerics_of, store_numerics
 from harness.profiles.profile import (
     BASELINES,
+    Calibration,
     Match,
     Profile,
     deviations,
@@ -35,28 +37,13 @@ from harness.profiles.profile import (
 from harness.profiles.profile import FILE as PROFILE
 from harness.records.enums import Dtype, Technique
 from harness.records.evidence import Case
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.workload import Workload
 from harness.reports.tables import aligned
 from harness.session.checkout import find_catalogue
 from harness.session.plan import Catalogue, find_model
 from harness.session.run_folder import scratch
 
 LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
-
-
-@dataclass(frozen=True)
-class CalibrateOptions:
-    """Selection of runs to calibrate on. Empty means the default."""
-
-    device: str
-    dtypes: tuple[Dtype, ...]
-    models: tuple[str, ...]
-    workloads: tuple[str, ...]
-    seeds: int
-    seconds: float
-    """Deadline of one request to a worker, in seconds."""
-    profile: str
-    """Name of the profile to create if none matches yet."""
 
 
 def calibrate(
@@ -84,11 +71,30 @@ def calibrate(
     ```
     """
     root, catalogue = find_catalogue(Path.cwd())
-    asked = CalibrateOptions(
-        device, tuple(dtype or ()), tuple(model or ()), tuple(workload or ()), seeds, case_timeout, profile
-    )
-    found = _calibrated(asked, root, catalogue)
-    print_result(found, _told(found), as_json=as_json)
+    from harness.commands.calibrate.measure import calibration_of, measure  # these import torch
+    from harness.execution.runner import Runner
+
+    profiles = read_profiles(root / BASELINES)
+    inventory = take_inventory()
+    device = device or inventory.default_device
+    if unmet := Device().unmet(inventory, device=device):
+        raise HarnessError(f"{unmet} (choose another --device)")
+    cases = _cases(catalogue, device, dtype or LADDER, model or (), workload or ())
+    logs = scratch("harness-calibrate-")
+    runner = Runner(probes=catalogue.probes, logs=logs, seconds=case_timeout)
+    try:
+        accelerators = "" if device == "cpu" else runner.device_names(device)
+        refuse_simulated(accelerators, "calibrate")
+        place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, profile)
+        runs = measure(runner, cases, seeds=seeds, tell=lambda line: typer.echo(line, err=True))
+    finally:
+        runner.close()
+    shutil.rmtree(logs)  # of a worker that failed, its output is still there to read
+    environment = describe(inventory, accelerators=accelerators)
+    calibration = calibration_of(measured_spread(runs), cases, seeds=seeds, environment=environment)
+    refuse_survivors(limits_of(calibration.values), root / FAULTS)
+    found = replace(place, calibration=calibration)
+    print_result(found, _told(found, calibration), as_json=as_json)
     if not dry_run:
         typer.echo(f"written: {write_profile(found)}", err=as_json)
 
@@ -112,43 +118,18 @@ def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
     print_result(facts, [line], as_json=as_json)
 
 
-def _calibrated(asked: CalibrateOptions, root: Path, catalogue: Catalogue) -> Profile:
-    """Return this machine's profile with new limits. Raises HarnessError, also if a fault would survive them."""
-    from harness.commands.calibrate.measure import calibration_of, measure  # these import torch
-    from harness.execution.runner import Runner
-
-    profiles = read_profiles(root / BASELINES)
-    inventory = take_inventory()
-    device = asked.device or inventory.default_device
-    if unmet := Device().unmet(inventory, device=device):
-        raise HarnessError(f"{unmet} (choose another --device)")
-    cases = _cases(asked, device, catalogue)
-    logs = scratch("harness-calibrate-")
-    runner = Runner(probes=catalogue.probes, logs=logs, seconds=asked.seconds)
-    try:
-        accelerators = "" if device == "cpu" else runner.device_names(device)
-        refuse_simulated(accelerators, "calibrate")
-        place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, asked.profile)
-        runs = measure(runner, cases, seeds=asked.seeds, tell=lambda line: typer.echo(line, err=True))
-    finally:
-        runner.close()
-    shutil.rmtree(logs)  # of a worker that failed, its output is still there to read
-    environment = describe(inventory, accelerators=accelerators)
-    calibration = calibration_of(measured_spread(runs), cases, seeds=asked.seeds, environment=environment)
-    refuse_survivors(limits_of(calibration.values), root / FAULTS)
-    return replace(place, calibration=calibration)
-
-
-def _cases(asked: CalibrateOptions, device: str, catalogue: Catalogue) -> list[Case]:
-    if Dtype.FP64 in asked.dtypes:
+def _cases(
+    catalogue: Catalogue, device: str, dtypes: Sequence[Dtype], models: Sequence[str], workloads: Sequence[str]
+) -> list[Case]:
+    if Dtype.FP64 in dtypes:
         raise HarnessError(f"--dtype {Dtype.FP64}: the reference has no spread (choose fp32, fp16 or bf16)")
-    models: tuple[ModelRecipe, ...] = tuple(find_model(name, catalogue) for name in asked.models) or catalogue.models
-    workloads = tuple(_workload(name, catalogue) for name in asked.workloads)
+    recipes = [find_model(name, catalogue) for name in models] or catalogue.models
+    chosen = [_workload(name, catalogue) for name in workloads]
     return [
         Case("eager", Technique.EAGER, model, workload, device, dtype)
-        for model in models
-        for workload in workloads or [entry for entry in catalogue.workloads if not (entry.slow or entry.timed)]
-        for dtype in asked.dtypes or LADDER
+        for model in recipes
+        for workload in chosen or [entry for entry in catalogue.workloads if not (entry.slow or entry.timed)]
+        for dtype in dtypes
     ]
 
 
@@ -176,11 +157,7 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
     return Profile(name, folder / name, match, None)
 
 
-def _told(profile: Profile) -> list[str]:
-    """Return the lines to print: what was measured, and the limits that follow."""
-    found = profile.calibration
-    if found is None:
-        return []
+def _told(profile: Profile, found: Calibration) -> list[str]:
     numbers = dict.fromkeys(key.partition(".")[2] for key in found.q95)
     dtypes = dict.fromkeys(key.partition(".")[0] for key in found.q95)
     spread = [[name, *(_figure(found.q95.get(f"{dtype}.{name}")) for dtype in dtypes)] for name in numbers]

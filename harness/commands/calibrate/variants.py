@@ -1,7 +1,4 @@
-"""Correct variants of eager that differ only in the order of roundings, to show the spread of correct runs.
-
-Run in workers.
-"""
+"""Correct variants of eager that differ only in the order of roundings. Run in workers."""
 
 from __future__ import annotations
 
@@ -44,9 +41,7 @@ class Arrangement:
 def check_variants(setup: CaseSetup) -> float:
     """Return the largest relative error of any variant in float64 against the reference.
 
-    A small error shows that all variants are the same function.
-
-    Raises ReferenceInvalid, naming the variant, if one is another function.
+    Raises ReferenceInvalid, naming the variant, if the error is so large that it is another function.
     """
     reference = read_generation(setup.file(Dtype.FP64))
     worst = 0.0
@@ -104,11 +99,7 @@ def _variants(
 
 
 def arrangements(batches: list[Batch], *, filler: int) -> Iterator[Arrangement]:
-    """Yield the batches in other arrangements.
-
-    Rows run alone, in reverse order within each batch, or all in one batch, where that changes anything; and with more
-    pads.
-    """
+    """Yield the batches in other arrangements, where they change anything: of rows, and of pads."""
     rows = [(ids[row][mask[row].bool()], len(ids)) for ids, mask in batches for row in range(len(ids))]
     order = list(range(len(rows)))
     if len(rows) > len(batches):
@@ -125,9 +116,7 @@ def arrangements(batches: list[Batch], *, filler: int) -> Iterator[Arrangement]:
 
 
 def rebuilt(run: Generation, *, like: Generation, order: list[int]) -> Generation:
-    """Return a run of other batches in the rows and positions of `like`.
-
-    Row i of the run is row `order[i]` of `like`.
+    """Return a run of other batches in the rows and positions of `like`. Its row i is row `order[i]` of `like`.
 
     Raises ReferenceInvalid if the run saw other positions than `like` did.
     """
@@ -151,10 +140,7 @@ def rebuilt(run: Generation, *, like: Generation, order: list[int]) -> Generatio
 
 
 def _gathered(rows: Sequence[tuple[CacheState, int]], like: CacheState) -> CacheState:
-    """Join single rows of several caches into one cache shaped like `like`.
-
-    Positions that a row never had are zeros: in `like` they are padding.
-    """
+    """Join single rows of several caches into one shaped like `like`, with zeros for its padding."""
 
     def layers(what: str) -> tuple[Tensor, ...]:
         return tuple(
@@ -172,10 +158,7 @@ def _gathered(rows: Sequence[tuple[CacheState, int]], like: CacheState) -> Cache
 
 
 def _heads_back(state: CacheState, groups: list[Tensor]) -> CacheState:
-    """Return a cache with its heads in their original order.
-
-    Its keys, values and lengths are left out if it has other layers than were permuted.
-    """
+    """Return a cache with its heads in their original order; without tensors if other layers were permuted."""
     if not groups:
         return state
     if len(groups) != len(state.keys):

@@ -110,7 +110,6 @@ def outcome_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Ver
 
 
 def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, outcomes: set[Outcome]) -> CaseChange:
-    """Return the finding on all properties of a case that share one message."""
     first = verdicts[0]
     properties = ", ".join(str(verdict.property) for verdict in verdicts)
     of_machine = bool(outcomes & OF_MACHINE)
@@ -136,10 +135,7 @@ def _way(before: Outcome, after: Outcome) -> tuple[str, Weight]:
 
 
 def speed_findings(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
-    """Yield the change of the speedup over eager, which ran in turns with the path in both runs.
-
-    `facts` is any verdict on the case.
-    """
+    """Yield the change of the speedup over eager in the same run. `facts` is any verdict on the case."""
     if old.speed is None or new.speed is None or facts.path == "eager":
         return
     if why := _incomparable(old.speed, new.speed):
@@ -198,10 +194,7 @@ def byte_findings(facts: Verdict, old: Measurements, new: Measurements) -> Itera
 
 
 def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
-    """Yield each error ratio, with a label if it changed by more than the ratchet's factor.
-
-    Relations are left out: their examples are drawn anew in each run.
-    """
+    """Yield each error ratio, but none of relations: their examples are drawn anew in each run."""
     before, after = was.get(Property.EQUIVALENCE), now.get(Property.EQUIVALENCE)
     if before is None or after is None or EXAMPLES in after.numbers:
         return

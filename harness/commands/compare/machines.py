@@ -107,10 +107,7 @@ def differing(old: Run, new: Run) -> tuple[EnvironmentDifference, ...]:
 def differences(
     was: Mapping[str, str], now: Mapping[str, str], hardware: set[str] | None = None
 ) -> tuple[EnvironmentDifference, ...]:
-    """Return the differences of two environments alone.
-
-    `hardware` names the entries across which seconds cannot be compared; by default, all that name hardware.
-    """
+    """Return the differences of two environments. `hardware` names the entries that make seconds incomparable."""
     found = [
         EnvironmentDifference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
         for name in dict.fromkeys((*now, *was))

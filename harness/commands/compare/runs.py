@@ -73,7 +73,6 @@ class RunComparison:
 
     @property
     def _unknown(self) -> Iterator[str]:
-        """Counts of what remains unknown, in clauses."""
         if self.no_longer_judged:
             yield f"{count(len(self.no_longer_judged), 'verdict')} no longer judged"
         undecided = [finding.path for finding in self.findings if finding.label == UNDECIDED]
@@ -113,7 +112,6 @@ Known = Mapping[str, Mapping[Property, Verdict]]
 
 
 def _only(one: Known, other: Known) -> dict[str, tuple[Property, ...]]:
-    """Return the properties of each case that the other run did not test."""
     asked = {case: tuple(each for each in one[case] if each not in other.get(case, {})) for case in one}
     return {case: properties for case, properties in asked.items() if properties}
 
@@ -141,11 +139,7 @@ def _as_tried(claim: Verdict) -> Verdict:
 
 
 def _tally(findings: Iterable[CaseChange], weight: Weight) -> str:
-    """Return a tally of paths, or `nothing worse`.
-
-    For example `1 path worse against eager measured beside it (caching.static), 2 paths worse by outcome or bytes
-    (...)`. A path that is both is listed twice.
-    """
+    """Return a tally of the paths by speed, and of those by all else. A path may be in both."""
     those = [finding for finding in findings if finding.weight is weight]
     timed = list(dict.fromkeys(each.path for each in those if each.about is About.SPEED))
     others = list(dict.fromkeys(each.path for each in those if each.about is not About.SPEED))

@@ -99,7 +99,6 @@ def _held(how: How, sides: Mapping[Who, EnvironmentClient], ask: Ask, order: ran
 
 
 def _together(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Random) -> Load:
-    """Load all models, and let the two runs of a pair follow each other."""
     stands = [stand for role in ask.roles for stand in _shuffled(role, order)]
     begun = time.monotonic()
     for role, who in stands:

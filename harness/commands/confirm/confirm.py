@@ -88,11 +88,9 @@ def confirm_cases(
     timing: Timing,
     tell: Callable[[Confirmation, str], None],
 ) -> Confirmation:
-    """Try all cases, each with its devices held.
+    """Try all cases. Raises HarnessError if a side does not answer.
 
     Calls `tell` with what is known so far and the next case, empty at the end.
-
-    Raises HarnessError if a side does not answer.
     """
     devices = tuple(dict.fromkeys(case.device for case, _ in cases))
     greetings = {who: side.greet(devices) for who, side in sides.items()}
@@ -150,7 +148,6 @@ def _proved(sides: Mapping[Who, EnvironmentClient], case: Case, limits: Limits) 
 
 
 def _refuses(side: EnvironmentClient, case: Case, hold: Hold) -> bool:
-    """Return whether a side refuses to time the path of a case."""
     with hold(alone=True):
         try:
             side.load(case.id, Role.PATH, own=1)
@@ -188,10 +185,7 @@ def _limits(case: Case, profiles: tuple[Profile, ...], environment: Mapping[str,
 
 
 def _judged(case: Case, proof: Proof, limits: Limits) -> Verdict:
-    """Judge a proof without the numbers that a profile has stored.
-
-    Stored numbers hold for one of the environments, and here the two are compared.
-    """
+    """Judge a proof without the numbers that a profile has stored: they hold for one of the environments."""
     if proof.evidence is None:
         return unsupported(case, Property.EQUIVALENCE, proof.unmet)
     return judge(case, Property.EQUIVALENCE, proof.evidence, limits=limits)
@@ -243,7 +237,6 @@ def _todo(found: Moved, turns: Turns) -> str:
 
 
 def _notes(tried: Tried) -> Iterator[str]:
-    """Yield notes on a case that passes on both sides."""
     yield from _kernels(*(tried.proofs[who].evidence for who in Who))
     old, new = ({Property.EQUIVALENCE: tried.verdicts[who]} for who in Who)
     yield from (f"{each.label}: {each.told}" for each in error_findings(old, new) if each.weight is not Weight.SAME)

@@ -1,7 +1,6 @@
 """Client of another Python: start `harness.commands.confirm.server` in it, send requests, read answers.
 
-Imports no torch. Both sides run this process's code of the harness and the checkout; they differ in their installed
-packages.
+Imports no torch. Both sides run this process's code of the harness and the checkout, with their own packages.
 """
 
 from __future__ import annotations

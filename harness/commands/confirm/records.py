@@ -120,8 +120,7 @@ class Turns:
 
     loads: tuple[Load, ...]
     together: bool
-    """Whether all models were loaded at once and sides alternated run by run. Otherwise they alternated load by load.
-    """
+    """Whether all models were loaded at once and sides alternated run by run, and not load by load."""
     late: bool
     """Whether time was up before the last load."""
     seconds: float

@@ -6,13 +6,6 @@ same minutes, in pairs of random order, in several fresh loads each. The interva
 bounds are two loads in order, and it holds for any distribution. The data are looked at once, so that no chance of
 error is shared; ending early, when time is up, does not depend on what was found.
 
-With a margin M, and [low, high] the interval of new seconds over old ones:
-
-* REGRESSED: low > 1 + M. Even at its best the new environment loses more.
-* IMPROVED: high < 1 / (1 + M). The same with the sides exchanged.
-* UNCHANGED: neither, and high <= 1 + M: a loss of more than M is excluded.
-* UNDECIDED: anything else.
-
 A path LAGS if it is not certainly slower, but lost relative to eager, which gained. Either something took from the path
 what the release gave to all, or the release gave it to eager alone. Seconds cannot tell these apart, so LAGS is
 reported, but not confirmed as worse.
@@ -93,7 +86,7 @@ def margin_of(*, serving: bool) -> float:
 
 
 def change_of(ratio: Interval, margin: float) -> Change:
-    """Return what an interval of new seconds over old ones means."""
+    """Return what an interval of new seconds over old ones means. UNCHANGED excludes a loss beyond the margin."""
     if ratio.low > 1 + margin:
         return Change.REGRESSED
     if ratio.high < 1 / (1 + margin):

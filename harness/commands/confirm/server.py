@@ -35,10 +35,7 @@ LINGER_SECONDS = 5
 
 
 class EnvironmentServer:
-    """One side, which answers requests about a checkout's cases.
-
-    Raises HarnessError; WorkerFailed if a case is to blame.
-    """
+    """One side, which answers requests about a checkout's cases. Raises WorkerFailed if a case is to blame."""
 
     def __init__(self, catalogue: Catalogue, *, logs: Path, seconds: float, fault: str) -> None:
         """Start without a worker.

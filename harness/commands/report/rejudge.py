@@ -95,8 +95,6 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
 
 @dataclass(frozen=True)
 class _Judging:
-    """Everything from which verdicts are given again."""
-
     folder: Path
     evidence: Mapping[str, Evidence]
     """Evidence by the case's id."""
@@ -147,10 +145,7 @@ def _disclaimed(was: Verdict, known: Disclaimer | None) -> Verdict | None:
 
 @contextmanager
 def _judgeable(file: Path) -> Iterator[None]:
-    """Raise CorruptRecord for any error of judging a file.
-
-    The fields of such a file have the right types, but no session writes these values together.
-    """
+    """Raise CorruptRecord for any error of judging a file: no session writes such values together."""
     try:
         yield
     except (ArithmeticError, LookupError, StopIteration, ValueError) as error:
@@ -159,10 +154,7 @@ def _judgeable(file: Path) -> Iterator[None]:
 
 
 def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:
-    """Return the case that a verdict is on.
-
-    If the catalogue does not know its model, a recipe with the verdict's name is enough: judging needs no more of it.
-    """
+    """Return the case that a verdict is on. Of a model that the catalogue lacks, judging needs the name alone."""
     known = (*catalogue.models, *catalogue.more_models)
     named = (recipe for recipe in known if recipe.name == verdict.recipe)
     recipe = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
@@ -170,10 +162,7 @@ def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: C
 
 
 def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[str]]:
-    """Return (standard to judge by, notes on how it was found).
-
-    The standard is that of the profile that the run names, or else of one that matches the run's machine.
-    """
+    """Return (standard of the profile that the run names, or else of one that matches its machine, notes on that)."""
     found = next((profile for profile in profiles if profile.name == run.profile), None)
     found = found or next((profile for profile in profiles if _matches(profile.match, run)), None)
     name = found.name if found else None

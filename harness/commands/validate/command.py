@@ -12,12 +12,11 @@ from typing import Annotated
 import typer
 
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_result
-from harness.commands.validate.checks import Check, Grade, graded
-from harness.commands.validate.fingerprints import fingerprint_checks
-from harness.commands.validate.preflight import MACHINE, preflight
+from harness.commands.validate.preflight import MACHINE, fingerprint_checks, preflight
+from harness.commands.validate.records import Check, Grade, graded
 from harness.commands.validate.statement import Acceptance, Machine, ProfileProposal, Statement, Suites, state
 from harness.commands.validate.statement_files import write_statement
-from harness.commands.validate.steps import Finished, examine_all, propose_profile, run_suites
+from harness.commands.validate.steps import examine_all, propose_profile, run_suites
 from harness.errors import HarnessError
 from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import Inventory, describe, take_inventory
@@ -116,7 +115,6 @@ def validate(
 def _validated(
     asked: ValidateOptions, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
 ) -> tuple[Statement, Path]:
-    """Validate the machine and return (the statement, the run's folder)."""
     load = os.getloadavg()[0]
     examined = examine_all(
         asked.device,
@@ -131,14 +129,14 @@ def _validated(
     machine = Machine(asked.device, environment, found, examined.cards, examined.fingerprints)
     checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
     asked.tell(checks)
-    finished = _suites(asked, root, checks)
-    if finished.suites.run:
+    suites = _suites(asked, root, checks)
+    if suites.run:
         machine = _examined_again(asked, machine, inventory)
-    folder = finished.folder or _empty_folder(asked.parent, machine)
-    statement = state(machine, finished.suites, date=datetime.now(UTC).isoformat(timespec="seconds"))
-    if finished.suites.run and statement.acceptance is not Acceptance.REJECTED:
+    folder = suites.folder or _empty_folder(asked.parent, machine)
+    statement = state(machine, suites, date=datetime.now(UTC).isoformat(timespec="seconds"))
+    if suites.run and statement.acceptance is not Acceptance.REJECTED:
         match = Match(asked.device, machine_of(asked.device, names))
-        proposal = propose_profile(folder, finished.suites.run, profiles, match)
+        proposal = propose_profile(folder, suites.run, profiles, match)
     else:
         proposal = ProfileProposal(steps=("no profile is proposed of a machine that is rejected",))
     return replace(statement, proposal=proposal), folder
@@ -167,17 +165,16 @@ def _examined_again(asked: ValidateOptions, machine: Machine, inventory: Invento
     return replace(machine, checks=(*machine.checks, *later))
 
 
-def _suites(asked: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Finished:
+def _suites(asked: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Suites:
     """Run the suites, unless the machine is already rejected and --keep-going is not given: they take long."""
     if graded(checks, Grade.REJECTING) and not asked.keep_going:
         asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
-        return Finished(None, Suites(asked=asked.arguments))
+        return Suites(asked=asked.arguments)
     options = ("--device", asked.device, "--case-timeout", f"{asked.case_timeout:g}")
     return run_suites(root, asked.parent, options, asked.arguments, out=2 if asked.err else 1)
 
 
 def _empty_folder(parent: Path, machine: Machine) -> Path:
-    """Make a folder for the statement where no suite made one."""
     folder = RunFolder.new(parent)
     folder.describe(dict(machine.environment))
     folder.finish(NOTHING_RAN)

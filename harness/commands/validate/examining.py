@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from harness.commands.validate.cards import SLOWDOWNS, Build, Card, CardReading
+from harness.commands.validate.records import SLOWDOWNS, Build, Card, CardReading
 from harness.machine.conditions import open_conditions
 from harness.machine.devices import computes_on_cpu, device_name, device_names
 from harness.machine.health import Examined

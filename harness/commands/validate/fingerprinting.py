@@ -11,12 +11,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from harness.commands.validate.fingerprints import LEAST, Differing, Fingerprint
+from harness.commands.validate.records import LEAST, Differing, Fingerprint
 from harness.execution.loading import load_model
 from harness.machine.devices import computes_on_cpu
 from harness.machine.peaks import free_bytes
@@ -62,10 +62,7 @@ def fingerprint(device: str, index: int, about: str, recipe: ModelRecipe, second
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Hold torch to deterministic algorithms.
-
-    Otherwise some libraries, for example rocBLAS, may add up in any order, and a healthy card would differ too.
-    """
+    """Hold torch to deterministic algorithms: others, as in rocBLAS, make a healthy card differ too."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
@@ -78,20 +75,22 @@ def _deterministic() -> Iterator[None]:
 def repeat(about: str, known: Mapping[str, Operation], *, seconds: float) -> Fingerprint:
     """Run all operations again and again until the time is over, at least LEAST times."""
     started = time.monotonic()
-    tallies = {name: _Tally() for name in known}
+    first: dict[str, str] = {}
+    differing: dict[str, Differing] = {}
+    wrong = {name: 0 for name, operation in known.items() if operation.expected is not None}
     repetition = 0
     while repetition < LEAST or time.monotonic() - started < seconds:
         repetition += 1
         for name, operation in known.items():
-            tallies[name].add(operation.run().cpu(), operation.expected, repetition)
-    return Fingerprint(
-        about,
-        repetition,
-        time.monotonic() - started,
-        {name: tally.first for name, tally in tallies.items()},
-        tuple(tally.differing(name) for name, tally in tallies.items() if tally.times),
-        {name: tallies[name].wrong for name, operation in known.items() if operation.expected is not None},
-    )
+            given = operation.run().cpu()
+            found = digest(given)
+            if found != first.setdefault(name, found):
+                before = differing.get(name, Differing(name, repetition, found, times=0))
+                differing[name] = replace(before, times=before.times + 1)
+            if operation.expected is not None:
+                wrong[name] = max(wrong[name], int((given != operation.expected).sum()))
+    in_order = tuple(differing[name] for name in known if name in differing)
+    return Fingerprint(about, repetition, time.monotonic() - started, first, in_order, wrong)
 
 
 def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
@@ -110,30 +109,6 @@ def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
     return found
 
 
-@dataclass
-class _Tally:
-    """Results of one operation so far."""
-
-    first: str = ""
-    times: int = 0
-    repetition: int = 0
-    digest: str = ""
-    wrong: int = 0
-
-    def add(self, given: Tensor, expected: Tensor | None, repetition: int) -> None:
-        found = digest(given)
-        self.first = self.first or found
-        if found != self.first:
-            self.times += 1
-            if self.times == 1:
-                self.repetition, self.digest = repetition, found
-        if expected is not None:
-            self.wrong = max(self.wrong, int((given != expected).sum()))
-
-    def differing(self, operation: str) -> Differing:
-        return Differing(operation, self.repetition, self.digest, self.times)
-
-
 def digest(given: Tensor) -> str:
     """Return the SHA-256 of the bytes of a tensor on the CPU, in any format."""
     return hashlib.sha256(given.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
@@ -146,7 +121,6 @@ def _rounded_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator
 
 
 def _exact_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:
-    """Return a product of small integers, with the exact result expected."""
     kind = getattr(torch, dtype.torch_name)
     left, right = (sparse(rows, draw) for _ in range(2))
     expected = (left.double() @ right.double()).to(kind)

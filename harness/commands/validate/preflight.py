@@ -1,4 +1,4 @@
-"""Judge a machine from readings of its devices while they worked. Pure: no torch, no I/O.
+"""Judge a machine from what its devices showed while they worked. Pure: no torch, no I/O.
 
 A rule is a function that yields the checks of one card, and is listed in RULES.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from harness.commands.validate.cards import Build, Card, CardReading
-from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.datasheets import COPIES, DATASHEETS, PRODUCTS
-from harness.formatting import scaled
+from harness.commands.validate.records import SHOWN, Build, Card, CardReading, Check, Fingerprint, Grade
+from harness.formatting import count, scaled
 from harness.machine.health import health
 from harness.machine.inventory import is_simulated
 from harness.machine.nvml import FULL_SPEED
@@ -32,6 +31,24 @@ def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Chec
     for card in cards:
         found += [check for rule in RULES for check in rule(card)]
     return tuple(found)
+
+
+def fingerprint_checks(found: Fingerprint) -> Iterator[Check]:
+    """Yield the checks of a fingerprint. Any bit that differs or is wrong rejects a card."""
+    todo = "the card corrupts data without a word: do not use it, and have it replaced"
+    for each in found.differing:
+        what = f"{each.operation} in repetition {each.repetition} of {found.repetitions}"
+        should = f"{found.digests[each.operation][:SHOWN]} as in the first"
+        more = f" (and other bits in {count(each.times, 'repetition')} in all)" if each.times > 1 else ""
+        yield Check(found.about, what, f"{each.digest[:SHOWN]}{more}", Grade.REJECTING, should, todo)
+    for operation, elements in found.wrong.items():
+        if elements:
+            what = f"the number of wrong elements of {operation}"
+            yield Check(found.about, what, str(elements), Grade.REJECTING, "0", todo)
+    if not found.differing and not any(found.wrong.values()):
+        told = f"the same in {found.repetitions} repetitions of {count(len(found.digests), 'operation')}"
+        exact = f", {len(found.wrong)} of them exact" if found.wrong else ""
+        yield Check(found.about, "the fingerprint", told + exact)
 
 
 def _host(card: Card, *, load: float, cores: int) -> Iterator[Check]:
@@ -127,8 +144,7 @@ def _throttling(card: Card) -> Iterator[Check]:
 
 
 def _clock(card: Card) -> Iterator[Check]:
-    """Yield the check of the clock. It may be low where the power limit holds it down, as it always does on small
-    cards."""
+    """Yield the check of the clock. The power limit may hold it down, as it always does on small cards."""
     idle, busy = card.idle, card.busy
     if idle is None or busy is None or not busy.clock or not busy.full_clock:
         return
@@ -258,10 +274,8 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def _runs(built: Build) -> bool:
-    """Return whether torch's code runs on the card.
-
-    Code for a capability runs on that one and on later ones of its major version; `sm_90a` on that one alone.
-    """
+    """Return whether torch's code runs on the card."""
+    # Code for a capability runs on that one and on later ones of its major version; `sm_90a` on that one alone.
     return any(
         own == built.capability if letter == "a" else own[0] == built.capability[0] and own <= built.capability
         for kind, own, letter in map(_arch, built.arches)

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
-from harness.commands.validate.cards import Card
-from harness.commands.validate.checks import Check, Grade, graded
-from harness.commands.validate.fingerprints import Fingerprint, fingerprint_checks
+from harness.commands.validate.preflight import fingerprint_checks
+from harness.commands.validate.records import Card, Check, Fingerprint, Grade, graded
 from harness.errors import first_line
 from harness.formatting import count
 from harness.judging.gate import ENDED_WELL, Forgiven, failed_otherwise, verdict_missing
@@ -42,6 +42,8 @@ class Suites:
     """Exit code of pytest; None if it was not started."""
     asked: tuple[str, ...] = ()
     """Arguments of pytest beyond those of every validation: a selection, other models, other limits of time."""
+    folder: Path | None = None
+    """Folder of the run; None if pytest made none."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,6 @@ def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
 
 
 def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: int) -> str:
-    """Return how many verdicts pass, and in short what a person must agree to."""
     tally = _tally(verdicts)
     good = sum(tally.get(outcome, 0) for outcome in GOOD)
     told = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.commands.validate.checks import Grade
-from harness.commands.validate.fingerprints import SHOWN
+from harness.commands.validate.records import SHOWN, Grade
 from harness.commands.validate.statement import Acceptance, Statement
 from harness.records.codec import write_record, write_text
 from harness.reports.html import rendered

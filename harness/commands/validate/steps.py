@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from harness.commands.baseline.proposals import proposal_for
-from harness.commands.validate.cards import Card
-from harness.commands.validate.checks import Check, Grade
-from harness.commands.validate.fingerprints import Fingerprint
+from harness.commands.validate.records import Card, Check, Fingerprint, Grade
 from harness.commands.validate.statement import ProfileProposal, Suites
 from harness.errors import HarnessError, WorkerFailed, WorkerRaised, refuse_full_disk
 from harness.execution.worker import ask
@@ -36,15 +34,6 @@ REFUSED = {4: "what it was given is wrong", 5: "nothing was selected"}
 """Exit codes of pytest that say nothing of the machine."""
 PROPOSED = "proposed-profile"
 """Folder of the proposed profile, below that of the run."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """Results of the suites, and where they are."""
-
-    folder: Path | None
-    """Folder of their run; None if pytest made none."""
-    suites: Suites
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
         return [device]
 
 
-def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Finished:
+def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Suites:
     """Run the suites in the checkout `root` with pytest's `options` and the further arguments `asked`.
 
     Their output goes to the file descriptor `out`. The run's folder is made in a new one below `parent`, so that it can
@@ -124,9 +113,9 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
             own.rmdir()
         if code in REFUSED:
             raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
-        return Finished(None, Suites(None, code, asked))
+        return Suites(None, code, asked)
     link_latest(parent, made)
-    return Finished(made, Suites(any_run(made), code, asked))
+    return Suites(any_run(made), code, asked, made)
 
 
 def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> ProfileProposal:

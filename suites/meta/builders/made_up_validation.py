@@ -6,10 +6,9 @@ from dataclasses import replace
 from itertools import repeat
 
 from harness.commands.validate import command as cli_validate
-from harness.commands.validate.cards import Card
-from harness.commands.validate.fingerprints import Fingerprint
+from harness.commands.validate.records import Card, Fingerprint
 from harness.commands.validate.statement import Suites
-from harness.commands.validate.steps import Examination, Finished
+from harness.commands.validate.steps import Examination
 from harness.machine.health import Examined
 from harness.records.codec import write_record
 from harness.records.enums import Outcome
@@ -40,7 +39,7 @@ def validated(monkeypatch, *, examined=EXAMINED, run=RUN, code=0):
         calls.append((root, options, asked, out))
         folder = parent / f"2026-01-02T03-04-05Z-{len(calls)}"
         write_record(folder / "run.json", run)
-        return Finished(folder, Suites(run, code, asked))
+        return Suites(run, code, asked, folder)
 
     each = repeat(examined) if isinstance(examined, Examination) else examined
     monkeypatch.setattr(cli_validate, "examine_all", lambda *_, **__: next(each))

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-from harness.commands.validate.cards import Build, Card
 from harness.commands.validate.examining import find_card
+from harness.commands.validate.records import Build, Card
 from harness.machine.health import Examined
 from harness.records.measurements import Peaks
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.commands.validate.checks import Check, Grade
-from harness.commands.validate.fingerprints import Differing, Fingerprint
+from harness.commands.validate.records import Check, Differing, Fingerprint, Grade
 from harness.commands.validate.statement import Machine, ProfileProposal, Statement, Suites, state
 from harness.records.codec import read_record
 from harness.records.enums import Outcome

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from harness.commands.validate import examining
-from harness.commands.validate.cards import Build
 from harness.commands.validate.examining import examine_card
+from harness.commands.validate.records import Build
 from harness.execution.memory.gauges import gauge_of
 from harness.machine import inventory, peaks
 from harness.machine.conditions import open_conditions

@@ -9,7 +9,6 @@ import torch
 
 from fixtures.models import MODELS
 from harness.commands.validate import fingerprinting
-from harness.commands.validate.checks import Grade
 from harness.commands.validate.fingerprinting import (
     ROWS,
     SEED,
@@ -20,7 +19,8 @@ from harness.commands.validate.fingerprinting import (
     repeat,
     sparse,
 )
-from harness.commands.validate.fingerprints import LEAST, Fingerprint, fingerprint_checks
+from harness.commands.validate.preflight import fingerprint_checks
+from harness.commands.validate.records import LEAST, Fingerprint, Grade
 from harness.records.codec import from_plain, to_plain
 
 

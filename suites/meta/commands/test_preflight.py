@@ -8,13 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from harness.commands.validate.cards import Build, Card
-from harness.commands.validate.checks import Check, Grade, graded
 from harness.commands.validate.command import FINGERPRINT_SECONDS
 from harness.commands.validate.datasheets import COPIES, DATASHEETS, PRODUCTS
 from harness.commands.validate.examining import find_card
-from harness.commands.validate.fingerprints import LEAST
 from harness.commands.validate.preflight import RULES, preflight
+from harness.commands.validate.records import LEAST, Build, Card, Check, Grade, graded
 from harness.machine.health import Examined
 from harness.machine.nvml import FULL_SPEED
 from harness.records.codec import from_plain, to_plain

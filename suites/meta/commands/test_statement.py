@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.commands.validate.checks import Check, Grade
+from harness.commands.validate.records import Check, Grade
 from harness.commands.validate.statement import Acceptance, Machine, Suites, state
 from harness.commands.validate.statement_files import (
     statement_html,

@@ -14,9 +14,8 @@ import torch
 from fixtures.models import MODELS
 from harness.commands.validate import fingerprinting
 from harness.commands.validate import steps as validating
-from harness.commands.validate.checks import Check, Grade
 from harness.commands.validate.fingerprinting import Operation
-from harness.commands.validate.fingerprints import Differing
+from harness.commands.validate.records import Check, Differing, Grade
 from harness.commands.validate.steps import SUITES, crashed, examine_all, propose_profile, run_suites
 from harness.errors import DiskRefuses, HarnessError, WorkerFailed, WorkerRaised
 from harness.machine.inventory import take_inventory
@@ -236,8 +235,8 @@ def test_suites_run_as_pytest_in_the_checkout(checkout, capfd):
     assert found.folder.name == "made-0"
     assert found.folder.parent.parent == checkout / "before"
     assert (checkout / "before" / "latest").resolve() == found.folder
-    assert (found.suites.exit, found.suites.asked) == (0, ("-q",))
-    assert found.suites.run == replace(RUN, environment={"device": "some"})
+    assert (found.exit, found.asked) == (0, ("-q",))
+    assert found.run == replace(RUN, environment={"device": "some"})
     told = capfd.readouterr()
     assert "3 passed" in told.err
     assert told.out == ""
@@ -272,7 +271,7 @@ def test_session_that_leaves_no_record_is_told(checkout):
     """Its exit code is no refusal: something broke."""
     (checkout / "conftest.py").write_text(CHECKOUT + "\n    session.exitstatus = 3\n")
     found = run_suites(checkout, checkout / "before", (), ("--folders", "0"), out=2)
-    assert (found.folder, found.suites.run, found.suites.exit) == (None, None, 3)
+    assert (found.folder, found.run, found.exit) == (None, None, 3)
     assert [each.name for each in (checkout / "before").iterdir()] == ["made-before"]
 
 

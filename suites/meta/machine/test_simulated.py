@@ -9,8 +9,8 @@ import pytest
 
 from harness.commands.baseline.proposals import accept, diff, propose
 from harness.commands.calibrate import command as cli_calibrate
-from harness.commands.validate.checks import Grade
 from harness.commands.validate.preflight import preflight
+from harness.commands.validate.records import Grade
 from harness.errors import HarnessError
 from harness.execution.runner import Runner
 from harness.machine.inventory import is_simulated

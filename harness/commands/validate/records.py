@@ -1,9 +1,10 @@
-"""Facts about one device before it is accepted. Frozen records: no torch, no NVML, no I/O."""
+"""Records of `harness validate`: readings of devices, fingerprints and checks. Frozen: no torch, no NVML, no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from harness.machine.health import Examined
 
@@ -19,6 +20,10 @@ In NVML's header: nvmlClocksEventReasonHwSlowdown, SwThermalSlowdown, HwThermalS
 (https://docs.nvidia.com/deploy/nvml-api/group__nvmlClocksEventReasons.html). The others are no fault: idle, clocks that
 were set, the power limit.
 """
+LEAST = 3
+"""Least number of repetitions, however short the time: with two, nobody knows which of them is wrong."""
+SHOWN = 12
+"""Digits of a hash that are shown."""
 
 
 @dataclass(frozen=True)
@@ -94,3 +99,73 @@ class Card:
     """Reading in the middle of its work; None if NVML gives none."""
     unread: str = ""
     """Reason why a card could not be read through NVML; empty if it was, and on a CPU."""
+
+
+@dataclass(frozen=True)
+class Differing:
+    """An operation that gave other bits than in its first repetition."""
+
+    operation: str
+    repetition: int
+    """First repetition that differed, counted from 1."""
+    digest: str
+    times: int
+    """Number of repetitions in which any bit differed."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Results that one device computed over and over."""
+
+    about: str
+    """Device, as in `Card.about`."""
+    repetitions: int
+    seconds: float
+    """Seconds that all repetitions took."""
+    digests: Mapping[str, str]
+    """SHA-256 of each operation's first result. Other hardware and versions may round otherwise."""
+    differing: tuple[Differing, ...] = ()
+    wrong: Mapping[str, int] = field(default_factory=dict)
+    """Largest number of wrong elements in any repetition, for each operation in which nothing rounds."""
+
+    def __post_init__(self) -> None:
+        if self.repetitions < LEAST or not self.digests:
+            raise ValueError(f"{self.about}: a fingerprint of {self.repetitions} repetitions proves nothing")
+
+
+class Grade(StrEnum):
+    """Meaning of a check for the acceptance of a machine."""
+
+    GOOD = "good"
+    """Nothing wrong, or only worth knowing."""
+    EXCEPTION = "exception"
+    """Wrong or unknown: a person must agree to it."""
+    REJECTING = "rejecting"
+    """A machine with this is not accepted."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One fact about a machine or one of its cards, with its limit."""
+
+    about: str
+    """Subject: `machine`, or a card such as `cuda:0`."""
+    what: str
+    got: str
+    grade: Grade = Grade.GOOD
+    limit: str = ""
+    """Required value; may be empty if the grade is GOOD."""
+    todo: str = ""
+    """Next step for a person; may be empty if the grade is GOOD."""
+
+    def __post_init__(self) -> None:
+        if self.grade is not Grade.GOOD and not (self.limit and self.todo):
+            raise ValueError(f"{self.about}: {self.what} is {self.grade}, but says no limit or no next step")
+
+    def __str__(self) -> str:
+        told = f"{self.about}: {self.what} is {self.got}"
+        return told if self.grade is Grade.GOOD else f"{told}, but should be {self.limit} ({self.todo})"
+
+
+def graded(checks: tuple[Check, ...], grade: Grade) -> tuple[Check, ...]:
+    return tuple(check for check in checks if check.grade is grade)
