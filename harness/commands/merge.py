@@ -83,7 +83,10 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     runs = [finished_run(folder) for folder in folders]
     _refuse_missing_shards(folders, runs)
     for folder, run in zip(folders[1:], runs[1:], strict=True):
-        _refuse_other_machine(folders[0], runs[0], folder, run)
+        if difference := next(iter(differing(_of_kind(runs[0]), _of_kind(run))), None):
+            raise HarnessError(
+                f"{folders[0]} and {folder}: {difference}, but runs of one machine are merged (compare them)"
+            )
     tiered = [(folder, run) for folder, run in zip(folders, runs, strict=True) if run.tier]
     for folder, run in tiered[1:]:
         refuse_two_tiers(*tiered[0], folder, run)
@@ -105,12 +108,6 @@ def merge_runs(folders: Sequence[Path], parent: Path, *, pardon: Forgiven | None
     )
     made.finish(_exit(runs), failed_otherwise=sum(map(strays, runs)), forgiven=pardon)
     return made
-
-
-def _refuse_other_machine(first: Path, run: Run, folder: Path, other: Run) -> None:
-    difference = next(iter(differing(_of_kind(run), _of_kind(other))), None)
-    if difference:
-        raise HarnessError(f"{first} and {folder}: {difference}, but runs of one machine are merged (compare them)")
 
 
 def _of_kind(run: Run) -> Run:

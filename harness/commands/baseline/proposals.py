@@ -178,12 +178,17 @@ def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[s
                 "refuse what is recorded of it (add its model to the catalogue first, or choose others with --case)"
             )
     stored = {case: entry for file in baselines.files.values() for case, entry in file.cases.items()}
-    lost = _losses(chosen, stored, device=proposal.profile.match.device)
+    device = proposal.profile.match.device
+    lost = {
+        case: lines
+        for case, entry in chosen.items()
+        if case in stored and (lines := losses(stored[case].figures, entry.figures, device=device))
+    }
     _refuse_unexplained(lost, worse)
     taken = {
         case: replace(entry, reason=worse if case in lost else "")
         for case, entry in chosen.items()
-        if cases or case in lost or _is_news(stored.get(case), entry, device=proposal.profile.match.device)
+        if cases or case in lost or _is_news(stored.get(case), entry, device=device)
     }
     paths = write_files(_merged(proposal, baselines, taken), proposal.profile.folder)
     return Accepted(tuple(paths.values()), tuple(taken), tuple(case for case in chosen if case not in taken))
@@ -256,14 +261,6 @@ def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
         if case not in known:
             raise UnknownName("case", case, list(known))
     return {case: entry for case, entry in known.items() if not cases or case in cases}
-
-
-def _losses(chosen: Mapping[str, Recorded], stored: Mapping[str, Recorded], *, device: str) -> dict[str, list[str]]:
-    return {
-        case: lines
-        for case, entry in chosen.items()
-        if case in stored and (lines := losses(stored[case].figures, entry.figures, device=device))
-    }
 
 
 def _refuse_unexplained(lost: Mapping[str, list[str]], worse: str) -> None:

@@ -160,7 +160,8 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
 def _told(profile: Profile, found: Calibration) -> list[str]:
     numbers = dict.fromkeys(key.partition(".")[2] for key in found.q95)
     dtypes = dict.fromkeys(key.partition(".")[0] for key in found.q95)
-    spread = [[name, *(_figure(found.q95.get(f"{dtype}.{name}")) for dtype in dtypes)] for name in numbers]
+    figures = {key: f"{value:.3g}" for key, value in found.q95.items()}
+    spread = [[name, *(figures.get(f"{dtype}.{name}", "") for dtype in dtypes)] for name in numbers]
     limits = [[name, f"{v.table:g}", f"{v.q95:.4g}", f"{v.value:g}"] for name, v in found.values.items()]
     over = ", ".join(f"{key} {count} times" for key, count in found.over_table.items()) or "none"
     return [
@@ -172,7 +173,3 @@ def _told(profile: Profile, found: Calibration) -> list[str]:
         "",
         f"profile {profile.name}: {deviations(profile.limits) or 'all limits are those of the table'}",
     ]
-
-
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"

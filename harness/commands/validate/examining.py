@@ -121,10 +121,9 @@ class WatchedCard(Watched):
         number = self._ask("CUDA version of the driver", self._nvml.nvmlSystemGetCudaDriverVersion_v2)
         return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
-    def _errors(self, what: str, counter: int) -> int | None:
+    def _errors(self, what: str, counter: int) -> Any:
         nvml, kind = self._nvml, self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
-        count: int | None = self._ask(what, lambda: nvml.nvmlDeviceGetTotalEccErrors(self._handle, kind, counter))
-        return count
+        return self._ask(what, lambda: nvml.nvmlDeviceGetTotalEccErrors(self._handle, kind, counter))
 
     def _slowdowns(self) -> tuple[str, ...] | None:
         bits = self._ask("throttle reasons", lambda: self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
