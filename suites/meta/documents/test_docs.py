@@ -35,7 +35,7 @@ from harness.profiles.profile import Match, Profile, read_profile, read_profiles
 from harness.profiles.thresholds import TICKS
 from harness.records.enums import Outcome, Property, Technique
 from harness.reports.tables import markdown_table
-from harness.session.session import TIMING_SECONDS
+from harness.session.request import TIMING_SECONDS
 from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY

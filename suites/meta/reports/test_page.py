@@ -27,8 +27,8 @@ from harness.reports.page import Badge, Table, badges
 from harness.reports.page_roofline import roofline
 from harness.reports.pictures import COLOUR, draw
 from harness.reports.reproduce import command
+from harness.session.request import TIMING_SECONDS
 from harness.session.run_folder import RunFolder
-from harness.session.session import TIMING_SECONDS
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.made_up_run import (
     AWAY,

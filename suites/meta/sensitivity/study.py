@@ -14,7 +14,7 @@ from statistics import median
 from harness.judging.baseline_comparison import Change, speed_change
 from harness.judging.speed import Aim, Aims, Told, enough, settled
 from harness.records.measurements import Pair, Sample
-from harness.session.session import TIMING_SECONDS
+from harness.session.request import TIMING_SECONDS
 from harness.statistics import LOOKS, Interval, ratio_interval
 from suites.meta.sensitivity.record import EAGER, SAME, Trace
 
