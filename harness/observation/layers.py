@@ -51,15 +51,15 @@ class LayerCensus:
 
 def exchanged_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield every layer whose forward is not its class's, with the name of the first module that uses it."""
-    known: set[int] = set()
+    yielded: set[int] = set()
     for name, module in model.named_modules():
         for inner, candidate in (("", module), *getattr(module, "_kernel_funcs", {}).items()):
             if (
                 hasattr(type(candidate), "kernel_layer_name")
                 and _is_exchanged(candidate)
-                and id(candidate) not in known
+                and id(candidate) not in yielded
             ):
-                known.add(id(candidate))
+                yielded.add(id(candidate))
                 yield f"{name}.{inner}".rstrip("."), candidate
 
 

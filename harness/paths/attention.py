@@ -66,8 +66,8 @@ class Sdpa(Optimization):
 
         return sdpa_kernel(getattr(SDPBackend, self.backend))
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return served_by(seen, "sdpa", self.operators)
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return served_by(observation, "sdpa", self.operators)
 
 
 SDPA_MATH = Sdpa("attention.sdpa_math", "MATH", "aten::_scaled_dot_product_attention_math")
@@ -104,11 +104,11 @@ class Flex(Optimization):
         named = any(name in line for name in ("cur_kvSplitSize0", "cur_qSplitSize0"))
         if named and case.device == "cpu" and (case.masks or any(case.windows)):
             return "torch's C++ for flex attention uses names that it does not declare where a mask's length changes"
-        known = "NoValidChoicesError" in line and case.device == "cuda" and version_as_read()
-        if known and (rows := _too_many_rows(case)):
+        release = "NoValidChoicesError" in line and case.device == "cuda" and version_as_read()
+        if release and (rows := _too_many_rows(case)):
             block = 1 << (rows - 1).bit_length()  # the next power of two
             return (
-                f"torch {known} packs {rows} queries of a group into one block of {block}, larger than the mask's "
+                f"torch {release} packs {rows} queries of a group into one block of {block}, larger than the mask's "
                 f"block of {MASK_BLOCK}"
             )
         return ""
@@ -120,16 +120,16 @@ class Flex(Optimization):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": "flex_attention"}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        calls = seen.calls(Phase.PREFILL) + seen.calls(Phase.DECODE)
-        others = {name: count for name, count in seen.regions.items() if name not in {FLEX, MASK}}
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        calls = observation.calls(Phase.PREFILL) + observation.calls(Phase.DECODE)
+        others = {name: count for name, count in observation.regions.items() if name not in {FLEX, MASK}}
         return [
-            equal("attention implementation", "flex_attention", seen.attention_implementation),
-            equal("calls of compiled flex attention", calls, seen.regions.get(FLEX, 0)),
-            equal("other attention", "none", tally(Counter(call.operator for call in seen.attention))),
-            equal("calls of inductor's graphs", seen.compiled_calls, seen.inductor_calls),
+            equal("attention implementation", "flex_attention", observation.attention_implementation),
+            equal("calls of compiled flex attention", calls, observation.regions.get(FLEX, 0)),
+            equal("other attention", "none", tally(Counter(call.operator for call in observation.attention))),
+            equal("calls of inductor's graphs", observation.compiled_calls, observation.inductor_calls),
             equal("other compiled code", "none", tally(others)),
-            equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
+            equal("recompile limit", "not hit", observation.recompile_limit or "not hit"),
         ]
 
 
@@ -172,8 +172,8 @@ class FlashAttentionPackage(Optimization):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": self.implementation}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return served_by(seen, self.implementation, self.operators)
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return served_by(observation, self.implementation, self.operators)
 
 
 FLASH_ATTENTION_2 = FlashAttentionPackage(

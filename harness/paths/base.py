@@ -103,7 +103,7 @@ class Optimization(ABC):
     """Whether a model with rounded weights can be saved and loaded again as it is."""
 
     @abstractmethod
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
         """Return what must hold for this optimization to count as engaged, compared with what was seen. Pure."""
 
     def needs(self) -> tuple[Need, ...]:
@@ -188,54 +188,54 @@ class Optimization(ABC):
         raise TypeError(f"{self.name} is {self.tolerance}, and has no twin for {type(model).__name__}")
 
 
-def engagement(optimization: Optimization, seen: Observation) -> Engagement:
+def engagement(optimization: Optimization, observation: Observation) -> Engagement:
     """Judge what was seen by the optimization's own claims, and by eager's for every aspect that it leaves alone. So a
     measured gain is not another optimization's."""
-    claims = optimization.claims(seen)
+    claims = optimization.claims(observation)
     for aspect, unchanged in UNCHANGED.items():
         if aspect not in optimization.changes:
-            claims += unchanged(seen)
-    kernels = {f"{call.phase} {call.operator}" for call in (*seen.attention, *seen.kernel_calls)}
-    kernels |= {f"layer {kind.name}" for kind in seen.layers if kind.kernelized}
-    kernels |= {f"packed {kind.weight}" for kind in seen.linears if kind.bits}
-    kernels |= {f"packed {name}" for name in seen.packed_calls}
+            claims += unchanged(observation)
+    kernels = {f"{call.phase} {call.operator}" for call in (*observation.attention, *observation.kernel_calls)}
+    kernels |= {f"layer {kind.name}" for kind in observation.layers if kind.kernelized}
+    kernels |= {f"packed {kind.weight}" for kind in observation.linears if kind.bits}
+    kernels |= {f"packed {name}" for name in observation.packed_calls}
     return Engagement(tuple(claims), tuple(sorted(kernels)))
 
 
-def equal(what: str, requested: object, observed: object) -> EngagementCheck:
+def equal(name: str, requested: object, observed: object) -> EngagementCheck:
     """Return the claim that two values are equal."""
-    return EngagementCheck(what, str(requested), str(observed), requested == observed)
+    return EngagementCheck(name, str(requested), str(observed), requested == observed)
 
 
 def attention_claim(
-    seen: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
+    observation: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> EngagementCheck:
     """Return the claim that a phase made all its attention calls through operators that match the pattern `operators`.
 
     In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each
     must come with a mask. Later, padding may have left a sliding window. Eager's mask cannot be seen at its operator.
     """
-    made = [call for call in (seen.attention if calls is None else calls) if call.phase is phase]
-    must_mask = seen.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
+    made = [call for call in (observation.attention if calls is None else calls) if call.phase is phase]
+    must_mask = observation.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
     holds = (
-        (len(made) == seen.calls(phase) or len(made) > seen.calls(phase) > 0 < seen.compiled_calls)
-        and seen.calls(Phase.PREFILL) > 0
+        (len(made) == observation.calls(phase) or len(made) > observation.calls(phase) > 0 < observation.compiled_calls)
+        and observation.calls(Phase.PREFILL) > 0
         and all(fnmatchcase(call.operator, operators) for call in made)
         and (masked == len(made) or not must_mask)
     )
     observed = tally(Counter(call.operator for call in made)) + (f" ({masked} masked)" if masked else "")
-    requested = f"{seen.calls(phase)} × {operators}" + (" (all masked)" if must_mask else "")
+    requested = f"{observation.calls(phase)} × {operators}" + (" (all masked)" if must_mask else "")
     return EngagementCheck(f"attention in {phase}", requested, observed, holds)
 
 
 def served_by(
-    seen: Observation, implementation: str, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
+    observation: Observation, implementation: str, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> list[EngagementCheck]:
     """Return the claims on the model's attention implementation, and that each phase went through `operators`."""
     return [
-        equal("attention implementation", implementation, seen.attention_implementation),
-        *(attention_claim(seen, phase, operators, calls=calls) for phase in Phase),
+        equal("attention implementation", implementation, observation.attention_implementation),
+        *(attention_claim(observation, phase, operators, calls=calls) for phase in Phase),
     ]
 
 
@@ -244,34 +244,44 @@ def tally(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} × {name}" for name, count in sorted(counts.items())) or "none"
 
 
-def eager_attention(seen: Observation) -> list[EngagementCheck]:
+def eager_attention(observation: Observation) -> list[EngagementCheck]:
     """Return the claims that attention is transformers' eager code. Compiled code hides its operators: `generate`
     compiles the decode steps, and compilation from outside takes in the prefill too."""
-    visible = list(Phase) if seen.compiled_calls == 0 else [Phase.PREFILL] * (seen.compiled_calls <= seen.decode_steps)
-    return [attention_claim(seen, phase, EAGER_ATTENTION) for phase in visible]
+    visible = (
+        list(Phase)
+        if observation.compiled_calls == 0
+        else [Phase.PREFILL] * (observation.compiled_calls <= observation.decode_steps)
+    )
+    return [attention_claim(observation, phase, EAGER_ATTENTION) for phase in visible]
 
 
-def dynamic_cache(seen: Observation) -> list[EngagementCheck]:
+def dynamic_cache(observation: Observation) -> list[EngagementCheck]:
     """Return the claims that the cache grows, as that of `generate` does by default."""
-    return cache_claims(seen, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer", dropped=1)
+    return cache_claims(
+        observation, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer", dropped=1
+    )
 
 
-def cache_claims(seen: Observation, cache: str, *, full: str, sliding: str, dropped: int) -> list[EngagementCheck]:
+def cache_claims(
+    observation: Observation, cache: str, *, full: str, sliding: str, dropped: int
+) -> list[EngagementCheck]:
     """Return the claims on the class of the cache, and on its layers: dtype, class and positions kept.
 
     The class of a layer depends on whether it has a window. A layer keeps all positions, or the last ones of its window
     less `dropped`, which the next step would not see.
     """
-    wanted = [sliding if window else full for _ in seen.caches for window in seen.cache_windows]
-    kinds = [layer.kind for layer in seen.cache_layers]
-    dtypes = [layer.dtype for layer in seen.cache_layers]
+    wanted = [sliding if window else full for _ in observation.caches for window in observation.cache_windows]
+    kinds = [layer.kind for layer in observation.cache_layers]
+    dtypes = [layer.dtype for layer in observation.cache_layers]
     keeps = [
-        min(length, window - dropped) if window else length for length in seen.lengths for window in seen.cache_windows
+        min(length, window - dropped) if window else length
+        for length in observation.lengths
+        for window in observation.cache_windows
     ]
-    kept = [layer.kept for layer in seen.cache_layers]
+    kept = [layer.kept for layer in observation.cache_layers]
     return [
-        equal("cache", cache, ", ".join(sorted(set(seen.caches))) or "none"),
-        equal("dtype of cached keys", tally(Counter([seen.dtype] * len(wanted))), tally(Counter(dtypes))),
+        equal("cache", cache, ", ".join(sorted(set(observation.caches))) or "none"),
+        equal("dtype of cached keys", tally(Counter([observation.dtype] * len(wanted))), tally(Counter(dtypes))),
         EngagementCheck("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
         EngagementCheck("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),
     ]
@@ -281,19 +291,19 @@ def _positions(counts: list[int]) -> str:
     return tally(Counter(f"{count} positions" for count in counts))
 
 
-def not_compiled(seen: Observation) -> list[EngagementCheck]:
+def not_compiled(observation: Observation) -> list[EngagementCheck]:
     """Return the claim that nothing was compiled."""
-    return [equal("compiled calls", 0, seen.compiled_calls)]
+    return [equal("compiled calls", 0, observation.compiled_calls)]
 
 
-def original_layers(seen: Observation) -> list[EngagementCheck]:
+def original_layers(observation: Observation) -> list[EngagementCheck]:
     """Return the claim that no layer was exchanged for a kernel."""
-    return [equal("layers exchanged for kernels", 0, sum(kind.kernelized for kind in seen.layers))]
+    return [equal("layers exchanged for kernels", 0, sum(kind.kernelized for kind in observation.layers))]
 
 
-def dense_weights(seen: Observation) -> list[EngagementCheck]:
+def dense_weights(observation: Observation) -> list[EngagementCheck]:
     """Return the claim that no linear layer keeps packed weights."""
-    return [equal("linears with packed weights", 0, sum(len(kind.names) for kind in seen.linears if kind.bits))]
+    return [equal("linears with packed weights", 0, sum(len(kind.names) for kind in observation.linears if kind.bits))]
 
 
 UNCHANGED = {

@@ -23,9 +23,9 @@ PADDING = 0.1
 """Share by which the last packed row, which values may not fill, can widen the average value."""
 
 
-def static_cache(seen: Observation) -> list[EngagementCheck]:
+def static_cache(observation: Observation) -> list[EngagementCheck]:
     """Return the claims that every layer's keys and values are in a buffer of fixed size."""
-    return cache_claims(seen, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer", dropped=0)
+    return cache_claims(observation, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer", dropped=0)
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class DynamicCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "dynamic"}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return dynamic_cache(seen)
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return dynamic_cache(observation)
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class NoCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"use_cache": False}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return [equal("cache", NO_CACHE, ", ".join(sorted(set(seen.caches))))]
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return [equal("cache", NO_CACHE, ", ".join(sorted(set(observation.caches))))]
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class StaticCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "static", "disable_compile": True}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return static_cache(seen)
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return static_cache(observation)
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class OffloadedCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded"}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return [*dynamic_cache(seen), offloaded(seen, windows_stay=False)]
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return [*dynamic_cache(observation), offloaded(observation, windows_stay=False)]
 
 
 @dataclass(frozen=True)
@@ -119,25 +119,27 @@ class OffloadedStaticCache(Optimization):
     def generate_options(self) -> Mapping[str, Any]:
         return {"cache_implementation": "offloaded_static", "disable_compile": True}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return [*static_cache(seen), offloaded(seen, windows_stay=True)]
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return [*static_cache(observation), offloaded(observation, windows_stay=True)]
 
 
-def offloaded(seen: Observation, *, windows_stay: bool) -> EngagementCheck:
+def offloaded(observation: Observation, *, windows_stay: bool) -> EngagementCheck:
     """Return the claim that the layers of the cache are in the host's memory after a run. One layer per run may be
     elsewhere, fetched for the next step. A static cache leaves layers with a window where they are: they are small."""
     movable = [
         layer
-        for layer, window in zip(seen.cache_layers, seen.cache_windows * len(seen.caches), strict=False)
+        for layer, window in zip(
+            observation.cache_layers, observation.cache_windows * len(observation.caches), strict=False
+        )
         if not (window and windows_stay)
     ]
     home = sum(layer.device == "cpu" for layer in movable)
-    runs = len(seen.caches)
+    runs = len(observation.caches)
     return EngagementCheck(
         "layers of the cache in the host's memory",
         f"at least {len(movable) - runs} of {len(movable)}",
         f"{home} ({tally(Counter(layer.device for layer in movable))})",
-        seen.device != "cpu" and len(movable) > runs and home >= len(movable) - runs,
+        observation.device != "cpu" and len(movable) > runs and home >= len(movable) - runs,
     )
 
 
@@ -175,7 +177,9 @@ class QuantizedCache(Optimization):
     def refuses(self, line: str, case: RunContext) -> str:
         if "`QuantizedCache` is only supported for models with only full attention layers" in line:
             return "the model has sliding windows"
-        if self.backend == "hqq" and any(told in line for told in _unpackable(case.groups, together=8 // self.bits)):
+        if self.backend == "hqq" and any(
+            message in line for message in _unpackable(case.groups, together=8 // self.bits)
+        ):
             return f"hqq packs {8 // self.bits} groups into a byte, and cannot pack a number that does not fill them"
         return ""
 
@@ -198,17 +202,17 @@ class QuantizedCache(Optimization):
         layers = model.config.get_text_config().num_hidden_layers
         return {"past_key_values": dense_twin(self.backend, self.options, layers=layers)}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
         layer = LAYER[self.backend]
-        widths = Counter(f"{held.bits:.3g} bits" for held in seen.cache_layers)
-        dense = [held.kept - held.packed for held in seen.cache_layers]
+        widths = Counter(f"{held.bits:.3g} bits" for held in observation.cache_layers)
+        dense = [held.kept - held.packed for held in observation.cache_layers]
         return [
-            *cache_claims(seen, "QuantizedCache", full=layer, sliding=layer, dropped=0),
+            *cache_claims(observation, "QuantizedCache", full=layer, sliding=layer, dropped=0),
             EngagementCheck(
                 "width of packed values",
-                f"{len(seen.cache_layers)} × {self.bits} bits, or up to {PADDING:.0%} more",
+                f"{len(observation.cache_layers)} × {self.bits} bits, or up to {PADDING:.0%} more",
                 tally(widths),
-                all(self.bits <= held.bits <= self.bits * (1 + PADDING) for held in seen.cache_layers),
+                all(self.bits <= held.bits <= self.bits * (1 + PADDING) for held in observation.cache_layers),
             ),
             EngagementCheck(
                 "positions kept as they are",

@@ -58,14 +58,16 @@ class CompiledStaticCache(Optimization):
         config._compile_all_devices = True
         return {"cache_implementation": "static", "compile_config": config}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
         return [
-            *static_cache(seen),
-            equal("mode given to torch.compile", self.mode, ", ".join(sorted(set(seen.compile_modes))) or "none"),
-            equal("compiled calls", seen.decode_steps, seen.compiled_calls),
-            *clean_graphs(seen),
-            _recompilations(seen, allowed_for_lengths(seen), reasons=(*SIZES, LENGTH_OF_WINDOW)),
-            *_cuda_graphs(seen, asked=self.mode in GRAPHED),
+            *static_cache(observation),
+            equal(
+                "mode given to torch.compile", self.mode, ", ".join(sorted(set(observation.compile_modes))) or "none"
+            ),
+            equal("compiled calls", observation.decode_steps, observation.compiled_calls),
+            *clean_graphs(observation),
+            _recompilations(observation, allowed_for_lengths(observation), reasons=(*SIZES, LENGTH_OF_WINDOW)),
+            *_cuda_graphs(observation, wanted=self.mode in GRAPHED),
         ]
 
 
@@ -92,26 +94,26 @@ class CompiledForward(Optimization):
         model.forward = torch.compile(model.forward)
         return model
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
         return [
-            equal("attention implementation", "eager", seen.attention_implementation),
-            equal("compiled calls", seen.prefills + seen.decode_steps, seen.compiled_calls),
-            *clean_graphs(seen),
-            _recompilations(seen, GROWING, reasons=(*SIZES, EMPTY)),
+            equal("attention implementation", "eager", observation.attention_implementation),
+            equal("compiled calls", observation.prefills + observation.decode_steps, observation.compiled_calls),
+            *clean_graphs(observation),
+            _recompilations(observation, GROWING, reasons=(*SIZES, EMPTY)),
         ]
 
 
-def clean_graphs(seen: Observation) -> list[EngagementCheck]:
+def clean_graphs(observation: Observation) -> list[EngagementCheck]:
     """Return the claims that whatever was compiled was compiled whole, by inductor, and used."""
     return [
-        equal("calls of inductor's graphs", seen.compiled_calls, seen.inductor_calls),
-        equal("graphs", 1 + len(seen.recompiles), seen.graphs),
-        equal("graph breaks", "none", "; ".join(seen.graph_breaks) or "none"),
-        equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
+        equal("calls of inductor's graphs", observation.compiled_calls, observation.inductor_calls),
+        equal("graphs", 1 + len(observation.recompiles), observation.graphs),
+        equal("graph breaks", "none", "; ".join(observation.graph_breaks) or "none"),
+        equal("recompile limit", "not hit", observation.recompile_limit or "not hit"),
     ]
 
 
-def allowed_for_lengths(seen: Observation) -> int:
+def allowed_for_lengths(observation: Observation) -> int:
     """Return the number of recompilations that changing lengths may cost.
 
     Equal lengths cost none. The second of several lengths makes dynamo compile anew, for lengths that change; a third
@@ -119,25 +121,25 @@ def allowed_for_lengths(seen: Observation) -> int:
     constant at first, and the layers take another branch when the window fills: up to two more for each compilation so
     far.
     """
-    general = 1 if len(set(seen.lengths)) > 1 else 0
-    return general + (2 * (1 + general) if any(seen.windows) else 0)
+    general = 1 if len(set(observation.lengths)) > 1 else 0
+    return general + (2 * (1 + general) if any(observation.windows) else 0)
 
 
-def _recompilations(seen: Observation, allowed: int, *, reasons: tuple[str, ...]) -> EngagementCheck:
-    holds = len(seen.recompiles) <= allowed and all(
-        any(known in reason for known in reasons) for reason in seen.recompiles
+def _recompilations(observation: Observation, allowed: int, *, reasons: tuple[str, ...]) -> EngagementCheck:
+    holds = len(observation.recompiles) <= allowed and all(
+        any(cause in reason for cause in reasons) for reason in observation.recompiles
     )
     requested = f"at most {allowed}, for lengths that change" if allowed else "none"
-    return EngagementCheck("recompilations", requested, "; ".join(seen.recompiles) or "none", holds)
+    return EngagementCheck("recompilations", requested, "; ".join(observation.recompiles) or "none", holds)
 
 
-def _cuda_graphs(seen: Observation, *, asked: bool) -> list[EngagementCheck]:
+def _cuda_graphs(observation: Observation, *, wanted: bool) -> list[EngagementCheck]:
     # A mode that asks for them must have them recorded, and none given up, which inductor does silently. Without CUDA
     # it gives up every one, which at least shows that they were wanted. Other modes record none, and so give up none.
-    recorded = equal("inputs of CUDA graphs", 0, seen.cudagraph_inputs)
-    if asked and seen.device == "cuda":
+    recorded = equal("inputs of CUDA graphs", 0, observation.cudagraph_inputs)
+    if wanted and observation.device == "cuda":
         recorded = EngagementCheck(
-            "inputs of CUDA graphs", "at least 1", str(seen.cudagraph_inputs), seen.cudagraph_inputs > 0
+            "inputs of CUDA graphs", "at least 1", str(observation.cudagraph_inputs), observation.cudagraph_inputs > 0
         )
-    given_up = seen.graphs if asked and seen.device != "cuda" else 0
-    return [recorded, equal("graphs without CUDA graph though asked for", given_up, seen.cudagraph_skips)]
+    given_up = observation.graphs if wanted and observation.device != "cuda" else 0
+    return [recorded, equal("graphs without CUDA graph though asked for", given_up, observation.cudagraph_skips)]

@@ -84,12 +84,12 @@ class ContinuousBatching(Optimization):
         Replayed graphs show calls only where they were recorded, so their number is not compared."""
         return right == calls > 0 if self.graphs else right == calls == wanted
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        served = seen.batching
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        served = observation.batching
         if served is None:
             return [equal("requests served by continuous batching", "all", "none")]
-        wanted = len(seen.windows) * served.steps
-        calls = Counter(call.operator for call in seen.attention)
+        wanted = len(observation.windows) * served.steps
+        calls = Counter(call.operator for call in observation.attention)
         right = sum(count for name, count in calls.items() if fnmatchcase(name, OPERATORS[self.attention]))
         shareable = sum((length - 1) // self.page * self.page for length in served.prompts[: len(served.prompts) // 2])
         together = len(served.prompts) // (2 if self.sharing else 1)
@@ -159,15 +159,15 @@ class CompiledContinuousBatching(ContinuousBatching):
         wanted. A graph that runs for the first time may call each operator once more."""
         return right == calls >= wanted
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        pieces = len(seen.windows) * (seen.batching.steps if seen.batching else 0)
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        pieces = len(observation.windows) * (observation.batching.steps if observation.batching else 0)
         return [
-            *super().claims(seen),
+            *super().claims(observation),
             EngagementCheck(
                 "calls of inductor's graphs",
                 f"at least {pieces}, between the cache's updates",
-                str(seen.inductor_calls),
-                seen.inductor_calls >= pieces > 0,
+                str(observation.inductor_calls),
+                observation.inductor_calls >= pieces > 0,
             ),
-            equal("recompile limit", "not hit", seen.recompile_limit or "not hit"),
+            equal("recompile limit", "not hit", observation.recompile_limit or "not hit"),
         ]

@@ -20,5 +20,5 @@ class Eager(Optimization):
         """Return the load on which eager is timed against itself, which shows what comparisons are worth."""
         return frozenset({Bottleneck.DECODE})
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return [equal("attention implementation", "eager", seen.attention_implementation)]
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return [equal("attention implementation", "eager", observation.attention_implementation)]

@@ -36,10 +36,10 @@ class FlashAttention2Local(Optimization):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": FLASH_ATTENTION}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        others = Counter(call.operator for call in seen.attention)
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        others = Counter(call.operator for call in observation.attention)
         return [
-            *served_by(seen, FLASH_ATTENTION, f"{FLASH_ATTENTION}:*", calls=seen.kernel_calls),
+            *served_by(observation, FLASH_ATTENTION, f"{FLASH_ATTENTION}:*", calls=observation.kernel_calls),
             equal("attention outside the kernel", "none", tally(others)),
         ]
 
@@ -61,8 +61,8 @@ class FlashAttention2Hub(Optimization):
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": HUB_FLASH_ATTENTION}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return served_by(seen, HUB_FLASH_ATTENTION, "_flash_attn*::*fwd")
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return served_by(observation, HUB_FLASH_ATTENTION, "_flash_attn*::*fwd")
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,15 @@ class LayersLocal(Optimization):
         with use_kernel_mapping(mapping, inherit_mapping=False):
             return kernelize(model, mode=Mode.INFERENCE, device="cpu")
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return _exchanged(seen) + [
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return _exchanged(observation) + [
             EngagementCheck(
                 f"calls of the {kind.name} kernel",
                 f"{kind.calls}, once per call of the layer",
                 str(kind.kernel_calls),
                 kind.kernel_calls == kind.calls > 0,
             )
-            for kind in _kinds(seen)
+            for kind in _kinds(observation)
         ]
 
 
@@ -124,19 +124,19 @@ class LayersHub(Optimization):
         model.set_use_kernels(use_kernels=True)
         return model
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return _exchanged(seen) + [
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return _exchanged(observation) + [
             EngagementCheck(f"calls of exchanged {kind.name}", "at least 1", str(kind.calls), kind.calls > 0)
-            for kind in _kinds(seen)
+            for kind in _kinds(observation)
         ]
 
 
-def _kinds(seen: Observation) -> list[LayerKind]:
-    return [kind for kind in seen.layers if kind.name in LAYERS]
+def _kinds(observation: Observation) -> list[LayerKind]:
+    return [kind for kind in observation.layers if kind.name in LAYERS]
 
 
-def _exchanged(seen: Observation) -> list[EngagementCheck]:
-    return [equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized) for kind in _kinds(seen)]
+def _exchanged(observation: Observation) -> list[EngagementCheck]:
+    return [equal(f"{kind.name} modules exchanged", kind.modules, kind.kernelized) for kind in _kinds(observation)]
 
 
 def _registered(model: Any) -> list[str]:
@@ -144,6 +144,6 @@ def _registered(model: Any) -> list[str]:
     from harness.observation.layers import LayerCensus
 
     kinds = [kind.name for kind in LayerCensus(model, counting=False).counted()]
-    if known := [name for name in kinds if name in LAYERS]:
-        return known
+    if registered := [name for name in kinds if name in LAYERS]:
+        return registered
     raise Incompatible(f"the model registers none of {', '.join(LAYERS)}, but only {', '.join(kinds) or 'nothing'}")

@@ -55,21 +55,21 @@ class QuantizedWeights(Optimization):
     def slow_on_cpu(self, case: Case) -> bool:
         return self.extra or not case.workload.padded
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        packed = [kind for kind in seen.linears if kind.bits]
-        dense = [name for kind in seen.linears if not kind.bits for name in kind.names]
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        packed = [kind for kind in observation.linears if kind.bits]
+        dense = [name for kind in observation.linears if not kind.bits for name in kind.names]
         count = sum(len(kind.names) for kind in packed)
-        found = tally(Counter(f"{kind.kind} {kind.weight}" for kind in packed for _ in kind.names))
+        observed = tally(Counter(f"{kind.kind} {kind.weight}" for kind in packed for _ in kind.names))
         right = bool(packed) and all(fnmatchcase(f"{kind.kind} {kind.weight}", self.kinds) for kind in packed)
         widths = Counter(f"{kind.bits:g} bits" for kind in packed for _ in kind.names)
         claims = [
-            equal("linears left dense", seen.head or "none", ", ".join(dense) or "none"),
-            EngagementCheck("packed linears", f"{count or 'all'} × {self.kinds}", found, right),
+            equal("linears left dense", observation.head or "none", ", ".join(dense) or "none"),
+            EngagementCheck("packed linears", f"{count or 'all'} × {self.kinds}", observed, right),
             equal("width of packed weights", f"{count} × {self.bits} bits", tally(widths)),
         ]
         if self.operators:
-            wanted = count * seen.forwards
-            calls = {name: n for name, n in seen.packed_calls.items() if fnmatchcase(name, self.operators)}
+            wanted = count * observation.forwards
+            calls = {name: n for name, n in observation.packed_calls.items() if fnmatchcase(name, self.operators)}
             claims.append(
                 EngagementCheck(
                     "calls with packed weights",

@@ -109,8 +109,8 @@ class Stack(Optimization):
     def serving(self) -> Serving | None:
         return next(filter(None, (part.serving() for part in self.parts)), None)
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        return [claim for part in self.parts for claim in part.claims(seen)]
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        return [claim for part in self.parts for claim in part.claims(observation)]
 
     @property
     def _rounding(self) -> Optimization:

@@ -56,13 +56,15 @@ class TensorParallel(Optimization):
 
         return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
 
-    def claims(self, seen: Observation) -> list[EngagementCheck]:
-        passes = seen.forwards
+    def claims(self, observation: Observation) -> list[EngagementCheck]:
+        passes = observation.forwards
         claims = [
-            equal("ranks", self.ranks, len(seen.ranks)),
-            equal("ranks that gave the same logits and tokens", self.ranks, sum(rank.agrees for rank in seen.ranks)),
+            equal("ranks", self.ranks, len(observation.ranks)),
+            equal(
+                "ranks that gave the same logits and tokens", self.ranks, sum(rank.agrees for rank in observation.ranks)
+            ),
         ]
-        for index, rank in enumerate(seen.ranks):
+        for index, rank in enumerate(observation.ranks):
             split = [shard for shard in rank.shards if not shard.style.startswith("replicated")]
             parted = [shard for shard in split if shard.kept == self._part(shard)]
             claims += [
