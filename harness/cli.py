@@ -38,11 +38,11 @@ def main() -> None:
         log = getattr(error, "log", "")
         _refuse(f"{error}{f' (read {log})' if log else ''}")
     except UsageError as error:
-        told = error.format_message()
-        if not told or "\n" in told:  # no command was named, and its help was shown instead
+        message = error.format_message()
+        if not message or "\n" in message:  # no command was named, and its help was shown instead
             sys.exit(REFUSED)
         path = error.ctx.command_path if error.ctx else "harness"
-        _refuse(f"{told.rstrip('.')} ({path} --help)")
+        _refuse(f"{message.rstrip('.')} ({path} --help)")
     sys.exit(code or 0)
 
 

@@ -13,8 +13,8 @@ class HarnessError(Exception):
 class UnknownName(HarnessError):
     """A name that is in no registry."""
 
-    def __init__(self, what: str, name: str, known: list[str]) -> None:
-        super().__init__(f"{what} {name!r} is unknown, but should be one of: {', '.join(sorted(known))}")
+    def __init__(self, kind: str, name: str, names: list[str]) -> None:
+        super().__init__(f"{kind} {name!r} is unknown, but should be one of: {', '.join(sorted(names))}")
 
 
 class DiskRefuses(HarnessError):
@@ -74,10 +74,12 @@ def full_disk_line(error: Exception) -> str:
     return next((line for line in lines if any(words in line for words in NO_DISK)), "")
 
 
-def refuse_full_disk(error: Exception, what: str) -> None:
-    """Raise DiskRefuses if a worker's error says that a disk is full. `what` names the worker's request."""
+def refuse_full_disk(error: Exception, request: str) -> None:
+    """Raise DiskRefuses if the error of a worker says that a disk is full. `request` names what it was to do."""
     if full_disk_line(error):
-        raise DiskRefuses(f"{what}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)")
+        raise DiskRefuses(
+            f"{request}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)"
+        )
 
 
 def first_line(text: object) -> str:

@@ -98,29 +98,29 @@ def add_options(group: Any) -> None:
     )
 
 
-def session_options(asked: Namespace, root: Path) -> SessionOptions:
+def session_options(options: Namespace, root: Path) -> SessionOptions:
     """Return the options of a session whose relative run folders are below `root`."""
-    place, count = asked.shard
+    place, count = options.shard
     return SessionOptions(
-        run_dir=Path(root, asked.run_dir).expanduser(),
-        tier=Tier(asked.tier),
-        jobs=asked.jobs,
-        case_timeout=asked.case_timeout,
-        timing_seconds=asked.timing_seconds,
-        gate=asked.gate,
-        resume=Path(asked.resume).expanduser() if asked.resume else None,
+        run_dir=Path(root, options.run_dir).expanduser(),
+        tier=Tier(options.tier),
+        jobs=options.jobs,
+        case_timeout=options.case_timeout,
+        timing_seconds=options.timing_seconds,
+        gate=options.gate,
+        resume=Path(options.resume).expanduser() if options.resume else None,
         shard=f"{place}/{count}" if count > 1 else "",
-        words=tuple(as_words(asked)),
+        words=tuple(as_words(options)),
     )
 
 
-def as_words(asked: Namespace) -> Iterator[str]:
+def as_words(options: Namespace) -> Iterator[str]:
     """Yield the models requested, and the times that differ from the defaults, as words of a command line."""
-    for model in asked.model:
+    for model in options.model:
         yield from ("--model", model)
     for name, value, default in (
-        ("--timing-seconds", asked.timing_seconds, TIMING_SECONDS),
-        ("--case-timeout", asked.case_timeout, CASE_TIMEOUT),
+        ("--timing-seconds", options.timing_seconds, TIMING_SECONDS),
+        ("--case-timeout", options.case_timeout, CASE_TIMEOUT),
     ):
         if value != default:
             yield from (name, f"{value:g}")

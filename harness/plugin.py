@@ -39,7 +39,7 @@ MARKERS = {
     "flash_attn": "needs a package of flash-attention",
     "slow": "runs only with --run-slow",
     **{str(technique): f"cases of the technique {technique}" for technique in Technique if technique != "kernels"},
-    **{str(asked): f"judges the {asked} of cases" for asked in CASE_PROPERTIES},
+    **{str(property_): f"judges the {property_} of cases" for property_ in CASE_PROPERTIES},
     str(Property.CLAIM): "judges what the optimization overview says",
 }
 
@@ -91,8 +91,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "planned" in metafunc.fixturenames:
         # Workers have deadlines of their own, which cost a verdict; pytest-timeout would cost the session its record.
         unlimited = pytest.mark.timeout(0)
-        asked = {mark.name for mark in metafunc.definition.iter_markers()}
-        timed = any(entry.measured and str(entry) in asked for entry in Property)
+        marked = {mark.name for mark in metafunc.definition.iter_markers()}
+        timed = any(entry.measured and str(entry) in marked for entry in Property)
         cases = [
             pytest.param(entry, id=entry.id, marks=[unlimited, *(getattr(pytest.mark, m) for m in entry.markers)])
             for entry in _planned(metafunc)
@@ -133,8 +133,8 @@ def _stop(config: pytest.Config, items: list[pytest.Item]) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Take over the reason why a worker of pytest-xdist selected nothing."""
-    if told := getattr(node, "workeroutput", {}).get(REFUSED):
-        node.config.stash[TOLD] = told
+    if reason := getattr(node, "workeroutput", {}).get(REFUSED):
+        node.config.stash[TOLD] = reason
 
 
 def _drop_empty(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -147,7 +147,7 @@ def _drop_empty(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 def _is_alone(item: pytest.Item) -> bool:
     """Return whether a test has its device alone, since it measures something."""
-    return any(asked.alone for asked in _properties_of(item))
+    return any(property_.alone for property_ in _properties_of(item))
 
 
 def _is_skipped(item: pytest.Item) -> bool:
@@ -157,12 +157,12 @@ def _is_skipped(item: pytest.Item) -> bool:
 
 def _properties_of(item: pytest.Item) -> list[Property]:
     marked = {mark.name for mark in item.iter_markers()}
-    return [asked for asked in Property if asked in marked]
+    return [property_ for property_ in Property if property_ in marked]
 
 
 def _case_test(item: pytest.Item, planned: Planned) -> CaseTest:
-    [asked, *_] = [*_properties_of(item), Property.EQUIVALENCE]
-    return CaseTest(planned, asked, "judge" in getattr(item, "fixturenames", ()))
+    [property_, *_] = [*_properties_of(item), Property.EQUIVALENCE]
+    return CaseTest(planned, property_, "judge" in getattr(item, "fixturenames", ()))
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
@@ -199,17 +199,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Say what there is to do, and about how long that takes."""
-    known = config.stash.get(SESSION, None)
-    return [known.first_line] if known and known.selection.tests else []
+    session = config.stash.get(SESSION, None)
+    return [session.first_line] if session and session.selection.tests else []
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Count tests that fail without a verdict that says so."""
     report = yield
-    known = item.config.stash.get(SESSION, None)
-    if known and report.failed and str(dict(report.user_properties).get("outcome")) not in FAILING:
-        known.failures_without_verdict += 1
+    session = item.config.stash.get(SESSION, None)
+    if session and report.failed and str(dict(report.user_properties).get("outcome")) not in FAILING:
+        session.failures_without_verdict += 1
     return report
 
 
@@ -220,9 +220,9 @@ def judge_by(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., 
     `then` is given the verdict first, whatever it says.
     """
 
-    def record(asked: Property, judging: Judging, then: Callable[[Verdict], None] | None = None) -> Verdict:
+    def record(property_: Property, judging: Judging, then: Callable[[Verdict], None] | None = None) -> Verdict:
         try:
-            verdict = request.config.stash[SESSION].judge_by(planned, asked, judging)
+            verdict = request.config.stash[SESSION].judge_by(planned, property_, judging)
         except HarnessError as error:  # not the case's fault: a full disk, a folder that is gone
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         request.node.user_properties.append(("outcome", str(verdict.outcome)))
@@ -242,8 +242,8 @@ def judge_by(request: pytest.FixtureRequest, planned: Planned) -> Callable[..., 
 def judge(planned: Planned, judge_by: Callable[..., Verdict]) -> Callable[..., Verdict]:
     """Judges one property by the evidence and the measurements of the case, as `judge_by` records it."""
 
-    def by_property(asked: Property, *, then: Callable[[Verdict], None] | None = None) -> Verdict:
-        return judge_by(asked, lambda cases: cases.judge(planned, asked), then)
+    def by_property(property_: Property, *, then: Callable[[Verdict], None] | None = None) -> Verdict:
+        return judge_by(property_, lambda cases: cases.judge(planned, property_), then)
 
     return by_property
 
@@ -271,38 +271,38 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close the run's record. The session fails if cases were selected and none was judged: green must mean proved."""
-    known = session.config.stash.get(SESSION, None)
+    harness_session = session.config.stash.get(SESSION, None)
     if TOLD in session.config.stash:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if session.config.option.collectonly:
         return
     if (
         session.config.option.gate
-        and (known is None or not known.selection.count)
+        and (harness_session is None or not harness_session.selection.count)
         and session.exitstatus == pytest.ExitCode.OK
     ):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-    if known is None:
+    if harness_session is None:
         return
     try:
-        session.exitstatus = known.close(int(session.exitstatus))
+        session.exitstatus = harness_session.close(int(session.exitstatus))
     except HarnessError as error:
-        known.problem = str(error)
+        harness_session.problem = str(error)
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    known = config.stash.get(SESSION, None)
+    session = config.stash.get(SESSION, None)
     if TOLD in config.stash:
         terminalreporter.write_line(config.stash[TOLD])
-    if config.option.gate and not config.option.collectonly and (known is None or not known.cases):
+    if config.option.gate and not config.option.collectonly and (session is None or not session.cases):
         terminalreporter.write_line("gate: red: nothing was judged")
-    if known is None or config.option.collectonly:
+    if session is None or config.option.collectonly:
         return
-    for line in summary(known):
+    for line in summary(session):
         terminalreporter.write_line(line)
-    if known.plan.all and not known.selection.count:
-        terminalreporter.write_line(why_nothing_is_selected(known, config.option.markexpr, config.option.keyword))
+    if session.plan.all and not session.selection.count:
+        terminalreporter.write_line(why_nothing_is_selected(session, config.option.markexpr, config.option.keyword))
 
 
 @pytest.hookimpl(specname="pytest_terminal_summary", wrapper=True, tryfirst=True)  # below the list of failed tests
@@ -312,14 +312,14 @@ def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: p
     A problem of the session itself, such as a record that cannot be written, takes the place of the run's headline.
     """
     yield
-    known = config.stash.get(SESSION, None)
-    if known is None or known.cases is None or config.option.collectonly:
+    session = config.stash.get(SESSION, None)
+    if session is None or session.cases is None or config.option.collectonly:
         return
-    run = known.cases.folder.run
-    told = [*failure_lines(run.verdicts, evidence=known.evidence, told=run.options)]
-    for line in ("", *told, *([""] if told else [])):
+    run = session.cases.folder.run
+    lines = [*failure_lines(run.verdicts, evidence=session.evidence, session_options=run.options)]
+    for line in ("", *lines, *([""] if lines else [])):
         terminalreporter.write_line(line)
-    line = f"Failed: {one_line(known.problem)}" if known.problem else headline(run)
+    line = f"Failed: {one_line(session.problem)}" if session.problem else headline(run)
     good = line.startswith("Passed: ")
     terminalreporter.write_line(line, bold=True, green=good, red=not good)
     terminalreporter.write_line(machine_line(run))

@@ -84,7 +84,7 @@ def machine(
     absent = Device().unmet(inventory, device=device)
     examined = None if absent else _examined(device, peaks=peaks, seconds=case_timeout)
     found = _here(device, examined, catalogue, profiles, load=load)
-    print_result(found, _told(found), as_json=as_json)
+    print_result(found, _lines(found), as_json=as_json)
     raise typer.Exit(0 if found.well else 1)
 
 
@@ -148,7 +148,7 @@ def _needs(catalogue: Catalogue, inventory: Inventory, device: str) -> tuple[Nee
     )
 
 
-def _told(found: MachineHere) -> Iterator[str]:
+def _lines(found: MachineHere) -> Iterator[str]:
     yield f"device: {found.device}"
     yield f"profile: {found.profile or 'none'}"
     yield from (f"  {line}" for line in found.notes)

@@ -84,9 +84,9 @@ def compare(stored: Figures, now: Figures, *, device: str) -> tuple[Compared, ..
 
 def overall(compared: Iterable[Compared]) -> Change:
     """Return the change of all metrics: the first of REGRESSED, UNDECIDED, IMPROVED that occurs, else UNCHANGED."""
-    found = {entry.change for entry in compared}
+    changes = {entry.change for entry in compared}
     order = (Change.REGRESSED, Change.UNDECIDED, Change.IMPROVED)
-    return next((change for change in order if change in found), Change.UNCHANGED)
+    return next((change for change in order if change in changes), Change.UNCHANGED)
 
 
 def losses(stored: Figures, now: Figures, *, device: str) -> list[str]:

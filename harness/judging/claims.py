@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.judging.memory import ALLOCATOR, PROCESS
 from harness.judging.roofline import mbu
-from harness.judging.speed import Told
+from harness.judging.speed import Answer
 from harness.judging.timings import QUIETER, _rest, speedup
 from harness.judging.verdicts import verdict_on
 from harness.records.enums import Outcome, Property
@@ -41,14 +41,14 @@ class ClaimNumber:
     """Whether a miss contradicts the claim. A claim that something may occur is not refuted by one case without it."""
 
     @property
-    def told(self) -> Told:
+    def answer(self) -> Answer:
         """Result by the whole interval, without the allowances of thresholds: a claim is either true or not."""
         low, high, limit = self.got.low, self.got.high, self.limit
         if not self.at_least:
             low, high, limit = -high, -low, -limit
         if low >= limit:
-            return Told.MET
-        return Told.MISSED if high < limit and self.refutable else Told.OPEN
+            return Answer.MET
+        return Answer.MISSED if high < limit and self.refutable else Answer.OPEN
 
     @property
     def claimed(self) -> str:
@@ -94,26 +94,26 @@ def judge_claim(
     parts: Sequence[ClaimNumber],
     *,
     figures: Mapping[str, float] | None = None,
-    told: str = "",
+    remark: str = "",
 ) -> Verdict:
     """Return the verdict on a claim.
 
     It is PASS if all parts hold, and DOES_NOT_HOLD if one is contradicted, or DISCLAIMED if the profile disclaims all
-    contradicted parts. Otherwise it is INCONCLUSIVE. `figures` and `told` are added to its numbers and its message.
+    contradicted parts. Otherwise it is INCONCLUSIVE. `figures` and `remark` are added to its numbers and its message.
 
     Raises ValueError without parts: nothing would be claimed.
     """
     name, case = statement.name, statement.case
     if not parts:
         raise ValueError(f"{name}: rests on no number, but should on at least one")
-    wrong = [part for part in parts if part.told is Told.MISSED]
-    unknown = [part for part in parts if part.told is Told.OPEN]
+    wrong = [part for part in parts if part.answer is Answer.MISSED]
+    unknown = [part for part in parts if part.answer is Answer.OPEN]
     wrong.sort(key=lambda part: statement.disclaims([part]))  # what nobody disclaimed is told first
     numbers = dict(figures or {})
     for part in parts:
         numbers |= part.numbers
     others = "; ".join(f"{part}, claimed {part.claimed}" for part in parts if part not in (wrong or unknown)[:1])
-    others = "; ".join(filter(None, (others, told)))
+    others = "; ".join(filter(None, (others, remark)))
     if not wrong and not unknown:
         others = f"{others} ({OUTDATED})" if statement.disclaimed else others
         return claim_verdict(name, case, Outcome.PASS, others, numbers)
@@ -150,13 +150,13 @@ def memory_ratio(candidate: float, baseline: float, *, device: str) -> Interval:
 
 def figures_of(measured: Measurements, equivalence: Verdict) -> dict[str, float]:
     """Return the figures that the overview shows: speed, memory and MBU with their intervals, and error ratios."""
-    found = error_ratios(equivalence)
+    figures = error_ratios(equivalence)
     if measured.speed:
-        found |= interval_numbers("speedup", speedup(measured.speed))
+        figures |= interval_numbers("speedup", speedup(measured.speed))
     if (memory := measured.memory) and memory.eager.peak:
         ratio = memory_ratio(memory.candidate.peak, memory.eager.peak, device=equivalence.device)
-        found |= interval_numbers("memory_ratio", ratio)
-    return found | mbu_of(measured)
+        figures |= interval_numbers("memory_ratio", ratio)
+    return figures | mbu_of(measured)
 
 
 def error_ratios(equivalence: Verdict) -> dict[str, float]:

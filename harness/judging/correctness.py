@@ -24,7 +24,12 @@ NUMERICS_CHANGED = "numerics changed: "
 
 
 def judge(
-    case: Case, asked: Property, evidence: Evidence, *, limits: Limits = LIMITS, stored: StoredNumerics | None = None
+    case: Case,
+    property_: Property,
+    evidence: Evidence,
+    *,
+    limits: Limits = LIMITS,
+    stored: StoredNumerics | None = None,
 ) -> Verdict:
     """Return the verdict on one property of a case.
 
@@ -36,92 +41,100 @@ def judge(
     if evidence.case != case.id:
         raise ValueError(f"{case.id}: evidence is of {evidence.case}, but should be of the case itself")
     if failure := evidence.reference_failure or evidence.failure:
-        return failed(case, asked, failure)
+        return failed(case, property_, failure)
     return (
-        _engagement(case, asked, {rung.dtype: rung.engagement for rung in evidence.rungs})
-        or (_equivalence(case, asked, evidence, limits, stored) if asked is not Property.ENGAGEMENT else None)
-        or _passed(case, asked, evidence, limits, stored)
+        _engagement(case, property_, {run.dtype: run.engagement for run in evidence.rungs})
+        or (_equivalence(case, property_, evidence, limits, stored) if property_ is not Property.ENGAGEMENT else None)
+        or _passed(case, property_, evidence, limits, stored)
     )
 
 
 def judge_relation(
-    case: Case, engagements: Mapping[Dtype, Engagement], found: list[LimitCheck], *, told: str, next_step: str
+    case: Case, engagements: Mapping[Dtype, Engagement], checks: list[LimitCheck], *, message: str, next_step: str
 ) -> Verdict:
     """Return the verdict on a relation that must hold for any input.
 
     It is judged by what its path engaged, and by every number that was held against a limit. If none is violated, the
-    message is `told` and the number closest to its limit; otherwise what is wrong and `next_step`.
+    verdict says `message` and the number closest to its limit; otherwise what is wrong and `next_step`.
     """
-    asked = Property.EQUIVALENCE
-    unengaged = _engagement(case, asked, engagements, next_step=next_step)
+    property_ = Property.EQUIVALENCE
+    unengaged = _engagement(case, property_, engagements, next_step=next_step)
     if unengaged is not None:
         return unengaged
-    if any(finding.violated for finding in found):
-        return _violation(case, asked, Outcome.MISMATCH, found, next_step=next_step)
-    return verdict_on(case, asked, Outcome.PASS, f"{told}{_closest(found)}", numbers_of(found))
+    if any(finding.violated for finding in checks):
+        return _violation(case, property_, Outcome.MISMATCH, checks, next_step=next_step)
+    return verdict_on(case, property_, Outcome.PASS, f"{message}{_closest(checks)}", numbers_of(checks))
 
 
 def _engagement(
-    case: Case, asked: Property, engagements: Mapping[Dtype, Engagement], *, next_step: str = ""
+    case: Case, property_: Property, engagements: Mapping[Dtype, Engagement], *, next_step: str = ""
 ) -> Verdict | None:
-    broken = [(dtype, claim) for dtype, seen in engagements.items() for claim in seen.claims if not claim.holds]
+    broken = [
+        (dtype, claim) for dtype, engagement in engagements.items() for claim in engagement.claims if not claim.holds
+    ]
     if not broken:
         return None
     dtype, claim = broken[0]
     more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
-    told = f"{claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more}"
-    message = f"{case.id}: {told} ({next_step or NEXT_STEP[Outcome.NOT_ENGAGED]})"
-    return verdict_on(case, asked, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
+    sentence = f"{claim.what} in {dtype} is {claim.observed}, but should be {claim.requested}{more}"
+    message = f"{case.id}: {sentence} ({next_step or NEXT_STEP[Outcome.NOT_ENGAGED]})"
+    return verdict_on(case, property_, Outcome.NOT_ENGAGED, message, {"claims_broken": len(broken)})
 
 
 def _equivalence(
-    case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
+    case: Case, property_: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
 ) -> Verdict | None:
-    trust = [finding for trust in _asked_for(case, evidence) for finding in trust_findings(trust, floor=evidence.floor)]
-    if any(finding.violated for finding in trust):
-        return _violation(case, asked, Outcome.BASELINE_UNTRUSTED, trust)
-    found = _findings(case, evidence, limits, stored)
-    if any(finding.violated for finding in found):
-        return _violation(case, asked, Outcome.MISMATCH, found)
+    of_eager = [
+        finding
+        for eager_check in _eager_checks(case, evidence)
+        for finding in trust_findings(eager_check, floor=evidence.floor)
+    ]
+    if any(finding.violated for finding in of_eager):
+        return _violation(case, property_, Outcome.BASELINE_UNTRUSTED, of_eager)
+    checks = _findings(case, evidence, limits, stored)
+    if any(finding.violated for finding in checks):
+        return _violation(case, property_, Outcome.MISMATCH, checks)
     return None
 
 
 def _violation(
-    case: Case, asked: Property, outcome: Outcome, found: list[LimitCheck], *, next_step: str = ""
+    case: Case, property_: Property, outcome: Outcome, checks: list[LimitCheck], *, next_step: str = ""
 ) -> Verdict:
-    most = max(found, key=lambda finding: finding.excess)
-    more = sum(finding.violated for finding in found) - 1
+    most = max(checks, key=lambda finding: finding.excess)
+    more = sum(finding.violated for finding in checks) - 1
     also = f", and {more} more" if more else ""
     todo = next_step or NEXT_STEP[outcome]
-    return verdict_on(case, asked, outcome, f"{case.id}: {most}{also} ({todo})", numbers_of(found))
+    return verdict_on(case, property_, outcome, f"{case.id}: {most}{also} ({todo})", numbers_of(checks))
 
 
-def _passed(case: Case, asked: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None) -> Verdict:
-    if asked is Property.ENGAGEMENT:
-        claims = sum(len(rung.engagement.claims) for rung in evidence.rungs)
+def _passed(
+    case: Case, property_: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
+) -> Verdict:
+    if property_ is Property.ENGAGEMENT:
+        claims = sum(len(run.engagement.claims) for run in evidence.rungs)
         kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
-        return verdict_on(case, asked, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
-    found = _findings(case, evidence, limits, stored)
-    counted = {rung.dtype for rung in _counted(case, evidence)}
+        return verdict_on(case, property_, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
+    checks = _findings(case, evidence, limits, stored)
+    counted = {run.dtype for run in _counted(case, evidence)}
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
-    missing = sorted({what for rung in evidence.rungs if rung.operators for what in rung.operators.unwatched})
-    ladder += "".join(f"not compared: {what}; " for what in missing)
+    missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
+    ladder += "".join(f"not compared: {name}; " for name in missing)
     ladder += "" if evidence.trained or not evidence.budget else "its budget (L2) not asked, since weights are random; "
-    numbers = numbers_of(found)
+    numbers = numbers_of(checks)
     before = changed(numbers, stored) if stored else {}
-    told = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
+    changes = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
-    return verdict_on(case, asked, Outcome.PASS, f"{told}{ladder}{_closest(found)}", {**numbers, **was})
+    return verdict_on(case, property_, Outcome.PASS, f"{changes}{ladder}{_closest(checks)}", {**numbers, **was})
 
 
-def _closest(found: list[LimitCheck]) -> str:
-    closest = max(found, key=lambda finding: finding.excess)
+def _closest(checks: list[LimitCheck]) -> str:
+    closest = max(checks, key=lambda finding: finding.excess)
     return f"closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
 
 
 def _instead(case: Case, evidence: Evidence) -> str:
     """Return what replaces the missing float32 run: operators compared with float64, if there are any."""
-    operators = [rung.operators.errors for rung in _counted(case, evidence) if rung.operators]
+    operators = [run.operators.errors for run in _counted(case, evidence) if run.operators]
     if not any(operators):
         return "no fp32 run of the same kernels"
     most = max(map(len, operators))
@@ -131,10 +144,10 @@ def _instead(case: Case, evidence: Evidence) -> str:
 def _findings(case: Case, evidence: Evidence, limits: Limits, stored: StoredNumerics | None) -> list[LimitCheck]:
     return [
         finding
-        for rung in _counted(case, evidence)
+        for run in _counted(case, evidence)
         for finding in (
-            *findings(rung, evidence.tolerance, budget=evidence.budget, limits=limits),
-            *(growth(rung, stored) if stored else ()),
+            *findings(run, evidence.tolerance, budget=evidence.budget, limits=limits),
+            *(growth(run, stored) if stored else ()),
         )
         if evidence.trained or finding.rule != "L2"
     ]
@@ -142,18 +155,18 @@ def _findings(case: Case, evidence: Evidence, limits: Limits, stored: StoredNume
 
 def _counted(case: Case, evidence: Evidence) -> list[PrecisionRun]:
     """Return the rungs that prove something about the native run: the same kernels ran, and eager was sound."""
-    native = next(rung for rung in evidence.rungs if rung.dtype is case.dtype)
-    sound = {trust.dtype for trust in _asked_for(case, evidence)}
-    same = [rung for rung in evidence.rungs if rung.engagement.kernels == native.engagement.kernels]
-    return [rung for rung in same if rung.dtype in sound]
+    native = next(run for run in evidence.rungs if run.dtype is case.dtype)
+    sound = {eager_check.dtype for eager_check in _eager_checks(case, evidence)}
+    same = [run for run in evidence.rungs if run.engagement.kernels == native.engagement.kernels]
+    return [run for run in same if run.dtype in sound]
 
 
-def _asked_for(case: Case, evidence: Evidence) -> list[EagerCheck]:
+def _eager_checks(case: Case, evidence: Evidence) -> list[EagerCheck]:
     """Return what is known of eager in each dtype, without float16 if it is unsound and not native."""
     # A model made for bfloat16 may overflow in float16, which says nothing about the case.
     return [
-        trust
-        for trust in evidence.trusts
-        if trust.dtype in {Dtype.FP32, case.dtype}
-        or not any(finding.violated for finding in trust_findings(trust, floor=evidence.floor))
+        eager_check
+        for eager_check in evidence.trusts
+        if eager_check.dtype in {Dtype.FP32, case.dtype}
+        or not any(finding.violated for finding in trust_findings(eager_check, floor=evidence.floor))
     ]

@@ -48,23 +48,21 @@ def rho_max(error: StratumError) -> float:
     return _quotient(error.candidate_max, error.eager_max + error.rounding)
 
 
-def findings(
-    rung: PrecisionRun, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS
-) -> list[LimitCheck]:
+def findings(run: PrecisionRun, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS) -> list[LimitCheck]:
     """Return the finding of every rule that applies to this run, violated or not.
 
     `budget` names the budgets of lossy schemes in BUDGETS, joined by `+`. Raises ValueError if weights are rounded, and
     what that costs or a budget for it is missing.
     """
-    comparison, dtype = rung.comparison, rung.dtype
+    comparison, dtype = run.comparison, run.dtype
     budgets = {name.partition("_")[0]: BUDGETS[name] for name in budget.split("+") if name}
-    scheme = list(_operators(rung.operators, dtype, limits)) if rung.operators else []
-    if rung.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
-        if rung.scheme is None or "weights" not in budgets:
+    scheme = list(_operators(run.operators, dtype, limits)) if run.operators else []
+    if run.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
+        if run.scheme is None or "weights" not in budgets:
             raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
-        scheme += _scheme(rung.scheme, dtype, budgets["weights"])
-    if rung.beside:
-        beside = replace(rung, comparison=rung.beside, beside=None, scheme=None, operators=None)
+        scheme += _scheme(run.scheme, dtype, budgets["weights"])
+    if run.beside:
+        lossless = replace(run, comparison=run.beside, beside=None, scheme=None, operators=None)
         scheme += [
             replace(
                 each,
@@ -72,9 +70,9 @@ def findings(
                 what=f"{each.what}, without the lossy cache,",
                 sentence=each.sentence and f"{each.sentence}, without the lossy cache",
             )
-            for each in findings(beside, Tolerance.REORDERED, limits=limits)
+            for each in findings(lossless, Tolerance.REORDERED, limits=limits)
         ]
-    found = [
+    checks = [
         _none("finite", f"{dtype}.not_finite", int(not comparison.finite), f"logits contain NaN or infinity ({dtype})"),
         _none(
             "R5",
@@ -90,14 +88,14 @@ def findings(
         f"cache layers of a wrong length: {comparison.state.wrong_lengths} ({dtype})",
     )
     if tolerance is Tolerance.DYNAMIC:
-        some = _some(f"{dtype}.operators", len(rung.operators.errors) if rung.operators else 0, dtype)
-        return [*found, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
+        some = _some(f"{dtype}.operators", len(run.operators.errors) if run.operators else 0, dtype)
+        return [*checks, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         logits = error_findings(comparison.strata, dtype, limits=limits)
         kept = comparison.state.strata
-        state = _same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", what="cache error")
+        state = _same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", label="cache error")
         return [
-            *found,
+            *checks,
             *logits,
             *_divergence(comparison, limits),
             *_greedy(comparison, limits),
@@ -108,37 +106,37 @@ def findings(
     whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     differs = f"its bits differ from {whose} ({dtype})"
-    found += [_none(rule, f"{dtype}.differs", int(not comparison.identical), differs), lengths]
-    return [*found, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
+    checks += [_none(rule, f"{dtype}.differs", int(not comparison.identical), differs), lengths]
+    return [*checks, *(_within(comparison, budgets["kv"], limits) if "kv" in budgets else ()), *scheme]
 
 
 def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[LimitCheck]:
     """Return the findings of R0 or R1: limits for logits of the same content computed in another order."""
     rule = "R0" if dtype is Dtype.FP32 else "R1"
-    return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", what="error"))
+    return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", label="error"))
 
 
 def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called
-    strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, what: str
+    strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, label: str
 ) -> Iterator[LimitCheck]:
     if not strata:
         return
     rms_limit, max_limit = limits
     ratios = {error.stratum: rho(error, dtype) for error in strata}
     peaks = {error.stratum: rho_max(error) for error in strata}
-    yield _largest(rule, f"{dtype}.{key}", f"{dtype} {what} over eager's", ratios, rms_limit)
-    yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {what} over eager's", peaks, max_limit)
+    yield _largest(rule, f"{dtype}.{key}", f"{dtype} {label} over eager's", ratios, rms_limit)
+    yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {label} over eager's", peaks, max_limit)
 
 
 def _divergence(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     dtype, nats = comparison.dtype, comparison.divergence
     if nats is None:
         return
-    for key, what, got, limit in (
+    for key, label, got, limit in (
         ("kl", "mean divergence", nats.candidate_mean, limits.kl * nats.eager_mean + KL_FLOOR),
         ("kl_p99", "99th percentile of divergence", nats.candidate_p99, limits.kl_p99 * nats.eager_p99 + KL_P99_FLOOR),
     ):
-        yield LimitCheck("R3", f"{dtype}.{key}", f"{dtype} {what} in nats", got, limit)
+        yield LimitCheck("R3", f"{dtype}.{key}", f"{dtype} {label} in nats", got, limit)
 
 
 def _cost(comparison: Comparison, budget: Budget) -> Iterator[LimitCheck]:
@@ -169,7 +167,7 @@ def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[
 
 def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
     yield from _same_precision(
-        operators.errors, dtype, limits.of_parts(dtype), rule="O", key="operator", what="error of one operator"
+        operators.errors, dtype, limits.of_parts(dtype), rule="O", key="operator", label="error of one operator"
     )
     wrong = sum(trial.wrong for trial in operators.exact)
     first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
@@ -184,13 +182,13 @@ def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[LimitCheck
         changed = scheme.changed_by_saving
         yield _none("E", f"{dtype}.saved", changed, f"linears that saving and loading changed: {changed} ({dtype})")
     quality = scheme.quality
-    for key, what, values, limit in (
+    for key, label, values, limit in (
         ("text_kl", "divergence on text in nats", quality.divergence, budget.nats),
         ("text_flips", "share of first choices that changed on text", quality.flips, budget.flips),
         ("text_loss", "rise of the text's negative log likelihood in nats", quality.surprise, budget.nats),
     ):
         if limit is not None:
-            yield LimitCheck("L2", f"{dtype}.{key}", f"{dtype} {what}, at least,", at_least(values), limit)
+            yield LimitCheck("L2", f"{dtype}.{key}", f"{dtype} {label}, at least,", at_least(values), limit)
 
 
 def most_by_chance(trials: int, share: float) -> int:
@@ -220,38 +218,38 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     flips = greedy.candidate_flips / greedy.positions
     yield LimitCheck("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
     diverged = comparison.free.diverged
-    told = f"rows whose free run diverges by more than a tie: {diverged} ({dtype})"
-    yield _none("R5", f"{dtype}.diverged", diverged, told)
+    label = f"rows whose free run diverges by more than a tie: {diverged} ({dtype})"
+    yield _none("R5", f"{dtype}.diverged", diverged, label)
 
 
-def trust_findings(trust: EagerCheck, *, floor: float) -> list[LimitCheck]:
+def trust_findings(eager: EagerCheck, *, floor: float) -> list[LimitCheck]:
     """Return what eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
-    share = floor / trust.relative_error if trust.relative_error else math.inf  # no error: it is the reference itself
-    found = [
+    share = floor / eager.relative_error if eager.relative_error else math.inf  # no error: it is the reference itself
+    checks = [
         LimitCheck(
-            "floor", f"{trust.dtype}.floor", f"the reference's own error over {trust.dtype} eager's", share, FLOOR
+            "floor", f"{eager.dtype}.floor", f"the reference's own error over {eager.dtype} eager's", share, FLOOR
         ),
         _none(
             "repeat",
-            f"{trust.dtype}.unrepeatable",
-            int(not trust.repeats),
-            f"eager differs from its own repetition ({trust.dtype})",
+            f"{eager.dtype}.unrepeatable",
+            int(not eager.repeats),
+            f"eager differs from its own repetition ({eager.dtype})",
         ),
         LimitCheck(
             "error",
-            f"{trust.dtype}.eager_ulps",
-            f"{trust.dtype} eager's relative error in unit roundoffs",
-            trust.relative_error / trust.dtype.unit_roundoff,
-            max(ULPS_OF_EAGER, ULPS_PER_POSITION * trust.positions if trust.dtype is Dtype.FP32 else 0.0),
+            f"{eager.dtype}.eager_ulps",
+            f"{eager.dtype} eager's relative error in unit roundoffs",
+            eager.relative_error / eager.dtype.unit_roundoff,
+            max(ULPS_OF_EAGER, ULPS_PER_POSITION * eager.positions if eager.dtype is Dtype.FP32 else 0.0),
         ),
     ]
-    if trust.asked:
-        found.append(
+    if eager.asked:
+        checks.append(
             LimitCheck(
-                "recall", f"{trust.dtype}.recall", f"{trust.dtype} eager's recall", trust.recall, RECALL, at_most=False
+                "recall", f"{eager.dtype}.recall", f"{eager.dtype} eager's recall", eager.recall, RECALL, at_most=False
             )
         )
-    return found
+    return checks
 
 
 def _none(rule: str, key: str, got: int, sentence: str) -> LimitCheck:
@@ -266,10 +264,10 @@ def _some(key: str, compared: int, dtype: Dtype) -> LimitCheck:
     )
 
 
-def _largest(rule: str, key: str, what: str, ratios: dict[str, float], limit: float) -> LimitCheck:
+def _largest(rule: str, key: str, label: str, ratios: dict[str, float], limit: float) -> LimitCheck:
     """Return the finding for the stratum with the largest ratio, naming it. Ratios are never not-a-number."""
     where = max(ratios, key=ratios.__getitem__)
-    return LimitCheck(rule, key, f"{what} ({where})", ratios[where], limit)
+    return LimitCheck(rule, key, f"{label} ({where})", ratios[where], limit)
 
 
 def changed(numbers: Mapping[str, float], stored: StoredNumerics) -> dict[str, float]:
@@ -277,15 +275,15 @@ def changed(numbers: Mapping[str, float], stored: StoredNumerics) -> dict[str, f
     return {key: was for key, was in stored.rho.items() if key in numbers and numbers[key] > R2_FACTOR * was}
 
 
-def growth(rung: PrecisionRun, stored: StoredNumerics) -> list[LimitCheck]:
+def growth(run: PrecisionRun, stored: StoredNumerics) -> list[LimitCheck]:
     """Return the finding of L3: a lower bound of the growth of the divergence on text since it was stored.
 
     Sequences are compared one by one. Raises HarnessError if another number of them was stored.
     """
-    before = stored.divergence.get(rung.dtype)
-    if rung.scheme is None or before is None:
+    before = stored.divergence.get(run.dtype)
+    if run.scheme is None or before is None:
         return []
-    now = rung.scheme.quality.divergence
+    now = run.scheme.quality.divergence
     if len(now) != len(before):
         raise HarnessError(
             f"stored numerics of {stored.path}: hold {len(before)} sequences of text, but should hold {len(now)} as "
@@ -293,5 +291,5 @@ def growth(rung: PrecisionRun, stored: StoredNumerics) -> list[LimitCheck]:
         )
     grown = at_least(tuple(ours - theirs for ours, theirs in zip(now, before, strict=True)))
     limit = L3_SHARE * sum(before) / len(before)
-    what = f"{rung.dtype} growth of the divergence on text in nats since it was stored, at least,"
-    return [LimitCheck("L3", f"{rung.dtype}.text_kl_growth", what, grown, limit)]
+    label = f"{run.dtype} growth of the divergence on text in nats since it was stored, at least,"
+    return [LimitCheck("L3", f"{run.dtype}.text_kl_growth", label, grown, limit)]

@@ -64,8 +64,8 @@ def tier_line(run: Run) -> str:
 def left_out_line(left_out: Mapping[str, int]) -> str:
     """Return `, 214 nightly and 90 slow cases left out`; empty if there are none."""
     *others, last = [f"{number} {tier}" for tier, number in left_out.items()] or [""]
-    told = f"{', '.join(others)} and {last}" if others else last
-    return f", {told} {'case' if sum(left_out.values()) == 1 else 'cases'} left out" if told else ""
+    tally = f"{', '.join(others)} and {last}" if others else last
+    return f", {tally} {'case' if sum(left_out.values()) == 1 else 'cases'} left out" if tally else ""
 
 
 def strays(run: Run) -> int:
@@ -162,9 +162,9 @@ def known_failure_expired(run: Run, forgiven: Forgiven) -> Iterator[str]:
 
 def known_failure_of_no_entry(run: Run, forgiven: Forgiven) -> Iterator[str]:
     """a `KNOWN_FAILURE` that no entry forgives any more"""
-    known = [verdict for verdict in run.verdicts if verdict.outcome is Outcome.KNOWN_FAILURE]
+    verdicts = [verdict for verdict in run.verdicts if verdict.outcome is Outcome.KNOWN_FAILURE]
     entries = forgiven.known_failures
-    stray = [each for each in known if not any(e.outcome is each.forgiven and e.covers(each) for e in entries)]
+    stray = [each for each in verdicts if not any(e.outcome is each.forgiven and e.covers(each) for e in entries)]
     if stray:
         yield f"{_first(stray)} {_is(stray)} forgiven by no entry"
 

@@ -24,7 +24,7 @@ from harness.records.run import Verdict
 
 
 def judge_measured(
-    case: Case, asked: Property, equivalence: Verdict, measurements: Measurements | None, bar: Bar
+    case: Case, property_: Property, equivalence: Verdict, measurements: Measurements | None, bar: Bar
 ) -> Verdict:
     """Return the verdict on one measured property.
 
@@ -35,24 +35,24 @@ def judge_measured(
     """
     if equivalence.case != case.id or (measurements and measurements.case != case.id):
         raise ValueError(f"{case.id}: judged by another case's evidence, but should be by its own")
-    if not asked.measured:
-        raise ValueError(f"{case.id}: {asked} is judged by measurements, but should be by evidence")
+    if not property_.measured:
+        raise ValueError(f"{case.id}: {property_} is judged by measurements, but should be by evidence")
     if equivalence.outcome is not Outcome.PASS:
-        return replace(equivalence, property=asked)
+        return replace(equivalence, property=property_)
     if measurements is None:
-        return _nothing(case, asked)
+        return _nothing(case, property_)
     rules: dict[Property, Callable[[Case, Measurements, Bar], Verdict]] = {
         Property.SPEED: _speed,
         Property.MEMORY: _memory,
         Property.UTILIZATION: _utilization,
         Property.REGRESSION: _regression,
     }
-    return rules[asked](case, measurements, bar)
+    return rules[property_](case, measurements, bar)
 
 
-def judge_evidence(case: Case, asked: Property, evidence: Evidence, *, standard: Standard) -> Verdict:
+def judge_evidence(case: Case, property_: Property, evidence: Evidence, *, standard: Standard) -> Verdict:
     """Return the verdict on a property by evidence: for a measured one that on equivalence, which comes first."""
-    first = Property.EQUIVALENCE if asked.measured else asked
+    first = Property.EQUIVALENCE if property_.measured else property_
     return judge(case, first, evidence, limits=standard.limits, stored=standard.stored.get(case.id))
 
 

@@ -51,11 +51,11 @@ def findings(
     `ratio_limit` bounds the candidate's peak over eager's, and `weights_limit` the bytes of its weights over eager's;
     None leaves either open.
     """
-    found = list(_findings(memory, ratio_limit, PROCESS if device == "cpu" else ALLOCATOR))
+    checks = list(_findings(memory, ratio_limit, PROCESS if device == "cpu" else ALLOCATOR))
     if weights_limit is not None and memory.eager.weights:
         share = memory.candidate.weights / memory.eager.weights
-        found.append(LimitCheck("M6", "weights_ratio", "bytes of weights over those of eager's", share, weights_limit))
-    return found
+        checks.append(LimitCheck("M6", "weights_ratio", "bytes of weights over those of eager's", share, weights_limit))
+    return checks
 
 
 def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterator[LimitCheck]:
@@ -65,45 +65,45 @@ def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterat
         yield _equal("M1", "weights_mib", "MiB of weights {} eager's {}", got=candidate.weights, wanted=eager.weights)
     if memory.kv_exact:
         # A cache that keeps what it must, as it is, has no reason for a byte more or less.
-        what = "MiB of keys and values {} the formula's {}"
-        yield _equal("M2", "kv_mib", what, got=candidate.kv, wanted=candidate.kv_expected)
+        label = "MiB of keys and values {} the formula's {}"
+        yield _equal("M2", "kv_mib", label, got=candidate.kv, wanted=candidate.kv_expected)
     elif candidate.kv_expected:
-        what = f"MiB by which packed keys and values are less than the formula's {candidate.kv_expected / MIB:.4g}"
+        label = f"MiB by which packed keys and values are less than the formula's {candidate.kv_expected / MIB:.4g}"
         saved = max(0, candidate.kv_expected - candidate.kv) / MIB
-        yield LimitCheck("M2", "kv_saved_mib", what, saved, 1 / MIB, at_most=False)  # one byte: less, however little
+        yield LimitCheck("M2", "kv_saved_mib", label, saved, 1 / MIB, at_most=False)  # one byte: less, however little
     for side, held in (("", candidate), ("eager's ", eager)):
         # A run that took less than what it cannot do without was not measured.
-        what = f"{side}peak in MiB, which holds weights, keys, values and logits,"
+        label = f"{side}peak in MiB, which holds weights, keys, values and logits,"
         yield LimitCheck(
-            "M3", f"{'eager_' if side else ''}least_mib", what, held.peak / MIB, held.least / MIB, at_most=False
+            "M3", f"{'eager_' if side else ''}least_mib", label, held.peak / MIB, held.least / MIB, at_most=False
         )
     if ratio_limit is not None:
         limit = ratio_limit * eager.peak * (1 + slack.peak) + slack.peak_bytes
-        what = f"peak in MiB, beside {eager.peak / MIB:.4g} of eager,"
-        yield LimitCheck("M4", "peak_mib", what, candidate.peak / MIB, limit / MIB)
+        label = f"peak in MiB, beside {eager.peak / MIB:.4g} of eager,"
+        yield LimitCheck("M4", "peak_mib", label, candidate.peak / MIB, limit / MIB)
     # A leak in proportion to the peak is found as well as one of many bytes.
     limit = max(slack.growth_bytes, slack.growth * candidate.peak)
-    what = "what equal runs leave behind in MiB"
-    yield LimitCheck("M5", "growth_mib", what, max(0, candidate.growth) / MIB, limit / MIB)
+    label = "what equal runs leave behind in MiB"
+    yield LimitCheck("M5", "growth_mib", label, max(0, candidate.growth) / MIB, limit / MIB)
 
 
-def _equal(rule: str, key: str, what: str, *, got: int, wanted: int) -> LimitCheck:
+def _equal(rule: str, key: str, template: str, *, got: int, wanted: int) -> LimitCheck:
     """Return the difference of two sizes as a finding with limit 0: of the sizes themselves it would not be seen.
-    `what` has a place for `beyond` or `short of`, and one for the wanted size."""
-    told = what.format("beyond" if got >= wanted else "short of", f"{wanted / MIB:.4g}")
-    return LimitCheck(rule, key, told, abs(got - wanted) / MIB, 0.0)
+    `template` has a place for `beyond` or `short of`, and one for the wanted size."""
+    label = template.format("beyond" if got >= wanted else "short of", f"{wanted / MIB:.4g}")
+    return LimitCheck(rule, key, label, abs(got - wanted) / MIB, 0.0)
 
 
 def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
-    asked = Property.MEMORY
+    property_ = Property.MEMORY
     if measured.memory_failure:
-        return failed(case, asked, measured.memory_failure)
+        return failed(case, property_, measured.memory_failure)
     if measured.memory is None:
-        return _nothing(case, asked)
+        return _nothing(case, property_)
     memory, threshold = measured.memory, bar.threshold
-    found = findings(memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device)
-    numbers = _bytes(memory) | numbers_of(found)
-    wrong = [finding for finding in found if finding.violated]
+    checks = findings(memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device)
+    numbers = _bytes(memory) | numbers_of(checks)
+    wrong = [finding for finding in checks if finding.violated]
     if wrong:
         # What was not measured right says nothing of the other limits.
         impossible = [finding for finding in wrong if finding.rule == "M3"]
@@ -111,24 +111,24 @@ def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         where = f"look into {memory.snapshot}" if memory.snapshot else "its measurements file has every number"
         outcome = Outcome.ERROR if impossible else Outcome.OVER_MEMORY
-        return verdict_on(case, asked, outcome, f"{case.id}: {most}{more} ({where})", numbers)
+        return verdict_on(case, property_, outcome, f"{case.id}: {most}{more} ({where})", numbers)
     ours, eagers, least = (
         mebibytes(size) for size in (memory.candidate.peak, memory.eager.peak, memory.candidate.least)
     )
-    told = f"peak {ours} beside eager's {eagers}, least {least}; {len(found)} limits hold"
-    return verdict_on(case, asked, Outcome.PASS, told, numbers)
+    message = f"peak {ours} beside eager's {eagers}, least {least}; {len(checks)} limits hold"
+    return verdict_on(case, property_, Outcome.PASS, message, numbers)
 
 
 def _bytes(memory: Memory) -> dict[str, float]:
     """Return what both sides held in bytes, and the candidate's peak over eager's and over the least possible."""
-    found = {
+    sizes = {
         f"{side}.{name}": float(value)
         for side, held in (("candidate", memory.candidate), ("eager", memory.eager))
         for name, value in vars(held).items()
         if value is not None
     }
     if memory.eager.peak:
-        found["memory_ratio"] = memory.candidate.peak / memory.eager.peak
+        sizes["memory_ratio"] = memory.candidate.peak / memory.eager.peak
     if memory.candidate.least:
-        found["memory_overhead"] = memory.candidate.peak / memory.candidate.least - 1
-    return found
+        sizes["memory_overhead"] = memory.candidate.peak / memory.candidate.least - 1
+    return sizes

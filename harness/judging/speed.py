@@ -27,7 +27,7 @@ PRECISE = 0.01
 """Half width at which an interval needs no more pairs, decided or not."""
 
 
-class Told(StrEnum):
+class Answer(StrEnum):
     """Relation of an interval to a limit."""
 
     MET = "met"
@@ -42,7 +42,7 @@ class Aim:
     limit: float
     at_least: bool = True
 
-    def told(self, interval: Interval) -> Told:
+    def answer(self, interval: Interval) -> Answer:
         """Return how an interval relates to the limit.
 
         MET: the whole interval is within the limit, with an allowance of MET_BEYOND of it. MISSED: all of it lies
@@ -52,8 +52,8 @@ class Aim:
         if not self.at_least:
             low, high, limit = 1 / high, 1 / low if low else math.inf, 1 / limit  # pairs may bound nothing yet
         if low >= limit * (1 - MET_BEYOND):
-            return Told.MET
-        return Told.MISSED if high < limit * (1 - MISSED_BEYOND) else Told.OPEN
+            return Answer.MET
+        return Answer.MISSED if high < limit * (1 - MISSED_BEYOND) else Answer.OPEN
 
 
 CLEARLY_FASTER = Aim(1 / (1 - MET_BEYOND))
@@ -70,8 +70,8 @@ class Aims:
 
     def met(self, interval: Interval) -> bool:
         """Return whether an interval answers all questions."""
-        known = self.recorded is None or speed_change(self.recorded, interval) is not Change.UNDECIDED
-        return known and all(aim.told(interval) is not Told.OPEN for aim in self.limits)
+        decided = self.recorded is None or speed_change(self.recorded, interval) is not Change.UNDECIDED
+        return decided and all(aim.answer(interval) is not Answer.OPEN for aim in self.limits)
 
 
 def settled(pairs: Sequence[Pair], aims: Aims, *, block: int = 1) -> str:
@@ -95,25 +95,25 @@ def enough(pairs: int, kept: int, *, looks: Sequence[int], late: bool) -> str:
 
 
 def _speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
-    asked = Property.SPEED
-    early = _unusable(case, asked, measured)
+    property_ = Property.SPEED
+    early = _unusable(case, property_, measured)
     if early or measured.speed is None:
-        return early or _nothing(case, asked)
+        return early or _nothing(case, property_)
     speed, aims = measured.speed, aims_of(bar.threshold)
     interval = speedup(speed)
     limits = {f"speedup.{name}": aim.limit for name, aim in aims.items()}
     numbers = {**_numbers(speed, interval), **_rates(case, measured), **limits}
-    what = f"speed over eager's is {interval}"
-    bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.told(interval) for name, aim in aims.items()}
-    for bound in (bound for bound, told in bounds.items() if told is Told.MISSED):
+    sentence = f"speed over eager's is {interval}"
+    bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.answer(interval) for name, aim in aims.items()}
+    for bound in (bound for bound, answer in bounds.items() if answer is Answer.MISSED):
         why = f"{bound}, since {bar.threshold.reason} (its measurements file has all pairs)"
-        return verdict_on(case, asked, Outcome.SLOW, f"{case.id}: {what}, but should be {why}", numbers)
-    for bound in (bound for bound, told in bounds.items() if told is Told.OPEN):
+        return verdict_on(case, property_, Outcome.SLOW, f"{case.id}: {sentence}, but should be {why}", numbers)
+    for bound in (bound for bound, answer in bounds.items() if answer is Answer.OPEN):
         todo = MORE_TIME if speed.stopped == "seconds" else QUIETER
-        message = f"{case.id}: {what}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
-        return verdict_on(case, asked, Outcome.INCONCLUSIVE, message, numbers)
+        message = f"{case.id}: {sentence}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
+        return verdict_on(case, property_, Outcome.INCONCLUSIVE, message, numbers)
     held = f"should be {' and '.join(bounds)}" if bounds else "no limit is set"
-    return verdict_on(case, asked, Outcome.PASS, f"{what}, {held}; {_spent(speed)}", numbers)
+    return verdict_on(case, property_, Outcome.PASS, f"{sentence}, {held}; {_spent(speed)}", numbers)
 
 
 def aims_of(threshold: Threshold) -> dict[str, Aim]:

@@ -34,36 +34,38 @@ class Bar:
     """Reason why there is no baseline."""
 
 
-def _unusable(case: Case, asked: Property, measured: Measurements) -> Verdict | None:
+def _unusable(case: Case, property_: Property, measured: Measurements) -> Verdict | None:
     """Return the verdict on times that cannot be judged; None if they can."""
     if measured.speed_failure:
-        return failed(case, asked, measured.speed_failure)
+        return failed(case, property_, measured.speed_failure)
     speed = measured.speed
     if speed is None:
         return None
     if speed.eager_differing:
-        what = f"timed runs of eager with other tokens than its own before are {speed.eager_differing}"
-        message = f"{case.id}: {what}, but should be 0 (nothing can be compared with it)"
-        return verdict_on(case, asked, Outcome.BASELINE_UNTRUSTED, message)
+        sentence = f"timed runs of eager with other tokens than its own before are {speed.eager_differing}"
+        message = f"{case.id}: {sentence}, but should be 0 (nothing can be compared with it)"
+        return verdict_on(case, property_, Outcome.BASELINE_UNTRUSTED, message)
     if speed.differing:
-        what = f"timed runs with other tokens than the verified one are {speed.differing}, but should be 0"
-        message = f"{case.id}: {what} (what was timed is not what was compared)"
-        return verdict_on(case, asked, Outcome.MISMATCH, message)
+        sentence = f"timed runs with other tokens than the verified one are {speed.differing}, but should be 0"
+        message = f"{case.id}: {sentence} (what was timed is not what was compared)"
+        return verdict_on(case, property_, Outcome.MISMATCH, message)
     if speed.kernels != speed.verified_kernels:
         ours, theirs = (", ".join(names) or "none" for names in (speed.kernels, speed.verified_kernels))
         message = f"{case.id}: kernels in the timed session are {ours}, but should be {theirs} (as in the verified run)"
-        return verdict_on(case, asked, Outcome.NOT_ENGAGED, message)
+        return verdict_on(case, property_, Outcome.NOT_ENGAGED, message)
     if why := unfit(speed):
-        return verdict_on(case, asked, Outcome.INCONCLUSIVE, f"{case.id}: {why}")
-    return _impossible(case, asked, _rates(case, measured))
+        return verdict_on(case, property_, Outcome.INCONCLUSIVE, f"{case.id}: {why}")
+    return _impossible(case, property_, _rates(case, measured))
 
 
-def _impossible(case: Case, asked: Property, rates: Mapping[str, float]) -> Verdict | None:
+def _impossible(case: Case, property_: Property, rates: Mapping[str, float]) -> Verdict | None:
     for name, share in rates.items():
         if share > IMPOSSIBLE:
-            what = f"{name.upper()} is {share:.3g} of the measured peak, but should be at most {IMPOSSIBLE:g}"
-            message = f"{case.id}: {what} (the measurement is wrong: was every run waited for, and did none end early?)"
-            return verdict_on(case, asked, Outcome.ERROR, message, {name: share, f"{name}.limit": IMPOSSIBLE})
+            sentence = f"{name.upper()} is {share:.3g} of the measured peak, but should be at most {IMPOSSIBLE:g}"
+            message = (
+                f"{case.id}: {sentence} (the measurement is wrong: was every run waited for, and did none end early?)"
+            )
+            return verdict_on(case, property_, Outcome.ERROR, message, {name: share, f"{name}.limit": IMPOSSIBLE})
     return None
 
 
@@ -76,13 +78,15 @@ def _rates(case: Case, measured: Measurements) -> dict[str, float]:
     if "first_seconds" not in times:
         return {}
     # A run whose tokens all come at once with the first did not do its work, and must show as impossible.
-    found = {"mbu": mbu(speed.work, max(times["token_seconds"], 1e-12), peaks)}
+    rates = {"mbu": mbu(speed.work, max(times["token_seconds"], 1e-12), peaks)}
     prefill = mfu(speed.work, times["first_seconds"], peaks, dtype=case.dtype)
-    return found if prefill is None else found | {"mfu": prefill}
+    return rates if prefill is None else rates | {"mfu": prefill}
 
 
-def _nothing(case: Case, asked: Property) -> Verdict:
-    return verdict_on(case, asked, Outcome.ERROR, f"{case.id}: the record holds no {asked} (run the case again)")
+def _nothing(case: Case, property_: Property) -> Verdict:
+    return verdict_on(
+        case, property_, Outcome.ERROR, f"{case.id}: the record holds no {property_} (run the case again)"
+    )
 
 
 def speedup(speed: Speed) -> Interval:
@@ -119,18 +123,18 @@ def ratios_of(speed: Speed) -> dict[str, float]:
     """
     kept = speed.kept
     seconds = median(pair.candidate.seconds for pair in kept)
-    found = {"seconds": seconds, "tokens_per_second": speed.rows * speed.new_tokens / seconds}
+    medians = {"seconds": seconds, "tokens_per_second": speed.rows * speed.new_tokens / seconds}
     firsts = [(pair.candidate.first, pair.eager.first) for pair in kept]
     if all(ours is not None and theirs is not None for ours, theirs in firsts):
         steps = speed.new_tokens - 1
-        found["first_seconds"] = median(_first(pair.candidate) for pair in kept)
-        found["first_speedup"] = median(_first(pair.eager) / _first(pair.candidate) for pair in kept)
-        found["token_seconds"] = median(_rest(pair.candidate) / steps for pair in kept)
-        found["token_speedup"] = median(_rest(pair.eager) / max(_rest(pair.candidate), 1e-12) for pair in kept)
+        medians["first_seconds"] = median(_first(pair.candidate) for pair in kept)
+        medians["first_speedup"] = median(_first(pair.eager) / _first(pair.candidate) for pair in kept)
+        medians["token_seconds"] = median(_rest(pair.candidate) / steps for pair in kept)
+        medians["token_speedup"] = median(_rest(pair.eager) / max(_rest(pair.candidate), 1e-12) for pair in kept)
     on_device = [pair.candidate.device_seconds for pair in kept if pair.candidate.device_seconds]
     if on_device:
-        found["host_over_device"] = seconds / median(on_device)
-    return found
+        medians["host_over_device"] = seconds / median(on_device)
+    return medians
 
 
 def _first(sample: Sample) -> float:

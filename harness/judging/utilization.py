@@ -11,24 +11,24 @@ from harness.records.run import Verdict
 
 
 def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
-    asked = Property.UTILIZATION
-    early = _unusable(case, asked, measured)
+    property_ = Property.UTILIZATION
+    early = _unusable(case, property_, measured)
     if early is None and measured.peaks_failure:
-        early = failed(case, asked, measured.peaks_failure)
+        early = failed(case, property_, measured.peaks_failure)
     if early or measured.speed is None or measured.peaks is None:
-        return early or _nothing(case, asked)
+        return early or _nothing(case, property_)
     rates, least = _rates(case, measured), bar.threshold.mbu_min
     if not rates:
-        return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {_unseen(measured.speed)}")
+        return verdict_on(case, property_, Outcome.UNSUPPORTED, f"{case.id}: {_unseen(measured.speed)}")
     numbers = rates if least is None else {**rates, "mbu.at_least": least}
     if least is not None and rates["mbu"] < least:
         message = f"{case.id}: MBU of decode is {rates['mbu']:.3g}, but should be at least {least:g}, since "
         message += (
             f"{bar.threshold.reason} (launches or synchronisations between kernels cost the rest: profile a step)"
         )
-        return verdict_on(case, asked, Outcome.SLOW, message, numbers)
-    told = ", ".join(f"{name.upper()} {share:.3g}" for name, share in rates.items())
-    return verdict_on(case, asked, Outcome.PASS, f"{told} of this machine's measured peaks", numbers)
+        return verdict_on(case, property_, Outcome.SLOW, message, numbers)
+    shares = ", ".join(f"{name.upper()} {share:.3g}" for name, share in rates.items())
+    return verdict_on(case, property_, Outcome.PASS, f"{shares} of this machine's measured peaks", numbers)
 
 
 def _unseen(speed: Speed) -> str:

@@ -9,14 +9,14 @@ from harness.records.evidence import Case, Failure
 from harness.records.run import Verdict
 
 
-def unsupported(case: Case, asked: Property, reason: str) -> Verdict:
+def unsupported(case: Case, property_: Property, reason: str) -> Verdict:
     """Return the verdict on a case that cannot run here. `reason` is the need that is unmet."""
-    return verdict_on(case, asked, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
+    return verdict_on(case, property_, Outcome.UNSUPPORTED, f"{case.id}: {reason}")
 
 
-def failed(case: Case, asked: Property, failure: Failure) -> Verdict:
+def failed(case: Case, property_: Property, failure: Failure) -> Verdict:
     """Return the verdict on a case without a result."""
-    return verdict_on(case, asked, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
+    return verdict_on(case, property_, failure.outcome, f"{case.id}: {failure.message}{_look(failure)}")
 
 
 def _look(failure: Failure) -> str:
@@ -26,12 +26,12 @@ def _look(failure: Failure) -> str:
 
 
 def verdict_on(
-    case: Case, asked: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
+    case: Case, property_: Property, outcome: Outcome, message: str, numbers: Mapping[str, float] | None = None
 ) -> Verdict:
     """Return a verdict with the case's own facts."""
     return Verdict(
         case=case.id,
-        property=asked,
+        property=property_,
         outcome=outcome,
         message=message,
         numbers=numbers or {},

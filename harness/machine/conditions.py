@@ -67,7 +67,7 @@ class Conditions:
             return f"throttled: {', '.join(causes)}"
         return "foreign process" if foreign > 0 else ""
 
-    def told(self) -> dict[str, str]:
+    def facts(self) -> dict[str, str]:
         """Return the facts worth recording about the session up to now."""
         facts = {
             "threads": str(torch.get_num_threads()),
@@ -79,7 +79,7 @@ class Conditions:
             "cpu_throttling": "watched" if self._files else "is not watched: no control group counts it",
         }
         if self._gpu:
-            facts |= {"gpu_throttling": "watched", "power_capped": self._capped(), **self._gpu.told()}
+            facts |= {"gpu_throttling": "watched", "power_capped": self._capped(), **self._gpu.facts()}
         elif self._unwatched:
             facts["gpu_throttling"] = f"is not watched: {self._unwatched}"
         return facts

@@ -34,7 +34,7 @@ class Examined:
     foreign: int
     """Number of other processes that computed on the device."""
     told: Mapping[str, str]
-    """Facts about the session, from `Conditions.told`."""
+    """Facts about the session, from `Conditions.facts`."""
     peaks: Peaks | None
     """Peak rates; None if they were not requested."""
 
@@ -58,8 +58,8 @@ class HealthCheck:
 
 def health(examined: Examined, *, load: float, cores: int) -> tuple[HealthCheck, ...]:
     """Return the findings, first those that are not well. `load` is the average of the minute before any run."""
-    found = [*_host(examined, load=load, cores=cores), *_device(examined)]
-    return tuple(sorted(found, key=lambda finding: finding.well))
+    checks = [*_host(examined, load=load, cores=cores), *_device(examined)]
+    return tuple(sorted(checks, key=lambda finding: finding.well))
 
 
 def _host(examined: Examined, *, load: float, cores: int) -> Iterator[HealthCheck]:
@@ -73,7 +73,7 @@ def _host(examined: Examined, *, load: float, cores: int) -> Iterator[HealthChec
     taken = stolen.endswith("%") and float(stolen.rstrip("%")) > STOLEN * 100
     todo = "the host gives the processors to other machines: measure when it is quieter, or on one of your own"
     yield HealthCheck("stolen time", stolen.replace("%", " %"), todo if taken else "")
-    yield from (HealthCheck(what, examined.told[name]) for name, what in FACTS.items() if name in examined.told)
+    yield from (HealthCheck(label, examined.told[name]) for name, label in FACTS.items() if name in examined.told)
 
 
 def _device(examined: Examined) -> Iterator[HealthCheck]:

@@ -36,7 +36,7 @@ def read_ticks(root: Path = ROOT) -> Ticks | None:
 
 def throttle_files(root: Path = ROOT) -> tuple[Path, ...]:
     """Return the `cpu.stat` files that count throttling of this process's control group and of those above it."""
-    found = []
+    files = []
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)  # `0::/path` in version 2, `3:cpu,cpuacct:/path` in version 1
         base = root / "sys/fs/cgroup"
@@ -46,8 +46,8 @@ def throttle_files(root: Path = ROOT) -> tuple[Path, ...]:
             own = mount / path.strip("/")
             # In a container the path is often the host's, and the group itself is mounted at the top.
             groups = [own, *(parent for parent in own.parents if parent.is_relative_to(mount))]
-            found += [group / "cpu.stat" for group in groups]
-    return tuple(file for file in dict.fromkeys(found) if "nr_throttled" in _text(file))
+            files += [group / "cpu.stat" for group in groups]
+    return tuple(file for file in dict.fromkeys(files) if "nr_throttled" in _text(file))
 
 
 def times_throttled(files: tuple[Path, ...]) -> int:
@@ -66,8 +66,8 @@ def processors_granted(root: Path = ROOT) -> float:
 def available_memory(root: Path = ROOT) -> int:
     """Return the bytes of memory that this process can still take; 0 if the system does not say. Limits are what the
     machine has available, and its control groups of version 2."""
-    told = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
-    free = [int(told[1]) * 2**10] if told else [0]
+    match = re.search(r"^MemAvailable:\s+(\d+) kB$", _text(root / "proc/meminfo"), re.MULTILINE)
+    free = [int(match[1]) * 2**10] if match else [0]
     for group in (file.parent for file in throttle_files(root)):
         most, used = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
         if most.isdecimal() and used.isdecimal():

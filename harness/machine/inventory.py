@@ -66,8 +66,8 @@ def take_inventory() -> Inventory:
         import torch
     except (ImportError, OSError) as error:
         raise HarnessError(f"torch {packages.get('torch')}: cannot be imported: {error} (reinstall torch)") from error
-    found = torch.accelerator.current_accelerator(check_available=True)
-    devices = {found.type: torch.accelerator.device_count()} if found else {}
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    devices = {accelerator.type: torch.accelerator.device_count()} if accelerator else {}
     return Inventory(
         devices={**devices, "cpu": 1},
         why_no_cuda="" if "cuda" in devices else _why_no_cuda(packages["torch"], torch.version),
@@ -170,10 +170,10 @@ def is_simulated(accelerators: str) -> bool:
     return any(name.strip().lower().startswith(SIMULATED) for name in accelerators.split(","))
 
 
-def refuse_simulated(accelerators: str, what: str) -> None:
-    """Raise HarnessError if `what` would keep figures of a simulated device."""
+def refuse_simulated(accelerators: str, label: str) -> None:
+    """Raise HarnessError if a device is simulated. `label` names what would keep figures of it."""
     if is_simulated(accelerators):
         raise HarnessError(
-            f"{what}: the device is {accelerators}, but should be a real one (nothing measured on a simulated device "
+            f"{label}: the device is {accelerators}, but should be a real one (nothing measured on a simulated device "
             "is a figure of hardware)"
         )

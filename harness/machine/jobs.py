@@ -43,9 +43,9 @@ def threads_of_small(*, processors: int = 0) -> int:
 
 
 @cache  # asked again for every case and worker
-def is_small(recipe: ModelRecipe) -> bool:
+def is_small(model: ModelRecipe) -> bool:
     """Return whether cases of a model may run at the same time: it lies in a folder, and is small in any format."""
-    if not isinstance(recipe.source, Folder):
+    if not isinstance(model.source, Folder):
         return False
-    files = (file for file in Path(recipe.source.path).rglob("*") if file.is_file())
+    files = (file for file in Path(model.source.path).rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files) <= LARGEST_FOLDER

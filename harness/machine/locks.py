@@ -69,10 +69,10 @@ def devices_held(
     devices: Iterable[str],
     *,
     alone: bool,
-    told: Callable[[str], None] = _to_standard_error,
+    notify: Callable[[str], None] = _to_standard_error,
     patience: Patience = PATIENT,
 ) -> Iterator[None]:
-    """Hold the locks of devices, `alone` or shared. While others hold them otherwise, it waits, and says so by `told`.
+    """Hold the locks of devices, `alone` or shared. While others hold them otherwise, it waits, and `notify` says so.
 
     Raises HarnessError if the `patience` ends, or if the folder for temporary files refuses.
     """
@@ -82,8 +82,8 @@ def devices_held(
             door, descriptor = _open(lock_file(f"{device}.door")), _open(lock_file(device))
             held.callback(os.close, descriptor)
             try:
-                _take(door, device, alone=True, told=told, patience=patience)
-                _take(descriptor, device, alone=alone, told=told, patience=patience)
+                _take(door, device, alone=True, notify=notify, patience=patience)
+                _take(descriptor, device, alone=alone, notify=notify, patience=patience)
             finally:
                 os.close(door)
         yield
@@ -106,7 +106,7 @@ def _open(path: Path) -> int:
     return descriptor
 
 
-def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], None], patience: Patience) -> None:
+def _take(descriptor: int, device: str, *, alone: bool, notify: Callable[[str], None], patience: Patience) -> None:
     end = time.monotonic() + patience.seconds
     waiting = False
     while True:
@@ -119,7 +119,7 @@ def _take(descriptor: int, device: str, *, alone: bool, told: Callable[[str], No
                 "end it, and ask again: pytest goes on with --resume)"
             )
         if not waiting and time.monotonic() > end - patience.seconds + patience.quiet:
-            told(f"waiting for {device}, which another session holds")
+            notify(f"waiting for {device}, which another session holds")
             waiting = True
         patience.looked()
         time.sleep(LOOK)

@@ -63,16 +63,16 @@ class Watched:
             return None
         return int(answers[0].value.ullVal)
 
-    def _ask(self, what: str, query: Callable[[], Any]) -> Any:
+    def _ask(self, reading: str, query: Callable[[], Any]) -> Any:
         try:
             return query()
         except self._nvml.NVMLError as error:
-            self.untold[what] = first_line(error)
+            self.untold[reading] = first_line(error)
             return None
 
     def _processes(self) -> int | None:
-        found = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
-        return None if found is None else len(found)
+        processes = self._ask("processes", lambda: self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        return None if processes is None else len(processes)
 
 
 class Gpu(Watched):
@@ -91,7 +91,7 @@ class Gpu(Watched):
         throttled = {cause: time for cause, name in CAUSES.items() if (time := times[name]) is not None}
         return GpuReading(throttled, times[POWER_CAP], self._clock(), self._processes())
 
-    def told(self) -> dict[str, str]:
+    def facts(self) -> dict[str, str]:
         """Return the facts about the GPU's state that are recorded."""
         nvml, handle = self._nvml, self._handle
         clock = self._clock()
@@ -101,7 +101,7 @@ class Gpu(Watched):
             "sm_clock": clock and f"{clock} of {self.full_clock} MHz",
             "temperature": heat and f"{heat} °C",
             "power_limit": power and f"{power / 1000:g} W",
-            "nvml_untold": ", ".join(f"{what} ({why})" for what, why in self.untold.items()),
+            "nvml_untold": ", ".join(f"{reading} ({why})" for reading, why in self.untold.items()),
         }
         return {name: fact for name, fact in facts.items() if fact}
 
@@ -111,8 +111,8 @@ class Gpu(Watched):
 
 def find_gpu(uuid: str, *, nvml: Any = None) -> tuple[Gpu | None, str]:
     """Return (the GPU with the UUID that torch reports, why there is none). `nvml` replaces the module `pynvml`."""
-    found, why = find_handle(uuid, nvml=nvml)
-    return (Gpu(*found) if found else None), why
+    handle, why = find_handle(uuid, nvml=nvml)
+    return (Gpu(*handle) if handle else None), why
 
 
 def find_handle(uuid: str, *, nvml: Any = None) -> tuple[tuple[Any, Any] | None, str]:

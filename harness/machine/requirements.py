@@ -82,10 +82,10 @@ class Devices(Need):
     marker: ClassVar[str | None] = "multi_gpu"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        found = inventory.devices.get(device, 0)
-        if device == "cpu" or found >= self.count:
+        available = inventory.devices.get(device, 0)
+        if device == "cpu" or available >= self.count:
             return None
-        return f"needs {self.count} {device} devices: there are {found}"
+        return f"needs {self.count} {device} devices: there are {available}"
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ class Release(Need):
     """Effect of an older release, as the end of a clause."""
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        found = inventory.packages.get(self.distribution, "0")
-        if SpecifierSet(f">={self.at_least}").contains(found, prereleases=True):
+        version = inventory.packages.get(self.distribution, "0")
+        if SpecifierSet(f">={self.at_least}").contains(version, prereleases=True):
             return None
-        return f"needs {self.distribution} {self.at_least}: {found} {self.otherwise}"
+        return f"needs {self.distribution} {self.at_least}: {version} {self.otherwise}"
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,8 @@ class Kernels(Need):
         version = inventory.packages.get("kernels")
         if version and SpecifierSet(accepted).contains(version, prereleases=True):
             return None
-        found = f"kernels {version} is installed" if version else "kernels is not installed"
-        return f"needs kernels {accepted} for transformers {inventory.packages['transformers']}: {found}"
+        state = f"kernels {version} is installed" if version else "kernels is not installed"
+        return f"needs kernels {accepted} for transformers {inventory.packages['transformers']}: {state}"
 
 
 @dataclass(frozen=True)

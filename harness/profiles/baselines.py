@@ -129,18 +129,18 @@ def write_files(files: Mapping[Technique, BaselineFile], folder: Path) -> dict[T
     return paths
 
 
-def unused(baselines: Baselines, known: Collection[str]) -> list[str]:
-    """Return a line for each recorded case that no path, model or workload gives any more. `known` are all ids."""
+def unused(baselines: Baselines, case_ids: Collection[str]) -> list[str]:
+    """Return a line for each recorded case that no path, model or workload gives any more. `case_ids` are all ids."""
     return [
         f"{baselines.profile.folder / technique}.json: {case} is recorded, but no path, model or workload gives it any "
         "more (harness baseline prune)"
-        for technique, case in _orphans(baselines, known)
+        for technique, case in _orphans(baselines, case_ids)
     ]
 
 
-def prune(baselines: Baselines, known: Collection[str]) -> list[str]:
+def prune(baselines: Baselines, case_ids: Collection[str]) -> list[str]:
     """Remove the entries that `unused` reports from the files. Return their cases."""
-    gone = [case for _, case in _orphans(baselines, known)]
+    gone = [case for _, case in _orphans(baselines, case_ids)]
     touched = {
         technique: replace(file, cases={case: entry for case, entry in file.cases.items() if case not in gone})
         for technique, file in baselines.files.items()
@@ -183,9 +183,9 @@ def _sound(path: Path, profile: Profile) -> BaselineFile:
     return file
 
 
-def _orphans(baselines: Baselines, known: Collection[str]) -> Iterator[tuple[Technique, str]]:
+def _orphans(baselines: Baselines, case_ids: Collection[str]) -> Iterator[tuple[Technique, str]]:
     for technique, file in baselines.files.items():
-        yield from ((technique, case) for case in file.cases if case not in known)
+        yield from ((technique, case) for case in file.cases if case not in case_ids)
 
 
 def _remove(path: Path) -> None:

@@ -110,14 +110,16 @@ class Skip:
         return " ".join((str(self.outcome), self.path, *named))
 
 
-def forgiven(verdict: Verdict, known: tuple[KnownFailure, ...], *, on: str) -> Verdict:
+def forgiven(verdict: Verdict, known_failures: tuple[KnownFailure, ...], *, on: str) -> Verdict:
     """Return the verdict, as a KNOWN_FAILURE if an entry for its outcome has not expired by `on` (ISO 8601). The
     message of a verdict whose entry has expired says so."""
-    for entry in known:
+    for entry in known_failures:
         if verdict.outcome is entry.outcome and entry.covers(verdict):
             if entry.expired(on):
-                told = f"{verdict.message}; its entry in known_failures.toml expired {entry.expires}"
-                return replace(verdict, message=told)
-            told = f"{verdict.message}; known until {entry.expires} as {entry.outcome}: {entry.reason} ({entry.issue})"
-            return replace(verdict, outcome=Outcome.KNOWN_FAILURE, message=told, forgiven=verdict.outcome)
+                message = f"{verdict.message}; its entry in known_failures.toml expired {entry.expires}"
+                return replace(verdict, message=message)
+            message = (
+                f"{verdict.message}; known until {entry.expires} as {entry.outcome}: {entry.reason} ({entry.issue})"
+            )
+            return replace(verdict, outcome=Outcome.KNOWN_FAILURE, message=message, forgiven=verdict.outcome)
     return verdict

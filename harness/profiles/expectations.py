@@ -42,8 +42,8 @@ class Standard:
         """Return (the record of a case for this hardware, the reason why there is none)."""
         if self.baselines is None:
             return None, "no profile matches this machine, so that nothing is recorded on it"
-        found = self.baselines.find(case, technique, environment=self.environment)
-        return (None, found) if isinstance(found, str) else (found, "")
+        record = self.baselines.find(case, technique, environment=self.environment)
+        return (None, record) if isinstance(record, str) else (record, "")
 
 
 def sound_profiles(root: Path) -> tuple[Profile, ...]:

@@ -52,8 +52,8 @@ def refuse_survivors(limits: Limits, results: Path) -> None:
             f"{results}: is missing, so that no limit may be loosened, but {deviations(limits)} is asked for (record "
             "the fault catalogue's results)"
         )
-    if found := survivors(faults, limits):
-        raise HarnessError(f"{found[0]}{f', and {len(found) - 1} more' if len(found) > 1 else ''}")
+    if surviving := survivors(faults, limits):
+        raise HarnessError(f"{surviving[0]}{f', and {len(surviving) - 1} more' if len(surviving) > 1 else ''}")
 
 
 def _fault(plain: Any, where: str) -> RecordedFault | None:
@@ -119,7 +119,9 @@ class Survivor:
 def survivors(faults: Iterable[RecordedFault], limits: Limits) -> list[Survivor]:
     """Return the faults that numbers caught under the table's limits, and that would pass all of them under `limits`.
     Raises HarnessError if a fault was recorded under other limits than the table's, or without any limit."""
-    return [found for fault in faults if fault.outcome is Outcome.MISMATCH and (found := _survivor(fault, limits))]
+    return [
+        survivor for fault in faults if fault.outcome is Outcome.MISMATCH and (survivor := _survivor(fault, limits))
+    ]
 
 
 def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:

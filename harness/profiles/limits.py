@@ -145,8 +145,8 @@ class Calibrated:
             )
 
 
-def limits_of(found: Mapping[str, Calibrated]) -> Limits:
-    return Limits(**{name: limit.value for name, limit in found.items()})
+def limits_of(calibrated: Mapping[str, Calibrated]) -> Limits:
+    return Limits(**{name: limit.value for name, limit in calibrated.items()})
 
 
 def allowed(table: float, q95: float) -> float:

@@ -85,7 +85,11 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
     for verdict in passed:
         evidence = read_record(Evidence, folder / "evidence" / f"{verdict.case}.json")
         rho = {key: value for key, value in verdict.numbers.items() if key.endswith(".rho")}
-        schemes = {rung.dtype: rung.scheme.quality.divergence for rung in evidence.rungs if rung.scheme}
+        schemes = {
+            precision_run.dtype: precision_run.scheme.quality.divergence
+            for precision_run in evidence.rungs
+            if precision_run.scheme
+        }
         if rho or schemes:
             cases[verdict.case] = StoredNumerics(verdict.path, evidence.budget, rho, schemes)
     return Numerics(SCHEMA, conditions_of(run.environment), cases), run.profile
@@ -97,8 +101,8 @@ def store_numerics(fresh: Numerics, folder: Path) -> Numerics:
     Raises HarnessError if more bits cost more than fewer of the same backend.
     """
     kept = read_numerics(folder)
-    known = kept.cases if kept and kept.conditions == fresh.conditions else {}
-    whole = Numerics(SCHEMA, fresh.conditions, {**known, **fresh.cases})
+    earlier = kept.cases if kept and kept.conditions == fresh.conditions else {}
+    whole = Numerics(SCHEMA, fresh.conditions, {**earlier, **fresh.cases})
     for line in disordered(whole.cases):
         raise HarnessError(f"{line} (nothing was stored)")
     write_record(folder / FILE, whole)

@@ -68,13 +68,13 @@ class Calibration:
     """Calibrated limits by name; all others are the table's."""
 
     def __post_init__(self) -> None:
-        known = vars(LIMITS)
+        table = vars(LIMITS)
         for name, limit in self.values.items():
-            if name not in known:
-                raise ValueError(f"limit {name} is unknown, but should be one of {', '.join(known)}")
-            if limit.table != known[name]:
+            if name not in table:
+                raise ValueError(f"limit {name} is unknown, but should be one of {', '.join(table)}")
+            if limit.table != table[name]:
                 raise ValueError(
-                    f"limit {name} was calibrated over {limit.table:g}, but the table says {known[name]:g}"
+                    f"limit {name} was calibrated over {limit.table:g}, but the table says {table[name]:g}"
                 )
         limits_of(self.values)  # refuses what is out of its range
 
@@ -149,8 +149,8 @@ def read_profiles(folder: Path) -> tuple[Profile, ...]:
 def read_profile(path: Path) -> Profile:
     """Read the profile in a file, with the known failures in its folder. Raises CorruptRecord that names the place."""
     contents = _read(Contents, path)
-    beside = path.parent / KNOWN_FAILURES
-    known = _read(KnownFailures, beside) if beside.exists() else KnownFailures()
+    failures_file = path.parent / KNOWN_FAILURES
+    failures = _read(KnownFailures, failures_file) if failures_file.exists() else KnownFailures()
     return Profile(
         path.parent.name,
         path.parent,
@@ -159,7 +159,7 @@ def read_profile(path: Path) -> Profile:
         contents.thresholds,
         contents.disclaimers,
         contents.skips,
-        known.known_failures,
+        failures.known_failures,
     )
 
 

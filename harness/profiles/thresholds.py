@@ -63,7 +63,9 @@ class Threshold:
         return self.speed_min, self.speed_max, self.memory_max, self.weights_max, self.mbu_min
 
 
-def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = False, claimed: bool = True) -> Threshold:
+def threshold_of(
+    case: Case, thresholds: Iterable[Threshold], *, control: bool = False, claimed: bool = True
+) -> Threshold:
     """Return the most specific threshold: exact name before pattern, longer pattern before shorter, own model before
     all.
 
@@ -71,7 +73,7 @@ def threshold_of(case: Case, known: Iterable[Threshold], *, control: bool = Fals
     overview's claim. A `control` is no optimization, and must not be faster. A path that is not `claimed` to be faster
     need not be.
     """
-    fitting = [each for each in known if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
+    fitting = [each for each in thresholds if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
     fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
     claim = overview(case, control=control, claimed=claimed)
     if not fitting:
@@ -102,10 +104,10 @@ def overview(case: Case, *, control: bool = False, claimed: bool = True) -> Thre
     )
 
 
-def unsound(known: Iterable[Threshold]) -> str:
+def unsound(thresholds: Iterable[Threshold]) -> str:
     """Return a clause on the first threshold that limits nothing or occurs twice; empty if there is none."""
     seen = set()
-    for each in known:
+    for each in thresholds:
         if not any(each.limits):
             return f"threshold of {each.path} on {each.workload} should limit something"
         key = (each.path, each.workload, each.recipe)

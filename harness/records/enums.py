@@ -69,7 +69,7 @@ class Property(StrEnum):
         return self.measured or self is Property.CLAIM
 
 
-CASE_PROPERTIES = tuple(asked for asked in Property if asked is not Property.CLAIM)
+CASE_PROPERTIES = tuple(property_ for property_ in Property if property_ is not Property.CLAIM)
 """Properties that every case is judged by."""
 
 

@@ -297,5 +297,5 @@ class Evidence:
             return
         if not self.rungs:
             raise ValueError(f"{self.case}: evidence without runs must say why there are none")
-        if {rung.dtype for rung in self.rungs} != {trust.dtype for trust in self.trusts}:
+        if {run.dtype for run in self.rungs} != {check.dtype for check in self.trusts}:
             raise ValueError(f"{self.case}: every run needs what is known of eager in its dtype, and nothing else")

@@ -39,11 +39,11 @@ class LimitCheck:
         return f"{self.what} is {self.got:.4g}, but should be {bound} {self.limit:.4g} [{self.rule}]"
 
 
-def numbers_of(found: Iterable[LimitCheck]) -> dict[str, float]:
+def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
     """Return the numbers of findings and their limits, by the names that a verdict gives them."""
     return {
         name: value
-        for finding in found
+        for finding in findings
         for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
     }
 

@@ -65,7 +65,7 @@ def measurements_of(folder: Path) -> dict[str, Measurements]:
 
 
 def _by_case(kind: type[OfCase], folder: Path) -> dict[str, OfCase]:
-    found = {}
+    records = {}
     for path in sorted(folder.glob("*.json")):
         try:
             record = read_record(kind, path)
@@ -73,8 +73,8 @@ def _by_case(kind: type[OfCase], folder: Path) -> dict[str, OfCase]:
             raise CorruptRecord(f"{error} ({RESTORE})") from error
         if record.case != path.stem:
             raise CorruptRecord(f"{path}: holds {record.case}, but should hold {path.stem} (run the case again)")
-        found[record.case] = record
-    return found
+        records[record.case] = record
+    return records
 
 
 def refuse_two_tiers(first: Path, run: Run, other: Path, again: Run) -> None:

@@ -140,8 +140,8 @@ class Probes:
             raise ValueError(f"workload {self.text.name} should hold at least two prompts, all of one length")
 
 
-def _need_plain_name(what: str, name: str) -> None:
+def _need_plain_name(label: str, name: str) -> None:
     if not name or any(char in name for char in "-[]/ \t\n"):
         raise ValueError(
-            f"{what} is named {name!r}, but a name should have no '-', '/', brackets or spaces: ids are joined by '-'"
+            f"{label} is named {name!r}, but a name should have no '-', '/', brackets or spaces: ids are joined by '-'"
         )

@@ -35,7 +35,7 @@ class Ratio:
 
     verdict: Verdict
     path: str
-    beside: str
+    caption: str
     """Words that tell it from other ratios of the path, such as the workload."""
     interval: Interval
     limits: tuple[float, ...]
@@ -48,14 +48,14 @@ class Ratio:
     @property
     def figure(self) -> str:
         """The ratio as text, with its interval if it has one."""
-        known = self.interval.low < self.interval.high
-        return str(self.interval) if known else f"{self.interval.mid:.3g}"
+        has_interval = self.interval.low < self.interval.high
+        return str(self.interval) if has_interval else f"{self.interval.mid:.3g}"
 
     @property
     def places(self) -> list[float]:
         """All that is drawn of it on the axis."""
-        found = (self.interval.low, self.interval.mid, self.interval.high, *self.limits)
-        return [value for value in found if 0 < value < math.inf]
+        values = (self.interval.low, self.interval.mid, self.interval.high, *self.limits)
+        return [value for value in values if 0 < value < math.inf]
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ class Chart:
 
 def ratios(verdicts: Iterable[Verdict], about: Property) -> list[Ratio]:
     """Return all ratios of a property: those of ticks of the overview, then those of cases."""
-    known = [*verdicts]
+    every = [*verdicts]
     ticks = {tick_name(technique, about): technique for technique in TICKS}
-    some = [each for each in known if each.property is about or each.case in ticks]
+    some = [each for each in every if each.property is about or each.case in ticks]
     some = [each for each in some if 0 < each.numbers.get(FIGURE[about], 0) < math.inf]
     some.sort(key=lambda each: each.property is about)  # ticks first, else in the run's order
     varied = [name for name in ("recipe", "workload", "device", "dtype") if len({getattr(e, name) for e in some}) > 1]
@@ -110,23 +110,23 @@ def _ratio(verdict: Verdict, about: Property, varied: Sequence[str], *, tick: bo
     numbers, key = verdict.numbers, FIGURE[about]
     interval = Interval(*(numbers.get(f"{key}{bound}", numbers[key]) for bound in (".low", "", ".high")))
     bounds = tuple(limits(numbers, key).values())
-    told = [*(["claim of the overview"] if tick else []), *(str(getattr(verdict, name)) for name in varied)]
-    return Ratio(verdict, verdict.path or verdict.case, " ".join(filter(None, told)), interval, bounds)
+    parts = [*(["claim of the overview"] if tick else []), *(str(getattr(verdict, name)) for name in varied)]
+    return Ratio(verdict, verdict.path or verdict.case, " ".join(filter(None, parts)), interval, bounds)
 
 
 def chart(verdicts: Iterable[Verdict], about: Property, *, name: str) -> Chart | None:
     """Return the chart of a property, or None if no verdict has such a ratio."""
-    found = ratios(verdicts, about)
-    if not found:
+    drawn = ratios(verdicts, about)
+    if not drawn:
         return None
-    axis = _Axis.of([place for each in found for place in each.places])
+    axis = _Axis.of([place for each in drawn for place in each.places])
     best = -1 if about is Property.SPEED else 1
     bars = {
         technique: [
             axis.bar(each)
             for each in sorted(some, key=lambda each: (not each.verdict.outcome.fails, best * each.interval.mid))
         ]
-        for technique, some in grouped(found, lambda each: each.verdict.technique).items()
+        for technique, some in grouped(drawn, lambda each: each.verdict.technique).items()
     }
     return Chart(name, axis.place(1), axis.ticks, *_parted(bars))
 
@@ -153,9 +153,9 @@ class _Axis:
     @classmethod
     def of(cls, places: Iterable[float]) -> _Axis:
         """Return the axis that holds all places and the ratio 1, with some room at both ends."""
-        known = [1.0, *places]
-        room = max(math.log(max(known) / min(known)) * 0.04, 0.02)
-        return cls(math.log(min(known)) - room, math.log(max(known)) + room)
+        values = [1.0, *places]
+        room = max(math.log(max(values) / min(values)) * 0.04, 0.02)
+        return cls(math.log(min(values)) - room, math.log(max(values)) + room)
 
     def place(self, value: float) -> float:
         """Return the place of a ratio, at the edge if it lies beyond."""
@@ -187,13 +187,13 @@ class _Axis:
 
 def ratio_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     """Return a header and a row per measured case with its speed and memory; empty if nothing was measured."""
-    known = [*verdicts]
+    every = [*verdicts]
     rows: dict[tuple[str, str], dict[Property, str]] = {}
     for about in FIGURE:
-        for each in ratios(known, about):
+        for each in ratios(every, about):
             if each.verdict.property is about:
                 outcome = each.verdict.outcome
-                told = each.figure if outcome is Outcome.PASS else f"{each.figure}: {outcome}"
-                rows.setdefault((each.path, each.verdict.case), {})[about] = told
+                text = each.figure if outcome is Outcome.PASS else f"{each.figure}: {outcome}"
+                rows.setdefault((each.path, each.verdict.case), {})[about] = text
     cells = [[path, case, *(row.get(about, "") for about in FIGURE)] for (path, case), row in rows.items()]
     return [["path", "case", "speed ×", "memory ×"], *cells] if cells else []

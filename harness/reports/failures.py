@@ -38,7 +38,7 @@ class Failed:
     verdict: Verdict
     properties: str
     """Names of the properties."""
-    found: str
+    message: str
     """Text of what was found, without the id of the case."""
     step: str
     """The next step for a person."""
@@ -52,65 +52,67 @@ class Failed:
     @property
     def start(self) -> str:
         """Start of a message that is long enough to be folded; empty for any other."""
-        return f"{self.found[:FOLDED].rstrip()}…" if len(self.found) > FOLDED * 1.5 else ""
+        return f"{self.message[:FOLDED].rstrip()}…" if len(self.message) > FOLDED * 1.5 else ""
 
 
-def failures(verdicts: Iterable[Verdict], *, evidence: Collection[str], told: Sequence[str]) -> list[Failed]:
+def failures(verdicts: Iterable[Verdict], *, evidence: Collection[str], session_options: Sequence[str]) -> list[Failed]:
     """Return failing verdicts by case and message, since what fails a property fails those after it, too.
 
-    `evidence` holds the cases of which the run has evidence; `told` are the options that the session was given.
+    `evidence` holds the cases of which the run has evidence; `session_options` are what the session was given.
     """
     failing = (verdict for verdict in verdicts if verdict.outcome.fails)
-    found = grouped(failing, lambda verdict: (verdict.case, verdict.message))
+    groups = grouped(failing, lambda verdict: (verdict.case, verdict.message))
     return [
         Failed(
             same[0],
             ", ".join(verdict.property for verdict in same),
-            *told_and_next(same[0]),
-            command(same[0], has_evidence=same[0].case in evidence, told=told),
+            *message_and_next(same[0]),
+            command(same[0], has_evidence=same[0].case in evidence, session_options=session_options),
         )
-        for same in found.values()
+        for same in groups.values()
     ]
 
 
-def told_and_next(verdict: Verdict) -> tuple[str, str]:
+def message_and_next(verdict: Verdict) -> tuple[str, str]:
     """Return (what was found, the next step). The message ends with the step in brackets, if it names one.
 
     Of the outcomes in READ_ON the message may be a foreign exception's, so only OWN_STEPS count there. Of all others
     brackets hold a step if their first word is of letters alone: `3, 4`, `2 shared cores` and `fp32` are none.
     """
-    told = verdict.message.removeprefix(f"{verdict.case}: ")
-    found, step = _parted(told)
+    message = verdict.message.removeprefix(f"{verdict.case}: ")
+    finding, step = _parted(message)
     if verdict.outcome in READ_ON:
         is_step = step.startswith(OWN_STEPS)
     else:
         is_step = re.match(r"[^\W\d_]+(?!\w)", step) is not None
-    return (found, step) if is_step else (told, READ_ON.get(verdict.outcome, AGAIN))
+    return (finding, step) if is_step else (message, READ_ON.get(verdict.outcome, AGAIN))
 
 
-def _parted(told: str) -> tuple[str, str]:
+def _parted(text: str) -> tuple[str, str]:
     """Return (text before the last brackets, text in them), which may hold further ones. The second may be empty."""
-    if not told.endswith(")"):
-        return told, ""
+    if not text.endswith(")"):
+        return text, ""
     depth = 0
-    for place in range(len(told) - 1, -1, -1):
-        depth += {")": 1, "(": -1}.get(told[place], 0)
+    for place in range(len(text) - 1, -1, -1):
+        depth += {")": 1, "(": -1}.get(text[place], 0)
         if depth == 0:
-            before = told[:place].rstrip()
-            return (before, told[place + 1 : -1]) if before and told[place - 1] == " " else (told, "")
-    return told, ""
+            before = text[:place].rstrip()
+            return (before, text[place + 1 : -1]) if before and text[place - 1] == " " else (text, "")
+    return text, ""
 
 
-def failure_lines(verdicts: Iterable[Verdict], *, evidence: Collection[str], told: Sequence[str]) -> Iterator[str]:
+def failure_lines(
+    verdicts: Iterable[Verdict], *, evidence: Collection[str], session_options: Sequence[str]
+) -> Iterator[str]:
     """Yield what failed first, each failure with its next step and the command that reproduces it.
 
     The arguments are those of `failures`.
     """
-    found = failures(verdicts, evidence=evidence, told=told)
-    for each in found[:TOLD]:
-        what = f"{each.verdict.outcome} {each.properties} of {each.verdict.case}: {each.found}"
-        yield one_line(what, longest=LONGEST)
+    failed = failures(verdicts, evidence=evidence, session_options=session_options)
+    for each in failed[:TOLD]:
+        line = f"{each.verdict.outcome} {each.properties} of {each.verdict.case}: {each.message}"
+        yield one_line(line, longest=LONGEST)
         yield f"  next: {one_line(each.step, longest=LONGEST)}"
         yield f"  again: {one_line(each.command)}"
-    if (more := len(found) - TOLD) > 0:
+    if (more := len(failed) - TOLD) > 0:
         yield f"{count(more, 'more failure')} in report.html"

@@ -156,8 +156,8 @@ def _about_claims(run: Run, *, place: str) -> Iterator[str]:
     if untrue := of_standing(claims, PathStanding.DISCLAIMED):
         verb = "does" if len(untrue) == 1 else "do"
         yield f"{count(len(untrue), 'claim')} {verb} not hold, as the profile says"
-    if known := of_standing(claims, PathStanding.KNOWN):
-        yield f"{count(len(known), 'claim')} fail{_s(known)} as known: {_names(claim.name for claim in known)}"
+    if expected := of_standing(claims, PathStanding.KNOWN):
+        yield f"{count(len(expected), 'claim')} fail{_s(expected)} as known: {_names(claim.name for claim in expected)}"
     if unsure := of_standing(claims, PathStanding.OPEN):
         yield f"{count(len(unsure), 'claim')} {_was(unsure)} left open ({_tally(unsure)})"
     if untried := of_standing(claims, PathStanding.UNTRIED):
@@ -177,8 +177,8 @@ def _baseline(run: Run) -> list[Judged]:
 
 
 def _claims(run: Run) -> list[Judged]:
-    asked = [verdict for verdict in run.verdicts if verdict.property is Property.CLAIM]
-    return [Judged(verdict.case, verdict.technique, (verdict,)) for verdict in asked]
+    verdicts = [verdict for verdict in run.verdicts if verdict.property is Property.CLAIM]
+    return [Judged(verdict.case, verdict.technique, (verdict,)) for verdict in verdicts]
 
 
 def _named(failing: Sequence[Judged]) -> str:
@@ -187,9 +187,9 @@ def _named(failing: Sequence[Judged]) -> str:
 
 def _names(names: Iterable[str]) -> str:
     """Return the first NAMED names, and how many more there are."""
-    known = [*names]
-    more = f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
-    return ", ".join(known[:NAMED]) + more
+    every = [*names]
+    more = f" and {len(every) - NAMED} more" if len(every) > NAMED else ""
+    return ", ".join(every[:NAMED]) + more
 
 
 def _tally(paths: Sequence[Judged]) -> str:

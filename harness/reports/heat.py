@@ -39,7 +39,7 @@ class Cell:
         return "".join(dict.fromkeys(badge.sign for badge in self.badges))
 
     @property
-    def told(self) -> str:
+    def in_words(self) -> str:
         """Its outcomes in words, with their numbers."""
         return ", ".join(f"{badge.count} {badge.outcome}" for badge in self.badges)
 
@@ -72,12 +72,12 @@ def heat(verdicts: Iterable[Verdict]) -> Heat | None:
     paths = by_path(verdicts)
     if not paths:
         return None
-    asked = _asked(paths)
+    properties = _properties(paths)
     techniques, standings = [path.technique for path in paths], [*PathStanding]
     paths.sort(key=lambda path: (techniques.index(path.technique), standings.index(path.standing)))
     tried, untried = (
         {
-            technique: [Row(path.name, tuple(map(Cell, _outcomes(path, asked)))) for path in some]
+            technique: [Row(path.name, tuple(map(Cell, _outcomes(path, properties)))) for path in some]
             for technique, some in grouped(apart, lambda path: path.technique).items()
         }
         for apart in (
@@ -85,27 +85,27 @@ def heat(verdicts: Iterable[Verdict]) -> Heat | None:
             of_standing(paths, PathStanding.UNTRIED),
         )
     )
-    return Heat([(SHORT.get(each, str(each)), each) for each in asked], tried, untried)
+    return Heat([(SHORT.get(each, str(each)), each) for each in properties], tried, untried)
 
 
 def matrix(verdicts: Iterable[Verdict]) -> Table | None:
     """Return a table of paths by properties. A cell counts the outcomes of the path's cases."""
     paths = by_path(verdicts)
-    asked = _asked(paths)
-    rows: list[list[str | tuple[Badge, ...]]] = [[path.name, *_outcomes(path, asked)] for path in paths]
-    return Table(["path", *map(str, asked)], rows, "paths by properties", "matrix") if rows else None
+    properties = _properties(paths)
+    rows: list[list[str | tuple[Badge, ...]]] = [[path.name, *_outcomes(path, properties)] for path in paths]
+    return Table(["path", *map(str, properties)], rows, "paths by properties", "matrix") if rows else None
 
 
-def _asked(paths: Iterable[Judged]) -> list[Property]:
+def _properties(paths: Iterable[Judged]) -> list[Property]:
     """Return the properties of which any path has a verdict."""
-    found = {verdict.property for path in paths for verdict in path.verdicts}
-    return [each for each in CASE_PROPERTIES if each in found]
+    judged = {verdict.property for path in paths for verdict in path.verdicts}
+    return [each for each in CASE_PROPERTIES if each in judged]
 
 
-def _outcomes(path: Judged, asked: Iterable[Property]) -> list[tuple[Badge, ...]]:
+def _outcomes(path: Judged, properties: Iterable[Property]) -> list[tuple[Badge, ...]]:
     """Return the path's outcomes by property, with their numbers."""
-    found = grouped(path.verdicts, lambda verdict: verdict.property)
-    return [badges(found.get(each, ()), counted=True) for each in asked]
+    by_property = grouped(path.verdicts, lambda verdict: verdict.property)
+    return [badges(by_property.get(each, ()), counted=True) for each in properties]
 
 
 def legend(shown: Heat) -> list[tuple[Badge, str]]:

@@ -88,9 +88,9 @@ def _breakable(name: str) -> Any:
 def _content(run: Run, folder: Path) -> dict[str, Any]:
     cases = grouped([*judged_cases(run.verdicts), *tried_cases(run.verdicts)], lambda verdict: verdict.case)
     files = {case: read_files(folder, case) for case in cases}
-    evidence = {case for case, found in files.items() if found.evidence}
+    evidence = {case for case, case_files in files.items() if case_files.evidence}
     overview = with_badges(overview_table(run.verdicts), name="the optimization overview, measured", kind="labelled")
-    found, said = heat(run.verdicts), headline(run)
+    heat_map, said = heat(run.verdicts), headline(run)
     first, _, clauses = said.partition(": ")
     lead, _, rest = clauses.partition("; ")
     return {
@@ -106,9 +106,9 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "tally": sorted(badges(run.verdicts, counted=True), key=lambda badge: badge.kind == "none"),
         "speed": chart(run.verdicts, Property.SPEED, name="speedup over eager"),
         "memory": chart(run.verdicts, Property.MEMORY, name="memory over eager's"),
-        "heat": found,
-        "legend": legend(found) if found else [],
-        "failures": failures(run.verdicts, evidence=evidence, told=run.options),
+        "heat": heat_map,
+        "legend": legend(heat_map) if heat_map else [],
+        "failures": failures(run.verdicts, evidence=evidence, session_options=run.options),
         "unfolded": UNFOLDED,
         "overview": overview,
         "claims": with_badges(claim_table(run.verdicts), name="claims", kind="words"),
@@ -125,8 +125,11 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
 def _techniques(cases: Mapping[str, list[Verdict]], files: Mapping[str, Files]) -> dict[Technique, list[CasePage]]:
     """Return the pages of all cases by technique, cases that failed first."""
     pages = (case_page(cases[case], files[case], name=f"c{place}") for place, case in enumerate(cases, 1))
-    found = grouped(pages, lambda page: cases[page.case][0].technique)
-    return {technique: sorted(some, key=lambda page: page.badges[0].kind != "bad") for technique, some in found.items()}
+    by_technique = grouped(pages, lambda page: cases[page.case][0].technique)
+    return {
+        technique: sorted(some, key=lambda page: page.badges[0].kind != "bad")
+        for technique, some in by_technique.items()
+    }
 
 
 def _times(run: Run) -> str:

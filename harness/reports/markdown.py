@@ -70,9 +70,9 @@ def markdown(run: Run) -> str:
     room = MOST - _bytes([*start, *overview, *end])
     lines = []
     for section in _sections(run):
-        told = _fitting(section, room=int(room * SHARE))
-        room -= _bytes(told)
-        lines += [*told, *overview] if section.title == FAILED else told
+        fitting = _fitting(section, room=int(room * SHARE))
+        room -= _bytes(fitting)
+        lines += [*fitting, *overview] if section.title == FAILED else fitting
     if judged := judged_cases(run.verdicts):
         lines += _cases(judged, room=room)
     return "\n".join([*start, *lines, *end]) + "\n"
@@ -83,7 +83,7 @@ class _Section:
     """A heading above lines, of which as many are kept as there is room for."""
 
     title: str
-    what: str
+    noun: str
     """Plural noun for the lines: `failures`."""
     lines: list[str]
     head: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class _Section:
 
 def _sections(run: Run) -> list[_Section]:
     """Return all sections that grow with a run, except the table of cases. The overview stands below the failures."""
-    failed = [_failure(each) for each in failures(run.verdicts, evidence=(), told=run.options)]
+    failed = [_failure(each) for each in failures(run.verdicts, evidence=(), session_options=run.options)]
     claims = [[_clipped(cell) for cell in row] for row in claim_table(run.verdicts)]
     skipped = [_clipped(f"- {reason}: {', '.join(paths)}") for reason, paths in skipped_paths(run.verdicts).items()]
     changed = [_clipped(f"- {line}") for line in changed_numerics(run.verdicts)]
@@ -108,41 +108,41 @@ def _sections(run: Run) -> list[_Section]:
     ]
 
 
-def _table(title: str, what: str, table: list[list[str]], *, fold: int | None = None) -> _Section:
+def _table(title: str, noun: str, table: list[list[str]], *, fold: int | None = None) -> _Section:
     """Return the section of a table, which may be empty."""
     head, rule, *rows = markdown_table(table or [[]])
-    return _Section(title, what, rows, (head, rule), fold)
+    return _Section(title, noun, rows, (head, rule), fold)
 
 
 def _failure(failed: Failed) -> str:
     """Return the lines of one failure: its message, the next step if the message has none, and the command."""
     message = failed.verdict.message
-    told = f"- **{failed.verdict.outcome}** {failed.properties}: {_clipped(message)}"
+    entry = f"- **{failed.verdict.outcome}** {failed.properties}: {_clipped(message)}"
     if not message.endswith(f"({failed.step})"):
-        told += f"\n  Next: {failed.step}."
+        entry += f"\n  Next: {failed.step}."
     again = one_line(failed.command, longest=LONGEST)
-    return f"{told}\n  `{again.replace('`', '')}`"
+    return f"{entry}\n  `{again.replace('`', '')}`"
 
 
 def _fitting(section: _Section, *, room: int) -> list[str]:
     """Return the lines of a section that fit into `room` bytes, and say how many are left out. Empty without lines."""
     if not section.lines:
         return []
-    number, what = len(section.lines), section.what
+    number, noun = len(section.lines), section.noun
     folded = section.fold is not None and number > section.fold
-    fold = [f"<details><summary>{number} {what}</summary>", ""] if folded else []
+    fold = [f"<details><summary>{number} {noun}</summary>", ""] if folded else []
     before = [f"## {section.title}", "", *fold, *section.head]
-    room -= _bytes([*before, "", "", "</details>", LEFT_OUT.format(number, what), ""])
+    room -= _bytes([*before, "", "", "</details>", LEFT_OUT.format(number, noun), ""])
     kept = sum(used <= room for used in accumulate(_bytes([line]) for line in section.lines))
-    cut = ["", LEFT_OUT.format(number - kept, what)] if kept < number else []
+    cut = ["", LEFT_OUT.format(number - kept, noun)] if kept < number else []
     return [*before, *section.lines[:kept], *cut, *(["", "</details>"] if folded else []), ""]
 
 
 def _environment(run: Run) -> list[str]:
     entries = [_clipped(f"- {name}: {value}") for name, value in run.environment.items()]
-    told = _fitting(_Section("Environment", "entries", entries), room=MOST // 8) or ["## Environment", "", ""]
+    lines = _fitting(_Section("Environment", "entries", entries), room=MOST // 8) or ["## Environment", "", ""]
     code = "none" if run.exit is None else run.exit
-    return [*told, f"Started {run.started}, finished {run.finished or 'never'}, exit {code}."]
+    return [*lines, f"Started {run.started}, finished {run.finished or 'never'}, exit {code}."]
 
 
 def _cases(judged: list[Verdict], *, room: int) -> list[str]:

@@ -30,16 +30,16 @@ def tick_name(technique: Technique, about: Property) -> str:
 
 def overview_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     """Return the header and the overview's seven rows with this run's figures; empty if no tick was tried."""
-    asked = {verdict.case: verdict for verdict in verdicts if verdict.property is Property.CLAIM}
-    rows = [_row(technique, asked) for technique in TICKS]
+    claims = {verdict.case: verdict for verdict in verdicts if verdict.property is Property.CLAIM}
+    rows = [_row(technique, claims) for technique in TICKS]
     return [HEAD, *rows] if any(any(row[1:]) for row in rows) else []
 
 
-def _row(technique: Technique, asked: Mapping[str, Verdict]) -> list[str]:
-    found = {about: asked[name] for about in TICKS[technique] if (name := tick_name(technique, about)) in asked}
-    numbers = {key: value for verdict in reversed(found.values()) for key, value in verdict.numbers.items()}
-    how = " · ".join(dict.fromkeys(f"{v.path} {v.recipe} {v.workload}" for v in found.values() if v.path))
-    cells = [_cell(found.get(about), about, numbers) for about in FIGURE]
+def _row(technique: Technique, claims: Mapping[str, Verdict]) -> list[str]:
+    verdicts = {about: claims[name] for about in TICKS[technique] if (name := tick_name(technique, about)) in claims}
+    numbers = {key: value for verdict in reversed(verdicts.values()) for key, value in verdict.numbers.items()}
+    how = " · ".join(dict.fromkeys(f"{v.path} {v.recipe} {v.workload}" for v in verdicts.values() if v.path))
+    cells = [_cell(verdicts.get(about), about, numbers) for about in FIGURE]
     ratios = [value for key, value in numbers.items() if key.endswith(".rho")]
     error = f"{max(ratios):.2f}" if ratios else ""
     return [str(technique), *cells, error, figure(numbers, "mbu"), how]
@@ -49,6 +49,6 @@ def _cell(verdict: Verdict | None, about: Property, numbers: Mapping[str, float]
     """Return the figure of a cell, and what it says of the tick if there is one."""
     if verdict is None:
         return figure(numbers, FIGURE[about])
-    told = WORDS.get(verdict.outcome, str(verdict.outcome))
+    word = WORDS.get(verdict.outcome, str(verdict.outcome))
     measured = figure(verdict.numbers, FIGURE[about])
-    return f"{measured}: {told}" if measured else told
+    return f"{measured}: {word}" if measured else word

@@ -100,5 +100,5 @@ def with_badges(rows: list[list[str]], *, name: str, kind: str = "") -> Table | 
     """Return rows with a head as a table in which outcomes have their sign; None without rows."""
     if not rows:
         return None
-    known = {str(outcome): Badge(outcome) for outcome in Outcome}
-    return Table(rows[0], [[known.get(cell, cell) for cell in row] for row in rows[1:]], name, kind)
+    by_outcome = {str(outcome): Badge(outcome) for outcome in Outcome}
+    return Table(rows[0], [[by_outcome.get(cell, cell) for cell in row] for row in rows[1:]], name, kind)

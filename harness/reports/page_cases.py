@@ -52,14 +52,14 @@ def _read(kind: type[Record], folder: Path, name: str) -> tuple[Record | None, l
 def case_page(verdicts: Sequence[Verdict], files: Files, *, name: str) -> CasePage:
     """Return the page of one case from its verdicts. `name` prefixes the names of its pictures, and must be unique."""
     parts = [Part("Verdicts", files.complaints, _verdicts(verdicts))]
-    asked = {verdict.property: verdict for verdict in verdicts}
+    by_property = {verdict.property: verdict for verdict in verdicts}
     if files.evidence:
         parts += _evidence(files.evidence, name)
     elif not files.complaints and not any(EXAMPLES in verdict.numbers for verdict in verdicts):
         parts.append(Part("Engagement", ["The run's folder holds no evidence of this case."]))
     if files.measurements:
-        parts += _measurements(files.measurements, asked, name)
-    elif any(each.measured for each in asked) and not files.complaints:
+        parts += _measurements(files.measurements, by_property, name)
+    elif any(each.measured for each in by_property) and not files.complaints:
         parts.append(Part("Measurements", ["The run's folder holds no measurements of this case."]))
     return CasePage(verdicts[0].case, badges(verdicts), _figures(verdicts), tuple(parts))
 
@@ -67,8 +67,8 @@ def case_page(verdicts: Sequence[Verdict], files: Files, *, name: str) -> CasePa
 def _figures(verdicts: Sequence[Verdict]) -> str:
     """Return the cells of a case's row in the table of cases that are not outcomes, in one line."""
     head, row = case_table(verdicts)
-    beside = {"case", *(str(verdict.property) for verdict in verdicts)}
-    return ", ".join(f"{name} {cell}" for name, cell in zip(head, row, strict=True) if name not in beside and cell)
+    left_out = {"case", *(str(verdict.property) for verdict in verdicts)}
+    return ", ".join(f"{name} {cell}" for name, cell in zip(head, row, strict=True) if name not in left_out and cell)
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> Table:
@@ -87,30 +87,30 @@ def _evidence(evidence: Evidence, name: str) -> Iterator[Part]:
         yield _steps(evidence.rungs, name)
 
 
-def _kernels(rungs: Sequence[PrecisionRun]) -> list[str]:
-    seen = {", ".join(rung.engagement.kernels) or "none": str(rung.dtype) for rung in reversed(rungs)}
-    if len(seen) == 1:
-        return [f"Kernels seen: {next(iter(seen))}."]
-    return [f"Kernels seen in {rung.dtype}: {', '.join(rung.engagement.kernels) or 'none'}." for rung in rungs]
+def _kernels(runs: Sequence[PrecisionRun]) -> list[str]:
+    by_kernels = {", ".join(run.engagement.kernels) or "none": str(run.dtype) for run in reversed(runs)}
+    if len(by_kernels) == 1:
+        return [f"Kernels seen: {next(iter(by_kernels))}."]
+    return [f"Kernels seen in {run.dtype}: {', '.join(run.engagement.kernels) or 'none'}." for run in runs]
 
 
-def _claims(rungs: Sequence[PrecisionRun]) -> Table:
+def _claims(runs: Sequence[PrecisionRun]) -> Table:
     """Return the table of claims, unmet ones first. A claim that is the same in several dtypes appears once."""
-    found: dict[EngagementCheck, list[str]] = {}
-    for rung in rungs:
-        for claim in rung.engagement.claims:
-            found.setdefault(claim, []).append(str(rung.dtype))
+    by_claim: dict[EngagementCheck, list[str]] = {}
+    for run in runs:
+        for claim in run.engagement.claims:
+            by_claim.setdefault(claim, []).append(str(run.dtype))
     signs = {True: "✓ yes", False: "✕ no"}
     rows = [
         [claim.what, "\N{NO-BREAK SPACE}".join(dtypes), claim.requested, claim.observed, signs[claim.holds]]
-        for claim, dtypes in sorted(found.items(), key=lambda entry: entry[0].holds)
+        for claim, dtypes in sorted(by_claim.items(), key=lambda entry: entry[0].holds)
     ]
     return Table(["claim", "dtype", "requested", "observed", "holds"], rows, "what was requested and observed", "said")
 
 
-def _steps(rungs: Sequence[PrecisionRun], name: str) -> Part:
+def _steps(runs: Sequence[PrecisionRun], name: str) -> Part:
     title = "Error ratio by generated token"
-    steps = {rung.dtype: rung.comparison.steps for rung in rungs if rung.comparison.steps}
+    steps = {run.dtype: run.comparison.steps for run in runs if run.comparison.steps}
     if not steps:
         return Part(title, ["Not in the evidence: no logits were seen, or an older version recorded it."])
     same = [dtype for dtype, ratios in steps.items() if set(ratios) == {1.0}]
@@ -125,12 +125,12 @@ def _range(ratios: Sequence[float]) -> str:
     return f"{min(ratios):.3g} to {ratios[most]:.3g} times eager's, most at token {most + 1}"
 
 
-def _measurements(measured: Measurements, asked: Mapping[Property, Verdict], name: str) -> Iterator[Part]:
+def _measurements(measured: Measurements, by_property: Mapping[Property, Verdict], name: str) -> Iterator[Part]:
     for failure in (measured.speed_failure, measured.memory_failure, measured.peaks_failure):
         if failure:
             yield Part("Not measured", [failure.message])
     if measured.speed and measured.speed.kept:
-        yield _pairs(measured.speed, asked.get(Property.SPEED), name)
+        yield _pairs(measured.speed, by_property.get(Property.SPEED), name)
     if measured.memory:
         yield _memory(measured.memory, name)
 
@@ -139,7 +139,7 @@ def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
     bounds = limits(verdict.numbers if verdict else {}, "speedup")
     interval = speedup(speed)
     gone = len(speed.pairs) - len(speed.kept)
-    held = " and ".join(f"{told} {limit:g}" for told, limit in bounds.items())
+    held = " and ".join(f"{bound} {limit:g}" for bound, limit in bounds.items())
     words = [
         f"Eager's time over the path's: {interval} over {len(speed.kept)} pairs, {gone} dropped. "
         + (f"It should be {held}." if held else "It was not held to a limit here.")
@@ -151,6 +151,6 @@ def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
 def _memory(memory: Memory, name: str) -> Part:
     sides = (memory.candidate, memory.eager)
     sizes = [{**parts(held), "least, their sum": held.least, "peak": held.peak} for held in sides]
-    rows = [[told, *(f"{size[told] / MIB:,.2f}" for size in sizes)] for told in sizes[0]]
+    rows = [[part, *(f"{size[part] / MIB:,.2f}" for size in sizes)] for part in sizes[0]]
     table = Table(["MiB", "this path", "eager"], rows, "memory")
     return Part("Memory", (), table, memory_picture(memory, name=f"{name}-memory"))

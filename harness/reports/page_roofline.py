@@ -21,19 +21,19 @@ EXPLAINED = (
 
 def roofline(measured: Iterable[tuple[Dtype, Measurements]]) -> Part | None:
     """Return the roofline of measurements, each with the native dtype of its case; None if none was timed."""
-    told = [(dtype, each) for dtype, each in measured if each.speed and each.speed.kept]
-    if not told:
+    sampled = [(dtype, each) for dtype, each in measured if each.speed and each.speed.kept]
+    if not sampled:
         return None
-    peaks = next((each.peaks for _, each in told if each.peaks), None)
-    timed = [points for dtype, each in told if (points := _points(each, dtype))]
+    peaks = next((each.peaks for _, each in sampled if each.peaks), None)
+    timed = [points for dtype, each in sampled if (points := _points(each, dtype))]
     points = [replace(point, number=number) for number, some in enumerate(timed, 1) for point in some]
-    without = [f"{each.case}: {_why(each)}." for dtype, each in told if not _points(each, dtype)]
+    without = [f"{each.case}: {_why(each)}." for dtype, each in sampled if not _points(each, dtype)]
     roofs = {f"{p.dtype} peaks": peaks.flops[p.dtype] for p in points if peaks and p.dtype in peaks.flops}
     if peaks is None or not roofs:
         return Part("", ["There is nothing to draw: no rate and no work of a timed case is known.", *without])
     picture = roofline_picture(points, roofs, bandwidth=peaks.bandwidth, name="roofline")
     head = ["no.", "case", "of", "operations/byte", "Gop/s", "% of roof"]
-    words = [EXPLAINED, _told(peaks, roofs), *without]
+    words = [EXPLAINED, _rates_line(peaks, roofs), *without]
     return Part("", words, Table(head, [_row(point, peaks) for point in points], "points of the roofline"), picture)
 
 
@@ -42,13 +42,13 @@ def _points(measured: Measurements, dtype: Dtype) -> list[Point]:
     if speed is None or work is None:
         return []
     times = ratios_of(speed)
-    found = (
+    phases = (
         (True, work.decode_flops, work.decode_bytes, times.get("token_seconds")),
         (False, work.prefill_flops, work.prefill_bytes, times.get("first_seconds")),
     )
     return [
         Point(measured.case, dtype, flops / moved, flops / seconds, decode=decode)
-        for decode, flops, moved, seconds in found
+        for decode, flops, moved, seconds in phases
         if flops and moved and seconds
     ]
 
@@ -68,7 +68,7 @@ def _roof(point: Point, peaks: Peaks) -> float:
     return min(peaks.bandwidth * point.intensity, peaks.flops.get(point.dtype, math.inf))
 
 
-def _told(peaks: Peaks, roofs: Mapping[str, float]) -> str:
+def _rates_line(peaks: Peaks, roofs: Mapping[str, float]) -> str:
     rates = ", ".join(f"{name} {rate / 1e9:,.0f} Gop/s" for name, rate in roofs.items())
     return f"Measured in this session: bandwidth {peaks.bandwidth / 1e9:,.1f} GB/s, {rates}."
 

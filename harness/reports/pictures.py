@@ -151,8 +151,8 @@ def pairs_picture(pairs: Sequence[Pair], interval: Interval, limits: Mapping[str
         if interval.low > 0 and interval.high < math.inf:
             axes.axhspan(interval.low, interval.high, color=COLOUR["band"], alpha=0.3, linewidth=0, label="interval")
         axes.axhline(interval.mid, color=COLOUR["a"], linewidth=1, label="median")
-        for place, (told, limit) in enumerate(limits.items()):
-            axes.axhline(limit, color=COLOUR["b"], linestyle=("--", ":")[place % 2], label=f"{told} {limit:g}")
+        for place, (bound, limit) in enumerate(limits.items()):
+            axes.axhline(limit, color=COLOUR["b"], linestyle=("--", ":")[place % 2], label=f"{bound} {limit:g}")
         marks = {"linestyle": "", "markersize": 3.2}
         axes.plot([at + 1 for at in kept], [speedups[at] for at in kept], color=COLOUR["a"], marker="o", **marks)
         if gone:
@@ -200,14 +200,14 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
         left, right = min(*places, ridge, 1.0) / 3, max(*places, ridge) * 3
         axes.set(xscale="log", yscale="log", xlim=(left, right))
         axes.set_ylim(min(*rates, left * bandwidth) / 3, max(roofs.values()) * 3)
-        for place, (told, roof) in enumerate(roofs.items()):
+        for place, (label, roof) in enumerate(roofs.items()):
             bend = roof / bandwidth
             style = {"color": COLOUR["ink"], "linestyle": ("-", "--", ":")[place % 3], "linewidth": 1.1}
-            axes.plot([left, bend, right], [left * bandwidth, roof, roof], label=told, **style)
-        for decode, colour, marker, told in ((True, "a", "o", "decode step"), (False, "b", "s", "prefill")):
+            axes.plot([left, bend, right], [left * bandwidth, roof, roof], label=label, **style)
+        for decode, colour, marker, label in ((True, "a", "o", "decode step"), (False, "b", "s", "prefill")):
             some = [point for point in points if point.decode is decode]
             across, up = [point.intensity for point in some], [point.rate for point in some]
-            axes.plot(across, up, linestyle="", color=COLOUR[colour], marker=marker, label=told)
+            axes.plot(across, up, linestyle="", color=COLOUR[colour], marker=marker, label=label)
             for at, numbers in _together(some).items():
                 offset, side = ((-4, 2), "right") if decode else ((4, 2), "left")
                 axes.annotate(numbers, at, xytext=offset, textcoords="offset points", ha=side)
@@ -223,11 +223,11 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
 
 def _together(points: Sequence[Point]) -> dict[tuple[float, float], str]:
     """Return the places of the points' numbers. Neighbours too close for a number each share one text."""
-    found: dict[tuple[float, float], list[str]] = {}
+    groups: dict[tuple[float, float], list[str]] = {}
     for point in sorted(points, key=lambda point: -point.rate):
-        close = (at for at in found if at[0] / 1.3 < point.intensity < at[0] * 1.3 and point.rate > at[1] / 1.6)
-        found.setdefault(next(close, (point.intensity, point.rate)), []).append(str(point.number))
-    return {at: " ".join(sorted(numbers, key=int)) for at, numbers in found.items()}
+        close = (at for at in groups if at[0] / 1.3 < point.intensity < at[0] * 1.3 and point.rate > at[1] / 1.6)
+        groups.setdefault(next(close, (point.intensity, point.rate)), []).append(str(point.number))
+    return {at: " ".join(sorted(numbers, key=int)) for at, numbers in groups.items()}
 
 
 def _legend(axes: Any) -> None:

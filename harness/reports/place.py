@@ -16,7 +16,7 @@ commas, as a list of names does."""
 def machine_line(run: Run) -> str:
     """Return the machine, the devices, the versions, the date, the tier and the shard of a run in one line."""
     devices = devices_of(run)
-    told = [
+    parts = [
         place_of(run),
         f"device {', '.join(devices)}" if devices else "",
         *(f"{name} {run.environment[name]}" for name in ("torch", "transformers") if name in run.environment),
@@ -24,7 +24,7 @@ def machine_line(run: Run) -> str:
         f"tier {run.tier}" if run.tier else "",
         f"shard {run.shard}" if run.shard else "",
     ]
-    return one_line(" · ".join(each for each in told if each))
+    return one_line(" · ".join(each for each in parts if each))
 
 
 def devices_of(run: Run) -> list[str]:
@@ -35,7 +35,7 @@ def place_of(run: Run) -> str:
     """Return the names of what the run was on: of all accelerators, and of the processor if it was a device too."""
     devices = devices_of(run)
     others = [device for device in devices if device != "cpu"]
-    told = []
+    parts = []
     names = run.environment.get("accelerators", "none")
     if others:
         unknown = {device for device in others if f"{device}{UNKNOWN}" in names}
@@ -43,11 +43,11 @@ def place_of(run: Run) -> str:
             numbers = Counter(f"{device} (unknown)" if device in unknown else device for device in others)
         else:
             numbers = Counter(names.split(", "))
-        told += [name if number == 1 else f"{number} × {name}" for name, number in numbers.items()]
+        parts += [name if number == 1 else f"{number} × {name}" for name, number in numbers.items()]
     if "cpu" in devices or not others:
         processor, cores = (run.environment.get(name, "") for name in ("processor", "cores"))
-        told += [f"{processor}, {cores} core{'' if cores == '1' else 's'}" if processor and cores else processor]
-    return " and ".join(each for each in told if each) or ", ".join(devices)
+        parts += [f"{processor}, {cores} core{'' if cores == '1' else 's'}" if processor and cores else processor]
+    return " and ".join(each for each in parts if each) or ", ".join(devices)
 
 
 def _date(started: str) -> str:

@@ -11,17 +11,17 @@ from harness.records.run import EXAMPLES, Verdict
 EVERY_PATH, INVARIANTS, CLAIMS = "suites/every_path", "suites/invariants", "suites/claims"
 
 
-def command(verdict: Verdict, *, has_evidence: bool, told: Sequence[str] = ()) -> str:
+def command(verdict: Verdict, *, has_evidence: bool, session_options: Sequence[str] = ()) -> str:
     """Return a shell command for the repository's root that selects the test of one verdict.
 
     `has_evidence` says whether the run holds evidence of the case, as it does for every case of `suites/every_path`.
-    `told` are the options that the session was given (`Run.options`); if they name no model, the case's is named. Slow
+    `session_options` are what the session was given (`Run.options`); if they name no model, the case's is named. Slow
     cases are always planned, since a run does not say which were slow; still only the one test is selected.
     """
     options = _options(device=verdict.device, dtype=str(verdict.dtype))
     if verdict.property is Property.CLAIM:
-        return shlex.join(["pytest", CLAIMS, *options, *told, "--nightly", "-k", verdict.case])
-    options += [*([] if "--model" in told else _options(model=verdict.recipe)), *told]
+        return shlex.join(["pytest", CLAIMS, *options, *session_options, "--nightly", "-k", verdict.case])
+    options += [*([] if "--model" in session_options else _options(model=verdict.recipe)), *session_options]
     # Brackets, so that no other id begins or ends alike: decode_b1 is not decode_b16.
     chosen = ["-m", str(verdict.property), "-k", f"[{verdict.case}]"]
     return shlex.join(

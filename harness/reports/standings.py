@@ -90,9 +90,9 @@ def optimization_paths(verdicts: Iterable[Verdict]) -> list[Judged]:
 
 def by_path(verdicts: Iterable[Verdict]) -> list[Judged]:
     """Return all paths of a run, the baseline among them, in the order of its verdicts."""
-    known = (verdict for verdict in verdicts if verdict.property is not Property.CLAIM)
-    found = grouped(known, lambda verdict: (verdict.path or verdict.case, verdict.technique))
-    return [Judged(name, technique, tuple(those)) for (name, technique), those in found.items()]
+    on_cases = (verdict for verdict in verdicts if verdict.property is not Property.CLAIM)
+    groups = grouped(on_cases, lambda verdict: (verdict.path or verdict.case, verdict.technique))
+    return [Judged(name, technique, tuple(those)) for (name, technique), those in groups.items()]
 
 
 def of_standing(paths: Iterable[Judged], standing: PathStanding) -> list[Judged]:

@@ -28,17 +28,17 @@ Key = TypeVar("Key")
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
     """Return items by key, both in the order in which they first come."""
-    found: dict[Key, list[Item]] = {}
+    groups: dict[Key, list[Item]] = {}
     for item in items:
-        found.setdefault(key(item), []).append(item)
-    return found
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def judged_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """Return all verdicts, skips included, on cases of which at least one property was judged."""
-    known = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
-    judged = {verdict.case for verdict in known if not verdict.outcome.skips}
-    return [verdict for verdict in known if verdict.case in judged]
+    on_cases = [verdict for verdict in verdicts if verdict.property is not Property.CLAIM]
+    judged = {verdict.case for verdict in on_cases if not verdict.outcome.skips}
+    return [verdict for verdict in on_cases if verdict.case in judged]
 
 
 def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
@@ -46,9 +46,9 @@ def tried_cases(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
     Of their numbers only the error ratios are the case's: a claim may invert a speed, or weigh another model.
     """
-    known = list(verdicts)
-    own = {verdict.case for verdict in known}
-    ran = [each for each in known if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
+    every = list(verdicts)
+    own = {verdict.case for verdict in every}
+    ran = [each for each in every if each.tried not in {"", *own} and each.outcome is not Outcome.UNSUPPORTED]
     return [
         replace(each, case=each.tried, numbers={k: v for k, v in each.numbers.items() if k.endswith(RATIO)})
         for each in ran
@@ -66,17 +66,17 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     for verdict in verdicts:
         cases.setdefault(verdict.case, {})[verdict.property] = verdict
         numbers.setdefault(verdict.case, {}).update(verdict.numbers)
-    asked = [p for p in Property if any(p in judged for judged in cases.values())]
-    known = {key for figures in numbers.values() for key in figures}
-    ratios = sorted((key for key in known if key.endswith(RATIO)), reverse=True)
-    figures = {name: keys for name, keys in FIGURES.items() if keys[1] in known}
-    head = ["case", *asked, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *figures]
+    properties = [p for p in Property if any(p in judged for judged in cases.values())]
+    recorded = {key for figures in numbers.values() for key in figures}
+    ratios = sorted((key for key in recorded if key.endswith(RATIO)), reverse=True)
+    figures = {name: keys for name, keys in FIGURES.items() if keys[1] in recorded}
+    head = ["case", *properties, *(f"{key.removesuffix(RATIO)} error ratio" for key in ratios), *figures]
     return [
         head,
         *(
             [
                 case,
-                *(str(judged[p].outcome) if p in judged else "" for p in asked),
+                *(str(judged[p].outcome) if p in judged else "" for p in properties),
                 *(_ratio(numbers[case], key) for key in ratios),
                 *(figure(numbers[case], key) if need in numbers[case] else "" for key, need in figures.values()),
             ]
@@ -87,26 +87,26 @@ def case_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
 
 def claim_table(verdicts: Iterable[Verdict]) -> list[list[str]]:
     """Return a header and one row per claim that was judged or did not apply; empty if none was tried."""
-    asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
-    rows = [[v.case, str(v.outcome), v.message.removeprefix(f"{v.case}: ")] for v in asked]
+    claims = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
+    rows = [[v.case, str(v.outcome), v.message.removeprefix(f"{v.case}: ")] for v in claims]
     return [["claim", "outcome", "found"], *rows] if rows else []
 
 
 def untrue_claims(verdicts: Iterable[Verdict]) -> list[str]:
     """Return a line for each claim of the overview that neither holds nor fails."""
-    asked = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
-    told = [verdict for verdict in asked if verdict.outcome is not Outcome.PASS and not verdict.outcome.fails]
-    return [f"{verdict.outcome}: {verdict.message}" for verdict in told]
+    claims = [verdict for verdict in verdicts if verdict.property is Property.CLAIM]
+    untrue = [verdict for verdict in claims if verdict.outcome is not Outcome.PASS and not verdict.outcome.fails]
+    return [f"{verdict.outcome}: {verdict.message}" for verdict in untrue]
 
 
 def skipped_paths(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
     """Return the reasons why cases were not judged, each with the paths that it holds for."""
-    found: dict[str, list[str]] = {}
+    by_reason: dict[str, list[str]] = {}
     for verdict in verdicts:
         if verdict.outcome.skips and verdict.property is not Property.CLAIM:
-            paths = found.setdefault(f"{verdict.outcome}: {verdict.message.partition(': ')[2]}", [])
+            paths = by_reason.setdefault(f"{verdict.outcome}: {verdict.message.partition(': ')[2]}", [])
             paths += [verdict.path] if verdict.path not in paths else []
-    return found
+    return by_reason
 
 
 def changed_numerics(verdicts: Iterable[Verdict]) -> list[str]:

@@ -47,7 +47,7 @@ class Step:
     name: str
     """Id of the case, or of the claim."""
     technique: Technique
-    asked: Property | None = None
+    property_: Property | None = None
     """Property that is judged. None for running the case, whose verdicts cost nothing then."""
 
     @property
@@ -56,7 +56,7 @@ class Step:
 
     @property
     def kind(self) -> str:
-        return str(self.asked or EVIDENCE)
+        return str(self.property_ or EVIDENCE)
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,6 @@ class Costs:
         return (START_SECONDS + parted + sum(self.of(step) for step in alone)) / 60
 
 
-def told(minutes: float) -> str:
+def in_words(minutes: float) -> str:
     """Return a duration in words: `about 4 min`, `less than a minute`."""
     return f"about {minutes:.0f} min" if minutes >= 0.75 else "less than a minute"

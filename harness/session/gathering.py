@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 from harness.records.evidence import Evidence
-from harness.session.costs import told
+from harness.session.costs import in_words
 from harness.session.plan import Planned
 
 Make = Callable[[Planned], Evidence]

@@ -11,7 +11,7 @@ from harness.judging.gate import left_out_line
 from harness.machine.jobs import default_jobs, is_small
 from harness.records.enums import Property, Tier
 from harness.records.evidence import Evidence
-from harness.session.costs import Costs, Step, told
+from harness.session.costs import Costs, Step, in_words
 from harness.session.gathering import BETWEEN_LINES
 from harness.session.plan import Planned
 from harness.session.request import CaseTest

@@ -105,7 +105,7 @@ class Session:
             self._take_gathered(planned.case.id, alone=asked.alone)
             if asked.alone:
                 self.outlook.tell_progress(self._notify)
-            with devices_held(self._devices, alone=asked.alone, told=self._notify):
+            with devices_held(self._devices, alone=asked.alone, notify=self._notify):
                 began = time.monotonic()
                 verdict = judging(cases)
             if asked.alone or planned.case.id not in self.evidence:
@@ -214,7 +214,7 @@ class Session:
 
         def make(planned: Planned) -> Evidence:
             patience = Patience(looked=gathering.refuse_if_stopped)
-            with devices_held(self._devices, alone=False, told=gathering.note, patience=patience):
+            with devices_held(self._devices, alone=False, notify=gathering.note, patience=patience):
                 return runner.evidence(planned.case, planned.optimization)
 
         def keep(evidence: Evidence, seconds: float) -> None:

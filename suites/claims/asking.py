@@ -87,7 +87,7 @@ class ClaimTrial:
         name = self.planned.claim
         known = self.cases.standard.disclaimers.get(name)
         statement = OverviewClaim(name, self.case, *((known.reason, known.parts) if known else ()))
-        return judge_claim(statement, parts, figures=figures, told=told)
+        return judge_claim(statement, parts, figures=figures, remark=told)
 
     def measured(self, *asked: Property) -> tuple[Verdict, Measurements]:
         """(the case's equivalence, what was measured of it). Raises Settled if it is not equivalent."""

@@ -71,7 +71,7 @@ class Asking:
         if isinstance(opened.known, Failure):
             return failed(case, Property.EQUIVALENCE, opened.known)
         if not all(engagement.engaged for engagement in opened.known.engagements.values()):
-            return judge_relation(case, opened.known.engagements, [], told="", next_step=UNENGAGED)
+            return judge_relation(case, opened.known.engagements, [], message="", next_step=UNENGAGED)
         relation = relation_named(case.workload.name)
 
         def ask(example: dict[str, Any]) -> list[LimitCheck]:
@@ -93,7 +93,7 @@ class Asking:
             case,
             opened.known.engagements,
             result.violating or list(result.worst.values()),
-            told=f"{result.tried} examples; ",
+            message=f"{result.tried} examples; ",
             next_step=reproduced,
         )
         return replace(verdict, numbers={**verdict.numbers, EXAMPLES: result.tried, "seed": budget.seed})

@@ -94,7 +94,7 @@ def calibrate(
     calibration = calibration_of(measured_spread(runs), cases, seeds=seeds, environment=environment)
     refuse_survivors(limits_of(calibration.values), root / FAULTS)
     found = replace(place, calibration=calibration)
-    print_result(found, _told(found, calibration), as_json=as_json)
+    print_result(found, _lines(found, calibration), as_json=as_json)
     if not dry_run:
         typer.echo(f"written: {write_profile(found)}", err=as_json)
 
@@ -157,7 +157,7 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
     return Profile(name, folder / name, match, None)
 
 
-def _told(profile: Profile, found: Calibration) -> list[str]:
+def _lines(profile: Profile, found: Calibration) -> list[str]:
     numbers = dict.fromkeys(key.partition(".")[2] for key in found.q95)
     dtypes = dict.fromkeys(key.partition(".")[0] for key in found.q95)
     figures = {key: f"{value:.3g}" for key, value in found.q95.items()}

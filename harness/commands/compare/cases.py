@@ -145,7 +145,7 @@ def speed_findings(facts: Verdict, old: Measurements, new: Measurements) -> Iter
     label, weight = _speed_label(was, now)
     shift = eager_shift(old.speed, new.speed)
     eager = f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
-    told = f"speedup {was} → {now}: {_speed_told(was, now, label)}, which itself took {eager}"
+    told = f"speedup {was} → {now}: {_speed_text(was, now, label)}, which itself took {eager}"
     yield CaseChange(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
 
 
@@ -169,7 +169,7 @@ def _speed_label(was: Interval, now: Interval) -> tuple[str, Weight]:
     return ("SAME", Weight.SAME) if same else (UNDECIDED, Weight.OTHER)
 
 
-def _speed_told(was: Interval, now: Interval, label: str) -> str:
+def _speed_text(was: Interval, now: Interval, label: str) -> str:
     if label == "SAME":
         return "the intervals overlap"
     if label == UNDECIDED:

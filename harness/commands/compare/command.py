@@ -59,11 +59,11 @@ def compare(
     found = compare_runs(*sides)
     shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)
     facts = {**vars(found), "findings": shown, "conclusion": found.conclusion}
-    print_result(facts, _told(found, shown, every=every), as_json=as_json)
+    print_result(facts, _lines(found, shown, every=every), as_json=as_json)
     raise typer.Exit(1 if found.worse else 0)
 
 
-def _told(found: RunComparison, shown: Iterable[CaseChange], *, every: bool) -> Iterator[str]:
+def _lines(found: RunComparison, shown: Iterable[CaseChange], *, every: bool) -> Iterator[str]:
     for difference in found.environment:
         yield f"{HEADS[difference.kind]}: {difference}"
     yield from (f"machine: {figure}" for figure in found.machine.figures)

@@ -96,7 +96,7 @@ def confirm(
     found, record = confirmed(asked)
     facts = {name: value for name, value in vars(found).items() if name != "tried"}
     facts |= {"conclusion": found.conclusion, "record": str(record)}
-    print_result(facts, _told(found, record), as_json=as_json)
+    print_result(facts, _lines(found, record), as_json=as_json)
     if not found.compared:  # "nothing worse" would mean nothing
         raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")
     raise typer.Exit(1 if found.worse else 0)
@@ -130,7 +130,7 @@ def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
         return confirm_cases(sides, cases, profiles, timing=asked.timing, tell=tell), record
 
 
-def _told(found: Confirmation, record: Path) -> Iterator[str]:
+def _lines(found: Confirmation, record: Path) -> Iterator[str]:
     if not found.differences:
         yield "differs: nothing, both environments are the same"
     for difference in found.differences:

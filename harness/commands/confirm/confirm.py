@@ -208,17 +208,17 @@ def _speed(tried: Tried, margin: float) -> CaseResult:
     found = moved(tried.turns, margin)
     lags = found.whose is Whose.LAGS and found.change is not Change.IMPROVED
     label, weight = ("LAGS", Weight.OTHER) if lags else LABELS[found.change]
-    return CaseResult(tried.case, label, weight, _told(found, tried.turns))
+    return CaseResult(tried.case, label, weight, _sentence(found, tried.turns))
 
 
-def _told(found: Moved, turns: Turns) -> str:
+def _sentence(found: Moved, turns: Turns) -> str:
     """Return a sentence: `<what> is <got>, but should be <limit> (<what it rests on>)`."""
     limit = f"at most {1 + found.margin:g}"
     judged = {
         Change.REGRESSED: f", but should be {limit}",
         Change.UNDECIDED: f", which does not tell whether it is {limit}",
     }.get(found.change, "")
-    eager = f"; eager's are {found.eager}, the path's over these {found.beside}" if found.eager else ""
+    eager = f"; eager's are {found.eager}, the path's over these {found.relative}" if found.eager else ""
     whose = f"; {found.whose}" if found.whose else ""
     rests = f"{_rests_on(found, turns)}{eager}{whose}{_todo(found, turns)}"
     return f"new seconds over old ones are {found.ratio}{judged} ({rests})"

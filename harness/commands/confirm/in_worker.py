@@ -33,4 +33,4 @@ def end(kernels: tuple[str, ...]) -> Ended:
     """Return what is known after the last run. `kernels` are those of the verified run."""
     [warm] = _loaded
     used, verified = kernels_of(warm.timed, kernels)
-    return Ended(warm.check.differing, used, verified, warm.conditions.foreign, warm.conditions.told())
+    return Ended(warm.check.differing, used, verified, warm.conditions.foreign, warm.conditions.facts())

@@ -71,7 +71,7 @@ class Moved:
     margin: float
     eager: Interval | None
     """New seconds over old ones of eager; None if the case is eager, or no pair of eager counts."""
-    beside: Interval | None
+    relative: Interval | None
     """The path's ratio over eager's; None if no load has pairs of both that count."""
     whose: Whose | None
     """Origin of the change; None if nothing changed for certain."""

@@ -54,7 +54,7 @@ def report(
         _write(run, found)
     facts = {**{name: value for name, value in vars(found).items() if name != "run"}, "failing": found.failing}
     written = "nothing was written" if dry_run else f"written: {run}"
-    print_result(facts, (*_told(found), written), as_json=as_json)
+    print_result(facts, (*_lines(found), written), as_json=as_json)
     raise typer.Exit(1 if found.failing or found.run.finished is None else 0)
 
 
@@ -68,7 +68,7 @@ def _write(folder: Path, found: Rejudged) -> None:
     write_reports(folder, found.run)
 
 
-def _told(found: Rejudged) -> Iterator[str]:
+def _lines(found: Rejudged) -> Iterator[str]:
     for was, now in ((each.was, each.now) for each in found.changed):
         why = now.message.removeprefix(f"{now.case}: ")
         yield f"{now.case}: {now.property} was {was.outcome}, now {now.outcome}: {why}"

@@ -169,9 +169,9 @@ def _suites(asked: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Su
     """Run the suites, unless the machine is already rejected and --keep-going is not given: they take long."""
     if graded(checks, Grade.REJECTING) and not asked.keep_going:
         asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
-        return Suites(asked=asked.arguments)
-    options = ("--device", asked.device, "--case-timeout", f"{asked.case_timeout:g}")
-    return run_suites(root, asked.parent, options, asked.arguments, out=2 if asked.err else 1)
+        return Suites(arguments=asked.arguments)
+    words = ("--device", asked.device, "--case-timeout", f"{asked.case_timeout:g}")
+    return run_suites(root, asked.parent, words, asked.arguments, out=2 if asked.err else 1)
 
 
 def _empty_folder(parent: Path, machine: Machine) -> Path:

@@ -32,7 +32,7 @@ def examine(device: str, *, peaks: bool) -> Examined:
     if not peaks:
         _work(device)
     happened = conditions.between(before, conditions.read())
-    return Examined(names, happened, conditions.foreign, conditions.told(), measured)
+    return Examined(names, happened, conditions.foreign, conditions.facts(), measured)
 
 
 def examine_card(device: str, index: int) -> Card:

@@ -40,7 +40,7 @@ class Suites:
     """Run as its folder holds it; None if there is none."""
     exit: int | None = None
     """Exit code of pytest; None if it was not started."""
-    asked: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     """Arguments of pytest beyond those of every validation: a selection, other models, other limits of time."""
     folder: Path | None = None
     """Folder of the run; None if pytest made none."""
@@ -145,7 +145,7 @@ def state(machine: Machine, suites: Suites, *, date: str) -> Statement:
         machine.cards,
         machine.fingerprints,
         _tally(verdicts),
-        shlex.join(suites.asked),
+        shlex.join(suites.arguments),
         run.profile if run else None,
         {**machine.environment, **_judged_by(run), **({"tier": run.tier} if run and run.tier else {})},
         ProfileProposal(),
@@ -204,9 +204,9 @@ def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
             f"suites: the number of cards that all of them ran on is 1, but should be {len(cards)} (only preflight and "
             f"fingerprint are of all: make one card at a time visible, and validate each)"
         )
-    if suites.asked:
+    if suites.arguments:
         found.append(
-            f"suites: what pytest was given besides is {shlex.join(suites.asked)}, but should be nothing (this speaks "
+            f"suites: what pytest was given besides is {shlex.join(suites.arguments)}, but should be nothing (this speaks "
             "of that selection alone: validate without it)"
         )
     verdicts = suites.run.verdicts if suites.run else ()
@@ -220,7 +220,7 @@ def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: 
     told = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]
     told += [f"{checks} of the preflight"] if checks else []
     told += ["suites on one card alone"] if cards > 1 else []
-    told += [f"only {shlex.join(suites.asked)} was asked"] if suites.asked else []
+    told += [f"only {shlex.join(suites.arguments)} was asked"] if suites.arguments else []
     passes = f"{count(good, 'verdict')} pass{'es' if good == 1 else ''}"
     return passes + (f"; exceptions: {', '.join(told)}" if told else "")
 

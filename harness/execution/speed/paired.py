@@ -48,7 +48,7 @@ def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = Non
             kernels=kernels,
             verified_kernels=verified,
             foreign=warm.conditions.foreign,
-            conditions=warm.conditions.told(),
+            conditions=warm.conditions.facts(),
         )
 
 
@@ -86,7 +86,7 @@ def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
             kernels=kernels,
             verified_kernels=verified_kernels,
             foreign=conditions.foreign,
-            conditions=conditions.told(),
+            conditions=conditions.facts(),
         )
 
 

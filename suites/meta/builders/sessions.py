@@ -49,7 +49,7 @@ class Hanging(Sdpa):
 @dataclass(frozen=True)
 class Dummy(Sdpa):
     name: str = "attention.dummy"
-    def claims(self, seen): return [equal("dummy", "here", "here"), *super().claims(seen)]
+    def claims(self, observation): return [equal("dummy", "here", "here"), *super().claims(observation)]
 """
 
 

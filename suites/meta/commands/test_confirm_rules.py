@@ -159,7 +159,7 @@ def test_undecided_path_beside_an_eager_that_gained_nothing_does_not_lag():
     both = [1.15, 1.1, 1.0, 1.0, *around(1.1, loads=7)]
     eager = [1.05, 1.0, 0.9, 0.9, *around(1.0, loads=7)]
     found = moved(turns(both, eager), MARGIN)
-    assert change_of(found.beside, MARGIN) is Change.REGRESSED
+    assert change_of(found.relative, MARGIN) is Change.REGRESSED
     assert (found.change, found.whose) == (Change.UNDECIDED, None)
 
 

@@ -79,7 +79,7 @@ def test_amd_card_is_cuda_to_torch_and_not_to_nvml(nvidia, monkeypatch):
 def test_amd_card_is_not_looked_for_in_nvml_while_it_is_timed(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    told = open_conditions("cuda").told()
+    told = open_conditions("cuda").facts()
     assert told["gpu_throttling"] == "is not watched: NVML reads NVIDIA's cards alone"
 
 

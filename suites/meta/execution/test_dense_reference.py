@@ -28,7 +28,7 @@ class RoundsNothing(Optimization):
     technique = Technique.QUANTIZATION
     tolerance = Tolerance.ROUNDED
 
-    def claims(self, seen):
+    def claims(self, observation):
         return []
 
     def dense_weight(self, linear):

@@ -131,7 +131,7 @@ def test_thermal_slowdown_drops_the_pair(nvml, cause, name):
 def test_power_limit_is_recorded_and_drops_nothing(nvml):
     made = watching(nvml)
     assert happened(made, lambda: nvml.counters.update({FIELDS[POWER_CAP]: 2_501_000_000})) == ""
-    assert made.told()["power_capped"] == "2.5 s"
+    assert made.facts()["power_capped"] == "2.5 s"
 
 
 @pytest.mark.parametrize(("clock", "said"), [(1485, ""), (1484, "throttled: SM clock at 1484 of 1980 MHz")])
@@ -226,7 +226,7 @@ def test_exhausted_share_of_the_processors_drops_the_pair(tmp_path, files):
     said = happened(made, lambda: file.write_text("nr_throttled 5\n"))
     assert said == "throttled: control group used up its share of the processors"
     assert happened(made, lambda: None) == ""
-    assert made.told()["cpu_throttling"] == "watched"
+    assert made.facts()["cpu_throttling"] == "watched"
 
 
 def test_missing_control_group_is_told(tmp_path):
@@ -234,7 +234,7 @@ def test_missing_control_group_is_told(tmp_path):
     linux(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.stat": "usage_usec 1\n"})
     made = Conditions(root=tmp_path)
     assert happened(made, lambda: None) == ""
-    assert made.told()["cpu_throttling"] == "is not watched: no control group counts it"
+    assert made.facts()["cpu_throttling"] == "is not watched: no control group counts it"
 
 
 def test_facts_of_the_machine_are_told(tmp_path):
@@ -245,7 +245,7 @@ def test_facts_of_the_machine_are_told(tmp_path):
     }
     made = Conditions(root=linux(tmp_path, files))
     linux(tmp_path, {"proc/stat": "cpu  1050 0 500 8040 0 0 0 10 0 0\n"})
-    told = made.told()
+    told = made.facts()
     assert (told["governor"], told["turbo"], told["steal"]) == ("powersave", "off", "10.0%")
     assert told["threads"] == str(torch.get_num_threads())
     assert int(told["involuntary_switches"]) >= 0
@@ -255,7 +255,7 @@ def test_facts_of_the_machine_are_told(tmp_path):
 
 def test_what_linux_does_not_tell_is_unknown(tmp_path):
     assert (governor(tmp_path), turbo(tmp_path), read_ticks(tmp_path)) == ("unknown", "unknown", None)
-    assert Conditions(root=tmp_path).told()["steal"] == "unknown"
+    assert Conditions(root=tmp_path).facts()["steal"] == "unknown"
 
 
 @pytest.mark.parametrize(("boost", "said"), [("1", "on"), ("0", "off")])
@@ -264,7 +264,7 @@ def test_turbo_of_other_processors(tmp_path, boost, said):
 
 
 def test_facts_of_the_gpu_are_told(nvml):
-    told = watching(nvml).told()
+    told = watching(nvml).facts()
     assert (told["sm_clock"], told["temperature"], told["power_limit"]) == ("1980 of 1980 MHz", "41 °C", "700 W")
     assert (told["gpu_throttling"], "nvml_untold" in told) == ("watched", False)
 
@@ -277,7 +277,7 @@ def test_what_nvml_does_not_tell_drops_nothing_and_is_told(nvml):
     nvml.refused = {"processes": 3, "clock": 15}
     made = watching(nvml)
     assert happened(made, lambda: None) == ""
-    assert made.told()["nvml_untold"] == (
+    assert made.facts()["nvml_untold"] == (
         f"{lost} (Not Supported), {unnamed} (this nvidia-ml-py is too old), "
         "SM clock (GPU is lost), processes (Not Supported)"
     )
@@ -289,7 +289,7 @@ def test_missing_module_is_told_and_drops_nothing(monkeypatch):
     gpu, why = find_gpu(UUID)
     made = Conditions(gpu, unwatched=why)
     assert happened(made, lambda: None) == ""
-    assert made.told()["gpu_throttling"] == "is not watched: install nvidia-ml-py"
+    assert made.facts()["gpu_throttling"] == "is not watched: install nvidia-ml-py"
 
 
 def test_gpu_that_nvml_does_not_know_is_told(nvml):
@@ -301,4 +301,4 @@ def test_gpu_that_nvml_does_not_know_is_told(nvml):
 
 
 def test_cpu_needs_no_nvml():
-    assert "gpu_throttling" not in open_conditions("cpu").told()
+    assert "gpu_throttling" not in open_conditions("cpu").facts()

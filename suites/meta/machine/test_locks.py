@@ -57,7 +57,7 @@ def test_timed_work_has_the_device_alone(held, theirs, ours):
     told = []
     with (
         pytest.raises(HarnessError, match=r"card: another session has held the device for 0.3 s \(wait until it ends"),
-        devices_held(["card"], alone=ours, told=told.append, patience=Patience(0.3, quiet=0)),
+        devices_held(["card"], alone=ours, notify=told.append, patience=Patience(0.3, quiet=0)),
     ):
         pass
     assert told == ["waiting for card, which another session holds"]
@@ -67,8 +67,8 @@ def test_untimed_work_shares_the_device_and_other_devices_are_free(held):
     held(alone=False)
     told = []
     with (
-        devices_held(["card"], alone=False, told=told.append, patience=Patience(0.3, quiet=0)),
-        devices_held(["another card"], alone=True, told=told.append, patience=Patience(0.3, quiet=0)),
+        devices_held(["card"], alone=False, notify=told.append, patience=Patience(0.3, quiet=0)),
+        devices_held(["another card"], alone=True, notify=told.append, patience=Patience(0.3, quiet=0)),
     ):
         assert told == []
 
@@ -91,7 +91,7 @@ def test_those_who_come_later_do_not_pass_by_one_who_waits(held):
         while not told and time.monotonic() < end:  # until the other waits at the door
             with (
                 suppress(HarnessError),
-                devices_held(["card"], alone=False, told=told.append, patience=Patience(0.1, quiet=0)),
+                devices_held(["card"], alone=False, notify=told.append, patience=Patience(0.1, quiet=0)),
             ):
                 pass
         assert told

@@ -14,7 +14,7 @@ from harness.records.enums import Outcome, Property, Technique
 from harness.records.evidence import Failure
 from harness.records.run import Run
 from harness.reports.bars import MOST_TICKS, SHOWN, chart, ratio_table
-from harness.reports.failures import AGAIN, FOLDED, LONGEST, READ_ON, TOLD, failure_lines, told_and_next
+from harness.reports.failures import AGAIN, FOLDED, LONGEST, READ_ON, TOLD, failure_lines, message_and_next
 from harness.reports.heat import heat, legend
 from harness.reports.html import UNFOLDED, html
 from harness.reports.markdown import markdown
@@ -96,14 +96,14 @@ def test_axis_has_few_marks_and_one_among_them(most):
 def test_label_tells_bars_of_a_path_apart():
     """By what varies, and by nothing else."""
     first, second = bars_of(chart([fast(SDPA, 2.0), fast(TIMED, 1.5)], Property.SPEED, name="n"))
-    assert (first.ratio.beside, second.ratio.beside) == ("single", "decode_b1")
-    assert bars_of(chart([fast(SDPA, 2.0)], Property.SPEED, name="n"))[0].ratio.beside == ""
+    assert (first.ratio.caption, second.ratio.caption) == ("single", "decode_b1")
+    assert bars_of(chart([fast(SDPA, 2.0)], Property.SPEED, name="n"))[0].ratio.caption == ""
 
 
 def test_what_the_overview_claims_is_drawn_too():
     tick = replace(fast(SDPA, 2.0), property=Property.CLAIM, case="overview.attention.speed")
     [bar] = bars_of(chart([tick], Property.SPEED, name="n"))
-    assert bar.ratio.beside == "claim of the overview"
+    assert bar.ratio.caption == "claim of the overview"
     assert chart([replace(tick, case="sentence.other")], Property.SPEED, name="n") is None
     assert ratio_table([tick]) == []
 
@@ -154,8 +154,8 @@ def test_map_has_a_cell_for_each_path_and_property():
     )
     assert [name for name, _ in shown.head] == ["equiv.", "speed"]
     broken, sdpa = shown.tried[Technique.ATTENTION]
-    assert (broken.path, broken.cells[0].kind, broken.cells[0].told) == ("attention.last", "bad", "1 MISMATCH")
-    assert (sdpa.path, sdpa.cells[0].signs, sdpa.cells[0].told) == ("attention.sdpa", "–✓", "1 UNSUPPORTED, 1 PASS")
+    assert (broken.path, broken.cells[0].kind, broken.cells[0].in_words) == ("attention.last", "bad", "1 MISMATCH")
+    assert (sdpa.path, sdpa.cells[0].signs, sdpa.cells[0].in_words) == ("attention.sdpa", "–✓", "1 UNSUPPORTED, 1 PASS")
     assert (sdpa.cells[1].kind, broken.cells[1].kind) == ("good", "")
     assert [row.path for row in shown.untried[Technique.ATTENTION]] == ["attention.sdpa_flash"]
     assert shown.number_untried == 1
@@ -210,31 +210,31 @@ def test_columns_tell_how_paths_stand():
     ],
 )
 def test_next_step_is_taken_from_the_message(message, found, step):
-    assert told_and_next(failing(0, message)) == (found, step)
+    assert message_and_next(failing(0, message)) == (found, step)
 
 
 @pytest.mark.parametrize("outcome", READ_ON)
 @pytest.mark.parametrize("message", ["ValueError: bad shape (3, 4)", "RuntimeError: no kernel (set DEBUG to see)"])
 def test_brackets_of_a_foreign_message_are_no_step(outcome, message):
     """What the harness adds behind it is one."""
-    assert told_and_next(replace(failing(0, message), outcome=outcome)) == (message, READ_ON[outcome])
+    assert message_and_next(replace(failing(0, message), outcome=outcome)) == (message, READ_ON[outcome])
     logged = replace(failing(0, f"{message} (read logs/a.log)"), outcome=outcome)
-    assert told_and_next(logged) == (message, "read logs/a.log")
+    assert message_and_next(logged) == (message, "read logs/a.log")
 
 
 @pytest.mark.parametrize("log", ["logs/a.log", ""])
 def test_step_of_a_failure_that_judging_adds_is_taken(log):
     told = failed(SDPA, Property.SPEED, Failure(Outcome.ERROR, "ValueError: bad shape (3, 4)", log=log))
-    found, step = told_and_next(told)
+    found, step = message_and_next(told)
     assert found == "ValueError: bad shape (3, 4)"
     assert step == (f"read {log}" if log else "set it right and run again")
     lacking = judge_measured(SDPA, Property.SPEED, verdict(SDPA), None, bar())
-    assert told_and_next(lacking) == ("the record holds no speed", "run the case again")
+    assert message_and_next(lacking) == ("the record holds no speed", "run the case again")
 
 
 @pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome.fails])
 def test_every_failure_has_a_next_step(outcome):
-    _, step = told_and_next(replace(failing(0, "boom"), outcome=outcome))
+    _, step = message_and_next(replace(failing(0, "boom"), outcome=outcome))
     assert step == READ_ON.get(outcome, AGAIN)
     text = markdown(run_of(replace(failing(0, "boom"), outcome=outcome)))
     assert f"  Next: {step}.\n  `pytest " in text
@@ -250,17 +250,17 @@ def test_markdown_says_the_next_step_once():
 
 def test_terminal_tells_the_first_failures_with_what_to_do():
     """In single lines that no terminal obeys."""
-    lines = [*failure_lines(map(failing, range(TOLD + 2)), evidence=(), told=("--timing-seconds", "5"))]
+    lines = [*failure_lines(map(failing, range(TOLD + 2)), evidence=(), session_options=("--timing-seconds", "5"))]
     assert len(lines) == 3 * TOLD + 1
     assert lines[0] == f"MISMATCH equivalence of {SDPA.id}0: {BROKEN}"
     assert lines[1] == "  next: look"
     assert lines[2].startswith("  again: pytest suites/every_path suites/invariants ")
     assert "--timing-seconds 5" in lines[2]
     assert lines[-1] == "2 more failures in report.html"
-    odd, *_ = failure_lines([failing(0, f"a\nb {HOSTILE}" + "x" * 999)], evidence=(), told=())
+    odd, *_ = failure_lines([failing(0, f"a\nb {HOSTILE}" + "x" * 999)], evidence=(), session_options=())
     assert len(odd) == LONGEST
     assert not re.search(r"[\n\x1b\x00]", odd)
-    assert [*failure_lines([verdict(SDPA)], evidence=(), told=())] == []
+    assert [*failure_lines([verdict(SDPA)], evidence=(), session_options=())] == []
 
 
 def test_long_message_and_many_failures_are_folded(tmp_path):

@@ -331,12 +331,12 @@ def test_command_has_the_options_of_the_session():
     """A model as it was asked for, by folder or hub id, and times that were not the default; of claims too."""
     told = ("--model", "my models/qwen", "--timing-seconds", "5", "--case-timeout", "900")
     given = "--dtype fp32 --model 'my models/qwen' --timing-seconds 5 --case-timeout 900 "
-    one = command(verdict(TIMED, asked=Property.SPEED), has_evidence=True, told=told)
+    one = command(verdict(TIMED, asked=Property.SPEED), has_evidence=True, session_options=told)
     assert f"{given}--run-slow -m speed -k " in one
     claim = replace(verdict(TIMED, asked=Property.CLAIM), case="overview.caching.speed")
-    assert f"{given}--nightly -k overview.caching.speed" in command(claim, has_evidence=False, told=told)
+    assert f"{given}--nightly -k overview.caching.speed" in command(claim, has_evidence=False, session_options=told)
     assert f"--model {TIMED.recipe.name} --timing-seconds 5" in command(
-        verdict(TIMED), has_evidence=True, told=("--timing-seconds", "5")
+        verdict(TIMED), has_evidence=True, session_options=("--timing-seconds", "5")
     )
 
 

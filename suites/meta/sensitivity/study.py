@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import median
 
 from harness.judging.baseline_comparison import Change, speed_change
-from harness.judging.speed import Aim, Aims, Told, enough, settled
+from harness.judging.speed import Aim, Aims, Answer, enough, settled
 from harness.records.measurements import Pair, Sample
 from harness.session.request import TIMING_SECONDS
 from harness.statistics import LOOKS, Interval, ratio_interval
@@ -94,8 +94,8 @@ class Counts:
 
 def by_threshold(trials: Sequence[Trial]) -> Counts:
     """Against the limit that a path is no slower than eager: caught is SLOW."""
-    told = [THRESHOLD.limits[0].told(each.interval) for each in trials]
-    return Counts(told.count(Told.MISSED), told.count(Told.OPEN), told.count(Told.MET))
+    told = [THRESHOLD.limits[0].answer(each.interval) for each in trials]
+    return Counts(told.count(Answer.MISSED), told.count(Answer.OPEN), told.count(Answer.MET))
 
 
 def by_baseline(traces: Sequence[Trace], trials: Sequence[Trial]) -> tuple[Counts, int]:
