@@ -83,9 +83,9 @@ def machine(
     device = device or inventory.default_device
     absent = Device().unmet(inventory, device=device)
     examined = None if absent else _examined(device, peaks=peaks, seconds=case_timeout)
-    found = _here(device, examined, catalogue, profiles, load=load)
-    print_result(found, _lines(found), as_json=as_json)
-    raise typer.Exit(0 if found.well else 1)
+    here = _here(device, examined, catalogue, profiles, load=load)
+    print_result(here, _lines(here), as_json=as_json)
+    raise typer.Exit(0 if here.well else 1)
 
 
 def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
@@ -94,9 +94,9 @@ def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
     from harness.execution.worker import ask
 
     logs = scratch("harness-machine-")
-    found = ask(logs / "examine.log", partial(examine, peaks=peaks), device, seconds=seconds)
+    examined = ask(logs / "examine.log", partial(examine, peaks=peaks), device, seconds=seconds)
     shutil.rmtree(logs)
-    return found
+    return examined
 
 
 def _here(
@@ -117,8 +117,8 @@ def _here(
     match = Match(device, machine_of(device, examined.names))
     profile = find_profile(profiles, match)
     notes = tuple(_notes(profile, match, profiles, environment))
-    found = health(examined, load=load, cores=int(environment["cores"]))
-    return MachineHere(device, profile.name if profile else None, notes, environment, needs, examined.peaks, found)
+    checks = health(examined, load=load, cores=int(environment["cores"]))
+    return MachineHere(device, profile.name if profile else None, notes, environment, needs, examined.peaks, checks)
 
 
 def _notes(
@@ -128,9 +128,13 @@ def _notes(
         why = "there is none of a simulated device" if is_simulated(match.machine) else "harness calibrate makes one"
         yield f"no profile matches {match.device} on {match.machine}: {why}"
         return
-    found = profile.calibration
-    told = f"{found.judgements} correct runs on {found.date}" if found else "not calibrated: harness calibrate"
-    yield f"limits: {told}"
+    calibration = profile.calibration
+    calibrated = (
+        f"{calibration.judgements} correct runs on {calibration.date}"
+        if calibration
+        else "not calibrated: harness calibrate"
+    )
+    yield f"limits: {calibrated}"
     yield from standard_of(profiles, match, environment).notes
     for technique, file in read_baselines(profile).files.items():
         other = differences(file, environment)
@@ -139,30 +143,30 @@ def _notes(
 
 
 def _needs(catalogue: Catalogue, inventory: Inventory, device: str) -> tuple[NeedHere, ...]:
-    found: dict[Need, list[str]] = {}
+    by_need: dict[Need, list[str]] = {}
     for path in catalogue.paths:
         for need in path.needs():
-            found.setdefault(need, []).append(path.name)
+            by_need.setdefault(need, []).append(path.name)
     return tuple(
-        NeedHere(str(need), need.unmet(inventory, device=device) or "", tuple(paths)) for need, paths in found.items()
+        NeedHere(str(need), need.unmet(inventory, device=device) or "", tuple(paths)) for need, paths in by_need.items()
     )
 
 
-def _lines(found: MachineHere) -> Iterator[str]:
-    yield f"device: {found.device}"
-    yield f"profile: {found.profile or 'none'}"
-    yield from (f"  {line}" for line in found.notes)
+def _lines(here: MachineHere) -> Iterator[str]:
+    yield f"device: {here.device}"
+    yield f"profile: {here.profile or 'none'}"
+    yield from (f"  {line}" for line in here.notes)
     yield "environment:"
-    yield from (f"  {name}: {value}" for name, value in found.environment.items())
+    yield from (f"  {name}: {value}" for name, value in here.environment.items())
     yield "needs that are met:"
-    yield from (f"  {need.need}: {count(len(need.paths), 'path')}" for need in found.needs if not need.unmet)
+    yield from (f"  {need.need}: {count(len(need.paths), 'path')}" for need in here.needs if not need.unmet)
     yield "needs that are unmet, and the paths that each keeps out:"
-    yield from (f"  {need.unmet}: {', '.join(need.paths)}" for need in found.needs if need.unmet)
-    if found.peaks:
+    yield from (f"  {need.unmet}: {', '.join(need.paths)}" for need in here.needs if need.unmet)
+    if here.peaks:
         yield "peaks:"
-        yield from (f"  {line}" for line in _peaks(found.peaks))
-    yield f"health: {'well' if found.well else 'not well'}"
-    yield from (f"  {finding}" for finding in found.health)
+        yield from (f"  {line}" for line in _peaks(here.peaks))
+    yield f"health: {'well' if here.well else 'not well'}"
+    yield from (f"  {finding}" for finding in here.health)
 
 
 def _peaks(peaks: Peaks) -> Iterator[str]:

@@ -62,10 +62,10 @@ def _pardon(first: Path) -> Forgiven:
     name = finished_run(first).profile
     if name is None:
         return Forgiven()
-    found = next((profile for profile in sound_profiles(root) if profile.name == name), None)
-    if found is None:
+    matching = next((profile for profile in sound_profiles(root) if profile.name == name), None)
+    if matching is None:
         raise HarnessError(f"{first}: was judged by profile {name}, which is gone (restore it)")
-    return Forgiven(found.skips, found.known_failures)
+    return Forgiven(matching.skips, matching.known_failures)
 
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")
@@ -122,21 +122,21 @@ def _refuse_missing_shards(folders: Sequence[Path], runs: Sequence[Run]) -> None
     for count in {shard.partition("/")[2] for shard in given}:
         missing = [each for place in range(1, int(count) + 1) if (each := f"{place}/{count}") not in given]
         if missing:
-            told = ", ".join(map(str, folders))
-            raise HarnessError(f"{told}: shard {missing[0]} is missing, but should be merged too (name its run)")
+            names = ", ".join(map(str, folders))
+            raise HarnessError(f"{names}: shard {missing[0]} is missing, but should be merged too (name its run)")
 
 
 def _all_verdicts(folders: Sequence[Path], runs: Sequence[Run]) -> Iterator[Verdict]:
-    known: dict[tuple[str, str], Path] = {}
+    origin: dict[tuple[str, str], Path] = {}
     for folder, run in zip(folders, runs, strict=True):
         for verdict in run.verdicts:
             key = (verdict.case, verdict.property)
-            if key in known:
+            if key in origin:
                 raise HarnessError(
-                    f"{known[key]} and {folder}: both judge {verdict.property} of {verdict.case}, but one should (run "
+                    f"{origin[key]} and {folder}: both judge {verdict.property} of {verdict.case}, but one should (run "
                     "them with --shard K/N)"
                 )
-            known[key] = folder
+            origin[key] = folder
             yield verdict
 
 
@@ -162,5 +162,5 @@ def _exit(runs: Sequence[Run]) -> int:
 
 
 def _selected(runs: Sequence[Run]) -> int | None:
-    known = [run.selected for run in runs if run.selected is not None]
-    return sum(known) if len(known) == len(runs) else None
+    counts = [run.selected for run in runs if run.selected is not None]
+    return sum(counts) if len(counts) == len(runs) else None

@@ -41,21 +41,21 @@ class CaseJudge:
     """Ids of cases that only the resumed session ran. Verdicts can be given on them, but nothing can be measured: the
     tensors of their runs are gone."""
 
-    def judge(self, planned: Planned, asked: Property) -> Verdict:
+    def judge(self, planned: Planned, property_: Property) -> Verdict:
         """Judge one property by the evidence of the case. Run and measure it first as far as it was not."""
         case = planned.case
-        if not asked.measured:
-            return self.by_evidence(planned, asked)
-        verdict, measured = self.measurements(planned, asked)
+        if not property_.measured:
+            return self.by_evidence(planned, property_)
+        verdict, measured = self.measurements(planned, property_)
         bar = bar_of(case, planned.optimization, standard=self.standard)
         if measured and (measured.memory or measured.memory_failure):
             # Weighed for a comparison with a baseline too.
             weighed = judge_measured(case, Property.MEMORY, verdict, measured, bar)
             if not weighed.outcome.fails:
                 self.folder.remove_snapshot(case.id)
-        return judge_measured(case, asked, verdict, measured, bar)
+        return judge_measured(case, property_, verdict, measured, bar)
 
-    def measurements(self, planned: Planned, *asked: Property) -> tuple[Verdict, Measurements | None]:
+    def measurements(self, planned: Planned, *properties: Property) -> tuple[Verdict, Measurements | None]:
         """Return the verdict on the equivalence of a case, and its measurements, if any.
 
         Unless the verdict is PASS, nothing is measured for these properties. A case that only the resumed session ran
@@ -66,15 +66,15 @@ class CaseJudge:
         if (
             verdict.outcome is Outcome.PASS
             and case.id in self.resumed_only
-            and (planned.claim or self._lacks(case, asked))
+            and (planned.claim or self._lacks(case, properties))
         ):
             del self.evidence[case.id]
             verdict = self.by_evidence(planned, Property.EQUIVALENCE)
-        for each in asked if verdict.outcome is Outcome.PASS else ():
+        for each in properties if verdict.outcome is Outcome.PASS else ():
             self._measure(planned, each, bar_of(case, planned.optimization, standard=self.standard))
         return verdict, self.measured.get(case.id)
 
-    def by_evidence(self, planned: Planned, asked: Property) -> Verdict:
+    def by_evidence(self, planned: Planned, property_: Property) -> Verdict:
         """Judge a property that evidence decides. Run the case first if it did not run yet."""
         case = planned.case
         if case.id not in self.evidence:
@@ -83,39 +83,39 @@ class CaseJudge:
             self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
             self.folder.add_evidence(self.evidence[case.id])
             self.resumed_only.discard(case.id)
-        return judge_evidence(case, asked, self.evidence[case.id], standard=self.standard)
+        return judge_evidence(case, property_, self.evidence[case.id], standard=self.standard)
 
-    def _measure(self, planned: Planned, asked: Property, bar: Bar) -> None:
+    def _measure(self, planned: Planned, property_: Property, bar: Bar) -> None:
         """Measure what the property needs and is not known yet.
 
         If a claim of this session is tried on the case, before or after, pairs should also show whether it is faster at
         all.
         """
         case = planned.case
-        known = self.measured.get(case.id, Measurements(case.id))
-        if _untimed(known, asked):
+        measured = self.measured.get(case.id, Measurements(case.id))
+        if _untimed(measured, property_):
             native = next(run for run in self.evidence[case.id].rungs if run.dtype is case.dtype)
             stored = bar.recorded.figures.speed if bar.recorded else None
             limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if case.id in self.claimed else ()))
             aims = Aims(limits, stored.speedup if stored else None)
             sampling = Sampling(self.timing_seconds, aims, kernels=native.engagement.kernels)
-            known = self.runner.timed(known, case, planned.optimization, sampling)
-        if _unweighed(known, asked):
-            known = self.runner.weighed(known, case, planned.optimization)
-        if known != self.measured.get(case.id):
-            self.measured[case.id] = known
-            self.folder.add_measurements(known)
+            measured = self.runner.timed(measured, case, planned.optimization, sampling)
+        if _unweighed(measured, property_):
+            measured = self.runner.weighed(measured, case, planned.optimization)
+        if measured != self.measured.get(case.id):
+            self.measured[case.id] = measured
+            self.folder.add_measurements(measured)
 
-    def _lacks(self, case: Case, asked: tuple[Property, ...]) -> bool:
+    def _lacks(self, case: Case, properties: tuple[Property, ...]) -> bool:
         """Return whether something that these properties need is not measured yet."""
-        known = self.measured.get(case.id, Measurements(case.id))
-        return any(_untimed(known, each) or _unweighed(known, each) for each in asked)
+        measured = self.measured.get(case.id, Measurements(case.id))
+        return any(_untimed(measured, each) or _unweighed(measured, each) for each in properties)
 
 
-def _untimed(known: Measurements, asked: Property) -> bool:
-    return asked is not Property.MEMORY and known.speed is None and known.speed_failure is None
+def _untimed(measured: Measurements, property_: Property) -> bool:
+    return property_ is not Property.MEMORY and measured.speed is None and measured.speed_failure is None
 
 
-def _unweighed(known: Measurements, asked: Property) -> bool:
-    weighed = known.memory is not None or known.memory_failure is not None
-    return asked in (Property.MEMORY, Property.REGRESSION) and not weighed
+def _unweighed(measured: Measurements, property_: Property) -> bool:
+    weighed = measured.memory is not None or measured.memory_failure is not None
+    return property_ in (Property.MEMORY, Property.REGRESSION) and not weighed

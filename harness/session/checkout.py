@@ -36,16 +36,16 @@ def refuse_unused(profiles: tuple[Profile, ...], catalogue: Catalogue) -> None:
     It names a path, model or workload that is not there, so that nothing is held to it although it looks so.
     """
     for profile in profiles:
-        known = {
+        by_kind = {
             "workload": {workload.name for workload in catalogue.workloads if workload.timed},
             "recipe": {"", *(model.name for model in (*catalogue.models, *catalogue.more_models))},
         }
         for threshold in profile.thresholds:
-            for what, names in known.items():
-                if getattr(threshold, what) not in names:
+            for kind, names in by_kind.items():
+                if getattr(threshold, kind) not in names:
                     raise HarnessError(
-                        f"{profile.file}: the threshold of {threshold.path} on {threshold.workload} names {what} "
-                        f"{getattr(threshold, what)}, which is not in the catalogue (correct or remove it)"
+                        f"{profile.file}: the threshold of {threshold.path} on {threshold.workload} names {kind} "
+                        f"{getattr(threshold, kind)}, which is not in the catalogue (correct or remove it)"
                     )
             if not any(fnmatchcase(path.name, threshold.path) for path in catalogue.paths):
                 raise HarnessError(

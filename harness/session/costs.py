@@ -111,9 +111,9 @@ class Costs:
         """Return the steps of this session that took longest, at most `most`, with their seconds."""
         return sorted(self.new.items(), key=lambda entry: -entry[1])[:most]
 
-    def minutes(self, beside: Iterable[Step], alone: Iterable[Step], *, jobs: int) -> float:
-        """Return about how many minutes a session takes: steps `beside` run `jobs` at a time, steps `alone` singly."""
-        parted = sum(self.of(step) for step in beside) / jobs
+    def minutes(self, parallel: Iterable[Step], alone: Iterable[Step], *, jobs: int) -> float:
+        """Return about how many minutes a session takes: steps `parallel` `jobs` at a time, steps `alone` singly."""
+        parted = sum(self.of(step) for step in parallel) / jobs
         return (START_SECONDS + parted + sum(self.of(step) for step in alone)) / 60
 
 

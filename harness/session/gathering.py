@@ -17,7 +17,7 @@ from harness.session.plan import Planned
 
 Make = Callable[[Planned], Evidence]
 """Function that runs a case. Raises HarnessError for what is not the case's fault."""
-Told = Callable[[str], None]
+Notify = Callable[[str], None]
 """Function that shows a line on what a person waits for."""
 
 BETWEEN_LINES = 15.0
@@ -38,7 +38,7 @@ class Gathering:
     jobs: int
     cost: Callable[[str], float] = lambda _: 0.0
     """Estimated seconds of a case, by its id."""
-    told: Told = print
+    notify: Notify = print
     minutes_behind: float = 0.0
     """Estimated minutes of what follows when all cases have run."""
     _waiting: dict[str, Future[Evidence]] = field(default_factory=dict)
@@ -113,12 +113,12 @@ class Gathering:
     def _tell(self) -> None:
         for line in [line for line, was_told in dict(self._notes).items() if not was_told]:
             self._notes[line] = True
-            self.told(line)
+            self.notify(line)
         now = time.monotonic()
         if now - self._last_line < BETWEEN_LINES:
             return
         self._last_line = now
-        self.told("; ".join(self._progress(now)))
+        self.notify("; ".join(self._progress(now)))
 
     def _progress(self, now: float) -> Iterator[str]:
         left = [case for case, future in self._waiting.items() if not future.done()]
@@ -128,4 +128,4 @@ class Gathering:
             yield f"now {', '.join(f'{case} for {now - since:.0f} s' for case, since in running.items())}"
         ran = sum(now - since for since in running.values())
         minutes = max(0.0, sum(map(self.cost, left)) - ran) / self.jobs / 60 + self.minutes_behind
-        yield f"{told(minutes)} left"
+        yield f"{in_words(minutes)} left"

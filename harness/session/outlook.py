@@ -48,9 +48,9 @@ class Outlook:
         small = [entry.case for entry in self.to_run().values() if is_small(entry.case.recipe)]
         jobs = min(default_jobs(None) if jobs is None else jobs, max(1, len(small)))
         side = f"up to {jobs} side by side while nothing is timed" if jobs > 1 else "one after the other"
-        beside = [Step(case.id, case.technique) for case in small]
-        minutes = self.costs.minutes(beside, self._steps_alone(), jobs=jobs)
-        return f"tier {tier}: {count(len(cases), 'case')}, {side}, {told(minutes)}{left_out_line(left_out)}"
+        parallel = [Step(case.id, case.technique) for case in small]
+        minutes = self.costs.minutes(parallel, self._steps_alone(), jobs=jobs)
+        return f"tier {tier}: {count(len(cases), 'case')}, {side}, {in_words(minutes)}{left_out_line(left_out)}"
 
     def tell_progress(self, notify: Callable[[str], None]) -> None:
         """Show the progress, but at most every BETWEEN_LINES seconds. Called between steps that run one at a time."""
@@ -58,7 +58,7 @@ class Outlook:
         if now - self._last_line < BETWEEN_LINES:
             return
         self._last_line = now
-        notify(f"{len(self.done)} of {count(len(self.tests), 'test')} are done; {told(self.minutes_alone())} left")
+        notify(f"{len(self.done)} of {count(len(self.tests), 'test')} are done; {in_words(self.minutes_alone())} left")
 
     def _is_open(self, test: CaseTest) -> bool:
         """Return whether a verdict can be given here that was not given yet."""

@@ -34,8 +34,8 @@ class Catalogue:
     """Models that run only when requested by name: they are large, or far away."""
 
     def __post_init__(self) -> None:
-        for what in (self.paths, (*self.models, *self.more_models), self.workloads):
-            names = [entry.name for entry in what]
+        for entries in (self.paths, (*self.models, *self.more_models), self.workloads):
+            names = [entry.name for entry in entries]
             if doubled := {name for name in names if names.count(name) > 1}:
                 raise ValueError(
                     f"{', '.join(sorted(doubled))} stands twice in the catalogue, but names should be unique"
@@ -156,27 +156,27 @@ def _first_timed(planned: Sequence[Planned]) -> tuple[ModelRecipe, ...]:
     return tuple(dict.fromkeys(entry.case.recipe for entry in planned if entry.case.recipe.timed_daily))[:1]
 
 
-def find_model(asked: str, catalogue: Catalogue) -> ModelRecipe:
+def find_model(name: str, catalogue: Catalogue) -> ModelRecipe:
     """Return the recipe of `--model`: a name, a folder, or a hub id `owner/name[@revision]`. Raises UnknownName."""
-    known = (*catalogue.models, *catalogue.more_models)
-    for recipe in known:
-        if recipe.name == asked:
-            return recipe
-    folder = Path(asked).expanduser().resolve()
+    models = (*catalogue.models, *catalogue.more_models)
+    for model in models:
+        if model.name == name:
+            return model
+    folder = Path(name).expanduser().resolve()
     if (folder / "config.json").is_file():
         return ModelRecipe(_plain(folder.name), Folder(str(folder)))
-    repository, _, revision = asked.partition("@")
+    repository, _, revision = name.partition("@")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and not folder.exists():
         return ModelRecipe(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
-    names = [recipe.name for recipe in known]
-    raise UnknownName("model", asked, [*names, "a folder with config.json", "a hub id owner/name"])
+    names = [model.name for model in models]
+    raise UnknownName("model", name, [*names, "a folder with config.json", "a hub id owner/name"])
 
 
 def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
     """Return a catalogue that also has the models of these names, which are those that `--model` takes."""
-    found = tuple(find_model(name, catalogue) for name in names)
-    known = (*catalogue.models, *catalogue.more_models)
-    return replace(catalogue, more_models=(*catalogue.more_models, *(each for each in found if each not in known)))
+    named = tuple(find_model(name, catalogue) for name in names)
+    catalogued = (*catalogue.models, *catalogue.more_models)
+    return replace(catalogue, more_models=(*catalogue.more_models, *(each for each in named if each not in catalogued)))
 
 
 def case_ids(catalogue: Catalogue, device: str) -> set[str]:
@@ -190,26 +190,26 @@ def case_ids(catalogue: Catalogue, device: str) -> set[str]:
     }
 
 
-def find_case(asked: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
+def find_case(case_id: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
     """Return the case of that id and its path. Raises HarnessError if the catalogue gives none."""
-    device = asked.partition("-")[0]
-    known = {}
+    device = case_id.partition("-")[0]
+    by_id = {}
     for path in catalogue.paths:
         for model in (*catalogue.models, *catalogue.more_models):
             for workload in catalogue.workloads:
                 for dtype in Dtype:
                     case = Case(path.name, path.technique, model, workload, device, dtype)
-                    if case.id == asked:
+                    if case.id == case_id:
                         return case, path
-                    known[case.id] = case
-    near = get_close_matches(asked, known, n=1)
+                    by_id[case.id] = case
+    near = get_close_matches(case_id, by_id, n=1)
     meant = f"did you mean {near[0]}?" if near else "pytest --collect-only -q shows them in brackets"
-    raise HarnessError(f"case {asked!r} is unknown, but should be the id of a case of the catalogue ({meant})")
+    raise HarnessError(f"case {case_id!r} is unknown, but should be the id of a case of the catalogue ({meant})")
 
 
-def plan_case(asked: str, catalogue: Catalogue, inventory: Inventory) -> Planned:
+def plan_case(case_id: str, catalogue: Catalogue, inventory: Inventory) -> Planned:
     """Return the case of that id as planned: with its needs, and whether this machine meets them."""
-    case, path = find_case(asked, catalogue)
+    case, path = find_case(case_id, catalogue)
     alone = replace(catalogue, paths=(path,), workloads=(case.workload,))
     [planned] = plan(alone, inventory, models=(case.recipe,), device=case.device, dtypes=(case.dtype,))
     return planned

@@ -63,18 +63,18 @@ class RunFolder:
         self._lock = _locked(path)
 
     @classmethod
-    def new(cls, parent: Path, asked: RunRequest = ASKED_NOTHING) -> RunFolder:
+    def new(cls, parent: Path, request: RunRequest = ASKED_NOTHING) -> RunFolder:
         """Make a new folder below `parent`. Raises HarnessError if that cannot be written."""
         now = datetime.now(UTC)
         path = fresh_folder(parent, now.strftime("%Y-%m-%dT%H-%M-%SZ"))
         (path / "logs").mkdir()
-        made = cls(path, asked.of(Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ())))
+        made = cls(path, request.of(Run(SCHEMA, None, {}, now.isoformat(timespec="seconds"), None, None, ())))
         made._write_head()
         link_latest(parent, path)
         return made
 
     @classmethod
-    def resumed(cls, path: Path, asked: RunRequest = ASKED_NOTHING) -> RunFolder:
+    def resumed(cls, path: Path, request: RunRequest = ASKED_NOTHING) -> RunFolder:
         """Go on in the folder of a run that was interrupted. A run that was a gate stays one.
 
         Nothing is written until `describe` has found that the machine is the same.
@@ -85,14 +85,14 @@ class RunFolder:
         path = path.resolve()  # once: `latest` may move on
         made = cls(path, any_run(path))
         try:
-            made.run = resumable_run(path, asked.selection, asked.tier)  # now that nobody else writes it
+            made.run = resumable_run(path, request.selection, request.tier)  # now that nobody else writes it
         except HarnessError:
             made.release()
             raise
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        gate = asked.gate or made.run.gate is not None
+        gate = request.gate or made.run.gate is not None
         run = replace(made.run, finished=None, exit=None, failed_otherwise=None, resumed=(*made.run.resumed, now))
-        made.run = replace(asked, gate=gate).of(run)
+        made.run = replace(request, gate=gate).of(run)
         return made
 
     @property

@@ -86,35 +86,35 @@ class Session:
     def verdicts(self) -> tuple[Verdict, ...]:
         return self.cases.folder.run.verdicts if self.cases else ()
 
-    def judge(self, planned: Planned, asked: Property) -> Verdict:
+    def judge(self, planned: Planned, property_: Property) -> Verdict:
         """Return the verdict on one property of a case, and put it into the record."""
-        return self.judge_by(planned, asked, lambda cases: cases.judge(planned, asked))
+        return self.judge_by(planned, property_, lambda cases: cases.judge(planned, property_))
 
-    def judge_by(self, planned: Planned, asked: Property, judging: Judging) -> Verdict:
+    def judge_by(self, planned: Planned, property_: Property, judging: Judging) -> Verdict:
         """Return the verdict that `judging` gives if the case can run here, and put it into the record.
 
         A verdict that the resumed session gave stands.
         """
         cases = self.cases or self._open()
-        if (planned.id, asked) in self._resumed:
-            return self._resumed[planned.id, asked]
+        if (planned.id, property_) in self._resumed:
+            return self._resumed[planned.id, property_]
         if planned.unmet:
-            verdict = unsupported(planned.case, asked, planned.unmet)
+            verdict = unsupported(planned.case, property_, planned.unmet)
         else:
             # Before a lock is held, since threads that gather wait for it too.
-            self._take_gathered(planned.case.id, alone=asked.alone)
-            if asked.alone:
+            self._take_gathered(planned.case.id, alone=property_.alone)
+            if property_.alone:
                 self.outlook.tell_progress(self._notify)
-            with devices_held(self._devices, alone=asked.alone, notify=self._notify):
+            with devices_held(self._devices, alone=property_.alone, notify=self._notify):
                 began = time.monotonic()
                 verdict = judging(cases)
-            if asked.alone or planned.case.id not in self.evidence:
-                self.costs.add(Step(planned.id, planned.case.technique, asked), time.monotonic() - began)
+            if property_.alone or planned.case.id not in self.evidence:
+                self.costs.add(Step(planned.id, planned.case.technique, property_), time.monotonic() - began)
         if planned.claim and verdict.case != planned.claim:
             verdict = as_claim(planned.claim, verdict)
         verdict = forgiven(verdict, cases.standard.known_failures, on=cases.folder.run.started)
         cases.folder.add(verdict)
-        self.outlook.done.add((planned.id, asked))
+        self.outlook.done.add((planned.id, property_))
         return verdict
 
     def close(self, exit_code: int) -> int:
@@ -207,9 +207,9 @@ class Session:
             free = [runner.free_memory(device) for device in {entry.case.device for entry in cases.values()} - {"cpu"}]
             jobs = default_jobs(min(free, default=None))
         runner.threads = threads_of_small()
-        beside = jobs > 1 and len(cases) > 1
-        folder.say_jobs(jobs if beside else 1)
-        if not beside:
+        parallel = jobs > 1 and len(cases) > 1
+        folder.say_jobs(jobs if parallel else 1)
+        if not parallel:
             return
 
         def make(planned: Planned) -> Evidence:

@@ -38,7 +38,7 @@ def summary(session: Session) -> Iterator[str]:
         yield from changed_numerics(verdicts)
         yield from cases.standard.notes
         if slowest := session.costs.slowest(SLOWEST):
-            yield f"slowest: {', '.join(f'{what} {seconds:.0f} s' for what, seconds in slowest)}"
+            yield f"slowest: {', '.join(f'{step} {seconds:.0f} s' for step, seconds in slowest)}"
         yield f"{tally_outcomes(verdicts)}; record: {cases.folder.path}"
         if session.plan.left_out_by_tier:
             yield f"{tier_line(cases.folder.run)} ({_later(session.options.tier)})"

@@ -69,10 +69,10 @@ def diff_command(run: RunFolder, *, as_json: AsJson = False) -> None:
     ```
     """
     root, _ = find_catalogue(Path.cwd())
-    found = diff(run, root)
-    rows = [[row.case, row.metric, row.was, row.got, row.change] for row in found.rows]
+    difference = diff(run, root)
+    rows = [[row.case, row.metric, row.was, row.got, row.change] for row in difference.rows]
     table = aligned([["case", "metric", "stored", "now", "change"], *rows])
-    print_result(found, [*table, *found.notes], as_json=as_json)
+    print_result(difference, [*table, *difference.notes], as_json=as_json)
 
 
 @app.command("accept", epilog=CODES)
@@ -89,8 +89,8 @@ def accept_command(run: RunFolder, *, case: Chosen = None, worse: Worse = "", as
     ```
     """
     root, catalogue = find_catalogue(Path.cwd())
-    known = {id_ for profile in read_profiles(root / BASELINES) for id_ in case_ids(catalogue, profile.match.device)}
-    done = accept(run, root, known=known, cases=case or (), worse=worse)
+    ids = {id_ for profile in read_profiles(root / BASELINES) for id_ in case_ids(catalogue, profile.match.device)}
+    done = accept(run, root, case_ids=ids, cases=case or (), worse=worse)
     same = count(len(done.kept), "case")
     kept = f"; {same} as recorded before, being neither better nor worse" if done.kept else ""
     lines = [*(f"written: {path}" for path in done.paths), f"{count(len(done.taken), 'case')} recorded{kept}"]

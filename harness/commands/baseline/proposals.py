@@ -112,7 +112,7 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
     judged: dict[str, list[Verdict]] = {}
     for verdict in record.verdicts:
         judged.setdefault(verdict.case, []).append(verdict)
-    found: dict[Technique, dict[str, Recorded]] = {}
+    by_technique: dict[Technique, dict[str, Recorded]] = {}
     left_out = {}
     for measured in measurements_of(run).values():
         verdicts = judged.get(measured.case, [])
@@ -120,7 +120,7 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
             left_out[measured.case] = why
         else:
             facts = verdicts[0]
-            found.setdefault(technique_of(facts.path), {})[measured.case] = Recorded(
+            by_technique.setdefault(technique_of(facts.path), {})[measured.case] = Recorded(
                 facts.path,
                 facts.recipe,
                 facts.workload,
@@ -129,12 +129,14 @@ def proposal_for(run: Path, record: Run, profile: Profile) -> Proposal:
                 environment_of(record.environment),
                 digest(to_plain(measured)),
             )
-    if not found:
+    if not by_technique:
         first = next((f": {case}: {why}" for case, why in left_out.items()), "")
         nothing = f"{run}: the run measured nothing that is worth recording{first}"
         raise HarnessError(_with_step(nothing, "name another run"))
     hardware = hardware_of(profile.match.device, record.environment)
-    files = {name: BaselineFile(SCHEMA, profile.match, hardware, cases).sealed() for name, cases in found.items()}
+    files = {
+        name: BaselineFile(SCHEMA, profile.match, hardware, cases).sealed() for name, cases in by_technique.items()
+    }
     return Proposal(run, record.environment, profile, files, left_out)
 
 
@@ -158,10 +160,12 @@ def diff(run: Path, root: Path) -> BaselineDifference:
     return BaselineDifference(tuple(rows), tuple(notes))
 
 
-def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[str] = (), worse: str = "") -> Accepted:
+def accept(
+    run: Path, root: Path, *, case_ids: Collection[str], cases: Collection[str] = (), worse: str = ""
+) -> Accepted:
     """Record the cases that a run proposed: those named, or else those that are new or better.
 
-    `known` are the ids of all cases that the catalogue gives. `worse` is the reason for which worse numbers are
+    `case_ids` are the ids of all cases that the catalogue gives. `worse` is the reason for which worse numbers are
     recorded too.
 
     Raises HarnessError, and records nothing, if the proposal is missing or outdated, if a case is worse without a
@@ -172,7 +176,7 @@ def accept(run: Path, root: Path, *, known: Collection[str], cases: Collection[s
     _refuse_other_hardware(proposal, baselines)
     chosen = _chosen(proposal, cases)
     for case in chosen:
-        if case not in known:
+        if case not in case_ids:
             raise HarnessError(
                 f"{case}: no path, model or workload of the catalogue gives it, so that every later session would "
                 "refuse what is recorded of it (add its model to the catalogue first, or choose others with --case)"
@@ -254,13 +258,13 @@ def _refuse_other_hardware(proposal: Proposal, baselines: Baselines) -> None:
 
 
 def _chosen(proposal: Proposal, cases: Collection[str]) -> dict[str, Recorded]:
-    known = proposal.cases
+    proposed = proposal.cases
     for case in cases:
         if case in proposal.left_out:
             raise HarnessError(_with_step(f"{case}: {proposal.left_out[case]}", "set that right and run again"))
-        if case not in known:
-            raise UnknownName("case", case, list(known))
-    return {case: entry for case, entry in known.items() if not cases or case in cases}
+        if case not in proposed:
+            raise UnknownName("case", case, list(proposed))
+    return {case: entry for case, entry in proposed.items() if not cases or case in cases}
 
 
 def _refuse_unexplained(lost: Mapping[str, list[str]], worse: str) -> None:
@@ -279,8 +283,8 @@ def _refuse_unexplained(lost: Mapping[str, list[str]], worse: str) -> None:
 def _is_news(stored: Recorded | None, now: Recorded, *, device: str) -> bool:
     if stored is None:
         return True
-    found = compare(stored.figures, now.figures, device=device)
-    return any(entry.change is Change.IMPROVED or entry.stored is None for entry in found)
+    comparisons = compare(stored.figures, now.figures, device=device)
+    return any(entry.change is Change.IMPROVED or entry.stored is None for entry in comparisons)
 
 
 def _merged(proposal: Proposal, baselines: Baselines, taken: Mapping[str, Recorded]) -> dict[Technique, BaselineFile]:
@@ -297,9 +301,9 @@ def _merged(proposal: Proposal, baselines: Baselines, taken: Mapping[str, Record
 def _rows(case: str, entry: Recorded, baselines: Baselines, proposal: Proposal) -> Iterator[BaselineRow]:
     stored = baselines.find(case, technique_of(entry.path), environment=proposal.environment)
     before = stored.figures if isinstance(stored, Recorded) else NOTHING
-    for found in compare(before, entry.figures, device=proposal.profile.match.device):
-        change = NEW if found.stored is None else found.change
-        yield BaselineRow(case, found.metric, found.stored, found.now, found.was, found.got, change)
+    for compared in compare(before, entry.figures, device=proposal.profile.match.device):
+        change = NEW if compared.stored is None else compared.change
+        yield BaselineRow(case, compared.metric, compared.stored, compared.now, compared.was, compared.got, change)
     yield from _seconds(case, before, entry.figures)
 
 

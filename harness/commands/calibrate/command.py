@@ -93,10 +93,10 @@ def calibrate(
     environment = describe(inventory, accelerators=accelerators)
     calibration = calibration_of(measured_spread(runs), cases, seeds=seeds, environment=environment)
     refuse_survivors(limits_of(calibration.values), root / FAULTS)
-    found = replace(place, calibration=calibration)
-    print_result(found, _lines(found, calibration), as_json=as_json)
+    calibrated = replace(place, calibration=calibration)
+    print_result(calibrated, _lines(calibrated, calibration), as_json=as_json)
     if not dry_run:
-        typer.echo(f"written: {write_profile(found)}", err=as_json)
+        typer.echo(f"written: {write_profile(calibrated)}", err=as_json)
 
 
 def numerics(run: RunFolder, *, as_json: AsJson = False) -> None:
@@ -142,13 +142,13 @@ def _workload(name: str, catalogue: Catalogue) -> Workload:
 
 def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str) -> Profile:
     """Return the matching profile, or a new one in `folder`. Raises HarnessError if the chosen name cannot be used."""
-    known = find_profile(profiles, match)
-    if known:
-        if name and name != known.name:
+    matching = find_profile(profiles, match)
+    if matching:
+        if name and name != matching.name:
             raise HarnessError(
-                f"--profile {name}: profile {known.name} matches this machine already (leave the option out)"
+                f"--profile {name}: profile {matching.name} matches this machine already (leave the option out)"
             )
-        return known
+        return matching
     if name and not re.fullmatch(r"[\w.-]+", name):
         raise HarnessError(f"--profile {name}: should be the name of one folder (letters, digits, '.', '_' and '-')")
     name = name or profile_name(match)
@@ -157,15 +157,15 @@ def _place(profiles: tuple[Profile, ...], match: Match, folder: Path, name: str)
     return Profile(name, folder / name, match, None)
 
 
-def _lines(profile: Profile, found: Calibration) -> list[str]:
-    numbers = dict.fromkeys(key.partition(".")[2] for key in found.q95)
-    dtypes = dict.fromkeys(key.partition(".")[0] for key in found.q95)
-    figures = {key: f"{value:.3g}" for key, value in found.q95.items()}
+def _lines(profile: Profile, calibration: Calibration) -> list[str]:
+    numbers = dict.fromkeys(key.partition(".")[2] for key in calibration.q95)
+    dtypes = dict.fromkeys(key.partition(".")[0] for key in calibration.q95)
+    figures = {key: f"{value:.3g}" for key, value in calibration.q95.items()}
     spread = [[name, *(figures.get(f"{dtype}.{name}", "") for dtype in dtypes)] for name in numbers]
-    limits = [[name, f"{v.table:g}", f"{v.q95:.4g}", f"{v.value:g}"] for name, v in found.values.items()]
-    over = ", ".join(f"{key} {count} times" for key, count in found.over_table.items()) or "none"
+    limits = [[name, f"{v.table:g}", f"{v.q95:.4g}", f"{v.value:g}"] for name, v in calibration.values.items()]
+    over = ", ".join(f"{key} {count} times" for key, count in calibration.over_table.items()) or "none"
     return [
-        f"{found.judgements} correct runs of eager; over the table's limits: {over}",
+        f"{calibration.judgements} correct runs of eager; over the table's limits: {over}",
         "",
         *aligned([["95th percentile", *dtypes], *spread]),
         "",

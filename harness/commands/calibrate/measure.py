@@ -21,9 +21,9 @@ def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable
     """Run every correct variant of eager on the cases; `tell` gets a line after each case. Raises HarnessError."""
     runs: list[PrecisionRun] = []
     for done, case in enumerate(cases, 1):
-        rungs = measure_variants(runner, case, seeds=seeds)
-        runs += rungs
-        tell(f"{done} of {len(cases)}: {case.recipe.name} {case.workload.name} {case.dtype}, {len(rungs)} variants")
+        judged = measure_variants(runner, case, seeds=seeds)
+        runs += judged
+        tell(f"{done} of {len(cases)}: {case.recipe.name} {case.workload.name} {case.dtype}, {len(judged)} variants")
     return runs
 
 
@@ -33,8 +33,8 @@ def measure_variants(runner: Runner, case: Case, *, seeds: int) -> list[Precisio
     Raises HarnessError if a worker fails, or if eager or a variant is not what it should be.
     """
     setup = runner.setup(case)
-    floor, trust = runner.eager(setup, case.dtype)
-    if broken := [finding for finding in trust_findings(trust, floor=floor) if finding.violated]:
+    floor, eager_check = runner.eager(setup, case.dtype)
+    if broken := [finding for finding in trust_findings(eager_check, floor=floor) if finding.violated]:
         raise ReferenceInvalid(f"{case.id}: {broken[0]} (nothing can be calibrated on such an eager)")
     about = f"variants-{setup.device}-{setup.recipe.name}-{setup.workload.name}"
     runner.once((about,), about, variants.check_variants, setup)

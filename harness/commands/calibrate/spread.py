@@ -36,9 +36,9 @@ def measured_spread(runs: Sequence[PrecisionRun]) -> Spread:
     needed: dict[str, list[float]] = defaultdict(list)
     over: Counter[str] = Counter()
     for run in runs:
-        found = findings(run, Tolerance.REORDERED)
-        over.update(finding.key for finding in found if finding.violated)
-        for key, value in _needed(found).items():
+        checks = findings(run, Tolerance.REORDERED)
+        over.update(finding.key for finding in checks if finding.violated)
+        for key, value in _needed(checks).items():
             needed[key].append(value)
     return Spread(
         judgements=len(runs),
@@ -54,23 +54,23 @@ def calibrated(q95: Mapping[str, float]) -> dict[str, Calibrated]:
         name = limit_of(key, q95)
         least = math.inf if math.isnan(value) else value
         largest[name] = max(largest.get(name, (0.0, key)), (least, key))
-    found = {}
+    limits = {}
     for name, (value, key) in largest.items():
         table = getattr(LIMITS, name)
-        found[name] = Calibrated(table, value, allowed(table, value))
-        if not found[name].value <= LOOSEST * table:
+        limits[name] = Calibrated(table, value, allowed(table, value))
+        if not limits[name].value <= LOOSEST * table:
             raise HarnessError(
                 f"limit {name}: correct runs need {MARGIN:g} × {value:.4g} ({key}), but should need at most "
                 f"{LOOSEST * table:g}, {LOOSEST:g} times the table's (find out what widens them here)"
             )
-    return found
+    return limits
 
 
-def _needed(found: Sequence[LimitCheck]) -> dict[str, float]:
+def _needed(checks: Sequence[LimitCheck]) -> dict[str, float]:
     """Return by key the limit that each number would just reach. Numbers of fixed limits are left out."""
-    keys = {finding.key: finding.got for finding in found}
+    keys = {finding.key: finding.got for finding in checks}
     needed = {}
-    for finding in found:
+    for finding in checks:
         if name := limit_of(finding.key, keys):
             floor = floor_of(name)
             beyond = LimitCheck("", "", "", max(0.0, finding.got - floor), finding.limit - floor)

@@ -72,9 +72,9 @@ def _orders(module: Any, generator: torch.Generator) -> Iterator[tuple[Tensor | 
 def _plain(module: Any, parts: dict[str, Any]) -> bool:
     """Return whether all parameters of a module belong to linears and norms that are known here."""
     linears = MLP | ATTENTION
-    known = all(type(part) is nn.Linear for name, part in parts.items() if name in linears)
+    linear = all(type(part) is nn.Linear for name, part in parts.items() if name in linears)
     names = {name.partition(".")[0] for name, _ in module.named_parameters()}
-    return known and (names <= MLP or names <= ATTENTION | HEAD_NORMS)
+    return linear and (names <= MLP or names <= ATTENTION | HEAD_NORMS)
 
 
 def _has_heads(module: Any, parts: dict[str, Any]) -> bool:

@@ -74,13 +74,13 @@ def measure_benign(setup: CaseSetup, dtype: Dtype, seeds: int) -> list[Precision
                 f"{setup.recipe.name} {setup.workload.name}: {dtype} eager differs from its repetition in another "
                 "process, but should be bit for bit the same (nothing can be calibrated on it)"
             )
-        rungs, started = [], time.monotonic()
+        precision_runs, started = [], time.monotonic()
         for name, run in _variants(model, batches, reference, seeds=seeds):
             same = Engagement((EngagementCheck("variant of eager", name, name, holds=True),))
             comparison = compare(run, eager=eager, reference=reference, dtype=dtype)
-            rungs.append(PrecisionRun(dtype, same, comparison, time.monotonic() - started))
+            precision_runs.append(PrecisionRun(dtype, same, comparison, time.monotonic() - started))
             started = time.monotonic()
-    return rungs
+    return precision_runs
 
 
 def _variants(
@@ -142,10 +142,10 @@ def rebuilt(run: Generation, *, like: Generation, order: list[int]) -> Generatio
 def _gathered(rows: Sequence[tuple[CacheState, int]], like: CacheState) -> CacheState:
     """Join single rows of several caches into one shaped like `like`, with zeros for its padding."""
 
-    def layers(what: str) -> tuple[Tensor, ...]:
+    def layers(kind: str) -> tuple[Tensor, ...]:
         return tuple(
-            torch.cat([_ending(getattr(state, what)[i][row : row + 1], 2, kept.shape[2]) for state, row in rows])
-            for i, kept in enumerate(getattr(like, what))
+            torch.cat([_ending(getattr(state, kind)[i][row : row + 1], 2, kept.shape[2]) for state, row in rows])
+            for i, kept in enumerate(getattr(like, kind))
         )
 
     right = all(length == state.seen.shape[1] for state, _ in rows for length in state.lengths)

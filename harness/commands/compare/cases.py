@@ -90,31 +90,31 @@ class CaseChange:
 def new_failures(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield the failures of a case that the old run did not test."""
     ways: dict[Outcome, list[Verdict]] = {}
-    for asked, verdict in now.items():
-        if asked not in was and verdict.outcome.fails:
+    for property_, verdict in now.items():
+        if property_ not in was and verdict.outcome.fails:
             ways.setdefault(verdict.outcome, []).append(verdict)
     for outcome, verdicts in ways.items():
-        told = f"{outcome}: {found_in(verdicts[0])}"
-        yield _of_outcome(verdicts, "FAILS, NOT ASKED BEFORE", Weight.WORSE, told, {outcome})
+        text = f"{outcome}: {found_in(verdicts[0])}"
+        yield _of_outcome(verdicts, "FAILS, NOT ASKED BEFORE", Weight.WORSE, text, {outcome})
 
 
 def outcome_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
     """Yield one finding for all properties that changed alike: an earlier property decides the later ones."""
     ways: dict[tuple[Outcome, Outcome], list[Verdict]] = {}
-    for asked, verdict in now.items():
-        if asked in was:
-            ways.setdefault((was[asked].outcome, verdict.outcome), []).append(verdict)
+    for property_, verdict in now.items():
+        if property_ in was:
+            ways.setdefault((was[property_].outcome, verdict.outcome), []).append(verdict)
     for (before, after), verdicts in ways.items():
-        told = f"{before} → {after}" + ("" if before is after else f": {found_in(verdicts[0])}")
-        yield _of_outcome(verdicts, *_way(before, after), told, {before, after})
+        text = f"{before} → {after}" + ("" if before is after else f": {found_in(verdicts[0])}")
+        yield _of_outcome(verdicts, *_way(before, after), text, {before, after})
 
 
-def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, told: str, outcomes: set[Outcome]) -> CaseChange:
+def _of_outcome(verdicts: list[Verdict], label: str, weight: Weight, text: str, outcomes: set[Outcome]) -> CaseChange:
     first = verdicts[0]
     properties = ", ".join(str(verdict.property) for verdict in verdicts)
     of_machine = bool(outcomes & OF_MACHINE)
     path = first.path or first.case
-    return CaseChange(first.case, path, About.OUTCOME, label, weight, f"{properties}: {told}", of_machine=of_machine)
+    return CaseChange(first.case, path, About.OUTCOME, label, weight, f"{properties}: {text}", of_machine=of_machine)
 
 
 def found_in(verdict: Verdict) -> str:
@@ -145,8 +145,8 @@ def speed_findings(facts: Verdict, old: Measurements, new: Measurements) -> Iter
     label, weight = _speed_label(was, now)
     shift = eager_shift(old.speed, new.speed)
     eager = f"{percent(shift).lstrip('+-')} {'longer' if shift > 0 else 'less'}"
-    told = f"speedup {was} → {now}: {_speed_text(was, now, label)}, which itself took {eager}"
-    yield CaseChange(facts.case, facts.path, About.SPEED, label, weight, told, was.mid, now.mid)
+    text = f"speedup {was} → {now}: {_speed_text(was, now, label)}, which itself took {eager}"
+    yield CaseChange(facts.case, facts.path, About.SPEED, label, weight, text, was.mid, now.mid)
 
 
 def _incomparable(old: Speed, new: Speed) -> str:
@@ -176,9 +176,9 @@ def _speed_text(was: Interval, now: Interval, label: str) -> str:
         return f"the intervals overlap, and exclude no change of {(MARGIN**2 - 1) * 100:.0f} % ({MORE_TIME})"
     slower = now.mid < was.mid
     share = (was.mid / now.mid if slower else now.mid / was.mid) - 1
-    told = f"{'slower' if slower else 'faster'} by {share * 100:.1f} % against eager beside it"
+    text = f"{'slower' if slower else 'faster'} by {share * 100:.1f} % against eager beside it"
     within = f", within the {(MARGIN - 1) * 100:.0f} % that two sessions may differ by"
-    return told + (within if label in {"SLOWER", "FASTER"} else "")
+    return text + (within if label in {"SLOWER", "FASTER"} else "")
 
 
 def byte_findings(facts: Verdict, old: Measurements, new: Measurements) -> Iterator[CaseChange]:
@@ -189,8 +189,8 @@ def byte_findings(facts: Verdict, old: Measurements, new: Measurements) -> Itera
     for each in compare(was, now, device=facts.device):
         weights = {Change.REGRESSED: ("LARGER", Weight.WORSE), Change.IMPROVED: ("SMALLER", Weight.BETTER)}
         label, weight = weights.get(each.change, ("SAME", Weight.SAME))
-        told = f"{each.metric} {each.was} → {each.got}"
-        yield CaseChange(facts.case, facts.path, About.BYTES, label, weight, told, each.stored or 0.0, each.now or 0.0)
+        text = f"{each.metric} {each.was} → {each.got}"
+        yield CaseChange(facts.case, facts.path, About.BYTES, label, weight, text, each.stored or 0.0, each.now or 0.0)
 
 
 def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
@@ -201,11 +201,11 @@ def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdi
     for key, ratio in after.numbers.items():
         stored = before.numbers.get(key)
         if key.endswith(RATIO) and stored is not None:
-            told = f"{key.removesuffix(RATIO)} error ratio {stored:.3g} → {ratio:.3g}"
-            told += f", of {after.numbers[f'{key}.limit']:g}" if f"{key}.limit" in after.numbers else ""
+            text = f"{key.removesuffix(RATIO)} error ratio {stored:.3g} → {ratio:.3g}"
+            text += f", of {after.numbers[f'{key}.limit']:g}" if f"{key}.limit" in after.numbers else ""
             label = _error_label(stored, ratio)
             weight = Weight.SAME if label == "SAME" else Weight.OTHER
-            yield CaseChange(after.case, after.path, About.ERROR, label, weight, told, stored, ratio)
+            yield CaseChange(after.case, after.path, About.ERROR, label, weight, text, stored, ratio)
 
 
 def _error_label(was: float, now: float) -> str:

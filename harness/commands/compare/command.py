@@ -56,22 +56,22 @@ def compare(
     """
     sides = [ComparedRun(finished_run(folder), measurements_of(folder)) for folder in (old, new)]
     refuse_two_tiers(old, sides[0].run, new, sides[1].run)
-    found = compare_runs(*sides)
-    shown = tuple(finding for finding in found.findings if every or finding.weight is not Weight.SAME)
-    facts = {**vars(found), "findings": shown, "conclusion": found.conclusion}
-    print_result(facts, _lines(found, shown, every=every), as_json=as_json)
-    raise typer.Exit(1 if found.worse else 0)
+    comparison = compare_runs(*sides)
+    shown = tuple(finding for finding in comparison.findings if every or finding.weight is not Weight.SAME)
+    facts = {**vars(comparison), "findings": shown, "conclusion": comparison.conclusion}
+    print_result(facts, _lines(comparison, shown, every=every), as_json=as_json)
+    raise typer.Exit(1 if comparison.worse else 0)
 
 
-def _lines(found: RunComparison, shown: Iterable[CaseChange], *, every: bool) -> Iterator[str]:
-    for difference in found.environment:
+def _lines(comparison: RunComparison, shown: Iterable[CaseChange], *, every: bool) -> Iterator[str]:
+    for difference in comparison.environment:
         yield f"{HEADS[difference.kind]}: {difference}"
-    yield from (f"machine: {figure}" for figure in found.machine.figures)
+    yield from (f"machine: {figure}" for figure in comparison.machine.figures)
     yield from map(str, shown)
-    for where, asked in (("OLD", found.only_old), ("NEW", found.only_new)):
-        if asked and every:
-            yield from (f"only in {where}: {case}: {', '.join(each)}" for case, each in asked.items())
-        elif asked:
-            verdicts = count(sum(map(len, asked.values())), "verdict")
-            yield f"only in {where}: {verdicts} on {count(len(asked), 'case')} (--all names them)"
-    yield found.conclusion
+    for where, by_case in (("OLD", comparison.only_old), ("NEW", comparison.only_new)):
+        if by_case and every:
+            yield from (f"only in {where}: {case}: {', '.join(each)}" for case, each in by_case.items())
+        elif by_case:
+            verdicts = count(sum(map(len, by_case.values())), "verdict")
+            yield f"only in {where}: {verdicts} on {count(len(by_case), 'case')} (--all names them)"
+    yield comparison.conclusion

@@ -82,16 +82,16 @@ class MachineChange:
         eager, peaks = (self._shift(eager=which) for which in (True, False))
         if eager is None:
             return "nothing was timed in both, which would tell whether the machine moved"
-        told = f"eager's own time {percent(eager)}"
-        told += "" if peaks is None else f", that of the peaks {percent(peaks)}"
+        shifts = f"eager's own time {percent(eager)}"
+        shifts += "" if peaks is None else f", that of the peaks {percent(peaks)}"
         still = math.log1p(STILL)
         if abs(eager) <= still:
             moved = "the machine did not move" if abs(peaks or 0.0) <= still else "the peaks moved, eager did not"
-            return f"{moved} ({told})"
+            return f"{moved} ({shifts})"
         if peaks is not None and abs(peaks) > still and peaks / eager >= ALIKE:
-            return f"the machine moved, eager and the peaks alike ({told})"
+            return f"the machine moved, eager and the peaks alike ({shifts})"
         why = "a version that differs, or what else ran meanwhile" if software else "what else ran meanwhile"
-        return f"eager itself moved ({told}): {why}"
+        return f"eager itself moved ({shifts}): {why}"
 
     def _shift(self, *, eager: bool) -> float | None:
         shifts = [figure.slower for figure in self.figures if figure.eager is eager]
@@ -108,12 +108,12 @@ def differences(
     was: Mapping[str, str], now: Mapping[str, str], hardware: set[str] | None = None
 ) -> tuple[EnvironmentDifference, ...]:
     """Return the differences of two environments. `hardware` names the entries that make seconds incomparable."""
-    found = [
+    differing = [
         EnvironmentDifference(name, was.get(name) or "none", now.get(name) or "none", _kind(name, hardware or OF_ANY))
         for name in dict.fromkeys((*now, *was))
         if was.get(name, "") != now.get(name, "")
     ]
-    return tuple(sorted(found, key=lambda each: list(Kind).index(each.kind)))
+    return tuple(sorted(differing, key=lambda each: list(Kind).index(each.kind)))
 
 
 def _environment(run: Run) -> dict[str, str]:
@@ -151,11 +151,11 @@ def _eagers(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> I
     groups: dict[str, list[tuple[Speed, Speed]]] = {}
     for facts, old, new in measured:
         if old.speed and new.speed and old.speed.kept and new.speed.kept:
-            what = f"eager on {facts.workload} ({facts.device} {facts.dtype} {facts.recipe})"
-            groups.setdefault(what, []).append((old.speed, new.speed))
-    for what, speeds in groups.items():
+            label = f"eager on {facts.workload} ({facts.device} {facts.dtype} {facts.recipe})"
+            groups.setdefault(label, []).append((old.speed, new.speed))
+    for label, speeds in groups.items():
         was, now = (_eager_seconds(side) for side in zip(*speeds, strict=True))
-        yield FigureShift(what, was, now, "s", eager=True)
+        yield FigureShift(label, was, now, "s", eager=True)
 
 
 def _eager_seconds(speeds: Iterable[Speed]) -> float:
@@ -164,11 +164,11 @@ def _eager_seconds(speeds: Iterable[Speed]) -> float:
 
 def _peaks(measured: Iterable[tuple[Verdict, Measurements, Measurements]]) -> Iterator[FigureShift]:
     """Yield the peaks of each device. All cases of a session share one measurement."""
-    known: dict[str, tuple[Peaks, Peaks]] = {}
+    by_device: dict[str, tuple[Peaks, Peaks]] = {}
     for facts, old, new in measured:
         if old.peaks and new.peaks:
-            known.setdefault(facts.device, (old.peaks, new.peaks))
-    for device, (was, now) in known.items():
+            by_device.setdefault(facts.device, (old.peaks, new.peaks))
+    for device, (was, now) in by_device.items():
         yield FigureShift(f"{device} copies", was.copy_bandwidth, now.copy_bandwidth, "B/s", eager=False)
         yield FigureShift(f"{device} reads", was.read_bandwidth, now.read_bandwidth, "B/s", eager=False)
         for dtype in (dtype for dtype in was.flops if dtype in now.flops):

@@ -64,12 +64,14 @@ class RunComparison:
         """Summary in one line: worse and better paths, what is unknown, the environment, and the machine."""
         named = {kind: [each for each in self.environment if each.kind is kind] for kind in Kind}
         differ = [*named[Kind.HARDWARE], *named[Kind.SOFTWARE], *named[Kind.BESIDE]]
-        told = f" ({', '.join(map(str, differ))})" if differ else ""
+        listed = f" ({', '.join(map(str, differ))})" if differ else ""
         machine = "other hardware, on which seconds say nothing of a path"
         if not named[Kind.HARDWARE]:
             machine = self.machine.conclusion(software=bool(named[Kind.SOFTWARE]))
         parts = [_tally(self.findings, weight) for weight in (Weight.WORSE, Weight.BETTER)]
-        return "; ".join([*parts, *self._unknown, f"{count(len(differ), 'difference')} of environment{told}", machine])
+        return "; ".join(
+            [*parts, *self._unknown, f"{count(len(differ), 'difference')} of environment{listed}", machine]
+        )
 
     @property
     def _unknown(self) -> Iterator[str]:
@@ -84,9 +86,9 @@ def compare_runs(old: ComparedRun, new: ComparedRun) -> RunComparison:
     """Compare the new run with the old one."""
     environment = differing(old.run, new.run)
     was, now = (_by_case(side.run) for side in (old, new))
-    found = [finding for case in now for finding in new_failures(was.get(case, {}), now[case])]
+    changes = [finding for case in now for finding in new_failures(was.get(case, {}), now[case])]
     for case in now:
-        found += [*outcome_findings(was.get(case, {}), now[case]), *error_findings(was.get(case, {}), now[case])]
+        changes += [*outcome_findings(was.get(case, {}), now[case]), *error_findings(was.get(case, {}), now[case])]
     facts = _facts(now)
     measured = [
         (facts[case], old.measured[case], new.measured[case])
@@ -94,13 +96,13 @@ def compare_runs(old: ComparedRun, new: ComparedRun) -> RunComparison:
         if case in old.measured and case in facts
     ]
     for each in measured:
-        found += [*speed_findings(*each), *byte_findings(*each)]
+        changes += [*speed_findings(*each), *byte_findings(*each)]
     if any(each.kind is Kind.HARDWARE for each in environment):
-        found = [of_other_hardware(finding) for finding in found]
+        changes = [of_other_hardware(finding) for finding in changes]
     return RunComparison(
         environment,
         machines(measured),
-        tuple(sorted(found, key=_significance)),
+        tuple(sorted(changes, key=_significance)),
         only_old=_only(was, now),
         only_new=_only(now, was),
         no_longer_judged=tuple(_no_longer_judged(was, now)),
@@ -112,21 +114,21 @@ Known = Mapping[str, Mapping[Property, Verdict]]
 
 
 def _only(one: Known, other: Known) -> dict[str, tuple[Property, ...]]:
-    asked = {case: tuple(each for each in one[case] if each not in other.get(case, {})) for case in one}
-    return {case: properties for case, properties in asked.items() if properties}
+    by_case = {case: tuple(each for each in one[case] if each not in other.get(case, {})) for case in one}
+    return {case: properties for case, properties in by_case.items() if properties}
 
 
 def _no_longer_judged(was: Known, now: Known) -> Iterator[str]:
     for case, verdicts in was.items():
-        for asked, verdict in verdicts.items():
-            after = now.get(case, {}).get(asked)
+        for property_, verdict in verdicts.items():
+            after = now.get(case, {}).get(property_)
             if not verdict.outcome.skips and (after is None or after.outcome.skips):
-                yield f"{case}: {asked}"
+                yield f"{case}: {property_}"
 
 
-def _facts(known: Known) -> dict[str, Verdict]:
+def _facts(by_case: Known) -> dict[str, Verdict]:
     """Return, by case id, a verdict with the facts of the case: one on the case, or on a claim tried on it."""
-    every = [verdict for verdicts in known.values() for verdict in verdicts.values()]
+    every = [verdict for verdicts in by_case.values() for verdict in verdicts.values()]
     claimed = {each.tried: _as_tried(each) for each in every if each.tried.count("-") == ID_HYPHENS}
     own = {each.case: each for each in reversed(every) if not each.tried}
     return {case: replace(each, case=case) for case, each in (claimed | own).items()}
@@ -134,8 +136,8 @@ def _facts(known: Known) -> dict[str, Verdict]:
 
 def _as_tried(claim: Verdict) -> Verdict:
     """Give a claim the facts in the id of the case that it was tried on: a claim may name another path."""
-    _, _, recipe, path, workload = claim.tried.split("-")
-    return replace(claim, recipe=recipe, path=path, workload=workload)
+    _, _, model, path, workload = claim.tried.split("-")
+    return replace(claim, recipe=model, path=path, workload=workload)
 
 
 def _tally(findings: Iterable[CaseChange], weight: Weight) -> str:
@@ -143,20 +145,22 @@ def _tally(findings: Iterable[CaseChange], weight: Weight) -> str:
     those = [finding for finding in findings if finding.weight is weight]
     timed = list(dict.fromkeys(each.path for each in those if each.about is About.SPEED))
     others = list(dict.fromkeys(each.path for each in those if each.about is not About.SPEED))
-    told = []
+    clauses = []
     if timed:
-        beside = "it" if len(timed) == 1 else "them"
-        told.append(f"{count(len(timed), 'path')} {weight} against eager measured beside {beside} ({', '.join(timed)})")
+        pronoun = "it" if len(timed) == 1 else "them"
+        clauses.append(
+            f"{count(len(timed), 'path')} {weight} against eager measured beside {pronoun} ({', '.join(timed)})"
+        )
     if others:
-        told.append(f"{count(len(others), 'path')} {weight} by outcome or bytes ({', '.join(others)})")
-    return ", ".join(told) or f"nothing {weight}"
+        clauses.append(f"{count(len(others), 'path')} {weight} by outcome or bytes ({', '.join(others)})")
+    return ", ".join(clauses) or f"nothing {weight}"
 
 
 def _by_case(run: Run) -> dict[str, dict[Property, Verdict]]:
-    found: dict[str, dict[Property, Verdict]] = {}
+    by_case: dict[str, dict[Property, Verdict]] = {}
     for verdict in run.verdicts:
-        found.setdefault(verdict.case, {})[verdict.property] = verdict
-    return found
+        by_case.setdefault(verdict.case, {})[verdict.property] = verdict
+    return by_case
 
 
 def _significance(finding: CaseChange) -> tuple[bool, int, int, float]:

@@ -85,7 +85,7 @@ def confirm(
     harness confirm old/bin/python new/bin/python --case cpu-fp32-tiny_llama3-attention.sdpa-decode_b1
     ```
     """
-    asked = Options(
+    options = Options(
         (old_python, new_python),
         tuple(dict.fromkeys(case)),
         tuple(model or ()),
@@ -93,53 +93,53 @@ def confirm(
         Timing(timing_seconds),
         run_dir,
     )
-    found, record = confirmed(asked)
-    facts = {name: value for name, value in vars(found).items() if name != "tried"}
-    facts |= {"conclusion": found.conclusion, "record": str(record)}
-    print_result(facts, _lines(found, record), as_json=as_json)
-    if not found.compared:  # "nothing worse" would mean nothing
-        raise HarnessError(f"nothing was compared: {found.findings[0]} (record: {record})")
-    raise typer.Exit(1 if found.worse else 0)
+    confirmation, record = confirmed(options)
+    facts = {name: value for name, value in vars(confirmation).items() if name != "tried"}
+    facts |= {"conclusion": confirmation.conclusion, "record": str(record)}
+    print_result(facts, _lines(confirmation, record), as_json=as_json)
+    if not confirmation.compared:  # "nothing worse" would mean nothing
+        raise HarnessError(f"nothing was compared: {confirmation.findings[0]} (record: {record})")
+    raise typer.Exit(1 if confirmation.worse else 0)
 
 
-def confirmed(asked: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
+def confirmed(options: Options, *, fault: str = "") -> tuple[Confirmation, Path]:
     """Run the confirmation and return (result, file of its record). Raises HarnessError.
 
     A `fault`, named as in `CaseSetup.fault`, is planted into the paths of the new environment.
     """
     root, catalogue = find_catalogue(Path.cwd())
-    catalogue = with_models(catalogue, asked.models)
-    cases = tuple(find_case(id_, catalogue) for id_ in asked.cases)
+    catalogue = with_models(catalogue, options.models)
+    cases = tuple(find_case(id_, catalogue) for id_ in options.cases)
     profiles = sound_profiles(root)
-    if not asked.case_seconds > 0:
-        raise HarnessError(f"--case-timeout is {asked.case_seconds:g}, but should be a positive number of seconds")
-    folder = fresh_folder(asked.parent.expanduser(), f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
+    if not options.case_seconds > 0:
+        raise HarnessError(f"--case-timeout is {options.case_seconds:g}, but should be a positive number of seconds")
+    folder = fresh_folder(options.parent.expanduser(), f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
     record = folder / RECORD
 
-    def tell(known: Confirmation, upcoming: str) -> None:
-        write_record(record, known)
+    def tell(confirmation: Confirmation, upcoming: str) -> None:
+        write_record(record, confirmation)
         if upcoming:
-            typer.echo(f"{len(known.findings) + 1} of {len(cases)}: {upcoming}", err=True)
+            typer.echo(f"{len(confirmation.findings) + 1} of {len(cases)}: {upcoming}", err=True)
 
     with ExitStack() as stack:
         sides = {}
-        for who, python in zip(Who, asked.pythons, strict=True):
+        for who, python in zip(Who, options.pythons, strict=True):
             planted = fault if who is Who.NEW else ""
-            settings = ClientSettings(root, asked.models, asked.case_seconds, folder / "logs", planted)
+            settings = ClientSettings(root, options.models, options.case_seconds, folder / "logs", planted)
             sides[who] = stack.enter_context(closing(EnvironmentClient(who, python, settings)))
-        return confirm_cases(sides, cases, profiles, timing=asked.timing, tell=tell), record
+        return confirm_cases(sides, cases, profiles, timing=options.timing, tell=tell), record
 
 
-def _lines(found: Confirmation, record: Path) -> Iterator[str]:
-    if not found.differences:
+def _lines(confirmation: Confirmation, record: Path) -> Iterator[str]:
+    if not confirmation.differences:
         yield "differs: nothing, both environments are the same"
-    for difference in found.differences:
+    for difference in confirmation.differences:
         yield f"differs: {difference}"
-    for who, environment in found.environments.items():
+    for who, environment in confirmation.environments.items():
         versions = ", ".join(f"{name} {environment.get(name) or 'none'}" for name in SHOWN)
         yield f"{who}: {versions}"
     order = list(Weight)
-    for finding in sorted(found.findings, key=lambda each: order.index(each.weight)):
+    for finding in sorted(confirmation.findings, key=lambda each: order.index(each.weight)):
         yield str(finding)
         yield from (f"  {note}" for note in finding.notes)
-    yield f"{found.conclusion}; record: {record}"
+    yield f"{confirmation.conclusion}; record: {record}"

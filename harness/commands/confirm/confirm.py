@@ -76,8 +76,8 @@ class Confirmation:
     @property
     def conclusion(self) -> str:
         tally = Counter(finding.label for finding in self.findings)
-        told = ", ".join(f"{number} {label}" for label, number in tally.items())
-        return f"{count(len(self.findings), 'case')}: {told}; {len(self.worse) or 'none'} confirmed worse"
+        numbers = ", ".join(f"{number} {label}" for label, number in tally.items())
+        return f"{count(len(self.findings), 'case')}: {numbers}; {len(self.worse) or 'none'} confirmed worse"
 
 
 def confirm_cases(
@@ -95,20 +95,20 @@ def confirm_cases(
     devices = tuple(dict.fromkeys(case.device for case, _ in cases))
     greetings = {who: side.greet(devices) for who, side in sides.items()}
     environments = {who: greeting.environment for who, greeting in greetings.items()}
-    found = Confirmation(environments, differences(environments[Who.OLD], environments[Who.NEW]))
+    confirmation = Confirmation(environments, differences(environments[Who.OLD], environments[Who.NEW]))
     hold = partial(devices_held, {key for greeting in greetings.values() for key in greeting.keys})
     for case, path in cases:
-        tell(found, case.id)
+        tell(confirmation, case.id)
         limits = _limits(case, profiles, environments[Who.NEW])
         tried = try_case(sides, case, limits=limits, timing=timing, hold=hold)
         margin = margin_of(serving=path.serving() is not None)
-        found = replace(
-            found,
-            findings=(*found.findings, finding_of(tried, margin=margin)),
-            tried={**(found.tried or {}), case.id: tried},
+        confirmation = replace(
+            confirmation,
+            findings=(*confirmation.findings, finding_of(tried, margin=margin)),
+            tried={**(confirmation.tried or {}), case.id: tried},
         )
-    tell(found, "")
-    return found
+    tell(confirmation, "")
+    return confirmation
 
 
 def try_case(
@@ -121,20 +121,20 @@ def try_case(
 ) -> Tried:
     """Prove a case on both sides, and time it if both pass. `hold` keeps others from the devices meanwhile."""
     with hold(alone=False):
-        known = _proved(sides, case, limits)
-    verdicts = known.verdicts
+        proved = _proved(sides, case, limits)
+    verdicts = proved.verdicts
     if {verdict.outcome for verdict in verdicts.values()} != {Outcome.PASS}:
-        return replace(known, untimed="nothing wrong is timed")
+        return replace(proved, untimed="nothing wrong is timed")
     if case.workload.timed is None:
-        return replace(known, untimed=f"workload {case.workload.name} is none that is timed")
+        return replace(proved, untimed=f"workload {case.workload.name} is none that is timed")
     roles = (Role.PATH,) if case.path == "eager" else tuple(Role)
     try:
-        return replace(known, turns=take_turns(sides, Ask(case.id, roles, timing, hold=hold)))
+        return replace(proved, turns=take_turns(sides, Ask(case.id, roles, timing, hold=hold)))
     except CaseFailed as error:
         if error.failure.outcome is Outcome.UNSUPPORTED and all(_refuses(sides[who], case, hold) for who in Who):
-            return replace(known, untimed=error.failure.message)
+            return replace(proved, untimed=error.failure.message)
         log = f" (read {error.failure.log})" if error.failure.log else ""
-        return replace(known, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
+        return replace(proved, untimed=f"{error.failure.outcome}: {error}{log}", broken=error.who)
 
 
 def _proved(sides: Mapping[Who, EnvironmentClient], case: Case, limits: Limits) -> Tried:
@@ -161,8 +161,8 @@ def _refuses(side: EnvironmentClient, case: Case, hold: Hold) -> bool:
 def finding_of(tried: Tried, *, margin: float) -> CaseResult:
     """Return the result of a case. Pure."""
     if unmet := [f"{who}: {tried.proofs[who].unmet}" for who in Who if tried.proofs[who].unmet]:
-        told = f"{'; '.join(unmet)} (leave the case out, or meet the need)"
-        return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, told)
+        text = f"{'; '.join(unmet)} (leave the case out, or meet the need)"
+        return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, text)
     old, new = (tried.verdicts[who] for who in Who)
     both = f"old is {old.outcome}: {found_in(old)}; new is {new.outcome}: {found_in(new)}"
     match old.outcome is Outcome.PASS, new.outcome is Outcome.PASS:
@@ -171,11 +171,11 @@ def finding_of(tried: Tried, *, margin: float) -> CaseResult:
         case False, False:
             return CaseResult(tried.case, NOT_COMPARED, Weight.OTHER, both)
         case True, False:
-            told = f"new: {found_in(new)}; old passes: {found_in(old)}"
-            return CaseResult(tried.case, str(new.outcome), Weight.WORSE, told)
+            text = f"new: {found_in(new)}; old passes: {found_in(old)}"
+            return CaseResult(tried.case, str(new.outcome), Weight.WORSE, text)
         case False, True:
-            told = f"old was {old.outcome}: {found_in(old)}; new passes: {found_in(new)}"
-            return CaseResult(tried.case, "PASSES NOW", Weight.BETTER, told)
+            text = f"old was {old.outcome}: {found_in(old)}; new passes: {found_in(new)}"
+            return CaseResult(tried.case, "PASSES NOW", Weight.BETTER, text)
     return replace(_speed(tried, margin), notes=tuple(_notes(tried)))
 
 
@@ -205,33 +205,33 @@ def _speed(tried: Tried, margin: float) -> CaseResult:
         return CaseResult(tried.case, "TIMED WRONG", Weight.WORSE, f"{wrong[Who.NEW]}, as on old")
     if why := unfit(tried.turns):
         return CaseResult(tried.case, "INCONCLUSIVE", Weight.OTHER, f"{why} (ask on a quieter machine)")
-    found = moved(tried.turns, margin)
-    lags = found.whose is Whose.LAGS and found.change is not Change.IMPROVED
-    label, weight = ("LAGS", Weight.OTHER) if lags else LABELS[found.change]
-    return CaseResult(tried.case, label, weight, _sentence(found, tried.turns))
+    change = moved(tried.turns, margin)
+    lags = change.whose is Whose.LAGS and change.change is not Change.IMPROVED
+    label, weight = ("LAGS", Weight.OTHER) if lags else LABELS[change.change]
+    return CaseResult(tried.case, label, weight, _sentence(change, tried.turns))
 
 
-def _sentence(found: Moved, turns: Turns) -> str:
+def _sentence(change: Moved, turns: Turns) -> str:
     """Return a sentence: `<what> is <got>, but should be <limit> (<what it rests on>)`."""
-    limit = f"at most {1 + found.margin:g}"
+    limit = f"at most {1 + change.margin:g}"
     judged = {
         Change.REGRESSED: f", but should be {limit}",
         Change.UNDECIDED: f", which does not tell whether it is {limit}",
-    }.get(found.change, "")
-    eager = f"; eager's are {found.eager}, the path's over these {found.relative}" if found.eager else ""
-    whose = f"; {found.whose}" if found.whose else ""
-    rests = f"{_rests_on(found, turns)}{eager}{whose}{_todo(found, turns)}"
-    return f"new seconds over old ones are {found.ratio}{judged} ({rests})"
+    }.get(change.change, "")
+    eager = f"; eager's are {change.eager}, the path's over these {change.relative}" if change.eager else ""
+    whose = f"; {change.whose}" if change.whose else ""
+    rests = f"{_rests_on(change, turns)}{eager}{whose}{_todo(change, turns)}"
+    return f"new seconds over old ones are {change.ratio}{judged} ({rests})"
 
 
-def _rests_on(found: Moved, turns: Turns) -> str:
+def _rests_on(change: Moved, turns: Turns) -> str:
     how = "" if turns.together else ", sides loaded one after the other"
-    once = "".join(f"; once, {told}" for told in turns.broke)
-    return f"{count(found.pairs, 'pair')} in {count(found.loads, 'load')} of each side{how}{once}"
+    once = "".join(f"; once, {error}" for error in turns.broke)
+    return f"{count(change.pairs, 'pair')} in {count(change.loads, 'load')} of each side{how}{once}"
 
 
-def _todo(found: Moved, turns: Turns) -> str:
-    if found.change is not Change.UNDECIDED:
+def _todo(change: Moved, turns: Turns) -> str:
+    if change.change is not Change.UNDECIDED:
         return ""
     return "; allow more with --timing-seconds" if turns.late else "; ask on a quieter machine"
 
@@ -245,7 +245,7 @@ def _notes(tried: Tried) -> Iterator[str]:
 def _kernels(old: Evidence | None, new: Evidence | None) -> Iterator[str]:
     if old is None or new is None:
         return
-    was, now = ({rung.dtype: rung.engagement.kernels for rung in side.rungs} for side in (old, new))
+    was, now = ({run.dtype: run.engagement.kernels for run in side.rungs} for side in (old, new))
     for dtype in was:
         ours, theirs = (", ".join(kernels.get(dtype, ())) or "none seen" for kernels in (was, now))
         same = f"{dtype} kernels are the same: {ours}"

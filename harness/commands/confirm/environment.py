@@ -81,13 +81,13 @@ class EnvironmentClient:
 
     def greet(self, devices: tuple[str, ...]) -> Greeting:
         """Return what the environment says of itself. Raises HarnessError if it runs another harness."""
-        told = self._ask(Greeting, "greet", seconds=IMPORTING_SECONDS + self._asking.seconds, devices=list(devices))
-        if Path(told.harness) != PACKAGE:
+        greeting = self._ask(Greeting, "greet", seconds=IMPORTING_SECONDS + self._asking.seconds, devices=list(devices))
+        if Path(greeting.harness) != PACKAGE:
             raise HarnessError(
-                f"{self.who}: {self._python} imports harness from {told.harness}, but should from {PACKAGE} (both "
+                f"{self.who}: {self._python} imports harness from {greeting.harness}, but should from {PACKAGE} (both "
                 "sides must run the same code: look for a .pth file or an import hook that puts another one first)"
             )
-        return told
+        return greeting
 
     def prove(self, case: str) -> Proof:
         return self._ask(Proof, "prove", seconds=PROVING * self._asking.seconds + IMPORTING_SECONDS, case=case)
@@ -104,30 +104,30 @@ class EnvironmentClient:
     def clear(self) -> None:
         self._answer("clear")
 
-    def _ask(self, kind: type[Answer], what: str, *, seconds: float | None = None, **arguments: Any) -> Answer:
-        return from_plain(kind, self._answer(what, seconds=seconds, **arguments), where=f"{self.who}: {what}")
+    def _ask(self, kind: type[Answer], request: str, *, seconds: float | None = None, **arguments: Any) -> Answer:
+        return from_plain(kind, self._answer(request, seconds=seconds, **arguments), where=f"{self.who}: {request}")
 
-    def _answer(self, what: str, *, seconds: float | None = None, **arguments: Any) -> Any:
+    def _answer(self, request: str, *, seconds: float | None = None, **arguments: Any) -> Any:
         """Return a plain answer. `seconds` is its deadline; by default that of a worker's request, and a little."""
         seconds = seconds or self._asking.seconds + GRACE_SECONDS
-        self._send({"ask": what, **arguments})
+        self._send({"ask": request, **arguments})
         if not self._pipe.poll(seconds):
             self.close()
             raise HarnessError(
-                f"{self.who}: {self._python} gave no answer to {what} within {seconds:g} s, and was killed with its "
+                f"{self.who}: {self._python} gave no answer to {request} within {seconds:g} s, and was killed with its "
                 f"workers (read {self._log}, or allow more with --case-timeout)"
             )
-        return self._read(what)
+        return self._read(request)
 
-    def _read(self, what: str) -> Any:
+    def _read(self, request: str) -> Any:
         try:
             reply: Mapping[str, Any] = json.loads(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
-            raise self._died(what) from error
+            raise self._died(request) from error
         if "refused" in reply:
             raise HarnessError(f"{self.who}: {self._python}: {reply['refused']}")
         if "failure" in reply:
-            raise CaseFailed(self.who, from_plain(Failure, reply["failure"], where=f"{self.who}: {what}"))
+            raise CaseFailed(self.who, from_plain(Failure, reply["failure"], where=f"{self.who}: {request}"))
         return reply["answer"]
 
     def _send(self, request: Mapping[str, Any]) -> None:
@@ -155,15 +155,15 @@ class EnvironmentClient:
         except OSError as error:
             raise HarnessError(f"{self.who}: {self._python}: {_unusable(self._python, error)}") from error
 
-    def _died(self, what: str) -> HarnessError:
+    def _died(self, request: str) -> HarnessError:
         self.close()
         code = self._process.returncode
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         last = lines[-1].strip() if lines else "it wrote nothing"
         lacking = "install that there, and " if last.startswith("ModuleNotFoundError") else ""
-        told = f"{self._python} ended {how} when it should {what}: {last}"
-        return HarnessError(f"{self.who}: {told} ({lacking}read {self._log})")
+        ending = f"{self._python} ended {how} when it should {request}: {last}"
+        return HarnessError(f"{self.who}: {ending} ({lacking}read {self._log})")
 
     def close(self) -> None:
         """Let the process end by itself, and kill it with its workers if it does not."""

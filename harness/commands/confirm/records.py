@@ -140,8 +140,8 @@ class Turns:
 
     def wrong(self, who: Who) -> str:
         """Return the error of a side's first load that timed something else than was verified; empty if none did."""
-        found = (f"{stand}: {end.wrong}" for load in self.loads for stand, end in load.ended.items() if end.wrong)
-        return next((told for told in found if told.startswith(who)), "")
+        errors = (f"{stand}: {end.wrong}" for load in self.loads for stand, end in load.ended.items() if end.wrong)
+        return next((error for error in errors if error.startswith(who)), "")
 
     @property
     def foreign(self) -> int:

@@ -97,15 +97,15 @@ def change_of(ratio: Interval, margin: float) -> Change:
 def moved(turns: Turns, margin: float) -> Moved:
     """Return the change of a path that was timed. Raises ValueError if no pair of it counts."""
     ratio = _interval(turns.voices(Role.PATH))
-    eager, beside = (_interval(voices) if voices else None for voices in (turns.voices(Role.EAGER), turns.relative))
+    eager, relative = (_interval(voices) if voices else None for voices in (turns.voices(Role.EAGER), turns.relative))
     change = change_of(ratio, margin)
     return Moved(
         change,
         ratio,
         margin,
         eager,
-        beside,
-        _whose(change, eager, beside, margin, alone=not turns.beside_eager),
+        relative,
+        _whose(change, eager, relative, margin, alone=not turns.beside_eager),
         sum(not couple.dropped for couple in turns.couples),
         len(turns.voices(Role.PATH)),
     )
@@ -131,16 +131,16 @@ def _interval(voices: Sequence[float]) -> Interval:
 
 
 def _whose(
-    change: Change, eager: Interval | None, beside: Interval | None, margin: float, *, alone: bool
+    change: Change, eager: Interval | None, relative: Interval | None, margin: float, *, alone: bool
 ) -> Whose | None:
     """Return the origin of a change. `alone` means that eager was not timed as well."""
     changed = change in {Change.REGRESSED, Change.IMPROVED}
-    if eager is None or beside is None:
+    if eager is None or relative is None:
         return (Whose.EAGER if alone else Whose.UNCLEAR) if changed else None
-    own = change_of(beside, margin)
+    own = change_of(relative, margin)
     if own is change and changed:
         return Whose.PATH
     if own is Change.REGRESSED and change_of(eager, margin) is Change.IMPROVED:
         return Whose.LAGS
-    alike = beside.high <= 1 + margin if change is Change.REGRESSED else beside.low >= 1 / (1 + margin)
+    alike = relative.high <= 1 + margin if change is Change.REGRESSED else relative.low >= 1 / (1 + margin)
     return (Whose.ALL if alike else Whose.UNCLEAR) if changed else None

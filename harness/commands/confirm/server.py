@@ -63,9 +63,9 @@ class EnvironmentServer:
         runner = self._running()
         runner.forget_failures()
         evidence = runner.evidence(planned.case, planned.optimization, fault=self._fault)
-        for rung in evidence.rungs:
-            if rung.dtype is planned.case.dtype:
-                self._kernels[case] = rung.engagement.kernels
+        for run in evidence.rungs:
+            if run.dtype is planned.case.dtype:
+                self._kernels[case] = run.engagement.kernels
         return Proof(evidence=evidence)
 
     def load(self, *, case: str, role: str, own: int) -> None:

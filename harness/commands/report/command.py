@@ -49,36 +49,36 @@ def report(
     root, catalogue = find_catalogue(Path.cwd())
     profiles = sound_profiles(root)
     refuse_unused(profiles, catalogue)
-    found = judge_again(run, catalogue, profiles)
+    rejudged = judge_again(run, catalogue, profiles)
     if not dry_run:
-        _write(run, found)
-    facts = {**{name: value for name, value in vars(found).items() if name != "run"}, "failing": found.failing}
+        _write(run, rejudged)
+    facts = {**{name: value for name, value in vars(rejudged).items() if name != "run"}, "failing": rejudged.failing}
     written = "nothing was written" if dry_run else f"written: {run}"
-    print_result(facts, (*_lines(found), written), as_json=as_json)
-    raise typer.Exit(1 if found.failing or found.run.finished is None else 0)
+    print_result(facts, (*_lines(rejudged), written), as_json=as_json)
+    raise typer.Exit(1 if rejudged.failing or rejudged.run.finished is None else 0)
 
 
-def _write(folder: Path, found: Rejudged) -> None:
+def _write(folder: Path, rejudged: Rejudged) -> None:
     """Write the files of the run, and keep a copy of the session's own record if that changes."""
     before, record = folder / BEFORE, folder / RUN
-    if found.run.finished is not None:
-        if to_plain(any_run(folder)) != to_plain(found.run) and not before.exists():
+    if rejudged.run.finished is not None:
+        if to_plain(any_run(folder)) != to_plain(rejudged.run) and not before.exists():
             write_text(before, record.read_text(encoding="utf-8"))
-        write_record(record, found.run)
-    write_reports(folder, found.run)
+        write_record(record, rejudged.run)
+    write_reports(folder, rejudged.run)
 
 
-def _lines(found: Rejudged) -> Iterator[str]:
-    for was, now in ((each.was, each.now) for each in found.changed):
+def _lines(rejudged: Rejudged) -> Iterator[str]:
+    for was, now in ((each.was, each.now) for each in rejudged.changed):
         why = now.message.removeprefix(f"{now.case}: ")
         yield f"{now.case}: {now.property} was {was.outcome}, now {now.outcome}: {why}"
-    by = f"profile {found.run.profile}" if found.run.profile else "the table, since no profile matches"
-    if found.run.finished is not None:
+    by = f"profile {rejudged.run.profile}" if rejudged.run.profile else "the table, since no profile matches"
+    if rejudged.run.finished is not None:
         yield f"judged by {by}"
-    yield from found.notes
-    stay = f"; {count(sum(found.kept.values()), 'verdict')} kept" if found.kept else ""
-    yield f"{count(found.judged, 'verdict')} given again, {len(found.changed)} of them changed{stay}"
-    yield from (f"kept: {number}, since {why}" for why, number in found.kept.items())
-    yield tally_outcomes(found.run.verdicts)
-    if gate := gate_line(found.run):
+    yield from rejudged.notes
+    stay = f"; {count(sum(rejudged.kept.values()), 'verdict')} kept" if rejudged.kept else ""
+    yield f"{count(rejudged.judged, 'verdict')} given again, {len(rejudged.changed)} of them changed{stay}"
+    yield from (f"kept: {number}, since {why}" for why, number in rejudged.kept.items())
+    yield tally_outcomes(rejudged.run.verdicts)
+    if gate := gate_line(rejudged.run):
         yield gate

@@ -71,9 +71,9 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     standard, notes = _standard(run, profiles)
     judging = _Judging(folder, evidence_of(folder), measurements_of(folder), catalogue, standard)
     answers = [judging.again(verdict) for verdict in run.verdicts]
-    known, on = standard.known_failures, run.started
+    known_failures, on = standard.known_failures, run.started
     verdicts = [
-        verdict if isinstance(now, str) else forgiven(now, known, on=on)
+        verdict if isinstance(now, str) else forgiven(now, known_failures, on=on)
         for verdict, now in zip(run.verdicts, answers, strict=True)
     ]
     pairs = zip(run.verdicts, verdicts, strict=True)
@@ -120,27 +120,27 @@ class _Judging:
             case = _case(was, path, workload, self.catalogue)
         return self._judged(case, was.property, evidence, path)
 
-    def _judged(self, case: Case, asked: Property, evidence: Evidence, path: Optimization) -> Verdict | str:
+    def _judged(self, case: Case, property_: Property, evidence: Evidence, path: Optimization) -> Verdict | str:
         with _judgeable(self.folder / "evidence" / f"{case.id}.json"):
-            verdict = judge_evidence(case, asked, evidence, standard=self.standard)
-        if not asked.measured:
+            verdict = judge_evidence(case, property_, evidence, standard=self.standard)
+        if not property_.measured:
             return verdict
         measured = self.measured.get(case.id)
         if measured is None and verdict.outcome is Outcome.PASS:
             return "there is no measurements file"
         with _judgeable(self.folder / "measurements" / f"{case.id}.json"):
-            return judge_measured(case, asked, verdict, measured, bar_of(case, path, standard=self.standard))
+            return judge_measured(case, property_, verdict, measured, bar_of(case, path, standard=self.standard))
 
 
-def _disclaimed(was: Verdict, known: Disclaimer | None) -> Verdict | None:
+def _disclaimed(was: Verdict, disclaimer: Disclaimer | None) -> Verdict | None:
     """Return DISCLAIMED for a claim that does not hold, if the profile now disclaims all its numbers; else None.
 
     A disclaimer of some numbers is not enough: the record does not say which number did not hold.
     """
-    if was.outcome is not Outcome.DOES_NOT_HOLD or known is None or known.parts:
+    if was.outcome is not Outcome.DOES_NOT_HOLD or disclaimer is None or disclaimer.parts:
         return None
-    told = was.message.replace(UNTRUE, f"its profile says so: {known.reason}")
-    return replace(was, outcome=Outcome.DISCLAIMED, message=told)
+    message = was.message.replace(UNTRUE, f"its profile says so: {disclaimer.reason}")
+    return replace(was, outcome=Outcome.DISCLAIMED, message=message)
 
 
 @contextmanager
@@ -149,25 +149,25 @@ def _judgeable(file: Path) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, LookupError, StopIteration, ValueError) as error:
-        told = f"{type(error).__name__} {first_line(error)}".replace(" no message", "")
-        raise CorruptRecord(f"{file}: holds what cannot be judged: {told} ({RESTORE})") from error
+        reason = f"{type(error).__name__} {first_line(error)}".replace(" no message", "")
+        raise CorruptRecord(f"{file}: holds what cannot be judged: {reason} ({RESTORE})") from error
 
 
 def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:
     """Return the case that a verdict is on. Of a model that the catalogue lacks, judging needs the name alone."""
-    known = (*catalogue.models, *catalogue.more_models)
-    named = (recipe for recipe in known if recipe.name == verdict.recipe)
-    recipe = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
-    return Case(path.name, path.technique, recipe, workload, verdict.device, verdict.dtype)
+    models = (*catalogue.models, *catalogue.more_models)
+    named = (model for model in models if model.name == verdict.recipe)
+    model = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
+    return Case(path.name, path.technique, model, workload, verdict.device, verdict.dtype)
 
 
 def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[str]]:
     """Return (standard of the profile that the run names, or else of one that matches its machine, notes on that)."""
-    found = next((profile for profile in profiles if profile.name == run.profile), None)
-    found = found or next((profile for profile in profiles if _matches(profile.match, run)), None)
-    name = found.name if found else None
-    told = [] if name == run.profile else [f"profile {name or 'none'} instead of {run.profile or 'none'}"]
-    return (standard_of(profiles, found.match, run.environment) if found else Standard()), told
+    matching = next((profile for profile in profiles if profile.name == run.profile), None)
+    matching = matching or next((profile for profile in profiles if _matches(profile.match, run)), None)
+    name = matching.name if matching else None
+    notes = [] if name == run.profile else [f"profile {name or 'none'} instead of {run.profile or 'none'}"]
+    return (standard_of(profiles, matching.match, run.environment) if matching else Standard()), notes
 
 
 def _matches(match: Match, run: Run) -> bool:

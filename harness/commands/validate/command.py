@@ -96,7 +96,7 @@ def validate(
         raise HarnessError(f"{unmet} (choose another --device)")
     if not case_timeout > 0:
         raise HarnessError(f"--case-timeout is {case_timeout:g}, but should be a positive number of seconds")
-    asked = ValidateOptions(
+    options = ValidateOptions(
         device,
         root / run_dir.expanduser(),
         fingerprint_seconds,
@@ -105,52 +105,52 @@ def validate(
         tuple(arguments or ()),
         as_json,
     )
-    statement, folder = _validated(asked, root, catalogue, profiles, inventory)
+    statement, folder = _validated(options, root, catalogue, profiles, inventory)
     files = write_statement(folder, statement)
     print_result(statement, (), as_json=as_json)
-    asked.tell(["", statement.line, *statement.proposal.steps, *(f"written: {path}" for path in files)])
+    options.tell(["", statement.line, *statement.proposal.steps, *(f"written: {path}" for path in files)])
     raise typer.Exit(1 if statement.acceptance is Acceptance.REJECTED else 0)
 
 
 def _validated(
-    asked: ValidateOptions, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
+    options: ValidateOptions, root: Path, catalogue: Catalogue, profiles: tuple[Profile, ...], inventory: Inventory
 ) -> tuple[Statement, Path]:
     load = os.getloadavg()[0]
     examined = examine_all(
-        asked.device,
-        inventory.devices[asked.device],
+        options.device,
+        inventory.devices[options.device],
         catalogue.models[0],
-        seconds=asked.fingerprint_seconds,
-        deadline=asked.case_timeout,
+        seconds=options.fingerprint_seconds,
+        deadline=options.case_timeout,
     )
     names = ", ".join(card.name for card in examined.cards if card.name)
     environment = describe(inventory, accelerators=names)
-    found = (*examined.failed, *preflight(examined.cards, load=load, cores=int(environment["cores"])))
-    machine = Machine(asked.device, environment, found, examined.cards, examined.fingerprints)
+    examination_checks = (*examined.failed, *preflight(examined.cards, load=load, cores=int(environment["cores"])))
+    machine = Machine(options.device, environment, examination_checks, examined.cards, examined.fingerprints)
     checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
-    asked.tell(checks)
-    suites = _suites(asked, root, checks)
+    options.tell(checks)
+    suites = _suites(options, root, checks)
     if suites.run:
-        machine = _examined_again(asked, machine, inventory)
-    folder = suites.folder or _empty_folder(asked.parent, machine)
+        machine = _examined_again(options, machine, inventory)
+    folder = suites.folder or _empty_folder(options.parent, machine)
     statement = state(machine, suites, date=datetime.now(UTC).isoformat(timespec="seconds"))
     if suites.run and statement.acceptance is not Acceptance.REJECTED:
-        match = Match(asked.device, machine_of(asked.device, names))
+        match = Match(options.device, machine_of(options.device, names))
         proposal = propose_profile(folder, suites.run, profiles, match)
     else:
         proposal = ProfileProposal(steps=("no profile is proposed of a machine that is rejected",))
     return replace(statement, proposal=proposal), folder
 
 
-def _examined_again(asked: ValidateOptions, machine: Machine, inventory: Inventory) -> Machine:
+def _examined_again(options: ValidateOptions, machine: Machine, inventory: Inventory) -> Machine:
     """Examine the devices again after the suites, and add the checks that are wrong now and were not before.
 
     Errors of memory may show only under hours of work. Checks of the host are left out: its load is our own.
     """
-    device, known = asked.device, {(check.about, check.what, check.grade) for check in machine.checks}
+    device, reported = options.device, {(check.about, check.what, check.grade) for check in machine.checks}
     try:
-        found = examine_all(device, inventory.devices[device], None, seconds=0, deadline=asked.case_timeout)
-        checks = (*found.failed, *preflight(found.cards, load=0.0, cores=int(machine.environment["cores"])))
+        examination = examine_all(device, inventory.devices[device], None, seconds=0, deadline=options.case_timeout)
+        checks = (*examination.failed, *preflight(examination.cards, load=0.0, cores=int(machine.environment["cores"])))
     except (HarnessError, OSError) as error:  # the suites are not to be lost for it
         todo = f"see harness machine --device {device}, or validate again"
         checks = (Check(device, "its examination", str(error), Grade.EXCEPTION, "done", todo),)
@@ -159,19 +159,19 @@ def _examined_again(asked: ValidateOptions, machine: Machine, inventory: Invento
         for check in checks
         if check.about != MACHINE
         and check.grade is not Grade.GOOD
-        and (check.about, check.what, check.grade) not in known
+        and (check.about, check.what, check.grade) not in reported
     )
-    asked.tell(later)
+    options.tell(later)
     return replace(machine, checks=(*machine.checks, *later))
 
 
-def _suites(asked: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Suites:
+def _suites(options: ValidateOptions, root: Path, checks: tuple[Check, ...]) -> Suites:
     """Run the suites, unless the machine is already rejected and --keep-going is not given: they take long."""
-    if graded(checks, Grade.REJECTING) and not asked.keep_going:
-        asked.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
-        return Suites(arguments=asked.arguments)
-    words = ("--device", asked.device, "--case-timeout", f"{asked.case_timeout:g}")
-    return run_suites(root, asked.parent, words, asked.arguments, out=2 if asked.err else 1)
+    if graded(checks, Grade.REJECTING) and not options.keep_going:
+        options.tell(["the suites are not run on a machine that is rejected already (--keep-going runs them)"])
+        return Suites(arguments=options.arguments)
+    words = ("--device", options.device, "--case-timeout", f"{options.case_timeout:g}")
+    return run_suites(root, options.parent, words, options.arguments, out=2 if options.err else 1)
 
 
 def _empty_folder(parent: Path, machine: Machine) -> Path:

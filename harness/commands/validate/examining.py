@@ -121,9 +121,9 @@ class WatchedCard(Watched):
         number = self._ask("CUDA version of the driver", self._nvml.nvmlSystemGetCudaDriverVersion_v2)
         return None if number is None else f"{number // 1000}.{number % 1000 // 10}"
 
-    def _errors(self, what: str, counter: int) -> Any:
+    def _errors(self, reading: str, counter: int) -> Any:
         nvml, kind = self._nvml, self._nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED
-        return self._ask(what, lambda: nvml.nvmlDeviceGetTotalEccErrors(self._handle, kind, counter))
+        return self._ask(reading, lambda: nvml.nvmlDeviceGetTotalEccErrors(self._handle, kind, counter))
 
     def _slowdowns(self) -> tuple[str, ...] | None:
         bits = self._ask("throttle reasons", lambda: self._nvml.nvmlDeviceGetCurrentClocksThrottleReasons(self._handle))
@@ -132,9 +132,9 @@ class WatchedCard(Watched):
 
 def find_card(uuid: str, *, nvml: Any = None) -> tuple[WatchedCard | None, str]:
     """Return (the card with torch's UUID, reason why there is none). `nvml` replaces the module `pynvml`."""
-    found, why = find_handle(uuid, nvml=nvml)
-    return (WatchedCard(*found) if found else None), why
+    handle, why = find_handle(uuid, nvml=nvml)
+    return (WatchedCard(*handle) if handle else None), why
 
 
-def _flag(told: int | None) -> bool | None:
-    return None if told is None else bool(told)
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)

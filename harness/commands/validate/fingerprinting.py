@@ -52,12 +52,12 @@ class Operation:
     """Exact result, on the CPU; None if anything in the operation rounds."""
 
 
-def fingerprint(device: str, index: int, about: str, recipe: ModelRecipe, seconds: float) -> Fingerprint:
+def fingerprint(device: str, index: int, about: str, model_spec: ModelRecipe, seconds: float) -> Fingerprint:
     """Return the fingerprint of one device, taken in about `seconds`, by torch's accelerator interface alone."""
     if device != "cpu":
         torch.accelerator.set_device_index(index)
     with _deterministic(), torch.inference_mode():
-        return repeat(about, operations(device, recipe), seconds=seconds)
+        return repeat(about, operations(device, model_spec), seconds=seconds)
 
 
 @contextmanager
@@ -72,41 +72,41 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(mode=before[0], warn_only=before[1])
 
 
-def repeat(about: str, known: Mapping[str, Operation], *, seconds: float) -> Fingerprint:
+def repeat(about: str, by_name: Mapping[str, Operation], *, seconds: float) -> Fingerprint:
     """Run all operations again and again until the time is over, at least LEAST times."""
     started = time.monotonic()
     first: dict[str, str] = {}
     differing: dict[str, Differing] = {}
-    wrong = {name: 0 for name, operation in known.items() if operation.expected is not None}
+    wrong = {name: 0 for name, operation in by_name.items() if operation.expected is not None}
     repetition = 0
     while repetition < LEAST or time.monotonic() - started < seconds:
         repetition += 1
-        for name, operation in known.items():
+        for name, operation in by_name.items():
             given = operation.run().cpu()
-            found = digest(given)
-            if found != first.setdefault(name, found):
-                before = differing.get(name, Differing(name, repetition, found, times=0))
+            got = digest(given)
+            if got != first.setdefault(name, got):
+                before = differing.get(name, Differing(name, repetition, got, times=0))
                 differing[name] = replace(before, times=before.times + 1)
             if operation.expected is not None:
                 wrong[name] = max(wrong[name], int((given != operation.expected).sum()))
-    in_order = tuple(differing[name] for name in known if name in differing)
+    in_order = tuple(differing[name] for name in by_name if name in differing)
     return Fingerprint(about, repetition, time.monotonic() - started, first, in_order, wrong)
 
 
-def operations(device: str, recipe: ModelRecipe) -> dict[str, Operation]:
+def operations(device: str, model_spec: ModelRecipe) -> dict[str, Operation]:
     """Return a card's operations in inference: products in every format, reductions, memory, and a small model."""
     torch.set_float32_matmul_precision("highest")
     draw = torch.Generator().manual_seed(SEED)
     rows = CPU_ROWS if computes_on_cpu(device) else ROWS
-    found = {}
+    by_name = {}
     for dtype in DTYPES:
-        found[f"{dtype} products"] = _rounded_product(device, dtype, rows, draw)
-        found[f"exact {dtype} products"] = _exact_product(device, dtype, rows, draw)
+        by_name[f"{dtype} products"] = _rounded_product(device, dtype, rows, draw)
+        by_name[f"exact {dtype} products"] = _exact_product(device, dtype, rows, draw)
     values = torch.randn(rows, rows, generator=draw).to(device)
-    found["reductions"] = Operation(lambda: torch.cat([values.sum(0), values.softmax(1).amax(0), values.std(1)]))
-    found["memory"] = _memory(device)
-    found[f"logits of {recipe.name}"] = _model(device, recipe, draw)
-    return found
+    by_name["reductions"] = Operation(lambda: torch.cat([values.sum(0), values.softmax(1).amax(0), values.std(1)]))
+    by_name["memory"] = _memory(device)
+    by_name[f"logits of {model_spec.name}"] = _model(device, model_spec, draw)
+    return by_name
 
 
 def digest(given: Tensor) -> str:
@@ -153,9 +153,9 @@ def _memory(device: str) -> Operation:
     return Operation(run, torch.zeros(2, rows, dtype=torch.int32))
 
 
-def _model(device: str, recipe: ModelRecipe, draw: torch.Generator) -> Operation:
+def _model(device: str, model_spec: ModelRecipe, draw: torch.Generator) -> Operation:
     """Return the logits of eager in float32 on random tokens, as an operation. Raises ModelUnavailable."""
-    model = load_model(recipe, dtype=Dtype.FP32, device=device, options={})
+    model = load_model(model_spec, dtype=Dtype.FP32, device=device, options={})
     ids = torch.randint(model.config.vocab_size, (2, TOKENS), generator=draw).to(device)
 
     return Operation(lambda: model(input_ids=ids, use_cache=False).logits)

@@ -27,28 +27,28 @@ def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Chec
 
     `load` is the average of the last minute, before anything ran here.
     """
-    found = [check for card in cards[:1] for check in _host(card, load=load, cores=cores)]
+    checks = [check for card in cards[:1] for check in _host(card, load=load, cores=cores)]
     for card in cards:
-        found += [check for rule in RULES for check in rule(card)]
-    return tuple(found)
+        checks += [check for rule in RULES for check in rule(card)]
+    return tuple(checks)
 
 
-def fingerprint_checks(found: Fingerprint) -> Iterator[Check]:
+def fingerprint_checks(taken: Fingerprint) -> Iterator[Check]:
     """Yield the checks of a fingerprint. Any bit that differs or is wrong rejects a card."""
     todo = "the card corrupts data without a word: do not use it, and have it replaced"
-    for each in found.differing:
-        what = f"{each.operation} in repetition {each.repetition} of {found.repetitions}"
-        should = f"{found.digests[each.operation][:SHOWN]} as in the first"
+    for each in taken.differing:
+        label = f"{each.operation} in repetition {each.repetition} of {taken.repetitions}"
+        should = f"{taken.digests[each.operation][:SHOWN]} as in the first"
         more = f" (and other bits in {count(each.times, 'repetition')} in all)" if each.times > 1 else ""
-        yield Check(found.about, what, f"{each.digest[:SHOWN]}{more}", Grade.REJECTING, should, todo)
-    for operation, elements in found.wrong.items():
+        yield Check(taken.about, label, f"{each.digest[:SHOWN]}{more}", Grade.REJECTING, should, todo)
+    for operation, elements in taken.wrong.items():
         if elements:
-            what = f"the number of wrong elements of {operation}"
-            yield Check(found.about, what, str(elements), Grade.REJECTING, "0", todo)
-    if not found.differing and not any(found.wrong.values()):
-        told = f"the same in {found.repetitions} repetitions of {count(len(found.digests), 'operation')}"
-        exact = f", {len(found.wrong)} of them exact" if found.wrong else ""
-        yield Check(found.about, "the fingerprint", told + exact)
+            label = f"the number of wrong elements of {operation}"
+            yield Check(taken.about, label, str(elements), Grade.REJECTING, "0", todo)
+    if not taken.differing and not any(taken.wrong.values()):
+        same = f"the same in {taken.repetitions} repetitions of {count(len(taken.digests), 'operation')}"
+        exact = f", {len(taken.wrong)} of them exact" if taken.wrong else ""
+        yield Check(taken.about, "the fingerprint", same + exact)
 
 
 def _host(card: Card, *, load: float, cores: int) -> Iterator[Check]:
@@ -71,11 +71,11 @@ def _simulated(card: Card) -> Iterator[Check]:
 def _readable(card: Card) -> Iterator[Check]:
     """Yield exceptions for what could not be read. An unknown state does not prove health."""
     if card.unread:
-        what = "its state (ECC, remapped rows, throttling, clocks, power, processes)"
+        label = "its state (ECC, remapped rows, throttling, clocks, power, processes)"
         todo = f"set that right, or look with the maker's own tool, {AGAIN}"
-        yield Check(card.about, what, f"not read: {card.unread}", EXCEPTION, "read through NVML", todo)
+        yield Check(card.about, label, f"not read: {card.unread}", EXCEPTION, "read through NVML", todo)
     if card.busy and card.busy.untold:
-        untold = ", ".join(f"{what} ({why})" for what, why in card.busy.untold.items())
+        untold = ", ".join(f"{label} ({why})" for label, why in card.busy.untold.items())
         todo = "a newer driver or nvidia-ml-py may tell it; otherwise look with nvidia-smi -q"
         yield Check(card.about, "what NVML does not tell", untold, EXCEPTION, "nothing", todo)
 
@@ -98,15 +98,15 @@ def _ecc(card: Card) -> Iterator[Check]:
 
 def _errors(about: str, now: CardReading) -> Iterator[Check]:
     if now.uncorrected:
-        what = "the number of uncorrected memory errors since the driver was loaded"
+        label = "the number of uncorrected memory errors since the driver was loaded"
         todo = f"reset the card with nvidia-smi -r {AGAIN}; if they come back, return it"
-        yield Check(about, what, str(now.uncorrected), REJECTING, "0", todo)
+        yield Check(about, label, str(now.uncorrected), REJECTING, "0", todo)
     if now.uncorrected_ever and not now.uncorrected:
-        what = "the number of uncorrected memory errors of its life"
+        label = "the number of uncorrected memory errors of its life"
         todo = (
             "a new card should have none: ask its seller; NVIDIA takes cards back whose rows can no longer be remapped"
         )
-        yield Check(about, what, str(now.uncorrected_ever), EXCEPTION, "0", todo)
+        yield Check(about, label, str(now.uncorrected_ever), EXCEPTION, "0", todo)
 
 
 def _rows(card: Card) -> Iterator[Check]:
@@ -120,8 +120,8 @@ def _rows(card: Card) -> Iterator[Check]:
         yield Check(about, "row remapping", "pending", REJECTING, "done", todo)
     if now.rows_uncorrected:
         todo = "a new card should have none, and spare rows are few: ask its seller"
-        what = "the number of rows remapped after uncorrected errors"
-        yield Check(about, what, str(now.rows_uncorrected), EXCEPTION, "0", todo)
+        label = "the number of rows remapped after uncorrected errors"
+        yield Check(about, label, str(now.rows_uncorrected), EXCEPTION, "0", todo)
     if now.rows_corrected:
         yield Check(about, "the number of rows remapped after corrected errors", str(now.rows_corrected))
 
@@ -139,8 +139,8 @@ def _throttling(card: Card) -> Iterator[Check]:
     elif busy.slowed_by is not None:
         yield Check(card.about, "what slows it while it works", "nothing")
     if before := {cause: time for cause, time in idle.throttled.items() if time}:
-        told = ", ".join(f"{cause} {time / 1e9:.3g} s" for cause, time in before.items())
-        yield Check(card.about, "what slowed it before, since the driver was loaded,", told)
+        text = ", ".join(f"{cause} {time / 1e9:.3g} s" for cause, time in before.items())
+        yield Check(card.about, "what slowed it before, since the driver was loaded,", text)
 
 
 def _clock(card: Card) -> Iterator[Check]:
@@ -178,8 +178,8 @@ def _temperature(card: Card) -> Iterator[Check]:
 
 def _shared(card: Card) -> Iterator[Check]:
     """Yield the check of other processes. Our worker is one; a container that hides it hides others too."""
-    seen = (card.busy.processes or 0) - 1 if card.busy else 0
-    foreign = max(seen, card.examined.foreign)
+    others = (card.busy.processes or 0) - 1 if card.busy else 0
+    foreign = max(others, card.examined.foreign)
     if foreign:
         todo = f"end them {AGAIN}: beside them nothing that is timed counts"
         yield Check(card.about, "the number of processes of others on it", str(foreign), REJECTING, "0", todo)
@@ -233,20 +233,20 @@ def _speeds(card: Card) -> Iterator[Check]:
     promised = (sheet.bandwidth, sheet.products) if sheet else (None, None)
     yield _rate(card.about, "copies", scaled_as=(peaks.copy_bandwidth, "B/s"), promised=promised[0], share=COPIES)
     if rate := peaks.flops.get(Dtype.BF16):
-        what = "bfloat16 products"
-        yield _rate(card.about, what, scaled_as=(rate, "FLOP/s"), promised=promised[1], share=PRODUCTS)
+        label = "bfloat16 products"
+        yield _rate(card.about, label, scaled_as=(rate, "FLOP/s"), promised=promised[1], share=PRODUCTS)
 
 
-def _rate(about: str, what: str, *, scaled_as: tuple[float, str], promised: float | None, share: float) -> Check:
+def _rate(about: str, label: str, *, scaled_as: tuple[float, str], promised: float | None, share: float) -> Check:
     rate, unit = scaled_as
     got = scaled(rate, unit)
     if promised is None:
-        return Check(about, f"the rate of {what}", f"{got}; no data sheet of it is known here")
-    told = f"{got}, {_percent(rate / promised)} of the data sheet's {scaled(promised, unit)}"
+        return Check(about, f"the rate of {label}", f"{got}; no data sheet of it is known here")
+    text = f"{got}, {_percent(rate / promised)} of the data sheet's {scaled(promised, unit)}"
     if rate >= share * promised:
-        return Check(about, f"the rate of {what}", told)
+        return Check(about, f"the rate of {label}", text)
     todo = f"look at clocks, power and others on the card {AGAIN}; if it stays so, return it"
-    return Check(about, f"the rate of {what}", told, REJECTING, f"at least {_percent(share)}", todo)
+    return Check(about, f"the rate of {label}", text, REJECTING, f"at least {_percent(share)}", todo)
 
 
 def _percent(share: float) -> str:
@@ -291,5 +291,5 @@ def _translates(built: Build) -> bool:
 
 def _arch(name: str) -> tuple[str, tuple[int, int], str]:
     """Return the parts of a target: ("sm", (9, 0), "a") for `sm_90a`."""
-    found = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]*)", name)
-    return (found[1], (int(found[2]), int(found[3])), found[4]) if found else ("", (0, 0), "")
+    match = re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]*)", name)
+    return (match[1], (int(match[2]), int(match[3])), match[4]) if match else ("", (0, 0), "")

@@ -163,8 +163,8 @@ class Check:
             raise ValueError(f"{self.about}: {self.what} is {self.grade}, but says no limit or no next step")
 
     def __str__(self) -> str:
-        told = f"{self.about}: {self.what} is {self.got}"
-        return told if self.grade is Grade.GOOD else f"{told}, but should be {self.limit} ({self.todo})"
+        text = f"{self.about}: {self.what} is {self.got}"
+        return text if self.grade is Grade.GOOD else f"{text}, but should be {self.limit} ({self.todo})"
 
 
 def graded(checks: tuple[Check, ...], grade: Grade) -> tuple[Check, ...]:

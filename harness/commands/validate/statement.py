@@ -111,8 +111,8 @@ class Machine:
         if self.device == "cpu":
             return self.environment["processor"]
         names = Counter(self.environment["accelerators"].split(", "))
-        told = ", ".join(name if number == 1 else f"{number} × {name}" for name, number in names.items())
-        return self.device if told == "none" else told
+        joined = ", ".join(name if number == 1 else f"{number} × {name}" for name, number in names.items())
+        return self.device if joined == "none" else joined
 
 
 def state(machine: Machine, suites: Suites, *, date: str) -> Statement:
@@ -173,22 +173,24 @@ def _rejections(suites: Suites, checks: tuple[Check, ...]) -> list[str]:
         ]
     # What fails a property fails those after it, with the same words.
     failing = (verdict for verdict in run.verdicts if verdict.outcome.fails)
-    found = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in failing))
+    rejections = list(dict.fromkeys(f"{each.outcome} {first_line(each.message)}" for each in failing))
     if suites.exit not in ENDED_WELL:
-        found.append(
+        rejections.append(
             f"suites: pytest's exit code is {suites.exit}, but should be 0 (the session broke off, or its record could "
             "not be written: read its output)"
         )
-    found += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
+    rejections += [f"suites: {clause} (read their output)" for rule in UNTOLD for clause in rule(run, Forgiven())]
     if run.finished is None:
-        found.append("suites: the run is not finished, but should be (it was interrupted or killed: validate again)")
+        rejections.append(
+            "suites: the run is not finished, but should be (it was interrupted or killed: validate again)"
+        )
     if all(verdict.outcome.skips for verdict in run.verdicts):
-        found.append("suites: the number of cases judged is 0, but should be more (read why in the run's report)")
-    elif suites.exit and not found:
-        found.append(
+        rejections.append("suites: the number of cases judged is 0, but should be more (read why in the run's report)")
+    elif suites.exit and not rejections:
+        rejections.append(
             f"suites: pytest's exit code is {suites.exit}, but should be 0 (no verdict fails: read its output)"
         )
-    return found
+    return rejections
 
 
 def _judged_by(run: Run | None) -> dict[str, str]:
@@ -198,31 +200,31 @@ def _judged_by(run: Run | None) -> dict[str, str]:
 
 def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
     """Return the exceptions of the suites. The suites run on the first card; only ranks use further ones."""
-    found = []
+    exceptions = []
     if len(cards) > 1:
-        found.append(
+        exceptions.append(
             f"suites: the number of cards that all of them ran on is 1, but should be {len(cards)} (only preflight and "
             f"fingerprint are of all: make one card at a time visible, and validate each)"
         )
     if suites.arguments:
-        found.append(
-            f"suites: what pytest was given besides is {shlex.join(suites.arguments)}, but should be nothing (this speaks "
-            "of that selection alone: validate without it)"
+        exceptions.append(
+            f"suites: what pytest was given besides is {shlex.join(suites.arguments)}, but should be nothing (this "
+            "speaks of that selection alone: validate without it)"
         )
     verdicts = suites.run.verdicts if suites.run else ()
-    found += [f"{reason}: {', '.join(paths)}" for reason, paths in skipped_paths(verdicts).items()]
-    return found + untrue_claims(verdicts)
+    exceptions += [f"{reason}: {', '.join(paths)}" for reason, paths in skipped_paths(verdicts).items()]
+    return exceptions + untrue_claims(verdicts)
 
 
 def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: int) -> str:
     tally = _tally(verdicts)
     good = sum(tally.get(outcome, 0) for outcome in GOOD)
-    told = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]
-    told += [f"{checks} of the preflight"] if checks else []
-    told += ["suites on one card alone"] if cards > 1 else []
-    told += [f"only {shlex.join(suites.arguments)} was asked"] if suites.arguments else []
+    notes = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]
+    notes += [f"{checks} of the preflight"] if checks else []
+    notes += ["suites on one card alone"] if cards > 1 else []
+    notes += [f"only {shlex.join(suites.arguments)} was asked"] if suites.arguments else []
     passes = f"{count(good, 'verdict')} pass{'es' if good == 1 else ''}"
-    return passes + (f"; exceptions: {', '.join(told)}" if told else "")
+    return passes + (f"; exceptions: {', '.join(notes)}" if notes else "")
 
 
 def _tally(verdicts: Sequence[Verdict]) -> dict[str, int]:

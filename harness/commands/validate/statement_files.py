@@ -92,9 +92,9 @@ def _digests(statement: Statement) -> list[list[str]]:
 
 
 def _suites(statement: Statement) -> str:
-    told = ", ".join(f"{number} {outcome}" for outcome, number in statement.outcomes.items()) or "no verdict"
-    asked = f"; pytest was given besides: {statement.selection}" if statement.selection else ""
-    return f"{told}{asked}"
+    tally = ", ".join(f"{number} {outcome}" for outcome, number in statement.outcomes.items()) or "no verdict"
+    selection = f"; pytest was given besides: {statement.selection}" if statement.selection else ""
+    return f"{tally}{selection}"
 
 
 def _proposal(statement: Statement) -> list[str]:

@@ -47,11 +47,11 @@ class Examination:
 
 
 def examine_all(
-    device: str, number: int, recipe: ModelRecipe | None, *, seconds: float, deadline: float
+    device: str, number: int, model_spec: ModelRecipe | None, *, seconds: float, deadline: float
 ) -> Examination:
     """Examine `number` devices of a type one after another, and take a fingerprint of each for so many `seconds`.
 
-    Fingerprints need a model: without a `recipe` none is taken. Nothing else of this harness runs on the devices
+    Fingerprints need a model: without a `model_spec` none is taken. Nothing else of this harness runs on the devices
     meanwhile. A worker that crashes, hangs or raises gives a rejecting check: a card must be able to compute.
 
     Raises WorkerRaised if the model is unavailable, which is no fault of a card, and HarnessError if other sessions do
@@ -67,9 +67,11 @@ def examine_all(
             about = device if device == "cpu" else f"{device}:{index}"
             try:
                 cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
-                if recipe:
-                    asked = (device, index, about, recipe, seconds)
-                    fingerprints.append(ask(logs / "fingerprint.log", fingerprint, *asked, seconds=seconds + deadline))
+                if model_spec:
+                    arguments = (device, index, about, model_spec, seconds)
+                    fingerprints.append(
+                        ask(logs / "fingerprint.log", fingerprint, *arguments, seconds=seconds + deadline)
+                    )
             except WorkerFailed as error:
                 failed.append(crashed(about, error))
     if not failed:
@@ -90,20 +92,20 @@ def _keys(device: str, logs: Path, *, seconds: float) -> list[str]:
         return [device]
 
 
-def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[str, ...], *, out: int) -> Suites:
-    """Run the suites in the checkout `root` with pytest's `options` and the further arguments `asked`.
+def run_suites(root: Path, parent: Path, options: tuple[str, ...], arguments: tuple[str, ...], *, out: int) -> Suites:
+    """Run the suites in the checkout `root` with pytest's `options` and further `arguments`.
 
     Their output goes to the file descriptor `out`. The run's folder is made in a new one below `parent`, so that it can
     be told from those of other sessions.
 
     Raises HarnessError if pytest refused its arguments, or the folder cannot be written.
     """
-    if ours := next((word for word in asked if word.partition("=")[0] in OURS), None):
+    if ours := next((word for word in arguments if word.partition("=")[0] in OURS), None):
         raise HarnessError(
             f"pytest is given {ours.partition('=')[0]} behind --, but should before it (harness validate has it)"
         )
     own = fresh_folder(parent, f"validation-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
-    words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(own), *asked]
+    words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(own), *arguments]
     environment = dict(os.environ)
     environment.pop("PYTEST_ADDOPTS", None)  # it could choose tests unseen
     code = subprocess.run(words, cwd=root, stdout=out, env=environment, check=False).returncode
@@ -113,18 +115,18 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], asked: tuple[
             own.rmdir()
         if code in REFUSED:
             raise HarnessError(f"pytest ended with {code}: {REFUSED[code]} (read its output, and correct the command)")
-        return Suites(None, code, asked)
+        return Suites(None, code, arguments)
     link_latest(parent, made)
-    return Suites(any_run(made), code, asked, made)
+    return Suites(any_run(made), code, arguments, made)
 
 
 def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match: Match) -> ProfileProposal:
     """Write a proposal for the machine's folder in `baselines/` below the run's folder, and return it."""
-    known, target = find_profile(profiles, match), folder / PROPOSED
-    profile = known or Profile(profile_name(match), target, match, None)
-    if known:
+    matching, target = find_profile(profiles, match), folder / PROPOSED
+    profile = matching or Profile(profile_name(match), target, match, None)
+    if matching:
         files = []
-        steps = [f"profile {known.name} matches this machine already, and stays as it is"]
+        steps = [f"profile {matching.name} matches this machine already, and stays as it is"]
     else:
         files = [write_profile(profile)]
         steps = [
@@ -133,7 +135,7 @@ def propose_profile(folder: Path, run: Run, profiles: tuple[Profile, ...], match
         ]
     try:
         files += write_files(proposal_for(folder, run, profile).files, target).values()
-        if known:
+        if matching:
             steps.append(f"to record the baselines: harness baseline propose {folder}, then diff and accept")
     except HarnessError as error:
         steps.append(f"no baselines are proposed: {error}")

@@ -73,7 +73,7 @@ class Checkout:
 
     def accept(self, run, *, known=KNOWN, **options):
         propose(run, self.root)
-        return accept(run, self.root, known=known, **options)
+        return accept(run, self.root, case_ids=known, **options)
 
     def read(self):
         return read_baselines(self.profile)

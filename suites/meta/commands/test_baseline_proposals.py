@@ -282,6 +282,6 @@ def test_seconds_of_an_accelerator_are_told(tmp_path):
     run = there.run({sdpa: {}}, environment=CUDA)
     fresh = {row.metric: row for row in diff(run, there.root).rows}
     assert {fresh[name].change for name in ("run", "output token", "first token")} == {NEW}
-    there.accept(run, known={sdpa.id})
+    there.accept(run, case_ids={sdpa.id})
     rows = {row.metric: row for row in diff(run, there.root).rows}
     assert {rows[name].change for name in ("run", "output token", "first token")} == {"+0.0%"}

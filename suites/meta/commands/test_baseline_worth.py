@@ -77,7 +77,7 @@ def test_inconclusive_speed_is_not_recorded(checkout):
     assert left_out(checkout, {}, open_) == told
     compared = replace(open_, property=Property.REGRESSION)
     run = checkout.run(name="compared", verdicts=[verdict(SDPA), compared])
-    assert checkout.accept(run, known=KNOWN).taken == (SDPA.id,)
+    assert checkout.accept(run, case_ids=KNOWN).taken == (SDPA.id,)
 
 
 def test_memory_of_a_case_that_is_not_timed_is_recorded(checkout):

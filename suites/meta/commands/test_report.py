@@ -165,7 +165,7 @@ def test_json_holds_what_changed_and_what_fails(checkout, report):
 
 def test_baseline_that_was_accepted_since_is_held_to(checkout, report):
     run = session(checkout)
-    checkout.accept(run, known={TIMED.id})
+    checkout.accept(run, case_ids={TIMED.id})
     _, out, _ = report(run)
     assert f"{TIMED.id}: regression was NO_BASELINE, now PASS: as recorded on 2026-01-02" in out
 
@@ -352,7 +352,7 @@ def test_evidence_of_another_case_is_refused(checkout, report):
 def test_regression_of_what_was_recorded_is_found_again(checkout, report):
     """A run twice as fast as eager, against a baseline three times as fast."""
     faster = checkout.run({TIMED: measured(TIMED.id, speed=speed(3.0))}, name="faster")
-    checkout.accept(faster, known={TIMED.id})
+    checkout.accept(faster, case_ids={TIMED.id})
     run = session(checkout)
     assert report(run)[0] == 1
     assert outcomes(run)[Property.REGRESSION] is Outcome.REGRESSED

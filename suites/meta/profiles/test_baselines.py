@@ -86,7 +86,7 @@ def test_accelerators_are_told_apart_by_name_and_driver(tmp_path):
     """Not by the processor beside them; they have absolute seconds."""
     there = Checkout(tmp_path, match=Match("cuda", "NVIDIA H200"))
     sdpa = case(device="cuda")
-    there.accept(there.run({sdpa: {}}, environment=CUDA), known={sdpa.id})
+    there.accept(there.run({sdpa: {}}, environment=CUDA), case_ids={sdpa.id})
     find = there.read().find
     stored = find(sdpa.id, sdpa.technique, environment={**CUDA, "processor": "other"})
     assert stored.figures.speed.seconds == pytest.approx(1, rel=0.02)
