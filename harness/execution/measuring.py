@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.judging.speed import Aims
+from harness.judging.speed import Aims, enough, settled
 from harness.paths.base import Optimization
 from harness.records.enums import Tolerance
-from harness.records.measurements import Held, Memory, Sample, WarmUp, Work
+from harness.records.measurements import Held, Memory, Pair, Sample, WarmUp, Work
 from harness.statistics import LOOKS
 
 
@@ -47,19 +48,40 @@ class Block:
 
 def joined(ranks: list[Block]) -> Block:
     """Join the blocks of one model's ranks. Times are the first rank's; what went wrong counts from any rank."""
+    reasons = zip(*([why for _, why in rank.samples] for rank in ranks), strict=True)
     samples = tuple(
-        (first, next(filter(None, reasons), ""))
-        for first, reasons in zip(
-            (timed for timed, _ in ranks[0].samples),
-            zip(*([why for _, why in rank.samples] for rank in ranks), strict=True),
-            strict=True,
-        )
+        (timed, next(filter(None, whys), "")) for (timed, _), whys in zip(ranks[0].samples, reasons, strict=True)
     )
     odd = next((rank.kernels for rank in ranks if rank.kernels != rank.verified_kernels), ranks[0].kernels)
     foreign = max(rank.foreign for rank in ranks)
     return replace(
         ranks[0], samples=samples, kernels=odd, differing=sum(rank.differing for rank in ranks), foreign=foreign
     )
+
+
+def sample_until_enough(
+    more: Callable[[], Iterable[Pair]], sampling: Sampling, *, looks: Sequence[int], fewest: int, block: int = 1
+) -> tuple[list[Pair], list[int], str, float]:
+    """Take `more` pairs until they show enough, at `looks` of them. Time does not end it before `fewest` count.
+
+    Every `block` of pairs shares a load of the models. Return the pairs, the number of pairs that counted at each look,
+    why it ended, and the seconds.
+    """
+    pairs: list[Pair] = []
+    looked: list[int] = []
+    why = ""
+    started = time.perf_counter()
+    while not why:
+        pairs += more()
+        kept = sum(not pair.dropped for pair in pairs)
+        spent = time.perf_counter() - started
+        why = enough(len(pairs), kept, looks=looks, late=kept >= fewest and spent >= sampling.seconds)
+        if len(looked) < len(looks) and kept >= looks[len(looked)]:
+            looked.append(kept)
+            why = settled(pairs, sampling.aims, block=block) or why
+        if why and looked[-1:] != [kept]:
+            looked.append(kept)
+    return pairs, looked, why, spent
 
 
 def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snapshot: str = "") -> Memory:

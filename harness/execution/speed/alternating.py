@@ -6,12 +6,10 @@ load of its own, and counts once in the interval, so that differences from load 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from harness.execution.measuring import Block, Sampling
-from harness.judging.speed import enough, settled
+from harness.execution.measuring import Block, Sampling, sample_until_enough
 from harness.records.measurements import Pair, Speed
 
 LOOKS = (56, 68, 80)
@@ -33,23 +31,21 @@ class Sides:
 def alternate(sides: Sides, sampling: Sampling) -> Speed:
     """Run blocks of candidate and eager until they show enough, reversing the order after each pair of blocks. Raises
     whatever running a block raises."""
-    pairs: list[Pair] = []
-    looks: list[int] = []
     done: list[tuple[Block, Block]] = []
-    started = time.monotonic()
-    why = ""
-    while not why:
-        done.append(_both(sides, candidate_first=len(done) % 2 == 0))
-        pairs += _paired(*done[-1])
-        kept = [pair for pair in pairs if not pair.dropped]
-        late = len(kept) >= LOOKS[0] and time.monotonic() - started >= sampling.seconds
-        why = enough(len(pairs), len(kept), looks=LOOKS, late=late)
-        if len(looks) < len(LOOKS) and len(kept) >= LOOKS[len(looks)]:
-            looks.append(len(kept))
-            why = settled(pairs, sampling.aims, block=sampling.block) or why
-        if why and looks[-1:] != [len(kept)]:
-            looks.append(len(kept))
-    (candidate, eager), spent = done[0], time.monotonic() - started
+
+    def pairs_of_blocks() -> Iterator[Pair]:
+        if len(done) % 2:
+            eager_block = sides.eager()
+            done.append((sides.candidate(), eager_block))
+        else:
+            done.append((sides.candidate(), sides.eager()))
+        for (ours, why), (theirs, other) in zip(*(block.samples for block in done[-1]), strict=True):
+            yield Pair(ours, theirs, why or other)
+
+    pairs, looks, why, spent = sample_until_enough(
+        pairs_of_blocks, sampling, looks=LOOKS, fewest=LOOKS[0], block=sampling.block
+    )
+    candidate, eager = done[0]
     return Speed(
         pairs=tuple(pairs),
         looks=tuple(looks),
@@ -70,18 +66,3 @@ def alternate(sides: Sides, sampling: Sampling) -> Speed:
         alternating=True,
         conditions=candidate.conditions,
     )
-
-
-def _both(sides: Sides, *, candidate_first: bool) -> tuple[Block, Block]:
-    if candidate_first:
-        candidate = sides.candidate()
-        return candidate, sides.eager()
-    eager = sides.eager()
-    return sides.candidate(), eager
-
-
-def _paired(candidate: Block, eager: Block) -> list[Pair]:
-    return [
-        Pair(ours, theirs, why or other)
-        for (ours, why), (theirs, other) in zip(candidate.samples, eager.samples, strict=True)
-    ]

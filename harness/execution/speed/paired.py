@@ -7,16 +7,14 @@ fast wrong answer counts for nothing.
 from __future__ import annotations
 
 import random
-import time
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.measuring import Block, Sampling
+from harness.execution.measuring import Block, Sampling, sample_until_enough
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun, RankAddress
 from harness.execution.speed.timed_model import (
     EAGER_KERNELS,
     TimedModel,
-    Watching,
     kernels_of,
     load_timed_model,
     no_garbage,
@@ -25,8 +23,7 @@ from harness.execution.speed.timed_model import (
 from harness.execution.speed.warm_model import TokenCheck, load_warm_model, verified_tokens, warm_up
 from harness.execution.speed.work import figures_of
 from harness.judging.roofline import work_of
-from harness.judging.speed import enough, settled
-from harness.machine.conditions import open_conditions
+from harness.machine.conditions import Conditions, open_conditions
 from harness.records.enums import Tolerance
 from harness.records.measurements import Pair, Sample, Speed, Work
 
@@ -116,34 +113,19 @@ def sample(
     eager: TimedModel,
     sampling: Sampling,
     *,
-    watching: Watching,
+    watching: Conditions,
     checks: list[TokenCheck],
 ) -> tuple[list[Pair], list[int], str, float]:
-    """Time pairs until they show enough. Return the pairs, the number of pairs that counted at each look, why it ended,
-    and the seconds."""
+    """Time pairs in random order, as `sample_until_enough` says. `checks` get the tokens of both sides."""
+    subjects = candidate, eager
     order = random.Random(sampling.seed)
-    pairs: list[Pair] = []
-    looks: list[int] = []
-    started = time.perf_counter()
-    while True:
-        pairs.append(_pair((candidate, eager), order, watching=watching, checks=checks))
-        kept = [pair for pair in pairs if not pair.dropped]
-        spent = time.perf_counter() - started
-        why = enough(len(pairs), len(kept), looks=sampling.looks, late=spent >= sampling.seconds)
-        if len(kept) in sampling.looks and len(kept) not in looks:
-            looks.append(len(kept))
-            why = settled(pairs, sampling.aims) or why
-        if why:
-            looks += [] if looks[-1:] == [len(kept)] else [len(kept)]
-            return pairs, looks, why, spent
 
+    def pair() -> list[Pair]:
+        samples: dict[int, Sample] = {}
+        before = watching.read()
+        for side in order.sample(range(2), 2):
+            samples[side], tokens = subjects[side].run()
+            checks[side](tokens)
+        return [Pair(samples[0], samples[1], watching.between(before, watching.read()))]
 
-def _pair(
-    subjects: tuple[TimedModel, TimedModel], order: random.Random, *, watching: Watching, checks: list[TokenCheck]
-) -> Pair:
-    samples: dict[int, Sample] = {}
-    before = watching.read()
-    for side in order.sample(range(2), 2):
-        samples[side], tokens = subjects[side].run()
-        checks[side](tokens)
-    return Pair(samples[0], samples[1], watching.between(before, watching.read()))
+    return sample_until_enough(pair, sampling, looks=sampling.looks, fewest=0)

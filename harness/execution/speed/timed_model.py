@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from harness.execution.correctness.runs import Batch
 from harness.execution.loading import load_run, planted
 from harness.execution.serving import answer_all
 from harness.execution.setup import CaseRun
-from harness.machine.conditions import Reading
 from harness.machine.peaks import synchronize
 from harness.observation.watch import kernels_used, profiled_events, shown_by_operators
 from harness.paths.base import Optimization
@@ -30,13 +29,6 @@ EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
 """Kernels that eager uses, and no others, as `phase name`."""
 
 
-class Watching(Protocol):
-    """Interface of `Conditions`, so that tests may stand in for it."""
-
-    def read(self) -> Reading: ...
-    def between(self, before: Reading, after: Reading) -> str: ...
-
-
 class FirstToken(BaseStreamer):
     """Streamer that notes when the first token of all rows is there. `generate` hands over the prompt, then each step's
     tokens, which it has copied to the host."""
@@ -45,8 +37,7 @@ class FirstToken(BaseStreamer):
         self.handed = 0
         self.at = 0.0
 
-    def put(self, value: Tensor) -> None:
-        del value
+    def put(self, _value: Tensor) -> None:
         self.handed += 1
         if self.handed == 2:
             self.at = time.perf_counter()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.errors import HarnessError
 from harness.execution.setup import CaseRun, RankAddress
-from harness.execution.speed.timed_model import TimedModel, Watching, load_timed_model, refuse_untimed
+from harness.execution.speed.timed_model import TimedModel, load_timed_model, refuse_untimed
 from harness.execution.tensor_files import read_generation
 from harness.machine.conditions import Conditions, capture_seconds, compile_seconds, open_conditions
 from harness.paths.eager import Eager
@@ -61,7 +61,7 @@ def load_warm_model(run: CaseRun, place: RankAddress | None, *, own: int = 1) ->
     return WarmModel(timed, conditions, TokenCheck(timed, verified_tokens(run)), warm)
 
 
-def warm_up(subject: TimedModel, watching: Watching, *, calls: int | None = None) -> WarmUp:
+def warm_up(subject: TimedModel, watching: Conditions, *, calls: int | None = None) -> WarmUp:
     """Run until nothing is compiled any more, or `calls` times, where ranks must agree on the number."""
     compiled, captured = compile_seconds(), capture_seconds()
     seconds: list[float] = []

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from harness.execution import measuring
 from harness.execution.measuring import Block, Sampling
-from harness.execution.speed import alternating
-from harness.execution.speed import paired as timing
 from harness.execution.speed.alternating import Sides, alternate
 from harness.execution.speed.paired import sample
 from harness.execution.speed.warm_model import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
@@ -66,8 +65,7 @@ class Quiet:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(timing, "time", made)
-    monkeypatch.setattr(alternating, "time", made)
+    monkeypatch.setattr(measuring, "time", made)
     return made
 
 
