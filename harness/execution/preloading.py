@@ -81,16 +81,13 @@ def preload(modules: Sequence[str] = MODULES) -> Preloaded:
     first, *rest = modules
     importlib.import_module(first)
     states = _scouted(rest) if _built_for_a_device() else ((name, ImportEffect.CLEAN) for name in rest)
-    found = {
-        name: ImportEffect.FAILED if state is ImportEffect.CLEAN and not _is_imported(name) else state
-        for name, state in states
-    }
-    touching = tuple(name for name in rest if found[name] is ImportEffect.TOUCHING)
+    found: dict[ImportEffect, list[str]] = {effect: [] for effect in ImportEffect}
+    for name, state in states:
+        fails = state is ImportEffect.CLEAN and not _is_imported(name)
+        found[ImportEffect.FAILED if fails else state].append(name)
+    touching = tuple(found[ImportEffect.TOUCHING])
     return Preloaded(
-        (first, *(name for name in rest if found[name] is ImportEffect.CLEAN)),
-        touching,
-        tuple(name for name in rest if found[name] is ImportEffect.FAILED),
-        _seconds_of(touching),
+        (first, *found[ImportEffect.CLEAN]), touching, tuple(found[ImportEffect.FAILED]), _seconds_of(touching)
     )
 
 
@@ -145,9 +142,8 @@ def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[ImportEffect]:
     try:
         with os.fdopen(read) as lines:
             for _ in modules:
-                state = ImportEffect(
-                    lines.readline().strip() or ImportEffect.FAILED
-                )  # a scout that died writes nothing
+                # A scout that died writes nothing.
+                state = ImportEffect(lines.readline().strip() or ImportEffect.FAILED)
                 yield state
                 if state is not ImportEffect.CLEAN:
                     break

@@ -36,34 +36,30 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
 
     Raises Incompatible as `run_candidate` does.
     """
-    with refusals(run):
-        return _run_rank(run, place)
-
-
-def _run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
     setup = run.setup
-    if place:
-        place.join(setup.device)
-    rank = int(os.environ["RANK"])
-    if place is None and setup.device != "cpu":
-        torch.accelerator.set_device_index(rank)
-    with planted(setup.fault):
-        if serving := run.optimization.serving():
-            model, seen, served, prompts = serve_run(run, serving)
-            save_tensors((vars(served), prompts), _file(run, rank))
-            save_tensors(served.tokens, run.verified)
-        else:
-            model, seen = _generate(run, rank)
-    found = Rank(
-        shards=tuple(_shards(model)),
-        bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
-        bytes_whole=sum(each.numel() * each.itemsize for each in model.parameters()),
-        elements=sum(each.numel() for each in model.parameters()),
-        collectives=seen.collectives,
-    )
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    return replace(seen, ranks=(found,))
+    with refusals(run):
+        if place:
+            place.join(setup.device)
+        rank = int(os.environ["RANK"])
+        if place is None and setup.device != "cpu":
+            torch.accelerator.set_device_index(rank)
+        with planted(setup.fault):
+            if serving := run.optimization.serving():
+                model, seen, served, prompts = serve_run(run, serving)
+                save_tensors((vars(served), prompts), _file(run, rank))
+                save_tensors(served.tokens, run.verified)
+            else:
+                model, seen = _generate(run, rank)
+        found = Rank(
+            shards=tuple(_shards(model)),
+            bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
+            bytes_whole=sum(each.numel() * each.itemsize for each in model.parameters()),
+            elements=sum(each.numel() for each in model.parameters()),
+            collectives=seen.collectives,
+        )
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        return replace(seen, ranks=(found,))
 
 
 def compare_ranks(run: CaseRun, seen: list[Observation]) -> PrecisionRun:
@@ -113,15 +109,9 @@ def _generate(run: CaseRun, rank: int) -> tuple[Any, Observation]:
 
 
 def launch_ranks(run: CaseRun, ranks: int) -> PrecisionRun:
-    """Run a parallel candidate through torchrun, and compare it."""
+    """Run a parallel candidate through torchrun, and compare it. Raises RuntimeError if torchrun fails; the reason is
+    in its output, which is this worker's."""
     started = time.monotonic()
-    compared = compare_ranks(run, _run_under_torchrun(run, ranks))
-    return replace(compared, seconds=time.monotonic() - started)
-
-
-def _run_under_torchrun(run: CaseRun, ranks: int) -> list[Observation]:
-    """Run all ranks through torchrun, and return what each saw. Raises RuntimeError if it fails; the reason is in its
-    output, which is this worker's."""
     request = run.verified.with_suffix(".torchrun")
     request.write_bytes(pickle.dumps(run))
     command = [
@@ -131,7 +121,8 @@ def _run_under_torchrun(run: CaseRun, ranks: int) -> list[Observation]:
     code = subprocess.run(command, check=False).returncode
     if code:
         raise RuntimeError(f"torchrun ended with exit code {code}: a rank failed")
-    return [pickle.loads(_answer(request, rank).read_bytes()) for rank in range(ranks)]  # noqa: S301 - our own files
+    seen = [pickle.loads(_answer(request, rank).read_bytes()) for rank in range(ranks)]  # noqa: S301 - our own files
+    return replace(compare_ranks(run, seen), seconds=time.monotonic() - started)
 
 
 def _shards(model: Any) -> list[Shard]:

@@ -59,8 +59,10 @@ class RankAddress:
     ranks: int
     port: int
 
-    def announce(self) -> None:
-        """Set the environment variables by which torch finds the other ranks."""
+    def join(self, device: str) -> None:
+        """Meet the other ranks. This is not left to transformers, which does not say why it failed."""
+        import torch
+
         os.environ.update(
             RANK=str(self.rank),
             LOCAL_RANK=str(self.rank),
@@ -69,12 +71,6 @@ class RankAddress:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(self.port),
         )
-
-    def join(self, device: str) -> None:
-        """Meet the other ranks. This is not left to transformers, which does not say why it failed."""
-        import torch
-
-        self.announce()
         if device != "cpu":
             torch.accelerator.set_device_index(self.rank)
         torch.distributed.init_process_group(torch.distributed.get_default_backend_for_device(device))

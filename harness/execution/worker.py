@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -57,17 +56,6 @@ SETTLING_SECONDS = 1.0
 """Seconds that the death of a rank may take to show after another rank noticed it."""
 GRACE_SECONDS = 10
 """Seconds after its deadline at which the kernel kills a worker that its parent could not."""
-
-
-@dataclass(frozen=True)
-class _Raised:
-    """Error of a request, in the form in which it is sent back. Exceptions themselves do not always survive
-    pickling."""
-
-    error: str
-    expected: bool
-    """Whether the error is complete without its trace."""
-    incompatible: bool
 
 
 class Worker:
@@ -120,9 +108,8 @@ class Worker:
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:
             raise self._died() from error
-        if isinstance(answer, _Raised):
-            log = "" if answer.expected else str(self.log)
-            raise WorkerRaised(answer.error, log=log, incompatible=answer.incompatible)
+        if isinstance(answer, WorkerRaised):
+            raise answer
         return answer
 
     def _died(self) -> WorkerDied:
@@ -232,36 +219,38 @@ def _serve(pipe: Connection, log: str, threads: int) -> None:
     _redirect_output(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the kernel ends us at the alarm, whatever code holds the lock
-    _choose_vector_math()
-    if threads:
-        _compute_with(threads)
+    _prepare_torch(threads)
     while True:
         try:
             deadline, request = pipe.recv()
         except EOFError:
             return
         signal.alarm(int(deadline) + GRACE_SECONDS)
-        pipe.send(_answer(request))
+        pipe.send(_answer(request, log))
         signal.alarm(0)
 
 
-def _answer(request: bytes) -> Any:
+def _prepare_torch(threads: int) -> None:
+    import torch  # which the session does not
+
+    from harness.execution.vector_math import choose_vector_math
+
+    choose_vector_math()
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def _answer(request: bytes, log: str) -> Any:
     try:
         function, arguments = pickle.loads(request)  # noqa: S301 - from our own parent; imports what it needs
         return function(*arguments)
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent learns of it and makes it a verdict
-        return _raised(error)
-
-
-def _raised(error: Exception) -> _Raised:
-    """Return the error that is being handled in the form that the parent is sent. Its trace goes to the log."""
-    with suppress(OSError):  # the disk of the log may be full
-        traceback.print_exc()
-    expected = isinstance(error, HarnessError)
-    line = _line_of(error)
-    return _Raised(
-        line if expected else f"{type(error).__name__}: {line}", expected, incompatible=isinstance(error, Incompatible)
-    )
+        with suppress(OSError):  # the disk of the log may be full
+            traceback.print_exc()
+        line = _line_of(error)
+        if isinstance(error, HarnessError):  # complete without its trace
+            return WorkerRaised(line, incompatible=isinstance(error, Incompatible))
+        return WorkerRaised(f"{type(error).__name__}: {line}", log=log)
 
 
 def _redirect_output(log: str) -> None:
@@ -288,18 +277,6 @@ def _line_of(error: Exception) -> str:
     if "in forked subprocess" in line and device_is_spoiled():
         return f"{line} (the process that forks workers used a device: look for a sitecustomize or .pth file that does)"
     return line
-
-
-def _choose_vector_math() -> None:
-    from harness.execution.vector_math import choose_vector_math  # imports torch, which the session does not
-
-    choose_vector_math()
-
-
-def _compute_with(threads: int) -> None:
-    import torch  # which the session does not
-
-    torch.set_num_threads(threads)
 
 
 def _ending(code: int | None) -> str:

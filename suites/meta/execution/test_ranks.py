@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.workloads import PROBES
-from harness.execution.runner import Runner, _free_port
+from harness.execution.runner import Runner
+from harness.execution.worker_pool import _free_port
 from harness.judging.correctness import judge
 from harness.paths.tensor_parallel import TensorParallel
 from harness.records.enums import Dtype, Outcome, Property
