@@ -19,8 +19,7 @@ large vocabulary."""
 
 
 class ForcedTokens(LogitsProcessor):
-    """Logits processor that leaves one choice at every step: the given token. `generate` records the logits before
-    that."""
+    """Logits processor that leaves one choice at every step. `generate` records the logits before that."""
 
     def __init__(self, tokens: Tensor, *, prompt_length: int) -> None:
         self.tokens = tokens
@@ -43,29 +42,18 @@ def generate_forced(
     model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]
 ) -> tuple[Any, Tensor, Tensor]:
     """Run `generate` while `tokens` (B, N) are forced on it. Return its output and the logits of prompt (B, P, V) and
-    steps (B, N, V).
-
-    Prompt logits are recorded by a hook that removes itself after the prefill, so that no hook is left when the decode
-    step is compiled.
-    """
+    steps (B, N, V)."""
     prefill: list[Tensor] = []
 
-    def record(module: Any, arguments: Any, output: Any) -> None:
-        del module, arguments
-        hook.remove()
+    def record(_module: Any, _arguments: Any, output: Any) -> None:
+        hook.remove()  # so that none is left when the decode step is compiled
         prefill.append(output.logits[:, -PROMPT_LOGITS:])
 
     # `generate` of what torch.compile wraps around a model is that of the model inside.
     hook = getattr(model, "_orig_mod", model).register_forward_hook(record)
-    output = model.generate(
-        ids,
-        attention_mask=mask,
-        max_new_tokens=tokens.shape[1],
-        logits_processor=[ForcedTokens(tokens, prompt_length=ids.shape[1])],
-        logits_to_keep=PROMPT_LOGITS,
-        output_logits=True,
-        return_dict_in_generate=True,
-        **options,
+    forced = [ForcedTokens(tokens, prompt_length=ids.shape[1])]
+    output = _generate(
+        model, ids, mask, new_tokens=tokens.shape[1], logits_processor=forced, output_logits=True, **options
     )
     return output, prefill[0], torch.stack(output.logits, dim=1)
 
@@ -75,18 +63,21 @@ def generate_free(
     model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, options: Mapping[str, Any]
 ) -> tuple[Any, Tensor]:
     """Run `generate` freely. Return its output and the greedy tokens, (B, new_tokens) int64."""
-    output = model.generate(
-        ids,
-        attention_mask=mask,
-        max_new_tokens=new_tokens,
-        logits_to_keep=PROMPT_LOGITS,  # as in the forced run, so that one compiled graph serves both
-        return_dict_in_generate=True,
-        **options,
-    )
+    output = _generate(model, ids, mask, new_tokens=new_tokens, **options)
     return output, output.sequences[:, ids.shape[1] :]
 
 
-@torch.no_grad()
+def _generate(model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, **options: Any) -> Any:
+    return model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=new_tokens,
+        logits_to_keep=PROMPT_LOGITS,  # in every run, so that one compiled graph serves all
+        return_dict_in_generate=True,
+        **options,
+    )
+
+
 def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]) -> int:
     """Count the rows that end wrongly when one of the generated tokens is made to end them.
 
@@ -94,17 +85,9 @@ def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, opt
     goes on after its end, or stops without one. The first row must end.
     """
     end = int(tokens[0, tokens.shape[1] // 2])
-    output = model.generate(
-        ids,
-        attention_mask=mask,
-        max_new_tokens=tokens.shape[1],
-        eos_token_id=end,
-        logits_to_keep=PROMPT_LOGITS,
-        return_dict_in_generate=True,
-        **options,
-    )
-    rows = output.sequences[:, ids.shape[1] :].tolist()
-    return count_not_ended(rows, free=tokens[0].tolist(), end=end, pad=model.generation_config.pad_token_id)
+    ending = {**options, "eos_token_id": end}
+    _, rows = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=ending)
+    return count_not_ended(rows.tolist(), free=tokens[0].tolist(), end=end, pad=model.generation_config.pad_token_id)
 
 
 def count_not_ended(rows: list[list[int]], *, free: list[int], end: int, pad: int) -> int:

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from harness.errors import Incompatible, ModelUnavailable, UnknownName, first_line
 from harness.execution.correctness.runs import Batch
-from harness.execution.generation import (
-    set_plain_greedy,
-)
+from harness.execution.generation import set_plain_greedy
 from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelRecipe, Prompt
@@ -40,9 +38,7 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     if "quantization_config" in options and "distributed_config" not in options:
         arguments["device_map"] = device
     try:
-        model = AutoModelForCausalLM.from_pretrained(*_place(recipe), **_revision(recipe), **arguments)
-    except OSError as error:
-        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+        model = _pretrained(AutoModelForCausalLM, recipe, **arguments)
     except ValueError as error:
         # A class that says so of itself: what an architecture declares.
         if not re.match(r"\w+ does not support ", str(error)):
@@ -56,18 +52,29 @@ def load_config(recipe: ModelRecipe) -> Any:
     """Return the configuration of `recipe`. Raises ModelUnavailable."""
     from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(*_place(recipe), **_revision(recipe))
-    except OSError as error:
-        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+    return _pretrained(AutoConfig, recipe)
 
 
 def load_tokenizer(recipe: ModelRecipe) -> Any:
     """Return the tokenizer of `recipe`. Raises ModelUnavailable."""
     from transformers import AutoTokenizer
 
+    return _pretrained(AutoTokenizer, recipe)
+
+
+def _pretrained(kind: Any, recipe: ModelRecipe, **options: Any) -> Any:
+    """Load what `kind`, one of transformers' Auto classes, makes of a recipe. Raises ModelUnavailable."""
+    source = recipe.source
     try:
-        return AutoTokenizer.from_pretrained(*_place(recipe), **_revision(recipe))
+        if isinstance(source, Hub):
+            return kind.from_pretrained(source.repository, revision=source.revision, **options)
+        if not isinstance(source, Folder):
+            raise TypeError(f"{recipe.name}: the checkpoint of seeded weights is written before it is loaded")
+        if not (Path(source.path) / "config.json").is_file():
+            raise ModelUnavailable(
+                f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)"
+            )
+        return kind.from_pretrained(source.path, **options)
     except OSError as error:
         raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
 
@@ -76,7 +83,7 @@ def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple
     """Return input ids and attention mask, int64 of shape (prompts, longest of them), padded on the left."""
     pad = pad_token(tokenizer)
     rows = [_tokens(prompt, tokenizer) for prompt in prompts]
-    width = max(len(row) for row in rows)
+    width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
@@ -97,23 +104,6 @@ def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
         return list(prompt.tokens)
     once = tokenizer(prompt.text, add_special_tokens=False)["input_ids"]
     return list((once * (prompt.length // len(once) + 1))[: prompt.length])
-
-
-def _place(recipe: ModelRecipe) -> tuple[str]:
-    source = recipe.source
-    if isinstance(source, Hub):
-        return (source.repository,)
-    if not isinstance(source, Folder):
-        raise TypeError(f"{recipe.name}: the checkpoint of seeded weights is written before it is loaded")
-    if not (Path(source.path) / "config.json").is_file():
-        raise ModelUnavailable(
-            f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)"
-        )
-    return (source.path,)
-
-
-def _revision(recipe: ModelRecipe) -> dict[str, str]:
-    return {"revision": recipe.source.revision} if isinstance(recipe.source, Hub) else {}
 
 
 def load_run(run: CaseRun) -> tuple[Any, list[Batch]]:

@@ -9,14 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import (
-    NO_ROOM,
-    WorkerDied,
-    WorkerFailed,
-    WorkerRaised,
-    WorkerTimedOut,
-    refuse_full_disk,
-)
+from harness.errors import NO_ROOM, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut, refuse_full_disk
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Block, Sampling, joined, memory_of
@@ -35,7 +28,7 @@ from harness.records.observation import Rank
 from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
 
 if TYPE_CHECKING:
-    from harness.execution import ranks
+    from harness.execution import ranks, seeding
     from harness.execution.correctness import candidate
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
@@ -44,6 +37,7 @@ else:
     references = LazyModule("harness.execution.correctness.references.eager")
     candidate = LazyModule("harness.execution.correctness.candidate")
     ranks = LazyModule("harness.execution.ranks")
+    seeding = LazyModule("harness.execution.seeding")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
 
@@ -128,10 +122,8 @@ class Runner(WorkerPool):
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
         if launch is None:
-            deadline = self.seconds + sampling.seconds
             try:
-                with self.worker(name) as worker:
-                    return worker.call(paired.time_pairs, run, sampling, seconds=deadline)
+                return self.ask(name, paired.time_pairs, run, sampling, more=sampling.seconds)
             except WorkerRaised as error:
                 if not str(error).startswith(NO_ROOM):
                     raise
@@ -244,7 +236,7 @@ class Runner(WorkerPool):
         if not isinstance(recipe.source, Seeded):
             return recipe
         folder = self.scratch / "models" / recipe.name
-        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", references.make_checkpoint, recipe, folder)
+        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", seeding.save_seeded, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
     def eager(self, setup: CaseSetup, dtype: Dtype) -> tuple[float, EagerCheck]:

@@ -25,6 +25,7 @@ from harness.execution.generation import count_not_ended
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
 from harness.observation.watch import Observer, profiled_events, windows_of
+from harness.observation.wrapping import wrapped
 from harness.paths.base import Aspect, Serving
 from harness.records.observation import Batching, Observation
 
@@ -58,8 +59,8 @@ class BatchingWatch(Observer):
     """Observer over requests that are served inside `with`, step by step."""
 
     def __init__(self, model: Any, *, layers: bool, logits: bool = True) -> None:
-        """Observer a model. `logits` keeps those of every step, by a hook that a compiled or recorded step could not
-        have."""
+        """Prepare to watch a model. `logits` keeps those of every step, by a hook that a compiled or recorded step
+        could not have."""
         super().__init__(model, layers=layers)
         self._keeps_logits = logits
         self.logits: dict[str, list[Tensor]] = {}
@@ -87,6 +88,7 @@ class BatchingWatch(Observer):
     def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
         seen = super().seen(outputs, lengths=lengths, padded=padded, decode_steps=decode_steps)
         chunks = Counter(request for step in self._steps for request, _, new in step if not new)
+        given = Counter(request for step in self._steps for request, _, new in step if new)
         fed = sum(tokens for step in self._steps for _, tokens, _ in step)
         return replace(
             seen,
@@ -94,7 +96,7 @@ class BatchingWatch(Observer):
                 implementation=self._implementation,
                 steps=len(self._steps),
                 prompts=tuple(self.prompts),
-                prefilled=fed - sum(max(0, len(rows) - 1) for rows in self._tokens_of().values()),
+                prefilled=fed - sum(tokens - 1 for tokens in given.values()),
                 shared=sum(self._matches.values()),
                 chunks=1 + max(chunks.values(), default=0),
                 in_flight=tuple(map(len, self._steps)),
@@ -108,15 +110,6 @@ class BatchingWatch(Observer):
             ),
         )
 
-    def _tokens_of(self) -> dict[str, list[int]]:
-        """Return the indices of the steps that gave each request a token."""
-        found: dict[str, list[int]] = {}
-        for index, step in enumerate(self._steps):
-            for request, _, new in step:
-                if new:
-                    found.setdefault(request, []).append(index)
-        return found
-
     @contextmanager
     def _looking(self) -> Iterator[None]:
         from transformers.generation.continuous_batching.cache import PagedAttentionCache
@@ -126,13 +119,13 @@ class BatchingWatch(Observer):
         from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 
         with ExitStack() as stack:
-            stack.enter_context(_wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
-            stack.enter_context(_wrapped(PagedAttentionCache, "search_prefix_match", self._match))
-            stack.enter_context(_wrapped(Processors, "_validate_processors", self._validate))
-            stack.enter_context(_wrapped(ContinuousBatchProcessor, "warmup", self._profiled))
+            stack.enter_context(wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
+            stack.enter_context(wrapped(PagedAttentionCache, "search_prefix_match", self._match))
+            stack.enter_context(wrapped(Processors, "_validate_processors", self._validate))
+            stack.enter_context(wrapped(ContinuousBatchProcessor, "warmup", self._profiled))
             for name in GRAPH_CALLS:
                 if hasattr(torch.cuda.CUDAGraph, name):  # a CPU build has a class without methods
-                    stack.enter_context(_wrapped(torch.cuda.CUDAGraph, name, partial(self._graph, name)))
+                    stack.enter_context(wrapped(torch.cuda.CUDAGraph, name, partial(self._graph, name)))
             if self._keeps_logits:
                 hook = self._model.register_forward_hook(self._record, with_kwargs=True)
                 stack.callback(hook.remove)
@@ -175,9 +168,8 @@ class BatchingWatch(Observer):
         self._dropped += sorted((Counter(before) - Counter(after)).elements())
         return result
 
-    def _record(self, model: Any, given: Any, options: Mapping[str, Any], output: Any) -> None:
+    def _record(self, _model: Any, _given: Any, options: Mapping[str, Any], output: Any) -> None:
         """Keep the logits of a step. Rows are in the order of those of its requests that get a token."""
-        del model, given
         rows, indices = output.logits[0], options["logits_indices"]
         if len(rows) != indices.numel():
             rows = rows[indices]
@@ -195,18 +187,12 @@ def serve(
     Raises HarnessError if a request failed or is not answered in time, and Incompatible if sliding windows prevent
     sharing.
     """
-    config = _configured(serving)
-    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
-    watch.prompts += map(len, prompts)
+    rounds = [prompts, prompts[::-1]] if serving.again else [prompts]
+    watch.prompts += [len(prompt) for submitted in rounds for prompt in submitted]
     if serving.again:
-        again = list(reversed(prompts))
-        watch.prompts += map(len, again)
-        answers = _through_manager(model, [prompts, again], generation, config)
+        answers = _through_manager(model, rounds, _greedy(new_tokens), _configured(serving))
     else:
-        given = model.generate_batch(
-            [list(prompt) for prompt in prompts], generation_config=generation, continuous_batching_config=config
-        )
-        answers = list(given.values())
+        answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens))
     watch.errors += [f"{answer.request_id}: {answer.error}" for answer in answers if answer.error]
     if not watch.errors and serving.again and watch.shares_nothing:
         raise Incompatible(
@@ -237,10 +223,7 @@ def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> T
     Raises HarnessError if a request failed.
     """
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(*batch, strict=True)]
-    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=NEVER, pad_token_id=0)
-    answers = model.generate_batch(
-        prompts, generation_config=generation, continuous_batching_config=_configured(serving)
-    ).values()
+    answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens))
     if len(answers) != len(prompts) or any(len(answer.generated_tokens) != new_tokens for answer in answers):
         raise HarnessError(f"{len(answers)} of {len(prompts)} timed requests were answered, but all should be, in full")
     return torch.tensor([answer.generated_tokens for answer in answers])
@@ -253,25 +236,36 @@ def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Servin
     wrong if it goes on after its end, or stops without one.
     """
     end, new_tokens = int(tokens[0, tokens.shape[1] // 2]), tokens.shape[1]
-    generation = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=0)
+    answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens, end=end))
+    if len(answers) != len(prompts):
+        raise HarnessError(
+            f"{len(answers)} of {len(prompts)} requests were answered when one of their tokens ends them"
+        )
+    rows = [answer.generated_tokens for answer in answers]
+    return count_not_ended(rows, free=tokens[0].tolist(), end=end, pad=NEVER)
+
+
+def _greedy(new_tokens: int, *, end: int = NEVER) -> GenerationConfig:
+    return GenerationConfig(max_new_tokens=new_tokens, do_sample=False, eos_token_id=end, pad_token_id=0)
+
+
+def _in_one_batch(
+    model: Any, prompts: Sequence[list[int]], serving: Serving, generation: GenerationConfig
+) -> list[Any]:
     answers = model.generate_batch(
         [list(prompt) for prompt in prompts],
         generation_config=generation,
         continuous_batching_config=_configured(serving),
     )
-    if len(answers) != len(prompts):
-        raise HarnessError(
-            f"{len(answers)} of {len(prompts)} requests were answered when one of their tokens ends them"
-        )
-    rows = [answer.generated_tokens for answer in answers.values()]
-    return count_not_ended(rows, free=tokens[0].tolist(), end=end, pad=NEVER)
+    return list(answers.values())
 
 
 def _configured(serving: Serving) -> Any:
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     known = {entry.name for entry in fields(ContinuousBatchingConfig)}
-    options = {_name_of(name, known): value for name, value in serving.options.items()}
+    older = {"page_size": "block_size"}  # pages were called blocks up to transformers 5.17
+    options = {name if name in known else older.get(name, name): value for name, value in serving.options.items()}
     if unknown := options.keys() - known - ABSENT:
         raise HarnessError(f"ContinuousBatchingConfig does not know {', '.join(sorted(unknown))}")
     return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
@@ -321,23 +315,3 @@ def _tokens_per_page(cache: Any) -> int:
         return min(int(allocator.tokens_per_page) for allocator in cache.cache_allocators.values())
     page: int = cache.block_size
     return page
-
-
-def _name_of(option: str, known: set[str]) -> str:
-    """Return the name of an option in the installed transformers. Pages were called blocks up to 5.17."""
-    return {"page_size": "block_size"}.get(option, option) if option not in known else option
-
-
-@contextmanager
-def _wrapped(owner: Any, name: str, replacement: Any) -> Iterator[None]:
-    """Send calls of the method `owner.name` to `replacement(original, instance, ...)` inside `with`."""
-    original = getattr(owner, name)
-
-    def call(instance: Any, *arguments: Any, **options: Any) -> Any:
-        return replacement(original, instance, *arguments, **options)
-
-    setattr(owner, name, call)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)

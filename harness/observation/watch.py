@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self
 
 import torch
@@ -22,6 +22,7 @@ from harness.observation.caches import read_layers
 from harness.observation.graphs import MARKS, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
 from harness.observation.linears import head_name, read_linears
+from harness.observation.wrapping import wrapped
 from harness.records.observation import EAGER_ATTENTION, NO_CACHE, AttentionCall, Observation, Phase
 
 SDPA = "aten::_scaled_dot_product_"
@@ -75,10 +76,14 @@ class Observer:
         for _, log in kernel_logs():
             log.clear()
         self._open.enter_context(self._layers)
-        self._open.enter_context(_modes_noted(self._modes))
+        self._open.enter_context(wrapped(torch, "compile", self._note_mode))
         self._open.enter_context(graphs_marked())
         self._open.enter_context(self._looking())
         return self
+
+    def _note_mode(self, original: Any, *arguments: Any, **options: Any) -> Any:
+        self._modes.append(str(options.get("mode") or "default"))
+        return original(*arguments, **options)
 
     def _looking(self) -> AbstractContextManager[Any]:
         """Return the context that must be open for operators to be seen."""
@@ -264,19 +269,3 @@ def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int
         name.removeprefix(COMPILED_REGION).partition("/")[0] for name, _ in events if name.startswith(COMPILED_REGION)
     ]
     return dict(Counter(names.get(frame, f"frame {frame}") for frame in frames))
-
-
-@contextmanager
-def _modes_noted(modes: list[str]) -> Iterator[None]:
-    """Hold a `torch.compile` that adds the mode of every call to `modes`."""
-    original = torch.compile
-
-    def noting(*arguments: Any, **options: Any) -> Any:
-        modes.append(str(options.get("mode") or "default"))
-        return original(*arguments, **options)
-
-    torch.compile = noting
-    try:
-        yield
-    finally:
-        torch.compile = original

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
-from harness.execution.correctness.references.eager import make_checkpoint
 from harness.execution.correctness.runs import exact_runs, in_float64, watched_run
 from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals
+from harness.execution.seeding import save_seeded
 from harness.execution.serving import serve_run
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.correctness_rules import error_findings
@@ -142,5 +142,5 @@ def loadable(setup: CaseSetup) -> CaseSetup:
         return setup
     folder = Path(setup.scratch) / "seeded" / setup.recipe.name
     if not folder.exists():
-        make_checkpoint(setup.recipe, folder)
+        save_seeded(setup.recipe, folder)
     return replace(setup, recipe=replace(setup.recipe, source=Folder(str(folder))))

@@ -23,10 +23,11 @@ from harness.execution.correctness.attention_operator import watched_attention
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.operator_log import OperatorLog
-from harness.execution.correctness.runs import Batch
+from harness.execution.correctness.runs import Batch, with_tokens
 from harness.execution.generation import generate_forced
 from harness.observation.layers import exchanged_layers
 from harness.observation.linears import linears_of
+from harness.observation.wrapping import wrapped
 from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Tolerance
 from harness.records.evidence import Operators
@@ -49,11 +50,10 @@ def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
     """
     if optimization.compiles_steps or optimization.launch() or optimization.serving():
         return frozenset()
-    gives_back = optimization.tolerance is not Tolerance.LOSSY and optimization.generate_options().get(
-        "use_cache", True
-    )
-    kept = {Aspect.CACHE} if gives_back else set()
-    return optimization.changes & ({Aspect.ATTENTION, Aspect.LAYERS, Aspect.WEIGHTS} | kept)
+    watchable = {Aspect.ATTENTION, Aspect.LAYERS, Aspect.WEIGHTS}
+    if optimization.tolerance is not Tolerance.LOSSY and optimization.generate_options().get("use_cache", True):
+        watchable.add(Aspect.CACHE)
+    return optimization.changes & watchable
 
 
 def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its errors go
@@ -67,9 +67,7 @@ def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its e
     replaced = replaced_operators(optimization)
     if not replaced:
         return None
-    rows = [len(ids) for ids, _ in batches]
-    for (ids, mask), chosen in zip(batches, tokens.split(rows), strict=True):
-        forced = chosen.to(ids.device)
+    for ids, mask, forced in with_tokens(batches, tokens):
         seen = torch.cat([mask, torch.ones_like(forced)], 1).bool()
         with ExitStack() as watches:
             watches.enter_context(optimization.applied())
@@ -94,14 +92,14 @@ def watched_cache(log: OperatorLog) -> Iterator[None]:
     last of that."""
     given: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
-    def update(cache: Any, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **options: Any) -> Any:
+    def update(
+        original: Any, cache: Any, keys: Tensor, values: Tensor, layer_idx: int, *rest: Any, **options: Any
+    ) -> Any:
         got = original(cache, keys, values, layer_idx, *rest, **options)
         before = given.get((id(cache), layer_idx))
-        both = (
-            tuple(torch.cat(pair, -2) for pair in zip(before, (keys, values), strict=True))
-            if before
-            else (keys, values)
-        )
+        both: tuple[Tensor, ...] = (keys, values)
+        if before:
+            both = tuple(torch.cat(pair, -2) for pair in zip(before, both, strict=True))
         given[id(cache), layer_idx] = both
         for name, back, whole in zip(("keys", "values"), got, both, strict=True):
             kept = min(back.shape[-2], whole.shape[-2])
@@ -109,12 +107,8 @@ def watched_cache(log: OperatorLog) -> Iterator[None]:
             log.attempt(f"{name} that the cache of layer {layer_idx} gives back in {log.phase}", wrong)
         return got
 
-    original = Cache.update
-    Cache.update = update
-    try:
+    with wrapped(Cache, "update", update):
         yield
-    finally:
-        Cache.update = original
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,13 +12,7 @@ from torch import Tensor
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.float64 import PrecisionAudit, PromoteToFloat64
-from harness.execution.generation import (
-    generate_forced,
-    generate_free,
-    generation,
-    joined,
-    rows_not_ended,
-)
+from harness.execution.generation import generate_forced, generate_free, generation, joined, rows_not_ended
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.watch import Observer
 from harness.paths.base import Aspect
@@ -28,15 +22,20 @@ Batch = tuple[Tensor, Tensor]
 """Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
 
 
+def with_tokens(batches: Sequence[Batch], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield ids and mask of each batch with its rows of `tokens` (B, N), on the same device."""
+    rows = [len(ids) for ids, _ in batches]
+    for (ids, mask), own in zip(batches, tokens.split(rows), strict=True):
+        yield ids, mask, own.to(ids.device)
+
+
 def run_batches(
     model: Any, batches: list[Batch], reference: Generation, *, options: Callable[[], Mapping[str, Any]]
 ) -> tuple[list[Any], Generation]:
     """Run each batch once with the reference's tokens forced on it, and once free. Return the outputs of all runs, and
     their tensors. `options` gives the arguments of `generate`, anew for each run."""
     outputs, parts = [], []
-    rows = [len(ids) for ids, _ in batches]
-    for (ids, mask), chosen in zip(batches, reference.tokens.split(rows), strict=True):
-        tokens = chosen.to(ids.device)
+    for ids, mask, tokens in with_tokens(batches, reference.tokens):
         forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options())
         free, own = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options())
         outputs += [forced, free]
@@ -57,17 +56,11 @@ def watched_run(
     lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
     seen = watch.seen(outputs, lengths=lengths, padded=workload.padded, decode_steps=steps)
     with optimization.applied():
-        return replace(own, unended=_rows_not_ended(model, batches, own, options=options)), seen
-
-
-def _rows_not_ended(
-    model: Any, batches: list[Batch], free: Generation, *, options: Callable[[], Mapping[str, Any]]
-) -> int:
-    rows = [len(ids) for ids, _ in batches]
-    return sum(
-        rows_not_ended(model, ids, mask, tokens=tokens, options=options())
-        for (ids, mask), tokens in zip(batches, free.tokens.split(rows), strict=True)
-    )
+        unended = sum(
+            rows_not_ended(model, ids, mask, tokens=tokens, options=options())
+            for ids, mask, tokens in with_tokens(batches, own.tokens)
+        )
+    return replace(own, unended=unended), seen
 
 
 def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation:

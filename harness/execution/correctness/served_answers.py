@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.execution.correctness.comparison import Generation, compare
 from harness.execution.correctness.errors import Triple, stratum_error
 from harness.execution.correctness.references.dense import put_weights
-from harness.execution.correctness.runs import Batch, in_float64
+from harness.execution.correctness.runs import Batch, in_float64, with_tokens
 from harness.execution.generation import generate_forced
 from harness.execution.loading import load_run
 from harness.execution.serving import Served
@@ -33,7 +33,7 @@ def compare_with_alone(run: CaseRun, served: Served, prompts: list[Batch], weigh
             runs[precision] = alone(dense, prompts, served.tokens)
     eager, reference = runs[dtype], runs[Dtype.FP64]
     if served.logits is not None:
-        candidate = as_generation(served, served.logits.to(eager.step_logits.dtype))
+        candidate = as_generation(served.logits.to(eager.step_logits.dtype), served.tokens, unended=served.unended)
         keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)
     return compare_served(served, eager=eager, reference=reference, dtype=dtype)
 
@@ -52,16 +52,15 @@ def compare_served(served: Served, *, eager: Generation, reference: Generation, 
     returned_error = replace(own, eager_rms=whole.eager_rms + lost, eager_max=whole.eager_max + lost)
     if served.logits is None:
         return _without_logits(served, returned_error, eager=eager, reference=reference, dtype=dtype)
-    candidate = as_generation(served, served.logits.to(eager.step_logits.dtype))
+    candidate = as_generation(served.logits.to(eager.step_logits.dtype), served.tokens, unended=served.unended)
     compared = compare(candidate, eager=eager, reference=reference, dtype=dtype)
     return replace(compared, strata=(*compared.strata, returned_error))
 
 
-def as_generation(served: Served, logits: Tensor) -> Generation:
-    """Return answers with their logits (B, N, V) as a run. No tokens were forced on it, so the answers stand for both
-    the forced and the free run."""
+def as_generation(logits: Tensor, tokens: Tensor, *, unended: int = 0) -> Generation:
+    """Return logits (B, N, V) and the tokens (B, N) that they chose as a forced and a free run."""
     valid = torch.ones(len(logits), 1, dtype=torch.bool)
-    return Generation(logits[:, :1], logits, served.tokens, valid, unended=served.unended)
+    return Generation(logits[:, :1], logits, tokens, valid, unended=unended)
 
 
 def _without_logits(
@@ -100,9 +99,8 @@ def alone(model: Any, batches: Sequence[Batch], tokens: Tensor) -> Generation:
     """Run each prompt alone through `generate`, with the tokens (B, N) of its answer forced on it. The first choices of
     these runs stand for the free run."""
     steps = []
-    for (ids, mask), chosen in zip(batches, tokens.split(1), strict=True):
-        _, _, logits = generate_forced(model, ids, mask, tokens=chosen.to(ids.device), options={})
+    for ids, mask, chosen in with_tokens(batches, tokens):
+        _, _, logits = generate_forced(model, ids, mask, tokens=chosen, options={})
         steps.append(logits.cpu())
     together = torch.cat(steps)
-    valid = torch.ones(len(together), 1, dtype=torch.bool)
-    return Generation(together[:, :1], together, together.argmax(-1), valid)
+    return as_generation(together, together.argmax(-1))

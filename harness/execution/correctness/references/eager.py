@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.execution.correctness.comparison import identical, relative_error
-from harness.execution.correctness.runs import exact_runs, in_float64, run_batches
+from harness.execution.correctness.runs import exact_runs, in_float64, run_batches, with_tokens
 from harness.execution.generation import generate_free
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
-from harness.execution.seeding import save_seeded
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_generation
 from harness.records.enums import Dtype
 from harness.records.evidence import EagerCheck
-from harness.records.workload import ModelRecipe, Workload
-
-
-def make_checkpoint(recipe: ModelRecipe, folder: Path) -> None:
-    """Write the checkpoint of a recipe of seeded weights into `folder`. Every path then loads it like any other."""
-    save_seeded(recipe, folder)
+from harness.records.workload import Workload
 
 
 def make_reference(setup: CaseSetup) -> float:
@@ -35,12 +28,8 @@ def make_reference(setup: CaseSetup) -> float:
     with planted(setup.fault):
         model, batches = load_run(setup.eager(Dtype.FP64))
         reference = exact_runs(model, batches, setup)
-        rows = [len(ids) for ids, _ in batches]
         with in_float64(setup):
-            steps = [
-                _uncached_steps(model, ids, mask, tokens.to(ids.device)).cpu()
-                for (ids, mask), tokens in zip(batches, reference.tokens.split(rows), strict=True)
-            ]
+            steps = [_uncached_steps(model, *each).cpu() for each in with_tokens(batches, reference.tokens)]
     save_generation(reference, setup.file(Dtype.FP64))
     return relative_error(replace(reference, step_logits=torch.cat(steps)), reference)
 
