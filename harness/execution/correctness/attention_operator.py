@@ -49,7 +49,8 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
         result = original(module, query, key, value, attention_mask, **options)
         layer, queries = module.layer_idx, query.shape[-2]
         fed[layer] += queries
-        eager = _eager_code(module)
+        # transformers' own attention function, from the architecture's modelling file.
+        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if layer not in windows:
             log.unwatched.add("attention in chunks")
         elif eager is None:
@@ -83,11 +84,6 @@ def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tenso
     may = (place <= newest) & (place > newest - window if window else place >= 0)
     real = torch.nn.functional.pad(seen[:, first:], (0, max(keys - length, 0)))
     return may & real[:, None]
-
-
-def _eager_code(module: Any) -> Callable[..., tuple[Tensor, Any]] | None:
-    """Return transformers' own attention function from the architecture's modelling file; None if it has none."""
-    return getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
 
 
 @dataclass(frozen=True)

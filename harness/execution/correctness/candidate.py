@@ -6,15 +6,14 @@ Tensors pass through files in the scratch folder.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from harness.execution.correctness.comparison import Generation, compare
 from harness.execution.correctness.operator_log import OperatorLog
-from harness.execution.correctness.operators import Weights, compare_operators
+from harness.execution.correctness.operators import compare_operators
 from harness.execution.correctness.references.dense import (
-    DenseText,
+    Yardstick,
     dense_text,
     dense_twin_of,
     quality_of,
@@ -56,7 +55,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
             if engaged.engaged:  # of something else that ran there is nothing to compare
                 tokens, log = against.reference.tokens, OperatorLog(dtype)
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
-            scheme = Scheme(quality_of(model, against.text), against.changed) if against.text else None
+            scheme = Scheme(quality_of(model, against.text), against.changed_by_saving) if against.text else None
             beside = _beside(run, model, batches, against)
     twin = None
     if optimization.tolerance is Tolerance.LOSSY:
@@ -77,41 +76,21 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
     )
 
 
-@dataclass(frozen=True)
-class _Yardstick:
-    """Runs and weights that a candidate is compared with."""
-
-    reference: Generation
-    """Run in float64."""
-    eager: Generation
-    """Run in the candidate's dtype."""
-    weights: Weights
-    """Dense weights that the candidate's linears stand for, from a separate load."""
-    changed: int | None
-    """Number of linears whose weights changed by saving and loading; None if that was not tried."""
-    text: DenseText | None
-    """Logits of dense eager on a text; None unless weights are rounded."""
-
-    def compare(self, run: Generation, *, dtype: Dtype, twin: Generation | None = None) -> Comparison:
-        return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
-
-
-def _yardstick(run: CaseRun, text: Workload) -> _Yardstick:
+def _yardstick(run: CaseRun, text: Workload) -> Yardstick:
     """Return what to compare with: eager and the reference, or dense models of the same rounded weights. A dynamic
     scheme errs more than any of these, so it is compared with eager itself."""
     setup, dtype, optimization = run.setup, run.dtype, run.optimization
-    kept = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    eager = Yardstick(read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype)))
     if not optimization.rounds_weights:
-        return _Yardstick(*kept, weights={}, changed=None, text=None)
+        return eager
     plain = dense_text(setup, dtype, text)
     if optimization.tolerance is Tolerance.DYNAMIC:
         weights, changed = rounded_weights(run)
-        return _Yardstick(*kept, weights=weights, changed=changed, text=plain)
-    dense = dense_twin_of(run)
-    return _Yardstick(dense.reference, dense.eager, dense.weights, dense.changed_by_saving, plain)
+        return replace(eager, weights=weights, changed_by_saving=changed, text=plain)
+    return replace(dense_twin_of(run), text=plain)
 
 
-def _beside(run: CaseRun, model: Any, batches: list[Batch], against: _Yardstick) -> Comparison | None:
+def _beside(run: CaseRun, model: Any, batches: list[Batch], against: Yardstick) -> Comparison | None:
     """Run the candidate without its lossy part, and compare it. Return None unless it is a stack with such a part."""
     options = run.optimization.options_beside()
     if options is None:

@@ -7,7 +7,7 @@ softmax ignores.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,8 +69,7 @@ def compare(
             f"eager's and {tuple(reference.step_logits.shape)} as the reference's"
         )
     strata = tuple(
-        stratum_error(name, Triple(select(candidate), select(eager), select(reference)), dtype=dtype, without_mean=True)
-        for name, select in _strata(rows=candidate.tokens.shape[0])
+        stratum_error(name, part, dtype=dtype, without_mean=True) for name, part in _strata(candidate, eager, reference)
     )
     greedy, slack, limit = _greedy(candidate, eager=eager, reference=reference, strata=strata, dtype=dtype)
     return Comparison(
@@ -97,24 +96,7 @@ def relative_error(run: Generation, reference: Generation) -> float:
     return rms(ours - exact) / rms(exact)
 
 
-class _Stratum:
-    """Selector of the logits of one phase, or of one row in all phases, as (positions, V)."""
-
-    def __init__(self, phase: str | None = None, row: int | None = None) -> None:
-        self.phase, self.row = phase, row
-
-    def __call__(self, generation: Generation) -> Tensor:
-        rows = slice(None) if self.row is None else slice(self.row, self.row + 1)
-        steps = generation.step_logits[rows]
-        # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
-        prompt = torch.cat([generation.prompt_logits[rows][generation.valid[rows]].to(steps.dtype), steps[:, 0]])
-        parts = {"prefill": prompt, "first decode": steps[:, 1], "later decode": steps[:, 2:].flatten(0, 1)}
-        wanted = tuple(parts) if self.phase is None else POOLED.get(self.phase, (self.phase,))
-        return torch.cat([parts[name] for name in wanted])
-
-
-POOLED = {"decode": ("first decode", "later decode")}
-"""Phases that are pooled into one stratum where there are few rows."""
+PHASES = ("prefill", "first decode", "later decode")
 
 FEWEST_ROWS = 4
 """Number of rows from which the first decode step is a stratum of its own. Over fewer positions the ratio of two
@@ -122,13 +104,24 @@ correct errors passes 1.5 by chance (0.9 % of single positions of the tiny model
 four)."""
 
 
-def _strata(*, rows: int) -> Iterator[tuple[str, _Stratum]]:
+def _strata(*runs: Generation) -> Iterator[tuple[str, Triple]]:
     """Yield the phases over all rows, then each row over all phases. An error confined to one of them is not diluted by
     the rest."""
-    for phase in ("prefill", "first decode", "later decode") if rows >= FEWEST_ROWS else ("prefill", "decode"):
-        yield phase, _Stratum(phase=phase)
+    rows = runs[0].tokens.shape[0]
+    decode = {phase: (phase,) for phase in PHASES[1:]} if rows >= FEWEST_ROWS else {"decode": PHASES[1:]}
+    for name, phases in {"prefill": PHASES[:1], **decode}.items():
+        yield name, Triple(*(_logits(run, slice(None), phases) for run in runs))
     for row in range(rows):
-        yield f"row {row}", _Stratum(row=row)
+        yield f"row {row}", Triple(*(_logits(run, slice(row, row + 1), PHASES) for run in runs))
+
+
+def _logits(run: Generation, rows: slice, phases: Sequence[str]) -> Tensor:
+    """Return the logits of some rows in some phases, (positions, V)."""
+    steps = run.step_logits[rows]
+    # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
+    prompt = torch.cat([run.prompt_logits[rows][run.valid[rows]].to(steps.dtype), steps[:, 0]])
+    parts = dict(zip(PHASES, (prompt, steps[:, 1], steps[:, 2:].flatten(0, 1)), strict=True))
+    return torch.cat([parts[phase] for phase in phases])
 
 
 def _by_step(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Iterator[float]:
@@ -198,10 +191,13 @@ def identical(one: Generation, other: Generation) -> bool:
 
 
 def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:
-    """Return the Kullback-Leibler divergence from the reference over all positions, prefill and decode."""
-    parts = [_divergences(run, reference) for run in (candidate, eager)]
-    ours, theirs = (torch.cat([prompt, steps.flatten()]) for prompt, steps in parts)
-    decode = parts[0][1][:, 1:]
+    """Return the Kullback-Leibler divergence from the reference in nats, over the valid prompt positions and the
+    steps."""
+    exact = reference.prompt_logits[reference.valid]
+    prompts = [_kl(run.prompt_logits[run.valid], exact) for run in (candidate, eager)]
+    steps = [_kl(run.step_logits, reference.step_logits) for run in (candidate, eager)]
+    ours, theirs = (torch.cat([prompt, step.flatten()]) for prompt, step in zip(prompts, steps, strict=True))
+    decode = steps[0][:, 1:]
     flips = candidate.step_logits[:, 1:].argmax(-1) != reference.step_logits[:, 1:].argmax(-1)
     return Divergence(
         candidate_mean=ours.mean().item(),
@@ -212,12 +208,6 @@ def _divergence(candidate: Generation, *, eager: Generation, reference: Generati
         decode_steps=decode.numel(),
         decode_flips=int(flips.sum()),
     )
-
-
-def _divergences(run: Generation, reference: Generation) -> tuple[Tensor, Tensor]:
-    """Return the divergence in nats at the valid prompt positions (n,) and at the steps (B, N)."""
-    prompt = _kl(run.prompt_logits[run.valid], reference.prompt_logits[reference.valid])
-    return prompt, _kl(run.step_logits, reference.step_logits)
 
 
 def _kl(logits: Tensor, reference: Tensor) -> Tensor:

@@ -29,9 +29,8 @@ class OperatorLog:
     phase: Phase = Phase.PREFILL
     """Phase of the forward pass that is running."""
 
-    def enter_phase(self, model: Any, arguments: Any, options: Any) -> None:
+    def enter_phase(self, _model: Any, arguments: Any, options: Any) -> None:
         """Set the phase before each forward pass of a model. It is called by torch, as a hook."""
-        del model
         ids = arguments[0] if arguments else options.get("input_ids")
         given = options["inputs_embeds"] if ids is None else ids
         self.phase = Phase.DECODE if given.shape[1] == 1 else Phase.PREFILL
@@ -54,19 +53,12 @@ class OperatorLog:
 
 def _pooled(name: str, calls: list[tuple[int, StratumError]]) -> StratumError:
     total = sum(count for count, _ in calls)
-
-    def pooled_rms(what: str) -> float:
-        return math.sqrt(sum(count * getattr(error, what) ** 2 for count, error in calls) / total)
-
-    def largest(what: str) -> float:
-        return max(float(getattr(error, what)) for _, error in calls)
-
-    return StratumError(
-        stratum=name,
-        candidate_rms=pooled_rms("candidate_rms"),
-        candidate_max=largest("candidate_max"),
-        eager_rms=pooled_rms("eager_rms"),
-        eager_max=largest("eager_max"),
-        reference_rms=pooled_rms("reference_rms"),
-        rounding=largest("rounding"),
-    )
+    pooled = {
+        what: math.sqrt(sum(count * getattr(error, what) ** 2 for count, error in calls) / total)
+        for what in ("candidate_rms", "eager_rms", "reference_rms")
+    }
+    largest = {
+        what: max(float(getattr(error, what)) for _, error in calls)
+        for what in ("candidate_max", "eager_max", "rounding")
+    }
+    return StratumError(stratum=name, **pooled, **largest)

@@ -160,10 +160,6 @@ def nbytes(found: Storages, *, device: str = "") -> int:
     return sum(storage.nbytes() for (place, _), storage in found.items() if place.startswith(device))
 
 
-def without(found: Storages, others: Storages) -> Storages:
-    return {place: storage for place, storage in found.items() if place not in others}
-
-
 def touch(found: Storages) -> None:
     """Read a byte of each page in the host's memory. Weights that are mapped from a file are resident only then, and
     rows of an embedding that no prompt needs never would be."""

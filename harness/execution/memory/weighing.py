@@ -22,7 +22,6 @@ from harness.execution.memory.gauges import (
     storages,
     storages_alive,
     touch,
-    without,
 )
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun
@@ -93,7 +92,8 @@ def _rehearse(run: CaseRun) -> None:
 
 def _of_model(batch: Batch, others: Storages) -> Storages:
     """Return the storages that loading left alive, after making all of them resident."""
-    loaded = without(without(storages_alive(), others), storages(batch))
+    not_its = others.keys() | storages(batch).keys()
+    loaded = {place: storage for place, storage in storages_alive().items() if place not in not_its}
     touch(loaded)
     return loaded
 

@@ -36,17 +36,15 @@ def figures_of(model: Any) -> ModelFigures:
     head = model.get_output_embeddings()
     expert = list(_expert_weights(model, config))
     routed = {id(tensor) for tensor in expert}
-    loose = [parameter for parameter in _loose_parameters(model, linears) if id(parameter) not in routed]
+    rest = [parameter for parameter in _other_parameters(model, linears) if id(parameter) not in routed]
     products = sum(_size(linear) for linear in linears.values() if linear is not head)
-    read = _storages(
-        [*_tensors(linears.values()), *(tensor for tensor in _rest(model, linears) if id(tensor) not in routed)]
-    )
+    read = _storages([*_tensors(linears.values()), *rest])
     tables = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
     return ModelFigures(
         dense_bytes=sum(read.values()),
         # A head that shares its table with the embedding reads it whole.
         lookup_bytes=sum(table.nbytes / len(table) for table in tables if _place(table) not in read),
-        multiply_adds=products + sum(weight.numel() for weight in loose),
+        multiply_adds=products + sum(matrix.numel() for matrix in rest if matrix.ndim == 2),
         head_multiply_adds=_size(head) if head is not None else 0,
         layers=_attention_layers(config, kv_bytes=model.dtype.itemsize),
         experts=_experts(expert, config),
@@ -95,11 +93,9 @@ def _experts(weights: list[Tensor], config: Any) -> Experts | None:
     )
 
 
-def _loose_parameters(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
-    """Yield matrices of modules that are neither linear layers nor embeddings, such as the routers of experts.
-
-    Raises Incompatible for a parameter of more dimensions, unless it holds experts.
-    """
+def _other_parameters(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
+    """Yield the parameters of all modules but linear layers and embeddings. Raises Incompatible for one of more than
+    two dimensions, unless it holds experts."""
     count = _expert_count(model.config.get_text_config())
     for name, module in model.named_modules():
         if id(module) in linears or isinstance(module, nn.Embedding):
@@ -109,8 +105,7 @@ def _loose_parameters(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
                 raise Incompatible(
                     f"{name}.{key}: {parameter.ndim} dimensions, which multiply in a way not counted yet"
                 )
-            if parameter.ndim == 2:
-                yield parameter
+            yield parameter
 
 
 def _size(linear: Any) -> int:
@@ -120,7 +115,7 @@ def _size(linear: Any) -> int:
 
 
 def _tensors(modules: Any) -> Iterator[Tensor]:
-    """Yield all tensors that linear layers read: packed weights together with what unpacks them."""
+    """Yield all tensors that linear layers read: packed weights, and what unpacks them."""
     for module in modules:
         own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
         yield from own
@@ -137,13 +132,6 @@ def _beside(holder: Any) -> Iterator[Tensor]:
         if not isinstance(held, Tensor | dict):
             yield from leaves(list(vars(held).values()))
             yield from _beside(held)
-
-
-def _rest(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
-    """Yield the parameters of all modules but linear layers and embeddings."""
-    for module in model.modules():
-        if id(module) not in linears and not isinstance(module, nn.Embedding):
-            yield from module.parameters(recurse=False)
 
 
 def _storages(tensors: Iterable[Tensor]) -> dict[tuple[Any, int], int]:

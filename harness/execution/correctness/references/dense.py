@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.errors import ReferenceInvalid
-from harness.execution.correctness.comparison import Generation
+from harness.execution.correctness.comparison import Generation, compare
 from harness.execution.correctness.runs import exact_runs, run_batches
 from harness.execution.generation import PROMPT_LOGITS
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
@@ -23,7 +23,7 @@ from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import linears_of
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype
-from harness.records.evidence import Quality
+from harness.records.evidence import Comparison, Quality
 from harness.records.workload import Folder, Workload
 
 ROWS = 4
@@ -31,20 +31,26 @@ ROWS = 4
 
 
 @dataclass(frozen=True)
-class DenseTwin:
-    """Dense eager runs with rounded weights."""
+class Yardstick:
+    """Runs and weights that a candidate is compared with."""
 
     reference: Generation
     """Run in float64."""
     eager: Generation
     """Run in the candidate's dtype."""
-    changed_by_saving: int | None
-    """Number of linears whose weights differ after saving and loading; None if the scheme cannot be saved."""
-    weights: Mapping[str, Tensor]
-    """Dense weights by the name of their linear."""
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    """Dense weights that the candidate's linears stand for, by the name of their linear, from a separate load."""
+    changed_by_saving: int | None = None
+    """Number of linears whose weights differ after saving and loading; None if that was not tried."""
+    text: DenseText | None = None
+    """Logits of dense eager on a text; None unless weights are rounded."""
+
+    def compare(self, run: Generation, *, dtype: Dtype, twin: Generation | None = None) -> Comparison:
+        """Compare a run in `dtype`, as `compare` does."""
+        return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
 
 
-def dense_twin_of(run: CaseRun) -> DenseTwin:
+def dense_twin_of(run: CaseRun) -> Yardstick:
     """Round the weights as the optimization does, and run the model densely with them. The run in float64 chooses its
     tokens. They are forced on the run in the candidate's dtype.
 
@@ -60,7 +66,7 @@ def dense_twin_of(run: CaseRun) -> DenseTwin:
     model, batches = load_run(setup.eager(run.dtype))
     put_weights(weights, model)
     _, eager = run_batches(model, batches, reference, options=dict)
-    return DenseTwin(reference, eager, changed, weights)
+    return Yardstick(reference, eager, weights, changed)
 
 
 @dataclass(frozen=True)
