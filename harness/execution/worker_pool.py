@@ -157,7 +157,7 @@ class WorkerPool:
     def _port(self) -> int:
         """Return a port that this session never used."""
         while True:
-            port = _free_port()
+            port = free_port()
             with self._guard:
                 if port not in self._ports:
                     self._ports.add(port)
@@ -167,7 +167,7 @@ class WorkerPool:
         return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port of this machine on which nobody listens, where ranks can meet."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness.judging.memory import ALLOCATOR, PROCESS
 from harness.judging.roofline import mbu
 from harness.judging.speed import Answer
-from harness.judging.timings import QUIETER, _rest, speedup
+from harness.judging.timings import QUIETER, later_seconds, speedup
 from harness.judging.verdicts import verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
@@ -179,4 +179,4 @@ def _shares_of_bandwidth(measured: Measurements, *, of_eager: bool) -> list[floa
     if any(sample.first is None for sample in samples):
         return []
     steps = speed.new_tokens - 1
-    return [mbu(speed.work, max(_rest(sample) / steps, 1e-12), peaks) for sample in samples]
+    return [mbu(speed.work, max(later_seconds(sample) / steps, 1e-12), peaks) for sample in samples]

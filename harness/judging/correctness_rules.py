@@ -17,7 +17,7 @@ from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Bud
 from harness.profiles.numerics import L3_SHARE, R2_FACTOR, StoredNumerics
 from harness.records.enums import Dtype, Tolerance
 from harness.records.evidence import GROUP, Comparison, EagerCheck, Operators, PrecisionRun, Scheme, StratumError
-from harness.records.finding import LimitCheck, _quotient
+from harness.records.finding import LimitCheck, quotient
 from harness.statistics import at_least
 
 R4_FLIP_SIGMAS = 3.0
@@ -40,12 +40,12 @@ RECALL = 0.99
 
 def rho(error: StratumError, dtype: Dtype) -> float:
     """Return the candidate's RMS error over eager's, which counts as at least one unit roundoff of the logits."""
-    return _quotient(error.candidate_rms, max(error.eager_rms, dtype.unit_roundoff * error.reference_rms))
+    return quotient(error.candidate_rms, max(error.eager_rms, dtype.unit_roundoff * error.reference_rms))
 
 
 def rho_max(error: StratumError) -> float:
     """Return the candidate's largest error over eager's plus what storing a logit in the dtype may cost."""
-    return _quotient(error.candidate_max, error.eager_max + error.rounding)
+    return quotient(error.candidate_max, error.eager_max + error.rounding)
 
 
 def findings(run: PrecisionRun, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS) -> list[LimitCheck]:
@@ -156,7 +156,7 @@ def _within(comparison: Comparison, budget: Budget, limits: Limits) -> Iterator[
     scheme = R6_LOSSY / (2**budget.bits - 1)
     own, _ = limits.of_parts(dtype)
     shares = {
-        error.stratum: _quotient(error.candidate_rms, scheme * error.reference_rms + own * error.eager_rms)
+        error.stratum: quotient(error.candidate_rms, scheme * error.reference_rms + own * error.eager_rms)
         for error in comparison.state.strata
     }
     if shares:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from harness.judging.correctness import judge
-from harness.judging.memory import _memory
-from harness.judging.regression import _regression
-from harness.judging.speed import _speed
-from harness.judging.timings import Bar, _nothing
-from harness.judging.utilization import _utilization
+from harness.judging.memory import judge_memory
+from harness.judging.regression import judge_regression
+from harness.judging.speed import judge_speed
+from harness.judging.timings import Bar, nothing_measured
+from harness.judging.utilization import judge_utilization
 from harness.paths.base import Optimization
 from harness.profiles.expectations import Standard
 from harness.profiles.thresholds import threshold_of
@@ -40,12 +40,12 @@ def judge_measured(
     if equivalence.outcome is not Outcome.PASS:
         return replace(equivalence, property=property_)
     if measurements is None:
-        return _nothing(case, property_)
+        return nothing_measured(case, property_)
     rules: dict[Property, Callable[[Case, Measurements, Bar], Verdict]] = {
-        Property.SPEED: _speed,
-        Property.MEMORY: _memory,
-        Property.UTILIZATION: _utilization,
-        Property.REGRESSION: _regression,
+        Property.SPEED: judge_speed,
+        Property.MEMORY: judge_memory,
+        Property.UTILIZATION: judge_utilization,
+        Property.REGRESSION: judge_regression,
     }
     return rules[property_](case, measurements, bar)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.formatting import MIB, mebibytes
-from harness.judging.timings import Bar, _nothing
+from harness.judging.timings import Bar, nothing_measured
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
@@ -94,12 +94,12 @@ def _equal(rule: str, key: str, template: str, *, got: int, wanted: int) -> Limi
     return LimitCheck(rule, key, label, abs(got - wanted) / MIB, 0.0)
 
 
-def _memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     property_ = Property.MEMORY
     if measured.memory_failure:
         return failed(case, property_, measured.memory_failure)
     if measured.memory is None:
-        return _nothing(case, property_)
+        return nothing_measured(case, property_)
     memory, threshold = measured.memory, bar.threshold
     checks = findings(memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device)
     numbers = _bytes(memory) | numbers_of(checks)

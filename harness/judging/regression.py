@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.judging.baseline_comparison import Change, Compared, compare, figures_of, overall
-from harness.judging.timings import QUIETER, Bar, _nothing, _unusable, speedup
+from harness.judging.timings import QUIETER, Bar, nothing_measured, speedup, unusable_timing
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.baseline import Recorded
 from harness.records.enums import Outcome, Property
@@ -24,14 +24,14 @@ CHANGED = {
 """Outcome and next step for a person, by change."""
 
 
-def _regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     """Return the verdict on a case against its baseline."""
     # Runs of something else than was verified come first, then a regression of speed or memory, then the reason why one
     # of the two is missing.
     property_ = Property.REGRESSION
-    early = _unusable(case, property_, measured)
+    early = unusable_timing(case, property_, measured)
     if early is None and measured.speed is None:
-        early = _nothing(case, property_)
+        early = nothing_measured(case, property_)
     if early and measured.speed and early.outcome is not Outcome.INCONCLUSIVE:
         return early
     if bar.recorded is None:

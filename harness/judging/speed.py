@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.judging.baseline_comparison import Change, speed_change
-from harness.judging.timings import DROPPED, MORE_TIME, QUIETER, Bar, _nothing, _rates, _unusable, ratios_of, speedup
+from harness.judging.timings import (
+    DROPPED,
+    MORE_TIME,
+    QUIETER,
+    Bar,
+    nothing_measured,
+    ratios_of,
+    speedup,
+    unusable_timing,
+    utilizations,
+)
 from harness.judging.verdicts import verdict_on
 from harness.profiles.thresholds import Threshold
 from harness.records.enums import Outcome, Property
@@ -94,15 +104,15 @@ def enough(pairs: int, kept: int, *, looks: Sequence[int], late: bool) -> str:
     return "seconds" if late and kept >= LEAST else ""
 
 
-def _speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     property_ = Property.SPEED
-    early = _unusable(case, property_, measured)
+    early = unusable_timing(case, property_, measured)
     if early or measured.speed is None:
-        return early or _nothing(case, property_)
+        return early or nothing_measured(case, property_)
     speed, aims = measured.speed, aims_of(bar.threshold)
     interval = speedup(speed)
     limits = {f"speedup.{name}": aim.limit for name, aim in aims.items()}
-    numbers = {**_numbers(speed, interval), **_rates(case, measured), **limits}
+    numbers = {**_numbers(speed, interval), **utilizations(case, measured), **limits}
     sentence = f"speed over eager's is {interval}"
     bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.answer(interval) for name, aim in aims.items()}
     for bound in (bound for bound, answer in bounds.items() if answer is Answer.MISSED):

@@ -34,7 +34,7 @@ class Bar:
     """Reason why there is no baseline."""
 
 
-def _unusable(case: Case, property_: Property, measured: Measurements) -> Verdict | None:
+def unusable_timing(case: Case, property_: Property, measured: Measurements) -> Verdict | None:
     """Return the verdict on times that cannot be judged; None if they can."""
     if measured.speed_failure:
         return failed(case, property_, measured.speed_failure)
@@ -55,7 +55,7 @@ def _unusable(case: Case, property_: Property, measured: Measurements) -> Verdic
         return verdict_on(case, property_, Outcome.NOT_ENGAGED, message)
     if why := unfit(speed):
         return verdict_on(case, property_, Outcome.INCONCLUSIVE, f"{case.id}: {why}")
-    return _impossible(case, property_, _rates(case, measured))
+    return _impossible(case, property_, utilizations(case, measured))
 
 
 def _impossible(case: Case, property_: Property, rates: Mapping[str, float]) -> Verdict | None:
@@ -69,7 +69,7 @@ def _impossible(case: Case, property_: Property, rates: Mapping[str, float]) -> 
     return None
 
 
-def _rates(case: Case, measured: Measurements) -> dict[str, float]:
+def utilizations(case: Case, measured: Measurements) -> dict[str, float]:
     """Return MBU of decode and MFU of the prefill, by the median run. Empty if they are not known."""
     speed, peaks = measured.speed, measured.peaks
     if speed is None or speed.work is None or peaks is None:
@@ -83,7 +83,7 @@ def _rates(case: Case, measured: Measurements) -> dict[str, float]:
     return rates if prefill is None else rates | {"mfu": prefill}
 
 
-def _nothing(case: Case, property_: Property) -> Verdict:
+def nothing_measured(case: Case, property_: Property) -> Verdict:
     return verdict_on(
         case, property_, Outcome.ERROR, f"{case.id}: the record holds no {property_} (run the case again)"
     )
@@ -129,8 +129,10 @@ def ratios_of(speed: Speed) -> dict[str, float]:
         steps = speed.new_tokens - 1
         medians["first_seconds"] = median(_first(pair.candidate) for pair in kept)
         medians["first_speedup"] = median(_first(pair.eager) / _first(pair.candidate) for pair in kept)
-        medians["token_seconds"] = median(_rest(pair.candidate) / steps for pair in kept)
-        medians["token_speedup"] = median(_rest(pair.eager) / max(_rest(pair.candidate), 1e-12) for pair in kept)
+        medians["token_seconds"] = median(later_seconds(pair.candidate) / steps for pair in kept)
+        medians["token_speedup"] = median(
+            later_seconds(pair.eager) / max(later_seconds(pair.candidate), 1e-12) for pair in kept
+        )
     on_device = [pair.candidate.device_seconds for pair in kept if pair.candidate.device_seconds]
     if on_device:
         medians["host_over_device"] = seconds / median(on_device)
@@ -141,5 +143,5 @@ def _first(sample: Sample) -> float:
     return sample.first or sample.seconds
 
 
-def _rest(sample: Sample) -> float:
+def later_seconds(sample: Sample) -> float:
     return sample.seconds - _first(sample)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.judging.timings import Bar, _nothing, _rates, _unusable
+from harness.judging.timings import Bar, nothing_measured, unusable_timing, utilizations
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
@@ -10,14 +10,14 @@ from harness.records.measurements import Measurements, Speed
 from harness.records.run import Verdict
 
 
-def _utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_utilization(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     property_ = Property.UTILIZATION
-    early = _unusable(case, property_, measured)
+    early = unusable_timing(case, property_, measured)
     if early is None and measured.peaks_failure:
         early = failed(case, property_, measured.peaks_failure)
     if early or measured.speed is None or measured.peaks is None:
-        return early or _nothing(case, property_)
-    rates, least = _rates(case, measured), bar.threshold.mbu_min
+        return early or nothing_measured(case, property_)
+    rates, least = utilizations(case, measured), bar.threshold.mbu_min
     if not rates:
         return verdict_on(case, property_, Outcome.UNSUPPORTED, f"{case.id}: {_unseen(measured.speed)}")
     numbers = rates if least is None else {**rates, "mbu.at_least": least}

@@ -151,9 +151,9 @@ def limits_of(calibrated: Mapping[str, Calibrated]) -> Limits:
 
 def allowed(table: float, q95: float) -> float:
     """Return a calibrated limit: MARGIN times `q95`, but never below the table."""
-    return max(table, _rounded(MARGIN * q95))
+    return max(table, six_digits(MARGIN * q95))
 
 
-def _rounded(value: float) -> float:
+def six_digits(value: float) -> float:
     """Round to six significant digits, as it is written."""
     return float(f"{value:.6g}")

@@ -26,7 +26,7 @@ class LimitCheck:
     def excess(self) -> float:
         """Factor by which the limit is exceeded: above 1 is a violation. Not-a-number in either counts as infinite."""
         over, under = (self.got, self.limit) if self.at_most else (self.limit, self.got)
-        return _quotient(over, under)
+        return quotient(over, under)
 
     @property
     def violated(self) -> bool:
@@ -48,9 +48,9 @@ def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
     }
 
 
-def _quotient(over: float, under: float) -> float:
+def quotient(over: float, under: float) -> float:
     """Return `over / under`. 0 / 0 gives 0; any other division by 0, and not-a-number, gives infinity."""
     if under == 0.0:
         return 0.0 if over == 0.0 else math.inf
-    quotient = over / under
-    return math.inf if math.isnan(quotient) else quotient
+    value = over / under
+    return math.inf if math.isnan(value) else value

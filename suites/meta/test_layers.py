@@ -102,6 +102,20 @@ def _of_another_room(name, target):
             yield ", another command"
 
 
+def private_imports(tree):
+    """Names of a module's own that another one imports."""
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return [each.name for node in nodes for each in node.names if each.name.startswith("_")]
+
+
+def test_what_is_private_stays_in_its_module():
+    assert [(name, own) for name, tree in modules("harness") for own in private_imports(tree)] == []
+
+
+def test_private_import_is_seen():
+    assert private_imports(ast.parse("from harness.judging.timings import Bar, _first")) == ["_first"]
+
+
 @pytest.mark.parametrize("package", ["harness", "fixtures"])
 def test_imports_point_down(package):
     assert [found for name, tree in modules(package) for found in violations(name, tree)] == []

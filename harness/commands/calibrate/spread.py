@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.errors import HarnessError
 from harness.judging.correctness_rules import findings
-from harness.profiles.limits import LIMITS, LOOSEST, MARGIN, Calibrated, _rounded, allowed, floor_of, limit_of
+from harness.profiles.limits import LIMITS, LOOSEST, MARGIN, Calibrated, allowed, floor_of, limit_of, six_digits
 from harness.records.enums import Tolerance
 from harness.records.evidence import PrecisionRun
 from harness.records.finding import LimitCheck
@@ -43,7 +43,7 @@ def measured_spread(runs: Sequence[PrecisionRun]) -> Spread:
     return Spread(
         judgements=len(runs),
         over_table=dict(over),
-        q95={key: _rounded(float(np.quantile(values, QUANTILE))) for key, values in needed.items()},
+        q95={key: six_digits(float(np.quantile(values, QUANTILE))) for key, values in needed.items()},
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures.workloads import PROBES
 from harness.execution.runner import Runner
-from harness.execution.worker_pool import _free_port
+from harness.execution.worker_pool import free_port
 from harness.judging.correctness import judge
 from harness.paths.tensor_parallel import TensorParallel
 from harness.records.enums import Dtype, Outcome, Property
@@ -134,11 +134,11 @@ def test_port_that_was_taken_meanwhile_is_exchanged(runner, planned_case, monkey
     case, optimization = planned_case("parallelism.tp2", dtype=Dtype.FP32, workload="single")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = [taken.getsockname()[1]]
-        monkeypatch.setattr("harness.execution.worker_pool._free_port", lambda: ports.pop() if ports else free())
+        monkeypatch.setattr("harness.execution.worker_pool.free_port", lambda: ports.pop() if ports else free())
         verdict = judge(case, Property.ENGAGEMENT, runner.evidence(case, optimization))
     assert verdict.outcome is Outcome.PASS, verdict.message
     assert ports == []
 
 
-free = _free_port
+free = free_port
 """As it was before a test exchanged it."""
