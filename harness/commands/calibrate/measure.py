@@ -21,9 +21,9 @@ def measure(runner: Runner, cases: Sequence[Case], *, seeds: int, tell: Callable
     """Run every correct variant of eager on the cases; `tell` gets a line after each case. Raises HarnessError."""
     runs: list[PrecisionRun] = []
     for done, case in enumerate(cases, 1):
-        judged = measure_variants(runner, case, seeds=seeds)
-        runs += judged
-        tell(f"{done} of {len(cases)}: {case.recipe.name} {case.workload.name} {case.dtype}, {len(judged)} variants")
+        compared = measure_variants(runner, case, seeds=seeds)
+        runs += compared
+        tell(f"{done} of {len(cases)}: {case.recipe.name} {case.workload.name} {case.dtype}, {len(compared)} variants")
     return runs
 
 

@@ -71,9 +71,9 @@ class Checkout:
         write_record(folder / "run.json", replace(run, **changes))
         return folder
 
-    def accept(self, run, *, known=KNOWN, **options):
+    def accept(self, run, *, case_ids=KNOWN, **options):
         propose(run, self.root)
-        return accept(run, self.root, case_ids=known, **options)
+        return accept(run, self.root, case_ids=case_ids, **options)
 
     def read(self):
         return read_baselines(self.profile)

@@ -65,7 +65,7 @@ def test_run_that_is_worth_nothing_is_refused(checkout, changes, told):
     message = refusal(propose, run, checkout.root)
     assert message.startswith(f"{run}: ")
     assert told in message
-    assert refusal(accept, run, checkout.root, known=KNOWN) == refusal(diff, run, checkout.root) == message
+    assert refusal(accept, run, checkout.root, case_ids=KNOWN) == refusal(diff, run, checkout.root) == message
     assert not (checkout.folder / FILE).exists()
 
 
@@ -128,19 +128,19 @@ def test_what_baselines_themselves_lead_to_keeps_nothing_from_being_recorded(che
 def test_accepting_needs_a_proposal_that_is_the_runs(checkout):
     """What is recorded is what could be read before."""
     run = checkout.run()
-    assert refusal(accept, run, checkout.root, known=KNOWN) == (
+    assert refusal(accept, run, checkout.root, case_ids=KNOWN) == (
         f"{run}/baselines: holds no proposal (first: harness baseline propose {run})"
     )
     propose(run, checkout.root)
     edited(run / "baselines" / FILE, '"pairs": 20', '"pairs": 30')
-    assert "was edited by hand" in refusal(accept, run, checkout.root, known=KNOWN)
+    assert "was edited by hand" in refusal(accept, run, checkout.root, case_ids=KNOWN)
     propose(run, checkout.root)
     resealed(run / "baselines" / FILE, cases={})
     other = f"{run}/baselines: is not what the run's measurements and verdicts give (again: harness baseline propose "
-    assert refusal(accept, run, checkout.root, known=KNOWN) == f"{other}{run})"
+    assert refusal(accept, run, checkout.root, case_ids=KNOWN) == f"{other}{run})"
     propose(run, checkout.root)
     checkout.run({SDPA: {"peak": 300 * MIB}})
-    assert refusal(accept, run, checkout.root, known=KNOWN) == f"{other}{run})"
+    assert refusal(accept, run, checkout.root, case_ids=KNOWN) == f"{other}{run})"
     assert not (checkout.folder / FILE).exists()
 
 
@@ -219,7 +219,7 @@ def test_unknown_case_is_refused(checkout):
 
 def test_case_outside_the_catalogue_is_not_recorded(checkout):
     """Every later session would call it unused."""
-    assert refusal(checkout.accept, checkout.run(), known={FLASH.id}) == (
+    assert refusal(checkout.accept, checkout.run(), case_ids={FLASH.id}) == (
         f"{SDPA.id}: no path, model or workload of the catalogue gives it, so that every later session would refuse "
         "what is recorded of it (add its model to the catalogue first, or choose others with --case)"
     )
@@ -246,7 +246,7 @@ def test_disk_that_refuses_is_one_line(checkout, monkeypatch):
     monkeypatch.setattr(Path, "replace", refuse)
     told = "could not be written: No space left on device (free the disk, or make its folder writable)"
     assert refusal(propose, run, checkout.root) == f"{run}/baselines/attention.json: {told}"
-    assert refusal(accept, run, checkout.root, known=KNOWN) == f"{checkout.folder}/attention.json: {told}"
+    assert refusal(accept, run, checkout.root, case_ids=KNOWN) == f"{checkout.folder}/attention.json: {told}"
     monkeypatch.setattr(Path, "unlink", refuse)
     assert refusal(prune, checkout.read(), set()) == (
         f"{checkout.folder}/caching.json: could not be deleted: No space left on device (delete it)"

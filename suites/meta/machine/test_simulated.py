@@ -49,7 +49,7 @@ def test_no_baseline_is_recorded_of_a_simulated_device(tmp_path):
     propose(checkout.run(), checkout.root)
     run = checkout.run(environment={**ENVIRONMENT, "accelerators": NAME})
     refusals = [refusal(command, run, checkout.root) for command in (propose, diff)]
-    assert [*refusals, refusal(accept, run, checkout.root, known=KNOWN)] == [f"{run}: {WORDS}"] * 3
+    assert [*refusals, refusal(accept, run, checkout.root, case_ids=KNOWN)] == [f"{run}: {WORDS}"] * 3
 
 
 def test_no_numerics_are_kept_of_a_simulated_device(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.records.enums import Property, Technique
-from harness.session.costs import FILE, START_SECONDS, STATED, Costs, Step, told
+from harness.session.costs import FILE, START_SECONDS, STATED, Costs, Step, in_words
 
 RUN = Step("case", Technique.ATTENTION)
 JUDGED = Step("case", Technique.ATTENTION, Property.SPEED)
@@ -73,4 +73,4 @@ def test_slowest_are_told_first():
     ("minutes", "expected"), [(0.4, "less than a minute"), (0.9, "about 1 min"), (35.2, "about 35 min")]
 )
 def test_minutes_are_told_as_a_person_says_them(minutes, expected):
-    assert told(minutes) == expected
+    assert in_words(minutes) == expected

@@ -125,7 +125,7 @@ def test_thread_that_waits_for_a_device_learns_of_the_end():
 def test_person_is_told_what_runs_and_how_long_it_will_take(monkeypatch):
     monkeypatch.setattr("harness.session.gathering.BETWEEN_LINES", 0.0)
     work, told = Work(free=False), []
-    gathering = gathered(work, 2, cost=lambda _: 600.0, told=told.append, minutes_behind=10.0)
+    gathering = gathered(work, 2, cost=lambda _: 600.0, notify=told.append, minutes_behind=10.0)
     until(lambda: work.running == 2)
     for _ in range(3):  # each thread that waits
         gathering.note("waiting for cpu, which another session holds")
