@@ -1,14 +1,14 @@
 """Build of optimum-quanto's extension before its first use, so that no case's deadline has to hold it.
 
-torch builds an extension behind a lock: a file that it creates, keeps open meanwhile and removes. A process that is
-killed leaves the file, and whoever builds later waits for it forever. The folder may be shared with other hosts and
-containers, whose processes cannot be seen.
+torch builds behind a lock: a file that it creates, keeps open meanwhile and removes. A killed process leaves it, and
+all who build later wait forever. Other hosts and containers, whose processes are unseen, may share the folder.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,20 +16,15 @@ import torch
 from harness.errors import HarnessError
 
 BUILD_SECONDS = 1500.0
-"""Seconds that a build may take beyond the deadline of other requests. On CUDA, nvcc compiles six of eight sources,
-each for minutes on few cores.
-
-A lock that is older belongs to no build that runs.
-"""
+"""Seconds that a build may take beyond the deadline of other requests: nvcc compiles six sources for minutes each. A
+lock that is older belongs to no build that runs."""
 SETTLED = 10.0
 """Age in seconds up to which a lock that no process has open is waited for: it may be about to go."""
 
 
 def build_quanto(device: str) -> None:
-    """Build optimum-quanto's extension for a device unless it is built. Runs in a worker.
-
-    Raises HarnessError if a lock is in the way whose process cannot be found but may run.
-    """
+    """Build optimum-quanto's extension for a device unless it is built. Runs in a worker. Raises HarnessError if a lock
+    is in the way whose process cannot be found but may run."""
     from optimum.quanto.library.extensions import get_extension, is_extension_available
 
     accelerated = "quanto_hip" if torch.version.hip else "quanto_cuda"
@@ -71,10 +66,9 @@ def remove_stale_lock(lock: Path, processes: Path = Path("/proc")) -> None:
 
 
 def _status(file: Path) -> os.stat_result | None:
-    try:
+    with suppress(FileNotFoundError):
         return file.stat()
-    except FileNotFoundError:
-        return None
+    return None
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
@@ -85,9 +79,7 @@ def _identity(status: os.stat_result) -> tuple[int, ...]:
 def _is_open(status: os.stat_result, processes: Path) -> bool:
     """Return whether any process that this user may inspect has the file open."""
     for link in processes.glob("[0-9]*/fd/*"):
-        try:
+        with suppress(OSError):  # closed, or ended, meanwhile
             if os.path.samestat(link.stat(), status):
                 return True
-        except OSError:  # closed, or ended, meanwhile
-            continue
     return False

@@ -14,8 +14,7 @@ from harness.execution.correctness.comparison import Generation
 from harness.observation.caches import read_state
 
 PROMPT_LOGITS = 64
-"""Number of last prompt positions whose logits are compared. That is enough to measure an error, and few enough for a
-large vocabulary."""
+"""Number of last prompt positions whose logits are compared: enough for an error, few enough for a large vocabulary."""
 
 
 class ForcedTokens(LogitsProcessor):
@@ -32,8 +31,7 @@ class ForcedTokens(LogitsProcessor):
 
 
 def set_plain_greedy(model: Any, *, pad: int) -> None:
-    """Replace the model's own generation defaults (penalties, sampling, end of sequence), so that every run does equal
-    work."""
+    """Replace the model's own defaults (penalties, sampling, end of sequence), so that all runs do equal work."""
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=pad)
 
 

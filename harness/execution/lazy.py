@@ -1,7 +1,6 @@
 """Functions and classes named without importing their module. The process that calls them imports it, mostly a worker.
 
-transformers and torch's compiler take seconds to import. A session that only sends requests to workers need not wait
-for them.
+transformers and torch's compiler take seconds to import, for which a session that only sends requests need not wait.
 """
 
 from __future__ import annotations

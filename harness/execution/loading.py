@@ -1,9 +1,10 @@
-"""Loading of what a recipe names, and encoding of a workload for it. Runs in workers."""
+"""Loading of what a recipe names, writing of what it seeds, and encoding of a workload. Runs in workers."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,23 +18,21 @@ from harness.execution.correctness.runs import Batch
 from harness.execution.generation import set_plain_greedy
 from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
-from harness.records.workload import Folder, Hub, ModelRecipe, Prompt
+from harness.records.workload import Folder, Hub, ModelRecipe, Prompt, Seeded
 
 
 def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
     """Return the causal language model of `recipe`, in evaluation mode on `device`.
 
     Attention is eager unless `options`, the keyword arguments of `from_pretrained`, say otherwise. Weights that these
-    quantize, or place by `device_map`, go to the device as they are loaded. In float64 experts run one by one: their
-    grouped product does not exist for it.
-
-    Raises ModelUnavailable, or Incompatible if the architecture does not support what `options` request.
+    quantize, or place by `device_map`, go to the device as they are loaded. Raises ModelUnavailable, or Incompatible if
+    the architecture does not support what `options` request.
     """
     from transformers import AutoModelForCausalLM
 
     eager = {"attn_implementation": "eager"}
     if dtype is Dtype.FP64:
-        eager["experts_implementation"] = "eager"
+        eager["experts_implementation"] = "eager"  # one by one, since their grouped product lacks float64
     arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
     if "quantization_config" in options and "distributed_config" not in options:
         arguments["device_map"] = device
@@ -77,6 +76,31 @@ def _pretrained(kind: Any, recipe: ModelRecipe, **options: Any) -> Any:
         return kind.from_pretrained(source.path, **options)
     except OSError as error:
         raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+
+
+def save_seeded(recipe: ModelRecipe, folder: Path) -> None:
+    """Write config, weights in bfloat16 and tokenizer of a recipe with a Seeded source into `folder`.
+
+    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor. In
+    bfloat16 all dtypes start from equal values. Raises ModelUnavailable for an unknown model type or no tokenizer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = recipe.source
+    if not isinstance(source, Seeded):
+        raise TypeError(f"{recipe.name} has a {type(source).__name__}, and needs no seeding")
+    tokenizer = sorted(Path(source.tokenizer).glob("tokenizer*"))
+    if not tokenizer:
+        raise ModelUnavailable(f"{recipe.name}: {source.tokenizer} holds no tokenizer (name a folder that has one)")
+    try:
+        config = AutoConfig.for_model(source.model_type, **source.shape)
+    except ValueError as error:
+        raise ModelUnavailable(f"{recipe.name}: {error}") from error
+    torch.manual_seed(source.seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    for file in tokenizer:
+        shutil.copy(file, folder)
 
 
 def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:

@@ -2,11 +2,10 @@
 
 A process that has used CUDA through torch, or in some builds only checked whether there is any, forks children that
 cannot use it. Some packages do so while they are imported: torchao reads the properties of the first device, and
-transformers imports torchao wherever it is installed. Which packages do so depends on releases, drivers and devices, so
-it is found out by trial. A scout, a forked child that is thrown away, imports each module first and checks with torch
-whether its children could use a device. The server imports what is clean, one module behind its scout. The rest is left
-to the workers that need it, which see each package as a user's process would. Use of a device without torch's knowledge
-is not found.
+transformers imports torchao wherever it is installed. It depends on releases, drivers and devices, so it is found by
+trial: a scout, a forked child that is thrown away, imports each module first and checks with torch whether its children
+could use a device. The server imports what is clean, one module behind its scout. The rest is left to the workers that
+need it, as to a user's process. Use of a device without torch's knowledge is not found.
 """
 
 from __future__ import annotations
@@ -131,8 +130,7 @@ def _scouted(modules: Sequence[str]) -> Iterator[tuple[str, ImportEffect]]:
 
 
 def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[ImportEffect]:
-    """Yield the state that one scout finds of each module, up to the first that is not clean. It can say nothing of the
-    rest."""
+    """Yield the state that one scout finds of each module, up to the first that is not clean."""
     read, write = os.pipe()
     scout = os.fork()
     if scout == 0:
@@ -152,7 +150,6 @@ def _found_by_a_scout(modules: tuple[str, ...]) -> Iterator[ImportEffect]:
 
 
 def _scout(modules: tuple[str, ...], pipe: int) -> None:
-    """Import modules one after the other, write the state of each to the pipe, and end this process."""
     # A process that an import leaves behind would keep the pipe open, and the server waiting.
     os.register_at_fork(after_in_child=partial(os.close, pipe))
     with _last_act():

@@ -32,10 +32,7 @@ from harness.records.observation import Observation, Rank, Shard
 
 def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
     """Run the optimization as one of several ranks, and keep its tensors. Without a `place` the rank is announced
-    already, and transformers itself lets the ranks meet.
-
-    Raises Incompatible as `run_candidate` does.
-    """
+    already, and transformers itself lets the ranks meet. Raises Incompatible as `run_candidate` does."""
     setup = run.setup
     with refusals(run):
         if place:
@@ -76,8 +73,8 @@ def compare_ranks(run: CaseRun, seen: list[Observation]) -> PrecisionRun:
 
 
 def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, Comparison]:
-    """Combine the results of all ranks. Return what was seen on the first rank, with what each rank keeps, and the
-    comparison of the first rank's results. Cached heads are joined from all ranks where each kept its own."""
+    """Return what the first rank saw, with what each rank keeps, and the comparison of its results. Cached heads are
+    joined from all ranks where each kept its own."""
     setup, dtype = run.setup, run.dtype
     files = [_file(run, rank) for rank in range(len(seen))]
     if seen[0].batching:

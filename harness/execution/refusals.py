@@ -14,7 +14,6 @@ from harness.observation.watch import windows_of
 from harness.paths.base import RunContext
 from harness.records.enums import Dtype
 from harness.records.evidence import GROUP
-from harness.records.workload import Prompt
 
 
 @contextmanager
@@ -36,15 +35,14 @@ def refusals(run: CaseRun) -> Iterator[None]:
 
 
 def _context(setup: CaseSetup, dtype: Dtype) -> RunContext:
-    """Return the facts that a refusal may depend on.
-
-    Entries that a config does not have stay empty, since the caller handles another error already.
-    """
+    """Return the facts that a refusal may depend on. Entries that a config does not have stay empty, since the caller
+    handles another error already."""
     config = load_config(setup.recipe).get_text_config()
     heads = getattr(config, "num_attention_heads", 0)
     shared = getattr(config, "num_key_value_heads", None) or heads
     size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    lengths = tuple(map(_longest, setup.workload.batches))
+    batches = setup.workload.batches
+    lengths = tuple(max(prompt.length for prompt in batch) for batch in batches)
     try:
         windows = windows_of(config)
     except Incompatible:
@@ -62,12 +60,10 @@ def _context(setup: CaseSetup, dtype: Dtype) -> RunContext:
         heads=(heads, shared),
         head_sizes=(getattr(config, "qk_head_dim", None) or size, getattr(config, "v_head_dim", None) or size),
         lengths=lengths,
-        groups=tuple(_longest(batch) * len(batch) * shared * size // GROUP for batch in setup.workload.batches),
+        groups=tuple(
+            length * len(batch) * shared * size // GROUP for length, batch in zip(lengths, batches, strict=True)
+        ),
     )
-
-
-def _longest(batch: tuple[Prompt, ...]) -> int:
-    return max(prompt.length for prompt in batch)
 
 
 def _accelerator(device: str) -> tuple[tuple[int, int], str]:

@@ -28,7 +28,7 @@ from harness.records.observation import Rank
 from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
 
 if TYPE_CHECKING:
-    from harness.execution import ranks, seeding
+    from harness.execution import loading, ranks
     from harness.execution.correctness import candidate
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
@@ -37,7 +37,7 @@ else:
     references = LazyModule("harness.execution.correctness.references.eager")
     candidate = LazyModule("harness.execution.correctness.candidate")
     ranks = LazyModule("harness.execution.ranks")
-    seeding = LazyModule("harness.execution.seeding")
+    loading = LazyModule("harness.execution.loading")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
 
@@ -63,9 +63,8 @@ class Runner(WorkerPool):
         rungs: tuple[Dtype, ...] = (),
         kept: Path | None = None,
     ) -> Evidence:
-        """Run the case in its own precisions or in `rungs`, with `fault` planted into the candidate if named. The
-        compared tensors stay in the folder `kept`, if there is one. Several threads of this process may run different
-        cases at once."""
+        """Run the case in its own precisions or in `rungs`, with `fault` planted into the candidate if named. Compared
+        tensors stay in the folder `kept` if named. Several threads may run different cases at once."""
         rungs_run: list[PrecisionRun] = []
         trusts: list[EagerCheck] = []
         floor, why_none = 0.0, {}
@@ -114,9 +113,7 @@ class Runner(WorkerPool):
 
     def speed(self, case: Case, optimization: Optimization, sampling: Sampling, *, fault: str = "") -> Speed:
         """Time a case whose evidence this runner made, in its native dtype, with `fault` planted into the candidate.
-
-        Raises WorkerFailed.
-        """
+        Raises WorkerFailed."""
         name, run = f"{case.id}-speed", self.case_run(case, optimization, fault=fault)
         launch = optimization.launch()
         if launch and launch.torchrun:
@@ -168,11 +165,8 @@ class Runner(WorkerPool):
 
     @contextmanager
     def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[RankAddress | None]]]:
-        """Yield the workers in which a path is timed, and the places where their ranks meet.
-
-        That is one worker without a place, or as many as the path has ranks. Their output goes to logs of that name.
-        Raises WorkerFailed.
-        """
+        """Yield the workers in which a path is timed, and the places where their ranks meet: one worker without a
+        place, or as many as the path has ranks. Their output goes to logs of that name. Raises WorkerFailed."""
         launch = optimization.launch()
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
@@ -184,10 +178,8 @@ class Runner(WorkerPool):
             yield workers, [*places]
 
     def build(self, optimization: Optimization, device: str) -> None:
-        """Build once, outside of any case's deadline, what the optimization's library builds at first use.
-
-        Raises WorkerRaised if that fails.
-        """
+        """Build once, outside of any case's deadline, what the optimization's library builds at first use. Raises
+        WorkerRaised if that fails."""
         if ExtensionBuild() not in optimization.needs():
             return
         try:
@@ -211,7 +203,6 @@ class Runner(WorkerPool):
         return self._run_ranks(name, run, launch.ranks)
 
     def _block(self, name: str, run: CaseRun, sampling: Sampling) -> Block:
-        """Run one side in workers of its own, one per rank of a parallel model."""
         launch = run.optimization.launch()
         if launch is None:
             return self.ask(name, paired.time_block, run, sampling)
@@ -236,12 +227,11 @@ class Runner(WorkerPool):
         if not isinstance(recipe.source, Seeded):
             return recipe
         folder = self.scratch / "models" / recipe.name
-        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", seeding.save_seeded, recipe, folder)
+        self.once(("checkpoint", recipe.name), f"checkpoint-{recipe.name}", loading.save_seeded, recipe, folder)
         return replace(recipe, source=Folder(str(folder)))
 
     def eager(self, setup: CaseSetup, dtype: Dtype) -> tuple[float, EagerCheck]:
-        """Return the reference's floor and the trust in eager in `dtype`, computed once. A failure is remembered
-        too."""
+        """Return the reference's floor and the trust in eager in `dtype`, computed once, a failure included."""
         about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
@@ -252,10 +242,7 @@ class Runner(WorkerPool):
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:
-    """Return why there is no result, from the error of the worker that should have given `what`.
-
-    Raises DiskRefuses if a disk is full.
-    """
+    """Return why a worker did not give `what`, from its error. Raises DiskRefuses if a disk is full."""
     refuse_full_disk(error, what)
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
     declared = isinstance(error, WorkerRaised) and error.incompatible

@@ -145,8 +145,7 @@ class BatchingWatch(Observer):
             self._stepping = False
 
     def _profiled(self, original: Any, processor: Any, model: Any) -> Any:
-        """Run and profile a step or the warm-up. Graphs are recorded in the warm-up, and only there shows what a replay
-        runs."""
+        # Graphs are recorded in the warm-up, and only there shows what a replay runs.
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             result = original(processor, model)
         self._seen += profiled_events(profiler)
@@ -182,11 +181,8 @@ def serve(
     model: Any, prompts: Sequence[list[int]], serving: Serving, watch: BatchingWatch, *, new_tokens: int
 ) -> Served:
     """Answer each prompt with exactly `new_tokens` tokens, greedily. Requests that share pages go through the manager,
-    twice: the second time in reverse order, and after the first were answered.
-
-    Raises HarnessError if a request failed or is not answered in time, and Incompatible if sliding windows prevent
-    sharing.
-    """
+    twice: the second time in reverse order, and after the first were answered. Raises HarnessError if a request failed
+    or is not answered in time, and Incompatible if sliding windows prevent sharing."""
     rounds = [prompts, prompts[::-1]] if serving.again else [prompts]
     watch.prompts += [len(prompt) for submitted in rounds for prompt in submitted]
     if serving.again:
@@ -217,11 +213,8 @@ def serve(
 
 
 def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> Tensor:
-    """Return (B, new_tokens) int64: tokens generated for the rows of a batch. Each row is a request without its
-    padding, and is not watched.
-
-    Raises HarnessError if a request failed.
-    """
+    """Return (B, new_tokens) int64: tokens generated for the rows of a batch, each a request without its padding. They
+    are not watched. Raises HarnessError if a request failed."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(*batch, strict=True)]
     answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens))
     if len(answers) != len(prompts) or any(len(answer.generated_tokens) != new_tokens for answer in answers):
@@ -230,11 +223,8 @@ def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> T
 
 
 def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Serving, *, tokens: Tensor) -> int:
-    """Count the requests that end wrongly when one of the generated tokens is made to end them.
-
-    That token is the one that the first request chose half way, out of the `tokens` (B, N) of all answers. A request is
-    wrong if it goes on after its end, or stops without one.
-    """
+    """Count the requests that end wrongly when one of the generated tokens is made to end them: the one that the first
+    request chose half way, out of the `tokens` (B, N) of all answers. Raises HarnessError if one is not answered."""
     end, new_tokens = int(tokens[0, tokens.shape[1] // 2]), tokens.shape[1]
     answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens, end=end))
     if len(answers) != len(prompts):
@@ -313,5 +303,4 @@ def _answers(manager: Any, prompts: Sequence[list[int]]) -> list[Any]:
 def _tokens_per_page(cache: Any) -> int:
     if hasattr(cache, "cache_allocators"):
         return min(int(allocator.tokens_per_page) for allocator in cache.cache_allocators.values())
-    page: int = cache.block_size
-    return page
+    return int(cache.block_size)

@@ -15,9 +15,8 @@ from harness.records.enums import Dtype
 
 
 def save_tensors(value: Any, path: Path) -> None:
-    """Save a value as `torch.save` does. Raises OSError on a full disk, where `torch.save` itself only says that a
-    position was unexpected."""
-    held = BytesIO()
+    """Save a value as `torch.save` does. Raises OSError on a full disk."""
+    held = BytesIO()  # on a full disk `torch.save` itself only says that a position was unexpected
     torch.save(value, held)
     path.write_bytes(held.getbuffer())
 

@@ -67,10 +67,7 @@ class Worker:
 
     def __init__(self, *, log: Path, threads: int = 0) -> None:
         """Start a worker whose standard output and error go to the file `log`. On a CPU it computes with that many
-        `threads`, or with as many as torch chooses if that is 0.
-
-        Raises WorkerDied if it cannot start.
-        """
+        `threads`; 0 leaves it to torch. Raises WorkerDied if it cannot start."""
         self.log = log
         context = _server()
         self._pipe, theirs = context.Pipe()
@@ -83,10 +80,8 @@ class Worker:
         theirs.close()  # otherwise the death of the worker would not read as the end of the pipe
 
     def call(self, function: Callable[..., Answer], *arguments: Any, seconds: float) -> Answer:
-        """Return what `function(*arguments)` returns in the worker. All of it must survive pickling.
-
-        Raises WorkerDied, WorkerTimedOut (after killing the worker) or WorkerRaised.
-        """
+        """Return what `function(*arguments)` returns in the worker. All of it must survive pickling. Raises WorkerDied,
+        WorkerTimedOut (after killing the worker) or WorkerRaised."""
         self._ask(function, arguments, seconds)
         if not self._pipe.poll(seconds):
             self.kill()
@@ -155,10 +150,7 @@ def call_together(
     workers: Sequence[Worker], function: Callable[..., Answer], arguments: Sequence[tuple[Any, ...]], *, seconds: float
 ) -> list[Answer]:
     """Return what `function` returns in each worker for its own arguments, in their order. The workers need each other,
-    so the first that fails ends them all.
-
-    Raises what `Worker.call` does, naming the rank.
-    """
+    so the first that fails ends them all. Raises what `Worker.call` does, naming the rank."""
     deadline = time.monotonic() + seconds
     waiting = {}
     answers: dict[int, Answer] = {}
@@ -186,8 +178,7 @@ def call_together(
 
 
 def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], workers: Sequence[Worker]) -> WorkerFailed:
-    """Return the failure of a rank, with its name. If another rank died, its death is returned instead: the others only
-    report that it is gone."""
+    """Return the failure of a rank, with its name; if another died, its death, of which the others only report."""
     if isinstance(error, WorkerRaised) and not error.incompatible:
         for pipe in wait(list(waiting), timeout=SETTLING_SECONDS):
             try:
@@ -214,7 +205,6 @@ def _server() -> Any:
 
 
 def _serve(pipe: Connection, log: str, threads: int) -> None:
-    """Answer requests until the pipe closes. This is the life of a worker."""
     os.setsid()
     _redirect_output(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -263,8 +253,7 @@ def _redirect_output(log: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process group when the session ends. A forked worker's own parent is the server, which outlives the
-    session while workers live."""
+    """End this process group with the session. A worker's own parent is the server, which lives as long as workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -25,7 +25,6 @@ else:
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    """Create the folder for temporary files. Raises DiskRefuses if that fails."""
     try:
         return tempfile.TemporaryDirectory(prefix="harness-")
     except OSError as error:
@@ -36,10 +35,8 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
 
 @dataclass(kw_only=True)
 class WorkerPool:
-    """Fresh workers for requests, and a folder of files that they leave for each other. `close` removes that folder.
-
-    Several threads may use it at once.
-    """
+    """Fresh workers for requests of any threads, and a folder of files that they leave for each other. `close` removes
+    that folder."""
 
     logs: Path
     """Folder for the output of workers."""
@@ -94,7 +91,8 @@ class WorkerPool:
     @contextmanager
     def worker(self, name: str, threads: int = 0) -> Iterator[Worker]:
         """Yield a worker whose output goes to a log of that name."""
-        with Worker(log=self._log(name), threads=threads) as worker:
+        log = self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
+        with Worker(log=log, threads=threads) as worker:
             with self._guard:
                 self._live.add(worker)
             try:
@@ -155,16 +153,12 @@ class WorkerPool:
         self._scratch.cleanup()
 
     def _port(self) -> int:
-        """Return a port that this session never used."""
         while True:
             port = free_port()
             with self._guard:
                 if port not in self._ports:
                     self._ports.add(port)
                     return port
-
-    def _log(self, name: str) -> Path:
-        return self.logs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}.log"
 
 
 def free_port() -> int:

@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.profiler import record_function
 
+from harness.observation.wrapping import wrapped
+
 CAPTURED, REPLAYED = "harness: capture of CUDA graph ", "harness: replay of CUDA graph "
 """Names of the marks that `graphs_marked` sets, before the number of the graph."""
 MARKS = (CAPTURED, REPLAYED)
@@ -31,29 +33,29 @@ def graphs_marked() -> Iterator[None]:
         yield
         return
     numbers, next_number = WeakKeyDictionary[Any, int](), count()
-    begin, end, replay = graph_class.capture_begin, graph_class.capture_end, graph_class.replay
     open_marks: dict[int | None, ExitStack] = {}
 
-    def marked_begin(graph: Any, *arguments: Any, **options: Any) -> Any:
+    def marked_begin(begin: Any, graph: Any, *arguments: Any, **options: Any) -> Any:
         number = numbers.setdefault(graph, next(next_number))
         begin(graph, *arguments, **options)
         mark = open_marks[number] = ExitStack()
         mark.enter_context(record_function(f"{CAPTURED}{number}"))
 
-    def marked_end(graph: Any) -> Any:
+    def marked_end(end: Any, graph: Any) -> Any:
         if mark := open_marks.pop(numbers.get(graph), None):
             mark.close()
         end(graph)
 
-    def marked_replay(graph: Any) -> Any:
+    def marked_replay(replay: Any, graph: Any) -> Any:
         with record_function(f"{REPLAYED}{numbers.get(graph)}"):
             replay(graph)
 
-    graph_class.capture_begin, graph_class.capture_end, graph_class.replay = marked_begin, marked_end, marked_replay
-    try:
+    with (
+        wrapped(graph_class, "capture_begin", marked_begin),
+        wrapped(graph_class, "capture_end", marked_end),
+        wrapped(graph_class, "replay", marked_replay),
+    ):
         yield
-    finally:
-        graph_class.capture_begin, graph_class.capture_end, graph_class.replay = begin, end, replay
 
 
 def as_computed(events: list[Event]) -> list[list[Event]]:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
 from harness.execution.correctness.runs import exact_runs, in_float64, watched_run
-from harness.execution.loading import load_run, planted
+from harness.execution.loading import load_run, planted, save_seeded
 from harness.execution.refusals import refusals
-from harness.execution.seeding import save_seeded
 from harness.execution.serving import serve_run
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.correctness_rules import error_findings

@@ -25,8 +25,7 @@ from harness.observation.watch import windows_by_layer
 QUERIES = 64
 """Number of last queries of a call that are compared. The full matrix of scores is computed for them."""
 CERTAIN = 1e-10
-"""Largest total weight of all other keys when one key is looked up. Every format that is judged loses it to
-rounding."""
+"""Largest total weight of all other keys when one key is looked up. Every judged format loses it to rounding."""
 LARGEST = 2**15
 """Bound of a query's product with its own key. Half precision ends at 65,504."""
 
@@ -111,8 +110,7 @@ class RecordedAttention:
         """Return queries, keys and values of the same shapes, by which each query looks up one value.
 
         Keys are random signs. Each query is a multiple of one key, which by turns is the newest that it may see, a
-        neighbour of that, the oldest, the one before the oldest, or any at random. Values are integers from -8 to 8
-        without 0.
+        neighbour of that, the oldest, the one before the oldest, or any at random. Values are whole and not 0.
         """
         random = torch.Generator().manual_seed(0)
         rows, heads, _, size = key.shape

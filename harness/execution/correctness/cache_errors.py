@@ -1,7 +1,6 @@
 """Comparison of the keys and values that a run left in its cache with eager's and the reference's.
 
-Logits average over everything the cache holds, and in half precision they hide a lost position. The cache itself does
-not.
+Logits average over all that the cache holds, and in half precision hide a lost position. The cache itself does not.
 """
 
 from __future__ import annotations
@@ -22,9 +21,7 @@ def compare_states(
     candidate: Sequence[CacheState], *, eager: Sequence[CacheState], reference: Sequence[CacheState], dtype: Dtype
 ) -> CacheComparison:
     """Return the errors of keys and values per layer and head, over all runs. A candidate without a cache has none.
-
-    Raises ReferenceInvalid if the number of layers differs.
-    """
+    Raises ReferenceInvalid if the number of layers differs."""
     if not candidate:
         return CacheComparison(())
     if {len(state.keys) for state in (*candidate, *eager)} != {len(reference[0].keys)}:

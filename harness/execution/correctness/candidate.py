@@ -1,7 +1,4 @@
-"""Run of a candidate in one process, and its comparison. Entered by workers; `ranks` has the runs of several processes.
-
-Tensors pass through files in the scratch folder.
-"""
+"""Run of a candidate in one process, and its comparison. Entered by workers; `ranks` has runs of several processes."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from harness.execution.correctness.comparison import compare
 from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.operators import compare_operators
 from harness.execution.correctness.references.dense import (
@@ -37,9 +35,8 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
 
     A lossy path is also compared with its dense twin and, if it is a stack, run without its lossy part. A path that
     only rounds weights is compared with a dense model of the same weights instead of eager. Every path that rounds
-    weights is also measured on `text`. Everything compared against runs out of reach of a planted fault.
-
-    Raises Incompatible if the library refuses in words that the optimization declares.
+    weights is also measured on `text`. A planted fault reaches the candidate alone. Raises Incompatible if the library
+    refuses in words that the optimization declares.
     """
     setup, dtype, optimization = run.setup, run.dtype, run.optimization
     if serving := optimization.serving():
@@ -68,7 +65,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
     return PrecisionRun(
         dtype=dtype,
         engagement=engaged,
-        comparison=against.compare(candidate, dtype=dtype, twin=twin),
+        comparison=compare(candidate, eager=against.eager, reference=against.reference, dtype=dtype, twin=twin),
         seconds=time.monotonic() - started,
         beside=beside,
         scheme=scheme,
@@ -97,23 +94,19 @@ def _beside(run: CaseRun, model: Any, batches: list[Batch], against: Yardstick) 
         return None
     with run.optimization.applied():
         _, without = run_batches(model, batches, against.reference, options=partial(dict, options))
-    return against.compare(without, dtype=run.dtype)
+    return compare(without, eager=against.eager, reference=against.reference, dtype=run.dtype)
 
 
 def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> PrecisionRun:
-    """Run an optimization that serves prompts as requests, and compare each answer with its prompt run alone."""
     started = time.monotonic()
     rounded = run.optimization.rounds_weights
     with refusals(run):
-        if rounded:
-            weights, changed = rounded_weights(run)
-            plain = dense_text(run.setup, run.dtype, text)
-        else:
-            weights, changed = {}, None
+        weights, changed = rounded_weights(run) if rounded else ({}, None)
+        plain = dense_text(run.setup, run.dtype, text) if rounded else None
         with planted(run.setup.fault):
             model, seen, served, prompts = serve_run(run, serving)
             save_tensors(served.tokens, run.verified)
-            scheme = Scheme(quality_of(model, plain), changed) if rounded else None
+            scheme = Scheme(quality_of(model, plain), changed) if plain else None
     return PrecisionRun(
         dtype=run.dtype,
         engagement=engagement(run.optimization, seen),

@@ -58,11 +58,8 @@ class Generation:
 def compare(
     candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype, twin: Generation | None = None
 ) -> Comparison:
-    """Compare a run in `dtype` with eager in the same dtype and with the float64 reference. Whether it is identical is
-    decided against eager or, for a lossy run, against its dense `twin`.
-
-    Raises ReferenceInvalid if the runs do not have the same shape: then they did not do the same work.
-    """
+    """Compare a run in `dtype` with eager and the float64 reference. It is identical if it equals eager or, if lossy,
+    its dense `twin`. Raises ReferenceInvalid if shapes differ: then the runs did not do the same work."""
     if not candidate.step_logits.shape == eager.step_logits.shape == reference.step_logits.shape:
         raise ReferenceInvalid(
             f"logits are {tuple(candidate.step_logits.shape)}, but should be {tuple(eager.step_logits.shape)} as "
@@ -100,13 +97,11 @@ PHASES = ("prefill", "first decode", "later decode")
 
 FEWEST_ROWS = 4
 """Number of rows from which the first decode step is a stratum of its own. Over fewer positions the ratio of two
-correct errors passes 1.5 by chance (0.9 % of single positions of the tiny model in bfloat16, none of groups of
-four)."""
+correct errors passes 1.5 by chance (tiny model in bfloat16: 0.9 % of single positions, no group of four)."""
 
 
 def _strata(*runs: Generation) -> Iterator[tuple[str, Triple]]:
-    """Yield the phases over all rows, then each row over all phases. An error confined to one of them is not diluted by
-    the rest."""
+    """Yield phases over all rows, then rows over all phases. So the rest dilutes no error of one of them."""
     rows = runs[0].tokens.shape[0]
     decode = {phase: (phase,) for phase in PHASES[1:]} if rows >= FEWEST_ROWS else {"decode": PHASES[1:]}
     for name, phases in {"prefill": PHASES[:1], **decode}.items():
@@ -125,7 +120,6 @@ def _logits(run: Generation, rows: slice, phases: Sequence[str]) -> Tensor:
 
 
 def _by_step(candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype) -> Iterator[float]:
-    """Yield the error ratio of the logits from which each token is chosen, over all rows."""
     for step in range(candidate.step_logits.shape[1]):
         part = Triple(*(run.step_logits[:, step] for run in (candidate, eager, reference)))
         yield rho(stratum_error(f"token {step}", part, dtype=dtype, without_mean=True), dtype)
@@ -167,9 +161,8 @@ def _greedy(
 
 
 def _free(candidate: Generation, *, reference: Generation, slack: Tensor, limit: Tensor) -> FreeRun:
-    """Compare the tokens of the free run with the reference's. Up to the first that differs, it sees the same past as
-    the forced run. There it must choose what the forced logits choose, and what eager chooses, up to what rounding
-    allows."""
+    """Compare the tokens of the free run with the reference's. Up to the first that differs, it saw what the forced run
+    saw, and must choose what the forced logits and eager choose, up to what rounding allows."""
     differs = candidate.tokens != reference.tokens
     logits = candidate.step_logits.double()
     lost = logits.amax(-1) - logits.gather(-1, candidate.tokens[..., None]).squeeze(-1)
@@ -191,8 +184,7 @@ def identical(one: Generation, other: Generation) -> bool:
 
 
 def _divergence(candidate: Generation, *, eager: Generation, reference: Generation) -> Divergence:
-    """Return the Kullback-Leibler divergence from the reference in nats, over the valid prompt positions and the
-    steps."""
+    """Return the Kullback-Leibler divergence from the reference in nats, over valid prompt positions and steps."""
     exact = reference.prompt_logits[reference.valid]
     prompts = [_kl(run.prompt_logits[run.valid], exact) for run in (candidate, eager)]
     steps = [_kl(run.step_logits, reference.step_logits) for run in (candidate, eager)]

@@ -27,11 +27,10 @@ class PromoteToFloat64(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Sequence[type],
+        _types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        del types
         if func is torch.Tensor.float:
             func = torch.Tensor.double
         args = tuple(_promote(arg) for arg in args)
@@ -41,8 +40,8 @@ class PromoteToFloat64(TorchFunctionMode):
 class PrecisionAudit(TorchDispatchMode):
     """Mode that notes every operator that computed a floating-point tensor of several elements below float64.
 
-    Views and copies compute nothing, and are not noted. The audit works below the level of Python functions, where
-    casts inside C++ operators show as operators of their own. What a custom kernel does inside stays out of sight.
+    Views and copies compute nothing, and are not noted. Casts inside C++ operators show as operators of their own, but
+    what a custom kernel does inside stays out of sight.
     """
 
     def __init__(self) -> None:
@@ -53,11 +52,10 @@ class PrecisionAudit(TorchDispatchMode):
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Sequence[type],
+        _types: Sequence[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        del types
         result = func(*args, **(kwargs or {}))
         if not func.is_view and func.overloadpacket not in COPIES:
             for tensor in result if isinstance(result, tuple | list) else [result]:

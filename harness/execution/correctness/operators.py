@@ -1,9 +1,8 @@
 """Comparison of each operator that a path replaces, at its own inputs in a run. Runs in workers.
 
-The whole model's logits average over all that it computes, and in half precision its own rounding hides what one
-operator does wrong. At the operator nothing hides: its output is compared with float64. The yardstick is what eager
-computes from the same inputs in the same dtype, which is how flash-attention is tested (its tests/test_flash_attn.py).
-On inputs on which nothing rounds, only one result is right.
+In half precision the rounding of the whole model hides what one operator does wrong. The operator's own output hides
+nothing: it is compared with float64, by the error of eager from the same inputs in the same dtype. flash-attention is
+tested in this way (its tests/test_flash_attn.py). On inputs on which nothing rounds, only one result is right.
 """
 
 from __future__ import annotations
@@ -45,8 +44,7 @@ def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
     """Return the replaced operators that can be watched from outside.
 
     Left out are operators inside compiled steps, of ranks, which hold parts of them, and of continuous batching, whose
-    inputs are packed. A quantized cache is not meant to give back what it was given, and has a dense twin instead.
-    Without a cache nothing is given back.
+    inputs are packed. A quantized cache does not give back what it was given, and has a dense twin instead.
     """
     if optimization.compiles_steps or optimization.launch() or optimization.serving():
         return frozenset()
@@ -88,8 +86,7 @@ def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its e
 
 @contextmanager
 def watched_cache(log: OperatorLog) -> Iterator[None]:
-    """Check that a cache gives back all that it was given for a layer, bit for bit. For a sliding window it must be the
-    last of that."""
+    """Check that a cache gives back what it was given for a layer: all of it or, in a window, the last."""
     given: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
     def update(

@@ -64,10 +64,8 @@ def watched_run(
 
 
 def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation:
-    """Run eager in float64: each batch free, and once more with the tokens that it chose forced on it.
-
-    Raises ReferenceInvalid if any operator computed below float64.
-    """
+    """Run eager in float64: each batch free, and once more with the tokens that it chose forced on it. Raises
+    ReferenceInvalid if any operator computed below float64."""
     runs = []
     with in_float64(setup):
         for ids, mask in batches:

@@ -18,7 +18,6 @@ from harness.execution.memory.gauges import (
     Storages,
     gauge_of,
     nbytes,
-    positions_kept,
     storages,
     storages_alive,
     touch,
@@ -43,8 +42,8 @@ def weigh(run: CaseRun, snapshot: Path | None = None) -> Held:
     are first used (code, 34 to 51 MiB of it on the CPU; a compiler; workspaces) would count as the model's. On CUDA the
     allocator's history goes to the file `snapshot`, if one is named.
 
-    Raises Incompatible if the library refuses in words that the optimization declares, or for a path or a workload that
-    cannot be weighed yet. Raises HarnessError if the machine does not say what it holds.
+    Raises Incompatible if the library refuses in declared words, or if the path or workload cannot be weighed yet, and
+    HarnessError if the machine does not say what it holds.
     """
     _refuse(run)
     setup = run.setup
@@ -57,6 +56,7 @@ def weigh(run: CaseRun, snapshot: Path | None = None) -> Held:
         with planted(setup.fault):
             model, batches = load_run(run)
             loaded = _of_model(batches[0], others)
+            touch(loaded)
             resident = gauge.now() - before
             with recorded(snapshot if setup.device == "cuda" else None):
                 _generate(run, model, batches[0])
@@ -91,11 +91,8 @@ def _rehearse(run: CaseRun) -> None:
 
 
 def _of_model(batch: Batch, others: Storages) -> Storages:
-    """Return the storages that loading left alive, after making all of them resident."""
-    not_its = others.keys() | storages(batch).keys()
-    loaded = {place: storage for place, storage in storages_alive().items() if place not in not_its}
-    touch(loaded)
-    return loaded
+    given = others.keys() | storages(batch).keys()
+    return {place: storage for place, storage in storages_alive().items() if place not in given}
 
 
 def _generate(run: CaseRun, model: Any, batch: Batch) -> Any:
@@ -128,14 +125,14 @@ def _kv_expected(run: CaseRun, model: Any) -> int:
     cached = windows[: len(windows) - (getattr(config, "num_kv_shared_layers", None) or 0)]
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    positions = positions_kept(cached, length=workload.longest + workload.new_tokens - 1)
-    expected: int = 2 * _itemsize(run.dtype) * workload.batch * heads * size * positions
-    return expected
+    length = workload.longest + workload.new_tokens - 1
+    # A growing buffer holds as much as a fixed one: the next step sees one less, but as a part of what it holds.
+    positions = sum(min(length, window) if window else length for window in cached)
+    return int(2 * _itemsize(run.dtype) * workload.batch * heads * size * positions)
 
 
 def _itemsize(dtype: Dtype) -> int:
-    size: int = getattr(torch, dtype.torch_name).itemsize
-    return size
+    return int(getattr(torch, dtype.torch_name).itemsize)
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from harness.records.measurements import Pair, Speed
 
 LOOKS = (56, 68, 80)
 """Numbers of pairs at which the samples are looked at: after at least fourteen loads of each side, however late it is.
-Nine independent loads are the fewest whose interval has bounds at all, and neighbouring loads are not quite
-independent."""
+Nine independent loads are the fewest that bound an interval, and neighbouring loads are not quite independent."""
 
 
 @dataclass(frozen=True)

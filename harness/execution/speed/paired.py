@@ -1,7 +1,6 @@
 """Timing of a candidate against eager, both in one worker, in pairs of random order. Entered by workers.
 
-Pairs are run until they show enough. Every timed run also gives its tokens, which must be those of the verified run: a
-fast wrong answer counts for nothing.
+Every timed run must give the tokens of the verified run: a fast wrong answer counts for nothing.
 """
 
 from __future__ import annotations
@@ -50,10 +49,8 @@ def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = Non
 
 
 def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
-    """Time the optimization against eager in this worker.
-
-    Raises Incompatible if the path submits its requests twice, and torch.OutOfMemoryError if both do not fit.
-    """
+    """Time the optimization against eager in this worker. Raises Incompatible if the path submits its requests twice,
+    and torch.OutOfMemoryError if both do not fit."""
     refuse_untimed(run.optimization)
     workload = run.setup.workload
     with refusals(run):
@@ -88,7 +85,6 @@ def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
 
 
 def _refuse_other_eager(eager: TimedModel) -> None:
-    """Raise HarnessError if the baseline next to the candidate is no longer eager."""
     if (used := eager.kernels()) != EAGER_KERNELS:
         raise HarnessError(
             f"eager beside the candidate used {', '.join(used) or 'no kernel'}, but should use "

@@ -20,9 +20,8 @@ WARM_CALLS = (3, 12)
 WARM_SECONDS = 60.0
 """Seconds of warm-up after the first run, beyond which no further run is begun."""
 NEAR_TIE_ULPS = 3
-"""Largest preference of a timed run for another token, in units in the last place of its logit. The units are those of
-the model's dtype. A timed run computes fewer logits of the prompt than the verified one, and so may multiply in another
-order."""
+"""Largest preference of a timed run for another token, in units in the last place of the model's dtype. A timed run
+computes fewer logits of the prompt than the verified one, and so may multiply in another order."""
 RANK_CALLS = 5
 """Number of warm-up runs of each rank. All must make as many, since the others wait for it."""
 
@@ -46,12 +45,8 @@ class WarmModel:
 
 
 def load_warm_model(run: CaseRun, place: RankAddress | None, *, own: int = 1) -> WarmModel:
-    """Load and warm up a model, as the rank at `place` if there is one.
-
-    `own` is the number of the harness's processes that may compute on the device.
-
-    Raises Incompatible if the path is not timed, and torch.OutOfMemoryError if the model does not fit.
-    """
+    """Load and warm up a model, as the rank at `place` if there is one. `own` processes of the harness may compute on
+    the device. Raises Incompatible if the path is not timed, and torch.OutOfMemoryError if the model does not fit."""
     refuse_untimed(run.optimization)
     if place:
         place.join(run.setup.device)

@@ -19,8 +19,7 @@ from harness.observation.watch import windows_of
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Entries of configs that give the number of experts of a layer."""
 BESIDE_WEIGHTS = ("meta", "quant_state", "state2", "SCB", "state")
-"""Attributes in which hqq and bitsandbytes keep scales and zero points. They are those of a module, its weight, or one
-another."""
+"""Attributes of a module, its weight, or one another in which hqq and bitsandbytes keep scales and zero points."""
 
 
 def figures_of(model: Any) -> ModelFigures:
@@ -110,8 +109,7 @@ def _other_parameters(model: Any, linears: dict[int, Any]) -> Iterator[Tensor]:
 
 def _size(linear: Any) -> int:
     """Return multiply-adds per position. They follow from the logical shape, since a packed weight has another."""
-    size: int = linear.in_features * linear.out_features
-    return size
+    return int(linear.in_features * linear.out_features)
 
 
 def _tensors(modules: Any) -> Iterator[Tensor]:

@@ -14,9 +14,8 @@ from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution.correctness.references.eager import make_reference
-from harness.execution.loading import encode, load_model, load_tokenizer, pad_token
+from harness.execution.loading import encode, load_model, load_tokenizer, pad_token, save_seeded
 from harness.execution.refusals import _context, refusals
-from harness.execution.seeding import save_seeded
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import RunContext
 from harness.paths.eager import Eager

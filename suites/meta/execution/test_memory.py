@@ -14,11 +14,11 @@ import torch
 from fixtures.models import MODELS, MORE_MODELS
 from fixtures.workloads import text
 from harness.errors import HarnessError, Incompatible, WorkerRaised
+from harness.execution.loading import save_seeded
 from harness.execution.measuring import memory_of
 from harness.execution.memory import gauges, weighing
 from harness.execution.memory.gauges import gauge_of, nbytes, storages, storages_alive
 from harness.execution.memory.weighing import weigh
-from harness.execution.seeding import save_seeded
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.memory import MIB, findings

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import ReferenceInvalid
-from harness.execution.correctness.comparison import Generation, compare
+from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import exact_runs, run_batches
 from harness.execution.generation import PROMPT_LOGITS
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
@@ -23,7 +23,7 @@ from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import linears_of
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype
-from harness.records.evidence import Comparison, Quality
+from harness.records.evidence import Quality
 from harness.records.workload import Folder, Workload
 
 ROWS = 4
@@ -45,14 +45,10 @@ class Yardstick:
     text: DenseText | None = None
     """Logits of dense eager on a text; None unless weights are rounded."""
 
-    def compare(self, run: Generation, *, dtype: Dtype, twin: Generation | None = None) -> Comparison:
-        """Compare a run in `dtype`, as `compare` does."""
-        return compare(run, eager=self.eager, reference=self.reference, dtype=dtype, twin=twin)
-
 
 def dense_twin_of(run: CaseRun) -> Yardstick:
-    """Round the weights as the optimization does, and run the model densely with them. The run in float64 chooses its
-    tokens. They are forced on the run in the candidate's dtype.
+    """Round the weights as the optimization does, and run the model densely with them. The run in the candidate's dtype
+    gets the tokens of the run in float64.
 
     Raises ReferenceInvalid if no weight is rounded, or if any operator of the reference computed below float64.
     """
@@ -137,8 +133,7 @@ def _logits(model: Any, ids: Tensor) -> Tensor:
 
 
 def measure_quality(candidate: Tensor, *, eager: Tensor, tokens: Tensor) -> Quality:
-    """Compare the candidate's logits (S, P, V) with eager's at the last P positions of S sequences. Their tokens there
-    are `tokens`, (S, P) int64.
+    """Compare logits (S, P, V) at the last P positions of S sequences, whose `tokens` there are (S, P) int64.
 
     Divergence and changed choices are taken at all P positions, the likelihood of the text at those whose next token is
     known. Everything is computed in float64.
