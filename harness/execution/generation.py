@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,11 +11,45 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor
 
-from harness.execution.correctness.comparison import Generation
-from harness.observation.caches import read_state
+from harness.observation.caches import CacheState, read_state
 
+Batch = tuple[Tensor, Tensor]
+"""Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
 PROMPT_LOGITS = 64
 """Number of last prompt positions whose logits are compared: enough for an error, few enough for a large vocabulary."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Tensors of one pair of `generate` runs: teacher-forced logits and free-running tokens.
+
+    Shapes: B rows, N generated tokens, P prompt positions (the last ones of the padded prompt), V vocabulary.
+    """
+
+    prompt_logits: Tensor
+    """(B, P, V): raw logits of the prefill, in the dtype in which the model gave them."""
+    step_logits: Tensor
+    """(B, N, V): raw logits from which token 0..N-1 is chosen while the reference's tokens are forced."""
+    tokens: Tensor
+    """(B, N) int64: tokens that the model generates by itself, greedily."""
+    valid: Tensor
+    """(B, P) bool: prompt positions that are no padding."""
+    states: tuple[CacheState, ...] = ()
+    """Contents of the cache after the forced run, one entry per batch that was run; empty without a cache."""
+    unended: int = 0
+    """Number of rows that ended wrongly, as in `FreeRun.unended`."""
+
+    def __post_init__(self) -> None:
+        rows, prompt, vocabulary = self.prompt_logits.shape
+        if self.step_logits.shape[::2] != (rows, vocabulary) or self.valid.shape != (rows, prompt):
+            raise ValueError(
+                f"prompt logits {tuple(self.prompt_logits.shape)}, step logits {tuple(self.step_logits.shape)} and "
+                f"valid {tuple(self.valid.shape)} should agree in rows, prompt positions and vocabulary"
+            )
+        if self.tokens.shape != self.step_logits.shape[:2]:
+            raise ValueError(
+                f"tokens {tuple(self.tokens.shape)} should be rows by steps of {tuple(self.step_logits.shape)}"
+            )
 
 
 class ForcedTokens(LogitsProcessor):

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Incompatible, ModelUnavailable, UnknownName, first_line
-from harness.execution.correctness.runs import Batch
-from harness.execution.generation import set_plain_greedy
+from harness.execution.generation import Batch, set_plain_greedy
 from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelRecipe, Prompt, Seeded

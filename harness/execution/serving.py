@@ -20,8 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.correctness.runs import Batch
-from harness.execution.generation import count_not_ended
+from harness.execution.generation import Batch, count_not_ended
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
 from harness.observation.watch import Observer, profiled_events, windows_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from harness.execution.correctness.comparison import Generation
+from harness.execution.generation import Generation
 from harness.execution.setup import CaseSetup
 from harness.observation.caches import CacheState
 from harness.records.enums import Dtype

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
-from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import in_float64
 from harness.execution.correctness.served_answers import compare_served
+from harness.execution.generation import Generation
 from harness.execution.loading import load_run, planted
 from harness.execution.serving import BatchingWatch, serve
 from harness.execution.setup import CaseRun, CaseSetup

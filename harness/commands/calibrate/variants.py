@@ -13,8 +13,9 @@ from torch.nn.functional import pad
 
 from harness.commands.calibrate.symmetry import permuted
 from harness.errors import ReferenceInvalid
-from harness.execution.correctness.comparison import Generation, compare, identical, relative_error
-from harness.execution.correctness.runs import Batch, in_float64, run_batches
+from harness.execution.correctness.comparison import compare, identical, relative_error
+from harness.execution.correctness.runs import in_float64, run_batches
+from harness.execution.generation import Batch, Generation
 from harness.execution.loading import load_run, planted
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation

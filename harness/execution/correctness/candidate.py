@@ -17,8 +17,9 @@ from harness.execution.correctness.references.dense import (
     quality_of,
     rounded_weights,
 )
-from harness.execution.correctness.runs import Batch, run_batches, watched_run
+from harness.execution.correctness.runs import run_batches, watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
+from harness.execution.generation import Batch
 from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_run

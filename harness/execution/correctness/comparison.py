@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,43 +15,10 @@ from torch import Tensor
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.cache_errors import compare_states, same_states
 from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
+from harness.execution.generation import Generation
 from harness.judging.correctness_rules import rho
-from harness.observation.caches import CacheState
 from harness.records.enums import Dtype
 from harness.records.evidence import Comparison, Divergence, FreeRun, GreedyAgreement, StratumError
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Tensors of one pair of `generate` runs: teacher-forced logits and free-running tokens.
-
-    Shapes: B rows, N generated tokens, P prompt positions (the last ones of the padded prompt), V vocabulary.
-    """
-
-    prompt_logits: Tensor
-    """(B, P, V): raw logits of the prefill, in the dtype in which the model gave them."""
-    step_logits: Tensor
-    """(B, N, V): raw logits from which token 0..N-1 is chosen while the reference's tokens are forced."""
-    tokens: Tensor
-    """(B, N) int64: tokens that the model generates by itself, greedily."""
-    valid: Tensor
-    """(B, P) bool: prompt positions that are no padding."""
-    states: tuple[CacheState, ...] = ()
-    """Contents of the cache after the forced run, one entry per batch that was run; empty without a cache."""
-    unended: int = 0
-    """Number of rows that ended wrongly, as in `FreeRun.unended`."""
-
-    def __post_init__(self) -> None:
-        rows, prompt, vocabulary = self.prompt_logits.shape
-        if self.step_logits.shape[::2] != (rows, vocabulary) or self.valid.shape != (rows, prompt):
-            raise ValueError(
-                f"prompt logits {tuple(self.prompt_logits.shape)}, step logits {tuple(self.step_logits.shape)} and "
-                f"valid {tuple(self.valid.shape)} should agree in rows, prompt positions and vocabulary"
-            )
-        if self.tokens.shape != self.step_logits.shape[:2]:
-            raise ValueError(
-                f"tokens {tuple(self.tokens.shape)} should be rows by steps of {tuple(self.step_logits.shape)}"
-            )
 
 
 def compare(

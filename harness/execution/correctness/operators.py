@@ -22,8 +22,8 @@ from harness.execution.correctness.attention_operator import watched_attention
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.operator_log import OperatorLog
-from harness.execution.correctness.runs import Batch, with_tokens
-from harness.execution.generation import generate_forced
+from harness.execution.correctness.runs import with_tokens
+from harness.execution.generation import Batch, generate_forced
 from harness.observation.layers import exchanged_layers
 from harness.observation.linears import linears_of
 from harness.observation.wrapping import wrapped

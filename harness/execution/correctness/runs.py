@@ -10,16 +10,20 @@ from typing import Any
 from torch import Tensor
 
 from harness.errors import ReferenceInvalid
-from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.float64 import PrecisionAudit, PromoteToFloat64
-from harness.execution.generation import generate_forced, generate_free, generation, joined, rows_not_ended
+from harness.execution.generation import (
+    Batch,
+    Generation,
+    generate_forced,
+    generate_free,
+    generation,
+    joined,
+    rows_not_ended,
+)
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.watch import Observer
 from harness.paths.base import Aspect
 from harness.records.observation import Observation
-
-Batch = tuple[Tensor, Tensor]
-"""Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
 
 
 def with_tokens(batches: Sequence[Batch], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

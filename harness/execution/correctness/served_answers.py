@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.execution.correctness.comparison import Generation, compare
+from harness.execution.correctness.comparison import compare
 from harness.execution.correctness.errors import Triple, stratum_error
 from harness.execution.correctness.references.dense import put_weights
-from harness.execution.correctness.runs import Batch, in_float64, with_tokens
-from harness.execution.generation import generate_forced
+from harness.execution.correctness.runs import in_float64, with_tokens
+from harness.execution.generation import Batch, Generation, generate_forced
 from harness.execution.loading import load_run
 from harness.execution.serving import Served
 from harness.execution.setup import CaseRun

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from harness.errors import Incompatible
-from harness.execution.correctness.runs import Batch
-from harness.execution.generation import generate_free
+from harness.execution.generation import Batch, generate_free
 from harness.execution.loading import load_run, planted
 from harness.execution.memory.gauges import (
     Gauge,

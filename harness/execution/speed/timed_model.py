@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
 from harness.errors import Incompatible
-from harness.execution.correctness.runs import Batch
+from harness.execution.generation import Batch
 from harness.execution.loading import load_run, planted
 from harness.execution.serving import answer_all
 from harness.execution.setup import CaseRun

@@ -14,9 +14,9 @@ from harness.commands.calibrate import variants as benign
 from harness.commands.calibrate.measure import measure_variants
 from harness.commands.calibrate.symmetry import permuted
 from harness.errors import Incompatible, ReferenceInvalid
-from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.references.eager import make_reference, measure_eager
+from harness.execution.generation import Generation
 from harness.execution.runner import Runner
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_generation

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from harness.errors import ReferenceInvalid
-from harness.execution.correctness.comparison import Generation, compare, relative_error
+from harness.execution.correctness.comparison import compare, relative_error
+from harness.execution.generation import Generation
 from harness.judging.correctness_rules import findings
 from harness.records.enums import Dtype, Tolerance
 from harness.records.evidence import Engagement, EngagementCheck, PrecisionRun

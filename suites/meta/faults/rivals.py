@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.execution.correctness.comparison import Generation
+from harness.execution.generation import Generation
 from harness.records.enums import HALF_PRECISIONS, Dtype
 
 

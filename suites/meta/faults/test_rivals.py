@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from harness.execution.correctness.comparison import Generation
+from harness.execution.generation import Generation
 from harness.records.enums import Dtype
 from suites.meta.faults.rivals import RIVALS, Runs
 

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import ReferenceInvalid
-from harness.execution.correctness.comparison import Generation
 from harness.execution.correctness.runs import exact_runs, run_batches
-from harness.execution.generation import PROMPT_LOGITS
+from harness.execution.generation import PROMPT_LOGITS, Generation
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import linears_of
