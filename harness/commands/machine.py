@@ -19,7 +19,7 @@ from harness.machine.health import Examined, HealthCheck, health
 from harness.machine.inventory import Inventory, describe, is_simulated, take_inventory
 from harness.machine.requirements import Device, Need
 from harness.profiles.baselines import differences, read_baselines
-from harness.profiles.expectations import standard_of
+from harness.profiles.expectations import expectations_of
 from harness.profiles.profile import BASELINES, Match, Profile, find_profile, machine_of, read_profiles
 from harness.records.measurements import Peaks
 from harness.session.checkout import find_catalogue
@@ -135,7 +135,7 @@ def _notes(
         else "not calibrated: harness calibrate"
     )
     yield f"limits: {calibrated}"
-    yield from standard_of(profiles, match, environment).notes
+    yield from expectations_of(profiles, match, environment).notes
     for technique, file in read_baselines(profile).files.items():
         other = differences(file, environment)
         held = f"of other hardware: {other}" if other else "in force"

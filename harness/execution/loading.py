@@ -17,10 +17,10 @@ from harness.errors import Incompatible, ModelUnavailable, UnknownName, first_li
 from harness.execution.generation import Batch, set_plain_greedy
 from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
-from harness.records.workload import Folder, Hub, ModelRecipe, Prompt, Seeded
+from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded
 
 
-def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
+def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
     """Return the causal language model of `recipe`, in evaluation mode on `device`.
 
     Attention is eager unless `options`, the keyword arguments of `from_pretrained`, say otherwise. Weights that these
@@ -46,21 +46,21 @@ def load_model(recipe: ModelRecipe, *, dtype: Dtype, device: str, options: Mappi
     return model.eval() if placed else model.eval().to(device)
 
 
-def load_config(recipe: ModelRecipe) -> Any:
+def load_config(recipe: ModelSpec) -> Any:
     """Return the configuration of `recipe`. Raises ModelUnavailable."""
     from transformers import AutoConfig
 
     return _pretrained(AutoConfig, recipe)
 
 
-def load_tokenizer(recipe: ModelRecipe) -> Any:
+def load_tokenizer(recipe: ModelSpec) -> Any:
     """Return the tokenizer of `recipe`. Raises ModelUnavailable."""
     from transformers import AutoTokenizer
 
     return _pretrained(AutoTokenizer, recipe)
 
 
-def _pretrained(kind: Any, recipe: ModelRecipe, **options: Any) -> Any:
+def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
     """Load what `kind`, one of transformers' Auto classes, makes of a recipe. Raises ModelUnavailable."""
     source = recipe.source
     try:
@@ -77,7 +77,7 @@ def _pretrained(kind: Any, recipe: ModelRecipe, **options: Any) -> Any:
         raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
 
 
-def save_seeded(recipe: ModelRecipe, folder: Path) -> None:
+def save_seeded(recipe: ModelSpec, folder: Path) -> None:
     """Write config, weights in bfloat16 and tokenizer of a recipe with a Seeded source into `folder`.
 
     Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor. In
@@ -139,7 +139,7 @@ def load_run(run: CaseRun) -> tuple[Any, list[Batch]]:
     tokenizer = load_tokenizer(setup.recipe)
     set_plain_greedy(model, pad=pad_token(tokenizer))
     batches = [encode(prompts, tokenizer, device=setup.device) for prompts in setup.workload.batches]
-    return run.optimization.prepared(model), batches
+    return run.optimization.prepare_model(model), batches
 
 
 def planted(fault: str) -> AbstractContextManager[Any]:

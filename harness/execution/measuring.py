@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from harness.judging.speed import Aims, enough, settled
 from harness.paths.base import Optimization
 from harness.records.enums import Tolerance
-from harness.records.measurements import Held, Memory, Pair, Sample, WarmUp, Work
+from harness.records.measurements import MemoryComparison, MemoryUsage, Pair, Sample, WarmUp, Work
 from harness.statistics import LOOKS
 
 
@@ -31,7 +31,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Block:
+class TimedBlock:
     """Runs of one side in one worker, where the sides take turns."""
 
     samples: tuple[tuple[Sample, str], ...]
@@ -46,7 +46,7 @@ class Block:
     conditions: Mapping[str, str]
 
 
-def joined(ranks: list[Block]) -> Block:
+def joined(ranks: list[TimedBlock]) -> TimedBlock:
     """Join the blocks of one model's ranks. Times are the first rank's; what went wrong counts from any rank."""
     reasons = zip(*([why for _, why in rank.samples] for rank in ranks), strict=True)
     samples = tuple(
@@ -84,9 +84,11 @@ def sample_until_enough(
     return pairs, looked, why, spent
 
 
-def memory_of(candidate: Held, eager: Held, optimization: Optimization, *, snapshot: str = "") -> Memory:
+def memory_of(
+    candidate: MemoryUsage, eager: MemoryUsage, optimization: Optimization, *, snapshot: str = ""
+) -> MemoryComparison:
     """Return the memory of both sides, with what the path declares of its cache and its weights."""
-    return Memory(
+    return MemoryComparison(
         candidate=candidate,
         eager=eager,
         kv_exact=optimization.tolerance is not Tolerance.LOSSY,

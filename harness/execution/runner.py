@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from harness.errors import NO_ROOM, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut, refuse_full_disk
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
-from harness.execution.measuring import Block, Sampling, joined, memory_of
+from harness.execution.measuring import Sampling, TimedBlock, joined, memory_of
 from harness.execution.setup import CaseRun, CaseSetup, RankAddress
-from harness.execution.speed.alternating import Sides, alternate
+from harness.execution.speed.alternating import AlternatingSides, alternate
 from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import WorkerPool
 from harness.machine.jobs import is_small
@@ -23,9 +23,9 @@ from harness.machine.requirements import ExtensionBuild
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
-from harness.records.measurements import Measurements, Memory, Peaks, Speed
+from harness.records.measurements import Measurements, MemoryComparison, Peaks, Speed
 from harness.records.observation import Rank
-from harness.records.workload import Folder, ModelRecipe, Probes, Seeded
+from harness.records.workload import Folder, ModelSpec, Probes, Seeded
 
 if TYPE_CHECKING:
     from harness.execution import loading, ranks
@@ -124,7 +124,7 @@ class Runner(WorkerPool):
             except WorkerRaised as error:
                 if not str(error).startswith(NO_ROOM):
                     raise
-        sides = Sides(
+        sides = AlternatingSides(
             candidate=lambda: self._block(name, run, sampling),
             eager=lambda: self._block(f"{name}-eager", run.setup.eager(case.dtype), sampling),
             rows=case.workload.batch,
@@ -132,7 +132,7 @@ class Runner(WorkerPool):
         )
         return alternate(sides, sampling)
 
-    def memory(self, case: Case, optimization: Optimization, *, fault: str = "") -> Memory:
+    def memory(self, case: Case, optimization: Optimization, *, fault: str = "") -> MemoryComparison:
         """Weigh a case, and eager once for all cases of its model, workload and dtype. Raises WorkerFailed."""
         about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}"
         run = self.case_run(case, optimization, fault=fault)
@@ -202,7 +202,7 @@ class Runner(WorkerPool):
         # Somebody took the port between its choice and its use.
         return self._run_ranks(name, run, launch.ranks)
 
-    def _block(self, name: str, run: CaseRun, sampling: Sampling) -> Block:
+    def _block(self, name: str, run: CaseRun, sampling: Sampling) -> TimedBlock:
         launch = run.optimization.launch()
         if launch is None:
             return self.ask(name, paired.time_block, run, sampling)
@@ -222,7 +222,7 @@ class Runner(WorkerPool):
         the same whether other workers run at the time or not, since results depend on it."""
         return self.threads if setup.workload.timed is None and is_small(setup.recipe) else 0
 
-    def _loadable(self, recipe: ModelRecipe) -> ModelRecipe:
+    def _loadable(self, recipe: ModelSpec) -> ModelSpec:
         """Return the recipe itself or, for seeded weights, one of the folder into which they are written once."""
         if not isinstance(recipe.source, Seeded):
             return recipe

@@ -9,7 +9,7 @@ from pathlib import Path
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.workload import ModelSpec, Workload
 
 CASE_TIMEOUT = 300.0
 """Default deadline of one request to a worker, in seconds."""
@@ -19,7 +19,7 @@ CASE_TIMEOUT = 300.0
 class CaseSetup:
     """Inputs that all tasks need."""
 
-    recipe: ModelRecipe
+    recipe: ModelSpec
     workload: Workload
     device: str
     scratch: Path

@@ -12,10 +12,10 @@ from harness.judging.correctness import judge
 from harness.judging.memory import judge_memory
 from harness.judging.regression import judge_regression
 from harness.judging.speed import judge_speed
-from harness.judging.timings import Bar, nothing_measured
+from harness.judging.timings import PerformanceExpectation, nothing_measured
 from harness.judging.utilization import judge_utilization
 from harness.paths.base import Optimization
-from harness.profiles.expectations import Standard
+from harness.profiles.expectations import Expectations
 from harness.profiles.thresholds import threshold_of
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case, Evidence
@@ -24,7 +24,11 @@ from harness.records.run import Verdict
 
 
 def judge_measured(
-    case: Case, property_: Property, equivalence: Verdict, measurements: Measurements | None, bar: Bar
+    case: Case,
+    property_: Property,
+    equivalence: Verdict,
+    measurements: Measurements | None,
+    expectation: PerformanceExpectation,
 ) -> Verdict:
     """Return the verdict on one measured property.
 
@@ -41,24 +45,24 @@ def judge_measured(
         return replace(equivalence, property=property_)
     if measurements is None:
         return nothing_measured(case, property_)
-    rules: dict[Property, Callable[[Case, Measurements, Bar], Verdict]] = {
+    rules: dict[Property, Callable[[Case, Measurements, PerformanceExpectation], Verdict]] = {
         Property.SPEED: judge_speed,
         Property.MEMORY: judge_memory,
         Property.UTILIZATION: judge_utilization,
         Property.REGRESSION: judge_regression,
     }
-    return rules[property_](case, measurements, bar)
+    return rules[property_](case, measurements, expectation)
 
 
-def judge_evidence(case: Case, property_: Property, evidence: Evidence, *, standard: Standard) -> Verdict:
+def judge_evidence(case: Case, property_: Property, evidence: Evidence, *, expectations: Expectations) -> Verdict:
     """Return the verdict on a property by evidence: for a measured one that on equivalence, which comes first."""
     first = Property.EQUIVALENCE if property_.measured else property_
-    return judge(case, first, evidence, limits=standard.limits, stored=standard.stored.get(case.id))
+    return judge(case, first, evidence, limits=expectations.limits, stored=expectations.stored.get(case.id))
 
 
-def bar_of(case: Case, path: Optimization, *, standard: Standard) -> Bar:
+def expectation_for(case: Case, path: Optimization, *, expectations: Expectations) -> PerformanceExpectation:
     """Return the limits and the baseline of a case."""
     # On a CPU the overview's claim of speed is a limit only where the path should gain there.
-    claimed = case.device != "cpu" or case.workload.timed in path.pays_in()
-    threshold = threshold_of(case, standard.thresholds, control=path.control, claimed=claimed)
-    return Bar(threshold, *standard.recorded(case.id, case.technique))
+    claimed = case.device != "cpu" or case.workload.timed in path.expected_gain_in()
+    threshold = threshold_of(case, expectations.thresholds, control=path.control, claimed=claimed)
+    return PerformanceExpectation(threshold, *expectations.recorded(case.id, case.technique))

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness.formatting import MIB, mebibytes
-from harness.judging.timings import Bar, nothing_measured
+from harness.judging.timings import PerformanceExpectation, nothing_measured
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
 from harness.records.finding import LimitCheck, numbers_of
-from harness.records.measurements import Measurements, Memory
+from harness.records.measurements import Measurements, MemoryComparison
 from harness.records.run import Verdict
 
 
@@ -44,7 +44,7 @@ MiB where they are small (docs.pytorch.org/docs/stable/notes/cuda.html, memory m
 
 
 def findings(
-    memory: Memory, *, device: str, ratio_limit: float | None, weights_limit: float | None = None
+    memory: MemoryComparison, *, device: str, ratio_limit: float | None, weights_limit: float | None = None
 ) -> list[LimitCheck]:
     """Return the finding of every rule that applies, violated or not.
 
@@ -58,7 +58,7 @@ def findings(
     return checks
 
 
-def _findings(memory: Memory, ratio_limit: float | None, slack: Slack) -> Iterator[LimitCheck]:
+def _findings(memory: MemoryComparison, ratio_limit: float | None, slack: Slack) -> Iterator[LimitCheck]:
     candidate, eager = memory.candidate, memory.eager
     if memory.own_weights:
         # The same tensors under another name: any difference is a copy, or a part that was not loaded.
@@ -94,13 +94,13 @@ def _equal(rule: str, key: str, template: str, *, got: int, wanted: int) -> Limi
     return LimitCheck(rule, key, label, abs(got - wanted) / MIB, 0.0)
 
 
-def judge_memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_memory(case: Case, measured: Measurements, expectation: PerformanceExpectation) -> Verdict:
     property_ = Property.MEMORY
     if measured.memory_failure:
         return failed(case, property_, measured.memory_failure)
     if measured.memory is None:
         return nothing_measured(case, property_)
-    memory, threshold = measured.memory, bar.threshold
+    memory, threshold = measured.memory, expectation.threshold
     checks = findings(memory, ratio_limit=threshold.memory_max, weights_limit=threshold.weights_max, device=case.device)
     numbers = _bytes(memory) | numbers_of(checks)
     wrong = [finding for finding in checks if finding.violated]
@@ -119,7 +119,7 @@ def judge_memory(case: Case, measured: Measurements, bar: Bar) -> Verdict:
     return verdict_on(case, property_, Outcome.PASS, message, numbers)
 
 
-def _bytes(memory: Memory) -> dict[str, float]:
+def _bytes(memory: MemoryComparison) -> dict[str, float]:
     """Return what both sides held in bytes, and the candidate's peak over eager's and over the least possible."""
     sizes = {
         f"{side}.{name}": float(value)

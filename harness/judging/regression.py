@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from harness.judging.baseline_comparison import Change, Compared, compare, figures_of, overall
-from harness.judging.timings import QUIETER, Bar, nothing_measured, speedup, unusable_timing
+from harness.judging.timings import QUIETER, PerformanceExpectation, nothing_measured, speedup, unusable_timing
 from harness.judging.verdicts import failed, verdict_on
 from harness.records.baseline import Recorded
 from harness.records.enums import Outcome, Property
@@ -24,7 +24,7 @@ CHANGED = {
 """Outcome and next step for a person, by change."""
 
 
-def judge_regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_regression(case: Case, measured: Measurements, expectation: PerformanceExpectation) -> Verdict:
     """Return the verdict on a case against its baseline."""
     # Runs of something else than was verified come first, then a regression of speed or memory, then the reason why one
     # of the two is missing.
@@ -34,21 +34,21 @@ def judge_regression(case: Case, measured: Measurements, bar: Bar) -> Verdict:
         early = nothing_measured(case, property_)
     if early and measured.speed and early.outcome is not Outcome.INCONCLUSIVE:
         return early
-    if bar.recorded is None:
-        return early or _unrecorded(case, measured, bar)
+    if expectation.recorded is None:
+        return early or _unrecorded(case, measured, expectation)
     usable = replace(measured, speed=None) if early else measured
-    comparisons = compare(bar.recorded.figures, figures_of(usable, device=case.device), device=case.device)
+    comparisons = compare(expectation.recorded.figures, figures_of(usable, device=case.device), device=case.device)
     if overall(comparisons) is not Change.REGRESSED:
         if early:
             return early
-        if measured.memory_failure and bar.recorded.figures.memory:
+        if measured.memory_failure and expectation.recorded.figures.memory:
             return failed(case, property_, measured.memory_failure)
-    return _changed(case, comparisons, bar.recorded)
+    return _changed(case, comparisons, expectation.recorded)
 
 
-def _unrecorded(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def _unrecorded(case: Case, measured: Measurements, expectation: PerformanceExpectation) -> Verdict:
     numbers = {"speedup": speedup(measured.speed).mid} if measured.speed else {}
-    return verdict_on(case, Property.REGRESSION, Outcome.NO_BASELINE, f"{case.id}: {bar.why_none}", numbers)
+    return verdict_on(case, Property.REGRESSION, Outcome.NO_BASELINE, f"{case.id}: {expectation.why_none}", numbers)
 
 
 def _changed(case: Case, comparisons: tuple[Compared, ...], recorded: Recorded) -> Verdict:

@@ -12,7 +12,7 @@ from harness.judging.timings import (
     DROPPED,
     MORE_TIME,
     QUIETER,
-    Bar,
+    PerformanceExpectation,
     nothing_measured,
     ratios_of,
     speedup,
@@ -104,19 +104,19 @@ def enough(pairs: int, kept: int, *, looks: Sequence[int], late: bool) -> str:
     return "seconds" if late and kept >= LEAST else ""
 
 
-def judge_speed(case: Case, measured: Measurements, bar: Bar) -> Verdict:
+def judge_speed(case: Case, measured: Measurements, expectation: PerformanceExpectation) -> Verdict:
     property_ = Property.SPEED
     early = unusable_timing(case, property_, measured)
     if early or measured.speed is None:
         return early or nothing_measured(case, property_)
-    speed, aims = measured.speed, aims_of(bar.threshold)
+    speed, aims = measured.speed, aims_of(expectation.threshold)
     interval = speedup(speed)
     limits = {f"speedup.{name}": aim.limit for name, aim in aims.items()}
     numbers = {**_numbers(speed, interval), **utilizations(case, measured), **limits}
     sentence = f"speed over eager's is {interval}"
     bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.answer(interval) for name, aim in aims.items()}
     for bound in (bound for bound, answer in bounds.items() if answer is Answer.MISSED):
-        why = f"{bound}, since {bar.threshold.reason} (its measurements file has all pairs)"
+        why = f"{bound}, since {expectation.threshold.reason} (its measurements file has all pairs)"
         return verdict_on(case, property_, Outcome.SLOW, f"{case.id}: {sentence}, but should be {why}", numbers)
     for bound in (bound for bound, answer in bounds.items() if answer is Answer.OPEN):
         todo = MORE_TIME if speed.stopped == "seconds" else QUIETER

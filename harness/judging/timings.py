@@ -24,7 +24,7 @@ MORE_TIME = "allow more with --timing-seconds"
 
 
 @dataclass(frozen=True)
-class Bar:
+class PerformanceExpectation:
     """Limits and baseline that measurements are held to."""
 
     threshold: Threshold

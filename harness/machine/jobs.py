@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.machine.host import available_memory, processors_allowed, processors_granted
-from harness.records.workload import Folder, ModelRecipe
+from harness.records.workload import Folder, ModelSpec
 
 MOST = 8
 """Largest number of cases at the same time by default. More would start one by one and wait for each other."""
@@ -43,7 +43,7 @@ def threads_of_small(*, processors: int = 0) -> int:
 
 
 @cache  # asked again for every case and worker
-def is_small(model: ModelRecipe) -> bool:
+def is_small(model: ModelSpec) -> bool:
     """Return whether cases of a model may run at the same time: it lies in a folder, and is small in any format."""
     if not isinstance(model.source, Folder):
         return False

@@ -39,7 +39,7 @@ class Sdpa(Optimization):
     technique = Technique.ATTENTION
     changes = frozenset({Aspect.ATTENTION})
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset() if self.backend else frozenset({Bottleneck.PREFILL})
 
     def suits(self, workload: Workload, device: str) -> bool:

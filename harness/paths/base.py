@@ -121,7 +121,7 @@ class Optimization(ABC):
         """Return whether a workload may be the only one that it runs on in a day."""
         return True
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         """Return the loads on which it is timed daily: where its gain, or what it holds, shows on a CPU. A CPU times it
         on others only when slow cases are requested."""
         return frozenset()
@@ -160,7 +160,7 @@ class Optimization(ABC):
         """
         return ""
 
-    def prepared(self, model: Any) -> Any:
+    def prepare_model(self, model: Any) -> Any:
         """Return the loaded model with the optimization's own changes made to it. Runs in the worker."""
         return model
 

@@ -52,7 +52,7 @@ class NoCache(Optimization):
     control = True
     changes = frozenset({Aspect.CACHE})
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset({Bottleneck.DECODE})
 
     def generate_options(self) -> Mapping[str, Any]:
@@ -70,7 +70,7 @@ class StaticCache(Optimization):
     technique = Technique.CACHING
     changes = frozenset({Aspect.CACHE})
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset({Bottleneck.DECODE})
 
     def generate_options(self) -> Mapping[str, Any]:

@@ -40,7 +40,7 @@ class CompiledStaticCache(Optimization):
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
     compiles_steps = True
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset() if self.extra else frozenset({Bottleneck.DECODE})
 
     def needs(self) -> tuple[Need, ...]:
@@ -88,7 +88,7 @@ class CompiledForward(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Compiler(),)
 
-    def prepared(self, model: Any) -> Any:
+    def prepare_model(self, model: Any) -> Any:
         import torch
 
         model.forward = torch.compile(model.forward)

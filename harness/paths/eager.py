@@ -16,7 +16,7 @@ class Eager(Optimization):
     technique = Technique.EAGER
     tolerance = Tolerance.EXACT
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         """Return the load on which eager is timed against itself, which shows what comparisons are worth."""
         return frozenset({Bottleneck.DECODE})
 

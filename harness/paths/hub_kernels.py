@@ -77,7 +77,7 @@ class LayersLocal(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Triton(), Kernels(), LocalKernel(LAYER_KERNELS))
 
-    def prepared(self, model: Any) -> Any:
+    def prepare_model(self, model: Any) -> Any:
         from kernels import LocalLayerRepository, Mode, kernelize, use_kernel_mapping
         from transformers import KernelConfig
 
@@ -119,7 +119,7 @@ class LayersHub(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return (Cuda(), Triton(), Kernels(), HubKernel("kernels-community/liger-kernels"))
 
-    def prepared(self, model: Any) -> Any:
+    def prepare_model(self, model: Any) -> Any:
         _registered(model)
         model.set_use_kernels(use_kernels=True)
         return model

@@ -241,7 +241,7 @@ class Quanto(QuantizedWeights):
     kinds = "QLinear *QB*sTensor"
     operators = "*LinearFunction"
 
-    def pays_in(self) -> frozenset[Bottleneck]:
+    def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset({Bottleneck.DECODE}) if self.bits == 4 else frozenset()
 
     def needs(self) -> tuple[Need, ...]:
@@ -304,7 +304,7 @@ class FineGrainedFp8(QuantizedWeights):
 
         return {"quantization_config": FineGrainedFP8Config()}
 
-    def prepared(self, model: Any) -> Any:
+    def prepare_model(self, model: Any) -> Any:
         from torch.cuda import get_device_capability
 
         if get_device_capability() < (8, 9):

@@ -71,9 +71,9 @@ class Stack(Optimization):
     def refuses(self, line: str, case: RunContext) -> str:
         return next(filter(None, (part.refuses(line, case) for part in self.parts)), "")
 
-    def prepared(self, model: Any) -> Any:
+    def prepare_model(self, model: Any) -> Any:
         for part in self.parts:
-            model = part.prepared(model)
+            model = part.prepare_model(model)
         return model
 
     @contextmanager

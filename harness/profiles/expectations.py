@@ -1,4 +1,4 @@
-"""The standard of a session: limits of the matching profile or of the table, and what was stored there."""
+"""Expectations of a session: limits of the matching profile or of the table, and what was stored there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.records.enums import Technique
 
 
 @dataclass(frozen=True)
-class Standard:
+class Expectations:
     """Everything that a session judges by. The defaults are for a machine without a profile: the table of limits."""
 
     profile: str | None = None
@@ -58,11 +58,11 @@ def sound_profiles(root: Path) -> tuple[Profile, ...]:
     return profiles
 
 
-def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mapping[str, str]) -> Standard:
+def expectations_of(profiles: tuple[Profile, ...], match: Match, environment: Mapping[str, str]) -> Expectations:
     """Return what to judge by in an environment. Raises CorruptRecord or HarnessError if stored files are unsound."""
     profile = find_profile(profiles, match)
     if profile is None:
-        return Standard()
+        return Expectations()
     notes = []
     if moved := deviations(profile.limits):
         notes.append(f"limits of profile {profile.name} are not the table's: {moved}")
@@ -71,7 +71,7 @@ def standard_of(profiles: tuple[Profile, ...], match: Match, environment: Mappin
     if other:
         notes.append(f"{profile.name}/{FILE} is not compared with: it was stored with {other}")
     stored = numerics.cases if numerics and not other else {}
-    return Standard(
+    return Expectations(
         profile.name,
         profile.limits,
         stored,

@@ -36,7 +36,7 @@ class SpeedFigures:
 
 @dataclass(frozen=True)
 class MemoryFigures:
-    """Bytes held: see `harness.records.measurements.Held`."""
+    """Bytes held: see `harness.records.measurements.MemoryUsage`."""
 
     weights: int
     kv: int

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.records.enums import Dtype, Outcome, Technique, Tolerance
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.workload import ModelSpec, Workload
 
 GROUP = 32
 """Values of quantized keys and values that share a scale: a head of the smallest model. At the libraries' default of 64
@@ -22,7 +22,7 @@ class Case:
     path: str
     """Name of the optimization, `technique.variant`."""
     technique: Technique
-    recipe: ModelRecipe
+    recipe: ModelSpec
     workload: Workload
     device: str
     """A torch device type: `cpu`, `cuda`, ..."""

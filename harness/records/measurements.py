@@ -134,7 +134,7 @@ def log_speedups(pairs: Sequence[Pair], block: int) -> list[float]:
 
 
 @dataclass(frozen=True)
-class Held:
+class MemoryUsage:
     """Bytes that one model and one run of its workload hold, each in a fresh process."""
 
     weights: int
@@ -163,11 +163,11 @@ class Held:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryComparison:
     """Bytes that candidate and eager hold."""
 
-    candidate: Held
-    eager: Held
+    candidate: MemoryUsage
+    eager: MemoryUsage
     kv_exact: bool
     """Whether the candidate's cache must take what the formula says. Otherwise its path packs it: it must take less."""
     own_weights: bool
@@ -206,7 +206,7 @@ class Measurements:
     case: str
     """Id of the case: `Case.id`."""
     speed: Speed | None = None
-    memory: Memory | None = None
+    memory: MemoryComparison | None = None
     peaks: Peaks | None = None
     speed_failure: Failure | None = None
     """Reason why measuring `speed` failed; None if it did not fail."""

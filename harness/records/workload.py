@@ -41,7 +41,7 @@ class Seeded:
 
 
 @dataclass(frozen=True)
-class ModelRecipe:
+class ModelSpec:
     """A model's name, and where to get it and its tokenizer."""
 
     name: str

@@ -13,7 +13,7 @@ from harness.judging.timings import speedup
 from harness.records.codec import read_record
 from harness.records.enums import Property
 from harness.records.evidence import EngagementCheck, Evidence, PrecisionRun
-from harness.records.measurements import Measurements, Memory, Speed
+from harness.records.measurements import Measurements, MemoryComparison, Speed
 from harness.records.run import EXAMPLES, Verdict
 from harness.reports.page import Badge, CasePage, Cell, Part, Table, badges
 from harness.reports.pictures import memory_picture, pairs_picture, parts, steps_picture
@@ -148,7 +148,7 @@ def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
     return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, bounds, name=f"{name}-pairs"))
 
 
-def _memory(memory: Memory, name: str) -> Part:
+def _memory(memory: MemoryComparison, name: str) -> Part:
     sides = (memory.candidate, memory.eager)
     sizes = [{**parts(held), "least, their sum": held.least, "peak": held.peak} for held in sides]
     rows = [[part, *(f"{size[part] / MIB:,.2f}" for size in sizes)] for part in sizes[0]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.formatting import MIB
 from harness.records.enums import Dtype
-from harness.records.measurements import Held, Memory, Pair
+from harness.records.measurements import MemoryComparison, MemoryUsage, Pair
 from harness.statistics import Interval
 
 WIDTH = 360
@@ -167,7 +167,7 @@ def pairs_picture(pairs: Sequence[Pair], interval: Interval, limits: Mapping[str
     return draw(paint, name=name, label="speedup of each pair, with the interval of the median", height=190)
 
 
-def memory_picture(memory: Memory, *, name: str) -> str:
+def memory_picture(memory: MemoryComparison, *, name: str) -> str:
     """Draw the least memory that arithmetic allows, in its parts, and both peaks."""
 
     def paint(axes: Any) -> None:
@@ -186,7 +186,7 @@ def memory_picture(memory: Memory, *, name: str) -> str:
     return draw(paint, name=name, label="peak memory above the least that arithmetic allows", height=140)
 
 
-def parts(held: Held) -> dict[str, int]:
+def parts(held: MemoryUsage) -> dict[str, int]:
     """Return the parts of the least memory that arithmetic allows, in bytes."""
     return {"weights": held.weights, "keys and values": held.kv - held.kv_elsewhere, "logits": held.logits}
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.execution.measuring import Sampling
-from harness.judging.measured import bar_of, judge_evidence, judge_measured
+from harness.judging.measured import expectation_for, judge_evidence, judge_measured
 from harness.judging.speed import CLEARLY_FASTER, Aims, aims_of
-from harness.judging.timings import Bar
-from harness.profiles.expectations import Standard
+from harness.judging.timings import PerformanceExpectation
+from harness.profiles.expectations import Expectations
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case, Evidence
 from harness.records.measurements import Measurements
@@ -30,7 +30,7 @@ class CaseJudge:
 
     runner: Runner
     folder: RunFolder
-    standard: Standard
+    expectations: Expectations
     costs: Costs
     timing_seconds: float = TIMING_SECONDS
     claimed: frozenset[str] = frozenset()
@@ -47,13 +47,13 @@ class CaseJudge:
         if not property_.measured:
             return self.by_evidence(planned, property_)
         verdict, measured = self.measurements(planned, property_)
-        bar = bar_of(case, planned.optimization, standard=self.standard)
+        expectation = expectation_for(case, planned.optimization, expectations=self.expectations)
         if measured and (measured.memory or measured.memory_failure):
             # Weighed for a comparison with a baseline too.
-            weighed = judge_measured(case, Property.MEMORY, verdict, measured, bar)
+            weighed = judge_measured(case, Property.MEMORY, verdict, measured, expectation)
             if not weighed.outcome.fails:
                 self.folder.remove_snapshot(case.id)
-        return judge_measured(case, property_, verdict, measured, bar)
+        return judge_measured(case, property_, verdict, measured, expectation)
 
     def measurements(self, planned: Planned, *properties: Property) -> tuple[Verdict, Measurements | None]:
         """Return the verdict on the equivalence of a case, and its measurements, if any.
@@ -71,7 +71,7 @@ class CaseJudge:
             del self.evidence[case.id]
             verdict = self.by_evidence(planned, Property.EQUIVALENCE)
         for each in properties if verdict.outcome is Outcome.PASS else ():
-            self._measure(planned, each, bar_of(case, planned.optimization, standard=self.standard))
+            self._measure(planned, each, expectation_for(case, planned.optimization, expectations=self.expectations))
         return verdict, self.measured.get(case.id)
 
     def by_evidence(self, planned: Planned, property_: Property) -> Verdict:
@@ -83,9 +83,9 @@ class CaseJudge:
             self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
             self.folder.add_evidence(self.evidence[case.id])
             self.resumed_only.discard(case.id)
-        return judge_evidence(case, property_, self.evidence[case.id], standard=self.standard)
+        return judge_evidence(case, property_, self.evidence[case.id], expectations=self.expectations)
 
-    def _measure(self, planned: Planned, property_: Property, bar: Bar) -> None:
+    def _measure(self, planned: Planned, property_: Property, expectation: PerformanceExpectation) -> None:
         """Measure what the property needs and is not known yet.
 
         If a claim of this session is tried on the case, before or after, pairs should also show whether it is faster at
@@ -95,8 +95,8 @@ class CaseJudge:
         measured = self.measured.get(case.id, Measurements(case.id))
         if _untimed(measured, property_):
             native = next(run for run in self.evidence[case.id].rungs if run.dtype is case.dtype)
-            stored = bar.recorded.figures.speed if bar.recorded else None
-            limits = (*aims_of(bar.threshold).values(), *((CLEARLY_FASTER,) if case.id in self.claimed else ()))
+            stored = expectation.recorded.figures.speed if expectation.recorded else None
+            limits = (*aims_of(expectation.threshold).values(), *((CLEARLY_FASTER,) if case.id in self.claimed else ()))
             aims = Aims(limits, stored.speedup if stored else None)
             sampling = Sampling(self.timing_seconds, aims, kernels=native.engagement.kernels)
             measured = self.runner.timed(measured, case, planned.optimization, sampling)

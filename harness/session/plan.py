@@ -15,7 +15,7 @@ from harness.machine.requirements import Device, HubModel, Need
 from harness.paths.base import Optimization
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
 from harness.records.evidence import Case
-from harness.records.workload import Folder, Hub, ModelRecipe, Probes, Workload
+from harness.records.workload import Folder, Hub, ModelSpec, Probes, Workload
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """Native dtype of accelerators when none is requested: checkpoints are published in it."""
@@ -26,11 +26,11 @@ class Catalogue:
     """Paths, models, workloads and probes that can run."""
 
     paths: tuple[Optimization, ...]
-    models: tuple[ModelRecipe, ...]
+    models: tuple[ModelSpec, ...]
     """Models that run when none is requested."""
     workloads: tuple[Workload, ...]
     probes: Probes
-    more_models: tuple[ModelRecipe, ...] = ()
+    more_models: tuple[ModelSpec, ...] = ()
     """Models that run only when requested by name: they are large, or far away."""
 
     def __post_init__(self) -> None:
@@ -74,7 +74,7 @@ def plan(
     catalogue: Catalogue,
     inventory: Inventory,
     *,
-    models: tuple[ModelRecipe, ...],
+    models: tuple[ModelSpec, ...],
     device: str,
     dtypes: tuple[Dtype, ...] = (),
 ) -> list[Planned]:
@@ -105,11 +105,11 @@ def plan(
     return in_tiers(planned, models=models[:1])
 
 
-def _native(model: ModelRecipe, device: str) -> tuple[Dtype]:
+def _native(model: ModelSpec, device: str) -> tuple[Dtype]:
     return (model.cpu_dtype if device == "cpu" else ACCELERATOR_DTYPE,)
 
 
-def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> list[Planned]:
+def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelSpec, ...]) -> list[Planned]:
     """Return the same cases, each with the first tier that runs it. `models` stand for all others.
 
     *daily*: each path on these models, on the first untimed workload that suits it. What each technique should gain is
@@ -130,7 +130,7 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelRecipe, ...]) -> 
     for entry in fast:
         case = entry.case
         if case.workload.timed is not None:
-            pays = case.workload.timed in entry.optimization.pays_in()
+            pays = case.workload.timed in entry.optimization.expected_gain_in()
             tiers[entry.id] = Tier.DAILY if pays and case.recipe in timed else Tier.NIGHTLY
             continue
         daily = case.recipe in models and usual.get((case.recipe.name, case.dtype, case.path)) is case.workload
@@ -152,11 +152,11 @@ def _costs_a_cpu_a_minute(entry: Planned) -> bool:
     )
 
 
-def _first_timed(planned: Sequence[Planned]) -> tuple[ModelRecipe, ...]:
+def _first_timed(planned: Sequence[Planned]) -> tuple[ModelSpec, ...]:
     return tuple(dict.fromkeys(entry.case.recipe for entry in planned if entry.case.recipe.timed_daily))[:1]
 
 
-def find_model(name: str, catalogue: Catalogue) -> ModelRecipe:
+def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
     """Return the recipe of `--model`: a name, a folder, or a hub id `owner/name[@revision]`. Raises UnknownName."""
     models = (*catalogue.models, *catalogue.more_models)
     for model in models:
@@ -164,10 +164,10 @@ def find_model(name: str, catalogue: Catalogue) -> ModelRecipe:
             return model
     folder = Path(name).expanduser().resolve()
     if (folder / "config.json").is_file():
-        return ModelRecipe(_plain(folder.name), Folder(str(folder)))
+        return ModelSpec(_plain(folder.name), Folder(str(folder)))
     repository, _, revision = name.partition("@")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and not folder.exists():
-        return ModelRecipe(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
+        return ModelSpec(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
     names = [model.name for model in models]
     raise UnknownName("model", name, [*names, "a folder with config.json", "a hub id owner/name"])
 
@@ -245,7 +245,7 @@ def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, na
 def _slow_on_cpu(optimization: Optimization, case: Case) -> bool:
     if case.workload.timed is None:
         return optimization.slow_on_cpu(case)
-    return case.workload.timed not in optimization.pays_in() or not case.recipe.timed_daily
+    return case.workload.timed not in optimization.expected_gain_in() or not case.recipe.timed_daily
 
 
 def _plain(name: str) -> str:

@@ -15,7 +15,7 @@ from harness.machine.inventory import describe
 from harness.machine.jobs import cores, default_jobs, is_small, threads_of_small
 from harness.machine.locks import Patience, devices_held
 from harness.profiles.exceptions import forgiven
-from harness.profiles.expectations import Standard, standard_of
+from harness.profiles.expectations import Expectations, expectations_of
 from harness.profiles.profile import Match, Profile, machine_of
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Evidence
@@ -112,7 +112,7 @@ class Session:
                 self.costs.add(Step(planned.id, planned.case.technique, property_), time.monotonic() - began)
         if planned.claim and verdict.case != planned.claim:
             verdict = as_claim(planned.claim, verdict)
-        verdict = forgiven(verdict, cases.standard.known_failures, on=cases.folder.run.started)
+        verdict = forgiven(verdict, cases.expectations.known_failures, on=cases.folder.run.started)
         cases.folder.add(verdict)
         self.outlook.done.add((planned.id, property_))
         return verdict
@@ -129,11 +129,11 @@ class Session:
         self.costs.write(self.options.run_dir)
         if self.cases is None:
             return exit_code or int(bool(self.selection.count))
-        folder, standard = self.cases.folder, self.cases.standard
-        entries = standard.known_failures
+        folder, expectations = self.cases.folder, self.cases.expectations
+        entries = expectations.known_failures
         elsewhere = [str(entry) for entry in entries if any(entry.names(left.case) for left in self.plan.left_out)]
         folder.run = replace(folder.run, elsewhere=tuple(elsewhere))
-        pardon = Forgiven(standard.skips, standard.known_failures) if folder.run.gate is not None else None
+        pardon = Forgiven(expectations.skips, expectations.known_failures) if folder.run.gate is not None else None
         return folder.finish(exit_code, failed_otherwise=self.failures_without_verdict, forgiven=pardon).exit or 0
 
     def _open(self) -> CaseJudge:
@@ -156,14 +156,14 @@ class Session:
         runner = Runner(probes=plan.catalogue.probes, logs=folder.logs, seconds=options.case_timeout)
         devices = sorted({entry.case.device for entry in plan.all if entry.unmet is None})
         try:
-            standard = self._describe(folder, runner, devices)
+            expectations = self._describe(folder, runner, devices)
         except BaseException:
             runner.close()
             raise
         self._devices = tuple(key for device in devices for key in runner.device_keys(device))
         claimed = frozenset(entry.case.id for entry in plan.all if entry.claim)
         self.cases = CaseJudge(
-            runner, folder, standard, self.costs, options.timing_seconds, claimed, evidence=self.evidence
+            runner, folder, expectations, self.costs, options.timing_seconds, claimed, evidence=self.evidence
         )
         if options.resume:
             self._resumed = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
@@ -172,16 +172,16 @@ class Session:
         self._gather(self.cases)
         return self.cases
 
-    def _describe(self, folder: RunFolder, runner: Runner, devices: list[str]) -> Standard:
+    def _describe(self, folder: RunFolder, runner: Runner, devices: list[str]) -> Expectations:
         """Record what the session runs on, and return the standard that it judges by."""
         accelerators = ", ".join(runner.device_names(device) for device in devices if device != "cpu")
         environment = describe(self.plan.inventory, accelerators=accelerators)
         device = self.plan.device
-        standard = standard_of(self._profiles, Match(device, machine_of(device, accelerators)), environment)
-        if standard.notes:
-            environment["judged_by"] = "; ".join(standard.notes)
-        folder.describe(environment, profile=standard.profile, workers=runner.preloaded() if devices else "")
-        return standard
+        expectations = expectations_of(self._profiles, Match(device, machine_of(device, accelerators)), environment)
+        if expectations.notes:
+            environment["judged_by"] = "; ".join(expectations.notes)
+        folder.describe(environment, profile=expectations.profile, workers=runner.preloaded() if devices else "")
+        return expectations
 
     def _take_gathered(self, case: str, *, alone: bool) -> None:
         """Take the evidence of a case as soon as it is gathered.

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from harness.machine.inventory import Inventory
 from harness.records.enums import Dtype, Tier
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.workload import ModelSpec, Workload
 from harness.session.plan import Catalogue, Planned, in_tiers, plan
 
 
@@ -16,7 +16,7 @@ class Replan(Protocol):
     """Type of `SessionPlan.replan`."""
 
     def __call__(
-        self, workloads: tuple[Workload, ...], *, recipes: tuple[ModelRecipe, ...] = (), path: str = ""
+        self, workloads: tuple[Workload, ...], *, recipes: tuple[ModelSpec, ...] = (), path: str = ""
     ) -> list[Planned]: ...
 
 
@@ -30,7 +30,7 @@ class SessionPlan:
     """torch device type."""
     dtypes: tuple[Dtype, ...]
     """Native dtypes that were requested; empty for each model's own."""
-    named_models: tuple[ModelRecipe, ...]
+    named_models: tuple[ModelSpec, ...]
     """Models that were requested; empty for the catalogue's."""
     tier: Tier
     own: list[Planned] = field(init=False)
@@ -44,7 +44,7 @@ class SessionPlan:
         self.own = self._kept(self.replan(self.catalogue.workloads))
 
     def replan(
-        self, workloads: tuple[Workload, ...], *, recipes: tuple[ModelRecipe, ...] = (), path: str = ""
+        self, workloads: tuple[Workload, ...], *, recipes: tuple[ModelSpec, ...] = (), path: str = ""
     ) -> list[Planned]:
         """Return the session's paths, or only `path`, on other workloads, on its models or on `recipes`. All tiers are
         included."""

@@ -36,7 +36,7 @@ def summary(session: Session) -> Iterator[str]:
         yield from untrue_claims(verdicts)
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield from changed_numerics(verdicts)
-        yield from cases.standard.notes
+        yield from cases.expectations.notes
         if slowest := session.costs.slowest(SLOWEST):
             yield f"slowest: {', '.join(f'{step} {seconds:.0f} s' for step, seconds in slowest)}"
         yield f"{tally_outcomes(verdicts)}; record: {cases.folder.path}"

@@ -11,7 +11,7 @@ from harness.execution.runner import failure_of
 from harness.execution.setup import CaseRun
 from harness.judging.claims import ClaimNumber, OverviewClaim, as_claim, judge_claim
 from harness.judging.measured import judge_measured
-from harness.judging.timings import Bar
+from harness.judging.timings import PerformanceExpectation
 from harness.judging.verdicts import failed, verdict_on
 from harness.paths.base import Optimization, engagement
 from harness.profiles.thresholds import Threshold
@@ -20,7 +20,7 @@ from harness.records.evidence import Case, Failure
 from harness.records.measurements import Measurements
 from harness.records.observation import Observation
 from harness.records.run import Verdict
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.workload import ModelSpec, Workload
 from harness.session.case_judge import CaseJudge
 from harness.session.plan import Planned
 
@@ -34,7 +34,7 @@ class Place:
 
     path: str
     workload: Workload
-    model: ModelRecipe
+    model: ModelSpec
     """Unless the session names models."""
 
 
@@ -85,7 +85,7 @@ class ClaimTrial:
         self, parts: Sequence[ClaimNumber], *, figures: Mapping[str, float] | None = None, told: str = ""
     ) -> Verdict:
         name = self.planned.claim
-        known = self.cases.standard.disclaimers.get(name)
+        known = self.cases.expectations.disclaimers.get(name)
         statement = OverviewClaim(name, self.case, *((known.reason, known.parts) if known else ()))
         return judge_claim(statement, parts, figures=figures, remark=told)
 
@@ -106,8 +106,10 @@ class ClaimTrial:
 
     def unlimited(self, asked: Property, equivalence: Verdict, measured: Measurements) -> Verdict:
         """Of one property of the case, held to no limit: whether it was measured as it should be."""
-        bar = Bar(Threshold(self.case.path, self.case.workload.name, "a claim has its own limit"))
-        return judge_measured(self.case, asked, equivalence, measured, bar)
+        expectation = PerformanceExpectation(
+            Threshold(self.case.path, self.case.workload.name, "a claim has its own limit")
+        )
+        return judge_measured(self.case, asked, equivalence, measured, expectation)
 
     def equivalent(self) -> Verdict:
         """Raises Settled if the case is not engaged and equivalent."""
@@ -117,7 +119,7 @@ class ClaimTrial:
         return equivalence
 
     def run(
-        self, path: Optimization | None = None, workload: Workload | None = None, model: ModelRecipe | None = None
+        self, path: Optimization | None = None, workload: Workload | None = None, model: ModelSpec | None = None
     ) -> CaseRun:
         """Return the case's run, or that of another path, workload or model."""
         case = replace(self.case, workload=workload or self.case.workload, recipe=model or self.case.recipe)

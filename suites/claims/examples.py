@@ -53,7 +53,7 @@ def example_runs(technique: Technique, asked: ClaimTrial) -> Verdict:
     if error and unmet:
         return claim_verdict(name, case, Outcome.UNSUPPORTED, f"{name}: {unmet} (without it: {error})")
     if error:
-        known = asked.cases.standard.disclaimers.get(name)
+        known = asked.cases.expectations.disclaimers.get(name)
         why = known.reason if known else ""
         outcome = Outcome.DISCLAIMED if why else Outcome.DOES_NOT_HOLD
         todo = f"its profile says so: {why}" if why else "the example's needs are met here: ask transformers"

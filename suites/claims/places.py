@@ -10,7 +10,7 @@ from harness.machine.inventory import take_inventory
 from harness.paths.base import Optimization
 from harness.paths.registry import PATHS
 from harness.records.enums import Bottleneck
-from harness.records.workload import ModelRecipe, Workload
+from harness.records.workload import ModelSpec, Workload
 
 TINY = next(model for model in MODELS if model.name == "tiny_llama3")
 MINI = next(model for model in MORE_MODELS if model.name == "mini")
@@ -66,7 +66,7 @@ def runnable(paths: Iterable[Optimization], device: str) -> tuple[list[Optimizat
     return [path for path, why in unmet.items() if not why], left_out
 
 
-def weighty(device: str, *, named: bool) -> ModelRecipe | None:
+def weighty(device: str, *, named: bool) -> ModelSpec | None:
     """The model most of whose memory is weights: the tiny ones are small beside what a process holds anyway. None for
     the case's own, on accelerators, or if the session names models."""
     return MINI if device == "cpu" and not named else None

@@ -20,7 +20,7 @@ from harness.paths.registry import PATHS
 from harness.records.enums import Property, Technique
 from harness.records.measurements import Sample
 from harness.records.run import Verdict
-from harness.records.workload import ModelRecipe
+from harness.records.workload import ModelSpec
 from harness.statistics import ALPHA, LEAST, Interval, ratio_interval
 from suites.claims.asking import ClaimTrial
 from suites.claims.places import LENGTHS, UNEVEN, path_named, runnable, steps, weighty
@@ -163,7 +163,7 @@ def every_parameter_shrinks(asked: ClaimTrial) -> Verdict:
     return asked.verdict(parts, told="; ".join([f"{model.name}, the most of all linears", *told]))
 
 
-def _shrinks(asked: ClaimTrial, path: Optimization, model: ModelRecipe) -> tuple[list[ClaimNumber], str]:
+def _shrinks(asked: ClaimTrial, path: Optimization, model: ModelSpec) -> tuple[list[ClaimNumber], str]:
     """(what one scheme shows, in the case's dtype if it has that; what must be told of it)."""
     own, known = asked.case.dtype, path.dtypes(asked.case.device)
     dtype, name = own if own in known else known[0], path.name.partition(".")[2]

@@ -14,7 +14,7 @@ from harness.execution.setup import CaseSetup
 from harness.execution.vector_math import choose_vector_math
 from harness.records.enums import Dtype
 from harness.records.evidence import Case
-from harness.records.workload import Folder, Hub, ModelRecipe
+from harness.records.workload import Folder, Hub, ModelSpec
 from harness.session.plan import find_model
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.invariants.question import Question
@@ -114,7 +114,7 @@ def reproduce(
     return 1 if violated else 0
 
 
-def _asked_for_as(recipe: ModelRecipe) -> str:
+def _asked_for_as(recipe: ModelSpec) -> str:
     """What `--model` would name it by."""
     if recipe in (*CATALOGUE.models, *CATALOGUE.more_models):
         return recipe.name

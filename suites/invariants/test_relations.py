@@ -18,6 +18,6 @@ def test_relation(planned, judge_by, asking, budget):
             cases.runner,
             budget=budget,
             folder=cases.folder.path,
-            limits=cases.standard.limits,
+            limits=cases.expectations.limits,
         ),
     )

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from harness.commands.confirm.environment import CaseFailed, EnvironmentClient
-from harness.commands.confirm.records import Couple, Ended, Load, Role, Timed, Turns, Who
+from harness.commands.confirm.records import Couple, Load, LoadSummary, Role, TimedRun, Turns, Who
 from harness.commands.confirm.rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
 from harness.errors import NO_ROOM, HarnessError
 from harness.machine.locks import Hold, hold_nothing
@@ -104,7 +104,7 @@ def _together(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Ra
     for role, who in stands:
         sides[who].load(ask.case, role, own=len(stands))
     loading = time.monotonic() - begun
-    timed: dict[Stand, list[Timed]] = {stand: [] for stand in stands}
+    timed: dict[Stand, list[TimedRun]] = {stand: [] for stand in stands}
     spent = dict.fromkeys(ask.roles, 0.0)
     for number in range(BLOCK_MOST):
         wanted = [role for role in ask.roles if number < BLOCK or spent[role] < loading]
@@ -118,8 +118,8 @@ def _together(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Ra
 
 def _apart(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Random) -> Load:
     """Load one model at a time. The second side runs as often as the first."""
-    timed: dict[Stand, list[Timed]] = {}
-    ended: dict[Stand, Ended] = {}
+    timed: dict[Stand, list[TimedRun]] = {}
+    ended: dict[Stand, LoadSummary] = {}
     for role in order.sample(ask.roles, len(ask.roles)):
         runs = 0
         for stand in _shuffled(role, order):
@@ -132,10 +132,10 @@ def _apart(sides: Mapping[Who, EnvironmentClient], ask: Ask, order: random.Rando
     return _load(timed, ended)
 
 
-def _alone(side: EnvironmentClient, role: Role, runs: int, *, loading: float) -> list[Timed]:
+def _alone(side: EnvironmentClient, role: Role, runs: int, *, loading: float) -> list[TimedRun]:
     """Time `runs` runs; if that is 0, as many as fit into the time of loading, from BLOCK to BLOCK_MOST."""
     begun = time.monotonic()
-    timed: list[Timed] = []
+    timed: list[TimedRun] = []
     while len(timed) < (runs or BLOCK) or (not runs and len(timed) < BLOCK_MOST and time.monotonic() - begun < loading):
         timed.append(side.run(role))
     return timed
@@ -145,7 +145,7 @@ def _shuffled(role: Role, order: random.Random) -> list[Stand]:
     return [(role, who) for who in order.sample(list(Who), len(Who))]
 
 
-def _load(timed: Mapping[Stand, Sequence[Timed]], ended: Mapping[Stand, Ended]) -> Load:
+def _load(timed: Mapping[Stand, Sequence[TimedRun]], ended: Mapping[Stand, LoadSummary]) -> Load:
     return Load(
         path=_couples(timed, Role.PATH),
         eager=_couples(timed, Role.EAGER),
@@ -153,6 +153,6 @@ def _load(timed: Mapping[Stand, Sequence[Timed]], ended: Mapping[Stand, Ended]) 
     )
 
 
-def _couples(timed: Mapping[Stand, Sequence[Timed]], role: Role) -> tuple[Couple, ...]:
+def _couples(timed: Mapping[Stand, Sequence[TimedRun]], role: Role) -> tuple[Couple, ...]:
     old, new = (timed.get((role, who), ()) for who in Who)
     return tuple(Couple(a.sample, b.sample, a.dropped or b.dropped) for a, b in zip(old, new, strict=True))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import harness
-from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed, Who
+from harness.commands.confirm.records import Greeting, LoadSummary, Proof, Role, TimedRun, Who
 from harness.errors import HarnessError
 from harness.records.codec import from_plain
 from harness.records.evidence import Failure
@@ -95,11 +95,11 @@ class EnvironmentClient:
     def load(self, case: str, role: Role, *, own: int) -> None:
         self._answer("load", case=case, role=role, own=own)
 
-    def run(self, role: Role) -> Timed:
-        return self._ask(Timed, "run", role=role)
+    def run(self, role: Role) -> TimedRun:
+        return self._ask(TimedRun, "run", role=role)
 
-    def end(self, role: Role) -> Ended:
-        return self._ask(Ended, "end", role=role)
+    def end(self, role: Role) -> LoadSummary:
+        return self._ask(LoadSummary, "end", role=role)
 
     def clear(self) -> None:
         self._answer("clear")

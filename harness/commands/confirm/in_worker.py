@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from harness.commands.confirm.records import Ended, Timed
+from harness.commands.confirm.records import LoadSummary, TimedRun
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun, RankAddress
 from harness.execution.speed.timed_model import kernels_of
@@ -23,14 +23,14 @@ def load(case_run: CaseRun, own: int, place: RankAddress | None) -> None:
     gc.disable()
 
 
-def run() -> Timed:
+def run() -> TimedRun:
     """Time one run."""
     [warm] = _loaded
-    return Timed(*warm.run())
+    return TimedRun(*warm.run())
 
 
-def end(kernels: tuple[str, ...]) -> Ended:
+def end(kernels: tuple[str, ...]) -> LoadSummary:
     """Return what is known after the last run. `kernels` are those of the verified run."""
     [warm] = _loaded
     used, verified = kernels_of(warm.timed, kernels)
-    return Ended(warm.check.differing, used, verified, warm.conditions.foreign, warm.conditions.facts())
+    return LoadSummary(warm.check.differing, used, verified, warm.conditions.foreign, warm.conditions.facts())

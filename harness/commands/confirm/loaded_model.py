@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from harness.commands.confirm import in_worker as loaded
-from harness.commands.confirm.records import Ended, Timed
+from harness.commands.confirm.records import LoadSummary, TimedRun
 from harness.execution.runner import Runner
 from harness.execution.worker import Answer, call_together
 from harness.paths.base import Optimization
 from harness.records.evidence import Case
 
 
-class Standing:
+class LoadedModel:
     """A model, loaded and warm until it is closed. Raises WorkerFailed wherever a worker does not deliver."""
 
     def __init__(  # noqa: PLR0913 - which model, and all that it is loaded with
@@ -35,12 +35,12 @@ class Standing:
             self._ask(loaded.load, [(case_run, own, place) for place in places])
             self._open = until_loaded.pop_all()
 
-    def run(self) -> Timed:
+    def run(self) -> TimedRun:
         """Time one run: the first rank's time, dropped if any rank's is."""
         ranks = self._ask(loaded.run, [()] * len(self._workers))
         return replace(ranks[0], dropped=next((rank.dropped for rank in ranks if rank.dropped), ""))
 
-    def end(self) -> Ended:
+    def end(self) -> LoadSummary:
         """Close the model, and return what is known of its runs. If ranks ran, an error in any of them counts."""
         try:
             ranks = self._ask(loaded.end, [(self._kernels,)] * len(self._workers))

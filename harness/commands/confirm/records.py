@@ -55,7 +55,7 @@ class Proof:
 
 
 @dataclass(frozen=True)
-class Timed:
+class TimedRun:
     """One timed run."""
 
     sample: Sample
@@ -64,7 +64,7 @@ class Timed:
 
 
 @dataclass(frozen=True)
-class Ended:
+class LoadSummary:
     """Facts about one load of a model after its last run."""
 
     differing: int
@@ -110,7 +110,7 @@ class Load:
     path: tuple[Couple, ...]
     eager: tuple[Couple, ...]
     """Pairs of eager; empty if the case itself is eager."""
-    ended: Mapping[str, Ended]
+    ended: Mapping[str, LoadSummary]
     """Facts after the last run of each model, by `old path`, `new path`, `old eager` and `new eager`."""
 
 

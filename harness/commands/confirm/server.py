@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import harness
-from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed
+from harness.commands.confirm.records import Greeting, LoadSummary, Proof, Role, TimedRun
 from harness.errors import HarnessError, WorkerFailed, first_line
 from harness.machine.inventory import describe, take_inventory
 from harness.records.codec import to_plain
@@ -26,7 +26,7 @@ from harness.session.checkout import find_catalogue
 from harness.session.plan import Catalogue, Planned, plan_case, with_models
 
 if TYPE_CHECKING:
-    from harness.commands.confirm.loaded_model import Standing
+    from harness.commands.confirm.loaded_model import LoadedModel
     from harness.execution.runner import Runner
 
 
@@ -45,7 +45,7 @@ class EnvironmentServer:
         self._catalogue, self._logs, self._seconds, self._fault = catalogue, logs, seconds, fault
         self._runner: Runner | None = None
         self._kernels: dict[str, tuple[str, ...]] = {}
-        self._standing: dict[Role, Standing] = {}
+        self._standing: dict[Role, LoadedModel] = {}
 
     def greet(self, *, devices: list[str]) -> Greeting:
         """Return versions, hardware, accelerators' names and devices' keys, for these torch device types."""
@@ -70,7 +70,7 @@ class EnvironmentServer:
 
     def load(self, *, case: str, role: str, own: int) -> None:
         """Load and warm up the path of a case that was proved, or eager on the same case."""
-        from harness.commands.confirm.loaded_model import Standing
+        from harness.commands.confirm.loaded_model import LoadedModel
         from harness.execution.speed.timed_model import EAGER_KERNELS
         from harness.paths.eager import Eager
 
@@ -78,12 +78,12 @@ class EnvironmentServer:
         path, kernels, fault = planned.optimization, self._kernels[case], self._fault
         if role == Role.EAGER:
             path, kernels, fault = Eager(), EAGER_KERNELS, ""
-        self._standing[Role(role)] = Standing(self._running(), planned.case, path, kernels, fault=fault, own=own)
+        self._standing[Role(role)] = LoadedModel(self._running(), planned.case, path, kernels, fault=fault, own=own)
 
-    def run(self, *, role: str) -> Timed:
+    def run(self, *, role: str) -> TimedRun:
         return self._standing[Role(role)].run()
 
-    def end(self, *, role: str) -> Ended:
+    def end(self, *, role: str) -> LoadSummary:
         """Return what is known of a loaded model, and unload it."""
         return self._standing.pop(Role(role)).end()
 

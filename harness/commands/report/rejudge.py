@@ -11,17 +11,17 @@ from pathlib import Path
 from harness.errors import CorruptRecord, first_line
 from harness.judging.claims import UNTRUE
 from harness.judging.gate import Forgiven, gated
-from harness.judging.measured import bar_of, judge_evidence, judge_measured
+from harness.judging.measured import expectation_for, judge_evidence, judge_measured
 from harness.paths.base import Optimization
 from harness.profiles.exceptions import Disclaimer, forgiven
-from harness.profiles.expectations import Standard, standard_of
+from harness.profiles.expectations import Expectations, expectations_of
 from harness.profiles.profile import Match, Profile, machine_of
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case, Evidence
 from harness.records.measurements import Measurements
 from harness.records.run import EXAMPLES, JUDGED_BY, Run, Verdict
 from harness.records.run_files import RESTORE, RUN, any_run, evidence_of, measurements_of
-from harness.records.workload import Folder, ModelRecipe, Workload
+from harness.records.workload import Folder, ModelSpec, Workload
 from harness.session.plan import Catalogue
 
 UNFINISHED = "the run is not finished"
@@ -68,28 +68,28 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     run = any_run(folder)
     if run.finished is None:
         return Rejudged(run, (), 0, {UNFINISHED: len(run.verdicts)} if run.verdicts else {}, (NEVER_ENDED,))
-    standard, notes = _standard(run, profiles)
-    judging = _Judging(folder, evidence_of(folder), measurements_of(folder), catalogue, standard)
+    expectations, notes = _expectations(run, profiles)
+    judging = _Judging(folder, evidence_of(folder), measurements_of(folder), catalogue, expectations)
     answers = [judging.again(verdict) for verdict in run.verdicts]
-    known_failures, on = standard.known_failures, run.started
+    known_failures, on = expectations.known_failures, run.started
     verdicts = [
         verdict if isinstance(now, str) else forgiven(now, known_failures, on=on)
         for verdict, now in zip(run.verdicts, answers, strict=True)
     ]
     pairs = zip(run.verdicts, verdicts, strict=True)
     environment = {name: value for name, value in run.environment.items() if name != JUDGED_BY}
-    if standard.notes:
-        environment[JUDGED_BY] = "; ".join(standard.notes)
+    if expectations.notes:
+        environment[JUDGED_BY] = "; ".join(expectations.notes)
     kept = Counter(answer for answer in answers if isinstance(answer, str))
-    again = replace(run, profile=standard.profile, environment=environment, verdicts=tuple(verdicts))
+    again = replace(run, profile=expectations.profile, environment=environment, verdicts=tuple(verdicts))
     if run.gate is not None:
-        again = gated(again, Forgiven(standard.skips, standard.known_failures))
+        again = gated(again, Forgiven(expectations.skips, expectations.known_failures))
     return Rejudged(
         again,
         tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome),
         len(answers) - kept.total(),
         dict(kept.most_common()),
-        (*notes, *standard.notes),
+        (*notes, *expectations.notes),
     )
 
 
@@ -101,12 +101,12 @@ class _Judging:
     measured: Mapping[str, Measurements]
     """Measurements by the case's id."""
     catalogue: Catalogue
-    standard: Standard
+    expectations: Expectations
 
     def again(self, was: Verdict) -> Verdict | str:
         """Return today's verdict, or a clause that says why the old one is kept."""
         if was.property is Property.CLAIM:
-            return _disclaimed(was, self.standard.disclaimers.get(was.case)) or "claims rest on several cases"
+            return _disclaimed(was, self.expectations.disclaimers.get(was.case)) or "claims rest on several cases"
         if EXAMPLES in was.numbers:
             return "relations were asked of examples that no file holds"
         evidence = self.evidence.get(was.case)
@@ -122,14 +122,16 @@ class _Judging:
 
     def _judged(self, case: Case, property_: Property, evidence: Evidence, path: Optimization) -> Verdict | str:
         with _judgeable(self.folder / "evidence" / f"{case.id}.json"):
-            verdict = judge_evidence(case, property_, evidence, standard=self.standard)
+            verdict = judge_evidence(case, property_, evidence, expectations=self.expectations)
         if not property_.measured:
             return verdict
         measured = self.measured.get(case.id)
         if measured is None and verdict.outcome is Outcome.PASS:
             return "there is no measurements file"
         with _judgeable(self.folder / "measurements" / f"{case.id}.json"):
-            return judge_measured(case, property_, verdict, measured, bar_of(case, path, standard=self.standard))
+            return judge_measured(
+                case, property_, verdict, measured, expectation_for(case, path, expectations=self.expectations)
+            )
 
 
 def _disclaimed(was: Verdict, disclaimer: Disclaimer | None) -> Verdict | None:
@@ -157,17 +159,17 @@ def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: C
     """Return the case that a verdict is on. Of a model that the catalogue lacks, judging needs the name alone."""
     models = (*catalogue.models, *catalogue.more_models)
     named = (model for model in models if model.name == verdict.recipe)
-    model = next(named, None) or ModelRecipe(verdict.recipe, Folder(""))
+    model = next(named, None) or ModelSpec(verdict.recipe, Folder(""))
     return Case(path.name, path.technique, model, workload, verdict.device, verdict.dtype)
 
 
-def _standard(run: Run, profiles: tuple[Profile, ...]) -> tuple[Standard, list[str]]:
+def _expectations(run: Run, profiles: tuple[Profile, ...]) -> tuple[Expectations, list[str]]:
     """Return (standard of the profile that the run names, or else of one that matches its machine, notes on that)."""
     matching = next((profile for profile in profiles if profile.name == run.profile), None)
     matching = matching or next((profile for profile in profiles if _matches(profile.match, run)), None)
     name = matching.name if matching else None
     notes = [] if name == run.profile else [f"profile {name or 'none'} instead of {run.profile or 'none'}"]
-    return (standard_of(profiles, matching.match, run.environment) if matching else Standard()), notes
+    return (expectations_of(profiles, matching.match, run.environment) if matching else Expectations()), notes
 
 
 def _matches(match: Match, run: Run) -> bool:

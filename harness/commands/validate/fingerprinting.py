@@ -21,7 +21,7 @@ from harness.execution.loading import load_model
 from harness.machine.devices import computes_on_cpu
 from harness.machine.peaks import free_bytes
 from harness.records.enums import Dtype
-from harness.records.workload import ModelRecipe
+from harness.records.workload import ModelSpec
 
 ROWS = 1024
 """Rows of square matrices: large enough for the units that large products use, and hashed in milliseconds."""
@@ -52,7 +52,7 @@ class Operation:
     """Exact result, on the CPU; None if anything in the operation rounds."""
 
 
-def fingerprint(device: str, index: int, about: str, model_spec: ModelRecipe, seconds: float) -> Fingerprint:
+def fingerprint(device: str, index: int, about: str, model_spec: ModelSpec, seconds: float) -> Fingerprint:
     """Return the fingerprint of one device, taken in about `seconds`, by torch's accelerator interface alone."""
     if device != "cpu":
         torch.accelerator.set_device_index(index)
@@ -93,7 +93,7 @@ def repeat(about: str, by_name: Mapping[str, Operation], *, seconds: float) -> F
     return Fingerprint(about, repetition, time.monotonic() - started, first, in_order, wrong)
 
 
-def operations(device: str, model_spec: ModelRecipe) -> dict[str, Operation]:
+def operations(device: str, model_spec: ModelSpec) -> dict[str, Operation]:
     """Return a card's operations in inference: products in every format, reductions, memory, and a small model."""
     torch.set_float32_matmul_precision("highest")
     draw = torch.Generator().manual_seed(SEED)
@@ -153,7 +153,7 @@ def _memory(device: str) -> Operation:
     return Operation(run, torch.zeros(2, rows, dtype=torch.int32))
 
 
-def _model(device: str, model_spec: ModelRecipe, draw: torch.Generator) -> Operation:
+def _model(device: str, model_spec: ModelSpec, draw: torch.Generator) -> Operation:
     """Return the logits of eager in float32 on random tokens, as an operation. Raises ModelUnavailable."""
     model = load_model(model_spec, dtype=Dtype.FP32, device=device, options={})
     ids = torch.randint(model.config.vocab_size, (2, TOKENS), generator=draw).to(device)

@@ -21,7 +21,7 @@ from harness.profiles.baselines import write_files
 from harness.profiles.profile import Match, Profile, find_profile, profile_name, write_profile
 from harness.records.run import Run
 from harness.records.run_files import RUN, any_run
-from harness.records.workload import ModelRecipe
+from harness.records.workload import ModelSpec
 from harness.session.run_folder import fresh_folder, link_latest, scratch
 
 SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
@@ -47,7 +47,7 @@ class Examination:
 
 
 def examine_all(
-    device: str, number: int, model_spec: ModelRecipe | None, *, seconds: float, deadline: float
+    device: str, number: int, model_spec: ModelSpec | None, *, seconds: float, deadline: float
 ) -> Examination:
     """Examine `number` devices of a type one after another, and take a fingerprint of each for so many `seconds`.
 

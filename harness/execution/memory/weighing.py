@@ -26,7 +26,7 @@ from harness.execution.setup import CaseRun
 from harness.observation.caches import cache_tensors
 from harness.observation.watch import windows_of
 from harness.records.enums import Dtype
-from harness.records.measurements import Held
+from harness.records.measurements import MemoryUsage
 
 RUNS = 3
 """Number of equal runs that are weighed, after one that is not. Two could not tell a leak from what is kept once."""
@@ -34,7 +34,7 @@ HISTORY = 100_000
 """Number of allocations that a snapshot of CUDA's allocator goes back: some hundred forward passes."""
 
 
-def weigh(run: CaseRun, snapshot: Path | None = None) -> Held:
+def weigh(run: CaseRun, snapshot: Path | None = None) -> MemoryUsage:
     """Load the model and run the workload freely, with its fault planted. Must be called in a fresh worker.
 
     Everything is done once before, out of reach of the fault, and thrown away. Otherwise what libraries keep when they
@@ -61,7 +61,7 @@ def weigh(run: CaseRun, snapshot: Path | None = None) -> Held:
                 _generate(run, model, batches[0])
                 held, cache = weigh_runs(gauge, run, model, batches[0])
                 peak, reserved = gauge.peak() - before, gauge.reserved()
-    return Held(
+    return MemoryUsage(
         weights=nbytes(loaded),
         kv=nbytes(cache),
         kv_expected=_kv_expected(run, model),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from harness.execution.measuring import Block, Sampling, sample_until_enough
+from harness.execution.measuring import Sampling, TimedBlock, sample_until_enough
 from harness.records.measurements import Pair, Speed
 
 LOOKS = (56, 68, 80)
@@ -18,19 +18,19 @@ Nine independent loads are the fewest that bound an interval, and neighbouring l
 
 
 @dataclass(frozen=True)
-class Sides:
+class AlternatingSides:
     """Functions that run a block of each side in fresh workers, with the rows and new tokens of each run."""
 
-    candidate: Callable[[], Block]
-    eager: Callable[[], Block]
+    candidate: Callable[[], TimedBlock]
+    eager: Callable[[], TimedBlock]
     rows: int
     new_tokens: int
 
 
-def alternate(sides: Sides, sampling: Sampling) -> Speed:
+def alternate(sides: AlternatingSides, sampling: Sampling) -> Speed:
     """Run blocks of candidate and eager until they show enough, reversing the order after each pair of blocks. Raises
     whatever running a block raises."""
-    done: list[tuple[Block, Block]] = []
+    done: list[tuple[TimedBlock, TimedBlock]] = []
 
     def pairs_of_blocks() -> Iterator[Pair]:
         if len(done) % 2:

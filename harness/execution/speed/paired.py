@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.measuring import Block, Sampling, sample_until_enough
+from harness.execution.measuring import Sampling, TimedBlock, sample_until_enough
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun, RankAddress
 from harness.execution.speed.timed_model import (
@@ -27,7 +27,7 @@ from harness.records.enums import Tolerance
 from harness.records.measurements import Pair, Sample, Speed, Work
 
 
-def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = None) -> Block:
+def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = None) -> TimedBlock:
     """Time the runs of one side. In a parallel model these are the runs of the rank at `place`."""
     with refusals(run):
         warm = load_warm_model(run, place)
@@ -35,7 +35,7 @@ def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = Non
             samples = tuple(warm.run() for _ in range(sampling.block))
         work, uncounted = _work(run, warm.timed)
         kernels, verified = kernels_of(warm.timed, sampling.kernels)
-        return Block(
+        return TimedBlock(
             samples=samples,
             warm_up=warm.warm_up,
             work=work,

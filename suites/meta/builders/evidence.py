@@ -19,12 +19,12 @@ from harness.records.evidence import (
     PrecisionRun,
     StratumError,
 )
-from harness.records.workload import Folder, ModelRecipe, Prompt, Workload
+from harness.records.workload import Folder, ModelSpec, Prompt, Workload
 
 CASE = Case(
     path="attention.some",
     technique=Technique.ATTENTION,
-    recipe=ModelRecipe("model", Folder("/model")),
+    recipe=ModelSpec("model", Folder("/model")),
     workload=Workload("work", (Prompt(4, text="text"),), 3),
     device="cpu",
     dtype=Dtype.BF16,

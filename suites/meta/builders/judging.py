@@ -7,24 +7,26 @@ from dataclasses import replace
 
 from harness.judging.baseline_comparison import figures_of
 from harness.judging.measured import judge_measured
-from harness.judging.timings import Bar
+from harness.judging.timings import PerformanceExpectation
 from harness.judging.verdicts import verdict_on
 from harness.profiles.thresholds import Threshold, overview
 from harness.records.baseline import Recorded
 from harness.records.codec import from_plain, to_plain
 from harness.records.enums import Outcome, Property
-from harness.records.measurements import Memory
+from harness.records.measurements import MemoryComparison
 from harness.records.run import Verdict
 from suites.meta.builders.evidence import CASE
 from suites.meta.builders.timings import HELD, measured
 
 EQUIVALENT = verdict_on(CASE, Property.EQUIVALENCE, Outcome.PASS, "closest to its limit: ...", {"bf16.rho": 1.0})
-CLAIMED = Bar(overview(CASE))
+CLAIMED = PerformanceExpectation(overview(CASE))
 
 
-def bar(*, recorded=None, why_none="", **limits):
+def expectation(*, recorded=None, why_none="", **limits):
     """Limits of a profile, for a made-up reason."""
-    return Bar(Threshold(CASE.path, CASE.workload.name, "it was measured so", **limits), recorded, why_none)
+    return PerformanceExpectation(
+        Threshold(CASE.path, CASE.workload.name, "it was measured so", **limits), recorded, why_none
+    )
 
 
 def recorded(made):
@@ -42,7 +44,7 @@ def recorded(made):
 
 def memory(**candidate):
     """Of a candidate that differs from eager by these bytes."""
-    return Memory(replace(HELD, **candidate), HELD, kv_exact=True, own_weights=True)
+    return MemoryComparison(replace(HELD, **candidate), HELD, kv_exact=True, own_weights=True)
 
 
 def judged(asked, *, against=CLAIMED, equivalence=EQUIVALENT, case=CASE, **changes):

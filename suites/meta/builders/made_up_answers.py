@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.memory import MIB
 from harness.judging.verdicts import verdict_on
-from harness.profiles.expectations import Standard
+from harness.profiles.expectations import Expectations
 from harness.records.enums import Outcome, Property
 from harness.records.measurements import Sample
 from harness.session.case_judge import CaseJudge
@@ -39,7 +39,7 @@ def setup_of(case):
 class Answers(ClaimTrial):
     """A claim that is asked with made-up answers."""
 
-    def __init__(self, name, *answers, found=None, speed=None, device="cpu", inside=None, ranks=(), standard=None):
+    def __init__(self, name, *answers, found=None, speed=None, device="cpu", inside=None, ranks=(), expectations=None):
         claim = next(claim for claim in CLAIMS if claim.name == name)
         planned = planned_for(claim, partial(replan, device=device), named=False)
         found = replace(found, case=planned.case.id) if found else measured(planned.case.id, speed=speed)
@@ -52,7 +52,7 @@ class Answers(ClaimTrial):
             observe_ranks=lambda *_, **__: list(ranks),
         )
         folder = SimpleNamespace(logs=Path("logs"))
-        cases = CaseJudge(runner, folder, standard or Standard(), None, 7.0)
+        cases = CaseJudge(runner, folder, expectations or Expectations(), None, 7.0)
         cases.measurements = lambda *_: (passed, found)
         super().__init__(planned, cases)
         self.claim, self.answers, self.inside = claim, iter(answers), inside

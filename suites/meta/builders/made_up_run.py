@@ -11,10 +11,10 @@ from harness.judging.verdicts import unsupported
 from harness.records.codec import write_record
 from harness.records.enums import Dtype, Outcome, Property, Technique
 from harness.records.evidence import EagerCheck, EngagementCheck
-from harness.records.measurements import Memory
+from harness.records.measurements import MemoryComparison
 from harness.records.run import EXAMPLES, Run
 from suites.meta.builders.evidence import FLOOR, TRUE, TRUST, evidence, rung
-from suites.meta.builders.judging import bar
+from suites.meta.builders.judging import expectation
 from suites.meta.builders.recorded_runs import ENVIRONMENT, case, verdict
 from suites.meta.builders.timings import HELD, MIB, WORK, measured, speed
 
@@ -61,14 +61,14 @@ def made_up(folder):
         SLOWER: _seen(SLOWER),
     }
     verdicts = [each for of, found in seen.items() for each in _judged(of, found)]
-    weighed = Memory(replace(HELD, peak=90 * MIB), HELD, kv_exact=True, own_weights=True)
+    weighed = MemoryComparison(replace(HELD, peak=90 * MIB), HELD, kv_exact=True, own_weights=True)
     timings = {
         TIMED: measured(TIMED.id, speed=speed(2.0, dropped=3, work=COUNTED), memory=weighed),
         SLOWER: measured(SLOWER.id, speed=speed(0.9, count=20)),
     }
     for of, found in timings.items():
         equivalent = next(each for each in verdicts if (each.case, each.property) == (of.id, Property.EQUIVALENCE))
-        limits = bar(speed_min=1.1, memory_max=1.2)
+        limits = expectation(speed_min=1.1, memory_max=1.2)
         verdicts += [judge_measured(of, asked, equivalent, found, limits) for asked in Property if asked.measured]
         write_record(folder / "measurements" / f"{of.id}.json", found)
     for of, found in seen.items():

@@ -6,7 +6,7 @@ import math
 import random
 
 from harness.formatting import MIB
-from harness.records.measurements import Held, Measurements, Memory, Pair, Sample, Speed, WarmUp, Work
+from harness.records.measurements import Measurements, MemoryComparison, MemoryUsage, Pair, Sample, Speed, WarmUp, Work
 
 
 def timed(speedup=2.0, *, count=20, noise=0.005, first=0.5, dropped=()):
@@ -25,9 +25,9 @@ def timed(speedup=2.0, *, count=20, noise=0.005, first=0.5, dropped=()):
 
 
 def held(peak=400 * MIB, *, weights=10 * MIB, kv=2 * MIB):
-    return Held(weights, kv, kv, MIB, weights, peak, 0)
+    return MemoryUsage(weights, kv, kv, MIB, weights, peak, 0)
 
 
 def measured(case="case", *, speed=None, peak=400 * MIB, weights=10 * MIB):
-    memory = Memory(held(peak, weights=weights), held(420 * MIB), kv_exact=True, own_weights=True)
+    memory = MemoryComparison(held(peak, weights=weights), held(420 * MIB), kv_exact=True, own_weights=True)
     return Measurements(case, speed or timed(), memory)

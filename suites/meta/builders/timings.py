@@ -5,14 +5,24 @@ from __future__ import annotations
 import random
 
 from harness.records.enums import Dtype
-from harness.records.measurements import Held, Measurements, Memory, Pair, Peaks, Sample, Speed, WarmUp, Work
+from harness.records.measurements import (
+    Measurements,
+    MemoryComparison,
+    MemoryUsage,
+    Pair,
+    Peaks,
+    Sample,
+    Speed,
+    WarmUp,
+    Work,
+)
 
 MIB = 2**20
 PEAKS = Peaks(copy_bandwidth=1e10, read_bandwidth=8e9, flops={Dtype.FP32: 1e11, Dtype.BF16: 2e11}, launch=1e-6)
 WARM = WarmUp(first_call=0.5, calls=3)
 WORK = Work(decode_bytes=4e6, prefill_flops=1e9, decode_steps=32)
 """At 1 ms a token and 20 ms to the first: 40 % of the bandwidth, 50 % of the arithmetic of PEAKS."""
-HELD = Held(weights=4 * MIB, kv=MIB, kv_expected=MIB, logits=1000, resident=5 * MIB, peak=40 * MIB, growth=0)
+HELD = MemoryUsage(weights=4 * MIB, kv=MIB, kv_expected=MIB, logits=1000, resident=5 * MIB, peak=40 * MIB, growth=0)
 
 
 def pairs(speedup, *, count=40, noise=0.02, seed=0, dropped=0):
@@ -39,5 +49,5 @@ def speed(speedup=2.0, **changes):
 
 def measured(case, **changes):
     """Measurements of a case that pass everything by default."""
-    given = {"speed": speed(), "peaks": PEAKS, "memory": Memory(HELD, HELD, kv_exact=True, own_weights=True)}
+    given = {"speed": speed(), "peaks": PEAKS, "memory": MemoryComparison(HELD, HELD, kv_exact=True, own_weights=True)}
     return Measurements(case, **given | changes)

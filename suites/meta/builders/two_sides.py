@@ -10,7 +10,7 @@ import harness
 from harness.commands.confirm import alternate as turns
 from harness.commands.confirm.alternate import Timing
 from harness.commands.confirm.environment import CaseFailed
-from harness.commands.confirm.records import Ended, Greeting, Proof, Role, Timed, Who
+from harness.commands.confirm.records import Greeting, LoadSummary, Proof, Role, TimedRun, Who
 from harness.records.enums import Dtype, Outcome, Tolerance
 from harness.records.evidence import Evidence, Failure
 from harness.records.measurements import Sample
@@ -22,7 +22,7 @@ from suites.meta.builders.evidence import LIE, rung
 ID = "cpu-fp32-tiny_llama3-attention.sdpa-decode_b1"
 CASE, PATH = find_case(ID, CATALOGUE)
 ENVIRONMENT = {"python": "3.11.7", "torch": "2.13.0", "transformers": "5.17.0", "accelerators": "none"}
-FINE = Ended(0, ("decode k",), ("decode k",))
+FINE = LoadSummary(0, ("decode k",), ("decode k",))
 LONG = Timing(1e9)
 CRASH = Failure(Outcome.CRASHED, "fp32 run: worker ended by SIGSEGV")
 FULL = Failure(Outcome.ERROR, "timing: OutOfMemoryError: the device holds two models")
@@ -74,7 +74,7 @@ class Scripted:
     def run(self, role):
         assert role in self.loaded
         self.asked.append(("run", role))
-        return Timed(Sample(next(self.seconds[role])), next(self.dropped))
+        return TimedRun(Sample(next(self.seconds[role])), next(self.dropped))
 
     def end(self, role):
         self.loaded.remove(role)

@@ -88,7 +88,7 @@ def test_run_that_measured_nothing_is_refused(checkout):
         ("run.json", "{", "", ": is no JSON: "),
         ("run.json", '"exit"', '"exits"', ": has unknown exits, but Run knows "),
         (f"measurements/{SDPA.id}.json", "{", "", ": is no JSON: "),
-        (f"measurements/{SDPA.id}.json", '"kv"', '"kvs"', ": has unknown kvs, but Held knows "),
+        (f"measurements/{SDPA.id}.json", '"kv"', '"kvs"', ": has unknown kvs, but MemoryUsage knows "),
         (f"measurements/{SDPA.id}.json", f'"{SDPA.id}"', '"other"', f": holds other, but should hold {SDPA.id} (run "),
     ],
 )

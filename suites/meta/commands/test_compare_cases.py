@@ -9,7 +9,7 @@ import pytest
 
 from harness.commands.compare.cases import About, CaseChange, Weight
 from harness.records.enums import Outcome, Property
-from harness.records.measurements import Memory
+from harness.records.measurements import MemoryComparison
 from harness.records.run import EXAMPLES
 from suites.meta.builders.recorded_runs import verdict
 from suites.meta.builders.timings import HELD, MIB, pairs, speed
@@ -102,7 +102,7 @@ def test_outcome_of_other_hardware_is_worse_only_if_it_was_not_measured(after, w
 
 def of_bytes(**candidate):
     cases = timed(seed=1)
-    held = Memory(replace(HELD, **candidate), HELD, kv_exact=True, own_weights=True)
+    held = MemoryComparison(replace(HELD, **candidate), HELD, kv_exact=True, own_weights=True)
     cases[SDPA] = replace(cases[SDPA], memory=held)
     return side(cases)
 

@@ -10,7 +10,7 @@ from harness.commands.compare.cases import Weight
 from harness.commands.confirm import confirm as confirmation
 from harness.commands.confirm.alternate import Timing
 from harness.commands.confirm.confirm import confirm_cases, finding_of, try_case
-from harness.commands.confirm.records import Ended, Role, Who
+from harness.commands.confirm.records import LoadSummary, Role, Who
 from harness.commands.confirm.rules import LOADS, MARGIN
 from harness.errors import HarnessError
 from harness.records.enums import Outcome
@@ -204,7 +204,7 @@ def test_what_breaks_once_while_it_is_timed_is_tried_again_without_others_beside
 
 @pytest.mark.parametrize(("who", "label"), [("old", "NOT COMPARED"), ("new", "TIMED WRONG")])
 def test_fast_and_wrong_is_no_gain(who, label):
-    cheats = {"ended": Ended(2, ("k",), ("k",)), "path": (0.1,)}
+    cheats = {"ended": LoadSummary(2, ("k",), ("k",)), "path": (0.1,)}
     found, _ = finding(**{who: cheats})
     assert found.label == label
     assert "timed runs with other tokens than the verified one are 2, but should be 0" in found.told

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.commands.confirm.records import Couple, Ended, Load, Turns, Who
+from harness.commands.confirm.records import Couple, Load, LoadSummary, Turns, Who
 from harness.commands.confirm.rules import (
     BLOCK,
     CHANCE,
@@ -26,7 +26,7 @@ from harness.judging.baseline_comparison import Change
 from harness.records.measurements import Sample
 from harness.statistics import Interval, ratio_interval
 
-FINE = Ended(0, ("k",), ("k",))
+FINE = LoadSummary(0, ("k",), ("k",))
 
 
 def couple(ratio, *, dropped=""):
@@ -181,15 +181,15 @@ def test_unfit():
     assert unfit(turns(around(1.0), dropped=4)) == ""
     many = turns([1.0, 1.0], dropped=4)
     assert unfit(many) == "dropped pairs are 4 of 8, but should be at most 1.6, most of them: compiled"
-    foreign = Ended(0, ("k",), ("k",), foreign=2)
+    foreign = LoadSummary(0, ("k",), ("k",), foreign=2)
     told = unfit(turns([1.0], ended={"old path": FINE, "new eager": foreign}))
     assert told == "foreign processes that computed on the device are 2, but should be 0"
 
 
 def test_what_was_timed_wrong_is_told_with_its_side():
-    ended = {"old path": FINE, "new path": Ended(3, ("k",), ("k",)), "new eager": Ended(0, ("x",), ("k",))}
+    ended = {"old path": FINE, "new path": LoadSummary(3, ("k",), ("k",)), "new eager": LoadSummary(0, ("x",), ("k",))}
     found = turns([1.0], ended=ended)
     assert found.wrong(Who.OLD) == ""
     told = "new path: timed runs with other tokens than the verified one are 3, but should be 0"
     assert found.wrong(Who.NEW) == told
-    assert Ended(0, ("x",), ()).wrong == "kernels in the timed runs are x, but should be none"
+    assert LoadSummary(0, ("x",), ()).wrong == "kernels in the timed runs are x, but should be none"

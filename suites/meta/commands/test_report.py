@@ -10,9 +10,9 @@ import pytest
 
 from harness.commands.report.rejudge import NEVER_ENDED
 from harness.judging.claims import UNTRUE
-from harness.judging.measured import bar_of, judge_evidence, judge_measured
+from harness.judging.measured import expectation_for, judge_evidence, judge_measured
 from harness.profiles.exceptions import Disclaimer
-from harness.profiles.expectations import Standard
+from harness.profiles.expectations import Expectations
 from harness.profiles.profile import Match, write_profile
 from harness.profiles.thresholds import Threshold
 from harness.records.codec import read_record, write_lines, write_record
@@ -45,13 +45,13 @@ def report(monkeypatch, capsys):
 
 def judged(of, *, made):
     """The verdicts that a session gives, of good float32 runs."""
-    standard = Standard("here")
+    expectations = Expectations("here")
     shown = read_record(Evidence, made / "evidence" / f"{of.id}.json")
     optimization = next(path for path in CATALOGUE.paths if path.name == of.path)
     for asked in PROPERTIES:
-        first = judge_evidence(of, asked, shown, standard=standard)
-        bar = bar_of(of, optimization, standard=standard)
-        yield judge_measured(of, asked, first, measured(of.id), bar) if asked.measured else first
+        first = judge_evidence(of, asked, shown, expectations=expectations)
+        expectation = expectation_for(of, optimization, expectations=expectations)
+        yield judge_measured(of, asked, first, measured(of.id), expectation) if asked.measured else first
 
 
 def session(checkout, of=TIMED, **changes):

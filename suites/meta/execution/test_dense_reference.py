@@ -121,9 +121,9 @@ def test_fine_grained_fp8_on_an_older_gpu_is_incompatible(monkeypatch):
     """transformers would load a dense model, and warn."""
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (8, 0))
     with pytest.raises(Incompatible, match="where the GPU is older than 8"):
-        FineGrainedFp8().prepared("model")
+        FineGrainedFp8().prepare_model("model")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda: (9, 0))
-    assert FineGrainedFp8().prepared("model") == "model"
+    assert FineGrainedFp8().prepare_model("model") == "model"
 
 
 def test_bitsandbytes_still_multiplies_by_a_number_that_lacks_a_digit():

@@ -20,7 +20,7 @@ from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import RunContext
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.workload import Folder, ModelRecipe, Prompt, Seeded, Workload
+from harness.records.workload import Folder, ModelSpec, Prompt, Seeded, Workload
 
 
 def test_rows_are_padded_on_the_left_and_masked():
@@ -43,7 +43,7 @@ def test_token_id_beyond_the_vocabulary_is_refused():
 
 
 def test_folder_without_config_is_refused(tmp_path):
-    recipe = ModelRecipe("empty", Folder(str(tmp_path)))
+    recipe = ModelSpec("empty", Folder(str(tmp_path)))
     for load in (load_tokenizer, lambda recipe: load_model(recipe, dtype=Dtype.FP32, device="cpu", options={})):
         with pytest.raises(ModelUnavailable, match=r"empty: .* holds no config.json \(name a folder"):
             load(recipe)
@@ -67,7 +67,7 @@ SMALL = {
 
 
 def seeded(folder, *, seed=0, model_type="qwen3", tokenizer=MODELS[0].source.path):
-    recipe = ModelRecipe("small", Seeded(model_type, SMALL, tokenizer, seed))
+    recipe = ModelSpec("small", Seeded(model_type, SMALL, tokenizer, seed))
     save_seeded(recipe, folder)
     loaded = replace(recipe, source=Folder(str(folder)))
     return load_model(loaded, dtype=Dtype.FP32, device="cpu", options={}), load_tokenizer(loaded)

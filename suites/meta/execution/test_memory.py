@@ -24,7 +24,7 @@ from harness.execution.worker import Worker
 from harness.judging.memory import MIB, findings
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype
-from harness.records.measurements import Held, Memory
+from harness.records.measurements import MemoryComparison, MemoryUsage
 from harness.records.workload import Folder, Workload
 
 pytestmark = pytest.mark.workers
@@ -196,11 +196,11 @@ def test_memory_of_ranks_and_of_requests_is_refused(weighed):
         assert raised.value.incompatible
 
 
-HELD = Held(
+HELD = MemoryUsage(
     weights=100 * MIB, kv=10 * MIB, kv_expected=10 * MIB, logits=MIB, resident=101 * MIB, peak=200 * MIB, growth=0
 )
 PEAK = "peak in MiB, which holds weights, keys, values and logits,"
-MEMORY = Memory(HELD, HELD, kv_exact=True, own_weights=True)
+MEMORY = MemoryComparison(HELD, HELD, kv_exact=True, own_weights=True)
 
 
 def with_candidate(**changes):

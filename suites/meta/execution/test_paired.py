@@ -17,7 +17,7 @@ import torch
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import WorkerRaised
-from harness.execution.measuring import Block, Sampling, joined
+from harness.execution.measuring import Sampling, TimedBlock, joined
 from harness.execution.runner import failure_of
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.execution.speed import alternating
@@ -26,7 +26,7 @@ from harness.execution.worker import Worker
 from harness.judging.correctness import judge
 from harness.judging.measured import judge_measured
 from harness.judging.speed import Aim, Aims
-from harness.judging.timings import Bar, speedup
+from harness.judging.timings import PerformanceExpectation, speedup
 from harness.machine.conditions import open_conditions
 from harness.paths.eager import Eager
 from harness.paths.registry import PATHS
@@ -69,7 +69,9 @@ def case_of(path, workload):
 def judged(case, evidence, speed):
     """The verdict on the speed, by the threshold that needs no profile."""
     equivalence = judge(case, Property.EQUIVALENCE, evidence)
-    return judge_measured(case, Property.SPEED, equivalence, Measurements(case.id, speed), Bar(overview(case)))
+    return judge_measured(
+        case, Property.SPEED, equivalence, Measurements(case.id, speed), PerformanceExpectation(overview(case))
+    )
 
 
 def test_eager_beside_itself_is_timed_in_one_worker(timed):
@@ -253,7 +255,7 @@ def test_eager_that_is_eager_no_more_is_refused(timed):
 
 def test_what_any_rank_saw_counts():
     """The first one's times; but a wrong token, a disturbance or another kernel of any."""
-    quiet = Block(((Sample(1.0), ""),) * 2, WarmUp(1.0, 3), None, "", 0, ("k",), ("k",), 0, {})
+    quiet = TimedBlock(((Sample(1.0), ""),) * 2, WarmUp(1.0, 3), None, "", 0, ("k",), ("k",), 0, {})
     other = replace(
         quiet, samples=((Sample(2.0), "compiled"), (Sample(2.0), "")), differing=1, kernels=("x",), foreign=1
     )

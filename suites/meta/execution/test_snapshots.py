@@ -12,7 +12,7 @@ from harness.errors import WorkerDied
 from harness.execution.memory.weighing import recorded
 from harness.execution.runner import Runner
 from harness.paths.eager import Eager
-from harness.profiles.expectations import Standard
+from harness.profiles.expectations import Expectations
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Failure
 from harness.session.case_judge import CaseJudge
@@ -79,7 +79,7 @@ def test_snapshot_stays_only_of_memory_that_failed(tmp_path, asked, found, kept)
     snapshot.parent.mkdir()
     snapshot.touch()
     known = {"evidence": {CASE.id: evidence(*GOOD)}, "measured": {CASE.id: measured(CASE.id, **found)}}
-    cases = CaseJudge(None, folder, Standard(), None, **known)
+    cases = CaseJudge(None, folder, Expectations(), None, **known)
     planned = SimpleNamespace(case=CASE, optimization=Eager())
     cases.judge(planned, asked)
     assert snapshot.exists() is kept

@@ -99,7 +99,7 @@ class CompiledModel(CompiledForward):
 
     name: str = "compilation.model"
 
-    def prepared(self, model):
+    def prepare_model(self, model):
         import torch
 
         return torch.compile(model)

@@ -13,7 +13,7 @@ from harness.records.enums import Dtype, Outcome, Property
 from harness.records.evidence import Failure
 from harness.records.measurements import Pair, Peaks, Sample
 from suites.meta.builders.evidence import CASE
-from suites.meta.builders.judging import CLAIMED, EQUIVALENT, bar, judged, recorded, told
+from suites.meta.builders.judging import CLAIMED, EQUIVALENT, expectation, judged, recorded, told
 from suites.meta.builders.timings import PEAKS, WORK, measured, speed
 
 MEASURED = [asked for asked in Property if asked.measured]
@@ -32,7 +32,9 @@ def test_outcome_of_equivalence_stands(asked, outcome):
 
 @pytest.mark.parametrize("asked", MEASURED)
 def test_good_measurements_pass(asked):
-    assert judged(asked, against=bar(speed_min=1.5, recorded=recorded(measured(CASE.id)))).outcome is Outcome.PASS
+    assert (
+        judged(asked, against=expectation(speed_min=1.5, recorded=recorded(measured(CASE.id)))).outcome is Outcome.PASS
+    )
 
 
 @pytest.mark.parametrize("asked", MEASURED)
@@ -142,7 +144,9 @@ def test_failed_timing_says_nothing_of_memory():
 )
 def test_times_that_cannot_be_judged_are_judged_by_nothing(asked, changes, outcome, message):
     """However fast they are, and whatever was recorded."""
-    verdict = judged(asked, against=bar(speed_min=1.5, recorded=recorded(measured(CASE.id))), speed=speed(**changes))
+    verdict = judged(
+        asked, against=expectation(speed_min=1.5, recorded=recorded(measured(CASE.id))), speed=speed(**changes)
+    )
     assert told(verdict) == (outcome, message)
 
 
@@ -161,7 +165,7 @@ def test_share_of_a_peak_up_to_its_limit_is_possible(asked, outcome):
     """Two per cent are what repeated measurements of a peak differ by."""
     share = {Outcome.PASS: 1.0199, Outcome.ERROR: 1.0201}[outcome]
     at_the_limit = replace(WORK, decode_bytes=share * 1e-3 * PEAKS.bandwidth)
-    against = bar(speed_min=1.5, recorded=recorded(measured(CASE.id)))
+    against = expectation(speed_min=1.5, recorded=recorded(measured(CASE.id)))
     assert judged(asked, against=against, speed=speed(work=at_the_limit)).outcome is outcome
 
 
@@ -182,12 +186,12 @@ def test_speed_within_its_limits_passes():
     )  # fmt: skip
     assert verdict.numbers["speedup.at_least"] == 1.0
     verdict = judged(
-        Property.SPEED, against=bar(speed_min=1.5, speed_max=2.5), speed=speed(dropped=2, alternating=True)
+        Property.SPEED, against=expectation(speed_min=1.5, speed_max=2.5), speed=speed(dropped=2, alternating=True)
     )
     assert verdict.message.endswith(
         ", should be at least 1.5 and at most 2.5; 40 pairs in 4 s, 2 dropped, workers took turns in blocks"
     )
-    verdict = judged(Property.SPEED, against=bar(memory_max=1.0))
+    verdict = judged(Property.SPEED, against=expectation(memory_max=1.0))
     assert verdict.message == f"speed over eager's is {interval}, no limit is set; 40 pairs in 4 s"
 
 
@@ -216,7 +220,7 @@ def test_path_slower_than_its_limit_is_slow():
 
 def test_control_that_loses_nothing_is_slow():
     """It must lose what the optimization gains; else nothing shows that this gains anything."""
-    verdict = judged(Property.SPEED, against=bar(speed_max=0.5))
+    verdict = judged(Property.SPEED, against=expectation(speed_max=0.5))
     assert told(verdict) == (
         Outcome.SLOW,
         (
@@ -243,7 +247,7 @@ def test_interval_that_holds_the_limit_is_inconclusive(stopped, todo):
 
 def test_missed_limit_decides_before_one_that_is_open():
     noisy = speed(1.0, noise=0.3, count=20)
-    verdict = judged(Property.SPEED, against=bar(speed_min=0.2, speed_max=0.3), speed=noisy)
+    verdict = judged(Property.SPEED, against=expectation(speed_min=0.2, speed_max=0.3), speed=noisy)
     assert verdict.outcome is Outcome.SLOW
     assert (verdict.numbers["speedup.at_least"], verdict.numbers["speedup.at_most"]) == (0.2, 0.3)
 
@@ -259,7 +263,7 @@ def test_utilization_tells_both_shares():
 
 
 def test_decode_below_its_share_of_bandwidth_is_slow():
-    verdict = judged(Property.UTILIZATION, against=bar(mbu_min=0.5))
+    verdict = judged(Property.UTILIZATION, against=expectation(mbu_min=0.5))
     assert told(verdict) == (
         Outcome.SLOW,
         (
@@ -268,7 +272,7 @@ def test_decode_below_its_share_of_bandwidth_is_slow():
         ),
     )
     assert verdict.numbers["mbu.at_least"] == 0.5
-    verdict = judged(Property.UTILIZATION, against=bar(mbu_min=0.3))
+    verdict = judged(Property.UTILIZATION, against=expectation(mbu_min=0.3))
     assert (verdict.outcome, verdict.numbers["mbu.at_least"]) == (Outcome.PASS, 0.3)
 
 

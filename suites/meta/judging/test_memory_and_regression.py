@@ -9,9 +9,9 @@ import pytest
 from harness.judging.timings import speedup
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Failure
-from harness.records.measurements import Memory
+from harness.records.measurements import MemoryComparison
 from suites.meta.builders.evidence import CASE
-from suites.meta.builders.judging import bar, judged, memory, recorded, told
+from suites.meta.builders.judging import expectation, judged, memory, recorded, told
 from suites.meta.builders.timings import HELD, MIB, WORK, measured, pairs, speed
 
 
@@ -23,7 +23,7 @@ def test_memory_within_its_limits_passes():
     assert numbers["memory_overhead"] == pytest.approx(7.0, rel=0.01)
     assert numbers["peak_mib.limit"] == pytest.approx(40 * 1.03 + 16)
     assert "candidate.reserved" not in numbers
-    assert judged(Property.MEMORY, against=bar(speed_min=1.0)).message.endswith("; 5 limits hold")
+    assert judged(Property.MEMORY, against=expectation(speed_min=1.0)).message.endswith("; 5 limits hold")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_memory_within_its_limits_passes():
     ],
 )
 def test_each_limit_of_memory_can_be_exceeded(candidate, limits, message):
-    against = bar(speed_min=1.0, **limits)
+    against = expectation(speed_min=1.0, **limits)
     verdict = judged(Property.MEMORY, against=against, memory=memory(**candidate))
     assert told(verdict) == (Outcome.OVER_MEMORY, f"{message} (its measurements file has every number)")
     seen = replace(memory(**candidate), snapshot="logs/memory.pickle")
@@ -69,7 +69,7 @@ def test_each_limit_of_memory_can_be_exceeded(candidate, limits, message):
 def test_pairs_that_bound_nothing_decide_nothing_against_a_baseline():
     """Few pairs of which neighbours agree: from 0 to infinity, and no traceback."""
     wide = speed(pairs=pairs(1.2, count=6) + pairs(2.0, count=6), looks=(12,))
-    verdict = judged(Property.REGRESSION, against=bar(recorded=recorded(measured(CASE.id))), speed=wide)
+    verdict = judged(Property.REGRESSION, against=expectation(recorded=recorded(measured(CASE.id))), speed=wide)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "(0 to inf)" in verdict.message
 
@@ -85,7 +85,7 @@ def test_peak_below_what_a_run_cannot_do_without_is_an_error_of_measuring(side):
     """It is told, whatever else is exceeded, and further than it."""
     low = replace(HELD, peak=4 * MIB)
     sides = (HELD, low) if side else (replace(low, kv=2 * MIB), HELD)
-    verdict = judged(Property.MEMORY, memory=Memory(*sides, kv_exact=True, own_weights=True))
+    verdict = judged(Property.MEMORY, memory=MemoryComparison(*sides, kv_exact=True, own_weights=True))
     assert verdict.outcome is Outcome.ERROR
     least = "5.001" if side else "6.001"
     assert verdict.message.startswith(
@@ -102,13 +102,13 @@ def test_failed_weighing_is_its_own_outcome():
 
 def test_nothing_recorded_is_said_in_the_stores_words():
     why = "nothing is recorded of it in profile here (harness baseline propose RUN)"
-    verdict = judged(Property.REGRESSION, against=bar(speed_min=1.0, why_none=why))
+    verdict = judged(Property.REGRESSION, against=expectation(speed_min=1.0, why_none=why))
     assert told(verdict) == (Outcome.NO_BASELINE, why)
     assert verdict.numbers == {"speedup": speedup(speed()).mid}
 
 
 def test_what_is_as_recorded_passes():
-    verdict = judged(Property.REGRESSION, against=bar(speed_min=1.0, recorded=recorded(measured(CASE.id))))
+    verdict = judged(Property.REGRESSION, against=expectation(speed_min=1.0, recorded=recorded(measured(CASE.id))))
     both = "2.01 (1.99 to 2.03)"
     size = 4 * MIB
     assert told(verdict) == (
@@ -144,7 +144,7 @@ def test_what_is_as_recorded_passes():
     ],
 )
 def test_change_of_speed_has_its_outcome(then, now, outcome, message):
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then))))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then))))
     verdict = judged(Property.REGRESSION, against=against, speed=speed(2.0, **now))
     expected = message.format(now=speedup(speed(2.0, **now)), then=speedup(speed(then)))
     assert told(verdict) == (outcome, expected)
@@ -166,7 +166,7 @@ def test_change_of_speed_has_its_outcome(then, now, outcome, message):
 )
 def test_change_of_memory_has_its_outcome(held, outcome, message):
     """What became worse decides over what became better."""
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id)))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id)))
     verdict = judged(Property.REGRESSION, against=against, memory=memory(**held))
     assert verdict.outcome is outcome
     assert told(verdict)[1].startswith(message)
@@ -175,12 +175,12 @@ def test_change_of_memory_has_its_outcome(held, outcome, message):
 def test_memory_on_one_side_alone_is_inconclusive():
     """It asks for what is missing, and not for a quieter machine."""
     whole, timed = measured(CASE.id), measured(CASE.id, memory=None)
-    verdict = judged(Property.REGRESSION, against=bar(speed_min=0.1, recorded=recorded(timed)))
+    verdict = judged(Property.REGRESSION, against=expectation(speed_min=0.1, recorded=recorded(timed)))
     assert told(verdict) == (
         Outcome.INCONCLUSIVE,
         "peak memory is 40.0 MiB, was not stored (record it too: harness baseline accept RUN)",
     )
-    verdict = judged(Property.REGRESSION, against=bar(speed_min=0.1, recorded=recorded(whole)), memory=None)
+    verdict = judged(Property.REGRESSION, against=expectation(speed_min=0.1, recorded=recorded(whole)), memory=None)
     assert told(verdict) == (
         Outcome.INCONCLUSIVE, "peak memory is not measured, was 40.0 MiB (run the case again)",
     )  # fmt: skip
@@ -190,10 +190,10 @@ def test_failed_weighing_fails_a_case_whose_memory_is_recorded():
     """One whose memory could not be weighed then either is held to its speed."""
     failure = Failure(Outcome.CRASHED, "weighing: the worker was killed", "/x.log")
     given = {"memory": None, "memory_failure": failure}
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id)))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id)))
     verdict = judged(Property.REGRESSION, against=against, **given)
     assert told(verdict) == (Outcome.CRASHED, "weighing: the worker was killed (read /x.log)")
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, memory=None)))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id, memory=None)))
     assert judged(Property.REGRESSION, against=against, **given).outcome is Outcome.PASS
 
 
@@ -214,7 +214,7 @@ UNTIMED = Failure(Outcome.UNSUPPORTED, "is not timed", "/x.log")
 )
 def test_speed_that_cannot_be_judged_hides_no_regression_of_memory(unusable, outcome):
     """Its own reason stands if memory is as recorded, or better."""
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id)))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id)))
     verdict = judged(Property.REGRESSION, against=against, **unusable, memory=memory(peak=60 * MIB))
     assert verdict.outcome is Outcome.REGRESSED
     assert told(verdict)[1].startswith("peak memory is 60.0 MiB, was 40.0 MiB (")
@@ -228,7 +228,7 @@ def test_speed_that_cannot_be_judged_hides_no_regression_of_memory(unusable, out
 @pytest.mark.parametrize("then", [2.0, 2.5])
 def test_failed_weighing_hides_no_regression_of_speed(then):
     """Which is told; the failure stands otherwise."""
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then))))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then))))
     verdict = judged(Property.REGRESSION, against=against, memory=None, memory_failure=CRASHED)
     if then > 2:
         assert verdict.outcome is Outcome.REGRESSED
@@ -246,14 +246,14 @@ def test_failed_weighing_hides_no_regression_of_speed(then):
     ],
 )
 def test_times_of_something_else_come_before_a_regression(wrong, outcome):
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id)))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id)))
     verdict = judged(Property.REGRESSION, against=against, speed=speed(**wrong), memory=memory(peak=60 * MIB))
     assert verdict.outcome is outcome
 
 
 @pytest.mark.parametrize("then", [1.0, 4.0])
 def test_speed_that_was_timed_in_another_way_is_recorded_anew(then):
-    against = bar(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then, alternating=True))))
+    against = expectation(speed_min=0.1, recorded=recorded(measured(CASE.id, speed=speed(then, alternating=True))))
     assert told(judged(Property.REGRESSION, against=against)) == (
         Outcome.INCONCLUSIVE,
         (

@@ -9,7 +9,7 @@ import pytest
 from fixtures.models import MODELS, MORE_MODELS
 from harness.machine.host import available_memory, processors_granted
 from harness.machine.jobs import MOST, default_jobs, is_small, threads_of_small
-from harness.records.workload import Folder, ModelRecipe
+from harness.records.workload import Folder, ModelSpec
 
 GIB = 2**30
 
@@ -44,7 +44,7 @@ def test_small_models_lie_in_folders(tmp_path):
         (tmp_path / name).mkdir()
         with (tmp_path / name / name).open("wb") as file:
             file.truncate(GIB)
-        assert not is_small(ModelRecipe("large", Folder(str(tmp_path / name))))
+        assert not is_small(ModelSpec("large", Folder(str(tmp_path / name))))
 
 
 def group(root, **files):

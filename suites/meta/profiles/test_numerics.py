@@ -12,7 +12,7 @@ import pytest
 from harness.errors import CorruptRecord, HarnessError
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import growth
-from harness.profiles.expectations import standard_of
+from harness.profiles.expectations import expectations_of
 from harness.profiles.numerics import (
     FILE,
     Numerics,
@@ -222,8 +222,8 @@ def test_stored_numbers_are_compared_with_under_equal_conditions_alone(finished,
     fresh, _ = numerics_of(finished())
     store_numerics(fresh, tmp_path)
     here = Profile("here", tmp_path, Match("cpu", "x86_64"), None)
-    assert standard_of((here,), here.match, ENVIRONMENT).stored == fresh.cases
-    moved = standard_of((here,), here.match, {**ENVIRONMENT, "torch": "2.14.0", "cores": "4"})
+    assert expectations_of((here,), here.match, ENVIRONMENT).stored == fresh.cases
+    moved = expectations_of((here,), here.match, {**ENVIRONMENT, "torch": "2.14.0", "cores": "4"})
     assert moved.stored == {}
     [note] = moved.notes
     assert note == (

@@ -12,7 +12,7 @@ import pytest
 from harness.commands.calibrate.spread import calibrated
 from harness.errors import CorruptRecord, HarnessError
 from harness.profiles.baselines import BaselineFile, write_files
-from harness.profiles.expectations import Standard, sound_profiles, standard_of
+from harness.profiles.expectations import Expectations, expectations_of, sound_profiles
 from harness.profiles.fault_results import FILE
 from harness.profiles.limits import LIMITS, Limits
 from harness.profiles.numerics import read_numerics
@@ -224,13 +224,13 @@ def test_profile_that_cannot_be_read_is_refused(made, tmp_path):
 
 def test_session_judges_by_the_profile_that_matches(made):
     """Another machine by the table."""
-    standard = standard_of((made,), HERE, {})
-    assert standard.profile == "here"
-    assert standard.limits == Limits(fp32_rho=3.25)
-    assert standard.notes == ("limits of profile here are not the table's: fp32_rho 3.25 instead of 3",)
-    assert standard_of((made,), Match("cpu", "other"), {}) == Standard()
-    standard = standard_of((replace(made, thresholds=THRESHOLDS),), HERE, {})
-    assert standard.thresholds == THRESHOLDS
+    expectations = expectations_of((made,), HERE, {})
+    assert expectations.profile == "here"
+    assert expectations.limits == Limits(fp32_rho=3.25)
+    assert expectations.notes == ("limits of profile here are not the table's: fp32_rho 3.25 instead of 3",)
+    assert expectations_of((made,), Match("cpu", "other"), {}) == Expectations()
+    expectations = expectations_of((replace(made, thresholds=THRESHOLDS),), HERE, {})
+    assert expectations.thresholds == THRESHOLDS
 
 
 def test_profile_under_which_a_fault_survives_is_refused(tmp_path):

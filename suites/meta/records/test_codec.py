@@ -26,7 +26,7 @@ from harness.records.codec import (
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Comparison, Engagement, EngagementCheck, Evidence, Failure, PrecisionRun
 from harness.records.run import Run, Verdict
-from harness.records.workload import Folder, ModelRecipe, Prompt, Workload
+from harness.records.workload import Folder, ModelSpec, Prompt, Workload
 
 NUMBERS = st.floats(allow_nan=False)
 """Infinity included; not-a-number has its own test, since it is not equal to itself."""
@@ -145,7 +145,7 @@ def test_line_that_does_not_fit_leaves_the_others_whole(tmp_path):
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: ModelRecipe("a-b", Folder("/")), "model recipe is named 'a-b'"),
+        (lambda: ModelSpec("a-b", Folder("/")), "model recipe is named 'a-b'"),
         (lambda: Prompt(3), "either a text or token ids"),
         (lambda: Prompt(3, text="a", tokens=(1, 2, 3)), "either a text or token ids"),
         (lambda: Prompt(3, tokens=(1, 2)), "prompt length is 3 with 2 token ids"),

@@ -19,7 +19,7 @@ from harness.reports.heat import heat, legend
 from harness.reports.html import UNFOLDED, html
 from harness.reports.markdown import markdown
 from harness.reports.standings import path_table
-from suites.meta.builders.judging import bar
+from suites.meta.builders.judging import expectation
 from suites.meta.builders.made_up_run import HOSTILE
 from suites.meta.builders.recorded_runs import ENVIRONMENT, FLASH, SDPA, STATIC, case, verdict
 
@@ -228,7 +228,7 @@ def test_step_of_a_failure_that_judging_adds_is_taken(log):
     found, step = message_and_next(told)
     assert found == "ValueError: bad shape (3, 4)"
     assert step == (f"read {log}" if log else "set it right and run again")
-    lacking = judge_measured(SDPA, Property.SPEED, verdict(SDPA), None, bar())
+    lacking = judge_measured(SDPA, Property.SPEED, verdict(SDPA), None, expectation())
     assert message_and_next(lacking) == ("the record holds no speed", "run the case again")
 
 

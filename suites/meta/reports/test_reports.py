@@ -18,7 +18,7 @@ from harness.reports.markdown import MOST, markdown
 from harness.reports.tables import aligned, case_table, changed_numerics, judged_cases, markdown_table, tally_outcomes
 from harness.session.run_folder import RunFolder
 from suites.meta.builders.evidence import CASE
-from suites.meta.builders.judging import bar, judged, recorded
+from suites.meta.builders.judging import expectation, judged, recorded
 from suites.meta.builders.timings import measured
 
 GOOD = Verdict("a", Property.EQUIVALENCE, Outcome.PASS, "fine", {"fp32.rho": 1.25, "fp32.rho.limit": 3.0})
@@ -100,7 +100,7 @@ def test_figures_are_explained_where_there_are_any():
 
 def test_comparison_with_a_baseline_changes_no_numerics():
     """What was recorded of speed and bytes is no error that has grown."""
-    fine = judged(Property.REGRESSION, against=bar(speed_min=1.0, recorded=recorded(measured(CASE.id))))
+    fine = judged(Property.REGRESSION, against=expectation(speed_min=1.0, recorded=recorded(measured(CASE.id))))
     assert changed_numerics([fine]) == []
     grown = replace(GOOD, message="numerics changed: fp32.rho is 1.25, was 1; x", numbers={"fp32.rho.stored": 1.0})
     assert changed_numerics([fine, grown]) == [f"a: {grown.message}"]

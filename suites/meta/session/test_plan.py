@@ -66,7 +66,7 @@ def test_cpu_times_daily_what_pays_there_on_one_model():
     found = {(entry.case.recipe.name, entry.case.path, entry.case.workload.timed) for entry in daily(CPU, "cpu")}
     timed = {(model, path, load) for model, path, load in found if load}
     models = [model.name for model in MODELS if model.timed_daily]
-    assert timed == {(model, path.name, load) for model in models for path in PATHS for load in path.pays_in()}
+    assert timed == {(model, path.name, load) for model in models for path in PATHS for load in path.expected_gain_in()}
     assert {load for *_, load in timed} == {Bottleneck.DECODE, Bottleneck.PREFILL}
     assert ("tiny_llama3", "caching.none", Bottleneck.DECODE) in timed
     assert ("tiny_llama3", "attention.sdpa", Bottleneck.PREFILL) in timed

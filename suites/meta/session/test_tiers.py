@@ -83,7 +83,7 @@ def test_daily_runs_every_path_once(inventory, device):
 def test_daily_times_what_each_technique_should_gain(inventory, device):
     entries = planned(inventory, device)
     timed = {(e.case.path, e.case.workload.timed) for e in of(Tier.DAILY, entries) if e.case.workload.timed}
-    gains = {(path.name, load) for path in CATALOGUE.paths for load in path.pays_in()}
+    gains = {(path.name, load) for path in CATALOGUE.paths for load in path.expected_gain_in()}
     assert timed == gains
     assert ("attention.sdpa", Bottleneck.PREFILL) in timed
     models = {e.case.recipe.name for e in of(Tier.DAILY, entries) if e.case.workload.timed}

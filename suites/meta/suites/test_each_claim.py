@@ -13,11 +13,11 @@ from harness.judging.memory import MIB
 from harness.judging.timings import MORE_TIME
 from harness.paths.registry import PATHS
 from harness.profiles.exceptions import Disclaimer
-from harness.profiles.expectations import Standard
+from harness.profiles.expectations import Expectations
 from harness.profiles.profile import BASELINES, read_profiles
 from harness.profiles.thresholds import TICKS
 from harness.records.enums import Dtype, Outcome, Technique
-from harness.records.measurements import Memory, Pair, Peaks, Sample
+from harness.records.measurements import MemoryComparison, Pair, Peaks, Sample
 from harness.statistics import ALPHA, ratio_interval
 from suites.claims import examples, sentences
 from suites.claims.examples import EXAMPLES, NEEDS
@@ -43,7 +43,7 @@ UNSPLIT = replace(PART, shards=(replace(PART.shards[0], kept=PART.shards[0].whol
 def weighed(*, elsewhere):
     """Of an offloaded cache of 2 MiB."""
     sides = replace(held(100 * MIB), kv_elsewhere=elsewhere), held(100 * MIB)
-    return replace(measured(), memory=Memory(*sides, kv_exact=True, own_weights=True))
+    return replace(measured(), memory=MemoryComparison(*sides, kv_exact=True, own_weights=True))
 
 
 def bits(more=0.5, *, dense=0):
@@ -362,7 +362,7 @@ def test_disclaimer_of_a_scheme_hides_no_other():
     [place] = [i for i, path in enumerate(SCHEMES) if path.name == "quantization.torchao_int4"]
     answers = bits()
     answers[place] = ({"a": 9.25}, 0)
-    changes = {"standard": Standard(disclaimers={SHRINKS: only})}
+    changes = {"expectations": Expectations(disclaimers={SHRINKS: only})}
     verdict = asked(SHRINKS, answers, changes).tried
     assert verdict.outcome is Outcome.DISCLAIMED
     assert "bits per weight of torchao_int4 is 9.25, but should be at most 5 (its profile says" in verdict.message
@@ -474,8 +474,8 @@ def test_example_that_fails_does_not_hold_unless_a_need_is_unmet(monkeypatch):
     assert verdict.message == (
         f"{name}: ends with ValueError: x, but should run (the example's needs are met here: ask transformers)"
     )
-    known = Standard(disclaimers={name: Disclaimer(name, "no such thing here")})
-    disclaimed = Answers(name, standard=known).tried
+    known = Expectations(disclaimers={name: Disclaimer(name, "no such thing here")})
+    disclaimed = Answers(name, expectations=known).tried
     assert disclaimed.outcome is Outcome.DISCLAIMED
     assert disclaimed.message.endswith("should run (its profile says so: no such thing here)")
     unmet = Answers("example.attention").tried

@@ -12,10 +12,10 @@ from harness.errors import WorkerTimedOut
 from harness.judging.claims import ClaimNumber, exactly, judge_claim, memory_ratio
 from harness.judging.memory import MIB
 from harness.judging.speed import CLEARLY_FASTER
-from harness.judging.timings import Bar
+from harness.judging.timings import PerformanceExpectation
 from harness.judging.verdicts import verdict_on
 from harness.paths.registry import PATHS
-from harness.profiles.expectations import Standard
+from harness.profiles.expectations import Expectations
 from harness.profiles.profile import BASELINES, read_profiles
 from harness.profiles.thresholds import TICKS, Threshold
 from harness.records.enums import Outcome, Property
@@ -208,14 +208,14 @@ def test_pairs_of_what_a_claim_is_tried_on_tell_whether_it_is_faster(tried):
         aims.append(sampling.aims)
         return known
 
-    bar = Bar(Threshold(own.case.path, own.case.workload.name, "why"))
+    expectation = PerformanceExpectation(Threshold(own.case.path, own.case.workload.name, "why"))
     cases = CaseJudge(
         runner=SimpleNamespace(timed=timed),
         folder=SimpleNamespace(add_measurements=lambda _: None),
-        standard=Standard(),
+        expectations=Expectations(),
         costs=None,
         claimed=frozenset([claimed.case.id] if tried else []),
         evidence={own.case.id: SimpleNamespace(rungs=[rung])},
     )
-    cases._measure(own, Property.SPEED, bar)  # noqa: SLF001  where aims are set
+    cases._measure(own, Property.SPEED, expectation)  # noqa: SLF001  where aims are set
     assert aims[0].limits == ((CLEARLY_FASTER,) if tried else ())

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.execution import measuring
-from harness.execution.measuring import Block, Sampling
-from harness.execution.speed.alternating import Sides, alternate
+from harness.execution.measuring import Sampling, TimedBlock
+from harness.execution.speed.alternating import AlternatingSides, alternate
 from harness.execution.speed.paired import sample
 from harness.execution.speed.warm_model import NEAR_TIE_ULPS, TokenCheck, agrees, warm_up
 from harness.judging.speed import Aim, Aims
@@ -174,13 +174,13 @@ def sides(clock):
                 wrong, why = (differing, dropped) if name == "candidate" else (0, "")
                 slower = uneven if name == "candidate" and turns.count(name) % 2 else 1.0  # from load to load
                 runs = ((Sample(seconds * slower), why),) * 4
-                return Block(
+                return TimedBlock(
                     runs, WarmUp(1.0, 3), None, "no work", wrong, ("k",), ("k",), len(turns) % 2, {"load": "1"}
                 )
 
             return run
 
-        return Sides(block("candidate", 1.0), block("eager", 2.0), rows=1, new_tokens=9)
+        return AlternatingSides(block("candidate", 1.0), block("eager", 2.0), rows=1, new_tokens=9)
 
     return make
 
