@@ -18,6 +18,7 @@ from harness.formatting import one_line
 from harness.machine.inventory import take_inventory
 from harness.options import add_options, session_options
 from harness.profiles.expectations import sound_profiles
+from harness.profiles.profile import Profile
 from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tier
 from harness.records.run import Verdict
 from harness.reports.failures import failure_lines
@@ -63,6 +64,7 @@ class Hooks:
 
 PLAN = pytest.StashKey[SessionPlan]()
 """Cases that tests are parametrized with. Made when the first test needs them, so that other tests cost nothing."""
+PROFILES = pytest.StashKey[tuple[Profile, ...]]()
 SESSION = pytest.StashKey[Session]()
 """Session that runs these cases. Made when all tests are collected."""
 STOP = pytest.StashKey[BaseException]()
@@ -70,7 +72,7 @@ STOP = pytest.StashKey[BaseException]()
 
 
 REFUSED = "harness_refused"
-TOLD = pytest.StashKey[str]()
+REFUSAL = pytest.StashKey[str]()
 """Reason why workers of pytest-xdist selected nothing."""
 
 
@@ -134,7 +136,7 @@ def _stop(config: pytest.Config, items: list[pytest.Item]) -> None:
 def pytest_testnodedown(node: Any) -> None:
     """Take over the reason why a worker of pytest-xdist selected nothing."""
     if reason := getattr(node, "workeroutput", {}).get(REFUSED):
-        node.config.stash[TOLD] = reason
+        node.config.stash[REFUSAL] = reason
 
 
 def _drop_empty(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -187,10 +189,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     try:
         options = session_options(config.option, config.rootpath)
         if PLAN in config.stash:
-            profiles = sound_profiles(config.rootpath)
-            config.stash[SESSION] = Session(
-                options, config.stash[PLAN], profiles, selection, notify=partial(_tell, config)
-            )
+            plan, profiles = config.stash[PLAN], config.stash[PROFILES]
+            config.stash[SESSION] = Session(options, plan, profiles, selection, notify=partial(_tell, config))
         elif options.resume:  # also where no case is selected
             resumable_run(options.resume, selection.digest, options.tier)
     except HarnessError as error:
@@ -272,7 +272,7 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Close the run's record. The session fails if cases were selected and none was judged: green must mean proved."""
     harness_session = session.config.stash.get(SESSION, None)
-    if TOLD in session.config.stash:
+    if REFUSAL in session.config.stash:
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
     if session.config.option.collectonly:
         return
@@ -293,8 +293,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     session = config.stash.get(SESSION, None)
-    if TOLD in config.stash:
-        terminalreporter.write_line(config.stash[TOLD])
+    if REFUSAL in config.stash:
+        terminalreporter.write_line(config.stash[REFUSAL])
     if config.option.gate and not config.option.collectonly and (session is None or not session.cases):
         terminalreporter.write_line("gate: red: nothing was judged")
     if session is None or config.option.collectonly:
@@ -370,7 +370,8 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
     catalogue = config.hook.pytest_harness_catalogue(config=config)
     if catalogue is None:
         raise HarnessError("no catalogue: a conftest.py should implement pytest_harness_catalogue")
-    refuse_unused(sound_profiles(config.rootpath), catalogue)
+    config.stash[PROFILES] = sound_profiles(config.rootpath)
+    refuse_unused(config.stash[PROFILES], catalogue)
     option, inventory = config.option, take_inventory()
     return SessionPlan(
         catalogue,

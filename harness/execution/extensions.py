@@ -16,8 +16,8 @@ import torch
 from harness.errors import HarnessError
 
 BUILD_SECONDS = 1500.0
-"""Seconds that a build may take beyond the deadline of other requests: nvcc compiles six sources for minutes each. A
-lock that is older belongs to no build that runs."""
+"""Seconds that a build may take beyond the deadline of other requests: nvcc compiles six of the eight sources, each for
+minutes on few cores. A lock that is older belongs to no build that runs."""
 SETTLED = 10.0
 """Age in seconds up to which a lock that no process has open is waited for: it may be about to go."""
 

@@ -134,8 +134,8 @@ def count_not_ended(rows: list[list[int]], *, free: list[int], end: int, pad: in
     begun = free[: free.index(end)]
     for index, row in enumerate(rows):
         after = row[row.index(end) + 1 :] if end in row else []
-        told = index == 0 and row[: len(begun)] == begun
-        missing = end not in row and (told or len(row) < len(free))
+        began_alike = index == 0 and row[: len(begun)] == begun
+        missing = end not in row and (began_alike or len(row) < len(free))
         wrong += missing or not set(after) <= {pad}
     return wrong
 

@@ -5,7 +5,7 @@ cannot use it. Some packages do so while they are imported: torchao reads the pr
 transformers imports torchao wherever it is installed. It depends on releases, drivers and devices, so it is found by
 trial: a scout, a forked child that is thrown away, imports each module first and checks with torch whether its children
 could use a device. The server imports what is clean, one module behind its scout. The rest is left to the workers that
-need it, as to a user's process. Use of a device without torch's knowledge is not found.
+need it, which see each package as a user's process would. Use of a device without torch's knowledge is not found.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
                 save_tensors(served.tokens, run.verified)
             else:
                 model, seen = _generate(run, rank)
-        found = Rank(
+        rank_seen = Rank(
             shards=tuple(_shards(model)),
             bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
             bytes_whole=sum(each.numel() * each.itemsize for each in model.parameters()),
@@ -56,7 +56,7 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
         )
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        return replace(seen, ranks=(found,))
+        return replace(seen, ranks=(rank_seen,))
 
 
 def compare_ranks(run: CaseRun, seen: list[Observation]) -> PrecisionRun:

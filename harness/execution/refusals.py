@@ -29,8 +29,8 @@ def refusals(run: CaseRun) -> Iterator[None]:
         for line in str(error).splitlines():
             if why := run.optimization.refuses(line, context):
                 # A compiler's line begins with the path of a file that no one keeps.
-                told = line.rpartition(" error: ")[2].strip()
-                raise Incompatible(f"{why} ({type(error).__name__}: {told})") from error
+                reason = line.rpartition(" error: ")[2].strip()
+                raise Incompatible(f"{why} ({type(error).__name__}: {reason})") from error
         raise
 
 

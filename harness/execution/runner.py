@@ -93,23 +93,25 @@ class Runner(WorkerPool):
             **why_none,
         )
 
-    def timed(self, known: Measurements, case: Case, optimization: Optimization, sampling: Sampling) -> Measurements:
-        """Return what is known of a case with its speed added, or the reason why there is none."""
+    def timed(
+        self, measurements: Measurements, case: Case, optimization: Optimization, sampling: Sampling
+    ) -> Measurements:
+        """Return the measurements of a case with its speed added, or the reason why there is none."""
         try:
-            known = replace(known, peaks=self.peaks(case.device))
+            measurements = replace(measurements, peaks=self.peaks(case.device))
         except WorkerFailed as error:
-            known = replace(known, peaks_failure=failure_of(error, "peaks"))
+            measurements = replace(measurements, peaks_failure=failure_of(error, "peaks"))
         try:
-            return replace(known, speed=self.speed(case, optimization, sampling))
+            return replace(measurements, speed=self.speed(case, optimization, sampling))
         except WorkerFailed as error:
-            return replace(known, speed_failure=failure_of(error, "timing"))
+            return replace(measurements, speed_failure=failure_of(error, "timing"))
 
-    def weighed(self, known: Measurements, case: Case, optimization: Optimization) -> Measurements:
-        """Return what is known of a case with its memory added, or the reason why there is none."""
+    def weighed(self, measurements: Measurements, case: Case, optimization: Optimization) -> Measurements:
+        """Return the measurements of a case with its memory added, or the reason why there is none."""
         try:
-            return replace(known, memory=self.memory(case, optimization))
+            return replace(measurements, memory=self.memory(case, optimization))
         except WorkerFailed as error:
-            return replace(known, memory_failure=failure_of(error, "weighing"))
+            return replace(measurements, memory_failure=failure_of(error, "weighing"))
 
     def speed(self, case: Case, optimization: Optimization, sampling: Sampling, *, fault: str = "") -> Speed:
         """Time a case whose evidence this runner made, in its native dtype, with `fault` planted into the candidate.
@@ -236,8 +238,8 @@ class Runner(WorkerPool):
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
         floor = self.once((about,), f"reference-{about}", references.make_reference, setup, threads=threads)
-        asked = (setup, dtype, self.probes.recall)
-        trust = self.once((about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *asked, threads=threads)
+        request = (setup, dtype, self.probes.recall)
+        trust = self.once((about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *request, threads=threads)
         return floor, trust
 
 

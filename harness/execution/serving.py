@@ -195,11 +195,11 @@ def serve(
         )
     short = [answer for answer in answers if len(answer.generated_tokens) != new_tokens]
     if watch.errors or short or len(answers) != len(watch.prompts):
-        told = "; ".join(watch.errors) or ", ".join(
+        reasons = "; ".join(watch.errors) or ", ".join(
             f"{answer.request_id} has {len(answer.generated_tokens)} tokens" for answer in short
         )
         raise HarnessError(
-            f"{len(answers)} of {len(watch.prompts)} requests were answered, {told or 'none with an error'}"
+            f"{len(answers)} of {len(watch.prompts)} requests were answered, {reasons or 'none with an error'}"
         )
     rows = [watch.logits.get(answer.request_id, []) for answer in answers]
     if serving.shows_logits and any(len(row) != new_tokens for row in rows):
@@ -252,12 +252,12 @@ def _in_one_batch(
 def _configured(serving: Serving) -> Any:
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-    known = {entry.name for entry in fields(ContinuousBatchingConfig)}
+    names = {entry.name for entry in fields(ContinuousBatchingConfig)}
     older = {"page_size": "block_size"}  # pages were called blocks up to transformers 5.17
-    options = {name if name in known else older.get(name, name): value for name, value in serving.options.items()}
-    if unknown := options.keys() - known - ABSENT:
+    options = {name if name in names else older.get(name, name): value for name, value in serving.options.items()}
+    if unknown := options.keys() - names - ABSENT:
         raise HarnessError(f"ContinuousBatchingConfig does not know {', '.join(sorted(unknown))}")
-    return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in known})
+    return ContinuousBatchingConfig(**{name: value for name, value in options.items() if name in names})
 
 
 def serve_run(run: CaseRun, serving: Serving) -> tuple[Any, Observation, Served, list[Batch]]:
@@ -267,12 +267,12 @@ def serve_run(run: CaseRun, serving: Serving) -> tuple[Any, Observation, Served,
     model, batches = load_run(run)
     prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
     watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
-    asked = [prompt.tolist() for prompt in prompts]
+    requests = [prompt.tolist() for prompt in prompts]
     with optimization.applied(), watch:
-        served = serve(model, asked, serving, watch, new_tokens=run.setup.workload.new_tokens)
+        served = serve(model, requests, serving, watch, new_tokens=run.setup.workload.new_tokens)
     seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
     with optimization.applied():
-        served = replace(served, unended=requests_not_ended(model, asked, serving, tokens=served.tokens))
+        served = replace(served, unended=requests_not_ended(model, requests, serving, tokens=served.tokens))
     answered = [*prompts, *reversed(prompts)] if serving.again else prompts
     return model, seen, served, [(prompt[None], torch.ones_like(prompt)[None]) for prompt in answered]
 
@@ -289,14 +289,14 @@ def _through_manager(model: Any, rounds: Sequence[Sequence[list[int]]], generati
 
 
 def _answers(manager: Any, prompts: Sequence[list[int]]) -> list[Any]:
-    asked = [manager.add_request(list(prompt)) for prompt in prompts]
+    requests = [manager.add_request(list(prompt)) for prompt in prompts]
     answered: dict[str, Any] = {}
     deadline = time.monotonic() + SECONDS
-    while len(answered) < len(asked) and time.monotonic() < deadline and manager.is_running():
+    while len(answered) < len(requests) and time.monotonic() < deadline and manager.is_running():
         answer = manager.get_result(timeout=PATIENCE)
         if answer is not None and answer.is_finished():
             answered[answer.request_id] = answer
-    return [answered[request] for request in asked if request in answered]
+    return [answered[request] for request in requests if request in answered]
 
 
 def _tokens_per_page(cache: Any) -> int:

@@ -178,7 +178,8 @@ def call_together(
 
 
 def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], workers: Sequence[Worker]) -> WorkerFailed:
-    """Return the failure of a rank, with its name; if another died, its death, of which the others only report."""
+    """Return the failure of a rank, with its name. If another rank died, return that instead: the others only report
+    it."""
     if isinstance(error, WorkerRaised) and not error.incompatible:
         for pipe in wait(list(waiting), timeout=SETTLING_SECONDS):
             try:
@@ -238,6 +239,7 @@ def _answer(request: bytes, log: str) -> Any:
         with suppress(OSError):  # the disk of the log may be full
             traceback.print_exc()
         line = _line_of(error)
+        # The error itself might not survive pickling.
         if isinstance(error, HarnessError):  # complete without its trace
             return WorkerRaised(line, incompatible=isinstance(error, Incompatible))
         return WorkerRaised(f"{type(error).__name__}: {line}", log=log)

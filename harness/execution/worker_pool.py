@@ -1,4 +1,4 @@
-"""Workers of a session: what is asked of a fresh one, what is remembered, and where ranks meet. Imports no torch."""
+"""Workers of a session: requests to fresh ones, answers that are kept, and where ranks meet. Imports no torch."""
 
 from __future__ import annotations
 

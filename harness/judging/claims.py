@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from harness.judging.memory import ALLOCATOR, PROCESS
 from harness.judging.roofline import mbu
-from harness.judging.speed import Answer
+from harness.judging.speed import Decision
 from harness.judging.timings import QUIETER, later_seconds, speedup
 from harness.judging.verdicts import verdict_on
 from harness.records.enums import Outcome, Property
@@ -41,14 +41,14 @@ class ClaimNumber:
     """Whether a miss contradicts the claim. A claim that something may occur is not refuted by one case without it."""
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> Decision:
         """Result by the whole interval, without the allowances of thresholds: a claim is either true or not."""
         low, high, limit = self.got.low, self.got.high, self.limit
         if not self.at_least:
             low, high, limit = -high, -low, -limit
         if low >= limit:
-            return Answer.MET
-        return Answer.MISSED if high < limit and self.refutable else Answer.OPEN
+            return Decision.MET
+        return Decision.MISSED if high < limit and self.refutable else Decision.OPEN
 
     @property
     def claimed(self) -> str:
@@ -106,8 +106,8 @@ def judge_claim(
     name, case = statement.name, statement.case
     if not parts:
         raise ValueError(f"{name}: rests on no number, but should on at least one")
-    wrong = [part for part in parts if part.answer is Answer.MISSED]
-    unknown = [part for part in parts if part.answer is Answer.OPEN]
+    wrong = [part for part in parts if part.answer is Decision.MISSED]
+    unknown = [part for part in parts if part.answer is Decision.OPEN]
     wrong.sort(key=lambda part: statement.disclaims([part]))  # what nobody disclaimed is told first
     numbers = dict(figures or {})
     for part in parts:

@@ -30,8 +30,9 @@ errs by their step / sqrt(12), and n values of mean square 1 have a range of at 
 ULPS_OF_EAGER = 128.0
 """Relative RMS error that eager may have, in unit roundoffs of its dtype: trained small models show 3 to 33."""
 ULPS_PER_POSITION = 0.25
-"""Unit roundoffs per position that eager's error may reach in float32 on long prompts. Rotary angles err in proportion
-to the position. Trained small models show up to 0.12 at 2,048 positions."""
+"""Unit roundoffs per position that eager's error may reach in float32 on long prompts. Rotary angles are computed
+in float32 whatever the dtype, and err in proportion to the position. Trained small models show up to 0.12 at 2,048
+positions."""
 FLOOR = 1e-3
 """Share of eager's error that the reference's own, cached against uncached, may reach. About 1e-9 is normal."""
 RECALL = 0.99

@@ -115,7 +115,10 @@ def _weights(model: ModelFigures, *, tokens: int) -> float:
 
 
 def prefill_flops(model: ModelFigures, *, rows: int, prompt: int, logits: int) -> float:
-    """Return the floating-point operations of the prefill, two per multiply-add. Attention sees nothing later."""
+    """Return the floating-point operations of the prefill, two per multiply-add.
+
+    They are the products with weights and both products of attention, which is causal: a query sees nothing later.
+    """
     linear = prompt * model.multiply_adds + min(logits, prompt) * model.head_multiply_adds
     if model.experts:
         linear += prompt * model.experts.chosen * model.experts.multiply_adds

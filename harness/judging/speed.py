@@ -37,7 +37,7 @@ PRECISE = 0.01
 """Half width at which an interval needs no more pairs, decided or not."""
 
 
-class Answer(StrEnum):
+class Decision(StrEnum):
     """Relation of an interval to a limit."""
 
     MET = "met"
@@ -52,7 +52,7 @@ class Aim:
     limit: float
     at_least: bool = True
 
-    def answer(self, interval: Interval) -> Answer:
+    def answer(self, interval: Interval) -> Decision:
         """Return how an interval relates to the limit.
 
         MET: the whole interval is within the limit, with an allowance of MET_BEYOND of it. MISSED: all of it lies
@@ -62,8 +62,8 @@ class Aim:
         if not self.at_least:
             low, high, limit = 1 / high, 1 / low if low else math.inf, 1 / limit  # pairs may bound nothing yet
         if low >= limit * (1 - MET_BEYOND):
-            return Answer.MET
-        return Answer.MISSED if high < limit * (1 - MISSED_BEYOND) else Answer.OPEN
+            return Decision.MET
+        return Decision.MISSED if high < limit * (1 - MISSED_BEYOND) else Decision.OPEN
 
 
 CLEARLY_FASTER = Aim(1 / (1 - MET_BEYOND))
@@ -81,7 +81,7 @@ class Aims:
     def met(self, interval: Interval) -> bool:
         """Return whether an interval answers all questions."""
         decided = self.recorded is None or speed_change(self.recorded, interval) is not Change.UNDECIDED
-        return decided and all(aim.answer(interval) is not Answer.OPEN for aim in self.limits)
+        return decided and all(aim.answer(interval) is not Decision.OPEN for aim in self.limits)
 
 
 def settled(pairs: Sequence[Pair], aims: Aims, *, block: int = 1) -> str:
@@ -115,10 +115,10 @@ def judge_speed(case: Case, measured: Measurements, expectation: PerformanceExpe
     numbers = {**_numbers(speed, interval), **utilizations(case, measured), **limits}
     sentence = f"speed over eager's is {interval}"
     bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.answer(interval) for name, aim in aims.items()}
-    for bound in (bound for bound, answer in bounds.items() if answer is Answer.MISSED):
+    for bound in (bound for bound, answer in bounds.items() if answer is Decision.MISSED):
         why = f"{bound}, since {expectation.threshold.reason} (its measurements file has all pairs)"
         return verdict_on(case, property_, Outcome.SLOW, f"{case.id}: {sentence}, but should be {why}", numbers)
-    for bound in (bound for bound, answer in bounds.items() if answer is Answer.OPEN):
+    for bound in (bound for bound, answer in bounds.items() if answer is Decision.OPEN):
         todo = MORE_TIME if speed.stopped == "seconds" else QUIETER
         message = f"{case.id}: {sentence}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
         return verdict_on(case, property_, Outcome.INCONCLUSIVE, message, numbers)

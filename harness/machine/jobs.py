@@ -11,7 +11,8 @@ from harness.records.workload import Folder, ModelSpec
 MOST = 8
 """Largest number of cases at the same time by default. More would start one by one and wait for each other."""
 HOST_BYTES = 3 * 2**30
-"""Bytes of host memory for each case: up to 1.3 GiB for each worker with its compiler (torch 2.13), or two of ranks."""
+"""Bytes of host memory for each case. A worker of a small model takes up to 1.3 GiB with its compiler (torch 2.13), and
+a case of ranks has two."""
 DEVICE_BYTES = 2 * 2**30
 """Bytes of an accelerator's memory for each case. Most of it is what CUDA takes for each process."""
 LARGEST_FOLDER = 2**27

@@ -23,7 +23,8 @@ POWER_CAP = "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_POWER_CAP"
 TOO_OLD = "this nvidia-ml-py is too old"
 NOT_NVIDIA = "NVML reads NVIDIA's cards alone"
 FULL_SPEED = 0.75
-"""Share of the full SM clock below which a GPU is too slow: nvbench's default (https://github.com/NVIDIA/nvbench)."""
+"""Share of the full SM clock below which a GPU is too slow: the default of nvbench's
+`--throttle-threshold` (https://github.com/NVIDIA/nvbench)."""
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def random_square(rows: int, device: str, dtype: torch.dtype = torch.float32) ->
 def _random_bytes(size: int, device: str) -> Tensor:
     """Draw a float32 matrix of `size` bytes and COLUMNS columns. Its first DRAWN rows repeat; all pages are written."""
     rows = size // (4 * COLUMNS)
+    # A CPU would take seconds to draw all of them.
     drawn = torch.randn(min(rows, DRAWN), COLUMNS, generator=_draw(device), device=device)
     return drawn.repeat(math.ceil(rows / DRAWN), 1)[:rows]
 

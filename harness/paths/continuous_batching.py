@@ -21,7 +21,8 @@ OPERATORS = {
     "flash_attention_2": "flash_attn::_flash_attn_*forward",
     "flex_attention": "flex_attention",
 }
-"""Attention operators by the implementation that the model is loaded with."""
+"""Attention operators by the implementation that the model is loaded with. While requests are served, `paged|` may
+stand before its name."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class QuantizedWeights(Optimization):
     kinds: str = field(default="*", init=False)
     """Pattern of the class of a quantized linear layer and, after a space, the class of its weight."""
     operators: str = field(default="", init=False)
-    """Pattern of the operator that each call of a quantized layer runs once. Empty if it shows none of its own."""
+    """Pattern of the operator that each call of a quantized layer runs once. Empty if it shows no own one."""
 
     @property
     def scheme_bits(self) -> int:

@@ -104,7 +104,8 @@ def _of_inputs(backend: str, case: RunContext) -> str:
 
 def _has_groups(case: RunContext) -> bool:
     """Return whether torch groups the heads in a prefill. Otherwise transformers repeats keys and values."""
-    # As `use_gqa_in_sdpa` of transformers 5.22 decides.
+    # As `use_gqa_in_sdpa` of transformers 5.22 decides: without a mask, and where keys and values have one size of at
+    # most GROUPED_SIZE.
     keys, values = case.head_sizes or (0, 0)
     grouped = len(set(case.heads)) > 1 and keys == values <= GROUPED_SIZE
     return grouped and not case.padded and _some_layer_has_no_mask(case)

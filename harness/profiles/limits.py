@@ -44,7 +44,8 @@ class Limits:
     kl_p99: float = 64.0
     """Factor for the 99th percentile, beyond KL_P99_FLOOR: the square of `half_rho_max`. Correct runs need up to 11."""
     slack: float = 1.0
-    """Share of the rounding allowance that a flipped choice may use (R4); the allowance is in `numbers._greedy`."""
+    """Share of the rounding allowance that a flipped choice may use (R4). The allowance is in
+    `harness/execution/correctness/comparison.py`."""
 
     def __post_init__(self) -> None:
         for entry in fields(self):

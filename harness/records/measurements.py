@@ -183,7 +183,8 @@ class Peaks:
     copy_bandwidth: float
     """Bytes per second, read and written, of the fastest copy of a tensor that no cache holds."""
     read_bandwidth: float
-    """Bytes per second of the fastest pass that only reads such a tensor. More than a copy on some processors."""
+    """Bytes per second of the fastest pass that only reads such a tensor. More than a copy on processors that
+    fetch a line before they overwrite it."""
     flops: Mapping[Dtype, float]
     """Floating-point operations per second of the fastest square matrix product."""
     launch: float

@@ -25,7 +25,8 @@ class AttentionCall:
     operator: str
     """The operator's name as torch dispatched it, or `repository:function` of a kernel."""
     masked: bool = False
-    """Whether a mask, or lengths of unpadded sequences, came with the call. Eager's mask cannot be seen."""
+    """Whether a mask, or lengths of unpadded sequences, came with the call. Eager adds its
+    mask before the softmax, where it cannot be seen."""
 
 
 @dataclass(frozen=True)

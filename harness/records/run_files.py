@@ -59,6 +59,11 @@ def evidence_of(folder: Path) -> dict[str, Evidence]:
     return _by_case(Evidence, folder / "evidence")
 
 
+def case_ids_of(folder: Path) -> set[str]:
+    """Return the ids of the cases that a run has evidence of, without reading it."""
+    return {path.stem for path in (folder / "evidence").glob("*.json")}
+
+
 def measurements_of(folder: Path) -> dict[str, Measurements]:
     """Return a run's measurements by case; empty if nothing was timed. Raises CorruptRecord like `evidence_of`."""
     return _by_case(Measurements, folder / "measurements")

@@ -21,7 +21,7 @@ READ_ON = {
 """Next step by outcome, if the message names none."""
 OWN_STEPS = ("read ", "set it right ", "run the case again", "the measurement is wrong", "its measurements file has ")
 """Beginnings of the next steps that judging adds to messages of the outcomes in READ_ON."""
-TOLD = 5
+MOST_LISTED = 5
 """Most failures that the end of the terminal tells."""
 LONGEST = 300
 """Longest text of a failure at the end of the terminal, in characters."""
@@ -109,10 +109,10 @@ def failure_lines(
     The arguments are those of `failures`.
     """
     failed = failures(verdicts, evidence=evidence, session_options=session_options)
-    for each in failed[:TOLD]:
+    for each in failed[:MOST_LISTED]:
         line = f"{each.verdict.outcome} {each.properties} of {each.verdict.case}: {each.message}"
         yield one_line(line, longest=LONGEST)
         yield f"  next: {one_line(each.step, longest=LONGEST)}"
         yield f"  again: {one_line(each.command)}"
-    if (more := len(failed) - TOLD) > 0:
+    if (more := len(failed) - MOST_LISTED) > 0:
         yield f"{count(more, 'more failure')} in report.html"

@@ -38,7 +38,7 @@ LEFT_OUT = re.compile(
     r"|\n *",
     re.DOTALL,
 )
-"""Pattern of what a page needs none of: a style for all of it, clips of what lies within its axes, ids of groups."""
+"""Pattern of what a page does not need: a style for all of it, clips of what lies within its axes, ids of groups."""
 DECIMALS = re.compile(r"-?\d+\.\d+(?=[^<]*>)")
 """Pattern of a number with decimals within a tag."""
 SETTINGS: dict[Any, Any] = {

@@ -25,6 +25,8 @@ class Outlook:
     costs: Costs
     evidence: Mapping[str, Evidence]
     """Evidence that is there, by the id of its case; grows while the session runs."""
+    ran: frozenset[str] = frozenset()
+    """Ids of cases that the resumed session ran."""
     done: set[tuple[str, Property]] = field(default_factory=set)
     """Verdicts given by this session or the one that it resumes, as (id of the case or claim, property)."""
     _last_line: float = field(default_factory=time.monotonic)
@@ -35,7 +37,7 @@ class Outlook:
         return {
             test.planned.case.id: test.planned
             for test in self.tests
-            if test.by_evidence and self._is_open(test) and test.planned.case.id not in self.evidence
+            if test.by_evidence and self._is_open(test) and test.planned.case.id not in self.ran.union(self.evidence)
         }
 
     def minutes_alone(self) -> float:

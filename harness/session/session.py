@@ -20,7 +20,7 @@ from harness.profiles.profile import Match, Profile, machine_of
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Evidence
 from harness.records.run import Verdict
-from harness.records.run_files import evidence_of, measurements_of
+from harness.records.run_files import case_ids_of, evidence_of, measurements_of
 from harness.session.case_judge import CaseJudge
 from harness.session.costs import Costs, Step
 from harness.session.gathering import Gathering
@@ -74,7 +74,7 @@ class Session:
         self._gathering: Gathering | None = None
         if options.resume:
             run = resumable_run(options.resume, selection.digest, options.tier)
-            self.evidence |= evidence_of(options.resume)
+            self.outlook.ran = frozenset(case_ids_of(options.resume))
             self.outlook.done |= {(verdict.case, verdict.property) for verdict in run.verdicts}
 
     @property
@@ -85,10 +85,6 @@ class Session:
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         return self.cases.folder.run.verdicts if self.cases else ()
-
-    def judge(self, planned: Planned, property_: Property) -> Verdict:
-        """Return the verdict on one property of a case, and put it into the record."""
-        return self.judge_by(planned, property_, lambda cases: cases.judge(planned, property_))
 
     def judge_by(self, planned: Planned, property_: Property, judging: Judging) -> Verdict:
         """Return the verdict that `judging` gives if the case can run here, and put it into the record.
@@ -154,26 +150,31 @@ class Session:
             RunFolder.resumed(options.resume, request) if options.resume else RunFolder.new(options.run_dir, request)
         )
         runner = Runner(probes=plan.catalogue.probes, logs=folder.logs, seconds=options.case_timeout)
-        devices = sorted({entry.case.device for entry in plan.all if entry.unmet is None})
+        claimed = frozenset(entry.case.id for entry in plan.all if entry.claim)
         try:
-            expectations = self._describe(folder, runner, devices)
+            expectations = self._describe(folder, runner)
+            cases = CaseJudge(runner, folder, expectations, self.costs, options.timing_seconds, claimed, self.evidence)
+            if options.resume:
+                self._take_up(cases)
         except BaseException:
             runner.close()
             raise
-        self._devices = tuple(key for device in devices for key in runner.device_keys(device))
-        claimed = frozenset(entry.case.id for entry in plan.all if entry.claim)
-        self.cases = CaseJudge(
-            runner, folder, expectations, self.costs, options.timing_seconds, claimed, evidence=self.evidence
-        )
-        if options.resume:
-            self._resumed = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
-            self.cases.measured |= measurements_of(folder.path)
-            self.cases.resumed_only = set(self.evidence)
-        self._gather(self.cases)
-        return self.cases
+        self.cases = cases
+        self._gather(cases)
+        return cases
 
-    def _describe(self, folder: RunFolder, runner: Runner, devices: list[str]) -> Expectations:
-        """Record what the session runs on, and return the standard that it judges by."""
+    def _take_up(self, cases: CaseJudge) -> None:
+        """Take over what an interrupted session left. Its verdicts stand, and what it ran is not run again."""
+        folder = cases.folder
+        cases.evidence |= evidence_of(folder.path)
+        cases.measured |= measurements_of(folder.path)
+        cases.resumed_only = set(cases.evidence)
+        self._resumed = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
+
+    def _describe(self, folder: RunFolder, runner: Runner) -> Expectations:
+        """Record what the session runs on, and return what it judges by."""
+        devices = sorted({entry.case.device for entry in self.plan.all if entry.unmet is None})
+        self._devices = tuple(key for device in devices for key in runner.device_keys(device))
         accelerators = ", ".join(runner.device_names(device) for device in devices if device != "cpu")
         environment = describe(self.plan.inventory, accelerators=accelerators)
         device = self.plan.device

@@ -194,7 +194,7 @@ def byte_findings(facts: Verdict, old: Measurements, new: Measurements) -> Itera
 
 
 def error_findings(was: Mapping[Property, Verdict], now: Mapping[Property, Verdict]) -> Iterator[CaseChange]:
-    """Yield each error ratio, but none of relations: their examples are drawn anew in each run."""
+    """Yield each error ratio, except those of relations: their examples are drawn anew in each run."""
     before, after = was.get(Property.EQUIVALENCE), now.get(Property.EQUIVALENCE)
     if before is None or after is None or EXAMPLES in after.numbers:
         return

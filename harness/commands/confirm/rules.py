@@ -86,7 +86,11 @@ def margin_of(*, serving: bool) -> float:
 
 
 def change_of(ratio: Interval, margin: float) -> Change:
-    """Return what an interval of new seconds over old ones means. UNCHANGED excludes a loss beyond the margin."""
+    """Return what an interval of new seconds over old ones means.
+
+    REGRESSED: even at its best the new environment loses more than the margin. IMPROVED: the same with the sides
+    exchanged. UNCHANGED: neither, and a loss beyond the margin is excluded. UNDECIDED: anything else.
+    """
     if ratio.low > 1 + margin:
         return Change.REGRESSED
     if ratio.high < 1 / (1 + margin):

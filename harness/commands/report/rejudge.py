@@ -164,7 +164,7 @@ def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: C
 
 
 def _expectations(run: Run, profiles: tuple[Profile, ...]) -> tuple[Expectations, list[str]]:
-    """Return (standard of the profile that the run names, or else of one that matches its machine, notes on that)."""
+    """Return the expectations of the profile that the run names, or of one that matches its machine, with notes."""
     matching = next((profile for profile in profiles if profile.name == run.profile), None)
     matching = matching or next((profile for profile in profiles if _matches(profile.match, run)), None)
     name = matching.name if matching else None

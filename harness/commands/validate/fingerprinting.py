@@ -62,7 +62,8 @@ def fingerprint(device: str, index: int, about: str, model_spec: ModelSpec, seco
 
 @contextmanager
 def _deterministic() -> Iterator[None]:
-    """Hold torch to deterministic algorithms: others, as in rocBLAS, make a healthy card differ too."""
+    """Hold torch to deterministic algorithms."""
+    # Some libraries, for example rocBLAS, may add up in any order, and a healthy card would differ too.
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # which cuBLAS reads when it is first used
     torch.use_deterministic_algorithms(mode=True, warn_only=True)

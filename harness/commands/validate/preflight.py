@@ -35,6 +35,7 @@ def preflight(cards: tuple[Card, ...], *, load: float, cores: int) -> tuple[Chec
 
 def fingerprint_checks(taken: Fingerprint) -> Iterator[Check]:
     """Yield the checks of a fingerprint. Any bit that differs or is wrong rejects a card."""
+    # Silently corrupted results are the worst that a card can do.
     todo = "the card corrupts data without a word: do not use it, and have it replaced"
     for each in taken.differing:
         label = f"{each.operation} in repetition {each.repetition} of {taken.repetitions}"

@@ -110,7 +110,8 @@ class RecordedAttention:
         """Return queries, keys and values of the same shapes, by which each query looks up one value.
 
         Keys are random signs. Each query is a multiple of one key, which by turns is the newest that it may see, a
-        neighbour of that, the oldest, the one before the oldest, or any at random. Values are whole and not 0.
+        neighbour of that, the oldest, the one before the oldest, or any at random. Values are integers
+        from -8 to 8 without 0, which are exact in every format.
         """
         random = torch.Generator().manual_seed(0)
         rows, heads, _, size = key.shape

@@ -59,6 +59,7 @@ def compare_served(served: Served, *, eager: Generation, reference: Generation, 
 
 def as_generation(logits: Tensor, tokens: Tensor, *, unended: int = 0) -> Generation:
     """Return logits (B, N, V) and the tokens (B, N) that they chose as a forced and a free run."""
+    # No tokens were forced on it, so the answers stand for both.
     valid = torch.ones(len(logits), 1, dtype=torch.bool)
     return Generation(logits[:, :1], logits, tokens, valid, unended=unended)
 

@@ -140,8 +140,8 @@ def refuse_untimed(optimization: Optimization) -> None:
 def kernels_of(subject: TimedModel, kernels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the kernels that one more run uses, and those of the verified run's `kernels` that it should use.
 
-    Both are empty for requests. A replayed graph shows no operators of its decode steps. So in compiled decode steps a
-    missing kernel is accepted, and only another one would be wrong.
+    Both are empty for requests. A replayed graph shows no operators of its decode steps, unlike the run in which it
+    was recorded. So in compiled decode steps a missing kernel is accepted, and only another one would be wrong.
     """
     if subject.optimization.serving():
         return (), ()

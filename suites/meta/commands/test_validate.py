@@ -235,7 +235,7 @@ def test_suites_run_as_pytest_in_the_checkout(checkout, capfd):
     assert found.folder.name == "made-0"
     assert found.folder.parent.parent == checkout / "before"
     assert (checkout / "before" / "latest").resolve() == found.folder
-    assert (found.exit, found.asked) == (0, ("-q",))
+    assert (found.exit, found.arguments) == (0, ("-q",))
     assert found.run == replace(RUN, environment={"device": "some"})
     told = capfd.readouterr()
     assert "3 passed" in told.err
@@ -249,7 +249,7 @@ def test_suites_that_were_killed_count_as_far_as_they_came(checkout):
     lines = '        (folder / "verdicts.jsonl").write_text(pathlib.Path("line.json").read_text())\n'
     (checkout / "conftest.py").write_text(CHECKOUT.replace("    latest =", f"{lines}    latest =", 1))
     found = run_suites(checkout, checkout / "before", (), (), out=2)
-    assert found.suites.run.verdicts == RUN.verdicts[:1]
+    assert found.run.verdicts == RUN.verdicts[:1]
 
 
 def test_folder_that_cannot_be_written_is_told(checkout):

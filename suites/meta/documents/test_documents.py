@@ -130,7 +130,7 @@ def test_architecture_names_what_there_is():
 
 
 def test_name_that_is_not_there_is_found():
-    named = "`records/evidence.py`, `Case`, `Session.judge`, `run_candidate`, `harness/`, `FLOORS`"
+    named = "`records/evidence.py`, `Case`, `Session.judge_by`, `run_candidate`, `harness/`, `FLOORS`"
     assert missing_names(f"{named}, `records/nowhere.py`, `Nobody`, `Case.nothing_at_all`, `do_nothing`") == [
         "records/nowhere.py",
         "Nobody",

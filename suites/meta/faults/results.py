@@ -78,8 +78,8 @@ def _plain(row: Row) -> dict[str, Any]:
 
 
 def _plain_cell(cell: Cell) -> dict[str, Any]:
-    numbers = {"numbers": {name: six_digits(value) for name, value in cell.numbers.items()}} if cell.numbers else {}
-    factor = {} if cell.factor is None else {"factor": six_digits(cell.factor), "rule": cell.rule}
+    numbers = {"numbers": {name: _rounded(value) for name, value in cell.numbers.items()}} if cell.numbers else {}
+    factor = {} if cell.factor is None else {"factor": _rounded(cell.factor), "rule": cell.rule}
     return {"outcome": str(cell.outcome), **factor, "rivals": dict(cell.rivals), **numbers}
 
 
@@ -104,6 +104,6 @@ def _cell(held: dict[str, Any]) -> Cell:
     )
 
 
-def six_digits(value: float) -> float | str:
+def _rounded(value: float) -> float | str:
     """To a few digits; what JSON has no word for, as a word."""
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value)

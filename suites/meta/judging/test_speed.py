@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from harness.judging.speed import Aim, Aims, Answer, enough, settled
+from harness.judging.speed import Aim, Aims, Decision, enough, settled
 from harness.judging.timings import ratios_of, speedup
 from harness.records.measurements import Pair, Sample
 from harness.statistics import ALPHA, LOOKS, Interval, ratio_interval
@@ -75,12 +75,12 @@ def test_no_pairs_show_nothing():
 @pytest.mark.parametrize(
     ("low", "high", "told"),
     [
-        (1.00, 1.05, Answer.MET),
-        (0.98, 1.02, Answer.MET),
-        (0.975, 1.02, Answer.OPEN),
-        (0.95, 0.995, Answer.OPEN),
-        (0.95, 0.989, Answer.MISSED),
-        (0.982, 0.985, Answer.MET),
+        (1.00, 1.05, Decision.MET),
+        (0.98, 1.02, Decision.MET),
+        (0.975, 1.02, Decision.OPEN),
+        (0.95, 0.995, Decision.OPEN),
+        (0.95, 0.989, Decision.MISSED),
+        (0.982, 0.985, Decision.MET),
     ],
 )
 def test_an_interval_meets_or_misses_a_limit_or_neither(low, high, told):
@@ -96,7 +96,7 @@ def test_pairs_that_bound_nothing_yet_leave_a_limit_open(at_least):
     alike = [0.1] * 10 + [-0.1] * 10
     interval = ratio_interval(alike)
     assert (interval.low, interval.high) == (0.0, math.inf)
-    assert Aim(1.0, at_least=at_least).answer(interval) is Answer.OPEN
+    assert Aim(1.0, at_least=at_least).answer(interval) is Decision.OPEN
 
 
 def test_sampling_ends_when_all_aims_are_told():

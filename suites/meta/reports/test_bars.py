@@ -14,7 +14,7 @@ from harness.records.enums import Outcome, Property, Technique
 from harness.records.evidence import Failure
 from harness.records.run import Run
 from harness.reports.bars import MOST_TICKS, SHOWN, chart, ratio_table
-from harness.reports.failures import AGAIN, FOLDED, LONGEST, READ_ON, TOLD, failure_lines, message_and_next
+from harness.reports.failures import AGAIN, FOLDED, LONGEST, MOST_LISTED, READ_ON, failure_lines, message_and_next
 from harness.reports.heat import heat, legend
 from harness.reports.html import UNFOLDED, html
 from harness.reports.markdown import markdown
@@ -250,8 +250,9 @@ def test_markdown_says_the_next_step_once():
 
 def test_terminal_tells_the_first_failures_with_what_to_do():
     """In single lines that no terminal obeys."""
-    lines = [*failure_lines(map(failing, range(TOLD + 2)), evidence=(), session_options=("--timing-seconds", "5"))]
-    assert len(lines) == 3 * TOLD + 1
+    options = ("--timing-seconds", "5")
+    lines = [*failure_lines(map(failing, range(MOST_LISTED + 2)), evidence=(), session_options=options)]
+    assert len(lines) == 3 * MOST_LISTED + 1
     assert lines[0] == f"MISMATCH equivalence of {SDPA.id}0: {BROKEN}"
     assert lines[1] == "  next: look"
     assert lines[2].startswith("  again: pytest suites/every_path suites/invariants ")
