@@ -65,6 +65,7 @@ class Hooks:
 PLAN = pytest.StashKey[SessionPlan]()
 """Cases that tests are parametrized with. Made when the first test needs them, so that other tests cost nothing."""
 PROFILES = pytest.StashKey[tuple[Profile, ...]]()
+"""Profiles that name only what the catalogue has. Read when the plan is made."""
 SESSION = pytest.StashKey[Session]()
 """Session that runs these cases. Made when all tests are collected."""
 STOP = pytest.StashKey[BaseException]()
