@@ -110,12 +110,12 @@ class WorkerPool:
             yield workers, [RankAddress(rank, count, port) for rank in range(count)]
 
     def _device(
-        self, question: Callable[..., Answer], *arguments: Any, unknown: Callable[[WorkerFailed], Answer]
+        self, question: Callable[[str], Answer], device: str, *, unknown: Callable[[WorkerFailed], Answer]
     ) -> Answer:
         """Return a worker's answer on devices, so that this process never holds one. Where it gives none, return what
         `unknown` makes of its error."""
         try:
-            return self.ask("devices", question, *arguments)
+            return self.ask("devices", question, device)
         except WorkerFailed as error:
             refuse_full_disk(error, "devices")
             return unknown(error)
@@ -126,7 +126,11 @@ class WorkerPool:
 
     def preloaded(self) -> str:
         """Return what the server of this session's workers has imported, and what each worker imports itself."""
-        return str(self._device(server_contents, unknown=lambda error: f"unknown, {error}"))
+        try:
+            return str(self.ask("server", server_contents))
+        except WorkerFailed as error:
+            refuse_full_disk(error, "server")
+            return f"unknown, {error}"
 
     def device_keys(self, device: str) -> list[str]:
         """Return keys that distinguish the visible devices of a type from all others of this machine. If the devices do
