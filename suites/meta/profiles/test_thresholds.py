@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judging.speed import Aim, Answer, aims_of
+from harness.judging.speed import Aim, Decision, aims_of
 from harness.paths.caching import NoCache
 from harness.profiles.thresholds import Threshold, overview, threshold_of, unsound
 from harness.records.enums import Technique
@@ -142,9 +142,9 @@ def test_eager_is_held_to_its_own_speed_from_both_sides():
     aims = aims_of(claim)
     assert aims == {"at_least": Aim(1.0), "at_most": Aim(1.0, at_least=False)}
     for interval, told in (
-        (Interval(0.99, 1.0, 1.01), [Answer.MET, Answer.MET]),
-        (Interval(0.9, 0.92, 0.95), [Answer.MISSED, Answer.MET]),
-        (Interval(1.05, 1.08, 1.1), [Answer.MET, Answer.MISSED]),
+        (Interval(0.99, 1.0, 1.01), [Decision.MET, Decision.MET]),
+        (Interval(0.9, 0.92, 0.95), [Decision.MISSED, Decision.MET]),
+        (Interval(1.05, 1.08, 1.1), [Decision.MET, Decision.MISSED]),
     ):
         assert [aim.answer(interval) for aim in aims.values()] == told
     assert aims_of(of(Technique.CACHING)) == {"at_least": Aim(1.0)}

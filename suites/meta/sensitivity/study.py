@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import median
 
 from harness.judging.baseline_comparison import Change, speed_change
-from harness.judging.speed import Aim, Aims, Answer, enough, settled
+from harness.judging.speed import Aim, Aims, Decision, enough, settled
 from harness.records.measurements import Pair, Sample
 from harness.session.request import TIMING_SECONDS
 from harness.statistics import LOOKS, Interval, ratio_interval
@@ -95,7 +95,7 @@ class Counts:
 def by_threshold(trials: Sequence[Trial]) -> Counts:
     """Against the limit that a path is no slower than eager: caught is SLOW."""
     told = [THRESHOLD.limits[0].answer(each.interval) for each in trials]
-    return Counts(told.count(Answer.MISSED), told.count(Answer.OPEN), told.count(Answer.MET))
+    return Counts(told.count(Decision.MISSED), told.count(Decision.OPEN), told.count(Decision.MET))
 
 
 def by_baseline(traces: Sequence[Trace], trials: Sequence[Trial]) -> tuple[Counts, int]:
