@@ -116,6 +116,39 @@ def test_private_import_is_seen():
     assert private_imports(ast.parse("from harness.judging.timings import Bar, _first")) == ["_first"]
 
 
+def own_names(tree):
+    """Names that a module binds itself, at any depth of `if` and `try`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).partition(".")[0] for alias in node.names)
+
+
+def missing_imports(importing, known):
+    """Names that modules of `importing` take from those of `known`, which do not have them."""
+    names = {name: set(own_names(tree)) for name, tree in known.items()}
+    for name, tree in importing.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                for alias in node.names:
+                    if alias.name not in names[node.module] and f"{node.module}.{alias.name}" not in names:
+                        yield name, f"{node.module}.{alias.name}"
+
+
+def test_imported_names_exist():
+    """Also of imports within functions, and of modules that only workers or studies import."""
+    known = {name: tree for package in ("harness", "fixtures", "suites") for name, tree in modules(package)}
+    assert list(missing_imports(known, known)) == []
+
+
+def test_import_of_a_name_that_is_gone_is_seen():
+    gone = {"one": ast.parse("def late():\n    from other import renamed, kept")}
+    assert list(missing_imports(gone, {"other": ast.parse("kept = 1")})) == [("one", "other.renamed")]
+
+
 @pytest.mark.parametrize("package", ["harness", "fixtures"])
 def test_imports_point_down(package):
     assert [found for name, tree in modules(package) for found in violations(name, tree)] == []
