@@ -70,8 +70,9 @@ class CaseJudge:
         ):
             del self.evidence[case.id]
             verdict = self.by_evidence(planned, Property.EQUIVALENCE)
+        expectation = expectation_for(case, planned.optimization, expectations=self.expectations)
         for each in properties if verdict.outcome is Outcome.PASS else ():
-            self._measure(planned, each, expectation_for(case, planned.optimization, expectations=self.expectations))
+            self._measure(planned, each, expectation)
         return verdict, self.measured.get(case.id)
 
     def by_evidence(self, planned: Planned, property_: Property) -> Verdict:

@@ -34,10 +34,11 @@ class Outlook:
 
     def to_run(self) -> dict[str, Planned]:
         """Return the cases, by id, that tests judge by evidence that is not there yet."""
+        there = self.ran.union(self.evidence)
         return {
             test.planned.case.id: test.planned
             for test in self.tests
-            if test.by_evidence and self._is_open(test) and test.planned.case.id not in self.ran.union(self.evidence)
+            if test.by_evidence and self._is_open(test) and test.planned.case.id not in there
         }
 
     def minutes_alone(self) -> float:

@@ -10,18 +10,15 @@ from typing import Any
 from harness.commands.confirm import in_worker as loaded
 from harness.commands.confirm.records import LoadSummary, TimedRun
 from harness.execution.runner import Runner
+from harness.execution.setup import CaseRun
 from harness.execution.worker import Answer, call_together
-from harness.paths.base import Optimization
-from harness.records.evidence import Case
 
 
 class LoadedModel:
     """A model, loaded and warm until it is closed. Raises WorkerFailed wherever a worker does not deliver."""
 
-    def __init__(  # noqa: PLR0913 - which model, and all that it is loaded with
-        self, runner: Runner, case: Case, optimization: Optimization, kernels: tuple[str, ...], *, fault: str, own: int
-    ) -> None:
-        """Load the model. `kernels` are those of the verified run, and `fault` is planted, as `CaseSetup.fault`.
+    def __init__(self, runner: Runner, name: str, run: CaseRun, kernels: tuple[str, ...], *, own: int) -> None:
+        """Load the model of a run. Logs are named after `name`, and `kernels` are those of the verified run.
 
         `own` is the number of the harness's processes that may compute on the device meanwhile.
         """
@@ -29,10 +26,8 @@ class LoadedModel:
         self._seconds = runner.seconds
         self._open = ExitStack()
         with ExitStack() as until_loaded:
-            name = f"{case.id}-turns-{optimization.name}"
-            self._workers, places = until_loaded.enter_context(runner.workers(name, optimization))
-            case_run = runner.case_run(case, optimization, fault=fault)
-            self._ask(loaded.load, [(case_run, own, place) for place in places])
+            self._workers, places = until_loaded.enter_context(runner.workers(name, run.optimization))
+            self._ask(loaded.load, [(run, own, place) for place in places])
             self._open = until_loaded.pop_all()
 
     def run(self) -> TimedRun:

@@ -78,7 +78,9 @@ class EnvironmentServer:
         path, kernels, fault = planned.optimization, self._kernels[case], self._fault
         if role == Role.EAGER:
             path, kernels, fault = Eager(), EAGER_KERNELS, ""
-        self._standing[Role(role)] = LoadedModel(self._running(), planned.case, path, kernels, fault=fault, own=own)
+        runner, name = self._running(), f"{case}-turns-{path.name}"
+        run = runner.case_run(planned.case, path, fault=fault)
+        self._standing[Role(role)] = LoadedModel(runner, name, run, kernels, own=own)
 
     def run(self, *, role: str) -> TimedRun:
         return self._standing[Role(role)].run()

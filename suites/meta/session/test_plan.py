@@ -342,7 +342,7 @@ def test_pinned_flash_takes_half_precision_on_every_accelerator():
 
 def test_torch_for_amd_says_what_it_is_built_for():
     versions = {"cuda": None, "hip": "7.0"}, {"cuda": "13.0", "hip": None}, {"cuda": None, "hip": None}
-    reasons = [inventories._why_no_cuda("2.13", SimpleNamespace(**each)) for each in versions]  # noqa: SLF001 - pure
+    reasons = [inventories._why_no_cuda("2.13", SimpleNamespace(**each)) for each in versions]  # noqa: SLF001 - reads no machine
     assert reasons == [
         "torch 2.13 is built for ROCm 7.0, but finds no usable device or driver",
         "torch 2.13 is built for CUDA 13.0, but finds no usable device or driver",
