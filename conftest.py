@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from fixtures.kernels import LOCAL_KERNELS
-from fixtures.models import MODELS, MORE_MODELS
+from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.paths.registry import PATHS
 from harness.session.plan import Catalogue
@@ -17,4 +17,12 @@ os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNE
 
 
 def pytest_harness_catalogue() -> Catalogue:
-    return Catalogue(paths=PATHS, models=MODELS, workloads=WORKLOADS, probes=PROBES, more_models=MORE_MODELS)
+    return Catalogue(
+        paths=PATHS,
+        models=MODELS,
+        workloads=WORKLOADS,
+        probes=PROBES,
+        more_models=MORE_MODELS,
+        slices=SLICES,
+        whole=WHOLE,
+    )

@@ -15,7 +15,7 @@ import pytest
 
 from harness.errors import HarnessError
 from harness.formatting import one_line
-from harness.machine.inventory import take_inventory
+from harness.machine.inventory import take_inventory, with_memory
 from harness.options import add_options, session_options
 from harness.profiles.expectations import sound_profiles
 from harness.profiles.profile import Profile
@@ -374,10 +374,13 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
     config.stash[PROFILES] = sound_profiles(config.rootpath)
     refuse_unused(config.stash[PROFILES], catalogue)
     option, inventory = config.option, take_inventory()
+    device = option.device or inventory.default_device
+    if device != "cpu" and device in inventory.devices:
+        inventory = with_memory(inventory)
     return SessionPlan(
         catalogue,
         inventory,
-        device=option.device or inventory.default_device,
+        device=device,
         dtypes=tuple(Dtype(name) for name in option.dtype),
         named_models=tuple(find_model(name, catalogue) for name in option.model),
         tier=Tier(option.tier),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.models import MODELS, MORE_MODELS
+from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.execution.runner import Runner
 from harness.paths.registry import PATHS
@@ -16,7 +16,7 @@ from harness.records.evidence import Case
 from harness.session.plan import Catalogue
 
 REPOSITORY = Path(__file__).parents[1]
-CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS)
+CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS, SLICES, WHOLE)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from harness.profiles.baselines import differences, read_baselines
 from harness.profiles.expectations import expectations_of
 from harness.profiles.profile import BASELINES, Match, Profile, find_profile, machine_of, read_profiles
 from harness.records.measurements import Peaks
+from harness.records.prediction import Constants, Rate
 from harness.session.checkout import find_catalogue
 from harness.session.plan import Catalogue
 from harness.session.run_folder import scratch
@@ -174,3 +175,22 @@ def _peaks(peaks: Peaks) -> Iterator[str]:
     yield f"reads: {scaled(peaks.read_bandwidth, 'B/s')}"
     yield from (f"{dtype} products: {scaled(rate, 'FLOP/s')}" for dtype, rate in peaks.flops.items())
     yield f"launch: {scaled(peaks.launch, 's')}"
+    if peaks.constants:
+        yield from _constants(peaks.constants)
+
+
+def _constants(constants: Constants) -> Iterator[str]:
+    yield f"host: {scaled(constants.operator, 's')} an operator, {scaled(constants.step, 's')} a step beside them"
+    if not constants.serial:
+        yield f"gap: {scaled(constants.gap, 's')} a kernel"
+    for dtype, rates in constants.reads.items():
+        yield f"{dtype} weights are read at {_rates(rates, unit='B/s', at='B')}"
+    for dtype, rates in constants.products.items():
+        yield f"{dtype} products of a layer's size: {_rates(rates, unit='FLOP/s', at=' rows')}"
+    yield f"elements are moved at {_rates(constants.moves, unit='B/s', at='B')}"
+    for dtype, rate in constants.exponentials.items():
+        yield f"{dtype} exponentials: {scaled(rate, '/s')}"
+
+
+def _rates(rates: Iterable[Rate], *, unit: str, at: str) -> str:
+    return ", ".join(f"{scaled(rate.per_second, unit)} ({scaled(rate.at, at)})" for rate in rates)

@@ -19,6 +19,13 @@ from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded
 
+LAST_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
+"""Names of the last norm in transformers' decoders."""
+ENTROPY = 1.0
+"""Mean entropy of the next token in nats: that of the tiny trained models on their text is 0.85 to 0.99."""
+CALIBRATED = 32
+"""Tokens on which the spread of logits is measured."""
+
 
 def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
     """Return the causal language model of `recipe`, in evaluation mode on `device`.
@@ -80,8 +87,9 @@ def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
 def save_seeded(recipe: ModelSpec, folder: Path) -> None:
     """Write config, weights in bfloat16 and tokenizer of a recipe with a Seeded source into `folder`.
 
-    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor. In
-    bfloat16 all dtypes start from equal values. Raises ModelUnavailable for an unknown model type or no tokenizer.
+    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor, with the
+    last norm scaled as `calibrate_logits` says. In bfloat16 all dtypes start from equal values. Raises ModelUnavailable
+    for an unknown model type or no tokenizer.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -96,10 +104,37 @@ def save_seeded(recipe: ModelSpec, folder: Path) -> None:
     except ValueError as error:
         raise ModelUnavailable(f"{recipe.name}: {error}") from error
     torch.manual_seed(source.seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    calibrate_logits(model)
     model.save_pretrained(folder)
     for file in tokenizer:
         shutil.copy(file, folder)
+
+
+def calibrate_logits(model: Any) -> None:
+    """Scale the last norm of a model until the next token has a mean entropy of ENTROPY.
+
+    After initialisation almost every token is as likely as any other, and a fault that moves logits hardly changes a
+    token. A model without a last norm of ones stays as it is.
+    """
+    norm = next((part for name in LAST_NORMS if (part := getattr(model.base_model, name, None)) is not None), None)
+    weight = getattr(norm, "weight", None)
+    if weight is None or not bool((weight == 1).all()):
+        return
+    generator = torch.Generator().manual_seed(0)
+    with torch.inference_mode():
+        tokens = torch.randint(model.config.get_text_config().vocab_size, (1, CALIBRATED), generator=generator)
+        logits = model(tokens).logits[0].float()
+        low, high = 0.0, 1000.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _entropy(middle * logits) > ENTROPY else (low, middle)
+        weight.mul_(high)
+
+
+def _entropy(logits: Tensor) -> float:
+    """Return the mean entropy of the next token in nats, from logits (N, V)."""
+    return float(torch.distributions.Categorical(logits=logits).entropy().mean())
 
 
 def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from harness.judging.speed import Aims, enough, settled
+from harness.judging.prediction import predict_runs
+from harness.judging.speed import Aims, aims_of, enough, settled
+from harness.judging.timings import PerformanceExpectation
 from harness.paths.base import Optimization
 from harness.records.enums import Tolerance
 from harness.records.measurements import MemoryComparison, MemoryUsage, Pair, Sample, WarmUp, Work
+from harness.records.prediction import Constants, RunOperators
 from harness.statistics import LOOKS
 
 
@@ -28,6 +31,31 @@ class Sampling:
     """Kernels of the verified run, as in `Engagement.kernels`."""
     block: int = 4
     """Number of runs of one side in one worker, where the sides take turns."""
+    expectation: PerformanceExpectation | None = None
+    """Expectation of which further aims follow, once the run's operators are known; None for no further aims."""
+    constants: Constants | None = None
+    """Constants of the machine, from which times are predicted; None for no prediction."""
+
+    def all_aims(self, candidate: RunOperators | None, eager: RunOperators | None, *, steps: int) -> Aims:
+        """Return all aims, with those that follow from the operators of both sides."""
+        if self.expectation is None:
+            return self.aims
+        predicted = None
+        if candidate and eager and self.constants:
+            predicted = predict_runs(candidate, eager, self.constants, steps=steps)
+        return replace(self.aims, limits=(*aims_of(self.expectation, predicted).values(), *self.aims.limits))
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Moments at which it is decided whether pairs show enough."""
+
+    at: Sequence[int]
+    """Numbers of pairs that count."""
+    fewest: int = 0
+    """Fewest pairs that count before time can end it."""
+    block: int = 1
+    """Number of consecutive pairs that share a load of the models."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +72,8 @@ class TimedBlock:
     verified_kernels: tuple[str, ...]
     foreign: int
     conditions: Mapping[str, str]
+    operators: RunOperators | None = None
+    """Operators of one run; None for requests and for ranks."""
 
 
 def joined(ranks: list[TimedBlock]) -> TimedBlock:
@@ -60,13 +90,10 @@ def joined(ranks: list[TimedBlock]) -> TimedBlock:
 
 
 def sample_until_enough(
-    more: Callable[[], Iterable[Pair]], sampling: Sampling, *, looks: Sequence[int], fewest: int, block: int = 1
+    more: Callable[[], Iterable[Pair]], aims: Callable[[], Aims], looks: Looks, *, seconds: float
 ) -> tuple[list[Pair], list[int], str, float]:
-    """Take `more` pairs until they show enough, at `looks` of them. Time does not end it before `fewest` count.
-
-    Every `block` of pairs shares a load of the models. Return the pairs, the number of pairs that counted at each look,
-    why it ended, and the seconds.
-    """
+    """Take `more` pairs until they settle all `aims`, or `seconds` are over. Return the pairs, the number of pairs that
+    counted at each look, why it ended, and the seconds."""
     pairs: list[Pair] = []
     looked: list[int] = []
     why = ""
@@ -75,10 +102,10 @@ def sample_until_enough(
         pairs += more()
         kept = sum(not pair.dropped for pair in pairs)
         spent = time.perf_counter() - started
-        why = enough(len(pairs), kept, looks=looks, late=kept >= fewest and spent >= sampling.seconds)
-        if len(looked) < len(looks) and kept >= looks[len(looked)]:
+        why = enough(len(pairs), kept, looks=looks.at, late=kept >= looks.fewest and spent >= seconds)
+        if len(looked) < len(looks.at) and kept >= looks.at[len(looked)]:
             looked.append(kept)
-            why = settled(pairs, sampling.aims, block=block) or why
+            why = settled(pairs, aims(), block=looks.block) or why
         if why and looked[-1:] != [kept]:
             looked.append(kept)
     return pairs, looked, why, spent

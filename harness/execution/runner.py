@@ -18,7 +18,6 @@ from harness.execution.speed.alternating import AlternatingSides, alternate
 from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import WorkerPool
 from harness.machine.jobs import is_small
-from harness.machine.peaks import measure_peaks
 from harness.machine.requirements import ExtensionBuild
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype, Outcome
@@ -32,12 +31,13 @@ if TYPE_CHECKING:
     from harness.execution.correctness import candidate
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
-    from harness.execution.speed import paired
+    from harness.execution.speed import constants, paired
 else:
     references = LazyModule("harness.execution.correctness.references.eager")
     candidate = LazyModule("harness.execution.correctness.candidate")
     ranks = LazyModule("harness.execution.ranks")
     loading = LazyModule("harness.execution.loading")
+    constants = LazyModule("harness.execution.speed.constants")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
 
@@ -99,6 +99,7 @@ class Runner(WorkerPool):
         """Return the measurements of a case with its speed added, or the reason why there is none."""
         try:
             measurements = replace(measurements, peaks=self.peaks(case.device))
+            sampling = replace(sampling, constants=self.peaks(case.device).constants)
         except WorkerFailed as error:
             measurements = replace(measurements, peaks_failure=failure_of(error, "peaks"))
         try:
@@ -155,7 +156,7 @@ class Runner(WorkerPool):
 
     def peaks(self, device: str) -> Peaks:
         """Return the peak rates of the machine, measured once. Raises WorkerFailed."""
-        return self.once(("peaks", device), f"peaks-{device}", measure_peaks, device)
+        return self.once(("peaks", device), f"peaks-{device}", constants.measure_machine, device)
 
     def setup(self, case: Case) -> CaseSetup:
         """Return the inputs of a case, without a fault."""

@@ -12,11 +12,11 @@ from harness.judging.correctness import judge
 from harness.judging.memory import judge_memory
 from harness.judging.regression import judge_regression
 from harness.judging.speed import judge_speed
-from harness.judging.timings import PerformanceExpectation, nothing_measured
+from harness.judging.timings import PerformanceExpectation, SpeedRule, nothing_measured
 from harness.judging.utilization import judge_utilization
 from harness.paths.base import Optimization
 from harness.profiles.expectations import Expectations
-from harness.profiles.thresholds import threshold_of
+from harness.profiles.thresholds import speed_is_stated, threshold_of
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case, Evidence
 from harness.records.measurements import Measurements
@@ -62,7 +62,12 @@ def judge_evidence(case: Case, property_: Property, evidence: Evidence, *, expec
 
 def expectation_for(case: Case, path: Optimization, *, expectations: Expectations) -> PerformanceExpectation:
     """Return the limits and the baseline of a case."""
-    # On a CPU the overview's claim of speed is a limit only where the path should gain there.
-    claimed = case.device != "cpu" or case.workload.timed in path.expected_gain_in()
+    claimed = case.workload.timed in path.expected_gain_in()
     threshold = threshold_of(case, expectations.thresholds, control=path.control, claimed=claimed)
-    return PerformanceExpectation(threshold, *expectations.recorded(case.id, case.technique))
+    if speed_is_stated(case, expectations.thresholds):
+        rule = SpeedRule.STATED
+    elif case.device == "cpu" and not claimed and not path.control:
+        rule = SpeedRule.UNASKED
+    else:
+        rule = SpeedRule.PREDICTED
+    return PerformanceExpectation(threshold, *expectations.recorded(case.id, case.technique), rule)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.judging.baseline_comparison import Change, speed_change
+from harness.judging.prediction import CLEAR, MOST, SLOWER, PredictedSpeed, predicted_speed
 from harness.judging.timings import (
     DROPPED,
     MORE_TIME,
     QUIETER,
     PerformanceExpectation,
+    SpeedRule,
     nothing_measured,
     ratios_of,
     speedup,
@@ -20,7 +22,6 @@ from harness.judging.timings import (
     utilizations,
 )
 from harness.judging.verdicts import verdict_on
-from harness.profiles.thresholds import Threshold
 from harness.records.enums import Outcome, Property
 from harness.records.evidence import Case
 from harness.records.measurements import Measurements, Pair, Speed, log_speedups
@@ -109,27 +110,71 @@ def judge_speed(case: Case, measured: Measurements, expectation: PerformanceExpe
     early = unusable_timing(case, property_, measured)
     if early or measured.speed is None:
         return early or nothing_measured(case, property_)
-    speed, aims = measured.speed, aims_of(expectation.threshold)
+    speed, predicted = measured.speed, predicted_speed(measured.speed, measured.peaks)
+    aims = aims_of(expectation, predicted)
     interval = speedup(speed)
     limits = {f"speedup.{name}": aim.limit for name, aim in aims.items()}
-    numbers = {**_numbers(speed, interval), **utilizations(case, measured), **limits}
+    numbers = {
+        **_numbers(speed, interval),
+        **utilizations(case, measured),
+        **limits,
+        **_prediction(predicted, interval),
+    }
     sentence = f"speed over eager's is {interval}"
-    bounds = {f"{name.replace('_', ' ')} {aim.limit:g}": aim.answer(interval) for name, aim in aims.items()}
+    bounds = {f"{name.replace('_', ' ')} {aim.limit:.3g}": aim.answer(interval) for name, aim in aims.items()}
+    by_prediction = expectation.speed_rule is SpeedRule.PREDICTED and predicted is not None
+    reason = str(predicted) if by_prediction else expectation.threshold.reason
     for bound in (bound for bound, answer in bounds.items() if answer is Decision.MISSED):
-        why = f"{bound}, since {expectation.threshold.reason} (its measurements file has all pairs)"
+        why = f"{bound}, since {reason} (its measurements file has all pairs)"
         return verdict_on(case, property_, Outcome.SLOW, f"{case.id}: {sentence}, but should be {why}", numbers)
     for bound in (bound for bound, answer in bounds.items() if answer is Decision.OPEN):
         todo = MORE_TIME if speed.stopped == "seconds" else QUIETER
         message = f"{case.id}: {sentence}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
         return verdict_on(case, property_, Outcome.INCONCLUSIVE, message, numbers)
+    spent = f"{predicted}; {_spent(speed)}" if predicted else _spent(speed)
+    unclaimed = expectation.speed_rule is SpeedRule.UNASKED
+    if unclaimed or (by_prediction and _leaves_open(predicted, interval)):
+        why = "no gain is claimed" if unclaimed else "no clear gain or loss is predicted"
+        message = f"{case.id}: {sentence}; {why}, so that it is reported only; {spent}"
+        return verdict_on(case, property_, Outcome.REPORTED, message, numbers)
     held = f"should be {' and '.join(bounds)}" if bounds else "no limit is set"
-    return verdict_on(case, property_, Outcome.PASS, f"{sentence}, {held}; {_spent(speed)}", numbers)
+    return verdict_on(case, property_, Outcome.PASS, f"{sentence}, {held}; {spent}", numbers)
 
 
-def aims_of(threshold: Threshold) -> dict[str, Aim]:
-    """Return the limits that the speedup is held to, by `at_least` and `at_most`."""
-    limits = (("at_least", threshold.speed_min), ("at_most", threshold.speed_max))
-    return {name: Aim(limit, at_least=name == "at_least") for name, limit in limits if limit is not None}
+def _leaves_open(predicted: PredictedSpeed | None, interval: Interval) -> bool:
+    """Return whether nothing clear was predicted, and no gain was measured either."""
+    clear = predicted is None or not 1 / CLEAR <= predicted.speedup <= CLEAR
+    return not clear and Aim(1.0).answer(interval) is not Decision.MET
+
+
+def aims_of(expectation: PerformanceExpectation, predicted: PredictedSpeed | None) -> dict[str, Aim]:
+    """Return the limits that the speedup is held to, by `at_least` and `at_most`.
+
+    Where a prediction rules, a path must reach SLOWER of it, and MOST at the most. If it is predicted to be more than
+    CLEAR times as fast, it must not be slower than eager either. A control must lose if that is predicted as clearly.
+    """
+    threshold, rule = expectation.threshold, expectation.speed_rule
+    limits = {"at_least": threshold.speed_min, "at_most": threshold.speed_max}
+    if rule is SpeedRule.UNASKED:
+        limits = {}
+    elif rule is SpeedRule.PREDICTED and predicted:
+        control, gain = threshold.speed_max is not None, predicted.speedup
+        least = min(MOST, SLOWER * gain)
+        limits = {"at_least": max(1.0, least) if gain > CLEAR and not control else min(1.0, least)}
+        if control and gain < 1 / CLEAR:
+            limits["at_most"] = 1.0
+    return {name: Aim(limit, at_least=name == "at_least") for name, limit in limits.items() if limit is not None}
+
+
+def _prediction(predicted: PredictedSpeed | None, interval: Interval) -> dict[str, float]:
+    """Return the figures of a prediction: the speedup, the measured one over it, and the host's share."""
+    if predicted is None:
+        return {}
+    return {
+        "predicted": predicted.speedup,
+        "over_predicted": interval.mid / predicted.speedup,
+        "predicted.host_share": predicted.candidate.host_share,
+    }
 
 
 def _numbers(speed: Speed, interval: Interval) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from statistics import median
 
 from harness.judging.roofline import IMPOSSIBLE, mbu, mfu
@@ -23,6 +24,17 @@ QUIETER = "ask on a quieter machine"
 MORE_TIME = "allow more with --timing-seconds"
 
 
+class SpeedRule(StrEnum):
+    """Rule that says how fast a case must be."""
+
+    STATED = "stated"
+    """The threshold holds: it is a figure of the profile, or eager is beside itself."""
+    PREDICTED = "predicted"
+    """A prediction for this machine says it. Where there is none, the threshold holds, which is a claim."""
+    UNASKED = "unasked"
+    """Nothing is asked: nobody claims that the path gains there."""
+
+
 @dataclass(frozen=True)
 class PerformanceExpectation:
     """Limits and baseline that measurements are held to."""
@@ -32,6 +44,7 @@ class PerformanceExpectation:
     """Baseline of the case; None if there is none to compare with."""
     why_none: str = "no baseline was recorded"
     """Reason why there is no baseline."""
+    speed_rule: SpeedRule = SpeedRule.STATED
 
 
 def unusable_timing(case: Case, property_: Property, measured: Measurements) -> Verdict | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import sysconfig
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +51,10 @@ class Inventory:
     """Paths of tools that build code at run time, by the names in TOOLS. A missing tool is absent here."""
     rocm: str = ""
     """Version of ROCm that torch is built for, or empty. Its devices are AMD's, and torch calls them `cuda`."""
+    free_bytes: int | None = None
+    """Free bytes of the fullest accelerator; None if that was not asked for, or is unknown."""
+    simulated: bool = False
+    """Whether the accelerators are known to be simulated."""
 
     @property
     def default_device(self) -> str:
@@ -77,6 +83,28 @@ def take_inventory() -> Inventory:
         tools={name: path for name, find in TOOLS.items() if (path := find())},
         rocm=torch.version.hip or "",
     )
+
+
+MEMORY = (
+    "import torch\n"
+    "from harness.machine.devices import device_names, free_memory\n"
+    "device = torch.accelerator.current_accelerator().type\n"
+    "print(free_memory(device), device_names(device))\n"
+)
+"""Program that prints the free bytes of the fullest accelerator, and the names of all."""
+MEMORY_SECONDS = 120.0
+
+
+def with_memory(inventory: Inventory) -> Inventory:
+    """Return an inventory that knows the accelerators' free memory, from a process of its own: this one must not touch
+    a device. It stays unknown if that process fails."""
+    program = (sys.executable, "-c", MEMORY)
+    try:
+        done = subprocess.run(program, capture_output=True, text=True, timeout=MEMORY_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return inventory
+    free, _, names = done.stdout.strip().rpartition("\n")[2].partition(" ")
+    return replace(inventory, free_bytes=int(free) or None, simulated=is_simulated(names))
 
 
 def _c_compiler() -> str | None:

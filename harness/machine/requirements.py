@@ -74,6 +74,34 @@ class Accelerator(Need):
 
 
 @dataclass(frozen=True)
+class DeviceMemory(Need):
+    """Free memory of an accelerator that a model needs."""
+
+    named: ClassVar[str] = "{gib:.3g} GiB of device memory"
+    gib: float
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device == "cpu":
+            return None
+        free = inventory.free_bytes
+        if free is None or free >= self.gib * 2**30:
+            return None
+        return f"needs {self.gib:.3g} GiB of device memory: {free / 2**30:.3g} GiB are free"
+
+
+@dataclass(frozen=True)
+class RealDevice(Need):
+    """A device that is not simulated, on which a large model would be timed for hours, and for nothing."""
+
+    named: ClassVar[str] = "a real device"
+
+    def unmet(self, inventory: Inventory, *, device: str) -> str | None:
+        if device == "cpu" or not inventory.simulated:
+            return None
+        return "needs a real device: a large model is timed for hours on a simulated one"
+
+
+@dataclass(frozen=True)
 class Devices(Need):
     """Several devices of the case's type. On the CPU, processes replace them."""
 

@@ -59,6 +59,10 @@ class Threshold:
             raise ValueError(f"{where} wants an MBU of {self.mbu_min:g}, but no run reaches all of the bandwidth")
 
     @property
+    def bounds_speed(self) -> bool:
+        return self.speed_min is not None or self.speed_max is not None
+
+    @property
     def limits(self) -> tuple[float | None, ...]:
         return self.speed_min, self.speed_max, self.memory_max, self.weights_max, self.mbu_min
 
@@ -73,13 +77,11 @@ def threshold_of(
     overview's claim. A `control` is no optimization, and must not be faster. A path that is not `claimed` to be faster
     need not be.
     """
-    fitting = [each for each in thresholds if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
-    fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
     claim = overview(case, control=control, claimed=claimed)
-    if not fitting:
+    best = _most_specific(case, thresholds)
+    if best is None:
         return claim
-    best = max(fitting, key=lambda each: (each.path == case.path, len(each.path), each.recipe != ""))
-    bounded = best.speed_min is not None or best.speed_max is not None
+    bounded = best.bounds_speed
     return replace(
         best,
         path=case.path,
@@ -87,6 +89,18 @@ def threshold_of(
         speed_max=best.speed_max if bounded else claim.speed_max,
         memory_max=claim.memory_max if best.memory_max is None else best.memory_max,
     )
+
+
+def speed_is_stated(case: Case, thresholds: Iterable[Threshold]) -> bool:
+    """Return whether the profile's most specific threshold of a case says how fast it must be. Eager's needs none."""
+    best = _most_specific(case, thresholds)
+    return case.technique is Technique.EAGER or (best is not None and best.bounds_speed)
+
+
+def _most_specific(case: Case, thresholds: Iterable[Threshold]) -> Threshold | None:
+    fitting = [each for each in thresholds if fnmatchcase(case.path, each.path) and each.workload == case.workload.name]
+    fitting = [each for each in fitting if each.recipe in {"", case.recipe.name}]
+    return max(fitting, key=lambda each: (each.path == case.path, len(each.path), each.recipe != ""), default=None)
 
 
 def overview(case: Case, *, control: bool = False, claimed: bool = True) -> Threshold:

@@ -138,6 +138,8 @@ class Outcome(StrEnum):
     """The numbers contradict a claim."""
     DISCLAIMED = "DISCLAIMED"
     """The numbers contradict a claim, and the profile of this hardware says so and why."""
+    REPORTED = "REPORTED"
+    """Measured, and nothing could be asked of it: a prediction for this machine leaves open whether it gains."""
     INCONCLUSIVE = "INCONCLUSIVE"
     NO_BASELINE = "NO_BASELINE"
     UNSUPPORTED = "UNSUPPORTED"
@@ -153,4 +155,4 @@ class Outcome(StrEnum):
 
     @property
     def fails(self) -> bool:
-        return not self.skips and self not in (Outcome.PASS, Outcome.IMPROVED, Outcome.DISCLAIMED)
+        return not self.skips and self not in (Outcome.PASS, Outcome.IMPROVED, Outcome.DISCLAIMED, Outcome.REPORTED)

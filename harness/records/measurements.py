@@ -9,6 +9,7 @@ from statistics import median
 
 from harness.records.enums import Dtype
 from harness.records.evidence import Failure
+from harness.records.prediction import Constants, RunOperators
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ class Speed:
     """Reason for a missing `work`; empty if there is one."""
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Threads, load, clocks: recorded, not judged."""
+    operators: RunOperators | None = None
+    """Operators of one run of the candidate before the first sample. None if they are not seen in one process: of
+    requests, of ranks, and in records from before."""
+    eager_operators: RunOperators | None = None
+    """The same of eager."""
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.new_tokens < 2:
@@ -189,6 +195,8 @@ class Peaks:
     """Floating-point operations per second of the fastest square matrix product."""
     launch: float
     """Seconds from one launch of an empty kernel to the next."""
+    constants: Constants | None = None
+    """Constants from which times are predicted; None in records from before."""
 
     def __post_init__(self) -> None:
         if not all(peak > 0 for peak in (self.copy_bandwidth, self.read_bandwidth, self.launch, *self.flops.values())):

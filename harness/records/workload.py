@@ -39,6 +39,17 @@ class Seeded:
     """Absolute path of a folder with a tokenizer whose ids the vocabulary holds."""
     seed: int = 0
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights of matrices, by the entries that all decoder configs share."""
+        shape = self.shape
+        width, heads = shape["hidden_size"], shape["num_attention_heads"]
+        size = shape.get("head_dim") or width // heads
+        attention = 2 * width * size * (heads + shape["num_key_value_heads"])
+        layer = attention + 3 * width * shape["intermediate_size"]
+        tables = 1 if shape.get("tie_word_embeddings") else 2
+        return int(tables * width * shape["vocab_size"] + shape["num_hidden_layers"] * layer)
+
 
 @dataclass(frozen=True)
 class ModelSpec:

@@ -29,7 +29,7 @@ class Badge:
             return "bad"
         if self.outcome is Outcome.INCONCLUSIVE or self.outcome is Outcome.DISCLAIMED:
             return "open"
-        return "none" if self.outcome.skips else "good"
+        return "none" if self.outcome.skips or self.outcome is Outcome.REPORTED else "good"
 
     @property
     def sign(self) -> str:

@@ -10,7 +10,7 @@ from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Verdict
 from harness.reports.tables import grouped
 
-OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE)
+OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE, Outcome.REPORTED)
 """Outcomes that leave a question open."""
 
 
@@ -62,7 +62,11 @@ class Judged:
             return PathStanding.DISCLAIMED
         if all(outcome is Outcome.UNSUPPORTED for outcome in self.outcomes):
             return PathStanding.UNTRIED
-        good = {verdict.property for verdict in self.verdicts if not verdict.outcome.skips}
+        good = {
+            verdict.property
+            for verdict in self.verdicts
+            if not verdict.outcome.skips and verdict.outcome is not Outcome.REPORTED
+        }
         if not good:
             return PathStanding.OPEN
         return PathStanding.ENGAGED if good == {Property.ENGAGEMENT} else PathStanding.WORKS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.execution.measuring import Sampling
 from harness.judging.measured import expectation_for, judge_evidence, judge_measured
-from harness.judging.speed import CLEARLY_FASTER, Aims, aims_of
+from harness.judging.speed import CLEARLY_FASTER, Aims
 from harness.judging.timings import PerformanceExpectation
 from harness.profiles.expectations import Expectations
 from harness.records.enums import Outcome, Property
@@ -97,9 +97,9 @@ class CaseJudge:
         if _untimed(measured, property_):
             native = next(run for run in self.evidence[case.id].rungs if run.dtype is case.dtype)
             stored = expectation.recorded.figures.speed if expectation.recorded else None
-            limits = (*aims_of(expectation.threshold).values(), *((CLEARLY_FASTER,) if case.id in self.claimed else ()))
-            aims = Aims(limits, stored.speedup if stored else None)
-            sampling = Sampling(self.timing_seconds, aims, kernels=native.engagement.kernels)
+            aims = Aims((CLEARLY_FASTER,) if case.id in self.claimed else (), stored.speedup if stored else None)
+            kernels = native.engagement.kernels
+            sampling = Sampling(self.timing_seconds, aims, kernels=kernels, expectation=expectation)
             measured = self.runner.timed(measured, case, planned.optimization, sampling)
         if _unweighed(measured, property_):
             measured = self.runner.weighed(measured, case, planned.optimization)

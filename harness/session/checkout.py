@@ -38,7 +38,7 @@ def refuse_unused(profiles: tuple[Profile, ...], catalogue: Catalogue) -> None:
     for profile in profiles:
         by_kind = {
             "workload": {workload.name for workload in catalogue.workloads if workload.timed},
-            "recipe": {"", *(model.name for model in (*catalogue.models, *catalogue.more_models))},
+            "recipe": {"", *(model.name for model in catalogue.all_models)},
         }
         for threshold in profile.thresholds:
             for kind, names in by_kind.items():

@@ -11,14 +11,18 @@ from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
-from harness.machine.requirements import Device, HubModel, Need
+from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, RealDevice
 from harness.paths.base import Optimization
-from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
+from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique, Tier
 from harness.records.evidence import Case
-from harness.records.workload import Folder, Hub, ModelSpec, Probes, Workload
+from harness.records.workload import Folder, Hub, ModelSpec, Probes, Seeded, Workload
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """Native dtype of accelerators when none is requested: checkpoints are published in it."""
+PAYS = {Technique.ATTENTION: Bottleneck.PREFILL, Technique.CONTINUOUS_BATCHING: Bottleneck.BATCH}
+"""Load in which a technique should pay on an accelerator, if it is another than decoding for one sequence."""
+TIMED_ANYWHERE = 100e6
+"""Weights of the largest model that is timed on a simulated device too."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,23 @@ class Catalogue:
     probes: Probes
     more_models: tuple[ModelSpec, ...] = ()
     """Models that run only when requested by name: they are large, or far away."""
+    slices: tuple[ModelSpec, ...] = ()
+    """Models of a few layers in published widths, on which an accelerator's kernels run with their real tiles."""
+    whole: tuple[ModelSpec, ...] = ()
+    """Models that an accelerator times by default, the smallest first."""
 
     def __post_init__(self) -> None:
-        for entries in (self.paths, (*self.models, *self.more_models), self.workloads):
+        for entries in (self.paths, self.all_models, self.workloads):
             names = [entry.name for entry in entries]
             if doubled := {name for name in names if names.count(name) > 1}:
                 raise ValueError(
                     f"{', '.join(sorted(doubled))} stands twice in the catalogue, but names should be unique"
                 )
+
+    @property
+    def all_models(self) -> tuple[ModelSpec, ...]:
+        """All models that have a name here."""
+        return (*self.models, *self.slices, *self.whole, *self.more_models)
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +118,52 @@ def plan(
     return in_tiers(planned, models=models[:1])
 
 
+def plan_accelerator(
+    catalogue: Catalogue, inventory: Inventory, *, device: str, dtypes: tuple[Dtype, ...] = ()
+) -> list[Planned]:
+    """Return the cases of an accelerator for which no model was requested, each with its tier.
+
+    The catalogue's models and its slices show engagement and equivalence. A slice runs each path on the first workload
+    that suits it: the first slice daily, the others nightly. Whole models are timed, since steps of a tiny one are all
+    launches, and in the load in which a path should pay: of the first model every path, daily if it is the first of its
+    technique and library; of later models those alone, nightly. All else is slow.
+    """
+    untimed = replace(catalogue, workloads=tuple(load for load in catalogue.workloads if not load.timed))
+    timed = replace(catalogue, workloads=tuple(load for load in catalogue.workloads if load.timed))
+    planned = plan(untimed, inventory, models=catalogue.models, device=device, dtypes=dtypes)
+    for place, model in enumerate(catalogue.slices):
+        usual = Tier.NIGHTLY if place else Tier.DAILY
+        entries = plan(untimed, inventory, models=(model,), device=device, dtypes=dtypes)
+        planned += [_in_tier(entry, usual if Tier.DAILY.holds(entry.tier) else Tier.SLOW) for entry in entries]
+    for place, model in enumerate(catalogue.whole):
+        entries = plan(timed, inventory, models=(model,), device=device, dtypes=dtypes)
+        first: dict[object, str] = {}
+        for entry in entries:
+            first.setdefault(_library(entry), entry.case.path)
+        for entry in entries:
+            pays = not entry.slow and entry.case.workload.timed in loads_that_pay(entry.optimization)
+            earliest = Tier.DAILY if first[_library(entry)] == entry.case.path else Tier.NIGHTLY
+            tier = (earliest, Tier.NIGHTLY if earliest is Tier.DAILY else Tier.SLOW)[min(place, 1)]
+            planned.append(_in_tier(entry, tier if pays else Tier.SLOW))
+    return planned
+
+
+def loads_that_pay(optimization: Optimization) -> tuple[Bottleneck, ...]:
+    """Return the loads in which an accelerator times a path: where it should gain, or else its technique."""
+    return tuple(optimization.expected_gain_in()) or (PAYS.get(optimization.technique, Bottleneck.DECODE),)
+
+
+def _library(entry: Planned) -> object:
+    technique = entry.case.technique  # stacks have the libraries of their parts
+    needs = () if technique is Technique.STACKS else entry.optimization.needs()
+    return technique, frozenset(needs), entry.case.dtype
+
+
+def _in_tier(entry: Planned, tier: Tier) -> Planned:
+    markers = dict.fromkeys((*entry.markers, *(["slow"] if tier is Tier.SLOW else [])))
+    return replace(entry, tier=tier, markers=tuple(markers))
+
+
 def _native(model: ModelSpec, device: str) -> tuple[Dtype]:
     return (model.cpu_dtype if device == "cpu" else ACCELERATOR_DTYPE,)
 
@@ -113,8 +172,8 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelSpec, ...]) -> li
     """Return the same cases, each with the first tier that runs it. `models` stand for all others.
 
     *daily*: each path on these models, on the first untimed workload that suits it. What each technique should gain is
-    timed on these models too, or, if a CPU times none of them by default, on the first model that it does time. On a
-    CPU stacks that compile are nightly: their parts run by themselves. *smoke*: the first untimed daily case of each
+    timed on these models too, or, if none of them is timed by default, on the first model that is. On a CPU stacks that
+    compile are nightly: their parts run by themselves. *smoke*: the first untimed daily case of each
     technique that can run here, by model and dtype. *nightly*: all others but *slow* ones, which repeat what another
     case shows, or cost a CPU minutes.
     """
@@ -124,7 +183,7 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelSpec, ...]) -> li
         case = entry.case
         if case.workload.timed is None and entry.optimization.suits(case.workload, case.device):
             usual.setdefault((case.recipe.name, case.dtype, case.path), case.workload)
-    timed = models if any(model.timed_daily for model in models) else _first_timed(fast) or models
+    timed = _first_timed([entry for entry in fast if entry.case.recipe in models]) or _first_timed(fast) or models
     first: dict[tuple[str, str, str], Planned] = {}
     tiers = {}
     for entry in fast:
@@ -153,12 +212,13 @@ def _costs_a_cpu_a_minute(entry: Planned) -> bool:
 
 
 def _first_timed(planned: Sequence[Planned]) -> tuple[ModelSpec, ...]:
-    return tuple(dict.fromkeys(entry.case.recipe for entry in planned if entry.case.recipe.timed_daily))[:1]
+    models = (entry.case.recipe for entry in planned if entry.case.workload.timed and entry.case.recipe.timed_daily)
+    return tuple(dict.fromkeys(models))[:1]
 
 
 def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
     """Return the recipe of `--model`: a name, a folder, or a hub id `owner/name[@revision]`. Raises UnknownName."""
-    models = (*catalogue.models, *catalogue.more_models)
+    models = catalogue.all_models
     for model in models:
         if model.name == name:
             return model
@@ -175,7 +235,7 @@ def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
 def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
     """Return a catalogue that also has the models of these names, which are those that `--model` takes."""
     named = tuple(find_model(name, catalogue) for name in names)
-    catalogued = (*catalogue.models, *catalogue.more_models)
+    catalogued = catalogue.all_models
     return replace(catalogue, more_models=(*catalogue.more_models, *(each for each in named if each not in catalogued)))
 
 
@@ -184,7 +244,7 @@ def case_ids(catalogue: Catalogue, device: str) -> set[str]:
     return {
         Case(path.name, path.technique, model, workload, device, dtype).id
         for path in catalogue.paths
-        for model in (*catalogue.models, *catalogue.more_models)
+        for model in catalogue.all_models
         for workload in catalogue.workloads
         for dtype in Dtype
     }
@@ -195,7 +255,7 @@ def find_case(case_id: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
     device = case_id.partition("-")[0]
     by_id = {}
     for path in catalogue.paths:
-        for model in (*catalogue.models, *catalogue.more_models):
+        for model in catalogue.all_models:
             for workload in catalogue.workloads:
                 for dtype in Dtype:
                     case = Case(path.name, path.technique, model, workload, device, dtype)
@@ -218,8 +278,20 @@ def plan_case(case_id: str, catalogue: Catalogue, inventory: Inventory) -> Plann
 def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
     """Return all needs of a case: its device, its model, and the needs of its optimization."""
     source = case.recipe.source
-    model = (HubModel(source.repository, source.revision),) if isinstance(source, Hub) else ()
+    model: tuple[Need, ...] = ()
+    if isinstance(source, Hub):
+        model = (HubModel(source.repository, source.revision),)
+    elif isinstance(source, Seeded):
+        model = (DeviceMemory(gib_of(source)),)
+        if case.workload.timed and source.parameters > TIMED_ANYWHERE:
+            model = (RealDevice(), *model)
     return (Device(), *model, *optimization.needs())
+
+
+def gib_of(source: Seeded) -> float:
+    """Return the GiB of a device that a model needs, to two digits. Its reference in float64 is the largest load: as
+    large as four models in bfloat16. A tenth more is for caches and activations, and 2 GiB are CUDA's."""
+    return float(f"{1.1 * 8 * source.parameters / 2**30 + 2:.2g}")
 
 
 def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, native: bool) -> Planned:

@@ -9,7 +9,7 @@ from typing import Protocol
 from harness.machine.inventory import Inventory
 from harness.records.enums import Dtype, Tier
 from harness.records.workload import ModelSpec, Workload
-from harness.session.plan import Catalogue, Planned, in_tiers, plan
+from harness.session.plan import Catalogue, Planned, in_tiers, plan, plan_accelerator
 
 
 class Replan(Protocol):
@@ -41,7 +41,7 @@ class SessionPlan:
     """Cases of later tiers."""
 
     def __post_init__(self) -> None:
-        self.own = self._kept(self.replan(self.catalogue.workloads))
+        self.own = self._kept(self._planned())
 
     def replan(
         self, workloads: tuple[Workload, ...], *, recipes: tuple[ModelSpec, ...] = (), path: str = ""
@@ -54,6 +54,11 @@ class SessionPlan:
         planned = plan(catalogue, self.inventory, models=models, device=self.device, dtypes=self.dtypes)
         # What somebody named is planned for each of its models, and not for the first alone.
         return in_tiers(planned, models=models) if recipes or self.named_models else planned
+
+    def _planned(self) -> list[Planned]:
+        if self.named_models or self.device == "cpu":
+            return self.replan(self.catalogue.workloads)
+        return plan_accelerator(self.catalogue, self.inventory, device=self.device, dtypes=self.dtypes)
 
     def add(self, planned: list[Planned]) -> list[Planned]:
         """Add the cases of a folder, and return those that the tier holds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fixtures.models import MODELS, MORE_MODELS
+from fixtures.models import MODELS, MORE_MODELS, WHOLE
 from fixtures.workloads import WORKLOADS, text
 from harness.machine.inventory import take_inventory
 from harness.paths.base import Optimization
@@ -14,7 +14,7 @@ from harness.records.workload import ModelSpec, Workload
 
 TINY = next(model for model in MODELS if model.name == "tiny_llama3")
 MINI = next(model for model in MORE_MODELS if model.name == "mini")
-SMALL = next(model for model in MORE_MODELS if model.name == "shape_qwen3_0_6b")
+SMALL = next(model for model in WHOLE if model.name == "shape_qwen3_0_6b")
 """The smallest published shape: accelerators need something to do."""
 
 DECODE, PREFILL = (

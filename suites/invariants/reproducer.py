@@ -116,7 +116,7 @@ def reproduce(
 
 def _asked_for_as(recipe: ModelSpec) -> str:
     """What `--model` would name it by."""
-    if recipe in (*CATALOGUE.models, *CATALOGUE.more_models):
+    if recipe in CATALOGUE.all_models:
         return recipe.name
     source = recipe.source
     if isinstance(source, Folder):

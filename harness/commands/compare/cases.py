@@ -30,7 +30,7 @@ from harness.statistics import Interval
 
 OF_MACHINE = {
     *(Outcome.SLOW, Outcome.OVER_MEMORY, Outcome.REGRESSED, Outcome.IMPROVED),
-    *(Outcome.DOES_NOT_HOLD, Outcome.DISCLAIMED),
+    *(Outcome.REPORTED, Outcome.DOES_NOT_HOLD, Outcome.DISCLAIMED),
 }
 """Outcomes that follow from measurements: another machine may show them by itself."""
 UNDECIDED = "UNDECIDED"

@@ -157,7 +157,7 @@ def _judgeable(file: Path) -> Iterator[None]:
 
 def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: Catalogue) -> Case:
     """Return the case that a verdict is on. Of a model that the catalogue lacks, judging needs the name alone."""
-    models = (*catalogue.models, *catalogue.more_models)
+    models = catalogue.all_models
     named = (model for model in models if model.name == verdict.recipe)
     model = next(named, None) or ModelSpec(verdict.recipe, Folder(""))
     return Case(path.name, path.technique, model, workload, verdict.device, verdict.dtype)

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from harness.commands.validate.records import SLOWDOWNS, Build, Card, CardReading
+from harness.execution.speed.constants import measure_machine
 from harness.machine.conditions import open_conditions
 from harness.machine.devices import computes_on_cpu, device_name, device_names
 from harness.machine.health import Examined
 from harness.machine.nvml import CAUSES, NOT_NVIDIA, POWER_CAP, Watched, find_handle
-from harness.machine.peaks import measure_peaks, random_square, synchronize
+from harness.machine.peaks import random_square, synchronize
 
 SECONDS = 1.0
 """Seconds of work: long enough for clocks to rise and for shares of time to show."""
@@ -28,7 +29,7 @@ def examine(device: str, *, peaks: bool) -> Examined:
     conditions = open_conditions(device)
     _work(device)  # so that clocks are up
     before = conditions.read()
-    measured = measure_peaks(device) if peaks else None
+    measured = measure_machine(device) if peaks else None
     if not peaks:
         _work(device)
     happened = conditions.between(before, conditions.read())

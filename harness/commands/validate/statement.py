@@ -20,7 +20,8 @@ from harness.reports.tables import skipped_paths, untrue_claims
 
 SCHEMA = 1
 """Version of `statement.json`."""
-GOOD = (Outcome.PASS, Outcome.IMPROVED)
+PASSES = (Outcome.PASS, Outcome.IMPROVED)
+GOOD = (*PASSES, Outcome.REPORTED)
 """Outcomes that nobody needs to agree to."""
 
 
@@ -218,7 +219,7 @@ def _exceptions(suites: Suites, cards: tuple[Card, ...]) -> list[str]:
 
 def _passed(verdicts: Sequence[Verdict], suites: Suites, *, checks: int, cards: int) -> str:
     tally = _tally(verdicts)
-    good = sum(tally.get(outcome, 0) for outcome in GOOD)
+    good = sum(tally.get(outcome, 0) for outcome in PASSES)
     notes = [f"{number} {outcome}" for outcome, number in tally.items() if outcome not in GOOD]
     notes += [f"{checks} of the preflight"] if checks else []
     notes += ["suites on one card alone"] if cards > 1 else []

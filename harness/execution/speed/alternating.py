@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from harness.execution.measuring import Sampling, TimedBlock, sample_until_enough
+from harness.execution.measuring import Looks, Sampling, TimedBlock, sample_until_enough
+from harness.judging.speed import Aims
 from harness.records.measurements import Pair, Speed
 
 LOOKS = (56, 68, 80)
@@ -41,8 +42,12 @@ def alternate(sides: AlternatingSides, sampling: Sampling) -> Speed:
         for (ours, why), (theirs, other) in zip(*(block.samples for block in done[-1]), strict=True):
             yield Pair(ours, theirs, why or other)
 
+    def aims() -> Aims:
+        candidate, eager = done[0]
+        return sampling.all_aims(candidate.operators, eager.operators, steps=sides.new_tokens - 1)
+
     pairs, looks, why, spent = sample_until_enough(
-        pairs_of_blocks, sampling, looks=LOOKS, fewest=LOOKS[0], block=sampling.block
+        pairs_of_blocks, aims, Looks(LOOKS, fewest=LOOKS[0], block=sampling.block), seconds=sampling.seconds
     )
     candidate, eager = done[0]
     return Speed(
@@ -64,4 +69,6 @@ def alternate(sides: AlternatingSides, sampling: Sampling) -> Speed:
         foreign=max(block.foreign for both in done for block in both),
         alternating=True,
         conditions=candidate.conditions,
+        operators=candidate.operators,
+        eager_operators=eager.operators,
     )

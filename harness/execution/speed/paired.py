@@ -6,9 +6,10 @@ Every timed run must give the tokens of the verified run: a fast wrong answer co
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.measuring import Sampling, TimedBlock, sample_until_enough
+from harness.execution.measuring import Looks, Sampling, TimedBlock, sample_until_enough
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun, RankAddress
 from harness.execution.speed.timed_model import (
@@ -31,6 +32,7 @@ def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = Non
     """Time the runs of one side. In a parallel model these are the runs of the rank at `place`."""
     with refusals(run):
         warm = load_warm_model(run, place)
+        operators = None if place else warm.timed.operators()
         with no_garbage():
             samples = tuple(warm.run() for _ in range(sampling.block))
         work, uncounted = _work(run, warm.timed)
@@ -45,6 +47,7 @@ def time_block(run: CaseRun, sampling: Sampling, place: RankAddress | None = Non
             verified_kernels=verified,
             foreign=warm.conditions.foreign,
             conditions=warm.conditions.facts(),
+            operators=operators,
         )
 
 
@@ -59,6 +62,9 @@ def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
         conditions = open_conditions(run.setup.device)
         warm = [warm_up(each, conditions) for each in timed]
         checks = [TokenCheck(each, verified_tokens(side)) for each, side in zip(timed, sides, strict=True)]
+        operators, eager_operators = (each.operators() for each in timed)
+        aims = sampling.all_aims(operators, eager_operators, steps=workload.new_tokens - 1)
+        sampling = replace(sampling, aims=aims)
         with no_garbage():
             pairs, looks, stopped, seconds = sample(candidate, eager, sampling, watching=conditions, checks=checks)
         work, uncounted = _work(run, candidate)
@@ -81,6 +87,8 @@ def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
             verified_kernels=verified_kernels,
             foreign=conditions.foreign,
             conditions=conditions.facts(),
+            operators=operators,
+            eager_operators=eager_operators,
         )
 
 
@@ -124,4 +132,4 @@ def sample(
             checks[side](tokens)
         return [Pair(samples[0], samples[1], watching.between(before, watching.read()))]
 
-    return sample_until_enough(pair, sampling, looks=sampling.looks, fewest=0)
+    return sample_until_enough(pair, lambda: sampling.aims, Looks(sampling.looks), seconds=sampling.seconds)

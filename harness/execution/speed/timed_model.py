@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 from transformers.generation.streamers import BaseStreamer
 
 from harness.errors import Incompatible
@@ -20,10 +20,12 @@ from harness.execution.loading import load_run, planted
 from harness.execution.serving import answer_all
 from harness.execution.setup import CaseRun
 from harness.machine.peaks import synchronize
+from harness.observation.operators import FIRST_TOKEN, operators_of
 from harness.observation.watch import kernels_used, profiled_events, shown_by_operators
 from harness.paths.base import Optimization
 from harness.records.measurements import Sample
 from harness.records.observation import EAGER_ATTENTION, Phase
+from harness.records.prediction import RunOperators
 
 EAGER_KERNELS = tuple(f"{phase} {EAGER_ATTENTION}" for phase in sorted(Phase))
 """Kernels that eager uses, and no others, as `phase name`."""
@@ -41,6 +43,8 @@ class FirstToken(BaseStreamer):
         self.handed += 1
         if self.handed == 2:
             self.at = time.perf_counter()
+            with record_function(FIRST_TOKEN):
+                pass
 
     def end(self) -> None:
         """Do nothing, since no token is held back."""
@@ -77,9 +81,19 @@ class TimedModel:
     def kernels(self) -> tuple[str, ...]:
         """Return the kernels of attention and of packed weights that one run uses, as `Engagement.kernels` names
         them."""
+        return kernels_used(profiled_events(self._profiled()))
+
+    def operators(self) -> RunOperators | None:
+        """Return the operators of one run; None for requests, whose operators run in a thread of the server."""
+        if self.optimization.serving():
+            return None
+        return operators_of(self._profiled(), decode_steps=self.new_tokens - 1, element=self.model.dtype.itemsize)
+
+    def _profiled(self) -> profile:
+        profiler: profile
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
             self.run()
-        return kernels_used(profiled_events(profiler))
+        return profiler
 
     def _generate(self, **options: Any) -> Any:
         ids, mask = self.batch

@@ -123,7 +123,9 @@ def test_case_of_a_model_beyond_the_catalogue_is_refused(command, checkout):
     run = checkout.run()
     command("propose", run)
     (checkout.root / "conftest.py").write_text(
-        f"{CONFTEST}\nfrom dataclasses import replace\nCATALOGUE = replace(CATALOGUE, models=(), more_models=())\n"
+        f"{CONFTEST}\nfrom dataclasses import replace\n"
+        "NONE = dict.fromkeys(('models', 'slices', 'whole', 'more_models'), ())\n"
+        "CATALOGUE = replace(CATALOGUE, **NONE)\n"
     )
     code, _, errors = command("accept", run)
     assert code == 2

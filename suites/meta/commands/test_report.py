@@ -80,14 +80,14 @@ def test_run_judged_by_the_same_stays_as_it_is(checkout, report):
     assert out.splitlines() == [
         "judged by profile here",
         "4 verdicts given again, 0 of them changed",
-        "3 PASS, 1 NO_BASELINE",
+        "2 PASS, 1 REPORTED, 1 NO_BASELINE",
         f"written: {run}",
     ]
     after = read_record(Run, run / "run.json")
     assert after == before
     told = (run / "report.md").read_text()
     assert told.startswith("# Passed: 1 optimization path works ")
-    assert "\n3 PASS" in told
+    assert "\n2 PASS" in told
     assert not (run / "run.before.json").exists()
 
 
@@ -99,7 +99,7 @@ def test_stricter_threshold_fails_a_run_that_passed(checkout, report):
     code, out, _ = report(run)
     assert code == 1
     first = out.splitlines()[0]
-    assert first.startswith(f"{TIMED.id}: speed was PASS, now SLOW: speed over eager's is 2")
+    assert first.startswith(f"{TIMED.id}: speed was REPORTED, now SLOW: speed over eager's is 2")
     assert "but should be at least 3, since the test wants it" in first
     assert "4 verdicts given again, 1 of them changed" in out
     assert outcomes(run)[Property.SPEED] is Outcome.SLOW
@@ -158,7 +158,7 @@ def test_json_holds_what_changed_and_what_fails(checkout, report):
     threshold(checkout, speed_min=3.0)
     found = json.loads(report(run, "--json")[1])
     [changed] = found["changed"]
-    assert (changed["was"]["outcome"], changed["now"]["outcome"]) == ("PASS", "SLOW")
+    assert (changed["was"]["outcome"], changed["now"]["outcome"]) == ("REPORTED", "SLOW")
     assert [failing["property"] for failing in found["failing"]] == ["speed"]
     assert (found["judged"], found["kept"]) == (4, {})
 
@@ -294,7 +294,7 @@ def test_run_that_was_killed_is_rendered_and_stays_as_it_is(checkout, report):
         NEVER_ENDED,
         "0 verdicts given again, 0 of them changed; 4 verdicts kept",
         "kept: 4, since the run is not finished",
-        "3 PASS, 1 NO_BASELINE",
+        "2 PASS, 1 REPORTED, 1 NO_BASELINE",
         f"written: {run}",
     ]
     assert (run / "run.json").read_text() == written

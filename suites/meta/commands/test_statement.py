@@ -42,7 +42,15 @@ def test_machine_on_which_all_is_well_is_accepted():
     assert made.outcomes == {"PASS": 2, "IMPROVED": 1}
 
 
-@pytest.mark.parametrize("outcome", [each for each in Outcome if not each.fails and each not in PASS])
+def test_reported_speed_is_no_exception_and_does_not_count_as_passed():
+    made = statement(Outcome.PASS, Outcome.PASS, Outcome.REPORTED)
+    assert made.line == "accepted: NVIDIA H200, 2 verdicts pass"
+    assert made.outcomes["REPORTED"] == 1
+
+
+@pytest.mark.parametrize(
+    "outcome", [each for each in Outcome if not each.fails and each not in (*PASS, Outcome.REPORTED)]
+)
 def test_verdict_that_neither_passes_nor_fails_is_an_exception(outcome):
     asked = Property.CLAIM if outcome is Outcome.DISCLAIMED else Property.EQUIVALENCE
     made = statement(Outcome.PASS, Outcome.PASS)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from fixtures.models import MODELS, MORE_MODELS
+from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution.correctness.references.eager import make_reference
@@ -97,13 +97,22 @@ def test_seeded_model_that_cannot_be_made_is_told(tmp_path, wrong, told):
 def test_published_shapes_have_the_published_sizes():
     """Parameters as on the model cards, and as their configs make transformers build them; no weights are made."""
     sizes = {}
-    for recipe in MORE_MODELS:
+    for recipe in (*SLICES, *WHOLE, *MORE_MODELS):
         if isinstance(recipe.source, Seeded):
             config = transformers.AutoConfig.for_model(recipe.source.model_type, **recipe.source.shape)
             with torch.device("meta"):
                 model = transformers.AutoModelForCausalLM.from_config(config)
             sizes[recipe.name] = round(model.num_parameters() / 1e6)
-    assert sizes == {"mini": 40, "shape_qwen3_0_6b": 596, "shape_llama3_8b": 8030, "shape_olmo3_7b": 7298}
+            assert recipe.source.parameters == pytest.approx(model.num_parameters(), rel=1e-3)
+    assert sizes == {
+        "slice_qwen3_0_6b": 219,
+        "slice_llama3_8b": 1487,
+        "slice_olmo3_7b": 1631,
+        "mini": 40,
+        "shape_qwen3_0_6b": 596,
+        "shape_llama3_8b": 8030,
+        "shape_olmo3_7b": 7298,
+    }
 
 
 @dataclass(frozen=True)

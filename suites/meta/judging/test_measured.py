@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from harness.judging.measured import judge_measured
-from harness.judging.timings import speedup
+from harness.judging.timings import SpeedRule, speedup
 from harness.records.enums import Dtype, Outcome, Property
 from harness.records.evidence import Failure
 from harness.records.measurements import Pair, Peaks, Sample
@@ -193,6 +193,11 @@ def test_speed_within_its_limits_passes():
     )
     verdict = judged(Property.SPEED, against=expectation(memory_max=1.0))
     assert verdict.message == f"speed over eager's is {interval}, no limit is set; 40 pairs in 4 s"
+    unasked = replace(CLAIMED, speed_rule=SpeedRule.UNASKED)
+    assert told(judged(Property.SPEED, against=unasked)) == (
+        Outcome.REPORTED,
+        f"speed over eager's is {interval}; no gain is claimed, so that it is reported only; 40 pairs in 4 s",
+    )
 
 
 def test_figures_of_a_speed_stand_in_its_verdict():

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fixtures.models import MODELS, MORE_MODELS
+from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from harness.machine.host import available_memory, processors_granted
 from harness.machine.jobs import MOST, default_jobs, is_small, threads_of_small
 from harness.records.workload import Folder, ModelSpec
@@ -39,7 +39,7 @@ def test_threads_do_not_depend_on_how_many_run_side_by_side():
 
 def test_small_models_lie_in_folders(tmp_path):
     assert all(is_small(recipe) for recipe in MODELS)
-    assert not any(is_small(recipe) for recipe in MORE_MODELS)
+    assert not any(is_small(recipe) for recipe in (*SLICES, *WHOLE, *MORE_MODELS))
     for name in ("model.safetensors", "pytorch_model.bin"):
         (tmp_path / name).mkdir()
         with (tmp_path / name / name).open("wb") as file:

@@ -1,0 +1,92 @@
+"""Operators that a run dispatched: what is counted of them, on real traces of the profiler."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from harness.observation.operators import FIRST_TOKEN, operators_of
+from harness.records.enums import Dtype
+
+
+def seen(*works, steps=1, element=4):
+    """Operators of the first work as the prefill, and of the others as decode steps."""
+    first, *rest = works
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        first()
+        with record_function(FIRST_TOKEN):
+            pass
+        for work in rest:
+            work()
+    return operators_of(profiler, decode_steps=steps, element=element)
+
+
+def nothing():
+    """Nothing at all."""
+
+
+def of_decode(work, **given):
+    calls = seen(nothing, work, **given).decode.calls
+    return {call.name: call for call in calls}
+
+
+LEFT, RIGHT = torch.ones(3, 8), torch.ones(5, 8)
+
+
+def test_product_reads_both_factors_and_writes_the_result():
+    """A linear layer is a product, its transpose a view."""
+    [call] = of_decode(lambda: torch.nn.functional.linear(LEFT, RIGHT)).values()
+    assert (call.name, call.calls, call.rows, call.dtype) == ("aten::mm", 1, 3, Dtype.FP32)
+    assert call.flops == 2 * 3 * 8 * 5
+    assert call.bytes == 4 * (3 * 8 + 8 * 5 + 3 * 5)
+
+
+def test_batch_of_products_and_fused_attention_count_all_of_their_heads():
+    heads = torch.ones(2, 4, 6, 8)
+    batched = of_decode(lambda: torch.bmm(heads[0], heads[1].transpose(1, 2)))["aten::bmm"]
+    assert (batched.flops, batched.rows) == (2 * 4 * 6 * 8 * 6, 6)
+    fused = of_decode(lambda: torch.nn.functional.scaled_dot_product_attention(heads, heads, heads))
+    [attention] = [call for call in fused.values() if call.flops]
+    assert attention.flops == 4 * 2 * 4 * 6 * 6 * 8
+
+
+def test_expanded_tensor_is_read_once_and_a_view_not_at_all():
+    """Keys of few heads, as eager repeats them."""
+    few = torch.ones(1, 2, 1, 4)
+    calls = of_decode(lambda: few.expand(1, 2, 3, 4).reshape(1, 6, 4).transpose(1, 2))
+    [copied] = calls.values()
+    assert copied.name == "aten::copy_"
+    assert copied.bytes == 4 * (24 + 8)
+
+
+def test_look_up_reads_only_the_rows_of_its_tokens():
+    table = torch.ones(1000, 16)
+    [call] = of_decode(lambda: torch.nn.functional.embedding(torch.tensor([1, 2, 3]), table)).values()
+    assert call.bytes == 2 * 4 * 3 * 16
+
+
+def test_tensors_of_a_list_have_the_elements_of_the_model():
+    """The profiler does not tell their format."""
+    halves = [torch.ones(4, dtype=torch.bfloat16)] * 2
+    assert of_decode(lambda: torch.cat(halves), element=2)["aten::cat"].bytes >= 2 * 8
+    with_default = of_decode(lambda: torch.cat(halves))["aten::cat"].bytes
+    assert with_default > of_decode(lambda: torch.cat(halves), element=2)["aten::cat"].bytes
+
+
+def test_prefill_and_decode_steps_are_told_apart_and_steps_are_a_mean():
+    def grow():
+        torch.add(LEFT, LEFT)
+
+    found = seen(grow, grow, grow, grow, steps=3)
+    assert [call.calls for call in found.prefill.calls] == [1]
+    assert [call.calls for call in found.decode.calls] == [1]
+    assert found.decode.dispatched == 1
+
+
+def test_calls_that_differ_little_are_one_entry_with_their_mean():
+    """A cache that grows by a position a step would otherwise have an entry for each."""
+    sizes = [torch.ones(1000 + step) for step in range(8)]
+    calls = of_decode(lambda: [torch.neg(one) for one in sizes])
+    assert calls["aten::neg"].calls == 8
+    assert calls["aten::neg"].elements == pytest.approx(1003.5)
