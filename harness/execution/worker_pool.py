@@ -137,10 +137,6 @@ class WorkerPool:
         not answer, return the type itself: their cases then say why."""
         return [device] if device == "cpu" else self._device(devices.device_keys, device, unknown=lambda _: [device])
 
-    def free_memory(self, device: str) -> int:
-        """Return the bytes that are free on the fullest device of a type; 0 if that is unknown."""
-        return self._device(devices.free_memory, device, unknown=lambda _: 0)
-
     def forget_failures(self) -> None:
         """Forget failures, so that whatever failed once by chance is tried anew when it is needed again."""
         with self._guard:

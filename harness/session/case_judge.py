@@ -81,7 +81,7 @@ class CaseJudge:
         if case.id not in self.evidence:
             began = time.monotonic()
             self.evidence[case.id] = self.runner.evidence(case, planned.optimization)
-            self.costs.add(Step(case.id, case.technique), time.monotonic() - began)
+            self.costs.add(Step.of(planned), time.monotonic() - began)
             self.folder.add_evidence(self.evidence[case.id])
             self.resumed_only.discard(case.id)
         return judge_evidence(case, property_, self.evidence[case.id], expectations=self.expectations)

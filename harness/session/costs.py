@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.errors import HarnessError
 from harness.records.codec import SCHEMA, read_record, write_record
 from harness.records.enums import Property, Technique
+from harness.session.plan import Planned, device_gib
 
 FILE = "costs.json"
 START_SECONDS = 12.0
@@ -40,6 +41,25 @@ STATED: Mapping[str, Mapping[Technique | None, float]] = {
 any other technique, and the last one for any other property."""
 
 
+STATED_ON_ACCELERATORS: Mapping[str, Mapping[Technique | None, float]] = {
+    EVIDENCE: {Technique.COMPILATION: 25.0, Technique.PARALLELISM: 20.0, Technique.STACKS: 15.0, None: 8.0},
+    Property.EQUIVALENCE: {None: 2.0},
+    Property.MEMORY: {None: 8.0},
+    Property.REGRESSION: {None: 0.0},
+    Property.SPEED: {Technique.ATTENTION: 10.0, None: 27.0},
+    Property.UTILIZATION: {None: 0.0},
+    Property.CLAIM: {None: 15.0},
+    "": {None: 8.0},
+}
+"""Seconds of a step on an accelerator, beside loading a large model. Assumptions, not measured yet: a process takes 2 s
+to have a context, and compiling is as on a CPU. Decoding 33 tokens with Qwen3-0.6B takes 0.7 s, and a timed case makes
+at least 12 pairs of such runs, and 14 runs to warm up and to check; attention is timed on a prompt."""
+LOADED = {EVIDENCE: 0.75, Property.SPEED: 0.5, Property.MEMORY: 0.25}
+"""Share of the float64 model that a step loads: float32 and bfloat16 for evidence, two in bfloat16 for a timing."""
+SECONDS_PER_GIB = 0.4
+"""Seconds in which a GiB comes from the page cache onto the device. An assumption: 2.7 GB/s."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing that a session does with a case."""
@@ -49,6 +69,14 @@ class Step:
     technique: Technique
     property_: Property | None = None
     """Property that is judged. None for running the case, whose verdicts cost nothing then."""
+    gib: float | None = None
+    """GiB of an accelerator that the case needs in float64, 0 if that is not known; None on a CPU."""
+
+    @classmethod
+    def of(cls, planned: Planned, property_: Property | None = None, *, name: str = "") -> Step:
+        """Return the step that judges a property of a planned case, or runs it. `name` is its id unless given."""
+        case = planned.case
+        return cls(name or case.id, case.technique, property_, None if case.device == "cpu" else device_gib(case))
 
     @property
     def key(self) -> str:
@@ -104,8 +132,10 @@ class Costs:
         """Return the seconds of a step: as measured here, or else as stated for its technique."""
         if step.key in self.seconds:
             return self.seconds[step.key]
-        stated = STATED.get(step.kind, STATED[""])
-        return stated.get(step.technique, stated[None])
+        table = STATED if step.gib is None else STATED_ON_ACCELERATORS
+        stated = table.get(step.kind, table[""])
+        loading = (step.gib or 0.0) * LOADED.get(step.kind, 0.0) * SECONDS_PER_GIB
+        return stated.get(step.technique, stated[None]) + loading
 
     def slowest(self, most: int) -> list[tuple[str, float]]:
         """Return the steps of this session that took longest, at most `most`, with their seconds."""

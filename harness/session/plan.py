@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
-from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, RealDevice
+from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, Package, RealDevice
 from harness.paths.base import Optimization
 from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique, Tier
 from harness.records.evidence import Case
@@ -156,7 +156,8 @@ def loads_that_pay(optimization: Optimization) -> tuple[Bottleneck, ...]:
 def _library(entry: Planned) -> object:
     technique = entry.case.technique  # stacks have the libraries of their parts
     needs = () if technique is Technique.STACKS else entry.optimization.needs()
-    return technique, frozenset(needs), entry.case.dtype
+    packages = {need.distribution for need in needs if isinstance(need, Package)}
+    return technique, frozenset(packages), entry.case.dtype
 
 
 def _in_tier(entry: Planned, tier: Tier) -> Planned:
@@ -292,6 +293,15 @@ def gib_of(source: Seeded) -> float:
     """Return the GiB of a device that a model needs, to two digits. Its reference in float64 is the largest load: as
     large as four models in bfloat16. A tenth more is for caches and activations, and 2 GiB are CUDA's."""
     return float(f"{1.1 * 8 * source.parameters / 2**30 + 2:.2g}")
+
+
+def device_gib(case: Case) -> float:
+    """Return the GiB of an accelerator that a case needs, by its model's shape.
+
+    It is 0 on a CPU, and if the shape is not known.
+    """
+    source = case.recipe.source
+    return gib_of(source) if case.device != "cpu" and isinstance(source, Seeded) else 0.0
 
 
 def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, native: bool) -> Planned:

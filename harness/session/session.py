@@ -12,7 +12,7 @@ from harness.judging.gate import Forgiven
 from harness.judging.verdicts import unsupported
 from harness.machine.host import processor
 from harness.machine.inventory import describe
-from harness.machine.jobs import cores, default_jobs, is_small, threads_of_small
+from harness.machine.jobs import cores, threads_of_small
 from harness.machine.locks import Patience, devices_held
 from harness.profiles.exceptions import forgiven
 from harness.profiles.expectations import Expectations, expectations_of
@@ -64,7 +64,8 @@ class Session:
         self.cases: CaseJudge | None = None
         """None until the first verdict is requested."""
         self.evidence: dict[str, Evidence] = {}
-        self.outlook = Outlook(selection.tests, self.costs, self.evidence)
+        free = None if plan.device == "cpu" else plan.inventory.free_bytes or 0
+        self.outlook = Outlook(selection.tests, self.costs, self.evidence, free, options.jobs)
         self._profiles = profiles
         self._notify = notify
         self._resumed: dict[tuple[str, Property], Verdict] = {}
@@ -80,7 +81,7 @@ class Session:
     @property
     def first_line(self) -> str:
         """One line for the start: how many cases the selected tests are of, and about how long they take."""
-        return self.outlook.first_line(self.options.tier, self.options.jobs, self.plan.left_out_by_tier)
+        return self.outlook.first_line(self.options.tier, self.plan.left_out_by_tier)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -105,7 +106,7 @@ class Session:
                 began = time.monotonic()
                 verdict = judging(cases)
             if property_.alone or planned.case.id not in self.evidence:
-                self.costs.add(Step(planned.id, planned.case.technique, property_), time.monotonic() - began)
+                self.costs.add(Step.of(planned, property_, name=planned.id), time.monotonic() - began)
         if planned.claim and verdict.case != planned.claim:
             verdict = as_claim(planned.claim, verdict)
         verdict = forgiven(verdict, cases.expectations.known_failures, on=cases.folder.run.started)
@@ -202,11 +203,8 @@ class Session:
     def _gather(self, judge: CaseJudge) -> None:
         """Begin to run side by side the small cases that tests will judge by their evidence."""
         runner, folder = judge.runner, judge.folder
-        cases = {name: entry for name, entry in self.outlook.to_run().items() if is_small(entry.case.recipe)}
-        jobs = self.options.jobs
-        if jobs is None:
-            free = [runner.free_memory(device) for device in {entry.case.device for entry in cases.values()} - {"cpu"}]
-            jobs = default_jobs(min(free, default=None))
+        beside = self.outlook.beside()
+        cases, jobs = {entry.case.id: entry for entry in beside.entries}, beside.jobs
         runner.threads = threads_of_small()
         parallel = jobs > 1 and len(cases) > 1
         folder.say_jobs(jobs if parallel else 1)
@@ -222,11 +220,11 @@ class Session:
             if _ran_out_of_time(evidence):  # perhaps because others ran beside it
                 runner.forget_failures()
                 return
-            self.costs.add(Step(evidence.case, cases[evidence.case].case.technique), seconds)
+            self.costs.add(Step.of(cases[evidence.case]), seconds)
             folder.add_evidence(evidence)
 
         def cost(case: str) -> float:
-            return self.costs.of(Step(case, cases[case].case.technique))
+            return self.costs.of(Step.of(cases[case]))
 
         gathering = Gathering(make, keep, jobs, cost, self._notify)
         gathering.minutes_behind = self.outlook.minutes_alone()
