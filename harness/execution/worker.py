@@ -33,6 +33,7 @@ from harness.errors import (
     full_disk_line,
 )
 from harness.execution.preloading import device_is_spoiled
+from harness.machine.jobs import compile_threads
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +42,7 @@ SERVER = "harness.execution.fork_server"
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a busy machine turn 0.1 s into 8 s
-    "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of compiler processes in a worker that may be killed
+    "TORCHINDUCTOR_COMPILE_THREADS": str(compile_threads()),
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA must not initialise it before the fork
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

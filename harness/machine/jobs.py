@@ -18,6 +18,8 @@ DEVICE_BYTES = 2 * 2**30
 LARGEST_FOLDER = 2**27
 """Bytes of the largest model folder whose cases may run next to others. In float64 such a model is four times as large
 as in bfloat16, and stays below the bytes above."""
+COMPILERS = 8
+"""Largest number of processes in which one worker compiles kernels."""
 THREADS = 2
 """Threads of a worker of a small model, however many run at the same time, since numbers depend on it. Two, so that
 operators that split their work are proved too; more do not pay for models so small."""
@@ -41,6 +43,12 @@ def default_jobs(device_free: int | None, *, host_free: int | None = None, proce
 def threads_of_small(*, processors: int = 0) -> int:
     """Return the number of threads of a small model's workers where nothing is timed."""
     return min(THREADS, processors or cores())
+
+
+def compile_threads(*, processors: int = 0) -> int:
+    """Return the number of processes in which torch.compile compiles kernels. On few cores it compiles in the worker
+    itself, since other workers need the cores; a kernel's many candidates then take minutes."""
+    return max(1, min(COMPILERS, (processors or cores()) // 4))
 
 
 @cache  # asked again for every case and worker

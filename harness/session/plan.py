@@ -128,14 +128,15 @@ def plan_accelerator(
     launches, and in the load in which a path should pay: of the first model every path, daily if it is the first of its
     technique and library; of later models those alone, nightly. All else is slow.
     """
+    chosen = choose_models(catalogue, inventory, device=device)
     untimed = replace(catalogue, workloads=tuple(load for load in catalogue.workloads if not load.timed))
     timed = replace(catalogue, workloads=tuple(load for load in catalogue.workloads if load.timed))
     planned = plan(untimed, inventory, models=catalogue.models, device=device, dtypes=dtypes)
-    for place, model in enumerate(catalogue.slices):
+    for place, model in enumerate(chosen.slices):
         usual = Tier.NIGHTLY if place else Tier.DAILY
         entries = plan(untimed, inventory, models=(model,), device=device, dtypes=dtypes)
         planned += [_in_tier(entry, usual if Tier.DAILY.holds(entry.tier) else Tier.SLOW) for entry in entries]
-    for place, model in enumerate(catalogue.whole):
+    for place, model in enumerate(chosen.whole):
         entries = plan(timed, inventory, models=(model,), device=device, dtypes=dtypes)
         first: dict[object, str] = {}
         for entry in entries:
@@ -146,6 +147,36 @@ def plan_accelerator(
             tier = (earliest, Tier.NIGHTLY if earliest is Tier.DAILY else Tier.SLOW)[min(place, 1)]
             planned.append(_in_tier(entry, tier if pays else Tier.SLOW))
     return planned
+
+
+@dataclass(frozen=True)
+class ChosenModels:
+    """Slices and whole models that an accelerator's memory holds, and what was left out."""
+
+    slices: tuple[ModelSpec, ...]
+    whole: tuple[ModelSpec, ...]
+    left_out: tuple[str, ...]
+    """A clause for each model that was left out, with the reason."""
+
+    def __str__(self) -> str:
+        """Return what a reader of the record must know."""
+        names = ", ".join(model.name for model in (*self.slices, *self.whole))
+        return "; ".join((f"by free memory: {names}", *self.left_out))
+
+
+def choose_models(catalogue: Catalogue, inventory: Inventory, *, device: str) -> ChosenModels:
+    """Return the models that run on an accelerator by default. If it holds none of a kind, the smallest is planned, and
+    its cases say why they cannot run."""
+    left_out: list[str] = []
+
+    def fitting(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
+        needs = {model: DeviceMemory(gib_of(model.source)) for model in models if isinstance(model.source, Seeded)}
+        unmet = {model: need.unmet(inventory, device=device) for model, need in needs.items()}
+        fit = tuple(model for model in models if not unmet.get(model)) or models[:1]
+        left_out.extend(f"{model.name} {reason}" for model, reason in unmet.items() if reason and model not in fit)
+        return fit
+
+    return ChosenModels(fitting(catalogue.slices), fitting(catalogue.whole), tuple(left_out))
 
 
 def loads_that_pay(optimization: Optimization) -> tuple[Bottleneck, ...]:

@@ -180,6 +180,8 @@ class Session:
         environment = describe(self.plan.inventory, accelerators=accelerators)
         device = self.plan.device
         expectations = expectations_of(self._profiles, Match(device, machine_of(device, accelerators)), environment)
+        if self.plan.chosen:
+            environment["models"] = str(self.plan.chosen)
         if expectations.notes:
             environment["judged_by"] = "; ".join(expectations.notes)
         folder.describe(environment, profile=expectations.profile, workers=runner.preloaded() if devices else "")

@@ -9,7 +9,7 @@ from typing import Protocol
 from harness.machine.inventory import Inventory
 from harness.records.enums import Dtype, Tier
 from harness.records.workload import ModelSpec, Workload
-from harness.session.plan import Catalogue, Planned, in_tiers, plan, plan_accelerator
+from harness.session.plan import Catalogue, ChosenModels, Planned, choose_models, in_tiers, plan, plan_accelerator
 
 
 class Replan(Protocol):
@@ -37,6 +37,8 @@ class SessionPlan:
     """Cases of the catalogue that the session's tier holds."""
     of_folders: list[Planned] = field(default_factory=list)
     """Cases of folders that have a plan of their own."""
+    chosen: ChosenModels | None = field(init=False, default=None)
+    """Models that the accelerator's memory was found to hold; None on a CPU, and if models were requested."""
     left_out: list[Planned] = field(default_factory=list)
     """Cases of later tiers."""
 
@@ -58,6 +60,7 @@ class SessionPlan:
     def _planned(self) -> list[Planned]:
         if self.named_models or self.device == "cpu":
             return self.replan(self.catalogue.workloads)
+        self.chosen = choose_models(self.catalogue, self.inventory, device=self.device)
         return plan_accelerator(self.catalogue, self.inventory, device=self.device, dtypes=self.dtypes)
 
     def add(self, planned: list[Planned]) -> list[Planned]:

@@ -10,7 +10,7 @@ import pytest
 from harness.records.enums import CASE_PROPERTIES, Bottleneck, Property, Technique, Tier
 from harness.session.costs import Costs
 from harness.session.outlook import Outlook
-from harness.session.plan import gib_of, plan_accelerator
+from harness.session.plan import choose_models, gib_of, plan_accelerator
 from harness.session.request import CaseTest
 from harness.session.session_plan import SessionPlan
 from harness.session.side_by_side import side_by_side
@@ -34,28 +34,37 @@ def timed(entries):
 
 
 @pytest.mark.parametrize(
-    ("inventory", "models"),
+    ("inventory", "slices", "whole"),
     [
-        (L4, {"shape_qwen3_0_6b"}),
-        (H100, {"shape_qwen3_0_6b", "shape_llama3_8b"}),
-        (H200, {"shape_qwen3_0_6b", "shape_llama3_8b"}),
-        (card(4), set()),
+        (card(10), ["slice_qwen3_0_6b"], ["shape_qwen3_0_6b"]),
+        (L4, ["slice_qwen3_0_6b", "slice_llama3_8b", "slice_olmo3_7b"], ["shape_qwen3_0_6b"]),
+        (H100, ["slice_qwen3_0_6b", "slice_llama3_8b", "slice_olmo3_7b"], ["shape_qwen3_0_6b", "shape_llama3_8b"]),
+        (H200, ["slice_qwen3_0_6b", "slice_llama3_8b", "slice_olmo3_7b"], ["shape_qwen3_0_6b", "shape_llama3_8b"]),
     ],
 )
-def test_card_is_timed_on_the_whole_models_that_it_holds(inventory, models):
-    """In float64 too, in which the reference is. What does not fit is planned, and says why it does not run."""
+def test_card_runs_the_models_that_it_holds_and_says_what_it_leaves_out(inventory, slices, whole):
+    """In float64 too, in which the reference is."""
+    chosen = choose_models(CATALOGUE, inventory, device="cuda")
+    assert ([model.name for model in chosen.slices], [model.name for model in chosen.whole]) == (slices, whole)
     entries = planned(inventory)
-    assert {entry.case.recipe.name for entry in timed(within(Tier.NIGHTLY, entries))} == models
-    left = {entry.case.recipe.name: entry.unmet for entry in timed(entries) if entry.case.recipe.name not in models}
-    free = f"{inventory.free_bytes / 2**30:.3g} GiB are free"
-    assert all(reason.endswith(free) for reason in left.values()), left
-    assert set(left) | models == {model.name for model in CATALOGUE.whole}
+    assert {entry.case.recipe.name for entry in timed(within(Tier.NIGHTLY, entries))} == set(whole)
+    assert not [entry.unmet for entry in entries if entry.unmet and "GiB" in entry.unmet]
+    left = {model.name for model in (*CATALOGUE.slices, *CATALOGUE.whole)} - {*slices, *whole}
+    assert {clause.partition(" ")[0] for clause in chosen.left_out} == left
 
 
-def test_need_of_memory_names_what_is_needed_and_what_is_there():
-    unmet = {entry.unmet for entry in planned(L4) if entry.case.recipe.name == "shape_llama3_8b"}
-    assert "needs 68 GiB of device memory: 22 GiB are free" in unmet
+def test_record_says_which_models_were_chosen_and_why_others_were_not():
+    told = str(choose_models(CATALOGUE, L4, device="cuda"))
+    assert told.startswith("by free memory: slice_qwen3_0_6b, ")
+    assert told.endswith("; shape_llama3_8b needs 68 GiB of device memory: 22 GiB are free")
     assert [gib_of(model.source) for model in (*CATALOGUE.slices, *CATALOGUE.whole)] == [3.8, 14, 15, 6.9, 68]
+
+
+def test_card_that_holds_none_says_so_for_each_case_of_the_smallest():
+    entries = planned(card(2))
+    unmet = {entry.case.recipe.name: entry.unmet for entry in entries if entry.unmet and "GiB" in entry.unmet}
+    assert set(unmet) == {"slice_qwen3_0_6b", "shape_qwen3_0_6b"}
+    assert unmet["shape_qwen3_0_6b"] == "needs 6.9 GiB of device memory: 2 GiB are free"
 
 
 def test_daily_shows_each_path_on_a_tiny_model_and_on_a_slice():
