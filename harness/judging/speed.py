@@ -167,13 +167,14 @@ def aims_of(expectation: PerformanceExpectation, predicted: PredictedSpeed | Non
 
 
 def _prediction(predicted: PredictedSpeed | None, interval: Interval) -> dict[str, float]:
-    """Return the figures of a prediction: the speedup, the measured one over it, and the host's share."""
+    """Return the figures of a prediction: speedup, the measured one over it, the host's share, and seconds of a run."""
     if predicted is None:
         return {}
     return {
         "predicted": predicted.speedup,
         "over_predicted": interval.mid / predicted.speedup,
         "predicted.host_share": predicted.candidate.host_share,
+        "predicted.seconds": predicted.candidate.seconds,
     }
 
 

@@ -38,6 +38,11 @@ MEMORY = 0.5
 """Share of an accelerator's free memory that is written and read back."""
 CPU_MEMORY = 64 * 2**20
 """Bytes that are written and read back on a CPU, whose memory has its own checks."""
+LAYER = (2048, 4096, 14336)
+"""Rows, width and inner width of a product as in a prefill of Llama 3 8B."""
+LOADED = 1000
+"""Products in a row between two looks: half a second in which an H200 has no pause. Cards that fail under load alone
+are at their hottest and draw the most then."""
 TOKENS = 64
 """Tokens in each row of the model's prompt."""
 
@@ -103,6 +108,8 @@ def operations(device: str, model_spec: ModelSpec) -> dict[str, Operation]:
     for dtype in DTYPES:
         by_name[f"{dtype} products"] = _rounded_product(device, dtype, rows, draw)
         by_name[f"exact {dtype} products"] = _exact_product(device, dtype, rows, draw)
+    if not computes_on_cpu(device):
+        by_name["bf16 products of a large layer under load"] = under_load(device, draw)
     values = torch.randn(rows, rows, generator=draw).to(device)
     by_name["reductions"] = Operation(lambda: torch.cat([values.sum(0), values.softmax(1).amax(0), values.std(1)]))
     by_name["memory"] = _memory(device)
@@ -119,6 +126,23 @@ def _rounded_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator
     kind = getattr(torch, dtype.torch_name)
     left, right = (torch.randn(rows, rows, generator=draw).to(device, kind) for _ in range(2))
     return Operation(lambda: left @ right)
+
+
+def under_load(device: str, draw: torch.Generator, *, size: tuple[int, int, int] = LAYER) -> Operation:
+    """Return an operation that counts, of LOADED equal products, the entries that differ from those of the first."""
+    rows, width, inner = size
+    left, right = (
+        torch.randn(*shape, generator=draw).to(device, torch.bfloat16) for shape in ((rows, width), (width, inner))
+    )
+    first = left @ right
+
+    def run() -> Tensor:
+        differing = torch.zeros(1, dtype=torch.int64, device=device)
+        for _ in range(LOADED):
+            differing += (left @ right != first).sum()
+        return differing
+
+    return Operation(run, torch.zeros(1, dtype=torch.int64))
 
 
 def _exact_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator) -> Operation:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.commands.validate.preflight import fingerprint_checks
 from harness.commands.validate.records import Card, Check, Fingerprint, Grade, graded
+from harness.commands.validate.residuals import residual_checks
 from harness.errors import first_line
 from harness.formatting import count
 from harness.judging.gate import ENDED_WELL, Forgiven, failed_otherwise, verdict_missing
@@ -122,12 +123,13 @@ def state(machine: Machine, suites: Suites, *, date: str) -> Statement:
     Reject if anything failed, differed or did not finish, or if nothing was judged. Anything skipped, left out or
     unreadable is an exception. A run of a selection of the tests never accepts a machine without exceptions.
     """
-    checks = (*machine.checks, *(check for each in machine.fingerprints for check in fingerprint_checks(each)))
+    verdicts = suites.run.verdicts if suites.run else ()
+    by_fingerprint = (check for each in machine.fingerprints for check in fingerprint_checks(each))
+    checks = (*machine.checks, *by_fingerprint, *residual_checks(verdicts))
     open_checks = graded(checks, Grade.EXCEPTION)
     rejections = (*map(str, graded(checks, Grade.REJECTING)), *_rejections(suites, checks))
     exceptions = (*map(str, open_checks), *_exceptions(suites, machine.cards))
     run, acceptance = suites.run, _acceptance(rejections, exceptions)
-    verdicts = run.verdicts if run else ()
     if rejections:
         more = len(rejections) - 1
         why = rejections[0] + (f"; and {count(more, 'more reason')}" if more else "")

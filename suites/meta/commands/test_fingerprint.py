@@ -62,6 +62,20 @@ def test_correct_hardware_gives_the_same_bits(known):
     assert str(check) == "cpu: the fingerprint is the same in 3 repetitions of 9 operations, 4 of them exact"
 
 
+def test_load_of_a_real_size_counts_each_product_that_differs(monkeypatch):
+    """Only a device that is no CPU runs it by default; one bit in one of many products is found."""
+    monkeypatch.setattr(fingerprinting, "LOADED", 20)
+    under_load = fingerprinting.under_load("cpu", torch.Generator().manual_seed(0), size=(8, 16, 32))
+    assert torch.equal(under_load.run(), under_load.expected)
+    products = iter(range(20))
+
+    def spoiled(left, right):
+        return torch.mm(left, right) + (next(products) == 7)
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", spoiled)
+    assert int(under_load.run()) > 0
+
+
 def test_every_operation_is_another(known):
     """An operation that gave nothing, or always the same, would find nothing."""
     found = repeat("cpu", known, seconds=0)
