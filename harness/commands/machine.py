@@ -181,12 +181,16 @@ def _peaks(peaks: Peaks) -> Iterator[str]:
 
 def _constants(constants: Constants) -> Iterator[str]:
     yield f"host: {scaled(constants.operator, 's')} an operator, {scaled(constants.step, 's')} a step beside them"
+    yield f"a whole model's operators take {constants.slowness:.2f} times as long as these rates say"
     if not constants.serial:
         yield f"gap: {scaled(constants.gap, 's')} a kernel"
     for dtype, rates in constants.reads.items():
         yield f"{dtype} weights are read at {_rates(rates, unit='B/s', at='B')}"
     for dtype, rates in constants.products.items():
         yield f"{dtype} products of a layer's size: {_rates(rates, unit='FLOP/s', at=' rows')}"
+    for dtype, rate in constants.attention.items():
+        batched = scaled(constants.batched[dtype], "FLOP/s")
+        yield f"{dtype} attention: {scaled(rate, 'FLOP/s')} fused, {batched} as products of batches"
     yield f"elements are moved at {_rates(constants.moves, unit='B/s', at='B')}"
     for dtype, rate in constants.exponentials.items():
         yield f"{dtype} exponentials: {scaled(rate, '/s')}"

@@ -18,14 +18,18 @@ from harness.records.prediction import Constants, OperatorCalls, Rate, RunOperat
 
 CLEAR = 1.3
 """Predicted speedup, or its inverse, from which the sign is asked for."""
-SLOWER = 0.6
-"""Share of its predicted speedup that a path must reach."""
+GAINED, SLOWER = 0.6, 0.5
+"""Shares of its predicted speedup that a path must reach: if more than CLEAR is predicted, and otherwise. Losses are
+harder to predict: Python between their operators is not seen."""
 MOST = 1.5
 """Largest speedup that is asked for. A graph is predicted as if nothing but its kernels took time: an H100 was seen to
 gain 1.65 by compiling where 4.2 is predicted (docs/measured/prediction.md)."""
 
 EXPONENTIAL = {f"aten::{name}" for name in ("_softmax", "silu", "gelu", "exp", "sigmoid", "tanh", "cos", "sin")}
 """Operators on elements that compute more than they move."""
+BATCHED = {"aten::bmm", "aten::baddbmm"}
+PRODUCTS = {"aten::mm", "aten::addmm", "aten::linear", "aten::mv"}
+"""Products with weights. Any other operator with operations is fused attention."""
 Of = TypeVar("Of")
 
 
@@ -93,22 +97,36 @@ def predict_run(run: RunOperators, constants: Constants, *, steps: int) -> Predi
 def predict(step: StepOperators, constants: Constants) -> PredictedTime:
     """Predict one step. Operators in a graph that is replayed are not dispatched, and cost the host nothing."""
     weights = sum(each.bytes * each.calls for each in step.calls if each.flops)
-    device = sum(each.calls * _seconds(each, constants, weights) for each in step.calls)
+    device = sum(each.calls * (constants.gap + _seconds(each, constants, weights)) for each in step.calls)
+    device *= constants.slowness
     host = constants.step + step.dispatched * constants.operator
     return PredictedTime(host, device, host + device if constants.serial else max(host, device))
 
 
 def _seconds(call: OperatorCalls, constants: Constants, weights: float) -> float:
-    """Return the device's seconds for one call. Products read what all products of a step read in turn."""
-    if call.flops:
-        reads = _of(constants.reads, call.dtype)
-        moving = call.bytes / rate_at(reads, weights)
-        computing = call.flops / rate_at(_of(constants.products, call.dtype), call.rows) if call.rows > 1 else 0.0
-    else:
-        moving = call.bytes / rate_at(constants.moves, call.bytes)
-        exponential = call.name in EXPONENTIAL
-        computing = call.elements / _of(constants.exponentials, call.dtype) if exponential else 0.0
-    return constants.gap + max(moving, computing)
+    """Return the device's seconds for one call. Products read what all products of a step read in turn.
+
+    Reading and computing overlap. On a CPU they do not overlap with fresh memory for the result.
+    """
+    moving = call.bytes / rate_at(constants.moves, call.bytes)
+    if not call.flops:
+        if call.name not in EXPONENTIAL:
+            return moving
+        computing = call.elements / _of(constants.exponentials, call.dtype)
+        return moving + computing if constants.serial else max(moving, computing)
+    reading = (call.bytes - call.written) / rate_at(_of(constants.reads, call.dtype), weights)
+    writing = call.written / rate_at(constants.moves, 2 * call.written) if call.written else 0.0
+    computing = call.flops / _rate(call, constants) if call.rows > 1 else 0.0
+    return max(reading, computing) + writing if constants.serial else max(reading + writing, computing)
+
+
+def _rate(call: OperatorCalls, constants: Constants) -> float:
+    """Return the operations per second of a product."""
+    if call.name in BATCHED:
+        return _of(constants.batched, call.dtype)
+    if call.name in PRODUCTS:
+        return rate_at(_of(constants.products, call.dtype), call.rows)
+    return _of(constants.attention, call.dtype)
 
 
 def _of(rates: Mapping[Dtype, Of], dtype: Dtype | None) -> Of:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.judging.baseline_comparison import Change, speed_change
-from harness.judging.prediction import CLEAR, MOST, SLOWER, PredictedSpeed, predicted_speed
+from harness.judging.prediction import CLEAR, GAINED, MOST, SLOWER, PredictedSpeed, predicted_speed
 from harness.judging.timings import (
     DROPPED,
     MORE_TIME,
@@ -150,8 +150,8 @@ def _leaves_open(predicted: PredictedSpeed | None, interval: Interval) -> bool:
 def aims_of(expectation: PerformanceExpectation, predicted: PredictedSpeed | None) -> dict[str, Aim]:
     """Return the limits that the speedup is held to, by `at_least` and `at_most`.
 
-    Where a prediction rules, a path must reach SLOWER of it, and MOST at the most. If it is predicted to be more than
-    CLEAR times as fast, it must not be slower than eager either. A control must lose if that is predicted as clearly.
+    Where a prediction rules, a path that is predicted to be more than CLEAR times as fast must reach GAINED of it, at
+    least 1 and at most MOST. Any other must reach SLOWER of it. A control must lose if that is predicted as clearly.
     """
     threshold, rule = expectation.threshold, expectation.speed_rule
     limits = {"at_least": threshold.speed_min, "at_most": threshold.speed_max}
@@ -159,8 +159,8 @@ def aims_of(expectation: PerformanceExpectation, predicted: PredictedSpeed | Non
         limits = {}
     elif rule is SpeedRule.PREDICTED and predicted:
         control, gain = threshold.speed_max is not None, predicted.speedup
-        least = min(MOST, SLOWER * gain)
-        limits = {"at_least": max(1.0, least) if gain > CLEAR and not control else min(1.0, least)}
+        clear = gain > CLEAR and not control
+        limits = {"at_least": max(1.0, min(MOST, GAINED * gain)) if clear else min(1.0, SLOWER * gain)}
         if control and gain < 1 / CLEAR:
             limits["at_most"] = 1.0
     return {name: Aim(limit, at_least=name == "at_least") for name, limit in limits.items() if limit is not None}

@@ -131,7 +131,7 @@ def _alike(counted: Counter[OperatorCalls]) -> Iterator[OperatorCalls]:
         calls = sum(each.calls for each in alike)
         means = {
             name: sum(getattr(each, name) * each.calls for each in alike) / calls
-            for name in ("bytes", "elements", "flops")
+            for name in ("bytes", "written", "elements", "flops")
         }
         yield replace(alike[0], calls=calls, **means)
 
@@ -159,15 +159,17 @@ def _call(event: Any, element: int) -> OperatorCalls:
         # Only the rows that are looked up are read.
         (table, size, numel, dtype), (_, _, looked_up, _) = tensors[:2]
         read = looked_up * numel // table[0]
-        return OperatorCalls(name, 1, 2 * read * size, read, dtype=dtype)
+        return OperatorCalls(name, 1, 2 * read * size, read * size, read, dtype=dtype)
     moved = sum(size * numel for _, size, numel, _ in tensors)
     dtype = next((each for *_, each in tensors if each), None)
     largest = max((numel for _, _, numel, _ in tensors), default=0)
     flops, rows, written = _product(name, [shape for shape, *_ in tensors])
+    if name.startswith(FUSED_ATTENTION) and True in event.concrete_inputs():
+        flops /= 2  # causal: half of the scores are not computed
     if not rows and not name.endswith("_"):
         written = largest
     size = next((size for _, size, _, each in tensors if each is dtype), 0)
-    return OperatorCalls(name, 1, moved + written * size, largest, flops, rows, dtype)
+    return OperatorCalls(name, 1, moved + written * size, written * size, largest, flops, rows, dtype)
 
 
 def _tensors(event: Any, element: int) -> Iterator[tuple[list[int], int, int, Dtype | None]]:

@@ -18,6 +18,8 @@ class OperatorCalls:
     """Number of calls; of decode steps, the mean of all steps."""
     bytes: float
     """Bytes that one call reads and writes."""
+    written: float
+    """Bytes of these that it writes."""
     elements: float
     """Elements of the largest tensor that one call reads."""
     flops: float = 0.0
@@ -76,6 +78,10 @@ class Constants:
     """Bytes per second at which products with one row read weights, by the bytes of all weights of a step."""
     products: Mapping[Dtype, tuple[Rate, ...]]
     """Floating-point operations per second of products, by their rows."""
+    batched: Mapping[Dtype, float]
+    """Floating-point operations per second of products of batches, as of the scores of all heads."""
+    attention: Mapping[Dtype, float]
+    """Floating-point operations per second of fused attention."""
     moves: tuple[Rate, ...]
     """Bytes per second that operators on elements read and write, by the bytes of one call. Large results lie in memory
     that is fresh from the system, which a CPU pays for."""
@@ -83,3 +89,5 @@ class Constants:
     """Elements per second of operators that compute exponentials: softmax."""
     serial: bool
     """Whether one thread both dispatches and computes, as on a CPU, so that times add up."""
+    slowness: float = 1.0
+    """Device's seconds of a whole model over those that the rates predict of it."""

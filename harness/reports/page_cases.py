@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from harness.errors import CorruptRecord
 from harness.formatting import MIB
+from harness.judging.prediction import PredictedSpeed, predicted_speed
 from harness.judging.timings import speedup
 from harness.records.codec import read_record
 from harness.records.enums import Property
@@ -131,6 +132,8 @@ def _measurements(measured: Measurements, by_property: Mapping[Property, Verdict
             yield Part("Not measured", [failure.message])
     if measured.speed and measured.speed.kept:
         yield _pairs(measured.speed, by_property.get(Property.SPEED), name)
+        if predicted := predicted_speed(measured.speed, measured.peaks):
+            yield _prediction(predicted)
     if measured.memory:
         yield _memory(measured.memory, name)
 
@@ -146,6 +149,13 @@ def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
     ]
     words += [f"Dropped: {why}." for why in dict.fromkeys(pair.dropped for pair in speed.pairs if pair.dropped)]
     return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, bounds, name=f"{name}-pairs"))
+
+
+def _prediction(predicted: PredictedSpeed) -> Part:
+    words = f"{str(predicted).capitalize()}. Seconds of a run, for the host and the device:"
+    sides = (predicted.candidate, predicted.eager)
+    rows = [[of, *(f"{1e3 * getattr(side, of):,.4g}" for side in sides)] for of in ("host", "device", "seconds")]
+    return Part("Prediction", [words], Table(["ms", "this path", "eager"], rows, "predicted times"))
 
 
 def _memory(memory: MemoryComparison, name: str) -> Part:

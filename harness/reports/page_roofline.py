@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from harness.judging.prediction import predict
 from harness.judging.timings import ratios_of
 from harness.records.enums import Dtype
 from harness.records.measurements import Measurements, Peaks
@@ -15,7 +16,8 @@ from harness.reports.pictures import Point, roofline_picture
 EXPLAINED = (
     "A point is the median of the timed runs: a decode step, or the prefill. Bytes and operations are those that "
     "arithmetic asks for, not those that were done. The roofs are this machine's measured peaks: bandwidth on the "
-    "slope, matrix products above. A point over its roof is a wrong measurement, or a model that fits into a cache."
+    "slope, matrix products above. A hollow point is the prediction for this machine. A point over its roof is a wrong "
+    "measurement, or a model that fits into a cache."
 )
 
 
@@ -32,7 +34,7 @@ def roofline(measured: Iterable[tuple[Dtype, Measurements]]) -> Part | None:
     if peaks is None or not roofs:
         return Part("", ["There is nothing to draw: no rate and no work of a timed case is known.", *without])
     picture = roofline_picture(points, roofs, bandwidth=peaks.bandwidth, name="roofline")
-    head = ["no.", "case", "of", "operations/byte", "Gop/s", "% of roof"]
+    head = ["no.", "case", "of", "operations/byte", "Gop/s", "predicted", "% of roof"]
     words = [EXPLAINED, _rates_line(peaks, roofs), *without]
     return Part("", words, Table(head, [_row(point, peaks) for point in points], "points of the roofline"), picture)
 
@@ -42,15 +44,25 @@ def _points(measured: Measurements, dtype: Dtype) -> list[Point]:
     if speed is None or work is None:
         return []
     times = ratios_of(speed)
+    decoding, filling = _predicted(measured)
     phases = (
-        (True, work.decode_flops, work.decode_bytes, times.get("token_seconds")),
-        (False, work.prefill_flops, work.prefill_bytes, times.get("first_seconds")),
+        (True, work.decode_flops, work.decode_bytes, times.get("token_seconds"), decoding),
+        (False, work.prefill_flops, work.prefill_bytes, times.get("first_seconds"), filling),
     )
     return [
-        Point(measured.case, dtype, flops / moved, flops / seconds, decode=decode)
-        for decode, flops, moved, seconds in phases
+        Point(measured.case, dtype, flops / moved, flops / seconds, decode, flops / predicted if predicted else None)
+        for decode, flops, moved, seconds, predicted in phases
         if flops and moved and seconds
     ]
+
+
+def _predicted(measured: Measurements) -> tuple[float | None, float | None]:
+    """Return the predicted seconds of a decode step and of the prefill; None without a prediction."""
+    speed, constants = measured.speed, measured.peaks.constants if measured.peaks else None
+    if speed is None or speed.operators is None or constants is None:
+        return None, None
+    decoding, filling = (predict(step, constants) for step in (speed.operators.decode, speed.operators.prefill))
+    return decoding.seconds, filling.seconds
 
 
 def _row(point: Point, peaks: Peaks) -> list[str]:
@@ -59,9 +71,14 @@ def _row(point: Point, peaks: Peaks) -> list[str]:
         point.case,
         "decode step" if point.decode else "prefill",
         f"{point.intensity:,.3g}" if point.intensity < 1000 else f"{point.intensity:,.0f}",
-        f"{point.rate / 1e9:,.3g}" if point.rate < 1e12 else f"{point.rate / 1e9:,.0f}",
+        _giga(point.rate),
+        _giga(point.predicted) if point.predicted else "",
         f"{100 * point.rate / _roof(point, peaks):.3g}",
     ]
+
+
+def _giga(rate: float) -> str:
+    return f"{rate / 1e9:,.3g}" if rate < 1e12 else f"{rate / 1e9:,.0f}"
 
 
 def _roof(point: Point, peaks: Peaks) -> float:

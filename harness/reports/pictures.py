@@ -81,6 +81,8 @@ class Point:
     rate: float
     """Floating-point operations per second."""
     decode: bool
+    predicted: float | None = None
+    """Predicted operations per second; None without a prediction."""
     number: int = 0
     """Number of the case in the table of the roofline."""
 
@@ -195,7 +197,8 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
     """Draw operations per second over operations per byte, under the machine's peaks `roofs`, given by name."""
 
     def paint(axes: Any) -> None:
-        rates, places = [point.rate for point in points], [point.intensity for point in points]
+        rates = [rate for point in points for rate in (point.rate, point.predicted) if rate]
+        places = [point.intensity for point in points]
         ridge = max(roofs.values()) / bandwidth
         left, right = min(*places, ridge, 1.0) / 3, max(*places, ridge) * 3
         axes.set(xscale="log", yscale="log", xlim=(left, right))
@@ -208,6 +211,10 @@ def roofline_picture(points: Sequence[Point], roofs: Mapping[str, float], *, ban
             some = [point for point in points if point.decode is decode]
             across, up = [point.intensity for point in some], [point.rate for point in some]
             axes.plot(across, up, linestyle="", color=COLOUR[colour], marker=marker, label=label)
+            predicted = [(point.intensity, point.predicted) for point in some if point.predicted]
+            if predicted:
+                hollow = {"linestyle": "", "color": COLOUR[colour], "marker": marker, "fillstyle": "none"}
+                axes.plot(*zip(*predicted, strict=True), label=f"{label}, predicted", **hollow)
             for at, numbers in _together(some).items():
                 offset, side = ((-4, 2), "right") if decode else ((4, 2), "left")
                 axes.annotate(numbers, at, xytext=offset, textcoords="offset points", ha=side)

@@ -17,6 +17,7 @@ STORED = ".stored"
 """Suffix of an error ratio's stored value. Only errors that have changed have one."""
 FIGURES = {
     "speed ×": ("speedup", "speedup.low"),
+    "predicted ×": ("predicted", "predicted"),
     "memory ×": ("memory_ratio", "memory_ratio"),
     "MBU": ("mbu", "mbu"),
     "MFU": ("mfu", "mfu"),

@@ -29,7 +29,7 @@ from harness.session.run_folder import RunFolder
 
 NOTHING_RAN = 5
 """Exit code of a run in which no session ran; pytest uses the same."""
-FINGERPRINT_SECONDS = 20.0
+FINGERPRINT_SECONDS = 60.0
 """Seconds for which each card repeats the same computations."""
 
 

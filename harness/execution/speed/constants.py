@@ -5,25 +5,29 @@ Products and reads have the sizes of models' layers, and not those at which the 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
-from torch.profiler import ProfilerActivity, profile
+from torch.nn.functional import linear, scaled_dot_product_attention
 
+from harness.execution.generation import set_plain_greedy
+from harness.execution.speed.timed_model import TimedModel
 from harness.formatting import MIB
+from harness.judging.prediction import predict
+from harness.judging.timings import later_seconds
 from harness.machine.devices import computes_on_cpu
 from harness.machine.peaks import measure_peaks, one_thread, synchronize
-from harness.observation.operators import operators_of
+from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.measurements import Peaks
-from harness.records.prediction import Constants, Rate
+from harness.records.measurements import Peaks, Sample
+from harness.records.prediction import Constants, Rate, RunOperators
 
 
 @dataclass(frozen=True)
@@ -36,27 +40,44 @@ class Sizes:
     """Bytes of the weights that are read in turn."""
     moved: tuple[int, ...]
     """Bytes that one operator on elements reads and writes."""
+    turns: int
+    """Bytes that are moved in turn."""
     rows: tuple[int, ...] = (4, 16, 128, 2048)
     """Rows of the products."""
 
 
-CPU = Sizes(1024, (MIB // 2, 4 * MIB, 32 * MIB, 256 * MIB), (MIB // 4, 2 * MIB, 48 * MIB, 128 * MIB))
+class Shape(NamedTuple):
+    """Shape of a model, and the length of the prompt that it is timed on."""
+
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    prompt: int
+
+
+CPU = Sizes(1024, (MIB // 2, 4 * MIB, 32 * MIB, 256 * MIB), (MIB // 4, 2 * MIB, 32 * MIB, 128 * MIB), 16 * MIB)
 """Sizes of a CPU: of the tiny models up to Qwen3-0.6B, whose width this is.
 
 The C library takes results above 32 MiB from the system each time, and gives them back.
 """
-ACCELERATOR = Sizes(4096, (64 * MIB, 512 * MIB, 2048 * MIB), (MIB, 16 * MIB, 256 * MIB))
+ACCELERATOR = Sizes(4096, (64 * MIB, 512 * MIB, 2048 * MIB), (MIB, 16 * MIB, 256 * MIB), 256 * MIB)
 """Sizes of an accelerator: of Llama 3 8B, whose width this is, up to more than the largest cache holds."""
 ELEMENTS = 256 * 1024
 """Elements of a softmax: the scores of 16 heads over 128 positions."""
+HEADS, POSITIONS, HEAD_SIZE = 8, 512, 64
+"""Heads, positions and head size of attention."""
 DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 TRIES = 5
 LEAST_SECONDS = 0.01
 """Seconds of one try."""
 LAYERS = (2, 8)
 """Layers of the narrow models, between which the slope is taken."""
-NARROW = 64
-"""Width of the narrow models: their operators compute next to nothing."""
+NARROW = Shape(128, 512, 2, 4, 2)
+"""Shape of the narrow models, that of the tiny ones: their operators compute next to nothing."""
+CALIBRATED = Shape(512, 1536, 4, 8, 512)
+CALIBRATED_ON_ACCELERATORS = Shape(4096, 14336, 2, 32, 2048)
+"""Shapes of the model whose device's seconds are compared with those predicted."""
 STEPS = 24
 """Decode steps of one try of a narrow model."""
 GRAPHED = 1000
@@ -76,18 +97,21 @@ def measure_constants(device: str) -> Constants:
     torch.set_float32_matmul_precision("highest")
     sizes = CPU if device == "cpu" or computes_on_cpu(device) else ACCELERATOR
     with one_thread(), torch.inference_mode():
-        operator, step = _host(device)
+        operator, step = host_seconds(device)
         probe = _Probe(device, sizes, _gap(device))
-        return Constants(
+        constants = Constants(
             operator=operator,
             step=step,
             gap=probe.gap,
             reads={dtype: tuple(probe.reading(dtype, size) for size in sizes.read) for dtype in DTYPES},
             products={dtype: tuple(probe.multiplying(dtype, rows) for rows in sizes.rows) for dtype in DTYPES},
+            batched={dtype: probe.batched(dtype) for dtype in DTYPES},
+            attention={dtype: probe.attention(dtype) for dtype in DTYPES},
             moves=tuple(probe.moving(size) for size in sizes.moved),
             exponentials={dtype: probe.exponentials(dtype) for dtype in DTYPES},
             serial=device == "cpu",
         )
+        return replace(constants, slowness=slowness_of(device, constants))
 
 
 @dataclass(frozen=True)
@@ -115,9 +139,31 @@ class _Probe:
         left, right = self._drawn(dtype, rows), self._drawn(dtype, self.sizes.width)
         return Rate(rows, 2 * rows * self.sizes.width**2 / self._seconds(partial(linear, left, right)))
 
+    def batched(self, dtype: Dtype) -> float:
+        heads = self._heads(dtype)
+        rows, size = heads.shape[1:]
+        work = partial(torch.bmm, heads, heads.transpose(1, 2))
+        return 2 * len(heads) * rows**2 * size / self._seconds(work)
+
+    def attention(self, dtype: Dtype) -> float:
+        heads = self._heads(dtype)[None]
+        rows, size = heads.shape[2:]
+        work = partial(scaled_dot_product_attention, heads, heads, heads)
+        return 4 * heads.shape[1] * rows**2 * size / self._seconds(work)
+
+    def _heads(self, dtype: Dtype) -> Tensor:
+        return self._drawn(dtype, HEADS * POSITIONS * HEAD_SIZE // self.sizes.width).view(HEADS, POSITIONS, HEAD_SIZE)
+
     def moving(self, size: int) -> Rate:
         one = self._drawn(Dtype.FP32, size // (8 * self.sizes.width))
-        return Rate(size, 2 * one.nbytes / self._seconds(partial(torch.neg, one)))
+        # In turn, so that they do not stay in the nearest cache: between two steps a model's weights are read.
+        some = [one.clone() for _ in range(max(1, self.sizes.turns // size))]
+
+        def move() -> None:
+            for each in some:
+                torch.neg(each)
+
+        return Rate(size, 2 * len(some) * one.nbytes / self._seconds(move, kernels=len(some)))
 
     def exponentials(self, dtype: Dtype) -> float:
         one = self._drawn(dtype, ELEMENTS // self.sizes.width)
@@ -174,51 +220,67 @@ def _elapsed(work: Callable[[], object], device: str, calls: int = 1) -> float:
     return time.perf_counter() - start
 
 
-def _host(device: str) -> tuple[float, float]:
+def host_seconds(device: str) -> tuple[float, float]:
     """Return the host's seconds per operator, and per step beside those of layers."""
-    few, many = (_NarrowModel(device, layers) for layers in LAYERS)
+    few, many = (seeded_model(device, NARROW, layers=layers) for layers in LAYERS)
     # In turns, so that a change of the machine's speed befalls both.
-    seconds = [(few.step_seconds(), many.step_seconds()) for _ in range(TRIES)]
+    seconds = [(_step_seconds(few.run()[0]), _step_seconds(many.run()[0])) for _ in range(1 + TRIES)][1:]
     few_seconds, many_seconds = (median(column) for column in zip(*seconds, strict=True))
-    operator = (many_seconds - few_seconds) / (many.operators - few.operators)
-    return operator, max(0.0, few_seconds - few.operators * operator)
+    few_operators, many_operators = (_operators(each).decode.dispatched for each in (few, many))
+    operator = (many_seconds - few_seconds) / (many_operators - few_operators)
+    step = few_seconds - few_operators * operator
+    return (operator, step) if step > 0 else (many_seconds / many_operators, 0.0)
 
 
-class _NarrowModel:
-    """A model of the usual layers in which only the host has work."""
+def slowness_of(device: str, constants: Constants) -> float:
+    """Return the device's seconds of a whole model over those predicted of it: more than 1, since its operators find
+    nothing in the nearest caches. On an accelerator phases in which it waits for the host say nothing."""
+    timed = seeded_model(device, CALIBRATED if constants.serial else CALIBRATED_ON_ACCELERATORS)
+    samples = [timed.run()[0] for _ in range(1 + TRIES)][1:]
+    run = _operators(timed)
+    logarithms = []
+    for step, seconds in (
+        (run.prefill, median(sample.first or sample.seconds for sample in samples)),
+        (run.decode, median(map(_step_seconds, samples))),
+    ):
+        predicted = predict(step, constants)
+        if constants.serial:
+            logarithms.append(math.log(max(seconds - predicted.host, predicted.device / 2) / predicted.device))
+        elif predicted.device > predicted.host:
+            logarithms.append(math.log(seconds / predicted.device))
+    return math.exp(sum(logarithms) / len(logarithms)) if logarithms else 1.0
 
-    def __init__(self, device: str, layers: int) -> None:
-        from transformers import AutoModelForCausalLM, Qwen3Config
 
-        config = Qwen3Config(
-            hidden_size=NARROW,
-            intermediate_size=NARROW,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            head_dim=NARROW // 2,
-            vocab_size=NARROW,
-            eos_token_id=None,
-            bos_token_id=None,
-            pad_token_id=0,
-        )
-        self.model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval().to(device)
-        self.device = device
-        self._run(1)
-        self.operators = (self._operators(1 + STEPS) - self._operators(1)) / STEPS
-        """Operators that a decode step dispatches."""
+def seeded_model(device: str, shape: Shape, *, layers: int = 0) -> TimedModel:
+    """Return a seeded model, to be timed as eager is."""
+    from transformers import AutoModelForCausalLM, Qwen3Config
 
-    def step_seconds(self) -> float:
-        """Return the seconds of a decode step."""
-        many, one = (_elapsed(partial(self._run, steps), self.device) for steps in (1 + STEPS, 1))
-        return (many - one) / STEPS
+    config = Qwen3Config(
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=layers or shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads // 2,
+        head_dim=shape.width // shape.heads,
+        vocab_size=shape.width,
+        eos_token_id=None,
+        bos_token_id=None,
+        pad_token_id=0,
+    )
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=dtype)
+    model = model.eval().to(device)
+    set_plain_greedy(model, pad=0)
+    ids = torch.ones(1, shape.prompt, dtype=torch.int64, device=device)
+    return TimedModel(model, (ids, torch.ones_like(ids)), Eager(), 1 + STEPS)
 
-    def _run(self, steps: int) -> None:
-        ids = torch.ones(1, 2, dtype=torch.int64, device=self.device)
-        mask = torch.ones_like(ids)
-        self.model.generate(ids, attention_mask=mask, max_new_tokens=steps, do_sample=False)
 
-    def _operators(self, steps: int) -> float:
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-            self._run(steps)
-        return operators_of(profiler, decode_steps=1).decode.dispatched
+def _operators(timed: TimedModel) -> RunOperators:
+    operators = timed.operators()
+    if operators is None:
+        raise TypeError("eager serves no requests, and its operators are seen")
+    return operators
+
+
+def _step_seconds(sample: Sample) -> float:
+    return later_seconds(sample) / STEPS

@@ -21,6 +21,8 @@ READ_SHARE = 0.8
 PRODUCT_SHARE = 0.7
 """Share of the data sheet's products that large products reach: the rest is lost to power and to their ends."""
 MOVE_SHARE = 0.7
+HALVES = (Dtype.FP32, Dtype.BF16)
+"""Formats that occur: models are in bfloat16, and a softmax in float32."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,12 @@ class AssumedCard:
             operator=self.operator,
             step=STEP,
             gap=GAP,
-            reads={Dtype.FP32: reads, Dtype.BF16: reads},
-            products={Dtype.FP32: products, Dtype.BF16: products},
+            reads=dict.fromkeys(HALVES, reads),
+            products=dict.fromkeys(HALVES, products),
+            batched=dict.fromkeys(HALVES, 0.3 * self.products),
+            attention=dict.fromkeys(HALVES, 0.4 * self.products),
             moves=(Rate(1e9, MOVE_SHARE * self.bandwidth),),
-            exponentials={Dtype.FP32: MOVE_SHARE * self.bandwidth / 4, Dtype.BF16: MOVE_SHARE * self.bandwidth / 4},
+            exponentials=dict.fromkeys(HALVES, MOVE_SHARE * self.bandwidth / 4),
             serial=False,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
-from harness.judging.prediction import CLEAR, MOST, SLOWER, PredictedSpeed, predict, predict_runs
+from harness.judging.prediction import CLEAR, GAINED, MOST, SLOWER, PredictedSpeed, predict, predict_runs
 from harness.reports.tables import markdown_table
 from suites.meta.prediction.cards import CARDS, PUBLISHED, AssumedCard
 from suites.meta.prediction.measure import Study, compared
@@ -57,8 +57,7 @@ def _speedups(study: Study) -> list[str]:
 
 def least(predicted: float) -> float:
     """Return the speedup that is asked for where so much is predicted."""
-    asked = min(MOST, SLOWER * predicted)
-    return max(1.0, asked) if predicted > CLEAR else min(1.0, asked)
+    return max(1.0, min(MOST, GAINED * predicted)) if predicted > CLEAR else min(1.0, SLOWER * predicted)
 
 
 def word(predicted: float, measured: float) -> str:

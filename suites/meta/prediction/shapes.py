@@ -100,10 +100,14 @@ def _compiled(step: StepOperators) -> StepOperators:
 def _packed(step: StepOperators, *, share: float, added: float, unpacked: bool = False) -> StepOperators:
     """Return a step whose weights take `share` of their bytes, with `added` operators for each linear layer. If they
     are `unpacked` first, they are written and read in full as well."""
-    weights = sum(each.calls for each in step.calls if _is_linear(each))
+    linears = sum(each.calls for each in step.calls if _is_linear(each))
     factor = share + (2.0 if unpacked else 0.0)
-    calls = tuple(replace(each, bytes=factor * each.bytes) if _is_linear(each) else each for each in step.calls)
-    return StepOperators(step.dispatched + added * weights, calls)
+
+    def packed(call: OperatorCalls) -> OperatorCalls:
+        return replace(call, bytes=call.written + factor * (call.bytes - call.written))
+
+    calls = tuple(packed(each) if _is_linear(each) else each for each in step.calls)
+    return StepOperators(step.dispatched + added * linears, calls)
 
 
 def _halved(step: StepOperators) -> StepOperators:
