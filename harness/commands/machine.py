@@ -60,7 +60,9 @@ class MachineHere:
 def machine(
     *,
     device: DeviceType = "",
-    peaks: Annotated[bool, typer.Option("--peaks/--no-peaks", help="measure the peaks, in 6 s on a CPU")] = True,
+    peaks: Annotated[
+        bool, typer.Option("--peaks/--no-peaks", help="measure the peaks and constants, in 20 s on a CPU")
+    ] = True,
     case_timeout: CaseTimeout = CASE_TIMEOUT,
     as_json: AsJson = False,
 ) -> None:
@@ -177,6 +179,8 @@ def _peaks(peaks: Peaks) -> Iterator[str]:
     yield f"launch: {scaled(peaks.launch, 's')}"
     if peaks.constants:
         yield from _constants(peaks.constants)
+    elif peaks.no_constants:
+        yield f"nothing can be predicted: {peaks.no_constants}"
 
 
 def _constants(constants: Constants) -> Iterator[str]:

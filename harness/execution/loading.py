@@ -23,7 +23,7 @@ LAST_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """Names of the last norm in transformers' decoders."""
 ENTROPY = 1.0
 """Mean entropy of the next token in nats: that of the tiny trained models on their text is 0.85 to 0.99."""
-CALIBRATED = 32
+CALIBRATION_TOKENS = 32
 """Tokens on which the spread of logits is measured."""
 
 
@@ -123,7 +123,7 @@ def calibrate_logits(model: Any) -> None:
         return
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        tokens = torch.randint(model.config.get_text_config().vocab_size, (1, CALIBRATED), generator=generator)
+        tokens = torch.randint(model.config.get_text_config().vocab_size, (1, CALIBRATION_TOKENS), generator=generator)
         logits = model(tokens).logits[0].float()
         low, high = 0.0, 1000.0
         for _ in range(40):

@@ -28,9 +28,11 @@ gain 1.65 by compiling where 4.2 is predicted (docs/measured/prediction.md)."""
 EXPONENTIAL = {f"aten::{name}" for name in ("_softmax", "silu", "gelu", "exp", "sigmoid", "tanh", "cos", "sin")}
 """Operators on elements that compute more than they move."""
 BATCHED = {"aten::bmm", "aten::baddbmm"}
-PRODUCTS = {"aten::mm", "aten::addmm", "aten::linear", "aten::mv"}
-"""Products with weights. Any other operator with operations is fused attention."""
-Of = TypeVar("Of")
+ATTENTION = ("aten::_scaled_dot_product_", "flash_attn", "_flash_attn", "FlashAttn")
+"""Prefixes of fused attention. Any other product is one with weights."""
+UNSEEN = 0.5
+"""Share of eager's operations below which a path's own are taken for unseen: a replayed graph shows none."""
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,17 @@ def predicted_speed(speed: Speed, peaks: Peaks | None) -> PredictedSpeed | None:
 
 
 def predict_runs(candidate: RunOperators, eager: RunOperators, constants: Constants, *, steps: int) -> PredictedSpeed:
-    """Predict runs of one prefill and `steps` decode steps."""
-    return PredictedSpeed(*(predict_run(each, constants, steps=steps) for each in (candidate, eager)))
+    """Predict runs of one prefill and `steps` decode steps. What a candidate computes in graphs, where it is not seen,
+    is taken from eager: the same products, without what the host dispatches between them."""
+    shown = RunOperators(_with_unseen(candidate.prefill, eager.prefill), _with_unseen(candidate.decode, eager.decode))
+    return PredictedSpeed(predict_run(shown, constants, steps=steps), predict_run(eager, constants, steps=steps))
+
+
+def _with_unseen(candidate: StepOperators, eager: StepOperators) -> StepOperators:
+    ours, theirs = (sum(call.flops * call.calls for call in step.calls) for step in (candidate, eager))
+    if ours >= UNSEEN * theirs:
+        return candidate
+    return StepOperators(candidate.dispatched, tuple(call for call in eager.calls if call.flops))
 
 
 def predict_run(run: RunOperators, constants: Constants, *, steps: int) -> PredictedTime:
@@ -124,12 +135,12 @@ def _rate(call: OperatorCalls, constants: Constants) -> float:
     """Return the operations per second of a product."""
     if call.name in BATCHED:
         return _of(constants.batched, call.dtype)
-    if call.name in PRODUCTS:
-        return rate_at(_of(constants.products, call.dtype), call.rows)
-    return _of(constants.attention, call.dtype)
+    if call.name.startswith(ATTENTION):
+        return _of(constants.attention, call.dtype)
+    return rate_at(_of(constants.products, call.dtype), call.rows)
 
 
-def _of(rates: Mapping[Dtype, Of], dtype: Dtype | None) -> Of:
+def _of(rates: Mapping[Dtype, Value], dtype: Dtype | None) -> Value:
     return rates.get(dtype or Dtype.FP32, rates[Dtype.FP32])
 
 

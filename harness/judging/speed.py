@@ -132,19 +132,26 @@ def judge_speed(case: Case, measured: Measurements, expectation: PerformanceExpe
         message = f"{case.id}: {sentence}, which does not tell whether it is {bound} ({_spent(speed)}; {todo})"
         return verdict_on(case, property_, Outcome.INCONCLUSIVE, message, numbers)
     spent = f"{predicted}; {_spent(speed)}" if predicted else _spent(speed)
-    unclaimed = expectation.speed_rule is SpeedRule.UNASKED
-    if unclaimed or (by_prediction and _leaves_open(predicted, interval)):
-        why = "no gain is claimed" if unclaimed else "no clear gain or loss is predicted"
+    if why := _why_open(expectation, predicted, interval, bounded=bool(bounds)):
         message = f"{case.id}: {sentence}; {why}, so that it is reported only; {spent}"
         return verdict_on(case, property_, Outcome.REPORTED, message, numbers)
     held = f"should be {' and '.join(bounds)}" if bounds else "no limit is set"
     return verdict_on(case, property_, Outcome.PASS, f"{sentence}, {held}; {spent}", numbers)
 
 
-def _leaves_open(predicted: PredictedSpeed | None, interval: Interval) -> bool:
-    """Return whether nothing clear was predicted, and no gain was measured either."""
-    clear = predicted is None or not 1 / CLEAR <= predicted.speedup <= CLEAR
-    return not clear and Aim(1.0).answer(interval) is not Decision.MET
+def _why_open(
+    expectation: PerformanceExpectation, predicted: PredictedSpeed | None, interval: Interval, *, bounded: bool
+) -> str:
+    """Return why a speed within its limits proves nothing; empty if it does."""
+    if expectation.speed_rule is SpeedRule.UNASKED:
+        return "no gain is claimed"
+    if expectation.speed_rule is SpeedRule.STATED:
+        return ""
+    if predicted is None:
+        return "" if bounded else "there is no prediction"
+    unclear = 1 / CLEAR <= predicted.speedup <= CLEAR
+    gained = Aim(1.0).answer(interval) is Decision.MET
+    return "no clear gain or loss is predicted" if unclear and not gained else ""
 
 
 def aims_of(expectation: PerformanceExpectation, predicted: PredictedSpeed | None) -> dict[str, Aim]:

@@ -30,7 +30,7 @@ class SpeedRule(StrEnum):
     STATED = "stated"
     """The threshold holds: it is a figure of the profile, or eager is beside itself."""
     PREDICTED = "predicted"
-    """A prediction for this machine says it. Where there is none, the threshold holds, which is a claim."""
+    """A prediction for this machine says it. Where there is none, the threshold holds, if it claims anything."""
     UNASKED = "unasked"
     """Nothing is asked: nobody claims that the path gains there."""
 
@@ -45,6 +45,7 @@ class PerformanceExpectation:
     why_none: str = "no baseline was recorded"
     """Reason why there is no baseline."""
     speed_rule: SpeedRule = SpeedRule.STATED
+    """Rule that says how fast the case must be."""
 
 
 def unusable_timing(case: Case, property_: Property, measured: Measurements) -> Verdict | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -89,9 +90,9 @@ MEMORY = (
     "import torch\n"
     "from harness.machine.devices import device_names, free_memory\n"
     "device = torch.accelerator.current_accelerator().type\n"
-    "print(free_memory(device), device_names(device))\n"
+    "print('memory', free_memory(device), device_names(device))\n"
 )
-"""Program that prints the free bytes of the fullest accelerator, and the names of all."""
+"""Program that prints the free bytes of the fullest accelerator, and the names of all, behind a mark."""
 MEMORY_SECONDS = 120.0
 
 
@@ -103,8 +104,10 @@ def with_memory(inventory: Inventory) -> Inventory:
         done = subprocess.run(program, capture_output=True, text=True, timeout=MEMORY_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return inventory
-    free, _, names = done.stdout.strip().rpartition("\n")[2].partition(" ")
-    return replace(inventory, free_bytes=int(free) or None, simulated=is_simulated(names))
+    line = re.search(r"^memory (\d+) (.*)$", done.stdout, re.MULTILINE)
+    if line is None:
+        return inventory
+    return replace(inventory, free_bytes=int(line[1]) or None, simulated=is_simulated(line[2]))
 
 
 def _c_compiler() -> str | None:

@@ -86,7 +86,12 @@ class DeviceMemory(Need):
         free = inventory.free_bytes
         if free is None or free >= self.gib * 2**30:
             return None
-        return f"needs {self.gib:.3g} GiB of device memory: {free / 2**30:.3g} GiB are free"
+        return f"{self.short}: {free / 2**30:.3g} GiB are free"
+
+    @property
+    def short(self) -> str:
+        """What is needed, without what is there."""
+        return f"needs {self.gib:.3g} GiB of device memory"
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,9 @@ class Peaks:
     launch: float
     """Seconds from one launch of an empty kernel to the next."""
     constants: Constants | None = None
-    """Constants from which times are predicted; None in records from before."""
+    """Constants from which times are predicted; None if there are none, and in records from before."""
+    no_constants: str = ""
+    """Reason why there are no constants; empty if there are."""
 
     def __post_init__(self) -> None:
         if not all(peak > 0 for peak in (self.copy_bandwidth, self.read_bandwidth, self.launch, *self.flops.values())):

@@ -91,3 +91,8 @@ class Constants:
     """Whether one thread both dispatches and computes, as on a CPU, so that times add up."""
     slowness: float = 1.0
     """Device's seconds of a whole model over those that the rates predict of it."""
+
+    def __post_init__(self) -> None:
+        if not (self.operator > 0 and self.step >= 0 and self.gap >= 0 and self.slowness > 0):
+            seconds = f"{self.operator} s an operator, {self.step} s a step, {self.gap} s a kernel"
+            raise ValueError(f"constants of {seconds} and a slowness of {self.slowness} cannot be")

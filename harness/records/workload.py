@@ -27,6 +27,13 @@ class Hub:
     """Branch, tag or commit. Only a commit stays the same."""
 
 
+SIZED = {
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    "vocab_size",
+}
+"""Entries of a config from which the number of weights follows."""
+
+
 @dataclass(frozen=True)
 class Seeded:
     """Random weights in a published shape: enough for arithmetic and speed, without a download."""
@@ -40,9 +47,12 @@ class Seeded:
     seed: int = 0
 
     @property
-    def parameters(self) -> int:
-        """Number of weights of matrices, by the entries that all decoder configs share."""
+    def parameters(self) -> int | None:
+        """Number of weights of matrices, by the entries that most decoder configs share. None if one of these is
+        missing, or if there are experts."""
         shape = self.shape
+        if not shape.keys() >= SIZED or any("expert" in entry for entry in shape):
+            return None
         width, heads = shape["hidden_size"], shape["num_attention_heads"]
         size = shape.get("head_dim") or width // heads
         attention = 2 * width * size * (heads + shape["num_key_value_heads"])

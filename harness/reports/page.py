@@ -27,9 +27,9 @@ class Badge:
         """Name of its colour."""
         if self.outcome.fails:
             return "bad"
-        if self.outcome is Outcome.INCONCLUSIVE or self.outcome is Outcome.DISCLAIMED:
+        if self.outcome in (Outcome.INCONCLUSIVE, Outcome.DISCLAIMED, Outcome.REPORTED):
             return "open"
-        return "none" if self.outcome.skips or self.outcome is Outcome.REPORTED else "good"
+        return "none" if self.outcome.skips else "good"
 
     @property
     def sign(self) -> str:

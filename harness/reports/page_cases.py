@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 from harness.errors import CorruptRecord
@@ -133,7 +134,7 @@ def _measurements(measured: Measurements, by_property: Mapping[Property, Verdict
     if measured.speed and measured.speed.kept:
         yield _pairs(measured.speed, by_property.get(Property.SPEED), name)
         if predicted := predicted_speed(measured.speed, measured.peaks):
-            yield _prediction(predicted)
+            yield _prediction(predicted, measured.speed)
     if measured.memory:
         yield _memory(measured.memory, name)
 
@@ -151,10 +152,14 @@ def _pairs(speed: Speed, verdict: Verdict | None, name: str) -> Part:
     return Part("Paired samples", words, picture=pairs_picture(speed.pairs, interval, bounds, name=f"{name}-pairs"))
 
 
-def _prediction(predicted: PredictedSpeed) -> Part:
-    words = f"{str(predicted).capitalize()}. Seconds of a run, for the host and the device:"
+def _prediction(predicted: PredictedSpeed, speed: Speed) -> Part:
+    words = f"{str(predicted).capitalize()}. Milliseconds of a run:"
     sides = (predicted.candidate, predicted.eager)
     rows = [[of, *(f"{1e3 * getattr(side, of):,.4g}" for side in sides)] for of in ("host", "device", "seconds")]
+    rows = [["together" if of == "seconds" else of, *cells] for of, *cells in rows]
+    kept = speed.kept
+    measured = [[pair.candidate.seconds for pair in kept], [pair.eager.seconds for pair in kept]]
+    rows.append(["measured", *(f"{1e3 * median(side):,.4g}" for side in measured)])
     return Part("Prediction", [words], Table(["ms", "this path", "eager"], rows, "predicted times"))
 
 

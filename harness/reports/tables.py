@@ -18,6 +18,7 @@ STORED = ".stored"
 FIGURES = {
     "speed ×": ("speedup", "speedup.low"),
     "predicted ×": ("predicted", "predicted"),
+    "host share": ("predicted.host_share", "predicted.host_share"),
     "memory ×": ("memory_ratio", "memory_ratio"),
     "MBU": ("mbu", "mbu"),
     "MFU": ("mfu", "mfu"),

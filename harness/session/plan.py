@@ -21,8 +21,8 @@ ACCELERATOR_DTYPE = Dtype.BF16
 """Native dtype of accelerators when none is requested: checkpoints are published in it."""
 PAYS = {Technique.ATTENTION: Bottleneck.PREFILL, Technique.CONTINUOUS_BATCHING: Bottleneck.BATCH}
 """Load in which a technique should pay on an accelerator, if it is another than decoding for one sequence."""
-TIMED_ANYWHERE = 100e6
-"""Weights of the largest model that is timed on a simulated device too."""
+TIMED_ANYWHERE = 3.0
+"""GiB of the largest model that is timed on a simulated device too."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def plan(
 
 
 def plan_accelerator(
-    catalogue: Catalogue, inventory: Inventory, *, device: str, dtypes: tuple[Dtype, ...] = ()
+    catalogue: Catalogue, inventory: Inventory, chosen: ChosenModels, *, device: str, dtypes: tuple[Dtype, ...] = ()
 ) -> list[Planned]:
     """Return the cases of an accelerator for which no model was requested, each with its tier.
 
@@ -128,25 +128,37 @@ def plan_accelerator(
     launches, and in the load in which a path should pay: of the first model every path, daily if it is the first of its
     technique and library; of later models those alone, nightly. All else is slow.
     """
-    chosen = choose_models(catalogue, inventory, device=device)
     untimed = replace(catalogue, workloads=tuple(load for load in catalogue.workloads if not load.timed))
     timed = replace(catalogue, workloads=tuple(load for load in catalogue.workloads if load.timed))
     planned = plan(untimed, inventory, models=catalogue.models, device=device, dtypes=dtypes)
-    for place, model in enumerate(chosen.slices):
-        usual = Tier.NIGHTLY if place else Tier.DAILY
+    for model in chosen.slices:
+        usual = Tier.DAILY if model == chosen.slices[0] else Tier.NIGHTLY
         entries = plan(untimed, inventory, models=(model,), device=device, dtypes=dtypes)
         planned += [_in_tier(entry, usual if Tier.DAILY.holds(entry.tier) else Tier.SLOW) for entry in entries]
-    for place, model in enumerate(chosen.whole):
+    for model in chosen.whole:
         entries = plan(timed, inventory, models=(model,), device=device, dtypes=dtypes)
-        first: dict[object, str] = {}
-        for entry in entries:
-            first.setdefault(_library(entry), entry.case.path)
-        for entry in entries:
-            pays = not entry.slow and entry.case.workload.timed in loads_that_pay(entry.optimization)
-            earliest = Tier.DAILY if first[_library(entry)] == entry.case.path else Tier.NIGHTLY
-            tier = (earliest, Tier.NIGHTLY if earliest is Tier.DAILY else Tier.SLOW)[min(place, 1)]
-            planned.append(_in_tier(entry, tier if pays else Tier.SLOW))
+        first = first_of_libraries(entries)
+        smallest = model == chosen.whole[0]
+        planned += [_in_tier(entry, _tier_of_timed(entry, first, smallest=smallest)) for entry in entries]
     return planned
+
+
+def _tier_of_timed(entry: Planned, first: frozenset[str], *, smallest: bool) -> Tier:
+    """Return the tier of a timed case. `first` are the ids of the first paths of each technique and library."""
+    pays = entry.case.workload.timed in loads_that_pay(entry.optimization)
+    if entry.slow or not pays:
+        return Tier.SLOW
+    if entry.case.path in first:
+        return Tier.DAILY if smallest else Tier.NIGHTLY
+    return Tier.NIGHTLY if smallest else Tier.SLOW
+
+
+def first_of_libraries(entries: Sequence[Planned]) -> frozenset[str]:
+    """Return the first path of each technique and library that can run here, or the first of those that cannot."""
+    first: dict[object, str] = {}
+    for entry in sorted(entries, key=lambda entry: entry.unmet is not None):
+        first.setdefault(_library(entry), entry.case.path)
+    return frozenset(first.values())
 
 
 @dataclass(frozen=True)
@@ -159,24 +171,31 @@ class ChosenModels:
     """A clause for each model that was left out, with the reason."""
 
     def __str__(self) -> str:
-        """Return what a reader of the record must know."""
+        """Return what a reader of the record must know. What is free is not in it: it is another figure each time, and
+        a run is resumed, merged and compared in an equal environment alone."""
         names = ", ".join(model.name for model in (*self.slices, *self.whole))
         return "; ".join((f"by free memory: {names}", *self.left_out))
 
 
-def choose_models(catalogue: Catalogue, inventory: Inventory, *, device: str) -> ChosenModels:
-    """Return the models that run on an accelerator by default. If it holds none of a kind, the smallest is planned, and
-    its cases say why they cannot run."""
-    left_out: list[str] = []
+def choose_models(catalogue: Catalogue, inventory: Inventory) -> ChosenModels:
+    """Return the models that run on an accelerator by default, by its free memory.
 
-    def fitting(models: tuple[ModelSpec, ...]) -> tuple[ModelSpec, ...]:
-        needs = {model: DeviceMemory(gib_of(model.source)) for model in models if isinstance(model.source, Seeded)}
-        unmet = {model: need.unmet(inventory, device=device) for model, need in needs.items()}
-        fit = tuple(model for model in models if not unmet.get(model)) or models[:1]
-        left_out.extend(f"{model.name} {reason}" for model, reason in unmet.items() if reason and model not in fit)
-        return fit
+    If it holds none of a kind, the smallest is planned, and its cases say why they cannot run. The smallest is chosen
+    too if the free memory is not known. A catalogue without whole models is timed on its own.
+    """
+    slices, left = _fitting(catalogue.slices, inventory)
+    whole, left_whole = _fitting(catalogue.whole, inventory)
+    return ChosenModels(slices, whole or catalogue.models, (*left, *left_whole))
 
-    return ChosenModels(fitting(catalogue.slices), fitting(catalogue.whole), tuple(left_out))
+
+def _fitting(models: tuple[ModelSpec, ...], inventory: Inventory) -> tuple[tuple[ModelSpec, ...], tuple[str, ...]]:
+    """Return the models that the memory holds, and a clause for each other one."""
+    free = inventory.free_bytes
+    needs = {model: DeviceMemory(gib) for model in models if (gib := gib_of(model.source))}
+    unmet = [model for model, need in needs.items() if free is None or need.gib * 2**30 > free]
+    fit = tuple(model for model in models if model not in unmet) or models[:1]
+    unknown = ", and the free memory is not known" if free is None else ""
+    return fit, tuple(f"{model.name} {needs[model].short}{unknown}" for model in unmet if model not in fit)
 
 
 def loads_that_pay(optimization: Optimization) -> tuple[Bottleneck, ...]:
@@ -313,17 +332,21 @@ def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
     model: tuple[Need, ...] = ()
     if isinstance(source, Hub):
         model = (HubModel(source.repository, source.revision),)
-    elif isinstance(source, Seeded):
-        model = (DeviceMemory(gib_of(source)),)
-        if case.workload.timed and source.parameters > TIMED_ANYWHERE:
+    elif gib := gib_of(source):
+        model = (DeviceMemory(gib),)
+        if case.workload.timed and gib > TIMED_ANYWHERE:
             model = (RealDevice(), *model)
     return (Device(), *model, *optimization.needs())
 
 
-def gib_of(source: Seeded) -> float:
-    """Return the GiB of a device that a model needs, to two digits. Its reference in float64 is the largest load: as
-    large as four models in bfloat16. A tenth more is for caches and activations, and 2 GiB are CUDA's."""
-    return float(f"{1.1 * 8 * source.parameters / 2**30 + 2:.2g}")
+def gib_of(source: Folder | Hub | Seeded) -> float:
+    """Return the GiB of a device that a model needs, to two digits; 0 if its shape is not known.
+
+    Its reference in float64 is the largest load: as large as four models in bfloat16. A tenth more is for caches and
+    activations, and 2 GiB are CUDA's.
+    """
+    weights = source.parameters if isinstance(source, Seeded) else None
+    return float(f"{1.1 * 8 * weights / 2**30 + 2:.2g}") if weights else 0.0
 
 
 def device_gib(case: Case) -> float:
@@ -331,8 +354,7 @@ def device_gib(case: Case) -> float:
 
     It is 0 on a CPU, and if the shape is not known.
     """
-    source = case.recipe.source
-    return gib_of(source) if case.device != "cpu" and isinstance(source, Seeded) else 0.0
+    return gib_of(case.recipe.source) if case.device != "cpu" else 0.0
 
 
 def _planned(optimization: Optimization, case: Case, inventory: Inventory, *, native: bool) -> Planned:

@@ -60,8 +60,8 @@ class SessionPlan:
     def _planned(self) -> list[Planned]:
         if self.named_models or self.device == "cpu":
             return self.replan(self.catalogue.workloads)
-        self.chosen = choose_models(self.catalogue, self.inventory, device=self.device)
-        return plan_accelerator(self.catalogue, self.inventory, device=self.device, dtypes=self.dtypes)
+        self.chosen = choose_models(self.catalogue, self.inventory)
+        return plan_accelerator(self.catalogue, self.inventory, self.chosen, device=self.device, dtypes=self.dtypes)
 
     def add(self, planned: list[Planned]) -> list[Planned]:
         """Add the cases of a folder, and return those that the tier holds."""

@@ -10,7 +10,7 @@ import pytest
 
 from harness.records.enums import Outcome, Property
 
-TIMED = {Outcome.PASS, Outcome.SLOW, Outcome.INCONCLUSIVE}
+TIMED = {Outcome.PASS, Outcome.SLOW, Outcome.REPORTED, Outcome.INCONCLUSIVE}
 """Verdicts after which the samples are of the path: those of any other are of something else, or of nothing."""
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from harness.commands.validate.records import LEAST, Differing, Fingerprint
 from harness.execution.loading import load_model
 from harness.machine.devices import computes_on_cpu
-from harness.machine.peaks import free_bytes
+from harness.machine.peaks import free_bytes, synchronize
 from harness.records.enums import Dtype
 from harness.records.workload import ModelSpec
 
@@ -40,9 +40,10 @@ CPU_MEMORY = 64 * 2**20
 """Bytes that are written and read back on a CPU, whose memory has its own checks."""
 LAYER = (2048, 4096, 14336)
 """Rows, width and inner width of a product as in a prefill of Llama 3 8B."""
-LOADED = 1000
-"""Products in a row between two looks: half a second in which an H200 has no pause. Cards that fail under load alone
-are at their hottest and draw the most then."""
+LOAD_SECONDS = 10.0
+"""Seconds of products without a pause in each repetition: a card that fails under load alone is at its hottest then."""
+QUEUED = 50
+"""Products between two looks at the clock."""
 TOKENS = 64
 """Tokens in each row of the model's prompt."""
 
@@ -129,7 +130,7 @@ def _rounded_product(device: str, dtype: Dtype, rows: int, draw: torch.Generator
 
 
 def under_load(device: str, draw: torch.Generator, *, size: tuple[int, int, int] = LAYER) -> Operation:
-    """Return an operation that counts, of LOADED equal products, the entries that differ from those of the first."""
+    """Return an operation that repeats a product for LOAD_SECONDS, and counts entries that differ from the first's."""
     rows, width, inner = size
     left, right = (
         torch.randn(*shape, generator=draw).to(device, torch.bfloat16) for shape in ((rows, width), (width, inner))
@@ -138,8 +139,11 @@ def under_load(device: str, draw: torch.Generator, *, size: tuple[int, int, int]
 
     def run() -> Tensor:
         differing = torch.zeros(1, dtype=torch.int64, device=device)
-        for _ in range(LOADED):
-            differing += (left @ right != first).sum()
+        until = time.monotonic() + LOAD_SECONDS
+        while time.monotonic() < until:
+            for _ in range(QUEUED):
+                differing += (left @ right != first).sum()
+            synchronize(device)
         return differing
 
     return Operation(run, torch.zeros(1, dtype=torch.int64))

@@ -18,7 +18,8 @@ FEWEST = 5
 def residual_checks(verdicts: Iterable[Verdict]) -> Iterator[Check]:
     """Yield what the times of a run's paths say, over those predicted from short measurements of the same machine.
 
-    A card that is as fast as it should be for milliseconds and slow for minutes slows all paths alike.
+    A card that is as fast as it should be for milliseconds and slow for minutes slows all paths alike. One that is
+    always slow does not show here: its predictions are as slow, and its share of the data sheet tells.
     """
     over = {
         verdict.case: verdict.numbers["seconds"] / verdict.numbers["predicted.seconds"]
@@ -26,6 +27,7 @@ def residual_checks(verdicts: Iterable[Verdict]) -> Iterator[Check]:
         if verdict.property is Property.SPEED and "predicted.seconds" in verdict.numbers
     }
     if len(over) < FEWEST:
+        yield Check("machine", "the number of timed paths with a prediction", f"{len(over)}, too few to compare")
         return
     usual, most = median(over.values()), 1 / STRAGGLER
     label = f"the time of {len(over)} timed paths over the predicted one, in the median,"

@@ -124,8 +124,10 @@ def state(machine: Machine, suites: Suites, *, date: str) -> Statement:
     unreadable is an exception. A run of a selection of the tests never accepts a machine without exceptions.
     """
     verdicts = suites.run.verdicts if suites.run else ()
+    # A shared processor changes its speed by itself.
+    residuals = residual_checks(verdicts) if machine.device != "cpu" else ()
     by_fingerprint = (check for each in machine.fingerprints for check in fingerprint_checks(each))
-    checks = (*machine.checks, *by_fingerprint, *residual_checks(verdicts))
+    checks = (*machine.checks, *by_fingerprint, *residuals)
     open_checks = graded(checks, Grade.EXCEPTION)
     rejections = (*map(str, graded(checks, Grade.REJECTING)), *_rejections(suites, checks))
     exceptions = (*map(str, open_checks), *_exceptions(suites, machine.cards))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, scaled_dot_product_attention
 
+from harness.errors import HarnessError, first_line
 from harness.execution.generation import set_plain_greedy
 from harness.execution.speed.timed_model import TimedModel
 from harness.formatting import MIB
@@ -41,7 +42,7 @@ class Sizes:
     moved: tuple[int, ...]
     """Bytes that one operator on elements reads and writes."""
     turns: int
-    """Bytes that are moved in turn."""
+    """Bytes of the tensors that are moved one after another, so that none of them stays in the nearest cache."""
     rows: tuple[int, ...] = (4, 16, 128, 2048)
     """Rows of the products."""
 
@@ -51,8 +52,10 @@ class Shape(NamedTuple):
 
     width: int
     inner: int
+    """Width within a layer's feed-forward part."""
     layers: int
     heads: int
+    """Number of query heads, of which two share their keys and values."""
     prompt: int
 
 
@@ -67,17 +70,20 @@ ELEMENTS = 256 * 1024
 """Elements of a softmax: the scores of 16 heads over 128 positions."""
 HEADS, POSITIONS, HEAD_SIZE = 8, 512, 64
 """Heads, positions and head size of attention."""
+DEVICES = ("cpu", "cuda")
+"""Devices whose constants can be told from launches: on others there are no graphs to measure kernels in."""
 DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 TRIES = 5
 LEAST_SECONDS = 0.01
 """Seconds of one try."""
 LAYERS = (2, 8)
 """Layers of the narrow models, between which the slope is taken."""
-NARROW = Shape(128, 512, 2, 4, 2)
-"""Shape of the narrow models, that of the tiny ones: their operators compute next to nothing."""
-CALIBRATED = Shape(512, 1536, 4, 8, 512)
-CALIBRATED_ON_ACCELERATORS = Shape(4096, 14336, 2, 32, 2048)
-"""Shapes of the model whose device's seconds are compared with those predicted."""
+NARROW = Shape(96, 384, 2, 6, 2)
+"""Shape of the narrow models: their operators compute next to nothing. No model of the catalogue has it."""
+COMPARED = Shape(768, 2304, 3, 12, 384)
+"""Shape of the model whose device's seconds are compared with those predicted. No model of the catalogue has it."""
+COMPARED_ON_ACCELERATORS = Shape(4096, 14336, 2, 32, 2048)
+"""The same on an accelerator: of a width at which the device has more to do than the host."""
 STEPS = 24
 """Decode steps of one try of a narrow model."""
 GRAPHED = 1000
@@ -85,8 +91,15 @@ GRAPHED = 1000
 
 
 def measure_machine(device: str) -> Peaks:
-    """Return the peaks of `device` with its constants, in about 15 s on a CPU."""
-    return replace(measure_peaks(device), constants=measure_constants(device))
+    """Return the peaks of `device` with its constants, in about 20 s on a CPU. Without these nothing is predicted, and
+    the peaks hold all the same: they say why there are none."""
+    peaks = measure_peaks(device)
+    if device not in DEVICES:
+        return replace(peaks, no_constants=f"they are measured on {' and '.join(DEVICES)} alone")
+    try:
+        return replace(peaks, constants=measure_constants(device))
+    except (RuntimeError, ValueError, TypeError, ImportError, OSError, HarnessError) as error:
+        return replace(peaks, no_constants=f"{type(error).__name__}: {first_line(error)}")
 
 
 def measure_constants(device: str) -> Constants:
@@ -95,10 +108,11 @@ def measure_constants(device: str) -> Constants:
     On CUDA all but the host's are measured in graphs, so that no launch is in them. The gap is taken out of rates.
     """
     torch.set_float32_matmul_precision("highest")
-    sizes = CPU if device == "cpu" or computes_on_cpu(device) else ACCELERATOR
+    simulated = device != "cpu" and computes_on_cpu(device)
+    sizes = CPU if device == "cpu" or simulated else ACCELERATOR
     with one_thread(), torch.inference_mode():
         operator, step = host_seconds(device)
-        probe = _Probe(device, sizes, _gap(device))
+        probe = _Probe(device, sizes, 0.0 if simulated else _gap(device), graphs=device == "cuda" and not simulated)
         constants = Constants(
             operator=operator,
             step=step,
@@ -109,7 +123,7 @@ def measure_constants(device: str) -> Constants:
             attention={dtype: probe.attention(dtype) for dtype in DTYPES},
             moves=tuple(probe.moving(size) for size in sizes.moved),
             exponentials={dtype: probe.exponentials(dtype) for dtype in DTYPES},
-            serial=device == "cpu",
+            serial=device == "cpu" or simulated,
         )
         return replace(constants, slowness=slowness_of(device, constants))
 
@@ -121,6 +135,8 @@ class _Probe:
     device: str
     sizes: Sizes
     gap: float
+    graphs: bool
+    """Whether work is measured in graphs, so that no launch is in its seconds."""
 
     def reading(self, dtype: Dtype, size: int) -> Rate:
         vector, one = self._drawn(dtype, 1), self._drawn(dtype, self.sizes.width)
@@ -177,7 +193,7 @@ class _Probe:
     def _seconds(self, work: Callable[[], object], *, kernels: int = 1) -> float:
         """Return the seconds of one call beside the gaps of its kernels."""
         work()
-        seconds = _median_seconds(_replay(work) if self.device == "cuda" else work, self.device)
+        seconds = _median_seconds(_replay(work) if self.graphs else work, self.device)
         return max(seconds - kernels * self.gap, seconds / 10)
 
 
@@ -229,13 +245,14 @@ def host_seconds(device: str) -> tuple[float, float]:
     few_operators, many_operators = (_operators(each).decode.dispatched for each in (few, many))
     operator = (many_seconds - few_seconds) / (many_operators - few_operators)
     step = few_seconds - few_operators * operator
-    return (operator, step) if step > 0 else (many_seconds / many_operators, 0.0)
+    # On a noisy machine the line may fall, or cross zero.
+    return (operator, step) if operator > 0 and step > 0 else (many_seconds / many_operators, 0.0)
 
 
 def slowness_of(device: str, constants: Constants) -> float:
     """Return the device's seconds of a whole model over those predicted of it: more than 1, since its operators find
     nothing in the nearest caches. On an accelerator phases in which it waits for the host say nothing."""
-    timed = seeded_model(device, CALIBRATED if constants.serial else CALIBRATED_ON_ACCELERATORS)
+    timed = seeded_model(device, COMPARED if constants.serial else COMPARED_ON_ACCELERATORS)
     samples = [timed.run()[0] for _ in range(1 + TRIES)][1:]
     run = _operators(timed)
     logarithms = []

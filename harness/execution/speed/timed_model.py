@@ -20,6 +20,7 @@ from harness.execution.loading import load_run, planted
 from harness.execution.serving import answer_all
 from harness.execution.setup import CaseRun
 from harness.machine.peaks import synchronize
+from harness.machine.requirements import Accelerator
 from harness.observation.operators import FIRST_TOKEN, operators_of
 from harness.observation.watch import kernels_used, profiled_events, shown_by_operators
 from harness.paths.base import Optimization
@@ -84,8 +85,13 @@ class TimedModel:
         return kernels_used(profiled_events(self._profiled()))
 
     def operators(self) -> RunOperators | None:
-        """Return the operators of one run; None for requests, whose operators run in a thread of the server."""
-        if self.optimization.serving():
+        """Return the operators of one run.
+
+        None for requests, whose operators run in a thread of the server, and for what moves data to the host, whose
+        seconds no constant tells.
+        """
+        offloads = any(isinstance(need, Accelerator) for need in self.optimization.needs())
+        if self.optimization.serving() or offloads:
             return None
         return operators_of(self._profiled(), decode_steps=self.new_tokens - 1, element=self.model.dtype.itemsize)
 

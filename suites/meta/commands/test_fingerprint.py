@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 
 import pytest
 import torch
@@ -64,10 +65,10 @@ def test_correct_hardware_gives_the_same_bits(known):
 
 def test_load_of_a_real_size_counts_each_product_that_differs(monkeypatch):
     """Only a device that is no CPU runs it by default; one bit in one of many products is found."""
-    monkeypatch.setattr(fingerprinting, "LOADED", 20)
+    monkeypatch.setattr(fingerprinting, "LOAD_SECONDS", 0.01)
     under_load = fingerprinting.under_load("cpu", torch.Generator().manual_seed(0), size=(8, 16, 32))
     assert torch.equal(under_load.run(), under_load.expected)
-    products = iter(range(20))
+    products = count()
 
     def spoiled(left, right):
         return torch.mm(left, right) + (next(products) == 7)

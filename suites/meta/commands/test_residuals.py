@@ -52,9 +52,13 @@ def test_all_slow_is_the_cards():
 
 
 def test_few_paths_tell_nothing():
-    assert told(*[3.0] * (FEWEST - 1)) == []
+    [(_, grade, text)] = told(*[3.0] * (FEWEST - 1))
+    assert (grade, text) == (
+        Grade.GOOD, "machine: the number of timed paths with a prediction is 4, too few to compare",
+    )  # fmt: skip
     unpredicted = [replace(each, numbers={"seconds": 1.0}) for each in timed(*[3.0] * FEWEST)]
-    assert list(residual_checks(unpredicted)) == []
+    [check] = residual_checks(unpredicted)
+    assert "is 0, too few to compare" in str(check)
 
 
 @pytest.mark.parametrize(("ratio", "acceptance"), [(1.0, Acceptance.ACCEPTED), (2.0, Acceptance.WITH_EXCEPTIONS)])
@@ -68,3 +72,10 @@ def test_slow_card_is_accepted_with_exceptions_alone(ratio, acceptance):
 
 def test_share_of_a_straggler_is_the_published_one():
     assert STRAGGLER == 0.7
+
+
+def test_processor_is_not_compared():
+    """A shared one changes its speed by itself."""
+    run = replace(run_of(), verdicts=timed(*[2.0] * 6))
+    made = state(Machine("cpu", {**CUDA, "processor": "some"}, (GOOD,), (card(),), (SAME,)), Suites(run, 0), date=DATE)
+    assert not any("predict" in str(check) for check in made.checks)

@@ -15,7 +15,8 @@ from harness.records.codec import from_plain, to_plain
 from harness.records.enums import Dtype
 from harness.records.measurements import Peaks, Sample
 from harness.records.prediction import RunOperators, StepOperators
-from suites.meta.judging.test_prediction import CONSTANTS, MATRIX
+from suites.meta.builders.predictions import CONSTANTS, MATRIX
+from suites.meta.builders.timings import PEAKS
 
 
 @pytest.mark.workers
@@ -53,6 +54,26 @@ class Scripted:
 
     def operators(self):
         return self._operators
+
+
+@pytest.mark.parametrize(
+    ("device", "why"), [("cpu", "RuntimeError: no"), ("xpu", "they are measured on cpu and cuda alone")]
+)
+def test_peaks_hold_without_constants_and_say_why(monkeypatch, device, why):
+    """Utilization needs no prediction."""
+
+    def fail(_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(constants, "measure_peaks", lambda _: PEAKS)
+    monkeypatch.setattr(constants, "measure_constants", fail)
+    assert measure_machine(device) == replace(PEAKS, no_constants=why)
+
+
+def test_slope_that_falls_is_no_slope(monkeypatch):
+    by_layers = {2: Scripted(9e-4, operators=100.0), 8: Scripted(8e-4, operators=400.0)}
+    monkeypatch.setattr(constants, "seeded_model", lambda *_, layers: by_layers[layers])
+    assert constants.host_seconds("cpu") == pytest.approx((2e-6, 0.0))
 
 
 def test_host_is_the_slope_over_layers_and_what_is_left_of_a_step(monkeypatch):

@@ -14,7 +14,7 @@ from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import WORKLOADS
 from harness.errors import Incompatible, ModelUnavailable, UnknownName
 from harness.execution.correctness.references.eager import make_reference
-from harness.execution.loading import encode, load_model, load_tokenizer, pad_token, save_seeded
+from harness.execution.loading import calibrate_logits, encode, load_model, load_tokenizer, pad_token, save_seeded
 from harness.execution.refusals import _context, refusals
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import RunContext
@@ -202,3 +202,20 @@ def test_unknown_fault_is_named(tmp_path):
     setup = CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path, fault="suites.meta.faults:nosuch")
     with pytest.raises(UnknownName, match=r"fault 'suites\.meta\.faults:nosuch' is unknown"):
         make_reference(setup)
+
+
+def test_logits_of_seeded_weights_are_as_certain_as_a_trained_models(tmp_path):
+    """Otherwise all tokens would be as likely, and no fault would change one."""
+    [mini] = [model for model in MORE_MODELS if model.name == "mini"]
+    save_seeded(mini, tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    tokens = torch.randint(mini.source.shape["vocab_size"], (1, 64), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        entropy = torch.distributions.Categorical(logits=model(tokens).logits[0]).entropy().mean()
+    assert 0.5 < float(entropy) < 2.0
+
+
+def test_model_without_a_last_norm_of_ones_stays_as_it_is():
+    model = SimpleNamespace(base_model=SimpleNamespace(norm=SimpleNamespace(weight=torch.zeros(3))))
+    calibrate_logits(model)
+    assert model.base_model.norm.weight.tolist() == [0.0, 0.0, 0.0]

@@ -14,33 +14,11 @@ from harness.paths.caching import NoCache, StaticCache
 from harness.profiles.expectations import Expectations
 from harness.profiles.thresholds import Threshold, overview
 from harness.records.enums import Bottleneck, Dtype, Outcome, Property
-from harness.records.prediction import Constants, OperatorCalls, Rate, RunOperators, StepOperators
+from harness.records.prediction import OperatorCalls, Rate
 from suites.meta.builders.evidence import CASE
 from suites.meta.builders.judging import judged, recorded
+from suites.meta.builders.predictions import CONSTANTS, MATRIX, predicted, run, step
 from suites.meta.builders.timings import PEAKS, measured, pairs, speed
-
-CONSTANTS = Constants(
-    operator=1e-6,
-    step=1e-4,
-    gap=0.0,
-    reads={Dtype.FP32: (Rate(1e6, 1e10), Rate(1e8, 1e9))},
-    products={Dtype.FP32: (Rate(4, 1e10), Rate(400, 1e12))},
-    batched={Dtype.FP32: 1e11},
-    attention={Dtype.FP32: 2e11},
-    moves=(Rate(1e3, 1e10), Rate(1e7, 1e9)),
-    exponentials={Dtype.FP32: 1e9},
-    serial=True,
-)
-MATRIX = OperatorCalls("aten::mm", calls=10, bytes=1e5, written=0.0, elements=2e4, flops=5e4, rows=1, dtype=Dtype.FP32)
-
-
-def step(*calls, dispatched=100.0):
-    return StepOperators(dispatched, calls)
-
-
-def run(dispatched, *calls):
-    """One whose decode steps dispatch so many operators."""
-    return RunOperators(step(dispatched=1.0), step(*calls, dispatched=dispatched))
 
 
 def test_on_a_cpu_host_and_device_add_up_and_elsewhere_the_longer_counts():
@@ -104,23 +82,32 @@ def test_rates_are_interpolated_and_never_extrapolated():
     assert [rate_at(rates, size) for size in (0.1, 1.0, 10.0, 100.0, 1e9)] == pytest.approx([100, 100, 10, 1, 1])
 
 
+@pytest.mark.parametrize("wrong", [{"operator": 0.0}, {"operator": -1e-6}, {"step": -1.0}, {"slowness": 0.0}])
+def test_constants_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"^constants of .* cannot be$"):
+        replace(CONSTANTS, **wrong)
+
+
 def test_rate_of_nothing_is_refused():
     with pytest.raises(ValueError, match=r"a rate of 0.0 a second at 1.0 cannot be"):
         Rate(1.0, 0.0)
 
 
 def test_speedup_of_a_run_counts_its_prefill_once_and_its_steps_each():
-    predicted = predict_runs(run(100.0), run(300.0), CONSTANTS, steps=10)
-    assert predicted.candidate.seconds == pytest.approx(1.01e-4 + 10 * 2e-4)
-    assert predicted.speedup == pytest.approx((1.01e-4 + 10 * 4e-4) / (1.01e-4 + 10 * 2e-4))
-    assert str(predicted) == "predicted 2 (host-bound)"
+    made = predict_runs(run(100.0), run(300.0), CONSTANTS, steps=10)
+    assert made.candidate.seconds == pytest.approx(1.01e-4 + 10 * 2e-4)
+    assert made.speedup == pytest.approx((1.01e-4 + 10 * 4e-4) / (1.01e-4 + 10 * 2e-4))
+    assert str(made) == "predicted 2 (host-bound)"
 
 
-def predicted(speedup):
-    """A prediction: the candidate dispatches 1,000 operators a step, and eager as many more."""
-    made = predict_runs(run(1000.0), run(1000.0 * speedup), replace(CONSTANTS, step=0.0), steps=10**6)
-    assert made.speedup == pytest.approx(speedup, rel=1e-3)
-    return made
+def test_products_in_a_graph_that_is_replayed_are_eagers():
+    """The profiler does not show them. Norms and copies between them are fused, and the host dispatches none."""
+    beside = OperatorCalls("aten::add", calls=5, bytes=1e6, written=5e5, elements=1e5, dtype=Dtype.FP32)
+    eager, replayed = run(300.0, MATRIX, beside), run(3.0)
+    made = predict_runs(replayed, eager, CONSTANTS, steps=10)
+    assert made.candidate == predict_runs(run(3.0, MATRIX), eager, CONSTANTS, steps=10).candidate
+    shown = run(300.0, replace(MATRIX, flops=0.6 * MATRIX.flops))
+    assert predict_runs(shown, eager, CONSTANTS, steps=10).candidate.device < made.eager.device
 
 
 CLAIM = PerformanceExpectation(overview(CASE), speed_rule=SpeedRule.PREDICTED)
@@ -148,6 +135,15 @@ def test_figure_of_a_profile_wins_over_any_prediction():
     assert aims_of(stated, predicted(0.3)) == {"at_least": Aim(2.5)}
     assert aims_of(PerformanceExpectation(overview(CASE), speed_rule=SpeedRule.UNASKED), predicted(3.0)) == {}
     assert aims_of(CLAIM, None) == {"at_least": Aim(1.0)}
+
+
+def test_without_prediction_and_claim_a_speed_is_reported():
+    """Of requests and of several processes: whatever it is, it proves nothing."""
+    unclaimed = PerformanceExpectation(overview(CASE, claimed=False), speed_rule=SpeedRule.PREDICTED)
+    slow = judged(Property.SPEED, speed=speed(pairs=pairs(0.2), looks=(40,)), against=unclaimed)
+    assert slow.outcome is Outcome.REPORTED
+    assert "; there is no prediction, so that it is reported only; " in slow.message
+    assert judged(Property.SPEED, speed=speed(pairs=pairs(0.2), looks=(40,)), against=CLAIM).outcome is Outcome.SLOW
 
 
 TIMED = replace(CASE, device="cuda", workload=replace(CASE.workload, name="prefill_b1", timed=Bottleneck.PREFILL))

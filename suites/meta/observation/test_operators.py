@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from harness.observation.operators import FIRST_TOKEN, operators_of
+from harness.errors import HarnessError
+from harness.observation import operators
+from harness.observation.operators import FIRST_TOKEN, operators_of, step_of
 from harness.records.enums import Dtype
 
 
@@ -90,3 +94,57 @@ def test_calls_that_differ_little_are_one_entry_with_their_mean():
     calls = of_decode(lambda: [torch.neg(one) for one in sizes])
     assert calls["aten::neg"].calls == 8
     assert calls["aten::neg"].elements == pytest.approx(1003.5)
+
+
+def test_mean_that_fills_its_result_is_read_itself():
+    """As in every norm: its helper writes a few numbers."""
+    values = torch.ones(64, 1024)
+    calls = of_decode(lambda: values.mean(-1))
+    assert 4 * 64 * 1024 <= sum(call.bytes for call in calls.values()) < 5 * 64 * 1024
+
+
+def test_causal_attention_computes_half_of_the_scores():
+    heads = torch.ones(1, 4, 64, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    [whole] = [call for call in of_decode(lambda: attend(heads, heads, heads)).values() if call.flops]
+    [half] = [call for call in of_decode(lambda: attend(heads, heads, heads, is_causal=True)).values() if call.flops]
+    assert half.flops == whole.flops / 2
+
+
+def test_packed_weights_are_read_as_they_lie():
+    """Whatever library multiplies with them: its operators are products."""
+    one, weight = torch.ones(1, 32), torch.ones(16, 32, dtype=torch.int8)
+    lib = torch.library.Library("packed_here", "DEF")
+    lib.define("mm(Tensor x, Tensor weight) -> Tensor")
+    lib.impl("mm", lambda x, weight: x @ weight.float().T, "CPU")
+    [call] = of_decode(lambda: torch.ops.packed_here.mm(one, weight)).values()
+    assert (call.name, call.rows) == ("packed_here::mm", 1)
+    assert call.bytes - call.written == 4 * 32 + 16 * 32
+
+
+def test_float8_has_a_byte():
+    calls = of_decode(lambda: torch.ones(64).to(torch.float8_e4m3fn).clone())
+    assert calls["aten::clone" if "aten::clone" in calls else "aten::copy_"].bytes >= 64
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "rows", "flops"),
+    [
+        ("aten::_scaled_dot_product_flash_attention", [[2, 4, 64, 8]] * 3, 64, 4 * 2 * 4 * 64 * 64 * 8),
+        ("aten::_scaled_dot_product_cudnn_attention", [[2, 4, 1, 8], *[[2, 4, 64, 8]] * 2], 1, 4 * 2 * 4 * 64 * 8),
+        ("flash_attn::_flash_attn_forward", [[2, 64, 4, 8]] * 3, 64, 4 * 2 * 4 * 64 * 64 * 8),
+        ("flash_attn::_flash_attn_varlen_forward", [*[[128, 4, 8]] * 3, [3]], 64, 4 * 4 * 128 * 64 * 8),
+    ],
+)
+def test_layouts_of_attention_are_told_apart(name, shapes, rows, flops):
+    """Flash-attention's packages have positions before heads, and may lay sequences end to end."""
+    event = SimpleNamespace(name=lambda: name, concrete_inputs=lambda: [None] * 8)
+    assert operators.product_of(event, shapes)[:2] == (flops, rows)
+
+
+def test_run_without_a_first_token_is_refused():
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        nothing()
+    with pytest.raises(HarnessError, match="holds no first token"):
+        operators_of(profiler, decode_steps=1, element=4)
+    assert step_of(profiler, element=4).dispatched == 0

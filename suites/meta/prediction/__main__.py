@@ -12,7 +12,7 @@ from harness.execution.speed.constants import measure_constants
 from harness.execution.worker import Worker
 from harness.machine.inventory import describe, take_inventory
 from harness.records.codec import read_record, write_record, write_text
-from suites.meta.prediction.measure import PATHS_MEASURED, Study, measure
+from suites.meta.prediction.measure import Study, measure
 from suites.meta.prediction.report import report
 
 KEPT = ("processor", "cpu_capability", "cores", "torch", "transformers")
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
             constants = worker.call(measure_constants, "cpu", seconds=120.0)
         environment = describe(take_inventory(), accelerators="")
         study = Study({name: environment[name] for name in KEPT}, constants, ())
-        for each in measure(asked.models, asked.workloads, asked.paths, asked.out):
+        for each in measure(asked.only, asked.out):
             study = Study(study.environment, constants, (*study.measured, each))
             write_record(asked.out / FILE, study)
             print(
@@ -47,9 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", default=["tiny_llama3", "tiny_qwen3", "mini"])
-    parser.add_argument("--workloads", nargs="+", default=["decode_b1", "decode_b16", "prefill_b1"])
-    parser.add_argument("--paths", nargs="+", default=list(PATHS_MEASURED))
+    parser.add_argument("--only", default="", metavar="MODEL", help="measure this model alone")
     parser.add_argument("--out", type=Path, default=Path("runs/prediction"), help="folder for what was measured")
     parser.add_argument("--again", action="store_true", help="measure nothing, and predict what was measured before")
     parser.add_argument("--accept", action="store_true", help="keep the table as the one that docs/ shows")

@@ -18,10 +18,21 @@ from harness.records.enums import Dtype
 from harness.records.prediction import Constants, RunOperators
 from harness.records.workload import Folder, ModelSpec, Seeded
 
-PATHS_MEASURED = (
+EIGHT_PATHS = (
     *("eager", "attention.sdpa", "caching.static", "caching.none", "caching.quantized_quanto4"),
     *("compilation.static_cache", "quantization.quanto_int8", "quantization.torchao_int8", "kernels.layers_local"),
 )
+"""Eager and eight paths."""
+DECODE, PREFILL = "decode_b1", "prefill_b1"
+MEASURED = (
+    ("tiny_llama3", DECODE, EIGHT_PATHS),
+    ("tiny_llama3", PREFILL, EIGHT_PATHS),
+    ("tiny_qwen3", DECODE, EIGHT_PATHS),
+    ("mini", DECODE, EIGHT_PATHS),
+    ("mini", PREFILL, ("eager", "attention.sdpa")),
+    ("shape_qwen3_0_6b", DECODE, ("eager", "attention.sdpa", "caching.static", "compilation.static_cache")),
+)
+"""Models, with the workload and the paths that are timed on each: what a CPU can do in a quarter of an hour."""
 RUNS = 5
 """Timed runs of each path, after those that warm it up. The median counts."""
 SECONDS = 900.0
@@ -83,20 +94,21 @@ def time_path(run: CaseRun, model: str) -> Measured:
     )
 
 
-def measure(models: list[str], workloads: list[str], paths: list[str], folder: Path) -> Iterator[Measured]:
-    """Time paths on models and workloads. What fails is left out, with its log in `folder`."""
-    for name in models:
+def measure(only: str, folder: Path) -> Iterator[Measured]:
+    """Time what MEASURED lists, or only the model named. What fails is left out, with its log in `folder`."""
+    for name, workload, paths in MEASURED:
+        if only not in {"", name}:
+            continue
         spec = next(model for model in (*MODELS, *SLICES, *WHOLE, *MORE_MODELS) if model.name == name)
         recipe = _loadable(spec, folder)
+        load = next(load for load in WORKLOADS if load.name == workload)
         for path in (path for path in PATHS if path.name in paths):
-            for workload in (load for load in WORKLOADS if load.name in workloads):
-                run = CaseRun(CaseSetup(recipe, workload, "cpu", folder), spec.cpu_dtype, path)
-                log = folder / f"{name}-{path.name}-{workload.name}.log"
-                try:
-                    with Worker(log=log) as worker:
-                        yield worker.call(time_path, run, name, seconds=SECONDS)
-                except WorkerFailed as error:
-                    print(f"{name} {path.name} {workload.name}: {error}")
+            run = CaseRun(CaseSetup(recipe, load, "cpu", folder), spec.cpu_dtype, path)
+            try:
+                with Worker(log=folder / f"{name}-{path.name}-{workload}.log") as worker:
+                    yield worker.call(time_path, run, name, seconds=SECONDS)
+            except WorkerFailed as error:
+                print(f"{name} {path.name} {workload}: {error}")
 
 
 def _loadable(spec: ModelSpec, folder: Path) -> ModelSpec:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from statistics import median
 
-from harness.judging.prediction import CLEAR, GAINED, MOST, SLOWER, PredictedSpeed, predict, predict_runs
+from harness.judging.prediction import CLEAR, PredictedSpeed, predict, predict_runs
+from harness.judging.speed import aims_of
+from harness.judging.timings import PerformanceExpectation, SpeedRule
+from harness.profiles.thresholds import Threshold
 from harness.reports.tables import markdown_table
 from suites.meta.prediction.cards import CARDS, PUBLISHED, AssumedCard
 from suites.meta.prediction.measure import Study, compared
@@ -49,22 +52,25 @@ def _speedups(study: Study) -> list[str]:
             predicted = predict_runs(each.operators, base.operators, study.constants, steps=each.steps)
             measured = base.seconds / each.seconds
             error = predicted.speedup / measured - 1
-            asked = least(predicted.speedup)
-            figures = [f"{measured:.2f}", _percent(error), f"{asked:.2f}", word(predicted.speedup, measured)]
+            asked = least(predicted)
+            figures = [f"{measured:.2f}", _percent(error), f"{asked:.2f}", word(predicted, measured)]
             rows.append([each.model, each.path, each.workload, _told(predicted), *figures])
     return markdown_table([head, *rows])
 
 
-def least(predicted: float) -> float:
-    """Return the speedup that is asked for where so much is predicted."""
-    return max(1.0, min(MOST, GAINED * predicted)) if predicted > CLEAR else min(1.0, SLOWER * predicted)
+CLAIM = PerformanceExpectation(Threshold("a path", "a workload", "it is claimed"), speed_rule=SpeedRule.PREDICTED)
 
 
-def word(predicted: float, measured: float) -> str:
+def least(predicted: PredictedSpeed) -> float:
+    """Return the speedup that is asked for."""
+    return aims_of(CLAIM, predicted)["at_least"].limit
+
+
+def word(predicted: PredictedSpeed, measured: float) -> str:
     """Return the outcome of a measured speedup that is exactly known."""
     if measured < least(predicted):
         return "SLOW"
-    return "REPORTED" if 1 / CLEAR <= predicted <= CLEAR and measured < 1 else "PASS"
+    return "REPORTED" if 1 / CLEAR <= predicted.speedup <= CLEAR and measured < 1 else "PASS"
 
 
 def _published() -> list[str]:
@@ -72,8 +78,8 @@ def _published() -> list[str]:
     rows = []
     for each in PUBLISHED:
         predicted = on_card(each.card, EIGHT_B, each.path, against=each.against, rows=each.rows)
-        asked = f"{least(predicted.speedup):.2f}"
-        figures = [_told(predicted), f"{each.speedup:.2f}", asked, word(predicted.speedup, each.speedup)]
+        asked = f"{least(predicted):.2f}"
+        figures = [_told(predicted), f"{each.speedup:.2f}", asked, word(predicted, each.speedup)]
         rows.append([each.card.name, each.path, str(each.rows), each.against, *figures, each.source])
     return markdown_table([head, *rows])
 

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fixtures.models import LLAMA_3_8B, QWEN3_0_6B
-from harness.observation.operators import operators_of
+from harness.observation.operators import step_of
 from harness.records.prediction import OperatorCalls, RunOperators, StepOperators
 
 NARROW = {"hidden_size": 64, "intermediate_size": 64, "vocab_size": 512}
@@ -56,7 +56,7 @@ def _steps(kind: str, shape: Mapping[str, Any], attention: str, rows: int, promp
 def _profiled(run: Callable[[], object]) -> StepOperators:
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         run()
-    return operators_of(profiler, decode_steps=1, element=BFLOAT16).decode
+    return step_of(profiler, element=BFLOAT16)
 
 
 def of_path(path: str, model: str, *, rows: int, prompt: int) -> RunOperators | None:

@@ -7,7 +7,8 @@ import pytest
 from harness.judging.prediction import PredictedSpeed
 from harness.records.enums import Dtype
 from suites.meta.builders.documents import page
-from suites.meta.judging.test_prediction import CONSTANTS, run
+from suites.meta.builders.predictions import CONSTANTS, run
+from suites.meta.builders.predictions import predicted as predicted_speed
 from suites.meta.prediction.__main__ import MEASURED
 from suites.meta.prediction.cards import CARDS, H100, PUBLISHED, RTX_4090
 from suites.meta.prediction.measure import Measured, Study, compared
@@ -44,7 +45,7 @@ def test_report_has_a_row_for_each_path_and_card():
     [(1.9, 1.1, "SLOW"), (4.2, 1.65, "PASS"), (0.74, 0.7, "PASS"), (1.0, 0.9, "REPORTED"), (0.76, 0.3, "SLOW")],
 )
 def test_words_are_those_of_verdicts(predicted, measured_, outcome):
-    assert word(predicted, measured_) == outcome
+    assert word(predicted_speed(predicted), measured_) == outcome
 
 
 def test_no_published_figure_of_a_healthy_path_would_be_slow():
@@ -52,8 +53,8 @@ def test_no_published_figure_of_a_healthy_path_would_be_slow():
     wrong = []
     for each in PUBLISHED:
         predicted = on_card(each.card, EIGHT_B, each.path, against=each.against, rows=each.rows)
-        if word(predicted.speedup, each.speedup) == "SLOW":
-            wrong.append((each, predicted.speedup, least(predicted.speedup)))
+        if word(predicted, each.speedup) == "SLOW":
+            wrong.append((each, predicted.speedup, least(predicted)))
     assert wrong == []
 
 

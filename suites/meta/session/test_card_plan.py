@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from harness.records.enums import CASE_PROPERTIES, Bottleneck, Property, Technique, Tier
+from harness.records.workload import Seeded
 from harness.session.costs import Costs
 from harness.session.outlook import Outlook
-from harness.session.plan import choose_models, gib_of, plan_accelerator
+from harness.session.plan import choose_models, first_of_libraries, gib_of, plan_accelerator
 from harness.session.request import CaseTest
 from harness.session.session_plan import SessionPlan
 from harness.session.side_by_side import side_by_side
@@ -22,7 +23,7 @@ L4, H100, H200 = card(22), card(79), card(139)
 
 
 def planned(inventory):
-    return plan_accelerator(CATALOGUE, inventory, device="cuda")
+    return plan_accelerator(CATALOGUE, inventory, choose_models(CATALOGUE, inventory), device="cuda")
 
 
 def within(tier, entries):
@@ -44,7 +45,7 @@ def timed(entries):
 )
 def test_card_runs_the_models_that_it_holds_and_says_what_it_leaves_out(inventory, slices, whole):
     """In float64 too, in which the reference is."""
-    chosen = choose_models(CATALOGUE, inventory, device="cuda")
+    chosen = choose_models(CATALOGUE, inventory)
     assert ([model.name for model in chosen.slices], [model.name for model in chosen.whole]) == (slices, whole)
     entries = planned(inventory)
     assert {entry.case.recipe.name for entry in timed(within(Tier.NIGHTLY, entries))} == set(whole)
@@ -54,9 +55,10 @@ def test_card_runs_the_models_that_it_holds_and_says_what_it_leaves_out(inventor
 
 
 def test_record_says_which_models_were_chosen_and_why_others_were_not():
-    told = str(choose_models(CATALOGUE, L4, device="cuda"))
+    told = str(choose_models(CATALOGUE, L4))
     assert told.startswith("by free memory: slice_qwen3_0_6b, ")
-    assert told.endswith("; shape_llama3_8b needs 68 GiB of device memory: 22 GiB are free")
+    assert told.endswith("; shape_llama3_8b needs 68 GiB of device memory")
+    assert told == str(choose_models(CATALOGUE, card(21)))  # or no run could be resumed
     assert [gib_of(model.source) for model in (*CATALOGUE.slices, *CATALOGUE.whole)] == [3.8, 14, 15, 6.9, 68]
 
 
@@ -162,3 +164,33 @@ def test_models_that_were_named_are_planned_as_on_a_cpu():
     assert {entry.case.recipe.name for entry in timed(default.own)} == {"shape_qwen3_0_6b"}
     on_cpu = SessionPlan(CATALOGUE, CPU, "cpu", (), (), Tier.DAILY)
     assert {entry.case.recipe.name for entry in timed(on_cpu.own)} == {"tiny_llama3"}
+
+
+def test_smallest_models_run_where_the_free_memory_is_not_known():
+    chosen = choose_models(CATALOGUE, replace(H200, free_bytes=None))
+    assert [model.name for model in (*chosen.slices, *chosen.whole)] == ["slice_qwen3_0_6b", "shape_qwen3_0_6b"]
+    assert all(clause.endswith(", and the free memory is not known") for clause in chosen.left_out)
+
+
+def test_catalogue_without_whole_models_is_timed_on_its_own():
+    """One of somebody else's."""
+    alone = replace(CATALOGUE, slices=(), whole=())
+    entries = plan_accelerator(alone, H200, choose_models(alone, H200), device="cuda")
+    assert {entry.case.recipe for entry in timed(within(Tier.DAILY, entries))} == {CATALOGUE.models[0]}
+
+
+def test_first_path_that_can_run_stands_for_its_library():
+    """Where the first kernels are not there, others are timed daily."""
+    entries = [entry for entry in planned(H200) if entry.case.technique is Technique.ATTENTION]
+    whole = [entry for entry in entries if entry.case.recipe.name == "shape_qwen3_0_6b"]
+    broken = [replace(entry, unmet="gone") if entry.case.path == "attention.sdpa" else entry for entry in whole]
+    assert "attention.sdpa" in first_of_libraries(whole)
+    first = first_of_libraries(broken)
+    assert "attention.sdpa" not in first
+    assert "attention.sdpa_math" in first
+
+
+def test_shape_of_unknown_size_needs_no_memory():
+    odd = Seeded("gpt2", {"n_embd": 64}, "tokenizer")
+    experts = Seeded("mixtral", {**CATALOGUE.whole[1].source.shape, "num_local_experts": 8}, "tokenizer")
+    assert (odd.parameters, gib_of(odd), gib_of(experts)) == (None, 0.0, 0.0)
