@@ -29,7 +29,7 @@ def add_options(group: Any) -> None:
     group.addoption(
         "--model", action="append", metavar="NAME|HUB_ID|FOLDER", default=[],
         help="model to run, may be repeated: a recipe's name, hub id owner/name[@revision], or folder (default: the "
-        "trained tiny ones)",
+        "trained tiny ones; on accelerators also larger ones, by free memory)",
     )  # fmt: skip
     group.addoption(
         "--tier",

@@ -90,7 +90,7 @@ class DeviceMemory(Need):
 
     @property
     def short(self) -> str:
-        """What is needed, without what is there."""
+        """The need without what is there."""
         return f"needs {self.gib:.3g} GiB of device memory"
 
 

@@ -290,7 +290,7 @@ class Evidence:
     budget: str = ""
     """Names of the scheme's budgets in the table of limits, joined by `+`; empty if it has none."""
     trained: bool = True
-    """Whether the weights were trained. If random, any rounding changes half of the choices, and no budget holds."""
+    """Whether the weights were trained. Budgets are of trained ones; what rounding does to random ones says nothing."""
 
     def __post_init__(self) -> None:
         if self.failure or self.reference_failure:

@@ -44,7 +44,7 @@ def _spread(errors: list[float]) -> list[str]:
 
 def _speedups(study: Study) -> list[str]:
     eager = {(each.model, each.workload): each for each in study.measured if each.path == "eager"}
-    head = ["model", "path", "workload", "predicted", "measured", "error", "asked", "would be"]
+    head = ["model", "path", "workload", "predicted", "measured", "error", "limit", "would be"]
     rows = []
     for each in study.measured:
         base = eager.get((each.model, each.workload))
@@ -74,7 +74,7 @@ def word(predicted: PredictedSpeed, measured: float) -> str:
 
 
 def _published() -> list[str]:
-    head = ["card", "path", "rows", "against", "predicted", "published", "asked", "would be", "source"]
+    head = ["card", "path", "rows", "against", "predicted", "published", "limit", "would be", "source"]
     rows = []
     for each in PUBLISHED:
         predicted = on_card(each.card, EIGHT_B, each.path, against=each.against, rows=each.rows)
@@ -95,7 +95,7 @@ def _cards(model: str) -> list[str]:
 def _cell(card: AssumedCard, model: str, path: str) -> str:
     speedup = on_card(card, model, path).speedup
     if speedup > CLEAR:
-        return f"{speedup:.2f} asked"
+        return f"{speedup:.2f} must gain"
     return f"{speedup:.2f} false SLOW before" if speedup < 0.98 else f"{speedup:.2f}"
 
 

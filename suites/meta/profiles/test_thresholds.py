@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from harness.judging.speed import Aim, Decision, aims_of
+from harness.judging.timings import PerformanceExpectation
 from harness.paths.caching import NoCache
 from harness.profiles.thresholds import Threshold, overview, threshold_of, unsound
 from harness.records.enums import Technique
@@ -139,7 +140,7 @@ def test_eager_is_held_to_its_own_speed_from_both_sides():
     """A harness that finds it faster or slower than itself measures something else."""
     claim = of(Technique.EAGER)
     assert (claim.speed_min, claim.speed_max, claim.reason) == (1.0, 1.0, "it is eager itself")
-    aims = aims_of(claim)
+    aims = aims_of(PerformanceExpectation(claim), None)
     assert aims == {"at_least": Aim(1.0), "at_most": Aim(1.0, at_least=False)}
     for interval, told in (
         (Interval(0.99, 1.0, 1.01), [Decision.MET, Decision.MET]),
@@ -147,5 +148,5 @@ def test_eager_is_held_to_its_own_speed_from_both_sides():
         (Interval(1.05, 1.08, 1.1), [Decision.MET, Decision.MISSED]),
     ):
         assert [aim.answer(interval) for aim in aims.values()] == told
-    assert aims_of(of(Technique.CACHING)) == {"at_least": Aim(1.0)}
-    assert aims_of(replace(GENERAL, speed_min=None, memory_max=1.0)) == {}
+    assert aims_of(PerformanceExpectation(of(Technique.CACHING)), None) == {"at_least": Aim(1.0)}
+    assert aims_of(PerformanceExpectation(replace(GENERAL, speed_min=None, memory_max=1.0)), None) == {}

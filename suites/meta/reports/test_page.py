@@ -42,8 +42,10 @@ from suites.meta.builders.made_up_run import (
     TIMED,
     made_up,
 )
+from suites.meta.builders.predictions import CONSTANTS
+from suites.meta.builders.predictions import run as run_of
 from suites.meta.builders.recorded_runs import case, verdict
-from suites.meta.builders.timings import measured, speed
+from suites.meta.builders.timings import PEAKS, measured, speed
 
 
 @pytest.fixture
@@ -259,9 +261,18 @@ def test_roofline_is_arithmetic_over_medians():
     """At 1 ms a token 2e6 operations over 4e6 bytes; at 20 ms 1e9 over 5e6."""
     part = roofline([(Dtype.FP32, measured("a", speed=speed(work=COUNTED)))])
     decode, prefill = part.table.rows
-    assert decode == ["1", "a", "decode step", "0.5", "2", "40"]
-    assert prefill == ["1", "a", "prefill", "200", "50", "50"]
+    assert decode == ["1", "a", "decode step", "0.5", "2", "", "40"]
+    assert prefill == ["1", "a", "prefill", "200", "50", "", "50"]
     assert ">fp32 peaks</text>" in part.picture
+
+
+def test_roofline_has_hollow_points_where_something_is_predicted():
+    """A step of 2e6 operations that is predicted to take 200 us is at 10 Gop/s."""
+    operators = {"operators": run_of(100.0), "eager_operators": run_of(100.0)}
+    made = measured("a", speed=speed(work=COUNTED, **operators), peaks=replace(PEAKS, constants=CONSTANTS))
+    part = roofline([(Dtype.FP32, made)])
+    assert part.table.rows[0] == ["1", "a", "decode step", "0.5", "2", "10", "40"]
+    assert ">decode step, predicted</text>" in part.picture
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from suites.meta.builders.evidence import CASE
 from suites.meta.builders.inventories import CPU
 
 PLAN = SimpleNamespace(
+    chosen=None,
     catalogue=SimpleNamespace(probes=None),
     inventory=CPU,
     device="cpu",
