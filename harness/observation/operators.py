@@ -187,7 +187,7 @@ def _call(event: Any, element: int) -> OperatorCalls:
     elif _is_packed(name) and numbers and len(tensors) > 1:
         # What multiplies with packed weights writes about as much as it is given.
         rows, written = numbers.elements // max(1, numbers.shape[-1]), numbers.elements
-        flops = 2.0 * rows * max(each.elements for each in tensors)
+        flops = 2.0 * rows * max(each.elements for each in tensors if each is not numbers)
     else:
         flops, rows, written = 0.0, 0, 0 if name.endswith("_") else largest
         if name in REDUCTIONS:

@@ -10,7 +10,7 @@ from harness.judging.timings import PerformanceExpectation, SpeedRule
 from harness.profiles.thresholds import Threshold
 from harness.reports.tables import markdown_table
 from suites.meta.prediction.cards import CARDS, PUBLISHED, AssumedCard
-from suites.meta.prediction.measure import Study, compared
+from suites.meta.prediction.measure import Measured, Study, compared
 from suites.meta.prediction.shapes import of_path
 
 EIGHT_B = "shape_llama3_8b"
@@ -24,7 +24,13 @@ PROMPT = 128
 
 def report(study: Study) -> str:
     """Return the tables in Markdown."""
-    parts = [_times(study), _speedups(study), _published(), *(_cards(model) for model in ("shape_qwen3_0_6b", EIGHT_B))]
+    parts = [
+        _times(study),
+        _margins(study),
+        _speedups(study),
+        _published(),
+        *(_cards(model) for model in ("shape_qwen3_0_6b", EIGHT_B)),
+    ]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
@@ -42,19 +48,37 @@ def _spread(errors: list[float]) -> list[str]:
     return [_percent(median(errors)), _percent(median(map(abs, errors))), _percent(max(errors, key=abs))]
 
 
-def _speedups(study: Study) -> list[str]:
+def _pairs(study: Study) -> list[tuple[Measured, PredictedSpeed, float]]:
+    """Return what was measured of each path but eager, with its predicted speed and its measured speedup."""
     eager = {(each.model, each.workload): each for each in study.measured if each.path == "eager"}
-    head = ["model", "path", "workload", "predicted", "measured", "error", "limit", "would be"]
-    rows = []
+    pairs = []
     for each in study.measured:
         base = eager.get((each.model, each.workload))
         if base and each is not base:
             predicted = predict_runs(each.operators, base.operators, study.constants, steps=each.steps)
-            measured = base.seconds / each.seconds
-            error = predicted.speedup / measured - 1
-            asked = least(predicted)
-            figures = [f"{measured:.2f}", _percent(error), f"{asked:.2f}", word(predicted, measured)]
-            rows.append([each.model, each.path, each.workload, _told(predicted), *figures])
+            pairs.append((each, predicted, base.seconds / each.seconds))
+    return pairs
+
+
+def _margins(study: Study) -> list[str]:
+    """Return how far speedups are predicted wrong, and how often a healthy path would be SLOW."""
+    pairs = _pairs(study)
+    errors = [predicted.speedup / measured - 1 for _, predicted, measured in pairs]
+    gains = [(predicted, measured) for _, predicted, measured in pairs if predicted.speedup > CLEAR]
+    right = sum(measured > 1 for _, measured in gains)
+    slow = sum(word(predicted, measured) == "SLOW" for _, predicted, measured in pairs)
+    head = ["speedups", "median error", "median of absolute errors", "worst", "clear gains that are gains", "SLOW"]
+    row = [str(len(pairs)), *_spread(errors), f"{right} of {len(gains)}", f"{slow} of {len(pairs)}"]
+    return markdown_table([head, row])
+
+
+def _speedups(study: Study) -> list[str]:
+    head = ["model", "path", "workload", "predicted", "measured", "error", "limit", "would be"]
+    rows = []
+    for each, predicted, measured in _pairs(study):
+        error = _percent(predicted.speedup / measured - 1)
+        figures = [f"{measured:.2f}", error, f"{least(predicted):.2f}", word(predicted, measured)]
+        rows.append([each.model, each.path, each.workload, _told(predicted), *figures])
     return markdown_table([head, *rows])
 
 
