@@ -182,10 +182,10 @@ def verdict(measured, candidate, eager, against=CLAIM):
         (1.1, 1000.0, 1900.0, Outcome.SLOW),
         (1.9, 1000.0, 1900.0, Outcome.PASS),
         (0.74, 1000.0, 700.0, Outcome.PASS),
-        (0.3, 1000.0, 700.0, Outcome.SLOW),
+        (0.2, 1000.0, 700.0, Outcome.SLOW),
         (0.9, 1000.0, 1000.0, Outcome.REPORTED),
         (1.2, 1000.0, 1000.0, Outcome.PASS),
-        (0.4, 1000.0, 1000.0, Outcome.SLOW),
+        (0.3, 1000.0, 1000.0, Outcome.SLOW),
     ],
 )
 def test_verdict_by_prediction(measured, candidate, eager, outcome):
