@@ -211,7 +211,9 @@ def test_case_is_timed_whose_session_was_killed_between_its_run_and_its_timing(s
     asked = ("--run-slow", "--timing-seconds", "1", "-m", "equivalence or speed")
     result, record = session("--dtype", "fp32", "--resume", "runs/latest", *asked, **timed)
     found = {each["property"]: each["outcome"] for each in record["verdicts"]}
-    assert found.pop("speed") in {"PASS", "INCONCLUSIVE", "SLOW"}, result.stdout.str()  # by how busy this machine is
+    assert found.pop("speed") in {"REPORTED", "INCONCLUSIVE"}, (
+        result.stdout.str()
+    )  # no gain is claimed on a CPU, if it is quiet
     assert found == {"equivalence": "PASS"}
     [measured] = (pytester.path / "runs" / "latest" / "measurements").iterdir()
     assert json.loads(measured.read_text())["speed"]["pairs"]
