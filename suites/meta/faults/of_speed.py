@@ -39,6 +39,10 @@ def slower_by_10_percent():
     return _slower_by(0.10)
 
 
+def slower_by_20_percent():
+    return _slower_by(0.20)
+
+
 def slower_by_half():
     return _slower_by(0.5)
 
