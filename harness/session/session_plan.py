@@ -9,7 +9,8 @@ from typing import Protocol
 from harness.machine.inventory import Inventory
 from harness.records.enums import Dtype, Tier
 from harness.records.workload import ModelSpec, Workload
-from harness.session.plan import Catalogue, ChosenModels, Planned, choose_models, in_tiers, plan, plan_accelerator
+from harness.session.accelerator_plan import ChosenModels, choose_models, plan_accelerator
+from harness.session.plan import Catalogue, Planned, in_tiers, plan
 
 
 class Replan(Protocol):

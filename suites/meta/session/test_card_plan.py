@@ -9,9 +9,10 @@ import pytest
 
 from harness.records.enums import CASE_PROPERTIES, Bottleneck, Property, Technique, Tier
 from harness.records.workload import Seeded
+from harness.session.accelerator_plan import choose_models, first_of_libraries, plan_accelerator
 from harness.session.costs import Costs
 from harness.session.outlook import Outlook
-from harness.session.plan import choose_models, first_of_libraries, gib_of, plan_accelerator
+from harness.session.plan import gib_of
 from harness.session.request import CaseTest
 from harness.session.session_plan import SessionPlan
 from harness.session.side_by_side import side_by_side
