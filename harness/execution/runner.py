@@ -98,8 +98,8 @@ class Runner(WorkerPool):
     ) -> Measurements:
         """Return the measurements of a case with its speed added, or the reason why there is none."""
         try:
-            measurements = replace(measurements, peaks=self.peaks(case.device))
-            sampling = replace(sampling, constants=self.peaks(case.device).constants)
+            peaks = self.peaks(case.device)
+            measurements, sampling = replace(measurements, peaks=peaks), replace(sampling, constants=peaks.constants)
         except WorkerFailed as error:
             measurements = replace(measurements, peaks_failure=failure_of(error, "peaks"))
         try:

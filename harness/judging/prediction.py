@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from harness.records.enums import Dtype
 from harness.records.measurements import Peaks, Speed
+from harness.records.observation import FLASH, SDPA
 from harness.records.prediction import Constants, OperatorCalls, Rate, RunOperators, StepOperators
 
 CLEAR = 1.3
@@ -31,7 +32,7 @@ gain 1.65 by compiling where 4.2 is predicted (docs/measured/prediction.md)."""
 EXPONENTIAL = {f"aten::{name}" for name in ("_softmax", "silu", "gelu", "exp", "sigmoid", "tanh", "cos", "sin")}
 """Operators on elements that compute more than they move."""
 BATCHED = {"aten::bmm", "aten::baddbmm"}
-ATTENTION = ("aten::_scaled_dot_product_", "flash_attn", "_flash_attn", "FlashAttn")
+ATTENTION = (SDPA, *FLASH)
 """Prefixes of fused attention. Any other product is one with weights."""
 UNSEEN = 0.5
 """Share of eager's operations below which a path's own are taken for unseen: a replayed graph shows none."""

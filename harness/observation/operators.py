@@ -10,23 +10,20 @@ from typing import Any
 
 from harness.errors import HarnessError
 from harness.records.enums import Dtype
+from harness.records.observation import FLASH, SDPA
 from harness.records.prediction import OperatorCalls, RunOperators, StepOperators
 
 FIRST_TOKEN = "## first token"
 """Event between the prefill and the decode steps."""
 FACTORS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1, "aten::linear": 0, "aten::mv": 0}
 """Matrix products, with the place of their first factor among their inputs."""
-FUSED_ATTENTION = "aten::_scaled_dot_product_"
-"""Prefix of torch's fused attention, over tensors of (rows, heads, positions, size)."""
 CAUSAL = {
-    f"{FUSED_ATTENTION}flash_attention": 4,
-    f"{FUSED_ATTENTION}flash_attention_for_cpu": 4,
-    f"{FUSED_ATTENTION}efficient_attention": 6,
-    f"{FUSED_ATTENTION}cudnn_attention": 6,
+    f"{SDPA}flash_attention": 4,
+    f"{SDPA}flash_attention_for_cpu": 4,
+    f"{SDPA}efficient_attention": 6,
+    f"{SDPA}cudnn_attention": 6,
 }
 """Fused attention of torch 2.13, with the place of `is_causal` among its inputs."""
-FLASH_PACKAGES = ("flash_attn", "_flash_attn", "FlashAttn")
-"""Prefixes of flash-attention's packages, whose tensors are (rows, positions, heads, size)."""
 PACKED = {
     f"aten::{name}"
     for name in ("_weight_int4pack_mm", "_weight_int4pack_mm_for_cpu", "_weight_int8pack_mm", "_int_mm", "_scaled_mm")
@@ -133,11 +130,11 @@ def _working(operator: _Operator, element: int) -> Iterator[OperatorCalls]:
 
 def _is_whole(name: str) -> bool:
     """Return whether what an operator calls is part of its own kernel."""
-    return name.startswith((FUSED_ATTENTION, *FLASH_PACKAGES)) or _is_packed(name)
+    return name.startswith((SDPA, *FLASH)) or _is_packed(name)
 
 
 def _is_packed(name: str) -> bool:
-    return name in PACKED or ("::" in name and not name.startswith(("aten::", "c10d::", "prims::", *FLASH_PACKAGES)))
+    return name in PACKED or ("::" in name and not name.startswith(("aten::", "c10d::", "prims::", *FLASH)))
 
 
 def _alike(counted: Counter[OperatorCalls]) -> Iterator[OperatorCalls]:
@@ -223,7 +220,7 @@ def product_of(event: Any, shapes: list[list[int]]) -> tuple[float, int, int] | 
         rows, inner = math.prod(left[:-1]) // batch, left[-1]
         columns = right[0] if name == "aten::linear" else right[-1] if len(right) > 1 else 1
         return 2.0 * batch * rows * inner * columns, rows, batch * rows * columns
-    if name.startswith((FUSED_ATTENTION, *FLASH_PACKAGES)) and len(shapes) > 2 and len(shapes[0]) in {3, 4}:
+    if name.startswith((SDPA, *FLASH)) and len(shapes) > 2 and len(shapes[0]) in {3, 4}:
         rows, flops = _attention(name, shapes)
         place = CAUSAL.get(name)
         causal = place is not None and event.concrete_inputs()[place] is True
@@ -235,10 +232,10 @@ def product_of(event: Any, shapes: list[list[int]]) -> tuple[float, int, int] | 
 def _attention(name: str, shapes: list[list[int]]) -> tuple[int, float]:
     """Return the rows and operations of attention over all scores."""
     query, key = shapes[:2]
-    if name.startswith(FUSED_ATTENTION):
+    if name.startswith(SDPA):
         batch, heads, rows, size = query if len(query) == 4 else [1, *query]
         return rows, 4.0 * batch * heads * rows * key[-2] * size
-    if len(query) == 4:
+    if len(query) == 4:  # flash-attention's packages have positions before heads
         batch, rows, heads, size = query
         return rows, 4.0 * batch * heads * rows * key[1] * size
     # Sequences end to end: their number is that of the places where they begin, less 1.

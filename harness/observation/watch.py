@@ -23,13 +23,18 @@ from harness.observation.graphs import MARKS, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
 from harness.observation.linears import head_name, read_linears
 from harness.observation.wrapping import wrapped
-from harness.records.observation import EAGER_ATTENTION, NO_CACHE, AttentionCall, Observation, Phase
+from harness.records.observation import (
+    EAGER_ATTENTION,
+    FLASH,
+    FLASH_OPERATORS,
+    NO_CACHE,
+    SDPA,
+    AttentionCall,
+    Observation,
+    Phase,
+)
 
-SDPA = "aten::_scaled_dot_product_"
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
-FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
-"""Prefixes of operators and functions of flash-attention's packages, and of its kernels from the hub."""
-FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 COMPILED_REGION = "Torch-Compiled Region: "
 INDUCTOR_GRAPH = "## Call CompiledFxGraph"
 PACKED = ("bitsandbytes::", "quanto::", "torchao::", "WeightQBytes", "QuantizedLinear", "TinyGemm", "MatMul8bit")

@@ -8,6 +8,11 @@ from enum import StrEnum
 
 NO_CACHE = "none"
 """Name that stands for the class of a cache where there is none."""
+SDPA = "aten::_scaled_dot_product_"
+"""Prefix of torch's fused attention, over tensors of (rows, heads, positions, size)."""
+FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
+"""Prefixes of operators and functions of flash-attention's packages, and of its kernels from the hub."""
+FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
 
