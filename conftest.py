@@ -7,13 +7,14 @@ import os
 from fixtures.kernels import LOCAL_KERNELS
 from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import PROBES, WORKLOADS
+from harness.machine.local_kernels import announced_with
 from harness.paths.registry import PATHS
 from harness.session.plan import Catalogue
 
 pytest_plugins = ("harness.plugin", "pytester")
 
-# Beside what the user announced; the kernels package takes the last of two folders for one name.
-os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNELS"), LOCAL_KERNELS]))
+# What the user announced wins: the kernels package would take the last of two folders for one name.
+os.environ["LOCAL_KERNELS"] = announced_with(os.environ.get("LOCAL_KERNELS", ""), LOCAL_KERNELS)
 
 
 def pytest_harness_catalogue() -> Catalogue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import NoReturn, cast
+from typing import Annotated, NoReturn, cast
 
 import typer
 
@@ -17,6 +17,7 @@ from harness.commands.options import CODES, MARKDOWN
 from harness.commands.report.command import report
 from harness.commands.validate.command import validate
 from harness.errors import HarnessError
+from harness.machine.inventory import PROJECT, installed
 
 REFUSED = 2
 """Exit code for misuse and refusals."""
@@ -43,11 +44,25 @@ def main() -> None:
             sys.exit(REFUSED)
         path = error.ctx.command_path if error.ctx else "harness"
         _refuse(f"{message.rstrip('.')} ({path} --help)")
+    except OSError as error:  # a name that no file can have, a folder that nobody may read, a full disk
+        _refuse(f"{error.filename or 'a file'!s:.200}: {error.strerror or error} (name another, or set that right)")
     sys.exit(code or 0)
 
 
+def _show_version(shown: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if shown:
+        versions = (f"{name} {installed(name) or 'not installed'}" for name in (PROJECT, "torch", "transformers"))
+        typer.echo(", ".join(versions))
+        raise typer.Exit
+
+
 @app.callback()
-def harness() -> None:
+def harness(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show versions and exit")
+    ] = False,
+) -> None:
     """Conformance of inference optimizations: all that is not pytest's, which runs the tests themselves.
 
     A new machine: **validate**. Before a run: **machine**, and once per kind of machine **calibrate**. After it:

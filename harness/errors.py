@@ -14,7 +14,7 @@ class UnknownName(HarnessError):
     """A name that is in no registry."""
 
     def __init__(self, kind: str, name: str, names: list[str]) -> None:
-        super().__init__(f"{kind} {name!r} is unknown, but should be one of: {', '.join(sorted(names))}")
+        super().__init__(f"{kind} {name!r:.120} is unknown, but should be one of: {', '.join(sorted(names))}")
 
 
 class DiskRefuses(HarnessError):
@@ -27,6 +27,10 @@ class CorruptRecord(HarnessError):
 
 class ModelUnavailable(HarnessError):
     """A model that cannot be loaded here: its folder is incomplete, or the hub is out of reach."""
+
+
+class HubSilent(ModelUnavailable):
+    """A hub that does not give what it was asked for. The case is at fault no more than the machine."""
 
 
 class Incompatible(HarnessError):
@@ -59,7 +63,7 @@ class WorkerRaised(WorkerFailed):
     def __init__(self, message: str, *, log: str = "", incompatible: bool = False) -> None:
         super().__init__(message, log=log)
         self.incompatible = incompatible
-        """True if the request raised Incompatible."""
+        """True if the request raised Incompatible or HubSilent: the case cannot run here."""
 
 
 NO_ROOM = "OutOfMemoryError"

@@ -36,11 +36,23 @@ def mebibytes(size: int) -> str:
     return f"{size / MIB:.1f} MiB"
 
 
+MARKS = re.compile(r"[\\`*\[\]~]")
+"""Characters that Markdown may take for marks."""
+
+
 def printable(value: Any) -> Any:
     """Return a text without characters that no page can hold. Any other value stays as it is."""
     if not isinstance(value, str) or hasattr(value, "__html__"):
         return value
     return NOT_XML.sub("\N{REPLACEMENT CHARACTER}", COLOURS.sub("", value))
+
+
+def escaped(text: str) -> str:
+    """Return a text in which Markdown and HTML find no marks: it is shown as it is.
+
+    Underscores stay, since they mean nothing within a word, and names are full of them.
+    """
+    return MARKS.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
 
 
 def one_line(text: str, *, longest: int = 0) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from harness.execution.setup import CASE_TIMEOUT
 from harness.records.enums import Tier
+from harness.session.option_values import positive, seconds, shard
 from harness.session.request import TIMING_SECONDS, SessionOptions
 
 INVARIANT_EXAMPLES = 6
@@ -77,7 +77,7 @@ def add_options(group: Any) -> None:
     group.addoption(
         "--case-timeout",
         metavar="SECONDS",
-        type=float,
+        type=seconds,
         default=CASE_TIMEOUT,
         help="deadline of one request to a worker: a reference, eager, or the case in one dtype (default: 300)",
     )
@@ -124,26 +124,3 @@ def as_words(options: Namespace) -> Iterator[str]:
     ):
         if value != default:
             yield from (name, f"{value:g}")
-
-
-def positive(given: str) -> int:
-    if not given.isdecimal() or not int(given):
-        raise ArgumentTypeError(f"is {given}, but should be at least 1")
-    return int(given)
-
-
-def shard(given: str) -> tuple[int, int]:
-    place, _, count = given.partition("/")
-    if not (place.isdecimal() and count.isdecimal() and 1 <= int(place) <= int(count)):
-        raise ArgumentTypeError(f"is {given}, but should be K/N, K from 1 to N")
-    return int(place), int(count)
-
-
-def seconds(given: str) -> float:
-    try:
-        number = float(given)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ArgumentTypeError(f"is {given}, but should be a positive number of seconds")
-    return number

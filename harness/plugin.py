@@ -6,9 +6,12 @@ A `conftest.py` says what there is to run by implementing `pytest_harness_catalo
 from __future__ import annotations
 
 import hashlib
+import shlex
+import signal
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ import pytest
 from harness.errors import HarnessError
 from harness.formatting import one_line
 from harness.machine.inventory import take_inventory, with_memory
+from harness.machine.variables import warnings_of
 from harness.options import add_options, session_options
 from harness.profiles.expectations import sound_profiles
 from harness.profiles.profile import Profile
@@ -25,7 +29,9 @@ from harness.reports.failures import failure_lines
 from harness.reports.headline import headline
 from harness.reports.place import machine_line
 from harness.session.checkout import refuse_unused
+from harness.session.interruption import interrupted_by
 from harness.session.plan import Catalogue, Planned, find_model
+from harness.session.preconditions import refuse_device
 from harness.session.request import CaseTest, Selection
 from harness.session.run_folder import resumable_run
 from harness.session.session import Judging, Session
@@ -177,6 +183,15 @@ def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, cou
         items[:] = [item for item, own in zip(items, shards, strict=True) if own]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, object, object]:
+    """End as Ctrl-C does when somebody ends the process: the record is closed, and says how to go on."""
+    if SESSION not in session.config.stash:
+        return (yield)
+    with interrupted_by(signal.SIGTERM, signal.SIGHUP):
+        return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)  # before the terminal asks what there is to tell of it
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Make the session, and refuse a run that cannot be resumed before anything runs."""
@@ -192,6 +207,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if PLAN in config.stash:
             plan, profiles = config.stash[PLAN], config.stash[PROFILES]
             config.stash[SESSION] = Session(options, plan, profiles, selection, notify=partial(_tell, config))
+            if not config.option.collectonly:
+                config.stash[SESSION].check()
         elif options.resume:  # also where no case is selected
             resumable_run(options.resume, selection.digest, options.tier)
     except HarnessError as error:
@@ -201,7 +218,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     """Say what there is to do, and about how long that takes."""
     session = config.stash.get(SESSION, None)
-    return [session.first_line] if session and session.selection.tests else []
+    if not session or not session.selection.tests:
+        return []
+    return [session.first_line, *warnings_of(session.plan.inventory.variables)]
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # after those who turn a failure into what was expected
@@ -324,6 +343,19 @@ def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: p
     good = line.startswith("Passed: ")
     terminalreporter.write_line(line, bold=True, green=good, red=not good)
     terminalreporter.write_line(machine_line(run))
+    if run.exit == pytest.ExitCode.INTERRUPTED:
+        terminalreporter.write_line(f"go on with: {_resuming(config, session.cases.folder.path)}")
+
+
+def _resuming(config: pytest.Config, run: Path) -> str:
+    """Return the command that goes on with a run: that of this session, with `--resume`."""
+    words = [*config.invocation_params.args]
+    if config.option.resume:
+        words = [word for word in words if word != f"--resume={config.option.resume}"]
+        if "--resume" in words:
+            place = words.index("--resume")
+            del words[place : place + 2]
+    return shlex.join(["pytest", *words, f"--resume={run}"])
 
 
 def _case_of(item: pytest.Item) -> str:
@@ -366,7 +398,12 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
     if hasattr(config, "workerinput"):
         raise HarnessError(
             "pytest-xdist would time cases beside each other, in several runs (leave out -n; --jobs N runs "
-            "cases side by side)"
+            "cases side by side, and --shard K/N parts them among sessions)"
+        )
+    if getattr(config.option, "forked", False):
+        raise HarnessError(
+            "pytest-forked would run each test in a process of its own, and lose its verdict (leave out --forked: "
+            "cases run in workers of their own)"
         )
     catalogue = config.hook.pytest_harness_catalogue(config=config)
     if catalogue is None:
@@ -375,7 +412,8 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
     refuse_unused(config.stash[PROFILES], catalogue)
     option, inventory = config.option, take_inventory()
     device = option.device or inventory.default_device
-    if device != "cpu" and device in inventory.devices:
+    refuse_device(device, inventory)
+    if device != "cpu":
         inventory = with_memory(inventory)
     return SessionPlan(
         catalogue,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -10,6 +11,21 @@ from typing import Annotated, Any, Final
 import typer
 
 from harness.records.codec import to_plain
+from harness.session.option_values import seconds
+
+
+def parsed_seconds(given: str) -> float:
+    """Return the seconds that an option was given, as pytest's options are read."""
+    try:
+        return seconds(str(given))
+    except ArgumentTypeError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def parsed_seconds_or_0(given: str) -> float:
+    """Return the seconds that an option was given, or 0 for as few as there must be."""
+    return 0.0 if str(given) in {"0", "0.0"} else parsed_seconds(given)
+
 
 RunFolder = Annotated[Path, typer.Argument(help="folder of a finished run, for example runs/latest", metavar="RUN")]
 AnyRunFolder = Annotated[Path, typer.Argument(help="folder of a run, for example runs/latest", metavar="RUN")]
@@ -18,7 +34,10 @@ DeviceType = Annotated[
     str, typer.Option("--device", metavar="TYPE", help="torch device type; default: cuda if there is one, else cpu")
 ]
 CaseTimeout = Annotated[
-    float, typer.Option("--case-timeout", metavar="SECONDS", help="deadline of one request to a worker")
+    float,
+    typer.Option(
+        "--case-timeout", metavar="SECONDS", parser=parsed_seconds, help="deadline of one request to a worker"
+    ),
 ]
 MARKDOWN: Final = "markdown"
 """Markup of the commands' help: paragraphs, and examples between fences."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import Incompatible, ModelUnavailable, UnknownName, first_line
+from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName, first_line
 from harness.execution.generation import Batch, set_plain_greedy
 from harness.execution.setup import CaseRun
 from harness.records.enums import Dtype
@@ -81,7 +81,8 @@ def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
             )
         return kind.from_pretrained(source.path, **options)
     except OSError as error:
-        raise ModelUnavailable(f"{recipe.name}: {first_line(error)}") from error
+        kind_of_error = HubSilent if isinstance(source, Hub) else ModelUnavailable
+        raise kind_of_error(f"{recipe.name}: {first_line(error)}") from error
 
 
 def save_seeded(recipe: ModelSpec, folder: Path) -> None:

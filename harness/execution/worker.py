@@ -24,6 +24,7 @@ from typing import Any, Self, TypeVar
 
 from harness.errors import (
     HarnessError,
+    HubSilent,
     Incompatible,
     WorkerDied,
     WorkerFailed,
@@ -33,22 +34,12 @@ from harness.errors import (
     full_disk_line,
 )
 from harness.execution.preloading import device_is_spoiled
-from harness.machine.jobs import compile_threads
+from harness.machine.variables import WORKER_VARIABLES
 
 Answer = TypeVar("Answer")
 
 SERVER = "harness.execution.fork_server"
 """Module that the server imports. It imports the rest."""
-
-ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of a busy machine turn 0.1 s into 8 s
-    "TORCHINDUCTOR_COMPILE_THREADS": str(compile_threads()),
-    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for CUDA must not initialise it before the fork
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "warning",
-}
-"""Environment variables of the server, set where the user has not set them."""
 
 _BOOKKEEPING = threading.Lock()
 """Lock for reading how a process ended. Of two threads that read at once, multiprocessing would show one nothing."""
@@ -196,7 +187,7 @@ def _first_cause(error: WorkerFailed, rank: int, waiting: dict[Any, int], worker
 def _server() -> Any:
     """Return the multiprocessing context whose server imports SERVER. The server keeps the environment of its start."""
     context = multiprocessing.get_context("forkserver")
-    for name, value in ENVIRONMENT.items():
+    for name, value in WORKER_VARIABLES.items():
         os.environ.setdefault(name, value)
     root = str(Path(__file__).parents[2])
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -242,7 +233,7 @@ def _answer(request: bytes, log: str) -> Any:
         line = _line_of(error)
         # The error itself might not survive pickling.
         if isinstance(error, HarnessError):  # complete without its trace
-            return WorkerRaised(line, incompatible=isinstance(error, Incompatible))
+            return WorkerRaised(line, incompatible=isinstance(error, Incompatible | HubSilent))
         return WorkerRaised(f"{type(error).__name__}: {line}", log=log)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import DiskRefuses, WorkerFailed, refuse_full_disk
+from harness.errors import WorkerFailed, refuse_full_disk
 from harness.execution.lazy import LazyModule
 from harness.execution.preloading import server_contents
+from harness.execution.scratch import Scratch
 from harness.execution.setup import CASE_TIMEOUT, RankAddress
 from harness.execution.worker import Answer, Worker
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from harness.machine import devices
 else:
     devices = LazyModule("harness.machine.devices")
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="harness-")
-    except OSError as error:
-        raise DiskRefuses(
-            f"temporary files: {error.strerror} (free the disk, or name another folder in TMPDIR)"
-        ) from error
 
 
 @dataclass(kw_only=True)
@@ -42,7 +33,7 @@ class WorkerPool:
     """Folder for the output of workers."""
     seconds: float = CASE_TIMEOUT
     """Deadline of one request, in seconds."""
-    _scratch: tempfile.TemporaryDirectory[str] = field(default_factory=_temporary_folder)
+    _scratch: Scratch = field(default_factory=Scratch)
     _known: dict[tuple[Any, ...], Any] = field(default_factory=dict)
     _asking: dict[tuple[Any, ...], threading.Lock] = field(default_factory=dict)
     """Locks by key, each held by the thread that finds out what is not known yet. Others wait for its answer."""
@@ -55,7 +46,7 @@ class WorkerPool:
     @property
     def scratch(self) -> Path:
         """Folder in which workers leave files for each other."""
-        return Path(self._scratch.name)
+        return self._scratch.path
 
     def ask(
         self, name: str, function: Callable[..., Answer], *arguments: Any, more: float = 0.0, threads: int = 0
@@ -150,7 +141,7 @@ class WorkerPool:
             worker.kill()
 
     def close(self) -> None:
-        self._scratch.cleanup()
+        self._scratch.remove()
 
     def _port(self) -> int:
         while True:

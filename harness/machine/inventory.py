@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 from harness.errors import HarnessError
 from harness.machine.host import processor, processors_allowed
+from harness.machine.variables import variables
 
 PROJECT = "transformers-conformance"
 """Name of this project's distribution, whose metadata says which versions are too old."""
@@ -54,6 +55,8 @@ class Inventory:
     """Version of ROCm that torch is built for, or empty. Its devices are AMD's, and torch calls them `cuda`."""
     free_bytes: int | None = None
     """Free bytes of the fullest accelerator; None if that was not asked for, or is unknown."""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables on which results may depend."""
     simulated: bool = False
     """Whether the accelerators are known to be simulated."""
 
@@ -83,6 +86,7 @@ def take_inventory() -> Inventory:
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         tools={name: path for name, find in TOOLS.items() if (path := find())},
         rocm=torch.version.hip or "",
+        variables=variables(),
     )
 
 
@@ -163,7 +167,8 @@ def window(distribution: str, wanted: str) -> str:
 
 
 def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
-    """Return the environment of a run, for its record: versions, processor, and the names of the accelerators."""
+    """Return the environment of a run, for its record: versions, processor, names of the accelerators, and
+    environment variables."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -172,6 +177,7 @@ def describe(inventory: Inventory, *, accelerators: str) -> dict[str, str]:
         "cores": str(processors_allowed()),
         "accelerators": accelerators or "none",
         **inventory.packages,
+        **inventory.variables,
     }
 
 

@@ -19,6 +19,7 @@ from harness.machine.requirements import Need
 FLASH_ATTENTION = "local/flash-attn2"
 """Name of a local repository. It differs from the hub's, so that a path can request either."""
 LAYER_KERNELS = "local/layers"
+CHECKOUT = Path(__file__).resolve().parents[2]
 LAYERS = {"RMSNorm": "RMSNorm", "SiLU": "SiLU", "rotary_pos_emb": "RotaryPosEmb"}
 """Layers that models register, with the classes of the local repository that replace them."""
 
@@ -43,6 +44,26 @@ def local_kernels() -> dict[str, Path]:
     """Return the folders in LOCAL_KERNELS by repository. It holds `repository=folder`, joined by colons."""
     entries = (entry.partition("=") for entry in os.environ.get("LOCAL_KERNELS", "").split(":") if entry)
     return {repository: Path(folder) for repository, _, folder in entries}
+
+
+def announced_with(announced: str, offered: str) -> str:
+    """Return what LOCAL_KERNELS should hold: what was announced, and `offered` folders for all other repositories."""
+    taken = {entry.partition("=")[0] for entry in announced.split(":")}
+    others = (entry for entry in offered.split(":") if entry.partition("=")[0] not in taken)
+    return ":".join(filter(None, [announced, *others]))
+
+
+def serving_folders() -> dict[str, str]:
+    """Return the announced folder of each repository of which a kernel was called, below the checkout if it is there.
+
+    A kernel from any other folder has no log here.
+    """
+    called = {repository for repository, log in kernel_logs() if log}
+    folders = {repository: local_kernels()[repository].resolve() for repository in called}
+    return {
+        repository: str(folder.relative_to(CHECKOUT) if folder.is_relative_to(CHECKOUT) else folder)
+        for repository, folder in folders.items()
+    }
 
 
 def kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:

@@ -7,9 +7,11 @@ temporary files, held by the kernel for as long as the process that holds them l
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
+import stat
 import sys
 import tempfile
 import time
@@ -93,17 +95,30 @@ hold_nothing: Hold = partial(devices_held, ())
 
 
 def _open(path: Path) -> int:
-    how = os.O_RDWR | os.O_NOFOLLOW  # the folder is everybody's: a link there may lead anywhere
+    # The folder is everybody's: a link there may lead anywhere, and opening a pipe may wait for ever.
+    how = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        try:
-            descriptor = os.open(path, how)  # Linux may refuse O_CREAT of another user's file in a sticky folder
-        except FileNotFoundError:
-            descriptor = os.open(path, how | os.O_CREAT, 0o666)
+        for _ in range(3):
+            with suppress(FileNotFoundError):
+                # First, since Linux may refuse O_CREAT of another user's file in a sticky folder.
+                return _own_file(os.open(path, how))
+            with suppress(FileExistsError):  # another session made it meanwhile
+                descriptor = os.open(path, how | os.O_CREAT | os.O_EXCL, 0o666)
+                os.fchmod(descriptor, 0o666)  # whatever the umask: sessions of all users wait for each other
+                return descriptor
     except OSError as error:
         raise HarnessError(f"{path}: cannot be locked: {error.strerror} (choose another folder by TMPDIR)") from error
-    with suppress(OSError):  # another user's, who has opened it to all already
-        os.fchmod(descriptor, 0o666)  # whatever the umask: sessions of all users wait for each other
-    return descriptor
+    raise HarnessError(f"{path}: cannot be locked: it appears and disappears (choose another folder by TMPDIR)")
+
+
+def _own_file(descriptor: int) -> int:
+    """Return an open file that bears no other name and is a regular one. Raises OSError for others: nobody but this
+    module should have made it."""
+    found = os.fstat(descriptor)
+    if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EPERM, "it is no regular file of its own, but a pipe, a device or a second name of a file")
 
 
 def _take(descriptor: int, device: str, *, alone: bool, notify: Callable[[str], None], patience: Patience) -> None:

@@ -12,10 +12,15 @@ from typing import ClassVar
 
 from packaging.specifiers import SpecifierSet
 
+from harness.errors import first_line
 from harness.machine.inventory import Inventory, window
 
 TRITON_DEVICES = ("cuda", "xpu")
 """Devices on which torch.compile and the local kernels launch kernels of Triton."""
+HUB_SECONDS = 5
+"""Seconds within which the hub must answer."""
+CLIENT_ERROR, SERVER_ERROR = 400, 500
+"""Smallest HTTP status codes of an error of the request, and of the server."""
 WITHOUT_FLOAT64 = ("mps",)
 """Devices on which torch has no float64, in which every reference is computed."""
 
@@ -232,7 +237,7 @@ class HubModel(Need):
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
         if _is_downloaded(self.repository, self.revision):
             return None
-        if problem := _hub_problem():
+        if problem := _hub_problem() or _file_problem(self.repository, self.revision):
             return f"needs {self.repository}@{self.revision}: not downloaded yet, and {problem}"
         return None
 
@@ -246,7 +251,7 @@ class HubKernel(Need):
     marker: ClassVar[str | None] = "hub"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        problem = _hub_problem()
+        problem = _hub_problem() or _page_problem(self.repository)
         return f"needs {self.repository}: {problem}" if problem else None
 
 
@@ -263,11 +268,39 @@ def _hub_problem() -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    try:
-        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
-    except urllib.error.HTTPError:
+    code, reason = _head(constants.ENDPOINT)
+    if code and code < SERVER_ERROR:
         return ""  # it answered
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return f"the hub is out of reach ({os.environ.get('HF_ENDPOINT', 'default endpoint')}: {reason})"
+    return f"the hub is out of reach ({os.environ.get('HF_ENDPOINT', 'default endpoint')}: {reason})"
+
+
+@cache
+def _page_problem(repository: str) -> str:
+    """Return why the hub does not show a repository to everybody; empty if it does."""
+    from huggingface_hub import constants
+
+    code, reason = _head(f"{constants.ENDPOINT}/{repository}")
+    return "" if code and code < CLIENT_ERROR else f"the hub does not give it ({reason})"
+
+
+@cache
+def _file_problem(repository: str, revision: str) -> str:
+    """Return why the hub does not give a model's config to this user; empty if it does."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision), timeout=HUB_SECONDS)
+    except Exception as error:  # noqa: BLE001 - of the HTTP library that this version of the hub's package uses
+        return f"the hub does not give it ({type(error).__name__}: {first_line(error)})"
     return ""
+
+
+def _head(url: str) -> tuple[int, str]:
+    """Return the status of a HEAD request with its reason; status 0 without an answer within HUB_SECONDS."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_SECONDS) as answer:
+            return int(answer.status), str(answer.reason)
+    except urllib.error.HTTPError as error:
+        return error.code, f"HTTP {error.code} {error.reason}"
+    except (OSError, ValueError) as error:
+        return 0, str(getattr(error, "reason", error))

@@ -17,7 +17,7 @@ from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import HarnessError, Incompatible, first_line
-from harness.machine.local_kernels import LAYERS, kernel_logs
+from harness.machine.local_kernels import LAYERS, kernel_logs, serving_folders
 from harness.observation.caches import read_layers
 from harness.observation.graphs import MARKS, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
@@ -119,6 +119,7 @@ class Observer:
             padded=padded,
             attention=tuple(_without_wrappers([call for group in groups for call in _attention_calls(group)])),
             kernel_calls=tuple(_kernel_calls()),
+            kernel_folders=serving_folders(),
             prefills=len(outputs),
             decode_steps=decode_steps * len(outputs),
             caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),

@@ -199,6 +199,7 @@ def engagement(optimization: Optimization, observation: Observation) -> Engageme
     kernels |= {f"layer {kind.name}" for kind in observation.layers if kind.kernelized}
     kernels |= {f"packed {kind.weight}" for kind in observation.linears if kind.bits}
     kernels |= {f"packed {name}" for name in observation.packed_calls}
+    kernels |= {f"{repository} from {folder}" for repository, folder in observation.kernel_folders.items()}
     return Engagement(tuple(claims), tuple(sorted(kernels)))
 
 

@@ -73,7 +73,10 @@ class Baselines:
         if file is None or case not in file.cases:
             return f"nothing is recorded of it in profile {self.profile.name} (harness baseline propose RUN)"
         if other := differences(file, environment):
-            return f"profile {self.profile.name} was recorded on other hardware, which says nothing here: {other}"
+            return (
+                f"profile {self.profile.name} was recorded on other hardware, which says nothing here: {other} (to "
+                f"record this machine instead: delete {technique}.json there, then harness baseline propose RUN)"
+            )
         return file.cases[case]
 
 

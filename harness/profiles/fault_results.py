@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from harness.profiles.limits import LIMITS, Limits, floor_of, limit_of
 from harness.profiles.profile import deviations
 from harness.records.codec import from_plain
 from harness.records.enums import Outcome
+from harness.records.files import contents, json_of
 from harness.records.finding import LimitCheck
 
 FILE = Path("suites", "meta", "faults", "measured", "results.json")
@@ -26,14 +26,12 @@ AT_LEAST = (".compared", ".operators", ".recall")
 
 def read_faults(path: Path) -> tuple[RecordedFault, ...] | None:
     """Return the ladder of each fault that could run; None if there is no such file. Raises CorruptRecord."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CorruptRecord(f"{path}: is no JSON: {error} (record the catalogue's results again)") from error
+    try:
+        plain = json_of(contents(path), str(path))
+    except CorruptRecord as error:
+        raise CorruptRecord(f"{error} (record the catalogue's results again)") from error
     entries = _entry(plain, "faults", str(path))
     if not isinstance(entries, list) or not entries:
         raise CorruptRecord(f"{path}: holds no faults, but should hold the catalogue (record its results again)")
@@ -76,7 +74,7 @@ def _number(plain: Any, where: str) -> float:
     """Return a number, also from the words `inf` and `nan`, which JSON has only as strings."""
     try:
         return float(plain)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CorruptRecord(f"{where}: is {plain!r:.60}, but should be a number") from error
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import platform
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
 from harness.profiles.limits import LIMITS, Calibrated, Limits, limits_of
 from harness.profiles.thresholds import Threshold, unsound
 from harness.records.codec import Record, from_plain, to_plain, write_text
+from harness.records.files import toml_of
 
 BASELINES = "baselines"
 """Folder of all profiles, in the root of a checkout."""
@@ -165,11 +165,7 @@ def read_profile(path: Path) -> Profile:
 
 def _read(kind: type[Record], path: Path) -> Record:
     try:
-        return from_plain(kind, tomllib.loads(path.read_text(encoding="utf-8")), where=str(path))
-    except OSError as error:
-        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CorruptRecord(f"{path}: is no TOML: {error} (repair it, or restore it from version control)") from error
+        return from_plain(kind, toml_of(path), where=str(path))
     except CorruptRecord as error:
         raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
 

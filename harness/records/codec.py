@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import CorruptRecord, DiskRefuses
+from harness.records.files import LARGEST_WHOLE_NUMBER, contents, json_of
 
 SCHEMA = 3
 """Version of `run.json` and of the evidence files."""
@@ -97,7 +98,7 @@ def _refusal(path: Path, why: str | None) -> DiskRefuses:
 
 def read_record(kind: type[Record], path: Path) -> Record:
     """Return the record in the JSON file `path`. Raises CorruptRecord if it is absent, no JSON, or not of that type."""
-    return _parsed(kind, _contents(path), str(path))
+    return _parsed(kind, contents(path), str(path))
 
 
 def read_lines(kind: type[Record], path: Path) -> tuple[Record, ...]:
@@ -105,23 +106,12 @@ def read_lines(kind: type[Record], path: Path) -> tuple[Record, ...]:
 
     Raises CorruptRecord if the file is absent or a line is not such a record; it then names `path:number`.
     """
-    *lines, _ = _contents(path).split(b"\n")  # a line that is whole has an end
+    *lines, _ = contents(path).split(b"\n")  # a line that is whole has an end
     return tuple(_parsed(kind, line, f"{path}:{number}") for number, line in enumerate(lines, 1))
 
 
-def _contents(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CorruptRecord(f"{path}: could not be read: {error.strerror}") from error
-
-
 def _parsed(kind: type[Record], text: bytes, where: str) -> Record:
-    try:
-        plain = json.loads(text.decode())
-    except ValueError as error:
-        raise CorruptRecord(f"{where}: is no JSON: {error}") from error
-    return from_plain(kind, plain, where=where)
+    return from_plain(kind, json_of(text, where), where=where)
 
 
 def _read(kind: Any, plain: Any, where: str) -> Any:
@@ -140,7 +130,7 @@ def _read(kind: Any, plain: Any, where: str) -> Any:
         return _read_record(kind, _expect(plain, dict, where), where)
     if issubclass(kind, StrEnum):
         if plain not in list(kind):
-            raise CorruptRecord(f"{where}: is {plain!r}, but should be one of {', '.join(kind)}")
+            raise CorruptRecord(f"{where}: is {plain!r:.60}, but should be one of {', '.join(kind)}")
         return kind(plain)
     if kind is float:
         return _read_float(plain, where)
@@ -183,11 +173,18 @@ def _read_float(plain: Any, where: str) -> float:
     if isinstance(plain, str) and plain in _NAMED_FLOATS:
         return _NAMED_FLOATS[plain]
     if isinstance(plain, bool) or not isinstance(plain, int | float):
-        raise CorruptRecord(f"{where}: is {plain!r}, but should be a number")
-    return float(plain)
+        raise CorruptRecord(f"{where}: is {plain!r:.60}, but should be a number")
+    return float(_small(plain, where))
 
 
 def _expect(plain: Any, kind: type, where: str) -> Any:
     if not isinstance(plain, kind) or (kind is int and isinstance(plain, bool)):
         raise CorruptRecord(f"{where}: is {plain!r:.60}, but should be a {kind.__name__}")
+    return _small(plain, where) if kind is int else plain
+
+
+def _small(plain: Any, where: str) -> Any:
+    """Return a number that is no huge whole one, which other code could not turn into a float."""
+    if isinstance(plain, int) and abs(plain) >= LARGEST_WHOLE_NUMBER:
+        raise CorruptRecord(f"{where}: is a whole number of {plain.bit_length()} bits, but should have at most 63")
     return plain

@@ -15,6 +15,12 @@ GROUP = 32
 a group of such a head would straddle two tokens, and 4 bits cost 1 to 2 nats, not 0.003 (tiny Qwen3, `ragged_b4`)."""
 
 
+def _refuse_negative(what: str, *values: float) -> None:
+    """Raise ValueError if a value is below 0. Not-a-number stays: a run can give it, and is judged by it."""
+    if any(value < 0 for value in values):
+        raise ValueError(f"{what} are negative, but should be at least 0")
+
+
 @dataclass(frozen=True)
 class Case:
     """One optimization on one model, workload, device and native dtype."""
@@ -78,6 +84,11 @@ class StratumError:
     rounding: float
     """Largest cost of storing a value: 2 max|(z + 0.3 - 0.3) - z| in the dtype, z the reference cast to it."""
 
+    def __post_init__(self) -> None:
+        _refuse_negative(
+            f"errors of {self.stratum}", *(value for name, value in vars(self).items() if name != "stratum")
+        )
+
 
 @dataclass(frozen=True)
 class GreedyAgreement:
@@ -95,6 +106,11 @@ class GreedyAgreement:
     """Logit margin that rounding allows at that position."""
     worst_position: int = -1
     """Index of the generated token at that position; -1 without flips."""
+
+    def __post_init__(self) -> None:
+        _refuse_negative("counts of first choices", self.positions, self.candidate_flips, self.eager_flips)
+        if max(self.candidate_flips, self.eager_flips) > self.positions:
+            raise ValueError(f"more first choices differ than the {self.positions} positions")
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,10 @@ class Comparison:
     """Error ratio by generated token, over all rows: RMS error of its logits over eager's own. The latter is at least
     one unit roundoff, so that the ratio of two errors that are zero is 0. Reported, never judged: so few positions may
     differ by chance. Empty if the logits could not be seen, and in records from before this was kept."""
+
+    def __post_init__(self) -> None:
+        if not self.strata:
+            raise ValueError("a comparison without strata compared nothing")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 NO_CACHE = "none"
@@ -204,6 +204,8 @@ class Observation:
     """Facts about served requests; None without continuous batching."""
     ranks: tuple[Rank, ...] = ()
     """Processes of a model that is spread over several; empty for other models."""
+    kernel_folders: Mapping[str, str] = field(default_factory=dict)
+    """Folder that served each repository of local kernels that was called."""
     recompile_limit: str = ""
     """Message of torch when it stopped compiling and fell back to eager; empty if it did not."""
 

@@ -75,6 +75,8 @@ class Run:
     """Known failures of cases that the tier leaves out, as the gate names them."""
     jobs: int | None = None
     """Number of cases that ran at the same time while nothing was timed; null until that was decided."""
+    exit_again: int | None = None
+    """Exit code that the verdicts would give as `harness report` judged them again; null if that changed none."""
 
     def is_of_other_tier(self, tier: str) -> bool:
         """Return whether the run is known to be of another tier. Nothing is known if either tier is empty."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,12 +40,26 @@ def any_run(folder: Path) -> Run:
         )
     verdicts = folder / VERDICTS
     if run.finished is not None or run.verdicts or not verdicts.exists():
-        return run
+        return _sound(run, path)
     try:
-        return replace(run, verdicts=read_lines(Verdict, verdicts))
+        run = replace(run, verdicts=read_lines(Verdict, verdicts))
     except CorruptRecord as error:
         step = "restore the file, or remove the line: pytest --resume judges its case again"
         raise CorruptRecord(f"{error} ({step})") from error
+    return _sound(run, verdicts)
+
+
+def _sound(run: Run, path: Path) -> Run:
+    """Return the run. Raises CorruptRecord if a time is none, or if one property of one case is judged twice."""
+    for time in (run.started, *filter(None, (run.finished,)), *run.resumed):
+        try:
+            datetime.fromisoformat(time)
+        except ValueError as error:
+            raise CorruptRecord(f"{path}: a time is {time!r:.60}, but should be in ISO 8601 ({RESTORE})") from error
+    (most, number), *_ = [*Counter((each.case, each.property) for each in run.verdicts).most_common(1), (("", ""), 0)]
+    if number > 1:
+        raise CorruptRecord(f"{path}: judges {most[1]} of {most[0]} {number} times, but should once ({RESTORE})")
+    return run
 
 
 def finished_run(folder: Path) -> Run:

@@ -35,7 +35,7 @@ def headline(run: Run) -> str:
         return _sentence("Nothing was judged", [*_rest(run), *_reason(run), *_gate(run, brief=True)])
     if gate := [*_gate(run, brief=False)]:
         return _sentence("Failed", [*gate, *_rest(run)])
-    if run.exit:
+    if run.exit and run.exit_again != 0:
         return _sentence("Failed", [f"pytest ended with exit code {run.exit}", *_rest(run)])
     return _sentence("Passed", _rest(run))
 

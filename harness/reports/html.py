@@ -24,7 +24,7 @@ from harness.reports.overview import overview_table
 from harness.reports.page import CasePage, badges, with_badges
 from harness.reports.page_cases import Files, case_page, read_files
 from harness.reports.page_roofline import roofline
-from harness.reports.place import machine_line
+from harness.reports.place import exit_words, machine_line
 from harness.reports.tables import (
     changed_numerics,
     claim_table,
@@ -95,6 +95,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
     lead, _, rest = clauses.partition("; ")
     return {
         "run": run,
+        "exit": exit_words(run),
         "times": "; ".join(filter(None, (_times(run), tier_line(run)))),
         "headline": said,
         "first": first,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import accumulate
 
-from harness.formatting import one_line
+from harness.formatting import escaped, one_line
 from harness.judging.gate import gate_line, tier_line
 from harness.records.run import Run, Verdict
 from harness.reports.bars import SHOWN, ratio_table
 from harness.reports.failures import Failed, failures
 from harness.reports.headline import headline
 from harness.reports.overview import overview_table
-from harness.reports.place import machine_line
+from harness.reports.place import exit_words, machine_line
 from harness.reports.standings import path_table
 from harness.reports.tables import (
     case_table,
@@ -65,7 +65,14 @@ def markdown(run: Run) -> str:
         start += [f"**{_clipped(gate)}**", ""]
     overview = []
     if measured := overview_table(run.verdicts):
-        overview = ["## The optimization overview, measured here", "", *markdown_table(measured), "", OVERVIEW, ""]
+        overview = [
+            "## The optimization overview, measured here",
+            "",
+            *markdown_table(_shown(measured)),
+            "",
+            OVERVIEW,
+            "",
+        ]
     end = _environment(run)
     room = MOST - _bytes([*start, *overview, *end])
     lines = []
@@ -95,14 +102,13 @@ class _Section:
 def _sections(run: Run) -> list[_Section]:
     """Return all sections that grow with a run, except the table of cases. The overview stands below the failures."""
     failed = [_failure(each) for each in failures(run.verdicts, evidence=(), session_options=run.options)]
-    claims = [[_clipped(cell) for cell in row] for row in claim_table(run.verdicts)]
     skipped = [_clipped(f"- {reason}: {', '.join(paths)}") for reason, paths in skipped_paths(run.verdicts).items()]
     changed = [_clipped(f"- {line}") for line in changed_numerics(run.verdicts)]
     return [
         _table("Speed and memory over eager's", "cases", ratio_table(run.verdicts), fold=SHOWN),
         _table("Paths", "techniques", path_table(run.verdicts)),
         _Section(FAILED, "failures", failed),
-        _table("Claims", "claims", claims),
+        _table("Claims", "claims", claim_table(run.verdicts)),
         _Section("Not judged", "reasons", skipped),
         _Section("Numerics changed", "lines", changed),
     ]
@@ -110,16 +116,21 @@ def _sections(run: Run) -> list[_Section]:
 
 def _table(title: str, noun: str, table: list[list[str]], *, fold: int | None = None) -> _Section:
     """Return the section of a table, which may be empty."""
-    head, rule, *rows = markdown_table(table or [[]])
+    head, rule, *rows = markdown_table(_shown(table) or [[]])
     return _Section(title, noun, rows, (head, rule), fold)
+
+
+def _shown(table: list[list[str]]) -> list[list[str]]:
+    """Return the rows of a table whose cells are shown as they are."""
+    return [[_clipped(cell) for cell in row] for row in table]
 
 
 def _failure(failed: Failed) -> str:
     """Return the lines of one failure: its message, the next step if the message has none, and the command."""
     message = failed.verdict.message
-    entry = f"- **{failed.verdict.outcome}** {failed.properties}: {_clipped(message)}"
+    entry = f"- **{failed.verdict.outcome}** {_clipped(failed.properties)}: {_clipped(message)}"
     if not message.endswith(f"({failed.step})"):
-        entry += f"\n  Next: {failed.step}."
+        entry += f"\n  Next: {_clipped(failed.step)}."
     again = one_line(failed.command, longest=LONGEST)
     return f"{entry}\n  `{again.replace('`', '')}`"
 
@@ -141,8 +152,7 @@ def _fitting(section: _Section, *, room: int) -> list[str]:
 def _environment(run: Run) -> list[str]:
     entries = [_clipped(f"- {name}: {value}") for name, value in run.environment.items()]
     lines = _fitting(_Section("Environment", "entries", entries), room=MOST // 8) or ["## Environment", "", ""]
-    code = "none" if run.exit is None else run.exit
-    return [*lines, f"Started {run.started}, finished {run.finished or 'never'}, exit {code}."]
+    return [*lines, f"Started {run.started}, finished {run.finished or 'never'}, exit {exit_words(run)}."]
 
 
 def _cases(judged: list[Verdict], *, room: int) -> list[str]:
@@ -153,8 +163,8 @@ def _cases(judged: list[Verdict], *, room: int) -> list[str]:
 
 
 def _clipped(text: str) -> str:
-    """Return a text, cut to LONGEST characters with an ellipsis at the end if it is longer."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
+    """Return a text that Markdown shows as it is, in one line of at most LONGEST characters."""
+    return escaped(one_line(text, longest=LONGEST))
 
 
 def _bytes(lines: list[str]) -> int:

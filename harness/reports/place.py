@@ -50,8 +50,14 @@ def place_of(run: Run) -> str:
     return " and ".join(each for each in parts if each) or ", ".join(devices)
 
 
+def exit_words(run: Run) -> str:
+    """Return with which exit code the session ended, and that of its verdicts if they were judged again since."""
+    code = "none" if run.exit is None else str(run.exit)
+    return code if run.exit_again is None else f"{code} when it ran, {run.exit_again} as judged again"
+
+
 def _date(started: str) -> str:
     try:
         return f"{datetime.fromisoformat(started):%Y-%m-%d %H:%M %Z}"
-    except ValueError:  # of another tool
+    except ValueError:  # a record that no file holds
         return started

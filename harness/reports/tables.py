@@ -123,7 +123,7 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 def markdown_table(rows: list[list[str]]) -> list[str]:
-    """Return rows as the lines of a Markdown table."""
+    """Return rows as the lines of a Markdown table. Marks in a cell keep their meaning: `escaped` takes it away."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,8 @@ from harness.records.workload import Folder, Hub, ModelSpec, Probes, Seeded, Wor
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """Native dtype of accelerators when none is requested: checkpoints are published in it."""
+LONGEST_NAME = 200
+"""Characters of the longest hub id: the hub allows 96 on each side of the slash."""
 TIMED_ANYWHERE = 3.0
 """GiB of the largest model that is timed on a simulated device too."""
 
@@ -174,14 +177,30 @@ def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
     for model in models:
         if model.name == name:
             return model
-    folder = Path(name).expanduser().resolve()
-    if (folder / "config.json").is_file():
-        return ModelSpec(_plain(folder.name), Folder(str(folder)))
-    repository, _, revision = name.partition("@")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and not folder.exists():
-        return ModelSpec(_plain(repository.split("/")[1]), Hub(repository, revision or "main"))
+    folder = Path(name.replace("\0", "?")).expanduser().resolve()
+    with suppress(OSError):  # a name that no file can have
+        if (folder / "config.json").is_file():
+            return _own_folder(folder, models)
+    repository, at, revision = name.partition("@")
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and len(name) <= LONGEST_NAME and not folder.exists():
+        # With owner and revision: results of one are no baselines of another.
+        return ModelSpec(_plain(name if at else repository), Hub(repository, revision or "main"))
     names = [model.name for model in models]
     raise UnknownName("model", name, [*names, "a folder with config.json", "a hub id owner/name"])
+
+
+def _own_folder(folder: Path, models: Sequence[ModelSpec]) -> ModelSpec:
+    """Return the recipe of a folder. Raises HarnessError if its cases would have the ids of another model's."""
+    recipe = ModelSpec(_plain(folder.name), Folder(str(folder)))
+    namesake = next((model for model in models if model.name == recipe.name), None)
+    if namesake is None:
+        return recipe
+    if namesake.source == recipe.source:
+        return namesake
+    raise HarnessError(
+        f"--model {folder}: is named like the model {namesake.name} of this repository, whose baselines and known "
+        "failures it would be judged by (rename the folder)"
+    )
 
 
 def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:

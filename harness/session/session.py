@@ -26,6 +26,7 @@ from harness.session.costs import Costs, Step
 from harness.session.gathering import Gathering
 from harness.session.outlook import Outlook
 from harness.session.plan import Planned
+from harness.session.preconditions import digests_of, folders_of, refuse_folders, refuse_models
 from harness.session.request import Selection, SessionOptions
 from harness.session.run_folder import RunFolder, RunRequest, resumable_run
 from harness.session.session_plan import SessionPlan
@@ -68,8 +69,8 @@ class Session:
         self.outlook = Outlook(selection.tests, self.costs, self.evidence, free, options.jobs)
         self._profiles = profiles
         self._notify = notify
-        self._resumed: dict[tuple[str, Property], Verdict] = {}
-        """Verdicts that the resumed session gave, by id and property."""
+        self._given: dict[tuple[str, Property], Verdict] = {}
+        """Verdicts that this session or the resumed one gave, by id and property."""
         self._devices: tuple[str, ...] = ()
         """Devices that this session may use, by names that are unique on this machine."""
         self._gathering: Gathering | None = None
@@ -77,6 +78,15 @@ class Session:
             run = resumable_run(options.resume, selection.digest, options.tier)
             self.outlook.ran = frozenset(case_ids_of(options.resume))
             self.outlook.done |= {(verdict.case, verdict.property) for verdict in run.verdicts}
+
+    def check(self) -> None:
+        """Check what the selected cases depend on. Raises HarnessError for what is wrong, before anything runs."""
+        entries = [test.planned for test in self.selection.tests]
+        if all(entry.unmet for entry in entries):
+            return
+        refuse_folders(self.options.run_dir)
+        known = self.plan.catalogue.all_models
+        refuse_models(model for model in folders_of(entries) if model not in known)
 
     @property
     def first_line(self) -> str:
@@ -90,11 +100,11 @@ class Session:
     def judge_by(self, planned: Planned, property_: Property, judging: Judging) -> Verdict:
         """Return the verdict that `judging` gives if the case can run here, and put it into the record.
 
-        A verdict that the resumed session gave stands.
+        A verdict that was given stands: by the resumed session, or by this one if another plugin repeats a test.
         """
         cases = self.cases or self._open()
-        if (planned.id, property_) in self._resumed:
-            return self._resumed[planned.id, property_]
+        if (planned.id, property_) in self._given:
+            return self._given[planned.id, property_]
         if planned.unmet:
             verdict = unsupported(planned.case, property_, planned.unmet)
         else:
@@ -111,6 +121,7 @@ class Session:
             verdict = as_claim(planned.claim, verdict)
         verdict = forgiven(verdict, cases.expectations.known_failures, on=cases.folder.run.started)
         cases.folder.add(verdict)
+        self._given[planned.id, property_] = verdict
         self.outlook.done.add((planned.id, property_))
         return verdict
 
@@ -170,7 +181,7 @@ class Session:
         cases.evidence |= evidence_of(folder.path)
         cases.measured |= measurements_of(folder.path)
         cases.resumed_only = set(cases.evidence)
-        self._resumed = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
+        self._given = {(verdict.case, verdict.property): verdict for verdict in folder.run.verdicts}
 
     def _describe(self, folder: RunFolder, runner: Runner) -> Expectations:
         """Record what the session runs on, and return what it judges by."""
@@ -182,6 +193,7 @@ class Session:
         expectations = expectations_of(self._profiles, Match(device, machine_of(device, accelerators)), environment)
         if self.plan.chosen:
             environment["models"] = str(self.plan.chosen)
+        environment |= digests_of(folders_of(self.plan.all))
         if expectations.notes:
             environment["judged_by"] = "; ".join(expectations.notes)
         folder.describe(environment, profile=expectations.profile, workers=runner.preloaded() if devices else "")

@@ -12,6 +12,7 @@ from typing import Any
 from fixtures.kernels import LOCAL_KERNELS
 from harness.execution.setup import CaseSetup
 from harness.execution.vector_math import choose_vector_math
+from harness.machine.local_kernels import announced_with
 from harness.records.enums import Dtype
 from harness.records.evidence import Case
 from harness.records.workload import Folder, Hub, ModelSpec
@@ -39,9 +40,9 @@ import sys
 
 sys.path.insert(0, {root!r})
 
-from harness.execution.worker import ENVIRONMENT
+from harness.machine.variables import WORKER_VARIABLES
 
-os.environ.update({{**ENVIRONMENT, **os.environ}})  # as for every worker, before torch is imported
+os.environ.update({{**WORKER_VARIABLES, **os.environ}})  # as for every worker, before torch is imported
 
 from suites.invariants.reproducer import reproduce
 
@@ -97,7 +98,7 @@ def reproduce(
     if it raises."""
     from suites.invariants.probing import try_example  # imports transformers, which writing a script does not need
 
-    os.environ["LOCAL_KERNELS"] = ":".join(filter(None, [os.environ.get("LOCAL_KERNELS"), LOCAL_KERNELS]))
+    os.environ["LOCAL_KERNELS"] = announced_with(os.environ.get("LOCAL_KERNELS", ""), LOCAL_KERNELS)
     choose_vector_math()  # as every worker does
     optimization = next(entry for entry in CATALOGUE.paths if entry.name == path)
     with tempfile.TemporaryDirectory() as scratch:

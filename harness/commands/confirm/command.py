@@ -16,7 +16,7 @@ from harness.commands.confirm.alternate import Timing
 from harness.commands.confirm.confirm import Confirmation, confirm_cases
 from harness.commands.confirm.environment import ClientSettings, EnvironmentClient
 from harness.commands.confirm.records import Who
-from harness.commands.options import AsJson, CaseTimeout, print_result
+from harness.commands.options import AsJson, CaseTimeout, parsed_seconds_or_0, print_result
 from harness.errors import HarnessError
 from harness.execution.setup import CASE_TIMEOUT
 from harness.profiles.expectations import sound_profiles
@@ -61,7 +61,12 @@ def confirm(
     ] = None,
     case_timeout: CaseTimeout = CASE_TIMEOUT,
     timing_seconds: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="after which a case is loaded no further time, 7 at least")
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            parser=parsed_seconds_or_0,
+            help="after which a case is loaded no further time, 7 at least",
+        ),
     ] = TIMING_SECONDS,
     run_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="where the record's folder is made")] = Path("runs"),
     as_json: AsJson = False,
@@ -111,8 +116,6 @@ def confirmed(options: Options, *, fault: str = "") -> tuple[Confirmation, Path]
     catalogue = with_models(catalogue, options.models)
     cases = tuple(find_case(id_, catalogue) for id_ in options.cases)
     profiles = sound_profiles(root)
-    if not options.case_seconds > 0:
-        raise HarnessError(f"--case-timeout is {options.case_seconds:g}, but should be a positive number of seconds")
     folder = fresh_folder(options.parent.expanduser(), f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
     record = folder / RECORD
 

@@ -14,6 +14,7 @@ from harness.formatting import count
 from harness.judging.gate import gate_line
 from harness.profiles.expectations import sound_profiles
 from harness.records.codec import to_plain, write_record, write_text
+from harness.records.files import text_of
 from harness.records.run_files import RUN, any_run
 from harness.reports.html import write_reports
 from harness.reports.tables import tally_outcomes
@@ -63,7 +64,7 @@ def _write(folder: Path, rejudged: Rejudged) -> None:
     before, record = folder / BEFORE, folder / RUN
     if rejudged.run.finished is not None:
         if to_plain(any_run(folder)) != to_plain(rejudged.run) and not before.exists():
-            write_text(before, record.read_text(encoding="utf-8"))
+            write_text(before, text_of(record))
         write_record(record, rejudged.run)
     write_reports(folder, rejudged.run)
 

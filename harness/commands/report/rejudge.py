@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.errors import CorruptRecord, first_line
 from harness.judging.claims import UNTRUE
-from harness.judging.gate import Forgiven, gated
+from harness.judging.gate import ENDED_WELL, Forgiven, gated
 from harness.judging.measured import expectation_for, judge_evidence, judge_measured
 from harness.paths.base import Optimization
 from harness.profiles.exceptions import Disclaimer, forgiven
@@ -84,13 +84,24 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     again = replace(run, profile=expectations.profile, environment=environment, verdicts=tuple(verdicts))
     if run.gate is not None:
         again = gated(again, Forgiven(expectations.skips, expectations.known_failures))
+    changed = tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome)
+    if changed or run.exit_again is not None:
+        again = replace(again, exit_again=_exit(again))
     return Rejudged(
         again,
-        tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome),
+        changed,
         len(answers) - kept.total(),
         dict(kept.most_common()),
         (*notes, *expectations.notes),
     )
+
+
+def _exit(run: Run) -> int:
+    """Return the exit code that a session would end with whose record this is. That of an interrupted one stays."""
+    if run.exit not in ENDED_WELL:
+        return run.exit or 0
+    failing = any(verdict.outcome.fails for verdict in run.verdicts) or bool(run.gate) or bool(run.failed_otherwise)
+    return int(failing or all(verdict.outcome.skips for verdict in run.verdicts))
 
 
 @dataclass(frozen=True)

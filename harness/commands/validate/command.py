@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import AsJson, CaseTimeout, DeviceType, print_result
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, parsed_seconds_or_0, print_result
 from harness.commands.validate.preflight import MACHINE, fingerprint_checks, preflight
 from harness.commands.validate.records import Check, Grade, graded
 from harness.commands.validate.statement import Acceptance, Machine, ProfileProposal, Statement, Suites, state
@@ -61,7 +61,8 @@ def validate(
     device: DeviceType = "",
     run_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="where run folders are made")] = Path("runs"),
     fingerprint_seconds: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="computing the same again, on each card")
+        float,
+        typer.Option(parser=parsed_seconds_or_0, metavar="SECONDS", help="computing the same again, on each card"),
     ] = FINGERPRINT_SECONDS,
     case_timeout: CaseTimeout = CASE_TIMEOUT,
     keep_going: Annotated[
@@ -94,8 +95,6 @@ def validate(
     device = device or inventory.default_device
     if unmet := Device().unmet(inventory, device=device):
         raise HarnessError(f"{unmet} (choose another --device)")
-    if not case_timeout > 0:
-        raise HarnessError(f"--case-timeout is {case_timeout:g}, but should be a positive number of seconds")
     options = ValidateOptions(
         device,
         root / run_dir.expanduser(),

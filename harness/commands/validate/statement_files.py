@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.commands.validate.records import SHOWN, Grade
 from harness.commands.validate.statement import Acceptance, Statement
+from harness.formatting import escaped, one_line
 from harness.records.codec import write_record, write_text
 from harness.reports.html import rendered
 from harness.reports.page import Table
@@ -62,17 +63,30 @@ def statement_html(statement: Statement, *, has_report: bool) -> str:
 
 
 def _markdown(statement: Statement) -> Iterator[str]:
-    yield f"# {statement.line}"
+    yield f"# {_shown(statement.line)}"
     for title, lines in (("Why it is rejected", statement.rejections), ("Exceptions", statement.exceptions)):
         if lines:
-            yield from ("", f"## {title}", "", *(f"- {line}" for line in lines))
-    yield from ("", "## Preflight and fingerprint", "", *markdown_table(_checks(statement)))
+            yield from ("", f"## {title}", "", *(f"- {_shown(line)}" for line in lines))
+    yield from ("", "## Preflight and fingerprint", "", *markdown_table(_rows(_checks(statement))))
     if len(digests := _digests(statement)) > 1:
-        yield from ("", *markdown_table(digests), "", DIGESTS)
-    yield from ("", "## Suites", "", _suites(statement))
-    yield from ("", "## Proposed profile", "", *(f"- {line}" for line in _proposal(statement)))
-    yield from ("", "## Environment", "", *(f"- {name}: {value}" for name, value in statement.environment.items()))
+        yield from ("", *markdown_table(_rows(digests)), "", DIGESTS)
+    yield from ("", "## Suites", "", _shown(_suites(statement)))
+    yield from ("", "## Proposed profile", "", *(f"- {_shown(line)}" for line in _proposal(statement)))
+    yield from (
+        "",
+        "## Environment",
+        "",
+        *(f"- {name}: {_shown(value)}" for name, value in statement.environment.items()),
+    )
     yield from ("", f"{statement.device}, profile {statement.profile or 'none'}, {statement.date}.")
+
+
+def _shown(text: str) -> str:
+    return escaped(one_line(text))
+
+
+def _rows(table: list[list[str]]) -> list[list[str]]:
+    return [[_shown(cell) for cell in row] for row in table]
 
 
 def _checks(statement: Statement) -> list[list[str]]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
@@ -73,7 +73,10 @@ HEADS, POSITIONS, HEAD_SIZE = 8, 512, 64
 DEVICES = ("cpu", "cuda")
 """Devices whose constants can be told from launches: on others there are no graphs to measure kernels in."""
 DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
-TRIES = 5
+ROUNDS = 5
+"""Rounds over all constants, of which the median counts."""
+TRIES = 2
+"""Tries of a constant in one round."""
 LEAST_SECONDS = 0.01
 """Seconds of one try."""
 LAYERS = (2, 8)
@@ -108,24 +111,44 @@ def measure_constants(device: str) -> Constants:
     On CUDA all but the host's are measured in graphs, so that no launch is in them. The gap is taken out of rates.
     """
     torch.set_float32_matmul_precision("highest")
+    with one_thread(), torch.inference_mode():
+        host = HostProbe(device)
+        # In rounds, so that a second in which something else ran spoils one try of each constant, and not all of one.
+        constants: Constants = middle([_one_round(device, host) for _ in range(ROUNDS)])
+        return replace(constants, slowness=slowness_of(device, constants))
+
+
+def _one_round(device: str, host: HostProbe) -> Constants:
     simulated = device != "cpu" and computes_on_cpu(device)
     sizes = CPU if device == "cpu" or simulated else ACCELERATOR
-    with one_thread(), torch.inference_mode():
-        operator, step = host_seconds(device)
-        probe = _Probe(device, sizes, 0.0 if simulated else _gap(device), graphs=device == "cuda" and not simulated)
-        constants = Constants(
-            operator=operator,
-            step=step,
-            gap=probe.gap,
-            reads={dtype: tuple(probe.reading(dtype, size) for size in sizes.read) for dtype in DTYPES},
-            products={dtype: tuple(probe.multiplying(dtype, rows) for rows in sizes.rows) for dtype in DTYPES},
-            batched={dtype: probe.batched(dtype) for dtype in DTYPES},
-            attention={dtype: probe.attention(dtype) for dtype in DTYPES},
-            moves=tuple(probe.moving(size) for size in sizes.moved),
-            exponentials={dtype: probe.exponentials(dtype) for dtype in DTYPES},
-            serial=device == "cpu" or simulated,
-        )
-        return replace(constants, slowness=slowness_of(device, constants))
+    operator, step = host.seconds()
+    probe = _Probe(device, sizes, 0.0 if simulated else _gap(device), graphs=device == "cuda" and not simulated)
+    return Constants(
+        operator=operator,
+        step=step,
+        gap=probe.gap,
+        reads={dtype: tuple(probe.reading(dtype, size) for size in sizes.read) for dtype in DTYPES},
+        products={dtype: tuple(probe.multiplying(dtype, rows) for rows in sizes.rows) for dtype in DTYPES},
+        batched={dtype: probe.batched(dtype) for dtype in DTYPES},
+        attention={dtype: probe.attention(dtype) for dtype in DTYPES},
+        moves=tuple(probe.moving(size) for size in sizes.moved),
+        exponentials={dtype: probe.exponentials(dtype) for dtype in DTYPES},
+        serial=device == "cpu" or simulated,
+    )
+
+
+def middle(measured: Sequence[Any]) -> Any:
+    """Return the median of each number of equal records, mappings and sequences of numbers. What is no number must be
+    the same in all of them."""
+    first = measured[0]
+    if isinstance(first, Mapping):
+        return {key: middle([each[key] for each in measured]) for key in first}
+    if is_dataclass(first) and not isinstance(first, type):
+        names = [field.name for field in fields(first)]
+        return replace(first, **{name: middle([getattr(each, name) for each in measured]) for name in names})
+    if isinstance(first, tuple):
+        return tuple(map(middle, zip(*measured, strict=True)))
+    return median(measured) if isinstance(first, float) else first
 
 
 @dataclass(frozen=True)
@@ -236,24 +259,29 @@ def _elapsed(work: Callable[[], object], device: str, calls: int = 1) -> float:
     return time.perf_counter() - start
 
 
-def host_seconds(device: str) -> tuple[float, float]:
-    """Return the host's seconds per operator, and per step beside those of layers."""
-    few, many = (seeded_model(device, NARROW, layers=layers) for layers in LAYERS)
-    # In turns, so that a change of the machine's speed befalls both.
-    seconds = [(_step_seconds(few.run()[0]), _step_seconds(many.run()[0])) for _ in range(1 + TRIES)][1:]
-    few_seconds, many_seconds = (median(column) for column in zip(*seconds, strict=True))
-    few_operators, many_operators = (_operators(each).decode.dispatched for each in (few, many))
-    operator = (many_seconds - few_seconds) / (many_operators - few_operators)
-    step = few_seconds - few_operators * operator
-    # On a noisy machine the line may fall, or cross zero.
-    return (operator, step) if operator > 0 and step > 0 else (many_seconds / many_operators, 0.0)
+class HostProbe:
+    """Narrow models of a device, whose steps the host takes longer to issue than the device to compute."""
+
+    def __init__(self, device: str) -> None:
+        self._models = [seeded_model(device, NARROW, layers=layers) for layers in LAYERS]
+        self._operators = [_operators(each).decode.dispatched for each in self._models]
+
+    def seconds(self) -> tuple[float, float]:
+        """Return the host's seconds per operator, and per step beside those of layers."""
+        # In turns, so that a change of the machine's speed befalls both.
+        runs = [[_step_seconds(model.run()[0]) for model in self._models] for _ in range(1 + TRIES)][1:]
+        few, many = (median(column) for column in zip(*runs, strict=True))
+        operator = (many - few) / (self._operators[1] - self._operators[0])
+        step = few - self._operators[0] * operator
+        # On a noisy machine the line may fall, or cross zero.
+        return (operator, step) if operator > 0 and step > 0 else (many / self._operators[1], 0.0)
 
 
 def slowness_of(device: str, constants: Constants) -> float:
     """Return the device's seconds of a whole model over those predicted of it: more than 1, since its operators find
     nothing in the nearest caches. On an accelerator phases in which it waits for the host say nothing."""
     timed = seeded_model(device, COMPARED if constants.serial else COMPARED_ON_ACCELERATORS)
-    samples = [timed.run()[0] for _ in range(1 + TRIES)][1:]
+    samples = [timed.run()[0] for _ in range(1 + ROUNDS)][1:]
     run = _operators(timed)
     logarithms = []
     for step, seconds in (

@@ -48,7 +48,7 @@ def checkout(tmp_path):
         ({"profile": None}, "the run matched no profile, but its numbers belong into one (harness calibrate makes "),
         ({"verdicts": ()}, f"worth recording: {SDPA.id}: it was measured, but not judged (name another run)"),
         (
-            {"verdicts": (verdict(SDPA), verdict(SDPA, Outcome.MISMATCH))},
+            {"verdicts": (verdict(SDPA, asked=Property.ENGAGEMENT), verdict(SDPA, Outcome.MISMATCH))},
             f"worth recording: {SDPA.id}: its equivalence is MISMATCH, so that its numbers are worth nothing (name ",
         ),
         (
@@ -121,7 +121,7 @@ def test_failing_case_is_left_out_and_told(checkout):
 @pytest.mark.parametrize("outcome", [Outcome("REGRESSED"), Outcome("NO_BASELINE"), Outcome.UNSUPPORTED])
 def test_what_baselines_themselves_lead_to_keeps_nothing_from_being_recorded(checkout, outcome):
     """Nor does a property that cannot be asked here."""
-    run = checkout.run(verdicts=[verdict(SDPA), verdict(SDPA, outcome)])
+    run = checkout.run(verdicts=[verdict(SDPA), verdict(SDPA, outcome, asked=Property.REGRESSION)])
     assert checkout.accept(run).taken == (SDPA.id,)
 
 

@@ -118,7 +118,10 @@ def test_json_is_json_and_options_arrive(command, tmp_path):
     [
         (("--case", ID.replace("sdpa", "sdp")), f"case '{ID.replace('sdpa', 'sdp')}' is unknown, but should be the id"),
         (("--case", "x"), "pytest --collect-only -q shows them in brackets"),
-        (("--case-timeout", "0"), "--case-timeout is 0, but should be a positive number of seconds"),
+        (
+            ("--case-timeout", "0"),
+            "Invalid value for '--case-timeout': is 0, but should be a number of seconds above 0",
+        ),
         (("--timing-seconds", "-1"), "--timing-seconds"),
         (("--model", "nothing"), "model 'nothing' is unknown, but should be one of"),
     ],

@@ -115,7 +115,10 @@ def test_session_is_not_rewritten(checkout, report):
     threshold(checkout, speed_min=3.0)
     report(run)
     after = read_record(Run, run / "run.json")
-    assert replace(after, verdicts=()) == replace(before, verdicts=())
+    assert replace(after, verdicts=(), exit_again=None) == replace(before, verdicts=())
+    assert (after.exit, after.exit_again) == (0, 1)
+    assert "exit 0 when it ran, 1 as judged again." in (run / "report.md").read_text()
+    assert "Exit 0 when it ran, 1 as judged again" in (run / "report.html").read_text()
 
 
 def test_record_of_the_session_outlives_later_reports(checkout, report):

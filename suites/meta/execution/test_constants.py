@@ -14,7 +14,7 @@ from harness.execution.worker import Worker
 from harness.records.codec import from_plain, to_plain
 from harness.records.enums import Dtype
 from harness.records.measurements import Peaks, Sample
-from harness.records.prediction import RunOperators, StepOperators
+from harness.records.prediction import Rate, RunOperators, StepOperators
 from suites.meta.builders.predictions import CONSTANTS, MATRIX
 from suites.meta.builders.timings import PEAKS
 
@@ -73,21 +73,21 @@ def test_peaks_hold_without_constants_and_say_why(monkeypatch, device, why):
 def test_slope_that_falls_is_no_slope(monkeypatch):
     by_layers = {2: Scripted(9e-4, operators=100.0), 8: Scripted(8e-4, operators=400.0)}
     monkeypatch.setattr(constants, "seeded_model", lambda *_, layers: by_layers[layers])
-    assert constants.host_seconds("cpu") == pytest.approx((2e-6, 0.0))
+    assert constants.HostProbe("cpu").seconds() == pytest.approx((2e-6, 0.0))
 
 
 def test_host_is_the_slope_over_layers_and_what_is_left_of_a_step(monkeypatch):
     """100 and 400 operators, of 2 us each, and 50 us beside them."""
     by_layers = {layers: Scripted(5e-5 + 2e-6 * count, operators=count) for layers, count in ((2, 100.0), (8, 400.0))}
     monkeypatch.setattr(constants, "seeded_model", lambda *_, layers: by_layers[layers])
-    assert constants.host_seconds("cpu") == pytest.approx((2e-6, 5e-5))
+    assert constants.HostProbe("cpu").seconds() == pytest.approx((2e-6, 5e-5))
 
 
 def test_step_that_costs_less_than_nothing_is_shared_out(monkeypatch):
     """On a noisy machine the line may cross zero: then an operator has its share of the larger model's step."""
     by_layers = {2: Scripted(1e-4, operators=100.0), 8: Scripted(8e-4, operators=400.0)}
     monkeypatch.setattr(constants, "seeded_model", lambda *_, layers: by_layers[layers])
-    assert constants.host_seconds("cpu") == pytest.approx((2e-6, 0.0))
+    assert constants.HostProbe("cpu").seconds() == pytest.approx((2e-6, 0.0))
 
 
 @pytest.mark.parametrize(
@@ -115,3 +115,16 @@ def test_narrow_model_is_eager_and_greedy():
     assert sample.first < sample.seconds
     assert any(call.name == "aten::_softmax" for call in operators.decode.calls)
     assert operators.decode.dispatched > 100
+
+
+def test_round_that_something_else_ran_in_counts_as_one():
+    """A second of other work spoiled all tries of one constant: products of 4 rows were measured at a tenth."""
+    spoiled = replace(
+        CONSTANTS,
+        operator=9.0,
+        reads={dtype: tuple(Rate(rate.at, 1.0) for rate in rates) for dtype, rates in CONSTANTS.reads.items()},
+    )
+    assert constants.middle([spoiled, CONSTANTS, CONSTANTS]) == CONSTANTS
+    slower = replace(CONSTANTS, operator=CONSTANTS.operator * 3)
+    faster = replace(CONSTANTS, operator=CONSTANTS.operator / 3)
+    assert constants.middle([slower, CONSTANTS, faster]) == CONSTANTS

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
+import types
 
 import pytest
 import torch
@@ -13,7 +16,15 @@ from transformers.models.olmo3 import modeling_olmo3
 from transformers.models.olmo3.modeling_olmo3 import Olmo3RMSNorm
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from harness.machine.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, local_kernels
+from harness.machine.local_kernels import (
+    CHECKOUT,
+    FLASH_ATTENTION,
+    LAYER_KERNELS,
+    LAYERS,
+    announced_with,
+    local_kernels,
+    serving_folders,
+)
 
 
 def load(repository, name):
@@ -113,3 +124,35 @@ def test_rotary_embedding_is_that_of_the_models(layers, dtype):
 
 def test_every_layer_that_can_be_exchanged_is_there(layers):
     assert all(issubclass(getattr(layers, name), torch.nn.Module) for name in LAYERS.values())
+
+
+@pytest.mark.parametrize(
+    ("announced", "together"),
+    [
+        ("", "a/x=/repo/x:b/y=/repo/y"),
+        ("a/x=/mine", "a/x=/mine:b/y=/repo/y"),
+        ("b/y=/mine:c/z=/z", "b/y=/mine:c/z=/z:a/x=/repo/x"),
+        ("a/x=/mine:b/y=/mine", "a/x=/mine:b/y=/mine"),
+    ],
+)
+def test_announced_folder_takes_the_place_of_the_repositorys(announced, together, monkeypatch):
+    """It came first, and the kernels package takes the last: the repository's own kernel was tested in its place."""
+    monkeypatch.setenv("LOCAL_KERNELS", announced_with(announced, "a/x=/repo/x:b/y=/repo/y"))
+    assert os.environ["LOCAL_KERNELS"] == together
+    wanted = dict(entry.split("=") for entry in announced.split(":") if entry)
+    assert {name: str(local_kernels()[name]) for name in wanted} == wanted
+
+
+def test_folder_that_served_is_told(tmp_path, monkeypatch):
+    """Of a kernel that was called, below the checkout without what stands above it."""
+    for folder, repository in ((tmp_path, "my/kernel"), (CHECKOUT / "fixtures", "own/kernel")):
+        module = types.ModuleType(repository)
+        module.__file__, module.CALLS = str(folder / "build" / "__init__.py"), [("f", 1)]
+        monkeypatch.setitem(sys.modules, repository, module)
+    idle = types.ModuleType("idle/kernel")
+    idle.__file__, idle.CALLS = str(tmp_path / "idle" / "__init__.py"), []
+    monkeypatch.setitem(sys.modules, "idle/kernel", idle)
+    monkeypatch.setenv(
+        "LOCAL_KERNELS", f"my/kernel={tmp_path}:own/kernel={CHECKOUT / 'fixtures'}:idle/kernel={tmp_path}/idle"
+    )
+    assert serving_folders() == {"my/kernel": str(tmp_path.resolve()), "own/kernel": "fixtures"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -114,3 +116,39 @@ def test_folder_that_refuses_is_one_line(monkeypatch):
         devices_held(["card"], alone=True),
     ):
         pass
+
+
+def test_file_of_another_name_is_not_opened_to_all(folder):
+    """A hard link in place of the lock file made its target writable by everybody."""
+    precious = folder / "precious"
+    precious.write_text("mine")
+    precious.chmod(0o600)
+    lock_file("card").hardlink_to(precious)
+    with (
+        pytest.raises(HarnessError, match="cannot be locked: it is no regular file of its own"),
+        devices_held(["card"], alone=True),
+    ):
+        pass
+    assert stat.S_IMODE(precious.stat().st_mode) == 0o600
+
+
+def test_pipe_in_place_of_the_lock_is_refused(folder):
+    """Opening it would wait for ever."""
+    os.mkfifo(lock_file("card"))
+    with pytest.raises(HarnessError, match="it is no regular file of its own"), devices_held(["card"], alone=True):
+        pass
+
+
+def test_only_a_new_lock_is_opened_to_all(folder):
+    """Whatever the umask. The modes of one that is there are its maker's."""
+    before = os.umask(0o077)
+    try:
+        with devices_held(["card"], alone=False):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(lock_file("card").stat().st_mode) == 0o666
+    lock_file("card").chmod(0o640)
+    with devices_held(["card"], alone=False):
+        pass
+    assert stat.S_IMODE(lock_file("card").stat().st_mode) == 0o640

@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 
 from fixtures.kernels import LOCAL_KERNELS
-from harness.execution.speed.constants import measure_constants
-from harness.execution.worker import Worker
 from harness.machine.inventory import describe, take_inventory
+from harness.machine.local_kernels import announced_with
 from harness.records.codec import read_record, write_record, write_text
 from suites.meta.prediction.measure import Study, measure
 from suites.meta.prediction.report import report
@@ -24,14 +23,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 once everything is written. With `--again`, what was measured before is predicted anew."""
     asked = _parser().parse_args(arguments)
     asked.out.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("LOCAL_KERNELS", LOCAL_KERNELS)
+    os.environ["LOCAL_KERNELS"] = announced_with(os.environ.get("LOCAL_KERNELS", ""), LOCAL_KERNELS)
     if not asked.again:
-        with Worker(log=asked.out / "constants.log") as worker:
-            constants = worker.call(measure_constants, "cpu", seconds=120.0)
         environment = describe(take_inventory(), accelerators="")
-        study = Study({name: environment[name] for name in KEPT}, constants, ())
+        study = Study({name: environment[name] for name in KEPT}, ())
         for each in measure(asked.only, asked.out):
-            study = Study(study.environment, constants, (*study.measured, each))
+            study = Study(study.environment, (*study.measured, each))
             write_record(asked.out / FILE, study)
             print(
                 f"{each.model} {each.path} {each.workload}: {each.prefill:.4g} s, {each.decode:.4g} s a step",

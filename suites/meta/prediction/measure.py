@@ -52,6 +52,8 @@ class Measured:
     """Seconds of a decode step."""
     steps: int
     operators: RunOperators
+    constants: Constants
+    """Constants of the machine, measured by the same process just before: its speed drifts from minute to minute."""
 
     @property
     def seconds(self) -> float:
@@ -60,21 +62,23 @@ class Measured:
 
 @dataclass(frozen=True)
 class Study:
-    """All that was measured, with the constants from which it is predicted."""
+    """All that was measured."""
 
     environment: dict[str, str]
-    constants: Constants
     measured: tuple[Measured, ...]
 
 
 def time_path(run: CaseRun, model: str) -> Measured:
     """Load a path, warm it up and time it. Runs in a worker."""
+    from harness.execution.speed.constants import measure_constants
     from harness.execution.speed.timed_model import load_timed_model, no_garbage
     from harness.execution.speed.warm_model import warm_up
     from harness.machine.conditions import open_conditions
 
     timed = load_timed_model(run)
     warm_up(timed, open_conditions("cpu"))
+    constants = measure_constants("cpu")
+    timed.run()  # what it needs lies in the caches again
     with no_garbage():
         samples = [timed.run()[0] for _ in range(RUNS)]
     steps = run.setup.workload.new_tokens - 1
@@ -91,6 +95,7 @@ def time_path(run: CaseRun, model: str) -> Measured:
         statistics.median(later),
         steps,
         operators,
+        constants,
     )
 
 
@@ -141,5 +146,5 @@ class Compared:
 def compared(study: Study) -> Iterator[Compared]:
     """Yield the predicted prefill and decode step of all that was measured."""
     for each in study.measured:
-        yield Compared(each, "prefill", predict(each.operators.prefill, study.constants).seconds, each.prefill)
-        yield Compared(each, "decode", predict(each.operators.decode, study.constants).seconds, each.decode)
+        yield Compared(each, "prefill", predict(each.operators.prefill, each.constants).seconds, each.prefill)
+        yield Compared(each, "decode", predict(each.operators.decode, each.constants).seconds, each.decode)

@@ -55,7 +55,7 @@ def _pairs(study: Study) -> list[tuple[Measured, PredictedSpeed, float]]:
     for each in study.measured:
         base = eager.get((each.model, each.workload))
         if base and each is not base:
-            predicted = predict_runs(each.operators, base.operators, study.constants, steps=each.steps)
+            predicted = predict_runs(each.operators, base.operators, each.constants, steps=each.steps)
             pairs.append((each, predicted, base.seconds / each.seconds))
     return pairs
 

@@ -17,12 +17,11 @@ from suites.meta.prediction.shapes import of_path, operators
 
 
 def measured(path, decode, *, dispatched):
-    return Measured("model", path, "decode_b1", Dtype.FP32, 0.1, decode, 32, run(dispatched))
+    return Measured("model", path, "decode_b1", Dtype.FP32, 0.1, decode, 32, run(dispatched), CONSTANTS)
 
 
 STUDY = Study(
     {"torch": "2.13.0"},
-    CONSTANTS,
     (measured("eager", 4e-4, dispatched=300.0), measured("attention.sdpa", 2e-4, dispatched=100.0)),
 )
 

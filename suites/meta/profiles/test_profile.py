@@ -216,7 +216,7 @@ def test_each_defect_of_a_profile_is_refused_by_place(made, old, new, told):
 def test_profile_that_cannot_be_read_is_refused(made, tmp_path):
     path = made.folder / "profile.toml"
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(CorruptRecord, match="is no TOML: "):
+    with pytest.raises(CorruptRecord, match="is no text in UTF-8: "):
         read_profile(path)
     with pytest.raises(CorruptRecord, match="could not be read: No such file or directory"):
         read_profile(tmp_path / "profile.toml")

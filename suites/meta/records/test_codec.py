@@ -24,9 +24,20 @@ from harness.records.codec import (
     write_text,
 )
 from harness.records.enums import Dtype, Outcome
-from harness.records.evidence import Comparison, Engagement, EngagementCheck, Evidence, Failure, PrecisionRun
+from harness.records.evidence import (
+    CacheComparison,
+    Comparison,
+    Engagement,
+    EngagementCheck,
+    Evidence,
+    Failure,
+    GreedyAgreement,
+    PrecisionRun,
+    StratumError,
+)
 from harness.records.run import Run, Verdict
 from harness.records.workload import Folder, ModelSpec, Prompt, Workload
+from suites.meta.builders.evidence import rung
 
 NUMBERS = st.floats(allow_nan=False)
 """Infinity included; not-a-number has its own test, since it is not equal to itself."""
@@ -37,9 +48,25 @@ def test_verdicts_survive(verdict):
     assert from_plain(Verdict, json.loads(json.dumps(to_plain(verdict)))) == verdict
 
 
+ERRORS = st.floats(min_value=0, allow_nan=False)
+STRATA = st.builds(StratumError, st.text(), *([ERRORS] * 6))
+COUNTS = st.integers(0, 1000)
+AGREEMENTS = st.builds(
+    lambda flips, theirs, more, *rest: GreedyAgreement(flips + theirs + more, flips, theirs, *rest),
+    *([COUNTS] * 3),
+    NUMBERS,
+    NUMBERS,
+    COUNTS,
+)
+COMPARISONS = st.builds(
+    Comparison,
+    strata=st.lists(STRATA, min_size=1, max_size=3).map(tuple),
+    greedy=AGREEMENTS,
+    state=st.builds(CacheComparison, strata=st.lists(STRATA, max_size=2).map(tuple), wrong_lengths=COUNTS),
+)
 RUNGS = st.builds(
     lambda comparison, claims, seconds: PrecisionRun(comparison.dtype, Engagement(claims), comparison, seconds),
-    st.from_type(Comparison),
+    COMPARISONS,
     st.lists(st.from_type(EngagementCheck), min_size=1, max_size=3).map(tuple),
     NUMBERS,
 ).filter(lambda rung: "nan" not in repr(rung))
@@ -55,7 +82,7 @@ def test_evidence_survives(evidence):
     assert from_plain(Evidence, json.loads(json.dumps(to_plain(evidence)))) == evidence
 
 
-@given(st.from_type(Comparison).filter(lambda each: "nan" not in repr(each)))
+@given(COMPARISONS.filter(lambda each: "nan" not in repr(each)))
 def test_comparison_recorded_before_steps_were_kept_is_read(made):
     """And says that it has none."""
     old = {name: value for name, value in to_plain(made).items() if name != "steps"}
@@ -169,7 +196,7 @@ def test_a_rung_holds_its_own_comparison():
             "dtype": "fp32",
             "finite": True,
             "identical": True,
-            "strata": [],
+            "strata": [to_plain(StratumError("prefill", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0))],
             "greedy": {
                 "positions": 1,
                 "candidate_flips": 0,
@@ -199,5 +226,23 @@ def test_every_field_is_documented_or_plain():
     assert [field.name for field in dataclasses.fields(Run)] == [
         "schema", "profile", "environment", "started", "finished", "exit", "verdicts",
         "selected", "shard", "gate", "resumed", "options", "selection", "failed_otherwise", "workers",
-        "tier", "left_out", "elsewhere", "jobs",
+        "tier", "left_out", "elsewhere", "jobs", "exit_again",
     ]  # fmt: skip
+
+
+GOOD_COMPARISON = to_plain(rung().comparison)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"strata": []}, "a comparison without strata compared nothing"),
+        ({"strata": [{**GOOD_COMPARISON["strata"][0], "candidate_rms": -1.0}]}, "errors of .* are negative"),
+        ({"greedy": {**GOOD_COMPARISON["greedy"], "positions": -5}}, "counts of first choices are negative"),
+        ({"greedy": {**GOOD_COMPARISON["greedy"], "candidate_flips": 10**6}}, "more first choices differ than the"),
+    ],
+)
+def test_comparison_that_compared_nothing_is_refused(change, told):
+    """Without its strata, evidence of a wrong path was PASS."""
+    with pytest.raises(CorruptRecord, match=told):
+        from_plain(Comparison, {**GOOD_COMPARISON, **change})

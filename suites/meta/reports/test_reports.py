@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from harness.errors import HarnessError
+from harness.formatting import escaped
 from harness.records.codec import read_record
 from harness.records.enums import Outcome, Property
 from harness.records.run import Run, Verdict
@@ -24,6 +25,7 @@ from suites.meta.builders.timings import measured
 GOOD = Verdict("a", Property.EQUIVALENCE, Outcome.PASS, "fine", {"fp32.rho": 1.25, "fp32.rho.limit": 3.0})
 BAD = Verdict("b", Property.ENGAGEMENT, Outcome.NOT_ENGAGED, "b: x is <1>, but should be 2 (look)")
 AWAY = Verdict("c", Property.ENGAGEMENT, Outcome.UNSUPPORTED, "c: needs cuda", path="attention.away")
+HOSTILE = "<img src=x onerror=alert(1)> [click](javascript:alert(1)) `code` *bold*\n# A heading\n| a | cell |"
 RUN = Run(1, None, {"torch": "2.13.0"}, "2026-01-01T00:00:00+00:00", "later", 1, (GOOD, BAD, AWAY))
 
 
@@ -119,7 +121,14 @@ def test_markdown_puts_failures_first():
     text = markdown(RUN)
     places = [
         text.index(part)
-        for part in ("## Failed", BAD.message, "## Not judged", "needs cuda: attention.away", "## Cases", "torch: ")
+        for part in (
+            "## Failed",
+            escaped(BAD.message),
+            "## Not judged",
+            "needs cuda: attention.away",
+            "## Cases",
+            "torch: ",
+        )
     ]
     assert places == sorted(places)
     assert "## Failed" not in markdown(replace(RUN, verdicts=(GOOD,)))
@@ -166,7 +175,9 @@ def test_every_section_of_a_report_fits(made, what):
     assert len(text.encode()) <= MOST
     told = rf"^[1-9]\d* more {what} are left out here, and stand in report\.html and run\.json\.$"
     assert re.search(told, text, re.MULTILINE)
-    assert all(part in text for part in ("## Failed", BAD.message, "## Not judged", "1.25 of 3", "- torch: 2.13.0"))
+    assert all(
+        part in text for part in ("## Failed", escaped(BAD.message), "## Not judged", "1.25 of 3", "- torch: 2.13.0")
+    )
     assert text.rstrip().endswith("exit 1.")
 
 
@@ -180,8 +191,8 @@ def test_message_of_a_library_is_clipped():
 def test_one_message_is_one_failure():
     """What fails a property fails those after it, too."""
     text = markdown(replace(RUN, verdicts=(BAD, replace(BAD, property=Property.EQUIVALENCE))))
-    assert text.count(BAD.message) == 1
-    assert f"- **NOT_ENGAGED** engagement, equivalence: {BAD.message}" in text
+    assert text.count(escaped(BAD.message)) == 1
+    assert f"- **NOT_ENGAGED** engagement, equivalence: {escaped(BAD.message)}" in text
 
 
 def test_junit_carries_outcomes_numbers_and_messages():
@@ -231,3 +242,19 @@ def test_reports_survive_characters_that_their_formats_cannot_hold(tmp_path):
     assert suite.find("testsuite/testcase/failure").get("message") == "\ufffd[31mred\ufffd \ufffd"
     assert "red" in (folder.path / "report.md").read_text()
     assert "red\ufffd \ufffd" in (folder.path / "report.html").read_text()
+
+
+def test_marks_of_a_message_mean_nothing():
+    """In failures, reasons, claims, changed numerics, the environment, the gate and the tables."""
+    hostile = replace(BAD, case=f"b {HOSTILE}", message=f"b: {HOSTILE}", path=HOSTILE, recipe=HOSTILE)
+    away = replace(AWAY, case="d", message=f"d: needs {HOSTILE}", path=HOSTILE)
+    claim = replace(GOOD, case="e", property=Property.CLAIM, message=f"e: {HOSTILE}")
+    changed = replace(GOOD, message=f"numerics changed: {HOSTILE}", numbers={**GOOD.numbers, "fp32.rho.stored": 1.0})
+    verdicts = (hostile, away, claim, changed, timed(f"t {HOSTILE}", Property.SPEED, speedup=2.0))
+    text = markdown(replace(RUN, verdicts=verdicts, environment={"notes": HOSTILE}, gate=(HOSTILE,)))
+    bare = text.replace("<details>", "").replace("</details>", "")
+    bare = re.sub(r"<summary>\d+ \w+</summary>", "", bare)
+    assert "<" not in re.sub(r"`[^`\n]*`", "", bare), "commands stand in backticks"
+    assert "](" not in re.sub(r"\\\]", "", re.sub(r"`[^`\n]*`", "", bare))
+    assert "\n# A heading" not in text
+    assert "*bold*" not in re.sub(r"\\\*", "", re.sub(r"`[^`\n]*`", "", text))

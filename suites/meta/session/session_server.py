@@ -58,11 +58,11 @@ class SessionServer:
         self._sessions.clear()
 
     def _start_server(self) -> None:
-        from harness.execution.worker import ENVIRONMENT  # torch reads these while it is imported
+        from harness.machine.variables import WORKER_VARIABLES  # torch reads these while it is imported
 
         self._socket, theirs = _sockets()
         # It is of no test, although one starts it: what a session left is looked for by its variables.
-        variables = {**ENVIRONMENT, **os.environ}
+        variables = {**WORKER_VARIABLES, **os.environ}
         variables.pop("HARNESS_TEST", None)
         with theirs:
             self._process = subprocess.Popen(

@@ -17,13 +17,15 @@ from pathlib import Path
 import pytest
 
 from harness.commands.calibrate.spread import calibrated
+from harness.formatting import escaped
 from harness.machine.inventory import describe, take_inventory
-from harness.options import seconds, shard
 from harness.profiles.exceptions import Skip
 from harness.profiles.fault_results import FILE as FAULTS
 from harness.profiles.numerics import Numerics, StoredNumerics, conditions_of, store_numerics
 from harness.profiles.profile import Calibration, Match, Profile, write_profile
 from harness.records.enums import Outcome
+from harness.session.option_values import seconds, shard
+from harness.session.preconditions import digest_of
 from suites.conftest import REPOSITORY
 from suites.meta.builders.processes import left_behind, processes_of
 from suites.meta.builders.sessions import DUMMIES, MORE_PATHS, started
@@ -202,10 +204,20 @@ def test_cuda_marker_without_cuda_fails_with_one_line(session):
 
 def test_only_unsupported_cases_fail_the_session(session):
     """Skips alone are not green: something was asked for and nothing was judged."""
-    result, record = session("--device", "cuda")
+    dummies = DUMMIES + "\nfrom harness.machine.requirements import Package\n" + AWAY
+    result, record = session("--dtype", "fp32", paths="(Away(),)", dummies=dummies)
     assert result.ret == 1
     assert set(outcomes(record).values()) == {Outcome.UNSUPPORTED}
-    result.stdout.fnmatch_lines(["nothing was judged: UNSUPPORTED: needs cuda: *"])
+    result.stdout.fnmatch_lines(["nothing was judged: UNSUPPORTED: needs *"])
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "xpu"])
+def test_device_that_is_not_here_is_refused_once(session, device):
+    """It was found out by each of thousands of cases, as a skip."""
+    result, record = session("--device", device)
+    assert (result.ret, record) == (4, None)
+    result.stdout.fnmatch_lines([f"!* _pytest.outcomes.Exit: --device {device}: *"])
+    result.stdout.no_fnmatch_line("*skipped*")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +230,7 @@ def test_only_unsupported_cases_fail_the_session(session):
         ),
         (
             ["--run-dir", "/proc/nowhere"],
-            3,
+            4,
             "*/proc/nowhere: cannot hold a run: *(choose another folder with --run-dir)*",
         ),
         (["--dtype", "fp8"], 4, "*argument --dtype: invalid choice: 'fp8'*"),
@@ -233,14 +245,57 @@ def test_bad_input_is_one_line(session, arguments, code, message):
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
-def test_broken_model_folder_is_an_error_verdict(session, pytester):
-    """A folder whose weights are cut short fails its cases with one line, and the log has the rest."""
+def test_broken_model_folder_ends_the_session_with_one_line(session, pytester):
+    """Before anything runs: each of its cases would fail, in words of the library."""
     shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "cut")
     (pytester.path / "cut" / "model.safetensors").write_bytes(b"short")
     result, record = session("--model", "cut", "--dtype", "fp32")
+    assert result.ret == 4
+    assert record is None
+    result.stdout.fnmatch_lines(
+        ["!* _pytest.outcomes.Exit: --model */cut: config.json and the weights make no model: *"]
+    )
+
+
+def test_model_that_breaks_while_the_session_runs_is_an_error(session, pytester):
+    """It was whole when it was checked."""
+    shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "breaks")
+    weights = pytester.path / "breaks" / "model.safetensors"
+    breaking = (
+        f"\nimport pathlib\ndef pytest_collection_finish(): pathlib.Path({str(weights)!r}).write_bytes(b'short')\n"
+    )
+    pytester.makepyfile(breaking=breaking)
+    result, record = session("-p", "breaking", "--model", "breaks", "--dtype", "fp32")
     assert result.ret == 1
     assert set(outcomes(record).values()) == {Outcome.ERROR}
     assert "eager: " in record["verdicts"][0]["message"]
+
+
+def test_model_that_was_run_is_told_by_a_digest(session, pytester):
+    """Of its config and weights: a folder of the same name may hold another one tomorrow."""
+    folder = shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "mine")
+    _, record = session("--model", "mine", "--dtype", "fp32", "-m", "engagement")
+    assert record["environment"]["model mine"] == digest_of(folder)
+
+
+def test_variables_that_change_numbers_are_recorded_and_told(session, monkeypatch):
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    result, record = session("--dtype", "fp32", "-m", "engagement")
+    assert record["environment"]["MKL_CBWR"] == "COMPATIBLE"
+    result.stdout.fnmatch_lines(["MKL_CBWR=COMPATIBLE chooses MKL's order of additions (unset it, *"])
+
+
+def test_interrupted_session_says_how_to_go_on(session, pytester):
+    """Its record is closed, and the command is that of this session, with the run to go on with."""
+    interrupting = "\nimport os, signal\ndef pytest_runtest_teardown(): os.kill(os.getpid(), signal.SIGTERM)\n"
+    pytester.makepyfile(interrupting=interrupting)
+    result, record = session("-p", "interrupting", "--dtype", "fp32")
+    assert (result.ret, record["exit"], len(record["verdicts"])) == (2, 2, 1)
+    run = (pytester.path / "runs" / "latest").resolve()
+    assert result.outlines[-1].startswith("go on with: pytest every_path ")
+    assert result.outlines[-1].endswith(f" --dtype fp32 --resume={run}")
+    resumed, record = session("--dtype", "fp32", f"--resume={run}")
+    assert (resumed.ret, record["exit"], len(record["verdicts"])) == (0, 0, 2)
 
 
 def test_session_is_judged_by_the_profile_that_matches(session, pytester):
@@ -283,7 +338,7 @@ def test_broken_profile_ends_the_session_with_one_line(session, pytester):
 @pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon"])
 def test_time_for_pairs_must_be_seconds(given):
     """With not-a-number sampling would never end."""
-    with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be a positive number of seconds"):
+    with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be a number of seconds above 0"):
         seconds(given)
     assert seconds("0.5") == 0.5
 
@@ -306,8 +361,9 @@ def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
     result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')} (tier daily*)"])
     headline, machine, _ = result.outlines[-3:]
     assert headline.startswith(f"Failed: the gate is red, since {told}; 1 optimization path works on ")
-    assert (pytester.path / "runs" / "latest" / "report.md").read_text().startswith(f"# {headline}\n\n{machine}\n")
-    assert told in (pytester.path / "runs" / "latest" / "report.md").read_text()
+    report = (pytester.path / "runs" / "latest" / "report.md").read_text()
+    assert report.startswith(f"# {escaped(headline)}\n\n{escaped(machine)}\n")
+    assert escaped(told) in report
     made_profile(pytester.path, skips=(Skip(Outcome.UNSUPPORTED, "attention.away", "made up", 2),))
     result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
     assert (result.ret, record["gate"]) == (0, [])
@@ -374,3 +430,36 @@ def test_shard_must_be_one_of_a_number(given):
     with pytest.raises(ArgumentTypeError, match=f"is {given}, but should be K/N, K from 1 to N"):
         shard(given)
     assert shard("2/3") == (2, 3)
+
+
+@pytest.mark.parametrize("option", ["-x", "--maxfail=1"])
+def test_session_that_stops_at_a_failure_says_what_is_missing(session, option):
+    """It is no session that was killed: its exit code is that of the failure, and the headline counts the rest."""
+    result, record = session(option, "--dtype", "fp32", "--jobs", "1", paths="(Killed(), Dummy())")
+    assert (result.ret, record["exit"], record["selected"], len(record["verdicts"])) == (1, 1, 4, 1)
+    assert "3 of 4 selected tests gave no verdict" in result.outlines[-2]
+
+
+def test_repeated_tests_give_one_verdict(session, pytester):
+    """As plugins do that run failing tests again: which of two verdicts counts, nobody could say."""
+    pytester.makepyfile(
+        repeating="""
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            runtestprotocol(item, nextitem=item, log=False)
+        """
+    )
+    result, record = session("-p", "repeating", "--dtype", "fp32")
+    assert result.ret == 0
+    assert len(record["verdicts"]) == 2
+
+
+def test_plugin_that_runs_tests_in_processes_is_refused(session, pytester):
+    """Verdicts of pytest-forked's processes were lost, each in a run folder of its own."""
+    pytester.makepyfile(forking="def pytest_addoption(parser): parser.addoption('--forked', action='store_true')\n")
+    result, record = session("-p", "forking", "--forked")
+    assert (result.ret, record) == (4, None)
+    result.stdout.fnmatch_lines(
+        ["!* _pytest.outcomes.Exit: pytest-forked would run each test in a process of its own*"]
+    )

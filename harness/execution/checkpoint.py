@@ -1,0 +1,91 @@
+"""Check a folder with a model before anything runs on it. Runs in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.errors import ModelUnavailable
+from harness.execution.loading import load_config, load_tokenizer
+from harness.formatting import one_line
+from harness.records.workload import Folder, ModelSpec
+
+SAMPLE = "Every word of this line, 0123456789 times: (a + b) * c == d?\n"
+"""Text that the tokenizer must encode into tokens that the model knows."""
+LONGEST = 200
+"""Characters of a library's message that are passed on."""
+
+
+def check_folder(recipe: ModelSpec) -> None:
+    """Load a model folder on the CPU, as it is stored. Raise ModelUnavailable for what is wrong with it.
+
+    Wrong are: a config or tokenizer that cannot be read, a config without layers or that makes no model, a tensor that
+    is missing, has another shape, or holds a number that is not finite, and tokens that the model does not know.
+    """
+    source = recipe.source
+    if not isinstance(source, Folder):
+        raise TypeError(f"{recipe.name} lies in no folder")
+    problem = next(_problems(recipe, Path(source.path)), "")
+    if problem:
+        raise ModelUnavailable(f"--model {source.path}: {problem}")
+
+
+def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
+    try:
+        config = load_config(recipe)
+    except Exception as error:  # noqa: BLE001 - whatever transformers raises for a broken file
+        yield f"config.json cannot be used: {_told(error)} (name a folder that save_pretrained wrote)"
+        return
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    if not isinstance(layers, int) or layers < 1:
+        yield f"config.json: num_hidden_layers is {layers}, but should be at least 1"
+        return
+    try:
+        tokens = load_tokenizer(recipe)(SAMPLE, add_special_tokens=False)["input_ids"]
+    except Exception as error:  # noqa: BLE001 - as above
+        yield f"the tokenizer cannot be used: {_told(error)} (save the model's tokenizer there)"
+        return
+    if not tokens:
+        yield "the tokenizer makes no token of a text (save the model's own tokenizer there)"
+        return
+    if getattr(config, "quantization_config", None):
+        return  # such weights are not loaded as they are stored
+    try:
+        model, info = _loaded(folder)
+    except Exception as error:  # noqa: BLE001 - as above
+        yield f"config.json and the weights make no model: {_told(error)} (save both from one model)"
+        return
+    yield from _of_tensors(model, info)
+    known = model.get_input_embeddings().weight.shape[0]
+    if max(tokens) >= known:
+        yield f"the tokenizer gives token {max(tokens)}, but the model knows {known} (save the model's own one there)"
+
+
+def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
+    from transformers import AutoModelForCausalLM
+
+    loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", attn_implementation="eager", ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    return loaded
+
+
+def _of_tensors(model: Any, info: dict[str, Any]) -> Iterator[str]:
+    if missing := sorted(info["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        stray = sorted(info["unexpected_keys"])
+        others = f", while {stray[0]} there belongs to no such model" if stray else ""
+        yield f"the weights lack {missing[0]}{more}, which {type(model).__name__} needs{others} (save them again)"
+    for name, stored, wanted in info["mismatched_keys"]:
+        yield f"{name} has shape {tuple(stored)}, but config.json wants {tuple(wanted)} (save both from one model)"
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            number = int((~torch.isfinite(tensor)).sum())
+            yield f"{name} holds {number} of {tensor.numel()} values that are not finite (restore the weights)"
+
+
+def _told(error: Exception) -> str:
+    return one_line(f"{type(error).__name__}: {error}", longest=LONGEST)

@@ -1,0 +1,38 @@
+"""Read the values of command-line options. One that cannot be used is refused in a line."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+from contextlib import suppress
+
+MOST = 1_000_000
+"""Largest whole number that an option takes."""
+LONGEST_SECONDS = 1e6
+"""Largest number of seconds that an option takes, 11 days. The kernel's alarms and waits overflow beyond 68 years."""
+
+
+def positive(given: str) -> int:
+    if not given.isdecimal() or len(given) > len(str(MOST)) or not 1 <= int(given) <= MOST:
+        raise ArgumentTypeError(f"is {given:.40}, but should be a whole number, 1 to {MOST}")
+    return int(given)
+
+
+def shard(given: str) -> tuple[int, int]:
+    place, _, count = given.partition("/")
+    with suppress(ArgumentTypeError):
+        if positive(place) <= positive(count):
+            return int(place), int(count)
+    raise ArgumentTypeError(f"is {given:.40}, but should be K/N, K from 1 to N")
+
+
+def seconds(given: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= LONGEST_SECONDS:
+        raise ArgumentTypeError(
+            f"is {given:.40}, but should be a number of seconds above 0, at most {LONGEST_SECONDS:g}"
+        )
+    return number

@@ -1,0 +1,116 @@
+"""A model folder that is broken is refused before anything runs, and the thing that is wrong with it is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fixtures.models import MODELS
+from harness.errors import ModelUnavailable
+from harness.execution.checkpoint import check_folder
+from harness.records.workload import Folder, ModelSpec
+
+QWEN, LLAMA = (model.source.path for model in MODELS[:2])
+LAYER = "model.layers.0.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of a whole model."""
+    return shutil.copytree(QWEN, tmp_path / "mine")
+
+
+def checked(folder):
+    check_folder(ModelSpec("mine", Folder(str(folder))))
+
+
+def config(folder, **entries):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **entries}))
+
+
+def weights(folder, change):
+    path = folder / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.name)
+def test_whole_models_pass(model):
+    check_folder(replace(model, name="mine"))
+
+
+def lacks_tokenizer(folder):
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
+def holds(value):
+    return lambda stored: {**stored, LAYER: stored[LAYER].index_fill(0, torch.tensor([3]), value)}
+
+
+BROKEN = {
+    "no tokenizer": (lacks_tokenizer, r"the tokenizer (cannot be used: |makes no token of a text)"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"make no model: OSError: "),
+    "cut weights": (
+        lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000]),
+        r"make no model: SafetensorError: ",
+    ),
+    "a missing tensor": (
+        lambda folder: weights(folder, lambda stored: {name: t for name, t in stored.items() if name != LAYER}),
+        rf"the weights lack {LAYER}, which Qwen3ForCausalLM needs \(save them again\)",
+    ),
+    "a wrong shape": (
+        lambda folder: weights(folder, lambda stored: {**stored, LAYER: stored[LAYER][:-1].contiguous()}),
+        rf"{LAYER} has shape \(\d+, \d+\), but config.json wants \(\d+, \d+\)",
+    ),
+    "not a number": (
+        lambda folder: weights(folder, holds(torch.nan)),
+        rf"{LAYER} holds \d+ of \d+ values that are not",
+    ),
+    "infinity": (lambda folder: weights(folder, holds(torch.inf)), rf"{LAYER} holds \d+ of \d+ values that are not"),
+    "no layers": (
+        lambda folder: config(folder, num_hidden_layers=0, layer_types=None),
+        r"num_hidden_layers is 0, but should be at least 1",
+    ),
+    "more layers than weights": (
+        lambda folder: config(folder, num_hidden_layers=40, layer_types=None),
+        r"the weights lack model\.layers\.\d+\..* and \d+ more",
+    ),
+    "an unknown architecture": (lambda folder: config(folder, model_type="nosuch"), r"config\.json cannot be used: "),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json cannot be used: "),
+    "contradictory heads": (
+        lambda folder: config(folder, num_attention_heads=7),
+        r"has shape|make no model|the weights lack",
+    ),
+    "tokens that the model does not know": (
+        lambda folder: (
+            config(folder, vocab_size=40, pad_token_id=None, eos_token_id=None),
+            weights(folder, few_tokens),
+        ),
+        r"the tokenizer gives token \d+, but the model knows 40",
+    ),
+}
+
+
+def few_tokens(stored):
+    return {name: (t[:40].contiguous() if "embed" in name or "lm_head" in name else t) for name, t in stored.items()}
+
+
+@pytest.mark.parametrize(("change", "told"), BROKEN.values(), ids=BROKEN)
+def test_broken_models_are_refused(folder, change, told):
+    change(folder)
+    with pytest.raises(ModelUnavailable, match=told) as refused:
+        checked(folder)
+    assert str(refused.value).startswith(f"--model {folder}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_weights_of_another_architecture_are_refused(folder):
+    shutil.copy(f"{LLAMA}/model.safetensors", folder)
+    with pytest.raises(ModelUnavailable, match=r"the weights lack .*, which Qwen3ForCausalLM needs|has shape"):
+        checked(folder)

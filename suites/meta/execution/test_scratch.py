@@ -1,0 +1,92 @@
+"""Temporary folders end with their sessions. What a killed session left is removed by the next one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from harness.execution.scratch import NEW_SECONDS, OWNER, PREFIX, Scratch, sweep
+from suites.conftest import REPOSITORY
+
+SESSION = """
+import time
+from harness.execution.scratch import Scratch
+scratch = Scratch()
+(scratch.path / "tensors").write_text("large")
+print(scratch.path, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    return tmp_path
+
+
+def aged(folder):
+    """Made long ago."""
+    os.utime(folder, (0, 0))
+    return folder
+
+
+def test_folder_ends_when_it_is_closed():
+    scratch = Scratch()
+    (scratch.path / "file").touch()
+    scratch.remove()
+    scratch.remove()
+    assert not scratch.path.exists()
+
+
+def test_folder_of_a_living_session_stays():
+    scratch = Scratch()
+    aged(scratch.path)
+    sweep()
+    assert scratch.path.exists()
+
+
+@pytest.mark.workers
+def test_folder_of_a_killed_session_is_swept(temporary):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SESSION], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert str(temporary) in process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    [left] = temporary.glob(f"{PREFIX}*")
+    sweep()
+    assert left.exists(), f"younger than {NEW_SECONDS} s: perhaps not locked yet"
+    aged(left)
+    later = Scratch()
+    assert [*temporary.glob(f"{PREFIX}*")] == [later.path]
+
+
+def test_folder_of_a_session_killed_at_its_first_step_is_swept(temporary):
+    left = temporary / f"{PREFIX}x"
+    left.mkdir()
+    sweep()
+    assert left.exists()
+    aged(left)
+    sweep()
+    assert not left.exists()
+
+
+def test_what_is_not_ours_stays(temporary):
+    """A link may lead anywhere, and other names are others'."""
+    target = temporary / "target"
+    target.mkdir()
+    (temporary / f"{PREFIX}link").symlink_to(target)
+    other = temporary / "harness-other"
+    other.mkdir()
+    for folder in (target, other):
+        aged(folder)
+    (target / OWNER).touch()
+    aged(target)
+    sweep()
+    assert (target / OWNER).exists()
+    assert other.exists()

@@ -1,0 +1,84 @@
+"""A hub that is out of reach, or does not give a repository, is told before anything waits for it."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from huggingface_hub import constants
+
+from harness.machine import requirements
+from harness.machine.requirements import HubKernel, HubModel
+from suites.meta.builders.inventories import CPU
+
+
+def forget():
+    for name in ("_hub_problem", "_page_problem", "_file_problem"):
+        getattr(requirements, name).cache_clear()
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """Serves a made-up hub whose answers are those of the dictionary that is returned: status by path."""
+    statuses = {}
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(statuses.get(self.path, 404))
+            self.send_header("ETag", "x")
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(requirements, "_is_downloaded", lambda *_: False)
+    forget()
+    yield statuses
+    server.shutdown()
+    server.server_close()
+    forget()
+
+
+CONFIG = "/a/b/resolve/main/config.json"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "told"),
+    [
+        ({"/": 200, CONFIG: 200}, None),
+        ({"/": 404, CONFIG: 200}, None),
+        ({"/": 503}, "not downloaded yet, and the hub is out of reach (default endpoint: HTTP 503 "),
+        ({"/": 200, CONFIG: 404}, "not downloaded yet, and the hub does not give it ("),
+        ({"/": 200, CONFIG: 401}, "not downloaded yet, and the hub does not give it ("),
+        ({"/": 200, CONFIG: 500}, "not downloaded yet, and the hub does not give it ("),
+    ],
+)
+def test_model_that_the_hub_does_not_give_is_a_need(hub, statuses, told):
+    hub |= statuses
+    unmet = HubModel("a/b", "main").unmet(CPU, device="cpu")
+    assert unmet is None if told is None else unmet.startswith(f"needs a/b@main: {told}")
+
+
+@pytest.mark.parametrize(("status", "told"), [(200, None), (404, "needs c/d: the hub does not give it (HTTP 404 ")])
+def test_kernel_that_the_hub_does_not_give_is_a_need(hub, status, told):
+    hub |= {"/": 200, "/c/d": status}
+    unmet = HubKernel("c/d").unmet(CPU, device="cuda")
+    assert unmet is None if told is None else unmet.startswith(told)
+
+
+def test_hub_that_nobody_serves_is_out_of_reach(hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert "the hub is out of reach" in HubModel("a/b", "main").unmet(CPU, device="cpu")
+
+
+def test_endpoint_that_is_none_is_out_of_reach(hub, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "nonsense")
+    assert "the hub is out of reach" in HubModel("a/b", "main").unmet(CPU, device="cpu")
