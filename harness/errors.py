@@ -6,6 +6,10 @@ import errno
 import os
 
 
+LONGEST = 1000
+"""Characters of the longest message on a file, which may quote what stands there."""
+
+
 class HarnessError(Exception):
     """An error that a person can set right; shown without a traceback."""
 
@@ -22,7 +26,12 @@ class DiskRefuses(HarnessError):
 
 
 class CorruptRecord(HarnessError):
-    """A file that does not hold the record it should."""
+    """A file that does not hold the record it should. Its message stays one short line, whatever the file holds."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        # What is wrong stands at the start, and what to do at the end.
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}")
 
 
 class ModelUnavailable(HarnessError):

@@ -40,12 +40,16 @@ class LimitCheck:
 
 
 def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
-    """Return the numbers of findings and their limits, by the names that a verdict gives them."""
-    return {
-        name: value
-        for finding in findings
-        for name, value in ((finding.key, finding.got), (f"{finding.key}.limit", finding.limit))
-    }
+    """Return the numbers of findings and their limits, by the names that a verdict gives them.
+
+    Raises ValueError if two have one name: the record would hold only one of them.
+    """
+    numbers: dict[str, float] = {}
+    for finding in findings:
+        if finding.key in numbers:
+            raise ValueError(f"{finding.key} names two numbers of one verdict")
+        numbers |= {finding.key: finding.got, f"{finding.key}.limit": finding.limit}
+    return numbers
 
 
 def quotient(over: float, under: float) -> float:

@@ -27,10 +27,12 @@ from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import (
     CacheComparison,
     Comparison,
+    Divergence,
     Engagement,
     EngagementCheck,
     Evidence,
     Failure,
+    FreeRun,
     GreedyAgreement,
     PrecisionRun,
     StratumError,
@@ -62,6 +64,8 @@ COMPARISONS = st.builds(
     Comparison,
     strata=st.lists(STRATA, min_size=1, max_size=3).map(tuple),
     greedy=AGREEMENTS,
+    free=st.builds(FreeRun, COUNTS, COUNTS, COUNTS, COUNTS),
+    divergence=st.none() | st.builds(Divergence, *([NUMBERS] * 5), COUNTS, COUNTS),
     state=st.builds(CacheComparison, strata=st.lists(STRATA, max_size=2).map(tuple), wrong_lengths=COUNTS),
 )
 RUNGS = st.builds(

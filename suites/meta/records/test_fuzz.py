@@ -26,8 +26,8 @@ from suites.meta.builders.mutations import mutated
 from suites.meta.builders.recorded_runs import SDPA, STATIC, Checkout
 
 MANY = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-LONGEST_LINE = 3000
+FEW = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+LONGEST_LINE = 1500
 PROFILE = REPOSITORY / "baselines" / "cpu-x86"
 
 
