@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated, NoReturn, cast
 
@@ -18,6 +19,7 @@ from harness.commands.report.command import report
 from harness.commands.validate.command import validate
 from harness.errors import HarnessError
 from harness.machine.inventory import PROJECT, installed
+from harness.session.interruption import interrupted_by
 
 REFUSED = 2
 """Exit code for misuse and refusals."""
@@ -34,7 +36,10 @@ app.add_typer(baseline, name="baseline")
 def main() -> None:
     """Run the `harness` command and exit with its code."""
     try:
-        code = app(standalone_mode=False, prog_name="harness")
+        with interrupted_by(signal.SIGTERM, signal.SIGHUP):
+            code = app(standalone_mode=False, prog_name="harness")
+    except (KeyboardInterrupt, typer.Abort):
+        _refuse("interrupted (run it again; what it wrote so far stays)")
     except HarnessError as error:
         log = getattr(error, "log", "")
         _refuse(f"{error}{f' (read {log})' if log else ''}")

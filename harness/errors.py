@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 
-
 LONGEST = 1000
 """Characters of the longest message on a file, which may quote what stands there."""
 

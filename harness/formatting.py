@@ -36,8 +36,10 @@ def mebibytes(size: int) -> str:
     return f"{size / MIB:.1f} MiB"
 
 
-MARKS = re.compile(r"[\\`*\[\]~]")
+MARKS = re.compile(r"[\\`*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """Characters that Markdown may take for marks."""
+FIRST_MARK = re.compile(r"^(\d*)([#+.)-])")
+"""Beginning of a text that Markdown may take for a heading or an item."""
 
 
 def printable(value: Any) -> Any:
@@ -50,9 +52,10 @@ def printable(value: Any) -> Any:
 def escaped(text: str) -> str:
     """Return a text in which Markdown and HTML find no marks: it is shown as it is.
 
-    Underscores stay, since they mean nothing within a word, and names are full of them.
+    Underscores within a word stay, since they mean nothing there, and names are full of them.
     """
-    return MARKS.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    shown = MARKS.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    return FIRST_MARK.sub(r"\1\\\2", shown)
 
 
 def one_line(text: str, *, longest: int = 0) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.execution.setup import CASE_TIMEOUT
 from harness.records.enums import Tier
-from harness.session.option_values import positive, seconds, shard
+from harness.session.option_values import place, positive, seconds, shard
 from harness.session.request import TIMING_SECONDS, SessionOptions
 
 INVARIANT_EXAMPLES = 6
@@ -100,16 +100,16 @@ def add_options(group: Any) -> None:
 
 def session_options(options: Namespace, root: Path) -> SessionOptions:
     """Return the options of a session whose relative run folders are below `root`."""
-    place, count = options.shard
+    number, count = options.shard
     return SessionOptions(
-        run_dir=Path(root, options.run_dir).expanduser(),
+        run_dir=place(options.run_dir, root=root),
         tier=Tier(options.tier),
         jobs=options.jobs,
         case_timeout=options.case_timeout,
         timing_seconds=options.timing_seconds,
         gate=options.gate,
-        resume=Path(options.resume).expanduser() if options.resume else None,
-        shard=f"{place}/{count}" if count > 1 else "",
+        resume=place(options.resume) if options.resume else None,
+        shard=f"{number}/{count}" if count > 1 else "",
         words=tuple(as_words(options)),
     )
 

@@ -29,7 +29,7 @@ from harness.reports.failures import failure_lines
 from harness.reports.headline import headline
 from harness.reports.place import machine_line
 from harness.session.checkout import refuse_unused
-from harness.session.interruption import interrupted_by
+from harness.session.interruption import interrupted_by, undisturbed_by
 from harness.session.plan import Catalogue, Planned, find_model
 from harness.session.preconditions import refuse_device
 from harness.session.request import CaseTest, Selection
@@ -175,8 +175,11 @@ def _case_test(item: pytest.Item, planned: Planned) -> CaseTest:
 
 
 def _keep_shard(config: pytest.Config, items: list[pytest.Item], place: int, count: int) -> None:
-    """Keep every `count`th selected case with all its tests. Other tests stay only in the first shard."""
-    cases = {case: index for index, case in enumerate(dict.fromkeys(filter(None, map(_case_of, items))))}
+    """Keep every `count`th selected case with all its tests. Other tests stay only in the first shard.
+
+    Cases are counted by their ids, not by the order of their tests: a plugin may shuffle them anew in each session.
+    """
+    cases = {case: index for index, case in enumerate(sorted({*filter(None, map(_case_of, items))}))}
     shards = [cases.get(_case_of(item), 0) % count == place - 1 for item in items]
     if others := [item for item, own in zip(items, shards, strict=True) if not own]:
         config.hook.pytest_deselected(items=others)
@@ -199,16 +202,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     tests = [(item, planned) for item in session.items if (planned := _planned_of(item))]
     selection = Selection(
         tests=tuple(_case_test(item, planned) for item, planned in tests if not _is_skipped(item)),
-        count=len(tests),
+        count=len({(planned.id, _case_test(item, planned).property) for item, planned in tests}),
         digest=hashlib.sha256("\n".join(sorted(item.nodeid for item in session.items)).encode()).hexdigest()[:16],
     )
     try:
         options = session_options(config.option, config.rootpath)
         if PLAN in config.stash:
             plan, profiles = config.stash[PLAN], config.stash[PROFILES]
-            config.stash[SESSION] = Session(options, plan, profiles, selection, notify=partial(_tell, config))
+            made = Session(options, plan, profiles, selection, notify=partial(_tell, config))
             if not config.option.collectonly:
-                config.stash[SESSION].check()
+                made.check()
+            config.stash[SESSION] = made
         elif options.resume:  # also where no case is selected
             resumable_run(options.resume, selection.digest, options.tier)
     except HarnessError as error:
@@ -305,7 +309,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if harness_session is None:
         return
     try:
-        session.exitstatus = harness_session.close(int(session.exitstatus))
+        with undisturbed_by(signal.SIGHUP):
+            session.exitstatus = harness_session.close(int(session.exitstatus))
     except HarnessError as error:
         harness_session.problem = str(error)
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from harness.machine.inventory import Inventory
+from harness.machine.variables import warnings_of
 from harness.records.codec import to_plain
 from harness.session.option_values import seconds
 
@@ -44,6 +46,12 @@ MARKDOWN: Final = "markdown"
 
 CODES = "Exits with 0 when done, 1 only as told above, 2 when misused or refused (one line on standard error)."
 """Last line of every command's help."""
+
+
+def show_warnings(inventory: Inventory) -> None:
+    """Show which environment variables change numbers, before anything runs."""
+    for line in warnings_of(inventory.variables):
+        typer.echo(line, err=True)
 
 
 def print_result(facts: Any, lines: Iterable[str], *, as_json: bool) -> None:

@@ -28,7 +28,10 @@ def check_folder(recipe: ModelSpec) -> None:
     source = recipe.source
     if not isinstance(source, Folder):
         raise TypeError(f"{recipe.name} lies in no folder")
-    problem = next(_problems(recipe, Path(source.path)), "")
+    try:
+        problem = next(_problems(recipe, Path(source.path)), "")
+    except Exception as error:  # noqa: BLE001 - whatever a library does with a file that no one foresaw
+        problem = f"the model cannot be checked: {_told(error)} (name a folder that save_pretrained wrote)"
     if problem:
         raise ModelUnavailable(f"--model {source.path}: {problem}")
 
@@ -74,11 +77,15 @@ def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 
 def _of_tensors(model: Any, info: dict[str, Any]) -> Iterator[str]:
-    if missing := sorted(info["missing_keys"]):
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        stray = sorted(info["unexpected_keys"])
-        others = f", while {stray[0]} there belongs to no such model" if stray else ""
-        yield f"the weights lack {missing[0]}{more}, which {type(model).__name__} needs{others} (save them again)"
+    architecture = type(model).__name__
+    for names, what in (
+        (sorted(info["missing_keys"]), f"which {architecture} needs by its config.json"),
+        (sorted(info["unexpected_keys"]), f"which {architecture} does not know by its config.json"),
+    ):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            verb = "lack" if "needs" in what else "hold"
+            yield f"the weights {verb} {names[0]}{more}, {what} (save both from one model)"
     for name, stored, wanted in info["mismatched_keys"]:
         yield f"{name} has shape {tuple(stored)}, but config.json wants {tuple(wanted)} (save both from one model)"
     for name, tensor in model.state_dict().items():

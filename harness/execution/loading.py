@@ -81,8 +81,25 @@ def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
             )
         return kind.from_pretrained(source.path, **options)
     except OSError as error:
-        kind_of_error = HubSilent if isinstance(source, Hub) else ModelUnavailable
-        raise kind_of_error(f"{recipe.name}: {first_line(error)}") from error
+        silent = isinstance(source, Hub) and _is_of_the_network(error)
+        raise (HubSilent if silent else ModelUnavailable)(f"{recipe.name}: {first_line(error)}") from error
+
+
+def _is_of_the_network(error: BaseException | None) -> bool:
+    """Return whether an error goes back to a hub that did not answer, or refused. A file that is missing does not."""
+    from huggingface_hub import errors
+
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            return False
+        of_the_hub = errors.HfHubHTTPError | errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled
+        of_http = type(error).__module__.startswith(("httpx", "httpcore", "requests"))
+        if of_http or isinstance(error, of_the_hub | ConnectionError | TimeoutError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def save_seeded(recipe: ModelSpec, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -14,6 +15,7 @@ from harness.errors import DiskRefuses
 from harness.machine.locks import lock_at_once
 
 PREFIX = "harness-scratch-"
+DAY = 86400.0
 OWNER = "owner"
 """File in the folder that its session keeps locked. The lock ends with the session, however that ends."""
 NEW_SECONDS = 60.0
@@ -30,6 +32,7 @@ class Scratch:
             path = Path(tempfile.mkdtemp(prefix=PREFIX))
             lock = os.open(path / OWNER, os.O_RDWR | os.O_CREAT, 0o600)
             lock_at_once(lock, alone=True)
+            os.write(lock, platform.node().encode())
         except OSError as error:
             raise DiskRefuses(
                 f"temporary files: {error.strerror} (free the disk, or name another folder in TMPDIR)"
@@ -47,19 +50,25 @@ def sweep() -> None:
     """Remove the temporary folders of sessions that do not live any more. Those of other users stay."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # another session sweeps too, or it is another user's
-            if time.time() - folder.lstat().st_mtime < NEW_SECONDS or folder.is_symlink():
-                continue
-            if _is_abandoned(folder / OWNER):
+            age = time.time() - folder.lstat().st_mtime
+            if age > NEW_SECONDS and not folder.is_symlink() and _is_abandoned(folder / OWNER, age):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_abandoned(owner: Path) -> bool:
-    """Return whether nobody holds the lock of a folder. Without the file its session was killed at its first step."""
+def _is_abandoned(owner: Path, age: float) -> bool:
+    """Return whether a session of this host made a folder, and holds its lock no more.
+
+    The folder may be shared with other hosts, and their locks not be seen here. One without an owner's name is of a
+    session that was killed at its first step, on whatever host: it stays for a day.
+    """
     try:
         descriptor = os.open(owner, os.O_RDWR | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return True
+        return age > DAY
     try:
+        host = os.read(descriptor, 1024).decode(errors="replace")
+        if host != platform.node() and (host or age < DAY):
+            return False
         lock_at_once(descriptor, alone=True)
     except BlockingIOError:
         return False

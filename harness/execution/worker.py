@@ -190,9 +190,10 @@ def _server() -> Any:
     for name, value in WORKER_VARIABLES.items():
         os.environ.setdefault(name, value)
     root = str(Path(__file__).parents[2])
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    if root not in paths:  # the server does not inherit sys.path, and ignores a preload it cannot import
-        os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, paths)])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in {"", root}]
+    # The server does not inherit sys.path, and ignores a preload it cannot import. First, since another folder may hold
+    # packages of the same names.
+    os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
     context.set_forkserver_preload([SERVER])
     return context
 

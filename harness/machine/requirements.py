@@ -8,6 +8,7 @@ import urllib.request
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import ClassVar
 
 from packaging.specifiers import SpecifierSet
@@ -17,10 +18,12 @@ from harness.machine.inventory import Inventory, window
 
 TRITON_DEVICES = ("cuda", "xpu")
 """Devices on which torch.compile and the local kernels launch kernels of Triton."""
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Files of which a model's repository has one."""
 HUB_SECONDS = 5
 """Seconds within which the hub must answer."""
-CLIENT_ERROR, SERVER_ERROR = 400, 500
-"""Smallest HTTP status codes of an error of the request, and of the server."""
+SERVER_ERROR = 500
+"""Smallest HTTP status code of an error of the server."""
 WITHOUT_FLOAT64 = ("mps",)
 """Devices on which torch has no float64, in which every reference is computed."""
 
@@ -251,14 +254,32 @@ class HubKernel(Need):
     marker: ClassVar[str | None] = "hub"
 
     def unmet(self, inventory: Inventory, *, device: str) -> str | None:
-        problem = _hub_problem() or _page_problem(self.repository)
+        problem = _hub_problem()
         return f"needs {self.repository}: {problem}" if problem else None
 
 
 def _is_downloaded(repository: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(try_to_load_from_cache(repository, "config.json", revision=revision), str)
+    def held(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+
+    return held("config.json") and any(map(held, WEIGHTS))
+
+
+@cache
+def commit_of(repository: str, revision: str) -> str:
+    """Return the commit of a model that is downloaded, or that the hub would give; empty if neither says it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json", revision=revision)
+    if isinstance(config, str):
+        return Path(config).parent.name  # of the cache: snapshots/<commit>/config.json
+    try:
+        url = hf_hub_url(repository, "config.json", revision=revision)
+        return get_hf_file_metadata(url, timeout=HUB_SECONDS).commit_hash or ""
+    except Exception:  # noqa: BLE001 - of the HTTP library that this version of the hub's package uses
+        return ""
 
 
 @cache
@@ -272,15 +293,6 @@ def _hub_problem() -> str:
     if code and code < SERVER_ERROR:
         return ""  # it answered
     return f"the hub is out of reach ({os.environ.get('HF_ENDPOINT', 'default endpoint')}: {reason})"
-
-
-@cache
-def _page_problem(repository: str) -> str:
-    """Return why the hub does not show a repository to everybody; empty if it does."""
-    from huggingface_hub import constants
-
-    code, reason = _head(f"{constants.ENDPOINT}/{repository}")
-    return "" if code and code < CLIENT_ERROR else f"the hub does not give it ({reason})"
 
 
 @cache

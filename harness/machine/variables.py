@@ -22,11 +22,18 @@ WORKER_VARIABLES = {
 PREFIXES = (
     *("TORCH", "PYTORCH_", "ATEN_", "ONEDNN_", "DNNL_", "MKL_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "BLIS_"),
     *("CUBLAS_", "CUBLASLT_", "CUDNN_", "NVIDIA_TF32_OVERRIDE", "CUDA_LAUNCH_BLOCKING", "CUDA_DEVICE_MAX_CONNECTIONS"),
-    *("NCCL_", "TRITON_", "HIPBLASLT_", "ROCBLAS_", "MIOPEN_", "MALLOC_", "LD_PRELOAD", "USE_HUB_KERNELS"),
+    *("NCCL_", "TRITON_", "HIPBLASLT_", "ROCBLAS_", "MIOPEN_", "HSA_", "USE_HUB_KERNELS", "DISABLE_KERNEL_MAPPING"),
+    *("MALLOC_", "GLIBC_TUNABLES", "TCMALLOC_", "MIMALLOC_", "LD_PRELOAD"),
 )
 """Beginnings of the names that are recorded. Of all other variables not even the name is."""
-ABOUT_PLACES = re.compile(r"(_DIR|_DIRS|_HOME|_PATH|_FILE|_ROOT|_LOGS|_OUT|_PREFIX|_INTERFACE|_IFNAME)$|^TORCHELASTIC_")
-"""Names that only say where files lie, what is printed, or who is whose rank: runs of one kind differ in them."""
+BESIDE = re.compile(
+    r"(_DIR|_DIRS|_HOME|_PATH|_FILE|_ROOT|_PREFIX|_INTERFACE|_IFNAME|_PLACES|AFFINITY)$|^TORCHELASTIC_|"
+    r"(_LOGS|_OUT|_TRACE|_DEBUG|_LOG_LEVEL|_VERBOSE|_STACKTRACES)$|_DEBUG_"
+)
+"""Names that only say where files lie, where a process runs, what is printed, or who is whose rank.
+
+Runs of one kind differ in them: shards, for example, each on processors of its own.
+"""
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|_KEY|AUTH", re.IGNORECASE)
 """Names that may hold a secret."""
 LONGEST = 200
@@ -35,16 +42,18 @@ LONGEST = 200
 OFF = frozenset({"", "0", "false", "off", "no"})
 """Values by which a switch is off, in lower case."""
 SWITCHES: Mapping[str, str] = {
-    "NVIDIA_TF32_OVERRIDE": "decides on TF32 in all of CUDA's libraries, whatever torch requests",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "makes products of float32 lose 13 bits on cards of Ampere and later",
     "TORCHINDUCTOR_USE_FAST_MATH": "makes compiled code round more",
     "TORCHINDUCTOR_EMULATE_PRECISION_CASTS": "makes compiled code round as eager does",
+    "TORCHDYNAMO_SUPPRESS_ERRORS": "lets torch.compile fall back to eager without an error",
+    "DISABLE_KERNEL_MAPPING": "keeps the kernels package from exchanging layers",
     "TORCH_COMPILE_DISABLE": "keeps torch.compile from compiling",
     "TORCHDYNAMO_DISABLE": "keeps torch.compile from compiling",
     "CUDA_LAUNCH_BLOCKING": "makes the host wait for every kernel",
 }
 """Effects of variables that switch something, unless they are off."""
 SETTINGS: Mapping[str, str] = {
+    "NVIDIA_TF32_OVERRIDE": "decides on TF32 in all of CUDA's libraries, whatever torch requests",
     "ATEN_CPU_CAPABILITY": "chooses the instructions of torch's own kernels on the CPU",
     "ONEDNN_MAX_CPU_ISA": "limits the instructions of oneDNN",
     "DNNL_MAX_CPU_ISA": "limits the instructions of oneDNN",
@@ -70,8 +79,9 @@ def variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
         name: one_line(value)[:LONGEST]
         for name, value in sorted(environment.items())
         if name.startswith(PREFIXES)
-        and not ABOUT_PLACES.search(name)
+        and not BESIDE.search(name)
         and not SECRET.search(name)
+        and "://" not in value  # an address may hold a password
         and WORKER_VARIABLES.get(name) != value
     }
 

@@ -14,7 +14,8 @@ from harness.profiles.limits import BUDGETS
 from harness.records.codec import read_record, write_record
 from harness.records.enums import Dtype, Outcome, Property, Technique
 from harness.records.evidence import Evidence
-from harness.records.run import EXAMPLES, Run
+from harness.records.run import EXAMPLES
+from harness.records.run_files import any_run
 
 SCHEMA = 1
 FILE = "numerics.json"
@@ -74,7 +75,7 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
 
     Raises HarnessError if the folder holds no such run, or one on a simulated device.
     """
-    run = read_record(Run, folder / "run.json")
+    run = any_run(folder)
     refuse_simulated(run.environment.get("accelerators", ""), str(folder))
     judged = [v for v in run.verdicts if v.property is Property.EQUIVALENCE and EXAMPLES not in v.numbers]
     passed = [v for v in judged if v.outcome is Outcome.PASS]

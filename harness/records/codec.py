@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.errors import CorruptRecord, DiskRefuses
-from harness.records.files import LARGEST_WHOLE_NUMBER, contents, json_of
+from harness.records.files import LARGEST, LARGEST_RUN, LARGEST_WHOLE_NUMBER, contents, json_of
 
 SCHEMA = 3
 """Version of `run.json` and of the evidence files."""
@@ -96,9 +96,12 @@ def _refusal(path: Path, why: str | None) -> DiskRefuses:
     return DiskRefuses(f"{path}: could not be written: {why} (free the disk, or make its folder writable)")
 
 
-def read_record(kind: type[Record], path: Path) -> Record:
-    """Return the record in the JSON file `path`. Raises CorruptRecord if it is absent, no JSON, or not of that type."""
-    return _parsed(kind, contents(path), str(path))
+def read_record(kind: type[Record], path: Path, *, largest: int = LARGEST) -> Record:
+    """Return the record in the JSON file `path`. Raises CorruptRecord if it is absent, no JSON, or not of that type.
+
+    A file of more than `largest` bytes is refused.
+    """
+    return _parsed(kind, contents(path, largest=largest), str(path))
 
 
 def read_lines(kind: type[Record], path: Path) -> tuple[Record, ...]:
@@ -106,7 +109,7 @@ def read_lines(kind: type[Record], path: Path) -> tuple[Record, ...]:
 
     Raises CorruptRecord if the file is absent or a line is not such a record; it then names `path:number`.
     """
-    *lines, _ = contents(path).split(b"\n")  # a line that is whole has an end
+    *lines, _ = contents(path, largest=LARGEST_RUN).split(b"\n")  # a line that is whole has an end
     return tuple(_parsed(kind, line, f"{path}:{number}") for number, line in enumerate(lines, 1))
 
 

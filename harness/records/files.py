@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import stat
 import tomllib
@@ -14,12 +15,14 @@ from harness.errors import CorruptRecord
 from harness.formatting import MIB
 
 LARGEST = 32 * MIB
-"""Bytes of the largest file that is read as a record. A run of 20,000 verdicts has about 20 MiB."""
+"""Bytes of the largest file that is read as a record of one case, or of a profile."""
+LARGEST_RUN = 256 * MIB
+"""Bytes of the largest record of a run. One of 20,000 verdicts has about 20 MiB."""
 LARGEST_WHOLE_NUMBER = 2**63
 """Whole numbers must be smaller: those of other tools are, and no field of a record needs more."""
 
 
-def contents(path: Path) -> bytes:
+def contents(path: Path, *, largest: int = LARGEST) -> bytes:
     """Return the bytes of a file. Raises CorruptRecord if it is absent, too large, or no regular file.
 
     A pipe or a device is refused before it is read: reading one may never end.
@@ -34,14 +37,14 @@ def contents(path: Path) -> bytes:
             if not stat.S_ISREG(mode):
                 raise CorruptRecord(f"{path}: could not be read: it is no regular file")
             with open(descriptor, "rb", closefd=False) as file:
-                text = file.read(LARGEST + 1)
+                text = file.read(largest + 1)
         finally:
             os.close(descriptor)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CorruptRecord(f"{_short(path)}: could not be read: {reason}") from error
-    if len(text) > LARGEST:
-        raise CorruptRecord(f"{path}: could not be read: it is larger than {LARGEST // MIB} MiB")
+    if len(text) > largest:
+        raise CorruptRecord(f"{path}: could not be read: it is larger than {largest // MIB} MiB")
     return text
 
 
@@ -63,6 +66,7 @@ def json_of(text: bytes | str, where: str) -> Any:
             text.decode() if isinstance(text, bytes) else text,
             object_pairs_hook=_once,
             parse_constant=_refuse_constant,
+            parse_float=_finite,
         )
     except RecursionError as error:
         raise CorruptRecord(f"{where}: is no JSON: it is nested too deep") from error
@@ -73,7 +77,7 @@ def json_of(text: bytes | str, where: str) -> Any:
 def toml_of(path: Path) -> dict[str, Any]:
     """Return what a TOML file says. Raises CorruptRecord if it cannot be read, or is none."""
     try:
-        return tomllib.loads(text_of(path))
+        return tomllib.loads(text_of(path), parse_float=_finite)
     except RecursionError as error:
         raise CorruptRecord(f"{path}: is no TOML: it is nested too deep") from error
     except ValueError as error:
@@ -87,6 +91,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         doubled = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{doubled:.60} stands twice in one object")
     return entries
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text:.60} is no finite number")
+    return number
 
 
 def _refuse_constant(name: str) -> None:

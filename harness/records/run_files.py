@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import TypeVar
 from harness.errors import CorruptRecord, HarnessError
 from harness.records.codec import SCHEMA, read_lines, read_record
 from harness.records.evidence import Evidence
+from harness.records.files import LARGEST_RUN
 from harness.records.measurements import Measurements
 from harness.records.run import Run, Verdict
 
@@ -30,9 +32,10 @@ def any_run(folder: Path) -> Run:
     """
     path = folder / RUN
     try:
-        run = read_record(Run, path)
+        run = read_record(Run, path, largest=LARGEST_RUN)
     except CorruptRecord as error:
-        step = RESTORE if path.is_file() else "name the folder of a run, for example runs/latest"
+        there = os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises for a name that is too long
+        step = RESTORE if there else "name the folder of a run, for example runs/latest"
         raise CorruptRecord(f"{error} ({step})") from error
     if run.schema != SCHEMA:
         raise CorruptRecord(

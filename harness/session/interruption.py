@@ -11,23 +11,46 @@ from types import FrameType
 
 @contextmanager
 def interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    """Raise KeyboardInterrupt for these signals, as Python does for Ctrl-C.
+    """Raise KeyboardInterrupt for the first of these signals, as Python does for Ctrl-C.
 
-    A signal that the process ignores, as under nohup, or that has a handler already, stays as it is.
+    After it, further hang-ups are ignored, until the process ends: a terminal that closes sends several. Any other
+    signal then ends the process at once. One that the process ignores, as under nohup, or that has a handler already,
+    stays as it is.
     """
+    taken = _of_default(signals)
+    interrupted = False
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        # Once: a second one ends the process at once, whatever it does meanwhile.
-        signal.signal(number, signal.SIG_DFL)
+        nonlocal interrupted
+        interrupted = True
+        for each in taken:
+            signal.signal(each, signal.SIG_IGN if each is signal.SIGHUP else signal.SIG_DFL)
         raise KeyboardInterrupt(signal.Signals(number).name)
 
-    taken = []
-    if threading.current_thread() is threading.main_thread():
-        taken = [each for each in signals if signal.getsignal(each) is signal.SIG_DFL]
     for each in taken:
         signal.signal(each, interrupt)
     try:
         yield
     finally:
+        for each in taken if not interrupted else ():
+            signal.signal(each, signal.SIG_DFL)
+
+
+@contextmanager
+def undisturbed_by(*signals: signal.Signals) -> Iterator[None]:
+    """Ignore these signals, where they would end the process."""
+    taken = _of_default(signals)
+    for each in taken:
+        signal.signal(each, signal.SIG_IGN)
+    try:
+        yield
+    finally:
         for each in taken:
             signal.signal(each, signal.SIG_DFL)
+
+
+def _of_default(signals: tuple[signal.Signals, ...]) -> list[signal.Signals]:
+    """Return those signals that end the process; none in a thread, which may set no handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [each for each in signals if signal.getsignal(each) is signal.SIG_DFL]

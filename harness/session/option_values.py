@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from argparse import ArgumentTypeError
 from contextlib import suppress
+from pathlib import Path
+
+from harness.errors import HarnessError
 
 MOST = 1_000_000
 """Largest whole number that an option takes."""
@@ -36,3 +39,19 @@ def seconds(given: str) -> float:
             f"is {given:.40}, but should be a number of seconds above 0, at most {LONGEST_SECONDS:g}"
         )
     return number
+
+
+def place(given: str, *, root: Path = Path()) -> Path:
+    """Return the absolute path that an option names, below `root` if it is relative.
+
+    Raises HarnessError if there can be no such path.
+    """
+    try:
+        found = Path(root, Path(given).expanduser()).resolve()
+        found.lstat()
+    except FileNotFoundError:
+        return found
+    except (OSError, RuntimeError, ValueError) as error:  # too long a name, an unknown user, a link to itself
+        reason = getattr(error, "strerror", None) or error
+        raise HarnessError(f"{given:.120}: is no path: {reason} (name another)") from error
+    return found

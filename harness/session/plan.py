@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +16,7 @@ from harness.paths.base import Optimization
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
 from harness.records.evidence import Case
 from harness.records.workload import Folder, Hub, ModelSpec, Probes, Seeded, Workload
+from harness.session.option_values import place
 
 ACCELERATOR_DTYPE = Dtype.BF16
 """Native dtype of accelerators when none is requested: checkpoints are published in it."""
@@ -177,14 +177,14 @@ def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
     for model in models:
         if model.name == name:
             return model
-    folder = Path(name.replace("\0", "?")).expanduser().resolve()
-    with suppress(OSError):  # a name that no file can have
-        if (folder / "config.json").is_file():
-            return _own_folder(folder, models)
+    folder = place(name)
+    if (folder / "config.json").is_file():
+        return _own_folder(folder, models)
     repository, at, revision = name.partition("@")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and len(name) <= LONGEST_NAME and not folder.exists():
-        # With owner and revision: results of one are no baselines of another.
-        return ModelSpec(_plain(name if at else repository), Hub(repository, revision or "main"))
+        # With owner and revision: results of one are no baselines of another. No hub id holds two dots in a row.
+        parts = [*repository.split("/"), *([revision] if at else [])]
+        return ModelSpec("..".join(map(_plain, parts)), Hub(repository, revision or "main"))
     names = [model.name for model in models]
     raise UnknownName("model", name, [*names, "a folder with config.json", "a hub id owner/name"])
 

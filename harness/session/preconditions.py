@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from harness.errors import HarnessError, WorkerFailed
+from harness.errors import HarnessError, WorkerFailed, WorkerRaised
 from harness.formatting import MIB
+from harness.machine.host import available_memory
 from harness.machine.inventory import Inventory
-from harness.machine.requirements import Device
-from harness.records.workload import Folder, ModelSpec
-from harness.session.plan import Planned
+from harness.machine.local_kernels import local_kernels
+from harness.machine.requirements import Device, commit_of
+from harness.records.workload import Folder, Hub, ModelSpec
+from harness.session.plan import Catalogue, Planned
 
 LEAST_DISK = 256 * MIB
 """Free bytes that a session needs for its run folder, and for temporary files. A daily run of the tiny models leaves
 30 MiB of the one, and keeps 200 MiB of the other while it runs."""
-OF_MODELS = {".json", ".safetensors", ".bin", ".pt", ".model", ".txt", ".jinja", ".tiktoken"}
-"""Endings of the files that make a model: weights, config and tokenizer."""
+KEPT = {".json", ".safetensors", ".bin", ".pt", ".model", ".txt", ".jinja", ".tiktoken", ".py", ".so", ".toml"}
+"""Endings of the files that make a model or a kernel: weights, config, tokenizer, and code."""
+SHARE = 0.7
+"""Share of the host's free memory that a model may take for its check."""
 DIGITS = 16
 """Hexadecimal digits of a digest that are kept."""
 CHECK_SECONDS = 600.0
@@ -40,8 +45,10 @@ def refuse_device(device: str, inventory: Inventory) -> None:
 
 def refuse_folders(run_dir: Path) -> None:
     """Raise HarnessError if the folder of runs, or that of temporary files, cannot be written or is almost full."""
-    for folder, option in ((run_dir, "--run-dir"), (Path(tempfile.gettempdir()), "TMPDIR")):
+    for named, option in ((run_dir, "--run-dir"), (None, "TMPDIR")):
+        folder = named or Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - for a message alone
         try:
+            folder = named or Path(tempfile.gettempdir())
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
                 free = shutil.disk_usage(folder).free
@@ -57,47 +64,86 @@ def refuse_folders(run_dir: Path) -> None:
             )
 
 
-def refuse_models(models: Iterable[ModelSpec]) -> None:
-    """Raise HarnessError for the first of these model folders that holds no whole model. Loads each in a worker."""
+def refuse_models(
+    models: Iterable[ModelSpec], catalogue: Catalogue, *, seconds: float, notify: Callable[[str], None]
+) -> None:
+    """Raise HarnessError for the first model folder that holds no whole model, of those that the catalogue lacks.
+
+    Each is loaded in a worker, which has as many `seconds` as a case, at least CHECK_SECONDS. One that memory may not
+    hold is not checked, and `notify` says so.
+    """
     from harness.execution.checkpoint import check_folder
+    from harness.execution.scratch import Scratch
     from harness.execution.worker import ask
 
-    for model in models:
-        with tempfile.TemporaryDirectory(prefix="harness-model-") as scratch:
-            try:
-                ask(Path(scratch) / "check.log", check_folder, model, seconds=CHECK_SECONDS)
-            except WorkerFailed as error:
-                raise HarnessError(str(error)) from error
+    own = {model: model.source for model in models if model not in catalogue.all_models}
+    for model, source in own.items():
+        if not isinstance(source, Folder):
+            continue
+        folder = Path(source.path)
+        size, free = sum(path.stat().st_size for path in _files_of(folder)), available_memory()
+        if size > free * SHARE:
+            notify(f"--model {folder}: is not checked: it has {size // MIB} MiB, of memory {free // MIB} MiB are free")
+            continue
+        notify(f"checking model {folder}")
+        scratch = Scratch()
+        try:
+            ask(scratch.path / "check.log", check_folder, model, seconds=max(seconds, CHECK_SECONDS))
+        except WorkerRaised as error:
+            raise HarnessError(str(error)) from error
+        except WorkerFailed as error:
+            raise HarnessError(
+                f"--model {folder}: could not be checked: {error} (free memory, or give more time by --case-timeout)"
+            ) from error
+        finally:
+            scratch.remove()
 
 
-def folders_of(planned: Iterable[Planned]) -> tuple[ModelSpec, ...]:
-    """Return the models in folders that cases run on, each once."""
-    models = (entry.case.recipe for entry in planned if entry.unmet is None)
-    return tuple(dict.fromkeys(model for model in models if isinstance(model.source, Folder)))
+def models_of(planned: Iterable[Planned]) -> tuple[ModelSpec, ...]:
+    """Return the models that cases can run on here, each once."""
+    return tuple(dict.fromkeys(entry.case.recipe for entry in planned if entry.unmet is None))
 
 
 def digests_of(models: Iterable[ModelSpec]) -> dict[str, str]:
-    """Return a digest of each model folder, under `model NAME`: of config, weights and tokenizer. Or say why not."""
+    """Return what tells models and local kernels apart from others of their names.
+
+    It stands under `model NAME` and `kernel NAME`, and is a digest of a folder's files, or the commit of a model of the hub.
+    """
     digests = {}
     for model in models:
         if isinstance(model.source, Folder):
-            try:
-                digests[f"model {model.name}"] = digest_of(Path(model.source.path))
-            except HarnessError as error:  # its cases will say so
-                digests[f"model {model.name}"] = str(error)
-    return digests
+            digests[f"model {model.name}"] = _digest_or_why(Path(model.source.path))
+        elif isinstance(model.source, Hub):
+            commit = commit_of(model.source.repository, model.source.revision)
+            digests[f"model {model.name}"] = commit[:DIGITS] or "unknown commit"
+    kernels = {f"kernel {name}": _digest_or_why(folder) for name, folder in sorted(local_kernels().items())}
+    return digests | kernels
+
+
+def _digest_or_why(folder: Path) -> str:
+    try:
+        return digest_of(folder)
+    except HarnessError as error:  # its cases will say so
+        return str(error)
 
 
 def digest_of(folder: Path) -> str:
-    """Return the first digits of a SHA-256 over the names and contents of a model's files.
+    """Return the first digits of a SHA-256 over the names and contents of a model's or a kernel's files.
 
     Raises HarnessError if one cannot be read.
     """
     total = hashlib.sha256()
     try:
-        for path in sorted(entry for entry in folder.iterdir() if entry.suffix in OF_MODELS and entry.is_file()):
+        for path in _files_of(folder):
             with path.open("rb") as file:
-                total.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+                name = str(path.relative_to(folder)).encode(errors="surrogateescape")
+                total.update(name + b"\0" + hashlib.file_digest(file, "sha256").digest())
     except OSError as error:
-        raise HarnessError(f"{folder}: a model's file could not be read: {error.strerror} (restore it)") from error
+        raise HarnessError(f"{folder}: a file could not be read: {error.strerror} (restore it)") from error
     return total.hexdigest()[:DIGITS]
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """Return the files that make a model, or a kernel with its builds. Raises OSError if there is no such folder."""
+    entries = [*folder.iterdir(), *(folder / "build").rglob("*")]
+    return sorted(entry for entry in entries if entry.suffix in KEPT and entry.is_file())

@@ -91,7 +91,8 @@ class RunFolder:
             raise
         now = datetime.now(UTC).isoformat(timespec="seconds")
         gate = request.gate or made.run.gate is not None
-        run = replace(made.run, finished=None, exit=None, failed_otherwise=None, resumed=(*made.run.resumed, now))
+        run = replace(made.run, finished=None, exit=None, exit_again=None, failed_otherwise=None)
+        run = replace(run, resumed=(*run.resumed, now))
         made.run = replace(request, gate=gate).of(run)
         return made
 

@@ -26,7 +26,7 @@ from harness.session.costs import Costs, Step
 from harness.session.gathering import Gathering
 from harness.session.outlook import Outlook
 from harness.session.plan import Planned
-from harness.session.preconditions import digests_of, folders_of, refuse_folders, refuse_models
+from harness.session.preconditions import digests_of, models_of, refuse_folders, refuse_models
 from harness.session.request import Selection, SessionOptions
 from harness.session.run_folder import RunFolder, RunRequest, resumable_run
 from harness.session.session_plan import SessionPlan
@@ -84,9 +84,9 @@ class Session:
         entries = [test.planned for test in self.selection.tests]
         if all(entry.unmet for entry in entries):
             return
-        refuse_folders(self.options.run_dir)
-        known = self.plan.catalogue.all_models
-        refuse_models(model for model in folders_of(entries) if model not in known)
+        refuse_folders(self.options.resume or self.options.run_dir)
+        seconds = self.options.case_timeout
+        refuse_models(models_of(entries), self.plan.catalogue, seconds=seconds, notify=self._notify)
 
     @property
     def first_line(self) -> str:
@@ -193,7 +193,7 @@ class Session:
         expectations = expectations_of(self._profiles, Match(device, machine_of(device, accelerators)), environment)
         if self.plan.chosen:
             environment["models"] = str(self.plan.chosen)
-        environment |= digests_of(folders_of(self.plan.all))
+        environment |= digests_of(models_of(self.plan.all))
         if expectations.notes:
             environment["judged_by"] = "; ".join(expectations.notes)
         folder.describe(environment, profile=expectations.profile, workers=runner.preloaded() if devices else "")

@@ -12,11 +12,10 @@ from typing import Annotated
 import typer
 
 from harness.commands.calibrate.spread import measured_spread
-from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_result
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, RunFolder, print_result, show_warnings
 from harness.errors import HarnessError, UnknownName
 from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import describe, refuse_simulated, take_inventory
-from harness.machine.requirements import Device
 from harness.profiles.fault_results import FILE as FAULTS
 from harness.profiles.fault_results import refuse_survivors
 from harness.profiles.limits import limits_of
@@ -41,6 +40,7 @@ from harness.records.workload import Workload
 from harness.reports.tables import aligned
 from harness.session.checkout import find_catalogue
 from harness.session.plan import Catalogue, find_model
+from harness.session.preconditions import refuse_device, refuse_models
 from harness.session.run_folder import scratch
 
 LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
@@ -77,9 +77,11 @@ def calibrate(
     profiles = read_profiles(root / BASELINES)
     inventory = take_inventory()
     device = device or inventory.default_device
-    if unmet := Device().unmet(inventory, device=device):
-        raise HarnessError(f"{unmet} (choose another --device)")
+    refuse_device(device, inventory)
+    show_warnings(inventory)
     cases = _cases(catalogue, device, dtype or LADDER, model or (), workload or ())
+    models = dict.fromkeys(case.recipe for case in cases)
+    refuse_models(models, catalogue, seconds=case_timeout, notify=lambda line: typer.echo(line, err=True))
     logs = scratch("harness-calibrate-")
     runner = Runner(probes=catalogue.probes, logs=logs, seconds=case_timeout)
     try:

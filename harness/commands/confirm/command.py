@@ -22,7 +22,9 @@ from harness.execution.setup import CASE_TIMEOUT
 from harness.profiles.expectations import sound_profiles
 from harness.records.codec import write_record
 from harness.session.checkout import find_catalogue
+from harness.session.option_values import place
 from harness.session.plan import find_case, with_models
+from harness.session.preconditions import refuse_folders
 from harness.session.run_folder import fresh_folder
 
 RECORD = "confirmation.json"
@@ -116,7 +118,9 @@ def confirmed(options: Options, *, fault: str = "") -> tuple[Confirmation, Path]
     catalogue = with_models(catalogue, options.models)
     cases = tuple(find_case(id_, catalogue) for id_ in options.cases)
     profiles = sound_profiles(root)
-    folder = fresh_folder(options.parent.expanduser(), f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
+    parent = place(str(options.parent))
+    refuse_folders(parent)
+    folder = fresh_folder(parent, f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
     record = folder / RECORD
 
     def tell(confirmation: Confirmation, upcoming: str) -> None:

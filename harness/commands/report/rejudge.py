@@ -85,8 +85,7 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     if run.gate is not None:
         again = gated(again, Forgiven(expectations.skips, expectations.known_failures))
     changed = tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome)
-    if changed or run.exit_again is not None:
-        again = replace(again, exit_again=_exit(again))
+    again = replace(again, exit_again=code if (code := _exit(again)) != run.exit else None)
     return Rejudged(
         again,
         changed,

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from harness.commands.options import AsJson, CaseTimeout, DeviceType, parsed_seconds_or_0, print_result
+from harness.commands.options import AsJson, CaseTimeout, DeviceType, parsed_seconds_or_0, print_result, show_warnings
 from harness.commands.validate.preflight import MACHINE, fingerprint_checks, preflight
 from harness.commands.validate.records import Check, Grade, graded
 from harness.commands.validate.statement import Acceptance, Machine, ProfileProposal, Statement, Suites, state
@@ -20,11 +20,12 @@ from harness.commands.validate.steps import examine_all, propose_profile, run_su
 from harness.errors import HarnessError
 from harness.execution.setup import CASE_TIMEOUT
 from harness.machine.inventory import Inventory, describe, take_inventory
-from harness.machine.requirements import Device
 from harness.profiles.expectations import sound_profiles
 from harness.profiles.profile import Match, Profile, machine_of
 from harness.session.checkout import find_catalogue, refuse_unused
+from harness.session.option_values import place
 from harness.session.plan import Catalogue
+from harness.session.preconditions import refuse_device, refuse_folders
 from harness.session.run_folder import RunFolder
 
 NOTHING_RAN = 5
@@ -93,11 +94,12 @@ def validate(
     refuse_unused(profiles, catalogue)
     inventory = take_inventory()
     device = device or inventory.default_device
-    if unmet := Device().unmet(inventory, device=device):
-        raise HarnessError(f"{unmet} (choose another --device)")
+    refuse_device(device, inventory)
+    refuse_folders(place(str(run_dir), root=root))
+    show_warnings(inventory)
     options = ValidateOptions(
         device,
-        root / run_dir.expanduser(),
+        place(str(run_dir), root=root),
         fingerprint_seconds,
         case_timeout,
         keep_going,

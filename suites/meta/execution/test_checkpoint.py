@@ -62,7 +62,7 @@ BROKEN = {
     ),
     "a missing tensor": (
         lambda folder: weights(folder, lambda stored: {name: t for name, t in stored.items() if name != LAYER}),
-        rf"the weights lack {LAYER}, which Qwen3ForCausalLM needs \(save them again\)",
+        rf"the weights lack {LAYER}, which Qwen3ForCausalLM needs by its config.json \(save both from one model\)",
     ),
     "a wrong shape": (
         lambda folder: weights(folder, lambda stored: {**stored, LAYER: stored[LAYER][:-1].contiguous()}),
@@ -80,6 +80,14 @@ BROKEN = {
     "more layers than weights": (
         lambda folder: config(folder, num_hidden_layers=40, layer_types=None),
         r"the weights lack model\.layers\.\d+\..* and \d+ more",
+    ),
+    "fewer layers than weights": (
+        lambda folder: config(folder, num_hidden_layers=1, layer_types=None),
+        r"the weights hold model\.layers\.1\..* and \d+ more, which Qwen3ForCausalLM does not know",
+    ),
+    "a config of another architecture": (
+        lambda folder: config(folder, model_type="llama", architectures=["LlamaForCausalLM"], layer_types=None),
+        r"the weights hold model\.layers\.0\.self_attn\.k_norm\.weight and \d+ more, which LlamaForCausalLM does",
     ),
     "an unknown architecture": (lambda folder: config(folder, model_type="nosuch"), r"config\.json cannot be used: "),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), r"config\.json cannot be used: "),

@@ -76,6 +76,16 @@ def test_folder_of_a_session_killed_at_its_first_step_is_swept(temporary):
     assert not left.exists()
 
 
+def test_folder_of_another_host_stays(temporary):
+    """The folder for temporary files may be shared, and a lock of another host may not be seen here."""
+    left = temporary / f"{PREFIX}x"
+    left.mkdir()
+    (left / OWNER).write_text("another host")
+    aged(left)
+    sweep()
+    assert left.exists()
+
+
 def test_what_is_not_ours_stays(temporary):
     """A link may lead anywhere, and other names are others'."""
     target = temporary / "target"

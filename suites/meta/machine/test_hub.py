@@ -9,12 +9,12 @@ import pytest
 from huggingface_hub import constants
 
 from harness.machine import requirements
-from harness.machine.requirements import HubKernel, HubModel
+from harness.machine.requirements import HubModel, commit_of
 from suites.meta.builders.inventories import CPU
 
 
 def forget():
-    for name in ("_hub_problem", "_page_problem", "_file_problem"):
+    for name in ("_hub_problem", "_file_problem", "commit_of"):
         getattr(requirements, name).cache_clear()
 
 
@@ -67,13 +67,6 @@ def test_model_that_the_hub_does_not_give_is_a_need(hub, statuses, told):
     assert unmet is None if told is None else unmet.startswith(f"needs a/b@main: {told}")
 
 
-@pytest.mark.parametrize(("status", "told"), [(200, None), (404, "needs c/d: the hub does not give it (HTTP 404 ")])
-def test_kernel_that_the_hub_does_not_give_is_a_need(hub, status, told):
-    hub |= {"/": 200, "/c/d": status}
-    unmet = HubKernel("c/d").unmet(CPU, device="cuda")
-    assert unmet is None if told is None else unmet.startswith(told)
-
-
 def test_hub_that_nobody_serves_is_out_of_reach(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert "the hub is out of reach" in HubModel("a/b", "main").unmet(CPU, device="cpu")
@@ -82,3 +75,10 @@ def test_hub_that_nobody_serves_is_out_of_reach(hub, monkeypatch):
 def test_endpoint_that_is_none_is_out_of_reach(hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "nonsense")
     assert "the hub is out of reach" in HubModel("a/b", "main").unmet(CPU, device="cpu")
+
+
+def test_commit_of_a_model_is_that_which_the_hub_gives(hub):
+    """A branch moves: its name says nothing about what was run."""
+    hub |= {"/": 200, CONFIG: 200}
+    assert commit_of("a/b", "main") == "0" * 40
+    assert commit_of("a/unheard", "main") == ""

@@ -31,6 +31,16 @@ LONGEST_LINE = 1500
 PROFILE = REPOSITORY / "baselines" / "cpu-x86"
 
 
+KNOWN = f"""
+[[known_failures]]
+path = "{SDPA.path}"
+outcome = "MISMATCH"
+reason = "made up"
+issue = "https://example.org/1"
+expires = "2030-01-01"
+"""
+
+
 @contextmanager
 def one_line_at_most():
     """Nothing but HarnessError, whose message is a line that a person can read."""
@@ -57,6 +67,7 @@ def recorded(tmp_path_factory):
     lines = "".join(f"{line}\n" for line in map(_line, record.verdicts))
     (open_run / VERDICTS).write_text(lines)
     (root / "conftest.py").write_text(CONFTEST)
+    (checkout.folder / "known_failures.toml").write_text(KNOWN)
     return checkout
 
 
@@ -74,10 +85,14 @@ def readers(checkout):
         "measurements": (run / "measurements" / f"{SDPA.id}.json", lambda: measurements_of(run)),
         "baseline": (folder / "attention.json", lambda: read_file(folder / "attention.json")),
         "profile.toml": (folder / "profile.toml", lambda: read_profile(folder / "profile.toml")),
+        "known_failures.toml": (folder / "known_failures.toml", lambda: read_profile(folder / "profile.toml")),
     }
 
 
-@pytest.mark.parametrize("name", ["run.json", "verdicts.jsonl", "evidence", "measurements", "baseline", "profile.toml"])
+@pytest.mark.parametrize(
+    "name",
+    ["run.json", "verdicts.jsonl", "evidence", "measurements", "baseline", "profile.toml", "known_failures.toml"],
+)
 def test_readers_take_or_refuse(recorded, name):
     path, read = readers(recorded)[name]
     whole = path.read_text()

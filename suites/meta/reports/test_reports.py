@@ -258,3 +258,21 @@ def test_marks_of_a_message_mean_nothing():
     assert "](" not in re.sub(r"\\\]", "", re.sub(r"`[^`\n]*`", "", bare))
     assert "\n# A heading" not in text
     assert "*bold*" not in re.sub(r"\\\*", "", re.sub(r"`[^`\n]*`", "", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("LlamaForCausalLM.__init__() got an unexpected", r"LlamaForCausalLM.\_\_init\_\_() got an unexpected"),
+        ("tiny_qwen3-attention.sdpa_math", "tiny_qwen3-attention.sdpa_math"),
+        ("torch._C_ is", r"torch.\_C\_ is"),
+        ("# heading", r"\# heading"),
+        ("- item", r"\- item"),
+        ("1) item", r"1\) item"),
+        ("1. item", r"1\. item"),
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("[cpu-x](y) `z` *b* ~s~", r"\[cpu-x\](y) \`z\` \*b\* \~s\~"),
+    ],
+)
+def test_marks_are_escaped(text, shown):
+    assert escaped(text) == shown

@@ -406,7 +406,7 @@ def test_model_is_found_by_name_folder_or_hub_id(tmp_path):
     folder = find_model(str(tmp_path / "my-model"), CATALOGUE)
     assert (folder.name, folder.source) == ("my_model", Folder(str(tmp_path / "my-model")))
     hub = find_model("owner/some-model@v1", CATALOGUE)
-    assert (hub.name, hub.source) == ("owner_some_model_v1", Hub("owner/some-model", "v1"))
+    assert (hub.name, hub.source) == ("owner..some_model..v1", Hub("owner/some-model", "v1"))
 
 
 @pytest.mark.parametrize("asked", ["nosuch", "/no/such/folder", "./no/folder", "a/b/c", "owner/", "/name", "owner/@v1"])

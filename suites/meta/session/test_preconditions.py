@@ -12,8 +12,16 @@ from fixtures.models import MODELS
 from harness.errors import HarnessError
 from harness.records.workload import Folder, Hub
 from harness.session.plan import find_model
-from harness.session.preconditions import DIGITS, LEAST_DISK, digest_of, digests_of, refuse_device, refuse_folders
-from suites.conftest import CATALOGUE
+from harness.session.preconditions import (
+    DIGITS,
+    LEAST_DISK,
+    digest_of,
+    digests_of,
+    refuse_device,
+    refuse_folders,
+    refuse_models,
+)
+from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.inventories import CPU
 
 
@@ -80,7 +88,7 @@ def test_digest_is_of_names_and_contents(folder):
 
 def test_digests_stand_under_the_models_names(folder):
     recipe = find_model(str(folder), CATALOGUE)
-    assert digests_of([recipe]) == {"model mine": digest_of(folder)}
+    assert digests_of([recipe])["model mine"] == digest_of(folder)
 
 
 def test_model_that_cannot_be_read_is_refused(folder, monkeypatch):
@@ -88,7 +96,7 @@ def test_model_that_cannot_be_read_is_refused(folder, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("hashlib.file_digest", refuse)
-    with pytest.raises(HarnessError, match="a model's file could not be read"):
+    with pytest.raises(HarnessError, match="a file could not be read"):
         digest_of(folder)
 
 
@@ -108,9 +116,9 @@ def test_folder_of_another_name_is_a_model_of_its_own(folder):
 @pytest.mark.parametrize(
     ("given", "name", "source"),
     [
-        ("Qwen/Qwen3-0.6B", "Qwen_Qwen3_0.6B", Hub("Qwen/Qwen3-0.6B")),
-        ("other/Qwen3-0.6B", "other_Qwen3_0.6B", Hub("other/Qwen3-0.6B")),
-        ("Qwen/Qwen3-0.6B@v2", "Qwen_Qwen3_0.6B_v2", Hub("Qwen/Qwen3-0.6B", "v2")),
+        ("Qwen/Qwen3-0.6B", "Qwen..Qwen3_0.6B", Hub("Qwen/Qwen3-0.6B")),
+        ("other/Qwen3-0.6B", "other..Qwen3_0.6B", Hub("other/Qwen3-0.6B")),
+        ("Qwen/Qwen3-0.6B@v2", "Qwen..Qwen3_0.6B..v2", Hub("Qwen/Qwen3-0.6B", "v2")),
     ],
 )
 def test_hub_id_keeps_its_owner_and_revision(given, name, source):
@@ -118,9 +126,48 @@ def test_hub_id_keeps_its_owner_and_revision(given, name, source):
     assert (find_model(given, CATALOGUE).name, find_model(given, CATALOGUE).source) == (name, source)
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "/" + "x" * 5000, "a/" + "b" * 5000, "\0", "a/b/c", "", ".", "\n"])
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "/" + "x" * 5000, "a/" + "b" * 5000, "\0", "a/b/c", "", ".", "\n", "~nosuchuser/m"]
+)
 def test_name_that_is_none_is_refused_in_a_short_line(name):
     with pytest.raises(HarnessError) as refused:
         find_model(name, CATALOGUE)
     assert "\n" not in str(refused.value)
     assert len(str(refused.value)) < 1000
+
+
+def test_link_to_itself_is_no_model(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(HarnessError, match="loop: is no path: "):
+        find_model(str(tmp_path / "loop"), CATALOGUE)
+
+
+def test_kernel_is_told_by_a_digest(tmp_path, monkeypatch):
+    """A folder of one's own keeps the ids of the cases: what else would tell its results from the repository's?"""
+    shutil.copytree(f"{REPOSITORY}/fixtures/kernels/layers", tmp_path / "layers")
+    monkeypatch.setenv("LOCAL_KERNELS", f"local/layers={tmp_path / 'layers'}")
+    before = digests_of([])
+    assert list(before) == ["kernel local/layers"]
+    [code] = (tmp_path / "layers").rglob("layers.py")
+    code.write_text(code.read_text() + "# changed")
+    assert digests_of([]) != before
+
+
+def test_model_that_memory_may_not_hold_is_not_checked(folder, monkeypatch):
+    """It may run all the same, on a card; the check would be killed."""
+    told = []
+    monkeypatch.setattr("harness.session.preconditions.available_memory", lambda: 1000)
+    refuse_models([find_model(str(folder), CATALOGUE)], CATALOGUE, seconds=1.0, notify=told.append)
+    [line] = told
+    assert line.startswith(f"--model {folder}: is not checked: it has ")
+
+
+def test_models_of_the_catalogue_are_not_checked(monkeypatch):
+    refuse_models(MODELS, CATALOGUE, seconds=1.0, notify=pytest.fail)
+
+
+@pytest.mark.workers
+def test_check_that_ends_without_an_answer_names_the_model(folder, monkeypatch):
+    monkeypatch.setattr("harness.session.preconditions.CHECK_SECONDS", 0.01)
+    with pytest.raises(HarnessError, match=r"mine: could not be checked: no answer within 0\.01 s.* \(free memory, or"):
+        refuse_models([find_model(str(folder), CATALOGUE)], CATALOGUE, seconds=0.01, notify=print)

@@ -285,15 +285,27 @@ def test_variables_that_change_numbers_are_recorded_and_told(session, monkeypatc
     result.stdout.fnmatch_lines(["MKL_CBWR=COMPATIBLE chooses MKL's order of additions (unset it, *"])
 
 
-def test_interrupted_session_says_how_to_go_on(session, pytester):
+@pytest.mark.parametrize(("name", "number"), [("SIGINT", 1), ("SIGTERM", 1), ("SIGHUP", 2)])
+def test_interrupted_session_says_how_to_go_on(session, pytester, name, number):
     """Its record is closed, and the command is that of this session, with the run to go on with."""
-    interrupting = "\nimport os, signal\ndef pytest_runtest_teardown(): os.kill(os.getpid(), signal.SIGTERM)\n"
+    interrupting = f"""
+import os, signal, threading, time
+
+def pytest_runtest_teardown():
+    if {number} > 1:  # as when a terminal is closed: bash and the kernel each send one
+        threading.Timer(0.005, os.kill, (os.getpid(), signal.{name})).start()
+    os.kill(os.getpid(), signal.{name})
+
+def pytest_sessionfinish():
+    time.sleep(0.1)
+"""
     pytester.makepyfile(interrupting=interrupting)
     result, record = session("-p", "interrupting", "--dtype", "fp32")
     assert (result.ret, record["exit"], len(record["verdicts"])) == (2, 2, 1)
     run = (pytester.path / "runs" / "latest").resolve()
-    assert result.outlines[-1].startswith("go on with: pytest every_path ")
-    assert result.outlines[-1].endswith(f" --dtype fp32 --resume={run}")
+    [line] = [line for line in result.outlines if line.startswith("go on with: ")]
+    assert line.startswith("go on with: pytest every_path ")
+    assert line.endswith(f" --dtype fp32 --resume={run}")
     resumed, record = session("--dtype", "fp32", f"--resume={run}")
     assert (resumed.ret, record["exit"], len(record["verdicts"])) == (0, 0, 2)
 
@@ -437,7 +449,7 @@ def test_session_that_stops_at_a_failure_says_what_is_missing(session, option):
     """It is no session that was killed: its exit code is that of the failure, and the headline counts the rest."""
     result, record = session(option, "--dtype", "fp32", "--jobs", "1", paths="(Killed(), Dummy())")
     assert (result.ret, record["exit"], record["selected"], len(record["verdicts"])) == (1, 1, 4, 1)
-    assert "3 of 4 selected tests gave no verdict" in result.outlines[-2]
+    assert any("3 of 4 selected tests gave no verdict" in line for line in result.outlines)
 
 
 def test_repeated_tests_give_one_verdict(session, pytester):
@@ -448,6 +460,7 @@ def test_repeated_tests_give_one_verdict(session, pytester):
 
         def pytest_runtest_protocol(item, nextitem):
             runtestprotocol(item, nextitem=item, log=False)
+            item._initrequest()
         """
     )
     result, record = session("-p", "repeating", "--dtype", "fp32")
@@ -463,3 +476,45 @@ def test_plugin_that_runs_tests_in_processes_is_refused(session, pytester):
     result.stdout.fnmatch_lines(
         ["!* _pytest.outcomes.Exit: pytest-forked would run each test in a process of its own*"]
     )
+
+
+def test_shards_of_shuffled_sessions_hold_every_case_once(session, pytester):
+    """Each session of pytest-randomly shuffles with a seed of its own: shards by order left cases out."""
+    pytester.makepyfile(
+        shuffling="""
+        import os, pytest, random
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_collection_modifyitems(items):
+            random.Random(os.getpid()).shuffle(items)
+        """
+    )
+    paths = "tuple(replace(Dummy(), name=f'attention.dummy{i}') for i in range(6))"
+    ran = []
+    for third in ("1/3", "2/3", "3/3"):
+        asked = ("-p", "shuffling", "--dtype", "fp32", "--shard", third, "-m", "engagement", "--collect-only", "-q")
+        result, _ = session(*asked, paths=paths)
+        ran += [line for line in result.outlines if "attention.dummy" in line]
+    assert len(ran) == len(set(ran)) == 6
+
+
+def test_session_takes_no_warning_of_its_own_for_an_error(session):
+    """`-W error` is for whoever tests their libraries' warnings."""
+    result, record = session("-W", "error", "--dtype", "fp32")
+    assert (result.ret, record["exit"], len(record["verdicts"])) == (0, 0, 2)
+
+
+def test_run_folder_behind_a_link_is_written_and_resumed(session, pytester):
+    (pytester.path / "elsewhere").mkdir()
+    (pytester.path / "runs").symlink_to(pytester.path / "elsewhere")
+    _, record = session("--dtype", "fp32")
+    resumed, again = session("--dtype", "fp32", "--resume", "runs/latest")
+    assert (resumed.ret, again["verdicts"]) == (0, record["verdicts"])
+    assert len([*(pytester.path / "elsewhere").glob("20*")]) == 1
+
+
+def test_refusal_is_one_line(session):
+    """Nothing else is told of a session that never began."""
+    result, _ = session("--run-dir", "/proc/nowhere", "--gate")
+    told = [line for line in result.outlines if "nowhere" in line or "judged" in line]
+    assert len(told) == 1
