@@ -38,7 +38,7 @@ def mebibytes(size: int) -> str:
 
 MARKS = re.compile(r"[\\`*\[\]~]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """Characters that Markdown may take for marks."""
-FIRST_MARK = re.compile(r"^(\d*)([#+.)-])")
+FIRST_MARK = re.compile(r"^(\d+)?([#+.)-])(?=[\s#]|$)")
 """Beginning of a text that Markdown may take for a heading or an item."""
 
 
@@ -55,7 +55,7 @@ def escaped(text: str) -> str:
     Underscores within a word stay, since they mean nothing there, and names are full of them.
     """
     shown = MARKS.sub(r"\\\g<0>", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-    return FIRST_MARK.sub(r"\1\\\2", shown)
+    return FIRST_MARK.sub(lambda found: f"{found[1] or ''}\\{found[2]}", shown)
 
 
 def one_line(text: str, *, longest: int = 0) -> str:

@@ -77,7 +77,7 @@ def json_of(text: bytes | str, where: str) -> Any:
 def toml_of(path: Path) -> dict[str, Any]:
     """Return what a TOML file says. Raises CorruptRecord if it cannot be read, or is none."""
     try:
-        return tomllib.loads(text_of(path), parse_float=_finite)
+        return tomllib.loads(text_of(path))
     except RecursionError as error:
         raise CorruptRecord(f"{path}: is no TOML: it is nested too deep") from error
     except ValueError as error:

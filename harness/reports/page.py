@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.records.enums import Outcome
 from harness.records.run import Verdict
@@ -54,7 +55,7 @@ class Table:
     """Layout of the table. `matrix` keeps its first column in sight; `words` becomes a list where it is too wide;
     `labelled` does so too, with the column's name before each cell; `said` has text in all columns."""
 
-    @property
+    @cached_property  # the template asks for it at every cell
     def figures(self) -> list[bool]:
         """Flag of each column: true if it holds numbers, and is aligned on the right."""
         if self.kind in {"said", "labelled"}:

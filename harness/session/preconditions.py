@@ -107,7 +107,7 @@ def models_of(planned: Iterable[Planned]) -> tuple[ModelSpec, ...]:
 def digests_of(models: Iterable[ModelSpec]) -> dict[str, str]:
     """Return what tells models and local kernels apart from others of their names.
 
-    It stands under `model NAME` and `kernel NAME`, and is a digest of a folder's files, or the commit of a model of the hub.
+    It stands under `model NAME` and `kernel NAME`: a digest of a folder's files, or the commit of a model of the hub.
     """
     digests = {}
     for model in models:

@@ -118,9 +118,8 @@ def confirmed(options: Options, *, fault: str = "") -> tuple[Confirmation, Path]
     catalogue = with_models(catalogue, options.models)
     cases = tuple(find_case(id_, catalogue) for id_ in options.cases)
     profiles = sound_profiles(root)
-    parent = place(str(options.parent))
-    refuse_folders(parent)
-    folder = fresh_folder(parent, f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
+    refuse_folders(place(str(options.parent)))
+    folder = fresh_folder(options.parent.expanduser(), f"confirm-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}")
     record = folder / RECORD
 
     def tell(confirmation: Confirmation, upcoming: str) -> None:

@@ -157,7 +157,7 @@ def test_loosening_is_refused(command, tmp_path, faults, ratio, told):
     [
         (("--model", "nosuch"), "model 'nosuch' is unknown, but should be one of: "),
         (("--workload", "nosuch"), "workload 'nosuch' is unknown, but should be one of: decode_b1, "),
-        (("--device", "mps"), "needs mps: "),
+        (("--device", "mps"), "--device mps: needs mps: "),
         (("--dtype", "fp64"), "--dtype fp64: the reference has no spread (choose fp32, fp16 or bf16)"),
     ],
 )

@@ -61,7 +61,7 @@ def test_no_numerics_are_kept_of_a_simulated_device(tmp_path):
 
 def test_simulated_device_is_not_calibrated(monkeypatch, capsys):
     """It is refused before anything is measured."""
-    monkeypatch.setattr(cli_calibrate, "take_inventory", lambda: SimpleNamespace(devices={"cuda": 1}))
+    monkeypatch.setattr(cli_calibrate, "take_inventory", lambda: SimpleNamespace(devices={"cuda": 1}, variables={}))
     monkeypatch.setattr(Runner, "device_names", lambda *_: NAME)
     monkeypatch.chdir(REPOSITORY)
     code, _, printed = harness(monkeypatch, capsys, "calibrate", "--device", "cuda")

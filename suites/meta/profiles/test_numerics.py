@@ -59,7 +59,7 @@ def test_error_ratio_over_the_stored_one_passes_and_says_so():
     assert "bf16.rho.stored" not in verdict.numbers
     [line] = changed_numerics([verdict])
     assert line.startswith(f"{CASE.id}: numerics changed: fp32.rho is 1.2, was 1; ")
-    report = markdown(Run(2, "here", {}, "then", "later", 0, (verdict,)))
+    report = markdown(Run(3, "here", {}, "then", "later", 0, (verdict,)))
     assert report.index("## Numerics changed") < report.index(line) < report.index("## Cases")
 
 
@@ -155,7 +155,7 @@ def finished(tmp_path):
         write_record(tmp_path / "run" / "evidence" / f"{each.case}.json", each)
 
     def write(**changes):
-        record = Run(2, "here", ENVIRONMENT, "then", "later", 1, tuple(verdicts))
+        record = Run(3, "here", ENVIRONMENT, "2026-01-02T03:04:05", "2026-01-02T04:00:00", 1, tuple(verdicts))
         write_record(tmp_path / "run" / "run.json", replace(record, **changes))
         return tmp_path / "run"
 
