@@ -419,6 +419,8 @@ def test_work_of_a_page_grows_as_its_rows():
     counted = 0
 
     class Row(tuple):
+        __slots__ = ()
+
         def __iter__(self):
             nonlocal counted
             counted += 1
