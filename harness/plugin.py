@@ -341,7 +341,11 @@ def pytest_harness_headline(terminalreporter: pytest.TerminalReporter, config: p
     if session is None or session.cases is None or config.option.collectonly:
         return
     run = session.cases.folder.run
-    lines = [*failure_lines(run.verdicts, evidence=session.evidence, session_options=run.options)]
+    lines = [
+        *failure_lines(
+            run.verdicts, evidence=session.evidence, session_options=run.options, environment=run.environment
+        )
+    ]
     for line in ("", *lines, *([""] if lines else [])):
         terminalreporter.write_line(line)
     line = f"Failed: {one_line(session.problem)}" if session.problem else headline(run)

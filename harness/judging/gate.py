@@ -117,7 +117,8 @@ def skip_not_allowed(run: Run, forgiven: Forgiven) -> Iterator[str]:
     skipped = [verdict for verdict in run.verdicts if verdict.outcome in ALLOWABLE]
     stray = [verdict for verdict in skipped if not any(skip.covers(verdict) for skip in forgiven.skips)]
     if stray:
-        yield f"{_first(stray)} {_is(stray)} not allowed by the profile's [[skips]]"
+        where = f"[[skips]] of baselines/{run.profile}/profile.toml" if run.profile else "[[skips]] of a profile"
+        yield f"{_first(stray)} {_is(stray)} not allowed by the {where}"
 
 
 def skips_over_budget(run: Run, forgiven: Forgiven) -> Iterator[str]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from harness.records.enums import Dtype, Outcome, Property, Technique
 
+KERNEL, IN = "kernel ", " in "
+"""Beginning of an environment's entry on a local kernel, and what stands in it before a folder outside the checkout."""
 JUDGED_BY = "judged_by"
 """Entry of a run's environment that says what was judged by in addition to the table's limits."""
 EXAMPLES = "examples"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.formatting import count, one_line
 from harness.records.enums import Outcome
 from harness.records.run import Verdict
 from harness.reports.page import Badge
-from harness.reports.reproduce import command
+from harness.reports.reproduce import command, notes_of, settings_of
 from harness.reports.tables import grouped
 
 READ_ON = {
     Outcome.CRASHED: "run the command, and read the worker's log in the run's folder logs",
-    Outcome.TIMED_OUT: "run the command on a quiet machine, or with a longer --case-timeout",
+    Outcome.TIMED_OUT: "give it more time by --case-timeout (300 s unless it is set), or a quiet machine",
     Outcome.ERROR: "run the command, and read the worker's log in the run's folder logs",
 }
 """Next step by outcome, if the message names none."""
@@ -55,10 +55,17 @@ class Failed:
         return f"{self.message[:FOLDED].rstrip()}…" if len(self.message) > FOLDED * 1.5 else ""
 
 
-def failures(verdicts: Iterable[Verdict], *, evidence: Collection[str], session_options: Sequence[str]) -> list[Failed]:
+def failures(
+    verdicts: Iterable[Verdict],
+    *,
+    evidence: Collection[str],
+    session_options: Sequence[str],
+    settings: Mapping[str, str] | None = None,
+) -> list[Failed]:
     """Return failing verdicts by case and message, since what fails a property fails those after it, too.
 
-    `evidence` holds the cases of which the run has evidence; `session_options` are what the session was given.
+    `evidence` holds the cases of which the run has evidence; `session_options` are what the session was given, and
+    `settings` the variables that it ran under, as `settings_of` returns them.
     """
     failing = (verdict for verdict in verdicts if verdict.outcome.fails)
     groups = grouped(failing, lambda verdict: (verdict.case, verdict.message))
@@ -67,7 +74,12 @@ def failures(verdicts: Iterable[Verdict], *, evidence: Collection[str], session_
             same[0],
             ", ".join(verdict.property for verdict in same),
             *message_and_next(same[0]),
-            command(same[0], has_evidence=same[0].case in evidence, session_options=session_options),
+            command(
+                same[0],
+                has_evidence=same[0].case in evidence,
+                session_options=session_options,
+                settings=settings,
+            ),
         )
         for same in groups.values()
     ]
@@ -83,6 +95,8 @@ def message_and_next(verdict: Verdict) -> tuple[str, str]:
     finding, step = _parted(message)
     if verdict.outcome in READ_ON:
         is_step = step.startswith(OWN_STEPS)
+        if is_step and verdict.outcome is Outcome.TIMED_OUT:  # what it waited for is rarely in the log
+            return finding, f"{READ_ON[Outcome.TIMED_OUT]}; {step}"
     else:
         is_step = re.match(r"[^\W\d_]+(?!\w)", step) is not None
     return (finding, step) if is_step else (message, READ_ON.get(verdict.outcome, AGAIN))
@@ -102,13 +116,21 @@ def _parted(text: str) -> tuple[str, str]:
 
 
 def failure_lines(
-    verdicts: Iterable[Verdict], *, evidence: Collection[str], session_options: Sequence[str]
+    verdicts: Iterable[Verdict],
+    *,
+    evidence: Collection[str],
+    session_options: Sequence[str],
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Yield what failed first, each failure with its next step and the command that reproduces it.
 
-    The arguments are those of `failures`.
+    Before them stand the settings of the run's `environment` that may be the cause. The other arguments are those of
+    `failures`.
     """
-    failed = failures(verdicts, evidence=evidence, session_options=session_options)
+    settings = settings_of(environment or {})
+    failed = failures(verdicts, evidence=evidence, session_options=session_options, settings=settings)
+    if failed:
+        yield from (one_line(f"note: {note}", longest=LONGEST) for note in notes_of(environment or {}))
     for each in failed[:MOST_LISTED]:
         line = f"{each.verdict.outcome} {each.properties} of {each.verdict.case}: {each.message}"
         yield one_line(line, longest=LONGEST)

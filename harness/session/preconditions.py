@@ -6,15 +6,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import HarnessError, WorkerFailed, WorkerRaised
 from harness.formatting import MIB
 from harness.machine.host import available_memory
 from harness.machine.inventory import Inventory
-from harness.machine.local_kernels import local_kernels
+from harness.machine.local_kernels import CHECKOUT, local_kernels
 from harness.machine.requirements import Device, commit_of
+from harness.records.run import IN, KERNEL
 from harness.records.workload import Folder, Hub, ModelSpec
 from harness.session.plan import Catalogue, Planned
 
@@ -88,7 +90,8 @@ def refuse_models(
         notify(f"checking model {folder}")
         scratch = Scratch()
         try:
-            ask(scratch.path / "check.log", check_folder, model, seconds=max(seconds, CHECK_SECONDS))
+            with _errors_into(scratch.path / "server.log"):
+                ask(scratch.path / "check.log", check_folder, model, seconds=max(seconds, CHECK_SECONDS))
         except WorkerRaised as error:
             raise HarnessError(str(error)) from error
         except WorkerFailed as error:
@@ -97,6 +100,19 @@ def refuse_models(
             ) from error
         finally:
             scratch.remove()
+
+
+@contextmanager
+def _errors_into(path: Path) -> Iterator[None]:
+    """Send into a file what processes that start here print as errors: the server of workers imports what warns."""
+    kept = os.dup(2)
+    try:
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def models_of(planned: Iterable[Planned]) -> tuple[ModelSpec, ...]:
@@ -116,8 +132,11 @@ def digests_of(models: Iterable[ModelSpec]) -> dict[str, str]:
         elif isinstance(model.source, Hub):
             commit = commit_of(model.source.repository, model.source.revision)
             digests[f"model {model.name}"] = commit[:DIGITS] or "unknown commit"
-    kernels = {f"kernel {name}": _digest_or_why(folder) for name, folder in sorted(local_kernels().items())}
-    return digests | kernels
+    for name, folder in sorted(local_kernels().items()):
+        digest, place = _digest_or_why(folder), folder.resolve()
+        # The repository's own is where it is; another's folder is part of what was tried.
+        digests[f"{KERNEL}{name}"] = digest if place.is_relative_to(CHECKOUT) else f"{digest}{IN}{place}"
+    return digests
 
 
 def _digest_or_why(folder: Path) -> str:

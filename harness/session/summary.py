@@ -48,6 +48,11 @@ def summary(session: Session) -> Iterator[str]:
         yield session.problem
     if cases and (gate := gate_line(cases.folder.run)):
         yield gate
+        if cases.folder.run.gate:
+            yield (
+                "  next: set that right, or allow it by name in the profile (docs/gate.md), and judge the run again: "
+                f"harness report {cases.folder.path}"
+            )
 
 
 def why_nothing_is_selected(session: Session, markers: str, keywords: str) -> str:

@@ -37,7 +37,7 @@ TRIPS = {
     "skip_not_allowed": (
         replace(CLEAN, verdicts=(*GOOD, AWAY, NEW), selected=5),
         {"skips": (ALLOWED,)},
-        f"NO_BASELINE of {STATIC.id} is not allowed by the profile's [[skips]]",
+        f"NO_BASELINE of {STATIC.id} is not allowed by the [[skips]] of baselines/here/profile.toml",
     ),
     "skips_over_budget": (
         replace(CLEAN, verdicts=(*GOOD, AWAY, replace(AWAY, property=Property.ENGAGEMENT)), selected=5),
@@ -96,8 +96,8 @@ def test_all_reasons_stand_in_one_line():
     run = replace(CLEAN, exit=None, finished=None, verdicts=(AWAY, AWAY), selected=3)
     assert gate_line(gated(run, Forgiven())) == (
         "gate: red: the session did not come to its end (exit none); nothing was judged in 2 verdicts; 1 of 3 selected "
-        f"tests gave no verdict; 2 verdicts (UNSUPPORTED of {FLASH.id} first) are not allowed by the profile's "
-        "[[skips]]"
+        f"tests gave no verdict; 2 verdicts (UNSUPPORTED of {FLASH.id} first) are not allowed by the [[skips]] "
+        "of baselines/here/profile.toml"
     )
 
 

@@ -219,7 +219,10 @@ def test_brackets_of_a_foreign_message_are_no_step(outcome, message):
     """What the harness adds behind it is one."""
     assert message_and_next(replace(failing(0, message), outcome=outcome)) == (message, READ_ON[outcome])
     logged = replace(failing(0, f"{message} (read logs/a.log)"), outcome=outcome)
-    assert message_and_next(logged) == (message, "read logs/a.log")
+    found, step = message_and_next(logged)
+    assert found == message
+    assert step.endswith("read logs/a.log")
+    assert step == "read logs/a.log" or outcome is Outcome.TIMED_OUT
 
 
 @pytest.mark.parametrize("log", ["logs/a.log", ""])
@@ -280,3 +283,30 @@ def test_names_of_a_record_are_text(tmp_path):
     page = html(run_of(*(replace(each, **odd) for each in (fast(SDPA, 2.0), light(SDPA, 2.0), failing()))), tmp_path)
     assert not re.search(r"<script|<b>|[\x00\x1b]", page)
     assert page.count("&lt;script&gt;x.") > 4
+
+
+def test_settings_that_may_be_the_cause_stand_above_the_failures():
+    """They were told at the start of the session, and the command without them did something else."""
+    environment = {
+        "torch": "2.13.0",
+        "TORCHDYNAMO_DISABLE": "1",
+        "OMP_NUM_THREADS": "4",
+        "kernel local/layers": "0123 in /my/folder",
+        "kernel local/flash-attn2": "4567",
+    }
+    lines = [*failure_lines([failing(0)], evidence=(), session_options=(), environment=environment)]
+    assert lines[0].startswith("note: TORCHDYNAMO_DISABLE=1 keeps torch.compile from compiling (unset it, ")
+    assert lines[1].startswith("note: local/layers is served from /my/folder, and not from this repository (unset ")
+    [again] = [line for line in lines if line.startswith("  again: ")]
+    assert again.startswith("  again: TORCHDYNAMO_DISABLE=1 LOCAL_KERNELS=local/layers=/my/folder pytest ")
+    passed = [verdict(SDPA)]
+    assert [*failure_lines(passed, evidence=(), session_options=(), environment=environment)] == []
+
+
+def test_deadline_is_told_before_the_log():
+    late = replace(failing(0), outcome=Outcome.TIMED_OUT, message="case: no answer within 0.1 s (read /logs/a.log)")
+    lines = [*failure_lines([late], evidence=(), session_options=())]
+    assert (
+        "  next: give it more time by --case-timeout (300 s unless it is set), or a quiet machine; read /logs/a.log"
+        in lines
+    )

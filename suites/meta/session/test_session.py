@@ -368,7 +368,7 @@ def test_gate_is_red_of_what_a_person_would_skip(session, pytester):
     assert (result.ret, record["gate"]) == (0, None)
     result, record = session("--dtype", "fp32", "--gate", paths=away, dummies=dummies)
     case = "cpu-fp32-tiny_qwen3-attention.away-single"
-    told = f"2 verdicts (UNSUPPORTED of {case} first) are not allowed by the profile's [[skips]]"
+    told = f"2 verdicts (UNSUPPORTED of {case} first) are not allowed by the [[skips]] of a profile"
     assert (result.ret, record["exit"], record["gate"]) == (1, 1, [told])
     result.stdout.fnmatch_lines([f"gate: red: {told.replace('[', '[[]')} (tier daily*)"])
     headline, machine, _ = result.outlines[-3:]
