@@ -73,10 +73,12 @@ HEADS, POSITIONS, HEAD_SIZE = 8, 512, 64
 DEVICES = ("cpu", "cuda")
 """Devices whose constants can be told from launches: on others there are no graphs to measure kernels in."""
 DTYPES = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
-ROUNDS = 5
+ROUNDS = 3
 """Rounds over all constants, of which the median counts."""
-TRIES = 2
-"""Tries of a constant in one round."""
+TRIES = 1
+"""Tries of a constant in one round, after the one that finds out how often to repeat it."""
+RUNS = 5
+"""Runs of the model whose seconds are compared with those predicted."""
 LEAST_SECONDS = 0.01
 """Seconds of one try."""
 LAYERS = (2, 8)
@@ -281,7 +283,7 @@ def slowness_of(device: str, constants: Constants) -> float:
     """Return the device's seconds of a whole model over those predicted of it: more than 1, since its operators find
     nothing in the nearest caches. On an accelerator phases in which it waits for the host say nothing."""
     timed = seeded_model(device, COMPARED if constants.serial else COMPARED_ON_ACCELERATORS)
-    samples = [timed.run()[0] for _ in range(1 + ROUNDS)][1:]
+    samples = [timed.run()[0] for _ in range(1 + RUNS)][1:]
     run = _operators(timed)
     logarithms = []
     for step, seconds in (
