@@ -9,18 +9,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import WORKLOADS
-from harness.errors import Incompatible, ModelUnavailable, UnknownName
+from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName
 from harness.execution.correctness.references.eager import make_reference
-from harness.execution.loading import calibrate_logits, encode, load_model, load_tokenizer, pad_token, save_seeded
+from harness.execution.loading import (
+    _pretrained,
+    calibrate_logits,
+    encode,
+    load_model,
+    load_tokenizer,
+    pad_token,
+    save_seeded,
+)
 from harness.execution.refusals import _context, refusals
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import RunContext
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype
-from harness.records.workload import Folder, ModelSpec, Prompt, Seeded, Workload
+from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded, Workload
 
 
 def test_rows_are_padded_on_the_left_and_masked():
@@ -219,3 +228,31 @@ def test_model_without_a_last_norm_of_ones_stays_as_it_is():
     model = SimpleNamespace(base_model=SimpleNamespace(norm=SimpleNamespace(weight=torch.zeros(3))))
     calibrate_logits(model)
     assert model.base_model.norm.weight.tolist() == [0.0, 0.0, 0.0]
+
+
+def raised_from(cause):
+    error = OSError("We couldn't connect\nto the hub")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (raised_from(LocalEntryNotFoundError("no network")), HubSilent),
+        (raised_from(OfflineModeIsEnabled("offline")), HubSilent),
+        (raised_from(ConnectionResetError()), HubSilent),
+        (PermissionError(13, "Permission denied", "/cache"), ModelUnavailable),
+        (OSError("owner/name does not appear to have a file named model.safetensors"), ModelUnavailable),
+    ],
+)
+def test_only_a_silent_hub_is_no_fault_of_the_model(error, expected):
+    """Its cases cannot run here. A download that is broken fails, and is no skip."""
+
+    class Auto:
+        def from_pretrained(*_, **__):
+            raise error
+
+    with pytest.raises(ModelUnavailable) as refused:
+        _pretrained(Auto(), ModelSpec("far", Hub("owner/name")))
+    assert type(refused.value) is expected
