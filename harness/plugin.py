@@ -316,11 +316,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     session = config.stash.get(SESSION, None)
+    refused = exitstatus == pytest.ExitCode.USAGE_ERROR  # pytest itself says why
     if REFUSAL in config.stash:
         terminalreporter.write_line(config.stash[REFUSAL])
-    if config.option.gate and not config.option.collectonly and (session is None or not session.cases):
+    if config.option.gate and not (config.option.collectonly or refused) and (session is None or not session.cases):
         terminalreporter.write_line("gate: red: nothing was judged")
     if session is None or config.option.collectonly:
         return

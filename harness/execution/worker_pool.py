@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import WorkerFailed, refuse_full_disk
+from harness.errors import WorkerDied, WorkerFailed, refuse_full_disk
 from harness.execution.lazy import LazyModule
 from harness.execution.preloading import server_contents
 from harness.execution.scratch import Scratch
@@ -65,13 +65,19 @@ class WorkerPool:
         more: float = 0.0,
         threads: int = 0,
     ) -> Answer:
-        """Return what `ask` returned for this key the first time. A failure is remembered too."""
+        """Return what `ask` returned for this key the first time. A failure is remembered too.
+
+        A worker that dies is tried a second time: many cases depend on its answer, and it may be killed by chance.
+        """
         with self._guard:
             asking = self._asking.setdefault(key, threading.Lock())
         with asking:
             if key not in self._known:
                 try:
-                    self._known[key] = self.ask(name, function, *arguments, more=more, threads=threads)
+                    try:
+                        self._known[key] = self.ask(name, function, *arguments, more=more, threads=threads)
+                    except WorkerDied:
+                        self._known[key] = self.ask(name, function, *arguments, more=more, threads=threads)
                 except WorkerFailed as error:
                     self._known[key] = error
             known: Answer | WorkerFailed = self._known[key]

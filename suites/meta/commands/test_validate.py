@@ -189,7 +189,7 @@ def test_json_alone_is_on_standard_output(validate, tmp_path):
 def test_device_that_is_not_there_is_refused(validate):
     code, _, errors = validate(device="mps")
     assert code == 2
-    assert refusal(errors) == "needs mps: torch finds no such device (choose another --device)"
+    assert refusal(errors) == "--device mps: needs mps: torch finds no such device (devices here: cpu)"
 
 
 CHECKOUT = """

@@ -19,6 +19,7 @@ from harness.errors import DiskRefuses, ModelUnavailable, WorkerDied, WorkerRais
 from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
 from harness.execution.worker import Worker
+from harness.execution.worker_pool import WorkerPool
 from harness.records.enums import Outcome
 from suites.meta.builders.processes import is_alive, left_behind
 
@@ -176,6 +177,7 @@ from pathlib import Path
 from harness.execution.runner import failure_of
 from harness.execution.vector_math import choose_vector_math
 from harness.execution.worker import Worker
+from harness.execution.worker_pool import WorkerPool
 from suites.meta.execution.test_worker import hang
 worker = Worker(log=Path(sys.argv[1]))
 print(worker.pid, flush=True)
@@ -197,3 +199,30 @@ def test_workers_end_when_their_session_is_killed(tmp_path):
         assert is_alive(pid)
         session.kill()
     assert left_behind(tmp_path) == []
+
+
+def be_killed_until(marks, times):
+    """Die so many times, and then answer."""
+    marks.write_text(marks.read_text() + "x" if marks.exists() else "x")
+    if len(marks.read_text()) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "answer"
+
+
+@pytest.fixture
+def pool(tmp_path):
+    made = WorkerPool(logs=tmp_path, seconds=60)
+    yield made
+    made.close()
+
+
+def test_answer_that_many_wait_for_survives_one_kill(pool, tmp_path):
+    """A reference that was killed by chance made every case of its model CRASHED."""
+    assert pool.once(("key",), "log", be_killed_until, tmp_path / "marks", 1) == "answer"
+
+
+def test_answer_that_kills_twice_is_remembered_as_that(pool, tmp_path):
+    for _ in range(2):
+        with pytest.raises(WorkerDied):
+            pool.once(("key",), "log", be_killed_until, tmp_path / "marks", 99)
+    assert (tmp_path / "marks").read_text() == "xx"
