@@ -45,7 +45,7 @@ def test_what_is_no_file_is_refused(path, told):
 def test_file_that_no_record_can_be_is_refused(tmp_path):
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(LARGEST + 1)
-    with pytest.raises(CorruptRecord, match=r"large\.json: could not be read: it is larger than 32 MiB"):
+    with pytest.raises(CorruptRecord, match=r"large\.json: could not be read: it is larger than 8 MiB"):
         contents(tmp_path / "large.json")
 
 
