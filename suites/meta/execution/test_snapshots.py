@@ -87,7 +87,8 @@ def test_snapshot_stays_only_of_memory_that_failed(tmp_path, asked, found, kept)
 
 def test_failure_that_is_forgotten_is_tried_anew(monkeypatch, tmp_path):
     """Until then it stands for all that rests on it."""
-    answers = iter([WorkerDied("worker ended by SIGKILL"), 1.0])
+    died = WorkerDied("worker ended by SIGKILL")
+    answers = iter([died, died, 1.0])  # what dies is tried twice
 
     def ask(*_, **__):
         answer = next(answers)
