@@ -21,6 +21,7 @@ from harness.execution.vector_math import choose_vector_math
 from harness.execution.worker import Worker
 from harness.execution.worker_pool import WorkerPool
 from harness.records.enums import Outcome
+from suites.conftest import REPOSITORY
 from suites.meta.builders.processes import is_alive, left_behind
 
 pytestmark = pytest.mark.workers
@@ -226,3 +227,18 @@ def test_answer_that_kills_twice_is_remembered_as_that(pool, tmp_path):
         with pytest.raises(WorkerDied):
             pool.once(("key",), "log", be_killed_until, tmp_path / "marks", 99)
     assert (tmp_path / "marks").read_text() == "xx"
+
+
+def test_folder_with_a_package_of_the_same_name_is_no_matter(tmp_path):
+    """PYTHONPATH named it before this repository, and the server of workers imported from there."""
+    (tmp_path / "harness").mkdir()
+    (tmp_path / "harness" / "__init__.py").write_text("raise SystemExit('another harness')")
+    code = (
+        "import os; from pathlib import Path; from harness.execution.worker import ask; "
+        f"print('pid', ask(Path({str(tmp_path / 'a.log')!r}), os.getpid, seconds=120))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{REPOSITORY}"}
+    done = subprocess.run(  # in the repository, which stands first on the path of `python -c`
+        [sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert re.fullmatch(r"pid \d+\n", done.stdout), done.stderr

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -266,3 +267,30 @@ def test_folder_that_cannot_be_written_is_one_line(begun):
     begun.path.rename(begun.path.with_name("elsewhere"))
     with pytest.raises(HarnessError, match=rf"{VERDICTS}: could not be written: No such file .* \(free the disk, or"):
         begun.add(THIRD)
+
+
+def test_clock_that_was_set_back_spoils_no_record(tmp_path, monkeypatch):
+    """Times of a run are told, and not computed with: a run may seem to end before it began."""
+    times = iter(datetime(2026, 1, 2, hour, tzinfo=UTC) for hour in (5, 3, 1))
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _=None):
+            return next(times)
+
+    monkeypatch.setattr("harness.session.run_folder.datetime", Clock)
+    folder = RunFolder.new(tmp_path)
+    folder.describe({"torch": "2.13.0"})
+    folder.add(FIRST)
+    folder.release()
+    resumed = RunFolder.resumed(folder.path)
+    resumed.describe({"torch": "2.13.0"})
+    resumed.finish(0)
+    run = any_run(folder.path)
+    assert (run.started, run.resumed, run.finished) == tuple_of_times(5, 3, 1)
+    assert run.verdicts == (FIRST,)
+
+
+def tuple_of_times(started, again, finished):
+    told = [f"2026-01-02T0{hour}:00:00+00:00" for hour in (started, again, finished)]
+    return told[0], (told[1],), told[2]
