@@ -23,6 +23,8 @@ from harness.session.interruption import interrupted_by
 
 REFUSED = 2
 """Exit code for misuse and refusals."""
+INTERRUPTED = 130
+"""What typer makes of Ctrl-C: 128 and the number of the signal."""
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 """Exception for a wrong command line: click's, or that of the copy of click in newer versions of typer."""
 
@@ -39,7 +41,7 @@ def main() -> None:
         with interrupted_by(signal.SIGTERM, signal.SIGHUP):
             code = app(standalone_mode=False, prog_name="harness")
     except (KeyboardInterrupt, typer.Abort):
-        _refuse("interrupted (run it again; what it wrote so far stays)")
+        code = INTERRUPTED
     except HarnessError as error:
         log = getattr(error, "log", "")
         _refuse(f"{error}{f' (read {log})' if log else ''}")
@@ -51,6 +53,8 @@ def main() -> None:
         _refuse(f"{message.rstrip('.')} ({path} --help)")
     except OSError as error:  # a name that no file can have, a folder that nobody may read, a full disk
         _refuse(f"{error.filename or 'a file'!s:.200}: {error.strerror or error} (name another, or set that right)")
+    if code == INTERRUPTED:
+        _refuse("interrupted (run it again; what it wrote so far stays)")
     sys.exit(code or 0)
 
 

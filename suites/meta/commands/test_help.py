@@ -14,7 +14,7 @@ from harness.cli import app
 from harness.profiles.profile import Match
 from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, EngagementCheck
-from suites.meta.builders.commands import CONFTEST, harness, write_evidence
+from suites.meta.builders.commands import CONFTEST, harness, refusal, write_evidence
 from suites.meta.builders.documents import DOCUMENTS
 from suites.meta.builders.evidence import rung
 from suites.meta.builders.made_up_validation import validated
@@ -194,3 +194,27 @@ def test_help_of_groups_names_their_commands(monkeypatch, capsys, path):
 def test_help_documents_the_exit_codes(monkeypatch, capsys):
     _, out, _ = harness(monkeypatch, capsys, "--help")
     assert re.search(r"0: done, and .*1: done, and .*2: misused or refused, ", out, re.DOTALL)
+
+
+def test_interrupted_command_says_so_in_a_line(monkeypatch, capsys):
+    """Ctrl-C, and the signals that end a process: no traceback."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.commands.compare.command.finished_run", interrupt)
+    code, printed, errors = harness(monkeypatch, capsys, "compare", "a", "b")
+    assert (code, printed) == (2, "")
+    assert refusal(errors) == "interrupted (run it again; what it wrote so far stays)"
+
+
+def test_version_names_what_results_depend_on(monkeypatch, capsys):
+    code, printed, _ = harness(monkeypatch, capsys, "--version")
+    assert code == 0
+    assert re.fullmatch(r"transformers-conformance \S+, torch \S+, transformers \S+\n", printed)
+
+
+def test_name_that_no_file_can_have_is_one_line(monkeypatch, capsys):
+    code, _, errors = harness(monkeypatch, capsys, "compare", "/" + "x" * 5000, "/dev/null")
+    assert code == 2
+    assert len(refusal(errors)) < 1100
