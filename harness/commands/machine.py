@@ -61,7 +61,7 @@ def machine(
     *,
     device: DeviceType = "",
     peaks: Annotated[
-        bool, typer.Option("--peaks/--no-peaks", help="measure the peaks and constants, in 20 s on a CPU")
+        bool, typer.Option("--peaks/--no-peaks", help="measure the peaks and constants, in 30 s on a CPU")
     ] = True,
     case_timeout: CaseTimeout = CASE_TIMEOUT,
     as_json: AsJson = False,

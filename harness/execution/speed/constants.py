@@ -96,7 +96,7 @@ GRAPHED = 1000
 
 
 def measure_machine(device: str) -> Peaks:
-    """Return the peaks of `device` with its constants, in about 20 s on a CPU. Without these nothing is predicted, and
+    """Return the peaks of `device` with its constants, in about 30 s on a CPU. Without these nothing is predicted, and
     the peaks hold all the same: they say why there are none."""
     peaks = measure_peaks(device)
     if device not in DEVICES:

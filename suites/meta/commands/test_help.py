@@ -25,7 +25,7 @@ from suites.meta.builders.two_sides import Scripted
 FOLDERS = {"RUN", "WORSE", "BETTER"}
 """Words that stand for the made-up runs."""
 INVOCATIONS = (
-    ("machine --device cpu --peaks --case-timeout 60", {0, 1}),  # really, and other jobs may run here
+    ("machine --device cpu --peaks --case-timeout 200", {0, 1}),  # really, and other jobs may run here
     ("machine --device cpu --no-peaks --json", {0, 1}),
     ("validate --device cpu --run-dir runs --fingerprint-seconds 1 --case-timeout 60", {0}),
     ("validate --device cpu --keep-going --json", {0}),
