@@ -24,7 +24,7 @@ from harness.session.interruption import interrupted_by
 REFUSED = 2
 """Exit code for misuse and refusals."""
 INTERRUPTED = 130
-"""What typer makes of Ctrl-C: 128 and the number of the signal."""
+"""Code that typer returns after Ctrl-C: 128 and the number of the signal."""
 UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 """Exception for a wrong command line: click's, or that of the copy of click in newer versions of typer."""
 
