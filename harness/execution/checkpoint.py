@@ -78,14 +78,14 @@ def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
 
 def _of_tensors(model: Any, info: dict[str, Any]) -> Iterator[str]:
     architecture = type(model).__name__
-    for names, what in (
-        (sorted(info["missing_keys"]), f"which {architecture} needs by its config.json"),
-        (sorted(info["unexpected_keys"]), f"which {architecture} does not know by its config.json"),
+    for names, verb, relation in (
+        (sorted(info["missing_keys"]), "lack", "needs"),
+        (sorted(info["unexpected_keys"]), "hold", "does not know"),
     ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            verb = "lack" if "needs" in what else "hold"
-            yield f"the weights {verb} {names[0]}{more}, {what} (save both from one model)"
+            which = f"which {architecture} {relation} by its config.json"
+            yield f"the weights {verb} {names[0]}{more}, {which} (save both from one model)"
     for name, stored, wanted in info["mismatched_keys"]:
         yield f"{name} has shape {tuple(stored)}, but config.json wants {tuple(wanted)} (save both from one model)"
     for name, tensor in model.state_dict().items():

@@ -106,8 +106,10 @@ def _sections(run: Run) -> list[_Section]:
     found = failures(run.verdicts, evidence=(), session_options=run.options, settings=settings)
     notes = [f"- note: {_clipped(note)}" for note in notes_of(run.environment)] if found else []
     failed = [*notes, *map(_failure, found)]
-    skipped = [_clipped(f"- {reason}: {', '.join(paths)}") for reason, paths in skipped_paths(run.verdicts).items()]
-    changed = [_clipped(f"- {line}") for line in changed_numerics(run.verdicts)]
+    skipped = [
+        f"- {_clipped(reason)}: {_clipped(', '.join(paths))}" for reason, paths in skipped_paths(run.verdicts).items()
+    ]
+    changed = [f"- {_clipped(line)}" for line in changed_numerics(run.verdicts)]
     return [
         _table("Speed and memory over eager's", "cases", ratio_table(run.verdicts), fold=SHOWN),
         _table("Paths", "techniques", path_table(run.verdicts)),
@@ -154,7 +156,7 @@ def _fitting(section: _Section, *, room: int) -> list[str]:
 
 
 def _environment(run: Run) -> list[str]:
-    entries = [_clipped(f"- {name}: {value}") for name, value in run.environment.items()]
+    entries = [f"- {_clipped(name)}: {_clipped(value)}" for name, value in run.environment.items()]
     lines = _fitting(_Section("Environment", "entries", entries), room=MOST // 8) or ["## Environment", "", ""]
     return [*lines, f"Started {run.started}, finished {run.finished or 'never'}, exit {exit_words(run)}."]
 

@@ -276,3 +276,13 @@ def test_marks_of_a_message_mean_nothing():
 )
 def test_marks_are_escaped(text, shown):
     assert escaped(text) == shown
+
+
+def test_items_of_lists_stay_items():
+    """Their texts are escaped, and not the marks of the report itself."""
+    changed = replace(GOOD, message="numerics changed: x", numbers={**GOOD.numbers, "fp32.rho.stored": 1.0})
+    lines = markdown(replace(RUN, verdicts=(BAD, AWAY, changed))).splitlines()
+    assert "- torch: 2.13.0" in lines
+    assert any(line.startswith("- UNSUPPORTED: needs cuda: ") for line in lines)
+    assert any(line.startswith("- a: numerics changed: x") for line in lines)
+    assert not any(line.startswith("\\") for line in lines)
