@@ -60,14 +60,15 @@ def failures(
     *,
     evidence: Collection[str],
     session_options: Sequence[str],
-    settings: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Failed]:
     """Return failing verdicts by case and message, since what fails a property fails those after it, too.
 
     `evidence` holds the cases of which the run has evidence; `session_options` are what the session was given, and
-    `settings` the variables that it ran under, as `settings_of` returns them.
+    `environment` is the run's.
     """
     failing = (verdict for verdict in verdicts if verdict.outcome.fails)
+    settings = settings_of(environment or {})
     groups = grouped(failing, lambda verdict: (verdict.case, verdict.message))
     return [
         Failed(
@@ -127,8 +128,7 @@ def failure_lines(
     Before them stand the settings of the run's `environment` that may be the cause. The other arguments are those of
     `failures`.
     """
-    settings = settings_of(environment or {})
-    failed = failures(verdicts, evidence=evidence, session_options=session_options, settings=settings)
+    failed = failures(verdicts, evidence=evidence, session_options=session_options, environment=environment)
     if failed:
         yield from (one_line(f"note: {note}", longest=LONGEST) for note in notes_of(environment or {}))
     for each in failed[:MOST_LISTED]:

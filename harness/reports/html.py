@@ -25,7 +25,7 @@ from harness.reports.page import CasePage, badges, with_badges
 from harness.reports.page_cases import Files, case_page, read_files
 from harness.reports.page_roofline import roofline
 from harness.reports.place import exit_words, machine_line
-from harness.reports.reproduce import notes_of, settings_of
+from harness.reports.reproduce import notes_of
 from harness.reports.tables import (
     changed_numerics,
     claim_table,
@@ -110,9 +110,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "memory": chart(run.verdicts, Property.MEMORY, name="memory over eager's"),
         "heat": heat_map,
         "legend": legend(heat_map) if heat_map else [],
-        "failures": failures(
-            run.verdicts, evidence=evidence, session_options=run.options, settings=settings_of(run.environment)
-        ),
+        "failures": failures(run.verdicts, evidence=evidence, session_options=run.options, environment=run.environment),
         "notes_on_failures": [*notes_of(run.environment)],
         "unfolded": UNFOLDED,
         "overview": overview,

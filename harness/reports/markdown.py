@@ -13,7 +13,7 @@ from harness.reports.failures import Failed, failures
 from harness.reports.headline import headline
 from harness.reports.overview import overview_table
 from harness.reports.place import exit_words, machine_line
-from harness.reports.reproduce import notes_of, settings_of
+from harness.reports.reproduce import notes_of
 from harness.reports.standings import path_table
 from harness.reports.tables import (
     case_table,
@@ -102,8 +102,7 @@ class _Section:
 
 def _sections(run: Run) -> list[_Section]:
     """Return all sections that grow with a run, except the table of cases. The overview stands below the failures."""
-    settings = settings_of(run.environment)
-    found = failures(run.verdicts, evidence=(), session_options=run.options, settings=settings)
+    found = failures(run.verdicts, evidence=(), session_options=run.options, environment=run.environment)
     notes = [f"- note: {_clipped(note)}" for note in notes_of(run.environment)] if found else []
     failed = [*notes, *map(_failure, found)]
     skipped = [
