@@ -113,6 +113,8 @@ def launch_ranks(run: CaseRun, ranks: int) -> PrecisionRun:
     request.write_bytes(pickle.dumps(run))
     command = [
         *(sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--monitor-interval=0.1"),
+        # torchrun would leave its own folder among the temporary files.
+        f"--log-dir={request.with_suffix('.logs')}",
         *("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "harness.execution.torchrun_rank", str(request)),
     ]
     code = subprocess.run(command, check=False).returncode

@@ -7,15 +7,19 @@ kept for many. A worker leads a process group of its own, and ends with the sess
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -34,6 +38,7 @@ from harness.errors import (
     full_disk_line,
 )
 from harness.execution.preloading import device_is_spoiled
+from harness.execution.scratch import Scratch
 from harness.machine.variables import WORKER_VARIABLES
 
 Answer = TypeVar("Answer")
@@ -42,10 +47,15 @@ SERVER = "harness.execution.fork_server"
 """Module that the server imports. It imports the rest."""
 
 _BOOKKEEPING = threading.Lock()
-"""Lock for reading how a process ended. Of two threads that read at once, multiprocessing would show one nothing."""
+"""Lock for starting processes and reading how they ended. Of two threads that read at once, multiprocessing would show
+one nothing."""
 
 SETTLING_SECONDS = 1.0
 """Seconds that the death of a rank may take to show after another rank noticed it."""
+LONGEST_FOLDER = 70
+"""Longest name of a folder for sockets. The system allows 107 bytes with multiprocessing's own two names below it."""
+AFTER_ITS_FOLDER = -200
+"""Priority of what multiprocessing does at the end. It removes its own folder at -100, and fails if that is gone."""
 GRACE_SECONDS = 10
 """Seconds after its deadline at which the kernel kills a worker that its parent could not."""
 
@@ -59,7 +69,7 @@ class Worker:
 
     def __init__(self, *, log: Path, threads: int = 0) -> None:
         """Start a worker whose standard output and error go to the file `log`. On a CPU it computes with that many
-        `threads`; 0 leaves it to torch. Raises WorkerDied if it cannot start."""
+        `threads`; 0 leaves it to torch. Raises WorkerDied if it cannot start, and DiskRefuses."""
         self.log = log
         context = _server()
         self._pipe, theirs = context.Pipe()
@@ -195,7 +205,27 @@ def _server() -> Any:
     # packages of the same names.
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *paths])
     context.set_forkserver_preload([SERVER])
+    with _BOOKKEEPING:
+        _sockets()
     return context
+
+
+@cache
+def _sockets() -> Scratch:
+    """Let multiprocessing keep its sockets in a folder of this process, which is swept after a kill, and return it.
+
+    Raises DiskRefuses.
+    """
+    scratch = Scratch()
+    if len(str(scratch.path)) <= LONGEST_FOLDER:
+        usual, tempfile.tempdir = tempfile.tempdir, str(scratch.path)
+        try:
+            multiprocessing.util.get_temp_dir()  # makes its folder once a process
+        finally:
+            tempfile.tempdir = usual
+        scratch.remove.atexit = False
+        multiprocessing.util.Finalize(None, shutil.rmtree, (scratch.path, True), exitpriority=AFTER_ITS_FOLDER)
+    return scratch
 
 
 def _serve(pipe: Connection, log: str, threads: int) -> None:

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -97,7 +98,9 @@ def test_ranks_that_do_not_divide_the_heads_are_told(runner, planned_case):
 
 
 def test_failure_under_torchrun_is_told(planned_case, tmp_path):
-    """With the file where the reason stands; and its ranks, which have sessions of their own, end with it."""
+    """With the file where the reason stands; and its ranks, which have sessions of their own, end with it. No folder
+    of torchrun is left."""
+    before = {*Path(tempfile.gettempdir()).glob("torchelastic_*")}
     case, optimization = planned_case("parallelism.tp2_torchrun", dtype=Dtype.FP32, workload="single")
     runner = Runner(probes=PROBES, logs=tmp_path, seconds=120)
     evidence = runner.evidence(case, optimization, fault="suites.meta.faults.ranks:rank_raises")
@@ -107,6 +110,7 @@ def test_failure_under_torchrun_is_told(planned_case, tmp_path):
     assert "RuntimeError: torchrun ended with exit code 1: a rank failed (read " in verdict.message
     assert "RuntimeError: rank 1 gives up" in Path(evidence.failure.log).read_text()
     assert left_running(tmp_path, ranks=2) == []
+    assert {*Path(tempfile.gettempdir()).glob("torchelastic_*")} <= before
 
 
 def test_rank_whose_launcher_is_gone_ends_before_it_imports_anything(tmp_path):

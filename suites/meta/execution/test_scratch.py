@@ -100,3 +100,52 @@ def test_what_is_not_ours_stays(temporary):
     sweep()
     assert (target / OWNER).exists()
     assert other.exists()
+
+
+WORKER = """
+import os, sys
+from pathlib import Path
+from harness.execution.worker import Worker
+worker = Worker(log=Path("worker.log"))
+print(worker.call(os.getcwd, seconds=60), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def started(tmp_path, tmp_path_factory, monkeypatch):
+    """Start a session with a worker: its process, and its folder of temporary files."""
+    folder = tmp_path_factory.mktemp("s")  # a name that leaves room for that of a socket
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert str(tmp_path) in process.stdout.readline()
+    return process, folder
+
+
+@pytest.mark.workers
+def test_sockets_of_a_killed_session_are_swept(started):
+    process, folder = started
+    process.kill()
+    process.communicate()
+    [left] = folder.glob(f"{PREFIX}*")
+    assert [*left.glob("pymp-*")]
+    assert [*folder.glob("pymp-*")] == []
+    aged(left)
+    sweep()
+    assert not left.exists()
+
+
+@pytest.mark.workers
+def test_sockets_of_a_session_end_with_it(started):
+    process, folder = started
+    assert "Traceback" not in process.communicate()[1]
+    assert process.returncode == 0
+    assert [*folder.glob(f"{PREFIX}*"), *folder.glob("pymp-*")] == []
