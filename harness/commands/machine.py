@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +23,8 @@ from harness.profiles.profile import BASELINES, Match, Profile, find_profile, ma
 from harness.records.measurements import Peaks
 from harness.records.prediction import Constants, Rate
 from harness.session.checkout import find_catalogue
+from harness.session.log_folder import LogFolder
 from harness.session.plan import Catalogue
-from harness.session.run_folder import scratch
 
 
 @dataclass(frozen=True)
@@ -96,10 +95,8 @@ def _examined(device: str, *, peaks: bool, seconds: float) -> Examined:
     from harness.commands.validate.examining import examine  # imports torch
     from harness.execution.worker import ask
 
-    logs = scratch("harness-machine-")
-    examined = ask(logs / "examine.log", partial(examine, peaks=peaks), device, seconds=seconds)
-    shutil.rmtree(logs)
-    return examined
+    with LogFolder("harness-machine-") as logs:
+        return ask(logs.path / "examine.log", partial(examine, peaks=peaks), device, seconds=seconds)
 
 
 def _here(

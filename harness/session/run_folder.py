@@ -7,14 +7,13 @@ A run folder holds `run.json`, `verdicts.jsonl`, `report.html`, `report.md`, `ju
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.errors import DiskRefuses, HarnessError
+from harness.errors import HarnessError
 from harness.judging.gate import Forgiven, awaited, gated, strays
 from harness.machine.locks import lock_at_once
 from harness.records.codec import SCHEMA, append_line, write_lines, write_record
@@ -210,17 +209,6 @@ def _locked(folder: Path) -> int:
         os.close(descriptor)
         raise HarnessError(f"{folder}: another session writes this run (wait until it ends, or end it)") from error
     return descriptor
-
-
-def scratch(prefix: str) -> Path:
-    """Make a new folder for logs among the temporary files. Raises DiskRefuses if that fails."""
-    try:
-        return Path(tempfile.mkdtemp(prefix=prefix))
-    except OSError as error:
-        where = error.filename or "temporary files"
-        raise DiskRefuses(
-            f"{where}: cannot hold logs: {error.strerror} (free the disk, or name another folder in TMPDIR)"
-        ) from error
 
 
 def fresh_folder(parent: Path, name: str) -> Path:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -39,9 +39,9 @@ from harness.records.evidence import Case
 from harness.records.workload import Workload
 from harness.reports.tables import aligned
 from harness.session.checkout import find_catalogue
+from harness.session.log_folder import LogFolder
 from harness.session.plan import Catalogue, find_model
 from harness.session.preconditions import refuse_device, refuse_models
-from harness.session.run_folder import scratch
 
 LADDER = (Dtype.FP32, Dtype.FP16, Dtype.BF16)
 
@@ -82,16 +82,14 @@ def calibrate(
     cases = _cases(catalogue, device, dtype or LADDER, model or (), workload or ())
     models = dict.fromkeys(case.recipe for case in cases)
     refuse_models(models, catalogue, seconds=case_timeout, notify=lambda line: typer.echo(line, err=True))
-    logs = scratch("harness-calibrate-")
-    runner = Runner(probes=catalogue.probes, logs=logs, seconds=case_timeout)
-    try:
+    with (
+        LogFolder("harness-calibrate-") as logs,
+        closing(Runner(probes=catalogue.probes, logs=logs.path, seconds=case_timeout)) as runner,
+    ):
         accelerators = "" if device == "cpu" else runner.device_names(device)
         refuse_simulated(accelerators, "calibrate")
         place = _place(profiles, Match(device, machine_of(device, accelerators)), root / BASELINES, profile)
         runs = measure(runner, cases, seeds=seeds, tell=lambda line: typer.echo(line, err=True))
-    finally:
-        runner.close()
-    shutil.rmtree(logs)  # of a worker that failed, its output is still there to read
     environment = describe(inventory, accelerators=accelerators)
     calibration = calibration_of(measured_spread(runs), cases, seeds=seeds, environment=environment)
     refuse_survivors(limits_of(calibration.values), root / FAULTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -22,7 +21,8 @@ from harness.profiles.profile import Match, Profile, find_profile, profile_name,
 from harness.records.run import Run
 from harness.records.run_files import RUN, any_run
 from harness.records.workload import ModelSpec
-from harness.session.run_folder import fresh_folder, link_latest, scratch
+from harness.session.log_folder import LogFolder
+from harness.session.run_folder import fresh_folder, link_latest
 
 SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
 """Suites that a machine must pass, below the root of the checkout."""
@@ -60,22 +60,23 @@ def examine_all(
     from harness.commands.validate.examining import examine_card  # imports torch
     from harness.commands.validate.fingerprinting import fingerprint
 
-    logs = scratch("harness-validate-")
     cards, fingerprints, failed = [], [], []
-    with devices_held(_keys(device, logs, seconds=deadline), alone=True):
+    with (
+        LogFolder("harness-validate-") as logs,
+        devices_held(_keys(device, logs.path, seconds=deadline), alone=True),
+    ):
         for index in range(number):
             about = device if device == "cpu" else f"{device}:{index}"
             try:
-                cards.append(ask(logs / "examine.log", examine_card, device, index, seconds=deadline))
+                cards.append(ask(logs.path / "examine.log", examine_card, device, index, seconds=deadline))
                 if model_spec:
                     arguments = (device, index, about, model_spec, seconds)
                     fingerprints.append(
-                        ask(logs / "fingerprint.log", fingerprint, *arguments, seconds=seconds + deadline)
+                        ask(logs.path / "fingerprint.log", fingerprint, *arguments, seconds=seconds + deadline)
                     )
             except WorkerFailed as error:
                 failed.append(crashed(about, error))
-    if not failed:
-        shutil.rmtree(logs)
+        logs.kept = bool(failed)
     return Examination(tuple(cards), tuple(fingerprints), tuple(failed))
 
 
