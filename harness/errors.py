@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from importlib import metadata
 
 LONGEST = 1000
 """Characters of the longest message on a file, which may quote what stands there."""
@@ -43,6 +44,18 @@ class HubSilent(ModelUnavailable):
 
 class Incompatible(HarnessError):
     """Things that do not go together, as the library or this project declares. The machine is not at fault."""
+
+
+class NotObservable(Incompatible):
+    """A release in which something is not seen though it is there. Nothing can be said of what engaged."""
+
+    def __init__(self, part: str, why: str) -> None:
+        self.why = why
+        releases = " with ".join(f"{name} {_version(name)}" for name in ("transformers", "torch"))
+        super().__init__(
+            f"not observable: observation of {part} no longer fits {releases}: {why} (take an older release, or a "
+            "newer harness)"
+        )
 
 
 class ReferenceInvalid(HarnessError):
@@ -92,6 +105,13 @@ def refuse_full_disk(error: Exception, request: str) -> None:
         raise DiskRefuses(
             f"{request}: {error} (free the disk, or point TMPDIR at another; in a container also /dev/shm)"
         )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "that is not installed"
 
 
 def first_line(text: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor
 
 from harness.observation.caches import CacheState, read_state
+from harness.observation.passes import PROMPT, TokenMark, mark
 
 Batch = tuple[Tensor, Tensor]
 """Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
@@ -100,13 +101,23 @@ def generate_free(
     return output, output.sequences[:, ids.shape[1] :]
 
 
-def _generate(model: Any, ids: Tensor, mask: Tensor, *, new_tokens: int, **options: Any) -> Any:
+def _generate(
+    model: Any,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    new_tokens: int,
+    logits_processor: Sequence[LogitsProcessor] = (),
+    **options: Any,
+) -> Any:
+    mark(PROMPT)
     return model.generate(
         ids,
         attention_mask=mask,
         max_new_tokens=new_tokens,
         logits_to_keep=PROMPT_LOGITS,  # in every run, so that one compiled graph serves all
         return_dict_in_generate=True,
+        logits_processor=[*logits_processor, TokenMark()],
         **options,
     )
 

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import NO_ROOM, WorkerDied, WorkerFailed, WorkerRaised, WorkerTimedOut, refuse_full_disk
+from harness.errors import (
+    NO_ROOM,
+    NotObservable,
+    WorkerDied,
+    WorkerFailed,
+    WorkerRaised,
+    WorkerTimedOut,
+    refuse_full_disk,
+)
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Sampling, TimedBlock, joined, memory_of
@@ -23,16 +31,17 @@ from harness.paths.base import Optimization
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, MemoryComparison, Peaks, Speed
-from harness.records.observation import Rank
+from harness.records.observation import SERVED, SPREAD, Rank
 from harness.records.workload import Folder, ModelSpec, Probes, Seeded
 
 if TYPE_CHECKING:
-    from harness.execution import loading, ranks
+    from harness.execution import fit, loading, ranks
     from harness.execution.correctness import candidate
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
     from harness.execution.speed import constants, paired
 else:
+    fit = LazyModule("harness.execution.fit")
     references = LazyModule("harness.execution.correctness.references.eager")
     candidate = LazyModule("harness.execution.correctness.candidate")
     ranks = LazyModule("harness.execution.ranks")
@@ -67,8 +76,8 @@ class Runner(WorkerPool):
         tensors stay in the folder `kept` if named. Several threads may run different cases at once."""
         rungs_run: list[PrecisionRun] = []
         trusts: list[EagerCheck] = []
-        floor, why_none = 0.0, {}
-        for dtype in rungs or optimization.rungs(case):
+        floor, why_none = 0.0, self._why_unseen(optimization)
+        for dtype in () if why_none else rungs or optimization.rungs(case):
             try:
                 run = replace(self.case_run(case, optimization, fault=fault), dtype=dtype)
                 run = replace(run, setup=replace(run.setup, kept=kept))
@@ -189,6 +198,19 @@ class Runner(WorkerPool):
             self.once(("built", device), f"build-quanto-{device}", build_quanto, device, more=BUILD_SECONDS)
         except WorkerFailed as error:
             raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
+
+    def _why_unseen(self, optimization: Optimization) -> dict[str, Failure]:
+        """Return the failure of a case whose optimization cannot be observed in the installed releases; empty if it can
+        be."""
+        try:
+            misfits = self.once(("observation",), "observation", fit.misfits)
+        except WorkerFailed as error:
+            return {"failure": failure_of(error, "observation")}
+        used = {SERVED: optimization.serving(), SPREAD: optimization.launch()}
+        for part, why in misfits.items():
+            if used.get(part, True):
+                return {"failure": Failure(Outcome.UNSUPPORTED, str(NotObservable(part, why)))}
+        return {}
 
     def _run(self, name: str, run: CaseRun) -> PrecisionRun:
         self.build(run.optimization, run.setup.device)

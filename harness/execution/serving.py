@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -23,6 +23,7 @@ from harness.errors import HarnessError, Incompatible
 from harness.execution.generation import Batch, count_not_ended
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
+from harness.observation.passes import PROMPT, TOKEN, mark
 from harness.observation.watch import Observer, profiled_events, windows_of
 from harness.observation.wrapping import wrapped
 from harness.paths.base import Aspect, Serving
@@ -52,6 +53,23 @@ class Served:
     """(B, N, V): the model's own, from which each token was chosen; None if a recorded or compiled step hid them."""
     unended: int = 0
     """Number of requests that ended wrongly, as in `FreeRun.unended`."""
+
+
+def watched_functions() -> tuple[tuple[Any, str], ...]:
+    """Return the functions of transformers that are watched, each by its owner and name: a step, the warm-up, the
+    search for a shared prefix, and the choice of logits processors."""
+    from transformers.generation.continuous_batching.cache import PagedAttentionCache
+    from transformers.generation.continuous_batching.cb_logits_processors import (
+        ContinuousBatchingLogitsProcessorList,
+    )
+    from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
+
+    return (
+        (ContinuousBatchProcessor, "_generation_step"),
+        (ContinuousBatchProcessor, "warmup"),
+        (PagedAttentionCache, "search_prefix_match"),
+        (ContinuousBatchingLogitsProcessorList, "_validate_processors"),
+    )
 
 
 class BatchingWatch(Observer):
@@ -111,17 +129,10 @@ class BatchingWatch(Observer):
 
     @contextmanager
     def _looking(self) -> Iterator[None]:
-        from transformers.generation.continuous_batching.cache import PagedAttentionCache
-        from transformers.generation.continuous_batching.cb_logits_processors import (
-            ContinuousBatchingLogitsProcessorList as Processors,
-        )
-        from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
-
+        watchers: tuple[Callable[..., Any], ...] = (self._step, self._profiled, self._match, self._validate)
         with ExitStack() as stack:
-            stack.enter_context(wrapped(ContinuousBatchProcessor, "_generation_step", self._step))
-            stack.enter_context(wrapped(PagedAttentionCache, "search_prefix_match", self._match))
-            stack.enter_context(wrapped(Processors, "_validate_processors", self._validate))
-            stack.enter_context(wrapped(ContinuousBatchProcessor, "warmup", self._profiled))
+            for (owner, name), watcher in zip(watched_functions(), watchers, strict=True):
+                stack.enter_context(wrapped(owner, name, watcher))
             for name in GRAPH_CALLS:
                 if hasattr(torch.cuda.CUDAGraph, name):  # a CPU build has a class without methods
                     stack.enter_context(wrapped(torch.cuda.CUDAGraph, name, partial(self._graph, name)))
@@ -144,8 +155,11 @@ class BatchingWatch(Observer):
             self._stepping = False
 
     def _profiled(self, original: Any, processor: Any, model: Any) -> Any:
+        requests = processor.inputs_and_outputs.requests_in_batch
         # Graphs are recorded in the warm-up, and only there shows what a replay runs.
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            # A step with part of a prompt is a prefill, whatever else it serves.
+            mark(PROMPT if any(request.query_length > 1 for request in requests) else TOKEN)
             result = original(processor, model)
         self._seen += profiled_events(profiler)
         return result

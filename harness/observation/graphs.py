@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -58,10 +59,19 @@ def graphs_marked() -> Iterator[None]:
         yield
 
 
-def as_computed(events: list[Event]) -> list[list[Event]]:
-    """Return groups of events, by start in each: first what was computed at once, then what each replay computed."""
+@dataclass(frozen=True)
+class Computed:
+    """Events that were computed together, by start."""
+
+    events: list[Event]
+    at: int | None = None
+    """Start of the replay that computed them, in nanoseconds. None for events that show by themselves when they ran."""
+
+
+def as_computed(events: list[Event]) -> list[Computed]:
+    """Return first what was computed at once, then what each replay computed."""
     at_once: list[Event] = []
-    replayed: list[list[Event]] = []
+    replayed: list[Computed] = []
     captured: dict[str, list[Event]] = {}
     graph, until = "", 0
     for name, event in events:
@@ -70,9 +80,9 @@ def as_computed(events: list[Event]) -> list[list[Event]]:
             graph, until = name.removeprefix(CAPTURED), start + event.duration_ns()
             captured[graph] = []  # a graph that is captured anew computes nothing of what it was
         elif name.startswith(REPLAYED):
-            replayed.append(captured.get(name.removeprefix(REPLAYED), []))
+            replayed.append(Computed(captured.get(name.removeprefix(REPLAYED), []), start))
         elif graph and start <= until:
             captured[graph].append((name, event))
         else:
             at_once.append((name, event))
-    return [at_once, *replayed]
+    return [Computed(at_once), *replayed]

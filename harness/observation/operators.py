@@ -9,12 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.errors import HarnessError
+from harness.observation.passes import TOKEN
 from harness.records.enums import Dtype
 from harness.records.observation import FLASH, SDPA
 from harness.records.prediction import OperatorCalls, RunOperators, StepOperators
 
-FIRST_TOKEN = "## first token"
-"""Event between the prefill and the decode steps."""
 FACTORS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1, "aten::linear": 0, "aten::mv": 0}
 """Matrix products, with the place of their first factor among their inputs."""
 CAUSAL = {
@@ -66,7 +65,7 @@ def operators_of(profiler: Any, *, decode_steps: int, element: int) -> RunOperat
     HarnessError if the run did not mark its first token.
     """
     events = profiler.profiler.kineto_results.events()
-    first = next((event.start_ns() for event in events if event.name() == FIRST_TOKEN), None)
+    first = next((event.start_ns() for event in events if event.name().startswith(TOKEN)), None)
     if first is None:
         raise HarnessError("the profile of a run holds no first token, so that its steps cannot be told apart")
     split: tuple[list[Any], list[Any]] = ([], [])

@@ -16,12 +16,13 @@ import torch._dynamo
 from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
-from harness.errors import HarnessError, Incompatible, first_line
+from harness.errors import HarnessError, Incompatible, NotObservable, first_line
 from harness.machine.local_kernels import LAYERS, kernel_logs, serving_folders
 from harness.observation.caches import read_layers
-from harness.observation.graphs import MARKS, as_computed, graphs_marked
+from harness.observation.graphs import MARKS, Computed, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
 from harness.observation.linears import head_name, read_linears
+from harness.observation.passes import PASSES, Passes
 from harness.observation.wrapping import wrapped
 from harness.records.observation import (
     EAGER_ATTENTION,
@@ -31,7 +32,6 @@ from harness.records.observation import (
     SDPA,
     AttentionCall,
     Observation,
-    Phase,
 )
 
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
@@ -47,7 +47,7 @@ PRODUCTS = {"aten::bmm": 0, "aten::baddbmm": 1}
 """Products of batches of matrices, with the place of their first factor among their inputs."""
 WATCHED = (
     *(SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, *PRODUCTS),
-    *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, COMPILING),
+    *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, *PASSES, COMPILING),
 )
 ATTENTION_LAYERS = {
     "full_attention": "",
@@ -107,7 +107,10 @@ class Observer:
         `decode_steps` is the number of forward passes that each made after its prefill.
         """
         model, groups = self._model, as_computed(self._events())
-        events = [event for group in groups for event in group]
+        events = [event for group in groups for event in group.events]
+        passes = Passes(events)
+        if outputs and not passes.tokens:
+            raise NotObservable("passes", "generate calls no logits processor")
         caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
         config = model.config.get_text_config()
@@ -117,8 +120,8 @@ class Observer:
             dtype=str(model.dtype).removeprefix("torch."),
             attention_implementation=model.config._attn_implementation,
             padded=padded,
-            attention=tuple(_without_wrappers([call for group in groups for call in _attention_calls(group)])),
-            kernel_calls=tuple(_kernel_calls()),
+            attention=tuple(_without_wrappers([call for group in groups for call in attention_calls(group, passes)])),
+            kernel_calls=tuple(_kernel_calls(passes)),
             kernel_folders=serving_folders(),
             prefills=len(outputs),
             decode_steps=decode_steps * len(outputs),
@@ -162,7 +165,8 @@ def profiled_events(profiler: profile) -> list[tuple[str, Any]]:
 
 def kernels_used(events: list[tuple[str, Any]]) -> tuple[str, ...]:
     """Return the kernels in the profiler's events, as `Engagement.kernels` names those that operators show."""
-    attention = {f"{call.phase} {call.operator}" for call in _without_wrappers(list(_attention_calls(events)))}
+    calls = attention_calls(Computed(events), Passes(events))
+    attention = {f"{call.phase} {call.operator}" for call in _without_wrappers(list(calls))}
     return tuple(sorted(attention | {f"packed {name}" for name, _ in events if name.startswith(PACKED)}))
 
 
@@ -173,12 +177,12 @@ def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(name for name in named if name.partition(" ")[2].startswith(WATCHED)))
 
 
-def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
-    # The first input of each is the query, or for eager the scores. Its last dimension but one counts the query's
-    # positions, of which a decode step has one.
+def attention_calls(group: Computed, passes: Passes) -> Iterator[AttentionCall]:
+    """Yield the calls of attention among events. Raises NotObservable if an operator is not given what it should."""
+    # The first input of each is the query, or for eager the scores.
     inside_sdpa_until = compiling_until = 0
     product: list[int] = []
-    for name, event in events:
+    for name, event in group.events:
         if name == COMPILING:
             compiling_until = max(compiling_until, event.start_ns() + event.duration_ns())
         if event.start_ns() <= compiling_until:
@@ -187,14 +191,19 @@ def _attention_calls(events: list[tuple[str, Any]]) -> Iterator[AttentionCall]:
             inside_sdpa_until = event.start_ns() + event.duration_ns()
             continue
         shapes = event.shapes()
+        phase = passes.phase(event.start_ns() if group.at is None else group.at)
         if name in PRODUCTS:
             product = _product(shapes[PRODUCTS[name] :])
         elif name.startswith(FLASH) and shapes and len(shapes[0]) in {3, 4}:
-            yield _flash_call(name, shapes)
-        elif name.startswith(SDPA) and shapes and len(shapes[0]) == 4:
-            yield AttentionCall(_phase(shapes[0]), name, masked=any(len(shape) == 4 for shape in shapes[3:]))
+            # Sequences end to end, as (positions, heads, size), come with the places where each of them begins.
+            yield AttentionCall(phase, name, masked=len(shapes[0]) == 3, queries=shapes[0][-3])
+        elif name.startswith(SDPA):
+            if not shapes or len(shapes[0]) != 4:
+                raise NotObservable("attention", f"{name} is given {shapes[:1]}, but should a query of 4 dimensions")
+            masked = any(len(shape) == 4 for shape in shapes[3:])
+            yield AttentionCall(phase, name, masked=masked, queries=shapes[0][-2])
         elif name == EAGER_ATTENTION and event.start_ns() > inside_sdpa_until and _of_scores(shapes, product):
-            yield AttentionCall(_phase(shapes[0]), name)
+            yield AttentionCall(phase, name, queries=shapes[0][-2])
             product = []
 
 
@@ -224,23 +233,11 @@ def _without_wrappers(calls: list[AttentionCall]) -> list[AttentionCall]:
     return [call for call in calls if call not in flash] + next(filter(None, levels), [])
 
 
-def _flash_call(name: str, shapes: list[list[int]]) -> AttentionCall:
-    if len(shapes[0]) == 4:  # queries of a batch: (rows, positions, heads, size)
-        return AttentionCall(Phase.DECODE if shapes[0][1] == 1 else Phase.PREFILL, name)
-    # Those of sequences end to end are (positions, heads, size), and come with the places where each of them begins.
-    rows = next((shape[0] - 1 for shape in shapes if len(shape) == 1 and shape[0] > 1), 1)
-    return AttentionCall(Phase.DECODE if shapes[0][0] == rows else Phase.PREFILL, name, masked=True)
-
-
-def _phase(query: list[int]) -> Phase:
-    return Phase.DECODE if query[-2] == 1 else Phase.PREFILL
-
-
-def _kernel_calls() -> Iterator[AttentionCall]:
+def _kernel_calls(passes: Passes) -> Iterator[AttentionCall]:
     for repository, log in kernel_logs():
-        for function, query_length in log:
+        for (function, _), phase in zip(log, passes.kernel_phases(repository, len(log)), strict=True):
             if function not in LAYERS.values():
-                yield AttentionCall(_phase([query_length, 0]), f"{repository}:{function}", masked="varlen" in function)
+                yield AttentionCall(phase, f"{repository}:{function}", masked="varlen" in function)
 
 
 def windows_of(config: Any) -> tuple[int, ...]:

@@ -213,11 +213,13 @@ def attention_claim(
 ) -> EngagementCheck:
     """Return the claim that a phase made all its attention calls through operators that match the pattern `operators`.
 
-    In compiled code each may come once more, when the graph runs for the first time. In the prefill of padded rows each
-    must come with a mask. Later, padding may have left a sliding window. Eager's mask cannot be seen at its operator.
+    In compiled code each may come once more, when the graph runs for the first time. Where padded rows are passed as a
+    whole, each must come with a mask: in the prefill and, without a cache, in every step. Otherwise, padding may have
+    left a sliding window. Eager's mask cannot be seen at its operator.
     """
     made = [call for call in (observation.attention if calls is None else calls) if call.phase is phase]
-    must_mask = observation.padded and phase is Phase.PREFILL and operators != EAGER_ATTENTION
+    whole = phase is Phase.PREFILL or not observation.cached
+    must_mask = observation.padded and whole and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
     holds = (
         (len(made) == observation.calls(phase) or len(made) > observation.calls(phase) > 0 < observation.compiled_calls)

@@ -11,7 +11,7 @@ from harness.machine.requirements import Accelerator, ExtensionBuild, Need, Pack
 from harness.paths.base import Aspect, Optimization, RunContext, cache_claims, dynamic_cache, equal, tally
 from harness.records.enums import Bottleneck, Technique, Tolerance
 from harness.records.evidence import GROUP, EngagementCheck
-from harness.records.observation import NO_CACHE, Observation
+from harness.records.observation import NO_CACHE, Observation, Phase
 
 PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
 """Distribution package of each backend of quantized caches."""
@@ -59,7 +59,15 @@ class NoCache(Optimization):
         return {"use_cache": False}
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
-        return [equal("cache", NO_CACHE, ", ".join(sorted(set(observation.caches))))]
+        cache = equal("cache", NO_CACHE, ", ".join(sorted(set(observation.caches))))
+        first, later = (
+            [call.queries for call in observation.attention if call.phase is phase and call.queries] for phase in Phase
+        )
+        if not first or not later:
+            return [cache]  # compiled code hides them
+        # A cache that is used in secret leaves one position for each step.
+        longer = min(later) > min(first)
+        return [cache, EngagementCheck("positions in decode", f"more than {min(first)}", f"{min(later)}", longer)]
 
 
 @dataclass(frozen=True)

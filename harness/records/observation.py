@@ -13,6 +13,8 @@ SDPA = "aten::_scaled_dot_product_"
 FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
 """Prefixes of operators and functions of flash-attention's packages, and of its kernels from the hub."""
 FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
+SERVED, SPREAD = "continuous batching", "tensor parallelism"
+"""Parts of observation that concern only paths that serve requests, and only those that run on several ranks."""
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
 
@@ -32,6 +34,8 @@ class AttentionCall:
     masked: bool = False
     """Whether a mask, or lengths of unpadded sequences, came with the call. Eager adds its
     mask before the softmax, where it cannot be seen."""
+    queries: int = 0
+    """Positions of its query, each once for every head that a release lays among them; 0 if a kernel does not tell."""
 
 
 @dataclass(frozen=True)
@@ -228,9 +232,6 @@ class Observation:
         return any(cache != NO_CACHE for cache in self.caches)
 
     def calls(self, phase: Phase) -> int:
-        """Return the number of attention calls that a phase must make: one per attention layer and forward pass.
-        Without a cache every pass is over the whole sequence, like a prefill."""
+        """Return the number of attention calls that a phase must make: one per attention layer and forward pass."""
         passes = {Phase.PREFILL: self.prefills, Phase.DECODE: self.decode_steps}
-        if not self.cached:
-            passes = {Phase.PREFILL: self.prefills + self.decode_steps, Phase.DECODE: 0}
         return len(self.windows) * passes[phase]

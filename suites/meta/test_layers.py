@@ -28,7 +28,13 @@ WITHOUT_TORCH = ("records", "profiles", "judging", "reports", "session", "option
 """Finished runs are judged and reported, and cases planned, without importing torch or transformers."""
 NOT_OF_JUDGING = ("torch", "transformers", "harness.records.codec", "harness.records.run_files", "harness.machine")
 """Judging is pure: it reads neither files nor the machine, and imports no torch, wherever it stands."""
-COMMANDS = {"confirm": {"compare"}, "merge": {"compare"}, "validate": {"baseline"}, "machine": {"validate"}}
+COMMANDS = {
+    "confirm": {"compare"},
+    "upgrade": {"compare", "confirm"},
+    "merge": {"compare"},
+    "validate": {"baseline"},
+    "machine": {"validate"},
+}
 """Commands that use others. The modules `command` and `options` of the folder are for all."""
 IN_WORKERS = {
     "harness.commands.calibrate.symmetry",

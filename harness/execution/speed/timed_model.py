@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 from transformers.generation.streamers import BaseStreamer
 
 from harness.errors import Incompatible
@@ -21,7 +21,8 @@ from harness.execution.serving import answer_all
 from harness.execution.setup import CaseRun
 from harness.machine.peaks import synchronize
 from harness.machine.requirements import Accelerator
-from harness.observation.operators import FIRST_TOKEN, operators_of
+from harness.observation.operators import operators_of
+from harness.observation.passes import TOKEN, mark
 from harness.observation.watch import kernels_used, profiled_events, shown_by_operators
 from harness.paths.base import Optimization
 from harness.records.measurements import Sample
@@ -44,8 +45,7 @@ class FirstToken(BaseStreamer):
         self.handed += 1
         if self.handed == 2:
             self.at = time.perf_counter()
-            with record_function(FIRST_TOKEN):
-                pass
+            mark(TOKEN)
 
     def end(self) -> None:
         """Do nothing, since no token is held back."""

@@ -22,9 +22,9 @@ LAYERS, STEPS, PROMPT = 4, 7, 93
 LENGTH = PROMPT + STEPS
 
 
-def calls(operator, *, prefill=LAYERS, decode=LAYERS * STEPS, masked=True):
-    return (AttentionCall(Phase.PREFILL, operator, masked),) * prefill + (
-        AttentionCall(Phase.DECODE, operator, masked),
+def calls(operator, *, prefill=LAYERS, decode=LAYERS * STEPS, masked=True, queries=1):
+    return (AttentionCall(Phase.PREFILL, operator, masked, PROMPT),) * prefill + (
+        AttentionCall(Phase.DECODE, operator, masked, queries),
     ) * decode
 
 
@@ -186,7 +186,7 @@ ENGAGED = {
     "caching.dynamic": EAGER,
     "caching.none": replace(
         EAGER,
-        attention=calls("aten::_softmax", prefill=LAYERS * (STEPS + 1), decode=0, masked=False),
+        attention=calls("aten::_softmax", masked=False, queries=PROMPT + 1),
         caches=("none",),
         cache_layers=(),
     ),

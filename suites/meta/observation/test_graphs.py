@@ -7,7 +7,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from harness.observation.graphs import CAPTURED, REPLAYED, as_computed, graphs_marked
-from harness.observation.watch import EAGER_ATTENTION, _attention_calls, kernels_used, profiled_events
+from harness.observation.passes import PROMPT, TOKEN, Passes, mark
+from harness.observation.watch import EAGER_ATTENTION, attention_calls, kernels_used, profiled_events
 from harness.records.observation import Phase
 
 SCORES = torch.zeros(2, 4, 1, 9)
@@ -45,11 +46,13 @@ def events(monkeypatch):
 
 def attention(events):
     """Phase of every attention call, group by group."""
-    return [[call.phase for call in _attention_calls(group)] for group in as_computed(events)]
+    passes = Passes(events)
+    return [[call.phase for call in attention_calls(group, passes)] for group in as_computed(events)]
 
 
 def recorded_and_replayed(graph_class, *, layers=2, replays=5):
     """Do as inductor does: a step that warms up, then one that is captured and replayed at once, then replays."""
+    mark(TOKEN)
     graph = graph_class()
     for _ in range(layers):
         torch.softmax(SCORES, -1)
@@ -75,6 +78,22 @@ def test_captured_operators_count_once_for_each_replay(events):
 
 def test_capture_that_is_never_replayed_computes_nothing(events):
     assert attention(events(lambda graph_class: recorded_and_replayed(graph_class, replays=0))) == [[Phase.DECODE] * 2]
+
+
+def test_replay_belongs_to_the_pass_in_which_it_runs(events):
+    """A graph may be captured in one phase and replayed in another."""
+
+    def replayed_later(graph_class):
+        mark(PROMPT)
+        graph = graph_class()
+        graph.capture_begin()
+        torch.softmax(SCORES, -1)
+        graph.capture_end()
+        graph.replay()
+        mark(TOKEN)
+        graph.replay()
+
+    assert attention(events(replayed_later)) == [[], [Phase.PREFILL], [Phase.DECODE]]
 
 
 def test_each_graph_has_its_own_operators(events):

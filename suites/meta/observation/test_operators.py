@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import HarnessError
 from harness.observation import operators
-from harness.observation.operators import FIRST_TOKEN, operators_of, step_of
+from harness.observation.operators import operators_of, step_of
+from harness.observation.passes import TOKEN, mark
 from harness.records.enums import Dtype
 
 
@@ -19,8 +20,7 @@ def seen(*works, steps=1, element=4):
     first, *rest = works
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         first()
-        with record_function(FIRST_TOKEN):
-            pass
+        mark(TOKEN)
         for work in rest:
             work()
     return operators_of(profiler, decode_steps=steps, element=element)

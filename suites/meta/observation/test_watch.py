@@ -10,21 +10,22 @@ import torch
 import transformers
 from torch.profiler import ProfilerActivity, profile
 
-from harness.errors import Incompatible
+from harness.errors import Incompatible, NotObservable
 from harness.execution.serving import BatchingWatch
 from harness.execution.worker import Worker
 from harness.machine.local_kernels import kernel_logs
+from harness.observation.graphs import Computed
+from harness.observation.passes import PROMPT, TOKEN, Passes, mark
 from harness.observation.watch import (
-    _attention_calls,
-    _flash_call,
     _regions,
     _without_wrappers,
+    attention_calls,
     profiled_events,
     shown_by_operators,
     windows_by_layer,
     windows_of,
 )
-from harness.records.observation import AttentionCall, Phase
+from harness.records.observation import SDPA, AttentionCall, Phase
 
 
 def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
@@ -64,17 +65,30 @@ def test_unknown_kind_of_layer_is_incompatible():
 
 
 @pytest.mark.parametrize(
-    ("shapes", "phase", "masked"),
+    ("shapes", "masked"),
     [
-        ([[2, 9, 4, 8], [2, 9, 4, 8]], Phase.PREFILL, False),
-        ([[2, 1, 4, 8], [2, 9, 4, 8]], Phase.DECODE, False),
-        ([[15, 4, 8], [15, 4, 8], [15, 4, 8], [3], [3]], Phase.PREFILL, True),
-        ([[2, 4, 8], [17, 4, 8], [17, 4, 8], [3], [3]], Phase.DECODE, True),
+        ([[2, 9, 4, 8], [2, 9, 4, 8]], False),
+        ([[15, 4, 8], [15, 4, 8], [15, 4, 8], [3], [3]], True),
     ],
 )
-def test_phase_of_flash_attention_is_read_from_its_shapes(shapes, phase, masked):
-    """In a decode step there are as many queries as sequences."""
-    assert _flash_call("flash_attn_3::fwd", shapes) == AttentionCall(phase, "flash_attn_3::fwd", masked)
+def test_sequences_end_to_end_count_as_masked(shapes, masked):
+    call = ("flash_attn_3::fwd", event(*shapes))
+    assert calls_of([call]) == [AttentionCall(Phase.PREFILL, "flash_attn_3::fwd", masked, shapes[0][-3])]
+
+
+@pytest.mark.parametrize("heads", [[2, 4, 1, 8], [2, 2, 2, 8]], ids=["one query", "a group's heads as queries"])
+def test_phase_is_that_of_the_forward_pass(heads):
+    """transformers 5.24 lays the heads of a group where positions were, so that a decode step has several."""
+    marks = [(f"{PROMPT} ", event(start=1)), (f"{TOKEN} ", event(start=5)), (f"{PROMPT} ", event(start=9))]
+    calls = [(f"{SDPA}flash_attention", event(heads, heads, heads, start=start)) for start in (3, 7, 11)]
+    assert [call.phase for call in calls_of([*marks, *calls])] == [Phase.PREFILL, Phase.DECODE, Phase.PREFILL]
+
+
+def test_query_of_an_unknown_form_is_told():
+    """A release that hands torch something else must not read as one without attention."""
+    call = (f"{SDPA}flash_attention", event([30, 8], [30, 8], [30, 8]))
+    with pytest.raises(NotObservable, match=r"observation of attention no longer fits transformers .*\[\[30, 8\]\]"):
+        calls_of([call])
 
 
 def test_function_that_wraps_an_operator_is_not_counted_twice():
@@ -107,6 +121,7 @@ def watch_compiled(kind):
     with torch._dynamo.config.patch(recompile_limit=3), Observer(model, layers=False) as watch:  # noqa: SLF001 - no public switch
         for size in sizes:
             compiled(torch.zeros(size))
+        mark(TOKEN)
         torch.compile(function, mode="max-autotune")
     return watch.seen([SimpleNamespace(past_key_values=None)], lengths=[1], padded=False, decode_steps=1)
 
@@ -207,6 +222,10 @@ def event(*shapes, start=1, duration=1):
     return SimpleNamespace(start_ns=lambda: start, duration_ns=lambda: duration, shapes=lambda: list(shapes))
 
 
+def calls_of(events):
+    return list(attention_calls(Computed(events), Passes(events)))
+
+
 SCORES = ("aten::bmm", event([32, 57, 64], [32, 64, 57]))
 VALUES = ("aten::bmm", event([32, 57, 57], [32, 57, 64]))
 BIASED = ("aten::baddbmm", event([32, 1, 58], [32, 1, 64], [32, 64, 58]))
@@ -216,7 +235,7 @@ BIASED = ("aten::baddbmm", event([32, 1, 58], [32, 1, 64], [32, 64, 58]))
     ("events", "phases"),
     [
         ([SCORES, ("aten::_softmax", event([32, 57, 57])), VALUES], [Phase.PREFILL]),
-        ([BIASED, ("aten::_softmax", event([32, 1, 58]))], [Phase.DECODE]),
+        ([(f"{TOKEN} ", event()), BIASED, ("aten::_softmax", event([32, 1, 58]))], [Phase.DECODE]),
         ([SCORES, ("aten::_softmax", event([2, 16, 57, 57]))], [Phase.PREFILL]),
         # A router's, over rows, positions and experts; the chances of tokens; and either after attention is over.
         ([("aten::_softmax", event([4, 57, 8]))], []),
@@ -227,7 +246,7 @@ BIASED = ("aten::baddbmm", event([32, 1, 58], [32, 1, 64], [32, 64, 58]))
     ],
 )  # fmt: skip
 def test_softmax_of_three_dimensions_is_attention_where_it_is_of_queries_times_keys(events, phases):
-    assert [call.phase for call in _attention_calls(events)] == phases
+    assert [call.phase for call in calls_of([(f"{PROMPT} ", event(start=0)), *events])] == phases
 
 
 def test_compiled_region_of_a_real_trace_is_named_by_its_frame():
@@ -260,6 +279,7 @@ def test_eager_attention_of_every_architecture_is_seen(kind, shape):
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         first = model(input_ids=torch.ones(2, 7, dtype=torch.long), use_cache=True)
+        mark(TOKEN)
         model(input_ids=torch.ones(2, 1, dtype=torch.long), past_key_values=first.past_key_values)
-    calls = list(_attention_calls(profiled_events(profiler)))
-    assert calls == [AttentionCall(phase, "aten::_softmax") for phase in Phase for _ in range(2)]
+    calls = [(call.phase, call.operator) for call in calls_of(profiled_events(profiler))]
+    assert calls == [(phase, "aten::_softmax") for phase in Phase for _ in range(2)]

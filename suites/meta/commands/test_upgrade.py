@@ -1,0 +1,233 @@
+"""`harness upgrade`: the effect of a version on each path, and environments that differ in one package."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import pytest
+
+from harness.commands.compare.cases import Weight
+from harness.commands.confirm.confirm import NOT_COMPARED, CaseResult, Confirmation
+from harness.commands.upgrade.environments import Environment, make_environment, requirement
+from harness.commands.upgrade.techniques import Effect, acceptable, effects, summary, table, unconfirmed
+from harness.errors import HarnessError
+from harness.records.enums import Outcome, Property
+from suites.meta.builders.commands import CONFTEST, harness, refusal
+from suites.meta.builders.recorded_runs import FLASH, SDPA, STATIC, Checkout, verdict
+from suites.meta.builders.two_runs import SLOWDOWN, UPGRADED, found, side, timed
+from suites.meta.builders.two_runs import STATIC as TIMED
+
+CASES = (SDPA, FLASH, STATIC)
+
+
+def judged(**outcomes):
+    """Verdicts of three paths on engagement, passing but for those that are named, by the end of the path's name."""
+    return tuple(
+        replace(
+            verdict(of, outcomes.get(of.path.rpartition(".")[2], Outcome.PASS), asked=Property.ENGAGEMENT),
+            message=f"{of.id}: so",
+        )
+        for of in CASES
+    )
+
+
+def effect_of(path, was, now, *, second=None):
+    old, new = side({}, verdicts=was), side({}, verdicts=now, environment=UPGRADED)
+    every = effects(old.run, new.run, found(new, old), second or {})
+    return next(each for each in every if each.path == path)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "effect"),
+    [
+        (Outcome.PASS, Outcome.PASS, Effect.SAME),
+        (Outcome.PASS, Outcome.NOT_ENGAGED, Effect.IGNORED),
+        (Outcome.UNSUPPORTED, Outcome.NOT_ENGAGED, Effect.IGNORED),
+        (Outcome.PASS, Outcome.MISMATCH, Effect.WORSE),
+        (Outcome.PASS, Outcome.UNSUPPORTED, Effect.REFUSED),
+        (Outcome.MISMATCH, Outcome.UNSUPPORTED, Effect.REFUSED),
+        (Outcome.MISMATCH, Outcome.MISMATCH, Effect.RED),
+        (Outcome.NOT_ENGAGED, Outcome.NOT_ENGAGED, Effect.RED),
+        (Outcome.MISMATCH, Outcome.PASS, Effect.BETTER),
+        (Outcome.UNSUPPORTED, Outcome.PASS, Effect.BETTER),
+        (Outcome.UNSUPPORTED, Outcome.UNSUPPORTED, Effect.ABSENT),
+    ],
+)
+def test_effect_on_a_path_follows_from_its_outcomes(was, now, effect):
+    got = effect_of("attention.sdpa", judged(sdpa=was), judged(sdpa=now))
+    assert got.effect is effect
+    assert bool(got.told) is (effect not in {Effect.SAME, Effect.ABSENT})
+    assert bool(got.red) is now.fails
+    assert acceptable([got]) is (effect not in {Effect.IGNORED, Effect.WORSE, Effect.REFUSED})
+
+
+def test_path_that_is_not_planned_any_more_is_refused():
+    got = effect_of("attention.sdpa", judged(), judged()[1:])
+    assert (got.effect, got.told) == (Effect.REFUSED, ("it is not planned any more",))
+
+
+@pytest.mark.parametrize(
+    ("label", "weight", "effect"),
+    [
+        ("REGRESSED", Weight.WORSE, Effect.WORSE),
+        ("UNCHANGED", Weight.SAME, Effect.UNCERTAIN),
+        ("INCONCLUSIVE", Weight.OTHER, Effect.UNCERTAIN),
+        ("IMPROVED", Weight.BETTER, Effect.BETTER),
+        (NOT_COMPARED, Weight.OTHER, Effect.WORSE),
+    ],
+)
+def test_second_look_decides_on_a_speed(label, weight, effect):
+    """What no second look could compare stays as it was seen."""
+    old, new = side(timed(seed=1)), side(timed(seed=2, slower=SLOWDOWN), environment=UPGRADED)
+    comparison = found(new, old)
+    assert unconfirmed(comparison) == (TIMED.id,)
+    second = {TIMED.id: CaseResult(TIMED.id, label, weight, "so")}
+    [got] = [each for each in effects(old.run, new.run, comparison, second) if each.path == "caching.static"]
+    assert got.effect is effect
+    assert got.told[-1] == f"second look: {label} {TIMED.id}: so"
+
+
+def test_crash_that_does_not_come_again_is_uncertain():
+    second = {SDPA.id: CaseResult(SDPA.id, "UNCHANGED", Weight.SAME, "so")}
+    for outcome in (Outcome.CRASHED, Outcome.NOT_ENGAGED):
+        got = effect_of("attention.sdpa", judged(), judged(sdpa=outcome), second=second)
+        assert got.effect is not Effect.IGNORED
+        assert got.effect is not Effect.WORSE
+
+
+def test_table_counts_what_is_the_same_and_names_the_rest():
+    old, new = side({}, verdicts=judged()), side({}, verdicts=judged(sdpa=Outcome.NOT_ENGAGED), environment=UPGRADED)
+    every = effects(old.run, new.run, found(new, old), {})
+    assert list(table(every)) == [
+        "| technique | ignored now | same |",
+        "| --- | --- | --- |",
+        "| attention | attention.sdpa | 1 |",
+        "| caching |  | 1 |",
+    ]
+    assert summary(every) == "1 ignored now, 2 same"
+    assert not acceptable(every)
+
+
+@pytest.fixture
+def upgrade(tmp_path, monkeypatch, capsys):
+    """Runs the command with made-up environments, runs and second looks; (code, output, errors)."""
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    monkeypatch.chdir(tmp_path)
+    checkout = Checkout(tmp_path)
+    looked = []
+
+    def made(folder, package, version):
+        return Environment(str(folder / "bin" / "python"), package, version, ("kernels 0.17.2 is not accepted",))
+
+    def confirmed(options):
+        looked.append(options.cases)
+        results = tuple(CaseResult(case, "FAILS NOW", Weight.WORSE, "so") for case in options.cases)
+        return Confirmation({}, (), results), tmp_path
+
+    def run(*arguments, **sides):
+        def ran(_root, environment, parent, options):
+            name = parent.name.removesuffix("-run")
+            run.given.append((environment.version, options))
+            changed = {"environment": {**UPGRADED, "transformers": environment.version}}
+            return checkout.run(name=f"{parent.relative_to(tmp_path)}/r", verdicts=sides[name], **changed)
+
+        run.given, run.looked = [], looked
+        monkeypatch.setattr("harness.commands.upgrade.command.make_environment", made)
+        monkeypatch.setattr("harness.commands.upgrade.command._run", ran)
+        monkeypatch.setattr("harness.commands.upgrade.command.confirmed", confirmed)
+        return harness(monkeypatch, capsys, "upgrade", "transformers", "5.22.2", "5.24.0", *arguments)
+
+    return run
+
+
+def test_command_writes_what_a_pull_request_needs(upgrade, tmp_path):
+    code, out, errors = upgrade("--", "-k", "x", old=judged(), new=judged(sdpa=Outcome.NOT_ENGAGED))
+    assert code == 1
+    assert upgrade.given == [
+        ("5.22.2", ["--case-timeout", "300", "-k", "x"]),
+        ("5.24.0", ["--case-timeout", "300", "-k", "x"]),
+    ]
+    assert upgrade.looked == [(SDPA.id,)]
+    [folder] = tmp_path.glob("runs/upgrade-*")
+    page = (folder / "upgrade.md").read_text()
+    assert page.startswith("# transformers 5.22.2 to 5.24.0: 1 ignored now, 2 same\n")
+    assert "| attention | attention.sdpa | 1 |" in page
+    assert "**attention.sdpa: ignored now**" in page
+    assert f"{folder}/new/bin/python -m pytest suites/every_path --device cpu" in page
+    assert "transformers 5.22.2 → 5.24.0" in page
+    assert "- with transformers 5.24.0, kernels 0.17.2 is not accepted" in page
+    assert out.splitlines()[-1] == f"written: {folder / 'upgrade.md'}"
+    assert "1 case changed: trying each again in both environments" in errors
+    assert json.loads((folder / "upgrade.json").read_text())["versions"] == ["5.22.2", "5.24.0"]
+
+
+def test_command_is_content_where_nothing_changed(upgrade):
+    code, out, _ = upgrade(old=judged(), new=judged())
+    assert code == 0
+    assert "5.24.0: 3 same" in out
+    assert upgrade.looked == []
+
+
+@pytest.mark.parametrize(
+    ("version", "asked"),
+    [
+        ("5.24.0", "transformers==5.24.0"),
+        ("git+https://github.com/huggingface/transformers", "git+https://github.com/huggingface/transformers"),
+        ("/checkout", "/checkout"),
+    ],
+)
+def test_version_may_be_a_checkout(version, asked):
+    assert requirement("transformers", version) == asked
+
+
+def wheel(folder, version):
+    """A package of one module, as pip installs it without an index."""
+    made = folder / f"upgraded_thing-{version}-py3-none-any.whl"
+    about = f"upgraded_thing-{version}.dist-info"
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("upgraded_thing.py", f"version = {version!r}\n")
+        archive.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: upgraded-thing\nVersion: {version}\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return made
+
+
+@pytest.mark.workers
+def test_environment_differs_in_the_package_alone(tmp_path, monkeypatch):
+    """It reads the packages of this one, and leaves them as they are."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    first, second = (
+        make_environment(tmp_path / version, "upgraded-thing", str(wheel(tmp_path, version)))
+        for version in ("1.0", "2.0")
+    )
+    assert (first.version, second.version) == ("1.0", "2.0")
+    program = "import upgraded_thing, torch; print(upgraded_thing.version, torch.__file__)"
+    for made in (first, second):
+        told = subprocess.run([made.python, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+        assert told == [made.version, sys.modules["torch"].__file__ if "torch" in sys.modules else told[1]]
+        assert str(tmp_path) not in told[1]
+
+
+@pytest.mark.workers
+def test_version_that_is_not_on_the_index_is_told_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(
+        HarnessError, match=r"upgraded-thing==9: pip did not install it: .*No matching.*\(read .*pip.log"
+    ):
+        make_environment(tmp_path / "x", "upgraded-thing", "9")
+
+
+@pytest.mark.workers
+def test_run_without_a_record_is_told_with_its_output(tmp_path, monkeypatch, capsys):
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    monkeypatch.chdir(tmp_path)
+    here = Environment(sys.executable, "transformers", "5.22.2")
+    monkeypatch.setattr("harness.commands.upgrade.command.make_environment", lambda *_: here)
+    code, _, errors = harness(monkeypatch, capsys, "upgrade", "transformers", "5", "6", "--", "--no-such-option")
+    assert code == 2
+    line = refusal(errors)
+    assert "ended with 4, so nothing is compared (read " in line
