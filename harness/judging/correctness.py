@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from harness.judging.correctness_rules import changed, findings, growth, trust_findings
 from harness.judging.verdicts import failed, verdict_on
@@ -42,11 +43,16 @@ def judge(
         raise ValueError(f"{case.id}: evidence is of {evidence.case}, but should be of the case itself")
     if failure := evidence.reference_failure or evidence.failure:
         return failed(case, property_, failure)
-    return (
+    verdict = (
         _engagement(case, property_, {run.dtype: run.engagement for run in evidence.rungs})
         or (_equivalence(case, property_, evidence, limits, stored) if property_ is not Property.ENGAGEMENT else None)
         or _passed(case, property_, evidence, limits, stored)
     )
+    return replace(verdict, announced=_announced(evidence)) if property_ is Property.ENGAGEMENT else verdict
+
+
+def _announced(evidence: Evidence) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(each) for run in evidence.rungs for each in run.deprecations))
 
 
 def judge_relation(

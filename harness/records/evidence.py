@@ -234,6 +234,19 @@ class Operators:
 
 
 @dataclass(frozen=True)
+class Deprecation:
+    """Something that a path asks for, and that a library announces to end."""
+
+    said: str
+    """Words of the library, in one line."""
+    ends: str = ""
+    """Release in which it ends, by these words; empty if they name none."""
+
+    def __str__(self) -> str:
+        return f"{self.said} (ends with {self.ends})" if self.ends else self.said
+
+
+@dataclass(frozen=True)
 class PrecisionRun:
     """Results of one run of a case in one precision."""
 
@@ -249,6 +262,7 @@ class PrecisionRun:
     weights, or, if the path is dynamic, with eager itself."""
     operators: Operators | None = None
     """Errors of the replaced operators; None if the path replaces none that can be watched, or did not engage."""
+    deprecations: tuple[Deprecation, ...] = ()
 
     def __post_init__(self) -> None:
         if self.comparison.dtype is not self.dtype:

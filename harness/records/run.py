@@ -36,6 +36,8 @@ class Verdict:
     """Id of the case that a claim was tried on, under which its files are kept; empty for other verdicts."""
     forgiven: Outcome | None = None
     """Outcome that a KNOWN_FAILURE would have had; None for other verdicts."""
+    announced: tuple[str, ...] = ()
+    """What libraries announce to end of what the path asks, with the release if they name it. On engagement alone."""
 
 
 @dataclass(frozen=True)

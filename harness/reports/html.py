@@ -27,6 +27,7 @@ from harness.reports.page_roofline import roofline
 from harness.reports.place import exit_words, machine_line
 from harness.reports.reproduce import notes_of
 from harness.reports.tables import (
+    announced,
     changed_numerics,
     claim_table,
     grouped,
@@ -120,6 +121,7 @@ def _content(run: Run, folder: Path) -> dict[str, Any]:
         "cases": set(cases),
         "roofline": roofline((cases[c][0].dtype, f.measurements) for c, f in files.items() if f.measurements),
         "changed": changed_numerics(run.verdicts),
+        "announced": announced(run.verdicts),
         "skipped": skipped_paths(run.verdicts),
         "notes": {"error ratio": ERROR_RATIO, "figures": FIGURES, "overview": OVERVIEW},
     }

@@ -16,6 +16,7 @@ from harness.reports.place import exit_words, machine_line
 from harness.reports.reproduce import notes_of
 from harness.reports.standings import path_table
 from harness.reports.tables import (
+    announced,
     case_table,
     changed_numerics,
     claim_table,
@@ -109,6 +110,7 @@ def _sections(run: Run) -> list[_Section]:
         f"- {_clipped(reason)}: {_clipped(', '.join(paths))}" for reason, paths in skipped_paths(run.verdicts).items()
     ]
     changed = [f"- {_clipped(line)}" for line in changed_numerics(run.verdicts)]
+    ending = [f"- {_clipped(line)}" for line in announced(run.verdicts)]
     return [
         _table("Speed and memory over eager's", "cases", ratio_table(run.verdicts), fold=SHOWN),
         _table("Paths", "techniques", path_table(run.verdicts)),
@@ -116,6 +118,7 @@ def _sections(run: Run) -> list[_Section]:
         _table("Claims", "claims", claim_table(run.verdicts)),
         _Section("Not judged", "reasons", skipped),
         _Section("Numerics changed", "lines", changed),
+        _Section("Announced to end", "lines", ending),
     ]
 
 

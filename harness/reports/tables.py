@@ -116,6 +116,15 @@ def changed_numerics(verdicts: Iterable[Verdict]) -> list[str]:
     return [f"{v.case}: {v.message}" for v in verdicts if any(key.endswith(STORED) for key in v.numbers)]
 
 
+def announced(verdicts: Iterable[Verdict]) -> list[str]:
+    """Return a line for each thing that a library announces to end, with the paths that ask for it."""
+    paths: dict[str, dict[str, None]] = {}
+    for verdict in verdicts:
+        for said in verdict.announced:
+            paths.setdefault(said, {})[verdict.path] = None
+    return [f"{', '.join(asking)}: {said}" for said, asking in paths.items()]
+
+
 def aligned(rows: list[list[str]]) -> list[str]:
     """Return rows as lines of equal columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -10,6 +10,7 @@ from harness.records.enums import Tier
 from harness.reports.overview import overview_table
 from harness.reports.tables import (
     aligned,
+    announced,
     case_table,
     changed_numerics,
     judged_cases,
@@ -36,6 +37,7 @@ def summary(session: Session) -> Iterator[str]:
         yield from untrue_claims(verdicts)
         yield from (f"{reason}: {', '.join(paths)}" for reason, paths in skipped.items())
         yield from changed_numerics(verdicts)
+        yield from (f"announced to end: {line}" for line in announced(verdicts))
         yield from cases.expectations.notes
         if slowest := session.costs.slowest(SLOWEST):
             yield f"slowest: {', '.join(f'{step} {seconds:.0f} s' for step, seconds in slowest)}"

@@ -28,6 +28,7 @@ from harness.records.codec import write_record, write_text
 from harness.records.run import Run
 from harness.records.run_files import RUN, finished_run, measurements_of
 from harness.reports.reproduce import command as again
+from harness.reports.tables import announced
 from harness.session.checkout import find_catalogue
 from harness.session.option_values import place
 from harness.session.preconditions import refuse_folders
@@ -168,6 +169,11 @@ def _lines(result: Upgrade, new: Run, *, shown: Callable[[str], str] = str) -> I
         for verdict in path.red[:1]:
             line = again(verdict, has_evidence=True, session_options=new.options)
             yield f"- again: `{result.environments[1].python} -m {line}`"
+    if ending := announced(new.verdicts):
+        yield ""
+        yield f"Announced to end, by {result.package} {result.versions[1]} or what it stands on:"
+        yield ""
+        yield from (f"- {shown(line)}" for line in ending)
     yield ""
     yield "Environments:"
     yield ""

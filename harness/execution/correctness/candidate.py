@@ -19,6 +19,7 @@ from harness.execution.correctness.references.dense import (
 )
 from harness.execution.correctness.runs import run_batches, watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
+from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import Batch
 from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals
@@ -43,7 +44,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
     if serving := optimization.serving():
         return _serve_candidate(run, serving, text)
     started = time.monotonic()
-    with refusals(run):
+    with refusals(run), deprecations_noted() as deprecations:
         against = _yardstick(run, text)
         with planted(setup.fault):
             model, batches = load_run(run)
@@ -71,6 +72,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
         beside=beside,
         scheme=scheme,
         operators=operators,
+        deprecations=tuple(deprecations),
     )
 
 
@@ -101,7 +103,7 @@ def _beside(run: CaseRun, model: Any, batches: list[Batch], against: Yardstick) 
 def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> PrecisionRun:
     started = time.monotonic()
     rounded = run.optimization.rounds_weights
-    with refusals(run):
+    with refusals(run), deprecations_noted() as deprecations:
         weights, changed = rounded_weights(run) if rounded else ({}, None)
         plain = dense_text(run.setup, run.dtype, text) if rounded else None
         with planted(run.setup.fault):
@@ -114,4 +116,5 @@ def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> Precisio
         comparison=compare_with_alone(run, served, prompts, weights),
         seconds=time.monotonic() - started,
         scheme=scheme,
+        deprecations=tuple(deprecations),
     )

@@ -1,0 +1,72 @@
+"""What a library announces to end is noted while a path runs, with the release that it names."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from harness.execution.deprecations import deprecation_of, deprecations_noted
+from harness.judging.correctness import judge
+from harness.records.enums import Dtype, Property, Tolerance
+from harness.records.evidence import Deprecation, Evidence
+from harness.records.run import Run
+from harness.reports.markdown import markdown
+from harness.reports.tables import announced
+from suites.meta.builders.commands import TRUST
+from suites.meta.builders.evidence import rung
+from suites.meta.builders.recorded_runs import ENVIRONMENT, FLASH, SDPA, verdict
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        ("`x` is deprecated and will be removed in v5.19.", "5.19"),
+        ("`x` is deprecated and will be removed in Transformers v6. It now decodes", "6"),
+        ("`x` is deprecated. It will be removed in version 5.18.0 of it", "5.18.0"),
+        ("Passing x will no longer be supported; it raises an error from version 2.16 on", "2.16"),
+        ("`use_kernel_func_from_hub` is deprecated in transformers v5.16 and will be removed in the future.", ""),
+        ("x is deprecated, use y", ""),
+    ],
+)
+def test_release_of_the_end_is_that_which_the_library_names(said, ends):
+    """That since which something is deprecated is another."""
+    assert deprecation_of(said) == Deprecation(said, ends)
+
+
+def test_what_announces_nothing_is_none():
+    assert deprecation_of("You are using a model of type llama 5.19") is None
+
+
+def test_warnings_and_loggers_are_heard_once_each_and_still_shown():
+    shown = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: shown.append(str(message))
+        with deprecations_noted() as noted:
+            for _ in range(2):
+                warnings.warn("a is deprecated", FutureWarning, stacklevel=1)
+                logging.getLogger("transformers.some.module").warning("b will be removed in v6")
+            warnings.warn("c is odd", UserWarning, stacklevel=1)
+        warnings.warn("d is deprecated", FutureWarning, stacklevel=1)
+    assert noted == [Deprecation("a is deprecated"), Deprecation("b will be removed in v6", "6")]
+    assert shown == ["a is deprecated"] * 2 + ["c is odd", "d is deprecated"]
+    assert logging.getLogger("torch").handlers == [
+        handler for handler in logging.getLogger("torch").handlers if type(handler).__name__ != "_Listener"
+    ]
+
+
+def test_verdict_on_engagement_and_reports_tell_it():
+    run = replace(rung(Dtype.FP32), deprecations=(Deprecation("b will be removed in v6", "6"),))
+    evidence = Evidence(SDPA.id, Tolerance.REORDERED, (run,), (TRUST,))
+    engagement = judge(SDPA, Property.ENGAGEMENT, evidence)
+    assert engagement.announced == ("b will be removed in v6 (ends with 6)",)
+    assert judge(SDPA, Property.EQUIVALENCE, evidence).announced == ()
+    other = replace(verdict(FLASH), announced=engagement.announced)
+    line = "attention.sdpa, attention.sdpa_flash: b will be removed in v6 (ends with 6)"
+    assert announced([engagement, other]) == [line]
+    page = markdown(Run(3, None, ENVIRONMENT, "2026-01-01", "2026-01-01", 0, (engagement, other)))
+    assert "## Announced to end" in page
+    assert "b will be removed in v6" in page
