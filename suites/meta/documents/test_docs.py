@@ -4,6 +4,7 @@ limits, commands, environments and requirements."""
 from __future__ import annotations
 
 import configparser
+import itertools
 import json
 import os
 import re
@@ -235,8 +236,43 @@ def test_commands_that_gate_succeed(tmp_path):
 
 def test_tox_environments_in_readme_exist():
     named = {f"testenv:{name}" for name in re.findall(r"tox run -e ([a-z0-9-]+)", DOCUMENTS)}
-    both = {section.replace("{,-tf517}", factor) for section in TOX.sections() for factor in ("", "-tf517")}
-    assert {"testenv:cpu", "testenv:cpu-tf517"} <= named <= both
+    plain = {section for section in TOX.sections() if "{" not in section}
+    assert {"testenv:cpu", "testenv:cpu-tf517"} <= named <= plain | {f"testenv:{name}" for name in environments()}
+
+
+def environments():
+    """Names of the environments of `cpu` with one factor of each kind or none."""
+    [factors] = [section for section in TOX.sections() if section.startswith("testenv:cpu{")]
+    name, *choices = re.findall(r"cpu|\{([^}]*)\}", factors.removeprefix("testenv:"))
+    assert not name
+    return ["cpu" + "".join(chosen) for chosen in itertools.product(*(choice.split(",") for choice in choices))]
+
+
+CORNERS = re.search(r"^corners=\((.*)\)$", (REPOSITORY / ".ci" / "run").read_text(), re.MULTILINE)[1].split()
+
+
+def test_documented_releases_are_the_factors_of_tox():
+    """And CI has each of them in a corner, and the nightly workflow too."""
+    pinned = {name: line.partition(": ")[2] for line in TOX["testenv"]["deps"].splitlines()
+              for name in re.findall(r"^(tf\d+|torch\d+): (?=torch|transformers)", line)}  # fmt: skip
+    shown = section("docs/running.md", "### Releases")
+    for name, pin in pinned.items():
+        assert f"`{name}`" in shown
+        assert pin.partition("==")[2] in shown
+    assert set(CORNERS) <= set(environments())
+    nightly = (REPOSITORY / ".github" / "workflows" / "nightly.yml").read_text()
+    for where in (CORNERS, re.findall(r"^ +- (cpu-[a-z0-9-]+)$", nightly, re.MULTILINE)):
+        assert {factor for corner in where for factor in corner.split("-")[1:]} == set(pinned)
+
+
+@pytest.mark.workers
+def test_ci_tries_every_corner_within_as_many_days():
+    lines = (REPOSITORY / ".ci" / "run").read_text().splitlines()
+    needed = "; ".join(line for line in lines if line.startswith(("corners=", "corner=", "day=")))
+    days = range(100, 100 + len(CORNERS))
+    scripts = (f"date() {{ echo {day:03}; }}; {needed}; echo $corner" for day in days)
+    told = [subprocess.run(["bash", "-c", each], capture_output=True, text=True, check=True).stdout for each in scripts]
+    assert sorted(map(str.strip, told)) == sorted(CORNERS)
 
 
 def test_ci_runs_the_tox_commands_of_readme():
@@ -247,6 +283,10 @@ def test_ci_runs_the_tox_commands_of_readme():
     assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
     assert len(commands) == 6
     told = [line.partition("tox run -e ")[2] for line in commands]
+    corners = [each for each in told if each.partition(" ")[0] in CORNERS]
+    assert corners == ["cpu-tf517 -- --tier smoke"]
+    assert '\nstage "$corner" 3 .venv/bin/tox run -e "$corner" -- --tier smoke\n' in ci
+    told = [each for each in told if each not in corners]
     part = ' -- --seeds 3 --shard "\\$third"'
     assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}({part})?\n", ci) for each in told)
     nightly = '.venv/bin/tox run -e cpu -- --nightly --timing-seconds 10 --shard "$seventh"\n'
