@@ -83,7 +83,12 @@ def refuse_models(
         if not isinstance(source, Folder):
             continue
         folder = Path(source.path)
-        size, free = sum(path.stat().st_size for path in _files_of(folder)), available_memory()
+        try:
+            size, free = sum(path.stat().st_size for path in _files_of(folder)), available_memory()
+        except OSError as error:
+            raise HarnessError(
+                f"--model {folder}: cannot be read: {error.filename}: {error.strerror} (name a folder that stays)"
+            ) from error
         if size > free * SHARE:
             notify(f"--model {folder}: is not checked: it has {size // MIB} MiB, of memory {free // MIB} MiB are free")
             continue

@@ -162,6 +162,14 @@ def test_model_that_memory_may_not_hold_is_not_checked(folder, monkeypatch):
     assert line.startswith(f"--model {folder}: is not checked: it has ")
 
 
+def test_folder_that_vanishes_meanwhile_is_told(folder):
+    """It was there when its name was read."""
+    model = find_model(str(folder), CATALOGUE)
+    shutil.rmtree(folder)
+    with pytest.raises(HarnessError, match=r"mine: cannot be read: .*: No such file or directory \(name a folder that"):
+        refuse_models([model], CATALOGUE, seconds=1.0, notify=pytest.fail)
+
+
 def test_models_of_the_catalogue_are_not_checked(monkeypatch):
     refuse_models(MODELS, CATALOGUE, seconds=1.0, notify=pytest.fail)
 
