@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shlex
+import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,16 @@ from harness.commands.confirm.command import Options as ConfirmOptions
 from harness.commands.confirm.command import confirmed
 from harness.commands.confirm.confirm import CaseResult
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, parsed_seconds, print_result
-from harness.commands.upgrade.environments import Environment, make_environment
-from harness.commands.upgrade.techniques import PathEffect, acceptable, effects, summary, table, unconfirmed
+from harness.commands.upgrade.environments import Environment, make_environment, requirement, settings
+from harness.commands.upgrade.techniques import (
+    PathEffect,
+    acceptable,
+    claims,
+    effects,
+    summary,
+    table,
+    unconfirmed,
+)
 from harness.errors import HarnessError
 from harness.execution.setup import CASE_TIMEOUT
 from harness.formatting import count, escaped
@@ -31,6 +40,7 @@ from harness.reports.reproduce import command as again
 from harness.reports.tables import announced
 from harness.session.checkout import find_catalogue
 from harness.session.option_values import place
+from harness.session.plan import Catalogue, find_case, with_models
 from harness.session.preconditions import refuse_folders
 from harness.session.run_folder import fresh_folder
 
@@ -39,6 +49,8 @@ TIMING_SECONDS = 120.0
 """Seconds for which one case that changed is timed in both environments."""
 JUDGED = {0, 1}
 """Exit codes of pytest after which a record of the run exists."""
+ENDING_SECONDS = 60.0
+"""Seconds that an interrupted session has to close its record."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +63,18 @@ class Upgrade:
     runs: tuple[str, str]
     """Folders of the two runs, below that of this record."""
     comparison: RunComparison
+    failed_otherwise: tuple[int, int]
+    """Tests of each run that failed without a verdict."""
+    paths: tuple[PathEffect, ...]
     confirmed: Mapping[str, CaseResult]
     """The second look at each case that changed."""
-    paths: tuple[PathEffect, ...]
+    unconfirmed: str = ""
+    """Why there was no second look; empty if there was, or nothing changed."""
+
+    @property
+    def acceptable(self) -> bool:
+        old, new = self.failed_otherwise
+        return acceptable(self.paths) and new <= old
 
 
 def upgrade(
@@ -88,8 +109,10 @@ def upgrade(
     harness upgrade transformers 5.24.0 ../transformers -- -k tiny_qwen3
     ```
     """
-    root, _ = find_catalogue(Path.cwd())
+    root, catalogue = find_catalogue(Path.cwd())
     refuse_folders(place(str(run_dir)))
+    for version in (old, new):
+        requirement(package, version)  # refused before anything is made
     folder = fresh_folder(run_dir.expanduser(), f"upgrade-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}").resolve()
     sides = []
     for name, version in (("old", old), ("new", new)):
@@ -98,26 +121,38 @@ def upgrade(
     options = [*_given("--device", device), *_given("--case-timeout", f"{case_timeout:g}"), *(arguments or ())]
     runs = []
     for name, side in zip(("old", "new"), sides, strict=True):
-        _tell(f"{name}: running the daily tier with {package} {side.version}")
-        runs.append(_run(root, side, folder / f"{name}-run", options))
-    compared = [ComparedRun(finished_run(each), measurements_of(each)) for each in runs]
-    comparison = compare_runs(*compared)
-    second = _second_look(comparison, sides, folder, case_timeout, timing_seconds)
-    found = effects(compared[0].run, compared[1].run, comparison, second)
+        parent = folder / f"{name}-run"
+        _tell(f"{name}: running the suites with {package} {side.version} (output: {parent.with_suffix('.log')})")
+        runs.append(_run(root, side, parent, options))
+    was, now = (ComparedRun(finished_run(each), measurements_of(each)) for each in runs)
+    comparison = compare_runs(was, now)
     result = Upgrade(
         package,
         (sides[0].version, sides[1].version),
         (sides[0], sides[1]),
         (str(runs[0].relative_to(folder)), str(runs[1].relative_to(folder))),
         comparison,
-        second,
-        found,
+        (was.run.failed_otherwise or 0, now.run.failed_otherwise or 0),
+        effects(was.run, now.run, comparison, {}),
+        {},
     )
-    write_record(folder / RECORD, result)
-    write_text(folder / PAGE, "\n".join(_lines(result, compared[1].run, shown=escaped)) + "\n")
-    lines = [*_lines(result, compared[1].run), f"written: {folder / PAGE}"]
-    print_result({**vars(result), "conclusion": summary(found)}, lines, as_json=as_json)
-    raise typer.Exit(0 if acceptable(found) else 1)
+    _write(folder, result, was.run, now.run)  # so that nothing is lost if the second look ends early
+    models = _models(now.run.options)
+    if cases := _known(unconfirmed(comparison), with_models(catalogue, models)):
+        _tell(f"{count(len(cases), 'case')} changed: trying each again in both environments")
+        pythons = (Path(sides[0].python), Path(sides[1].python))
+        try:
+            looked, _ = confirmed(ConfirmOptions(pythons, cases, models, case_timeout, Timing(timing_seconds), folder))
+        except HarnessError as error:
+            result = replace(result, unconfirmed=str(error))
+        else:
+            second = {finding.case: finding for finding in looked.findings}
+            found = effects(was.run, now.run, comparison, second)
+            result = replace(result, confirmed=second, paths=found)
+    _write(folder, result, was.run, now.run)
+    lines = [*_lines(result, was.run, now.run), f"written: {folder / PAGE}"]
+    print_result({**vars(result), "conclusion": summary(result.paths)}, lines, as_json=as_json)
+    raise typer.Exit(0 if result.acceptable else 1)
 
 
 def _given(name: str, value: str) -> list[str]:
@@ -128,56 +163,90 @@ def _tell(line: str) -> None:
     typer.echo(line, err=True)
 
 
+def _models(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the models that a session was given."""
+    return tuple(given for name, given in pairwise(options) if name == "--model")
+
+
+def _known(cases: tuple[str, ...], catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the cases that can be tried by themselves: relations and claims have ids of their own."""
+    known = []
+    for case in cases:
+        try:
+            find_case(case, catalogue)
+        except HarnessError:
+            continue
+        known.append(case)
+    return tuple(known)
+
+
 def _run(root: Path, side: Environment, parent: Path, options: list[str]) -> Path:
-    """Run the suites in an environment, and return the folder of the run. Raises HarnessError if there is none."""
+    """Run the suites in an environment, and return the folder of the run. Raises HarnessError if it judged nothing."""
     words = [side.python, "-m", "pytest", *options, f"--run-dir={parent}"]
-    environment = dict(os.environ)
-    environment.pop("PYTEST_ADDOPTS", None)  # it could choose tests unseen
     log = parent.with_suffix(".log")
     with log.open("w") as output:
-        code = subprocess.run(words, cwd=root, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
+        code = _waited(
+            subprocess.Popen(
+                words,
+                cwd=root,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=settings(),
+                start_new_session=True,  # an interrupt is ours to pass on
+            )
+        )
     made = next((path.parent for path in parent.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
-    if made is None or code.returncode not in JUDGED:
-        raise HarnessError(f"{shlex.join(words)}: ended with {code.returncode}, so nothing is compared (read {log})")
+    if made is None or code not in JUDGED:
+        raise HarnessError(f"{shlex.join(words)}: ended with {code}, so nothing is compared (read {log})")
+    if all(verdict.outcome.skips for verdict in finished_run(made).verdicts):
+        raise HarnessError(f"{shlex.join(words)}: judged nothing, so nothing is compared (read {log})")
     return made
 
 
-def _second_look(
-    comparison: RunComparison, sides: list[Environment], folder: Path, case_seconds: float, timing_seconds: float
-) -> dict[str, CaseResult]:
-    cases = unconfirmed(comparison)
-    if not cases:
-        return {}
-    _tell(f"{count(len(cases), 'case')} changed: trying each again in both environments")
-    pythons = (Path(sides[0].python), Path(sides[1].python))
-    options = ConfirmOptions(pythons, cases, (), case_seconds, Timing(timing_seconds), folder)
-    confirmation, _ = confirmed(options)
-    return {finding.case: finding for finding in confirmation.findings}
+def _waited(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a session. If this process is interrupted, let it close its record before."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
 
 
-def _lines(result: Upgrade, new: Run, *, shown: Callable[[str], str] = str) -> Iterator[str]:
+def _write(folder: Path, result: Upgrade, was: Run, now: Run) -> None:
+    write_record(folder / RECORD, result)
+    write_text(folder / PAGE, "\n".join(_lines(result, was, now, shown=escaped)) + "\n")
+
+
+def _lines(result: Upgrade, was: Run, now: Run, *, shown: Callable[[str], str] = str) -> Iterator[str]:
     yield f"# {result.package} {' to '.join(result.versions)}: {summary(result.paths)}"
     yield ""
     yield from table(result.paths)
     for path in result.paths:
-        if not path.told:
-            continue
-        yield ""
-        yield f"**{path.path}: {path.effect}**"
-        yield ""
-        yield from (f"- {shown(line)}" for line in path.told)
+        if path.told:
+            yield from ("", f"**{path.path}: {path.effect}**", "")
+            yield from (f"- {shown(line)}" for line in path.told)
         for verdict in path.red[:1]:
-            line = again(verdict, has_evidence=True, session_options=new.options)
-            yield f"- again: `{result.environments[1].python} -m {line}`"
-    if ending := announced(new.verdicts):
-        yield ""
-        yield f"Announced to end, by {result.package} {result.versions[1]} or what it stands on:"
-        yield ""
-        yield from (f"- {shown(line)}" for line in ending)
-    yield ""
-    yield "Environments:"
-    yield ""
-    for difference in result.comparison.environment:
-        yield f"- {shown(str(difference))}"
+            line = again(verdict, has_evidence=True, session_options=now.options)
+            yield f"- again: `{shlex.quote(result.environments[1].python)} -m {line}`"
+    notes = [f"no second look: {result.unconfirmed}"] if result.unconfirmed else []
+    old, new = result.failed_otherwise
+    if old or new:
+        notes.append(f"tests that failed without a verdict: {old} → {new}")
+    yield from _section("Notes", notes, shown)
+    yield from _section("Claims of the overview that changed (they decide nothing here)", claims(was, now), shown)
+    yield from _section("Announced to end", announced(now.verdicts), shown)
+    environments = [*map(str, result.comparison.environment)]
     for side in result.environments:
-        yield from (f"- with {side.package} {side.version}, {line}" for line in side.kept_out)
+        environments += [f"with {side.package} {side.version}, {line}" for line in side.kept_out]
+    yield from _section("Environments", environments, shown)
+
+
+def _section(title: str, lines: Iterable[str], shown: Callable[[str], str]) -> Iterator[str]:
+    for number, line in enumerate(lines):
+        if not number:
+            yield from ("", f"{title}:", "")
+        yield f"- {shown(line)}"

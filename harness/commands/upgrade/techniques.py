@@ -12,22 +12,34 @@ from harness.commands.confirm.confirm import NOT_COMPARED, CaseResult
 from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Run, Verdict
 
+PROVED = {Property.ENGAGEMENT, Property.EQUIVALENCE}
+"""Properties that a second look proves anew."""
+TIMED = {Property.SPEED, Property.REGRESSION}
+"""Properties that a second look times anew."""
+MEASURED = {About.SPEED, About.BYTES}
+NO_LONGER = "not planned any more"
+UNPLANNED = "not planned"
+
 
 class Effect(StrEnum):
     """Effect of an upgrade on a path, the most serious first."""
 
     IGNORED = "ignored now"
-    """What is requested did engage, and does not any more."""
+    """What is requested does not engage, and no run failed for it before."""
     WORSE = "worse"
     REFUSED = "refused now"
-    """It was judged, and is not any more."""
+    """At least one of its cases was judged, and is not any more."""
     RED = "red in both"
     """It fails as it did before."""
     UNCERTAIN = "uncertain"
-    """It changed in one run, and a second look confirmed nothing."""
+    """It changed in one run, and a second look did not confirm it."""
     BETTER = "better"
     SAME = "same"
     ABSENT = "judged in neither"
+
+
+FAULTS = {Effect.IGNORED, Effect.WORSE, Effect.REFUSED}
+"""Effects that are not acceptable."""
 
 
 @dataclass(frozen=True)
@@ -43,77 +55,116 @@ class PathEffect:
     """Verdicts that fail in the new environment."""
 
 
+@dataclass(frozen=True)
+class _Change:
+    """Change of one verdict."""
+
+    case: str
+    property: Property
+    was: Verdict | None
+    now: Verdict | None
+    effect: Effect
+
+    def __str__(self) -> str:
+        before = self.was.outcome if self.was else UNPLANNED
+        after = self.now.outcome if self.now else NO_LONGER
+        why = f": {self.now.message}" if self.now and (self.now.outcome.fails or self.now.outcome.skips) else ""
+        return f"{self.case}, {self.property}: {before} → {after}{why}"
+
+
 def unconfirmed(comparison: RunComparison) -> tuple[str, ...]:
     """Return the cases that changed for better or worse, in the order of their significance: they want a second look.
-    Claims are not among them, since they name no case."""
+    Claims are among them by their own names."""
     changed = (each.case for each in comparison.findings if each.weight in {Weight.WORSE, Weight.BETTER})
-    return tuple(dict.fromkeys(case for case in changed if case.count("-") >= 4))
+    return tuple(dict.fromkeys(changed))
 
 
 def effects(
     old: Run, new: Run, comparison: RunComparison, confirmed: Mapping[str, CaseResult]
 ) -> tuple[PathEffect, ...]:
-    """Return the effect on each path that either run judged, by technique and path.
+    """Return the effect on each path that either run planned, by technique and path. Claims are left out.
 
-    `confirmed` holds the second look at each case that changed: where there is one, it decides on speeds.
+    `confirmed` holds the second look at cases that changed. It decides on what it tried: the proof of engagement and
+    equivalence, and speed.
     """
     was, now = _by_path(old), _by_path(new)
     found: list[PathEffect] = []
-    for path in sorted({*was, *now}):
-        before, after = was.get(path, []), now.get(path, [])
-        changes = [each for each in comparison.findings if each.path == path and each.weight is not Weight.SAME]
-        effect, told = _effect(before, after, changes, confirmed)
-        red = tuple(verdict for verdict in after if verdict.outcome.fails)
-        found.append(PathEffect(path, (after or before)[0].technique, effect, tuple(told), red))
-    order = list(Technique)
-    return tuple(sorted(found, key=lambda each: (order.index(each.technique), each.path)))
+    for path in {**was, **now}:
+        before, after = was.get(path, {}), now.get(path, {})
+        changes = [
+            _Change(*key, before.get(key), after.get(key), _effect(before.get(key), after.get(key), confirmed))
+            for key in {**before, **after}
+        ]
+        measured = [each for each in comparison.findings if each.path == path and each.about in MEASURED]
+        seen = [*(change.effect for change in changes), *(_of_measurement(each, confirmed) for each in measured)]
+        order = list(Effect)
+        effect = min(seen, key=order.index)
+        told = [str(change) for change in changes if change.effect not in {Effect.SAME, Effect.ABSENT}]
+        told += [str(each) for each in measured if each.weight in {Weight.WORSE, Weight.BETTER}]
+        looked = dict.fromkeys(case for case, _ in {**before, **after} if case in confirmed)
+        told += [f"second look: {confirmed[case]}" for case in looked]
+        first = next(iter((after or before).values()))
+        red = tuple(verdict for verdict in after.values() if verdict.outcome.fails)
+        found.append(PathEffect(path, first.technique, effect, tuple(told), red))
+    techniques = list(Technique)
+    return tuple(sorted(found, key=lambda each: (techniques.index(each.technique), each.path)))
 
 
-def _effect(
-    before: list[Verdict], after: list[Verdict], changes: list[CaseChange], confirmed: Mapping[str, CaseResult]
-) -> tuple[Effect, list[str]]:
-    told = [str(change) for change in changes]
-    told += [f"second look: {confirmed[case]}" for case in dict.fromkeys(c.case for c in changes) if case in confirmed]
-    if ignored := [each for each in _newly_ignored(before, after) if not _denied(each.case, confirmed)]:
-        return Effect.IGNORED, told or [ignored[0].message]
-    weights = {weight for change in changes if (weight := _weight(change, confirmed))}
-    if Weight.WORSE in weights:
-        return Effect.WORSE, told
-    judged_before, judged_after = (any(not v.outcome.skips for v in verdicts) for verdicts in (before, after))
-    if judged_before and not judged_after:
-        return Effect.REFUSED, [after[0].message if after else "it is not planned any more"]
-    if any(verdict.outcome.fails for verdict in after):
-        return Effect.RED, [verdict.message for verdict in after if verdict.outcome.fails]
-    if Weight.BETTER in weights or (judged_after and not judged_before):
-        return Effect.BETTER, told or ["it was not judged before"]
-    if any(change.weight in {Weight.WORSE, Weight.BETTER} for change in changes):
-        return Effect.UNCERTAIN, told
-    return (Effect.SAME if judged_after else Effect.ABSENT), []
+def _effect(was: Verdict | None, now: Verdict | None, confirmed: Mapping[str, CaseResult]) -> Effect:
+    before, after = (_outcome(verdict) for verdict in (was, now))
+    if now and after and after.fails:
+        if before and before.fails:
+            return Effect.RED
+        if _denied(now, confirmed):
+            return Effect.UNCERTAIN
+        return Effect.IGNORED if after is Outcome.NOT_ENGAGED else Effect.WORSE
+    judged_before, judged_after = (bool(outcome and not outcome.skips) for outcome in (before, after))
+    if not judged_after:
+        if not judged_before:
+            return Effect.ABSENT
+        return Effect.REFUSED if after in {None, Outcome.UNSUPPORTED} else Effect.UNCERTAIN
+    if before and before.fails:
+        return Effect.BETTER
+    return Effect.BETTER if before in {None, Outcome.UNSUPPORTED} else Effect.SAME
 
 
-def _weight(change: CaseChange, confirmed: Mapping[str, CaseResult]) -> Weight | None:
-    """Return what a change of speed or outcome weighs after the second look; None if that confirmed nothing."""
+def _outcome(verdict: Verdict | None) -> Outcome | None:
+    """Return the outcome of a verdict; of a known failure, what it would have had without."""
+    return (verdict.forgiven or verdict.outcome) if verdict else None
+
+
+def _denied(verdict: Verdict, confirmed: Mapping[str, CaseResult]) -> bool:
+    """Return whether a second look at the case tried what fails, and it was not worse there."""
+    second = confirmed.get(verdict.case)
+    if second is None or second.label == NOT_COMPARED or verdict.property not in PROVED | TIMED:
+        return False
+    return second.weight is not Weight.WORSE
+
+
+def _of_measurement(change: CaseChange, confirmed: Mapping[str, CaseResult]) -> Effect:
+    effect = {Weight.WORSE: Effect.WORSE, Weight.BETTER: Effect.BETTER}.get(change.weight, Effect.ABSENT)
     second = confirmed.get(change.case)
-    if second is None or second.label == NOT_COMPARED or change.about not in {About.SPEED, About.OUTCOME}:
-        return change.weight
-    return second.weight if second.weight in {Weight.WORSE, Weight.BETTER} else None
+    if effect is Effect.ABSENT or change.about is not About.SPEED or second is None or second.label == NOT_COMPARED:
+        return effect
+    return {Weight.WORSE: Effect.WORSE, Weight.BETTER: Effect.BETTER}.get(second.weight, Effect.UNCERTAIN)
 
 
-def _denied(case: str, confirmed: Mapping[str, CaseResult]) -> bool:
-    return case in confirmed and confirmed[case].weight in {Weight.SAME, Weight.BETTER}
-
-
-def _newly_ignored(before: list[Verdict], after: list[Verdict]) -> list[Verdict]:
-    had = {verdict.case for verdict in before if verdict.outcome is Outcome.NOT_ENGAGED}
-    return [verdict for verdict in after if verdict.outcome is Outcome.NOT_ENGAGED and verdict.case not in had]
-
-
-def _by_path(run: Run) -> dict[str, list[Verdict]]:
-    by_path: dict[str, list[Verdict]] = {}
+def _by_path(run: Run) -> dict[str, dict[tuple[str, Property], Verdict]]:
+    by_path: dict[str, dict[tuple[str, Property], Verdict]] = {}
     for verdict in run.verdicts:
         if verdict.path and verdict.property is not Property.CLAIM:
-            by_path.setdefault(verdict.path, []).append(verdict)
+            by_path.setdefault(verdict.path, {})[verdict.case, verdict.property] = verdict
     return by_path
+
+
+def claims(old: Run, new: Run) -> Iterator[str]:
+    """Yield a line for each claim of the overview whose verdict changed."""
+    was = {verdict.case: verdict for verdict in old.verdicts if verdict.property is Property.CLAIM}
+    for verdict in new.verdicts:
+        if verdict.property is Property.CLAIM and verdict.case in was:
+            before = was[verdict.case].outcome
+            if before is not verdict.outcome:
+                yield f"{verdict.case}: {before} → {verdict.outcome}"
 
 
 def table(found: Iterable[PathEffect]) -> Iterator[str]:
@@ -121,7 +172,8 @@ def table(found: Iterable[PathEffect]) -> Iterator[str]:
     by_technique: dict[Technique, list[PathEffect]] = {}
     for each in found:
         by_technique.setdefault(each.technique, []).append(each)
-    shown = [effect for effect in Effect if any(each.effect is effect for each in found)]
+    every = [each.effect for paths in by_technique.values() for each in paths]
+    shown = [effect for effect in Effect if effect in every]
     yield f"| technique | {' | '.join(shown)} |"
     yield f"| --- |{' --- |' * len(shown)}"
     for technique, paths in by_technique.items():
@@ -135,10 +187,10 @@ def table(found: Iterable[PathEffect]) -> Iterator[str]:
 
 def summary(found: Iterable[PathEffect]) -> str:
     """Return how many paths each effect has, in one line."""
-    effects_ = [each.effect for each in found]
-    return ", ".join(f"{effects_.count(effect)} {effect}" for effect in Effect if effect in effects_) or "no path"
+    every = [each.effect for each in found]
+    return ", ".join(f"{every.count(effect)} {effect}" for effect in Effect if effect in every) or "no path"
 
 
 def acceptable(found: Iterable[PathEffect]) -> bool:
     """Return whether nothing became worse, was ignored or is refused."""
-    return not {each.effect for each in found} & {Effect.IGNORED, Effect.WORSE, Effect.REFUSED}
+    return not FAULTS & {each.effect for each in found}
