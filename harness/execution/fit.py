@@ -9,6 +9,7 @@ A check says nothing of a path. Where a path silently falls back, the observer s
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -23,27 +24,50 @@ from harness.observation.caches import read_layers
 from harness.observation.graphs import Computed
 from harness.observation.layers import LayerCensus
 from harness.observation.passes import Passes
-from harness.observation.watch import COMPILED_REGION, attention_calls, profiled_events
-from harness.records.observation import SDPA, SERVED, SPREAD
+from harness.observation.watch import (
+    COLLECTIVES,
+    COMPILED_REGION,
+    COMPILING,
+    INDUCTOR_GRAPH,
+    SDPA_ENTRY,
+    attention_calls,
+    profiled_events,
+)
+from harness.records.observation import INDUCTOR, OTHER_CACHES, SDPA, SERVED, SPREAD, Phase
 
-CACHES = (
-    *("DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer", "StaticCache", "StaticLayer"),
-    *("StaticSlidingWindowLayer", "QuantizedCache", "QuantoQuantizedLayer", "HQQQuantizedLayer"),
+DYNAMIC = ("DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer")
+OTHERS = (
+    *("StaticCache", "StaticLayer", "StaticSlidingWindowLayer"),
+    *("QuantizedCache", "QuantoQuantizedLayer", "HQQQuantizedLayer"),
 )
 """Classes of transformers.cache_utils by whose names paths tell which cache they got."""
-PROMPT, TOKENS = 3, 2
+PROMPT, TOKENS = 3, 4
 """Tokens that the model of one layer is given, and those that it generates."""
 
 
-def misfits(checks: dict[str, Callable[[], str]] | None = None) -> dict[str, str]:
-    """Return what does not fit, by the name of the check: why. A check that raises does not fit either."""
+def misfits() -> dict[str, str]:
+    """Return what does not fit, by the name of the check: why.
+
+    A name that is looked up in vain does not fit either. Raises whatever else a plain model raises: then the release is
+    broken, and hides nothing.
+    """
+    return misfits_of(CHECKS)
+
+
+def misfits_compiling() -> dict[str, str]:
+    """Return what does not fit of what takes a compiler seconds."""
+    return misfits_of(COMPILING_CHECKS)
+
+
+def misfits_of(checks: dict[str, Callable[[], str]]) -> dict[str, str]:
+    """Return what does not fit of these checks."""
     found = {}
-    for name, check in (CHECKS if checks is None else checks).items():
+    for name, check in checks.items():
         try:
             why = check()
         except NotObservable as error:
             why = error.why
-        except Exception as error:  # noqa: BLE001 - a release may break it in any way
+        except (AttributeError, ModuleNotFoundError) as error:
             why = f"{type(error).__name__}: {first_line(error)}"
         if why:
             found[name] = why
@@ -51,17 +75,21 @@ def misfits(checks: dict[str, Callable[[], str]] | None = None) -> dict[str, str
 
 
 def attention_fits() -> str:
-    """Return why calls of attention would not be seen: eager and torch's own attention show none; empty if they do."""
+    """Return why calls of attention would not be seen; empty if eager and torch's own attention show theirs."""
     for implementation in ("eager", "sdpa"):
-        calls = list(attention_calls(Computed(events := _generated(implementation)[1]), Passes(events)))
+        events = _generated(implementation)[1]
+        calls = list(attention_calls(Computed(events), Passes(events)))
         if not calls:
             return f"attn_implementation={implementation!r} calls no operator that is known to compute attention"
+        if {call.phase for call in calls} != set(Phase):
+            return f"attn_implementation={implementation!r} shows its calls in one phase only, {calls[0].phase}"
     heads = torch.zeros(1, 2, PROMPT, 8)
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
-    if not any(name.startswith(SDPA) for name, _ in profiled_events(profiler)):
+    shown = [name for name, _ in profiled_events(profiler)]
+    if not any(name.startswith(SDPA) for name in shown):
         return f"torch's scaled_dot_product_attention calls no operator {SDPA}*"
-    return ""
+    return "" if SDPA_ENTRY in shown else f"torch's scaled_dot_product_attention is not shown as {SDPA_ENTRY}"
 
 
 def passes_fit() -> str:
@@ -73,15 +101,25 @@ def passes_fit() -> str:
 
 
 def caches_fit() -> str:
-    """Return why a cache would not be read; empty if it would."""
-    from transformers import cache_utils
-
-    if missing := [name for name in CACHES if not hasattr(cache_utils, name)]:
-        return f"transformers.cache_utils has no {', '.join(missing)}"
+    """Return why the cache that generate makes by itself would not be read; empty if it would."""
+    if why := _lacking(DYNAMIC):
+        return why
     cache = _generated("eager")[0].past_key_values
     kept = [layer.kept for layer in read_layers(cache)]
     wanted = [PROMPT + TOKENS - 1]
     return "" if kept == wanted else f"a {type(cache).__name__} reads as layers of {kept} positions, not {wanted}"
+
+
+def other_caches_fit() -> str:
+    """Return which classes of other caches are gone; empty if none is."""
+    return _lacking(OTHERS)
+
+
+def _lacking(classes: tuple[str, ...]) -> str:
+    from transformers import cache_utils
+
+    missing = [name for name in classes if not hasattr(cache_utils, name)]
+    return f"transformers.cache_utils has no {', '.join(missing)}" if missing else ""
 
 
 def compilation_fits() -> str:
@@ -105,17 +143,34 @@ def compilation_fits() -> str:
             compiled(torch.zeros(size))
     if not made:
         return ""  # compilation is switched off, which is the paths' concern
-    metrics = dynamo.get_compilation_metrics()
+    shown, metrics = [name for name, _ in profiled_events(profiler)], dynamo.get_compilation_metrics()
     counted = {
-        f"profiled regions {COMPILED_REGION.strip()!r}": any(
-            name.startswith(COMPILED_REGION) for name, _ in profiled_events(profiler)
-        ),
+        f"profiled regions {COMPILED_REGION.strip()!r}": any(name.startswith(COMPILED_REGION) for name in shown),
+        f"profiled compilations {COMPILING!r}": COMPILING in shown,
         "dynamo's count of graphs": dynamo.counters["stats"]["unique_graphs"] == len(made),
         "dynamo's reasons of graph breaks": bool(dynamo.counters["graph_break"] or dynamo.counters["unimplemented"]),
         "dynamo's reasons of recompilations": any(metric.recompile_reason for metric in metrics),
     }
     missing = [name for name, seen in counted.items() if not seen]
     return f"torch.compile leaves no {', no '.join(missing)}" if missing else ""
+
+
+def inductor_fits() -> str:
+    """Return why graphs of inductor would not be seen to run; empty if they would, or it makes none here."""
+    from torch._inductor import metrics
+
+    metrics.reset()
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda values: values.sin() + 1, dynamic=False)
+    try:
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            compiled(torch.zeros(8))
+    except Exception:  # noqa: BLE001 - without a compiler, or with a broken one, the paths say so themselves
+        return ""
+    shown = any(name.startswith(INDUCTOR_GRAPH) for name, _ in profiled_events(profiler))
+    if metrics.generated_kernel_count and not shown:
+        return f"inductor's graphs run without the profiler's {INDUCTOR_GRAPH!r}"
+    return ""
 
 
 def layers_fit() -> str:
@@ -136,17 +191,33 @@ def layers_fit() -> str:
 
 def serving_fits() -> str:
     """Return why continuous batching could not be watched; empty if it could."""
-    from harness.execution.serving import watched_functions
+    from harness.execution.serving import WATCHED, watched_functions
 
-    missing = [f"{owner.__name__}.{name}" for owner, name in watched_functions() if not hasattr(owner, name)]
-    return f"transformers has no {', '.join(missing)}" if missing else ""
+    try:
+        watched = watched_functions()
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("transformers"):
+            raise
+        return ""  # something else is missing, which the paths say themselves
+    for (owner, name), given in zip(watched, WATCHED, strict=True):
+        if not hasattr(owner, name):
+            return f"transformers has no {owner.__name__}.{name}"
+        taken = tuple(inspect.signature(getattr(owner, name)).parameters)
+        if taken[: len(given)] != given:
+            return f"{owner.__name__}.{name} takes {', '.join(taken)}, but should {', '.join(given)}"
+    return ""
 
 
 def ranks_fit() -> str:
-    """Return why the plan of a parallel model could not be read; empty if it could."""
+    """Return why a parallel model could not be watched; empty if it could."""
     from transformers import PreTrainedModel
 
-    return "" if hasattr(PreTrainedModel, "tp_plan") else "a model of transformers has no tp_plan"
+    if not hasattr(PreTrainedModel, "tp_plan"):
+        return "a model of transformers has no tp_plan"
+    operators = torch._C._dispatch_get_all_op_names()
+    if torch.distributed.is_available() and not any(name.startswith(COLLECTIVES) for name in operators):
+        return f"torch has no operators {', '.join(COLLECTIVES)}* for data that ranks exchange"
+    return ""
 
 
 CHECKS: dict[str, Callable[[], str]] = {
@@ -155,9 +226,12 @@ CHECKS: dict[str, Callable[[], str]] = {
     "caches": caches_fit,
     "compilation": compilation_fits,
     "exchanged layers": layers_fit,
+    OTHER_CACHES: other_caches_fit,
     SERVED: serving_fits,
     SPREAD: ranks_fit,
 }
+COMPILING_CHECKS: dict[str, Callable[[], str]] = {INDUCTOR: inductor_fits}
+"""Checks that take a compiler seconds: they are tried only where a path compiles."""
 
 
 def _model(implementation: str) -> Any:

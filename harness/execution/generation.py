@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor
 
 from harness.observation.caches import CacheState, read_state
-from harness.observation.passes import PROMPT, TokenMark, mark
+from harness.observation.passes import PROMPT, TokenMark, mark_counts
 
 Batch = tuple[Tensor, Tensor]
 """Input ids and attention mask of one run, int64 of shape (rows, longest prompt)."""
@@ -110,7 +110,7 @@ def _generate(
     logits_processor: Sequence[LogitsProcessor] = (),
     **options: Any,
 ) -> Any:
-    mark(PROMPT)
+    mark_counts(PROMPT)
     return model.generate(
         ids,
         attention_mask=mask,

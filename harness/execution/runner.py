@@ -27,11 +27,11 @@ from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import WorkerPool
 from harness.machine.jobs import is_small
 from harness.machine.requirements import ExtensionBuild
-from harness.paths.base import Optimization
+from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, MemoryComparison, Peaks, Speed
-from harness.records.observation import SERVED, SPREAD, Rank
+from harness.records.observation import OTHER_CACHES, SERVED, SPREAD, Rank
 from harness.records.workload import Folder, ModelSpec, Probes, Seeded
 
 if TYPE_CHECKING:
@@ -76,8 +76,9 @@ class Runner(WorkerPool):
         tensors stay in the folder `kept` if named. Several threads may run different cases at once."""
         rungs_run: list[PrecisionRun] = []
         trusts: list[EagerCheck] = []
-        floor, why_none = 0.0, self._why_unseen(optimization)
-        for dtype in () if why_none else rungs or optimization.rungs(case):
+        unseen = self.why_unseen(optimization)
+        floor, why_none = 0.0, {"failure": unseen} if unseen else {}
+        for dtype in () if unseen else rungs or optimization.rungs(case):
             try:
                 run = replace(self.case_run(case, optimization, fault=fault), dtype=dtype)
                 run = replace(run, setup=replace(run.setup, kept=kept))
@@ -199,18 +200,26 @@ class Runner(WorkerPool):
         except WorkerFailed as error:
             raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
 
-    def _why_unseen(self, optimization: Optimization) -> dict[str, Failure]:
-        """Return the failure of a case whose optimization cannot be observed in the installed releases; empty if it can
-        be."""
+    def why_unseen(self, optimization: Optimization) -> Failure | None:
+        """Return the failure of whatever is judged of an optimization that cannot be observed in the installed
+        releases; None if it can be."""
+        used = {
+            OTHER_CACHES: Aspect.CACHE in optimization.changes,
+            SERVED: optimization.serving() is not None,
+            SPREAD: optimization.launch() is not None,
+        }
         try:
             misfits = self.once(("observation",), "observation", fit.misfits)
+            if Aspect.COMPILATION in optimization.changes:
+                misfits = misfits | self.once(
+                    ("observation", "compiling"), "observation-compiling", fit.misfits_compiling
+                )
         except WorkerFailed as error:
-            return {"failure": failure_of(error, "observation")}
-        used = {SERVED: optimization.serving(), SPREAD: optimization.launch()}
+            return failure_of(error, "observation")
         for part, why in misfits.items():
             if used.get(part, True):
-                return {"failure": Failure(Outcome.UNSUPPORTED, str(NotObservable(part, why)))}
-        return {}
+                return Failure(Outcome.UNSUPPORTED, str(NotObservable(part, why)))
+        return None
 
     def _run(self, name: str, run: CaseRun) -> PrecisionRun:
         self.build(run.optimization, run.setup.device)

@@ -23,7 +23,7 @@ from harness.errors import HarnessError, Incompatible
 from harness.execution.generation import Batch, count_not_ended
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
-from harness.observation.passes import PROMPT, TOKEN, mark
+from harness.observation.passes import PROMPT, TOKEN, mark_counts
 from harness.observation.watch import Observer, profiled_events, windows_of
 from harness.observation.wrapping import wrapped
 from harness.paths.base import Aspect, Serving
@@ -53,6 +53,10 @@ class Served:
     """(B, N, V): the model's own, from which each token was chosen; None if a recorded or compiled step hid them."""
     unended: int = 0
     """Number of requests that ended wrongly, as in `FreeRun.unended`."""
+
+
+WATCHED = (("self", "model"), ("self", "model"), ("self",), ("self",))
+"""First parameters of the functions that are watched, in the order of `watched_functions`."""
 
 
 def watched_functions() -> tuple[tuple[Any, str], ...]:
@@ -158,8 +162,9 @@ class BatchingWatch(Observer):
         requests = processor.inputs_and_outputs.requests_in_batch
         # Graphs are recorded in the warm-up, and only there shows what a replay runs.
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-            # A step with part of a prompt is a prefill, whatever else it serves.
-            mark(PROMPT if any(request.query_length > 1 for request in requests) else TOKEN)
+            if self._stepping:
+                # A step with part of a prompt is a prefill, whatever else it serves.
+                mark_counts(PROMPT if any(request.query_length > 1 for request in requests) else TOKEN)
             result = original(processor, model)
         self._seen += profiled_events(profiler)
         return result

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.profiler import record_function
 from transformers import LogitsProcessor
 
+from harness.errors import NotObservable
 from harness.machine.local_kernels import kernel_logs
 from harness.records.observation import Phase
 
@@ -30,7 +31,13 @@ Event = tuple[str, Any]
 
 
 def mark(name: str) -> None:
-    """Mark this moment in the profiler. The mark carries how many calls each local kernel has counted so far."""
+    """Mark this moment in the profiler. It takes some microseconds, so that it may stand in a timed run."""
+    with record_function(f"{name} "):
+        pass
+
+
+def mark_counts(name: str) -> None:
+    """Mark this moment, with how many calls each local kernel has counted so far. It takes about a millisecond."""
     counts = " ".join(f"{len(log)}={repository}" for repository, log in kernel_logs())
     with record_function(f"{name} {counts}"):
         pass
@@ -40,7 +47,7 @@ class TokenMark(LogitsProcessor):
     """Logits processor that marks each forward pass of `generate` at its end, and changes nothing."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        mark(TOKEN)
+        mark_counts(TOKEN)
         return scores
 
 
@@ -69,13 +76,16 @@ class Passes:
         return self._phases[index] if index >= 0 else Phase.PREFILL
 
     def kernel_phases(self, repository: str, calls: int) -> Iterator[Phase]:
-        """Yield the phase of each of the `calls` that a local kernel counted, in their order."""
+        """Yield the phase of each of the `calls` that a local kernel counted, in their order. Raises NotObservable if
+        its count fell meanwhile."""
         phases = [Phase.PREFILL, *self._phases]
         ends = [*(counts[repository] for counts in self._counts), calls]
+        if ends != sorted(ends):
+            raise NotObservable("calls of local kernels", f"{repository} counted {max(ends)} of them, and then fewer")
         begun = 0
         for phase, end in zip(phases, ends, strict=True):
-            yield from [phase] * max(0, end - begun)
-            begun = max(begun, end)
+            yield from [phase] * (end - begun)
+            begun = end
 
 
 def _counts(name: str) -> Counter[str]:

@@ -110,7 +110,7 @@ class Observer:
         events = [event for group in groups for event in group.events]
         passes = Passes(events)
         if outputs and not passes.tokens:
-            raise NotObservable("passes", "generate calls no logits processor")
+            raise NotObservable("forward passes", "generate calls no logits processor")
         caches = [output.past_key_values for output in outputs]
         metrics = dynamo.get_compilation_metrics()
         config = model.config.get_text_config()
@@ -178,7 +178,7 @@ def shown_by_operators(kernels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def attention_calls(group: Computed, passes: Passes) -> Iterator[AttentionCall]:
-    """Yield the calls of attention among events. Raises NotObservable if an operator is not given what it should."""
+    """Yield the calls of attention among events."""
     # The first input of each is the query, or for eager the scores.
     inside_sdpa_until = compiling_until = 0
     product: list[int] = []
@@ -197,10 +197,9 @@ def attention_calls(group: Computed, passes: Passes) -> Iterator[AttentionCall]:
         elif name.startswith(FLASH) and shapes and len(shapes[0]) in {3, 4}:
             # Sequences end to end, as (positions, heads, size), come with the places where each of them begins.
             yield AttentionCall(phase, name, masked=len(shapes[0]) == 3, queries=shapes[0][-3])
-        elif name.startswith(SDPA):
-            if not shapes or len(shapes[0]) != 4:
-                raise NotObservable("attention", f"{name} is given {shapes[:1]}, but should a query of 4 dimensions")
-            masked = any(len(shape) == 4 for shape in shapes[3:])
+        elif name.startswith(SDPA) and shapes and len(shapes[0]) > 1:
+            # A mask has as many dimensions as the query: four, or three if rows and heads lie in one.
+            masked = any(len(shape) == len(shapes[0]) for shape in shapes[3:])
             yield AttentionCall(phase, name, masked=masked, queries=shapes[0][-2])
         elif name == EAGER_ATTENTION and event.start_ns() > inside_sdpa_until and _of_scores(shapes, product):
             yield AttentionCall(phase, name, queries=shapes[0][-2])

@@ -15,6 +15,8 @@ FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
 FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 SERVED, SPREAD = "continuous batching", "tensor parallelism"
 """Parts of observation that concern only paths that serve requests, and only those that run on several ranks."""
+OTHER_CACHES, INDUCTOR = "other caches", "inductor's graphs"
+"""Parts of observation that concern only paths that exchange the cache, and only those that compile."""
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
 

@@ -130,6 +130,8 @@ class ClaimTrial:
         from suites.claims.experiments import observe
 
         path = run.optimization
+        if unseen := self.cases.runner.why_unseen(path):
+            raise Settled(failed(self.case, Property.CLAIM, unseen))
         self.cases.runner.build(path, run.setup.device)
         seen = self.ask(observe, run)
         broken = [claim for claim in engagement(path, seen).claims if not claim.holds]

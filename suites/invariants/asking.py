@@ -67,6 +67,8 @@ class Asking:
             runner.build(path, case.device)
         except WorkerFailed as error:
             return failed(case, Property.EQUIVALENCE, failure_of(error, "building"))
+        if unseen := runner.why_unseen(path):
+            return failed(case, Property.EQUIVALENCE, unseen)
         opened = self._opened(case, path, logs=folder / "logs", fault=fault, limits=limits)
         if isinstance(opened.known, Failure):
             return failed(case, Property.EQUIVALENCE, opened.known)

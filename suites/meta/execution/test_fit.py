@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,44 +13,49 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.errors import NotObservable
 from harness.execution import fit
-from harness.execution.fit import CHECKS, misfits
+from harness.execution.fit import CHECKS, COMPILING_CHECKS, misfits_of
 from harness.execution.runner import Runner
 from harness.execution.worker_pool import WorkerPool
 from harness.judging.correctness import judge
+from harness.observation import passes, watch
 from harness.records.enums import Outcome, Property
-from harness.records.observation import SERVED, SPREAD
+from harness.records.observation import INDUCTOR, OTHER_CACHES, SERVED, SPREAD, Phase
+
+EVERY = {**CHECKS, **COMPILING_CHECKS}
 
 
-@pytest.mark.parametrize("name", CHECKS)
+@pytest.mark.parametrize("name", [*CHECKS, pytest.param(INDUCTOR, marks=pytest.mark.workers)])
 def test_observation_fits_the_installed_releases(name):
     """A release that breaks one of these hides from observation what the test's name says."""
-    assert misfits({name: CHECKS[name]}) == {}
+    assert misfits_of({name: EVERY[name]}) == {}
 
 
-def renamed_operator(monkeypatch):
-    """Attention that no known operator computes."""
-    from harness.observation import watch
+def renamed(**names):
+    """A release in which names that observation looks for are others."""
 
-    monkeypatch.setattr(watch, "SDPA", "aten::_old_attention_")
-    monkeypatch.setattr(watch, "EAGER_ATTENTION", "aten::_old_softmax")
+    def change(monkeypatch):
+        for name, new in names.items():
+            for module in (watch, fit):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, new)
+        monkeypatch.setattr(watch, "WATCHED", (*watch.WATCHED, *names.values()))
+
+    change.__name__ = " and ".join(names)
+    return change
 
 
-def packed_queries(monkeypatch):
-    """Attention that hands torch a query of three dimensions: the heads beside the rows."""
-
-    def attention(module, query, key, value, *_mask, **_options):
-        rows, heads, positions, size = query.shape
-        repeated = (part.repeat_interleave(heads // part.shape[1], dim=1) for part in (key, value))
-        given = (part.reshape(rows * heads, -1, size) for part in (query, *repeated))
-        mixed = torch.ops.aten._scaled_dot_product_attention_math(*given)[0]  # noqa: SLF001 - the operator itself
-        return mixed.reshape(rows, heads, positions, size).transpose(1, 2), None
-
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", attention)  # noqa: SLF001 - no public way
+def one_phase(monkeypatch):
+    """Marks that do not tell phases apart."""
+    monkeypatch.setitem(passes.OPENS, passes.TOKEN, Phase.PREFILL)
 
 
 def uncalled_processors(monkeypatch):
     """`generate` that calls no logits processor."""
     monkeypatch.setattr("harness.execution.generation.TokenMark.__call__", lambda _self, _ids, scores: scores)
+
+
+def renamed_layer(monkeypatch):
+    monkeypatch.delattr(cache_utils, "DynamicLayer")
 
 
 def renamed_cache(monkeypatch):
@@ -61,8 +67,9 @@ def reshaped_cache(monkeypatch):
     monkeypatch.setattr("harness.observation.caches._attention_layers", lambda _cache: [])
 
 
-def renamed_region(monkeypatch):
-    monkeypatch.setattr(fit, "COMPILED_REGION", "Torch-Compiled Area: ")
+def moved_caches(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.cache_utils", None)
+    monkeypatch.delattr("transformers.cache_utils")
 
 
 def unregistered_layers(monkeypatch):
@@ -73,9 +80,14 @@ def renamed_step(monkeypatch):
     monkeypatch.delattr(ContinuousBatchProcessor, "_generation_step")
 
 
-def moved_module(monkeypatch):
-    import sys
+def other_step(monkeypatch):
+    def step(self, batch, model):
+        """Take another batch."""
 
+    monkeypatch.setattr(ContinuousBatchProcessor, "_generation_step", step)
+
+
+def moved_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers.generation.continuous_batching.cache", None)
 
 
@@ -87,29 +99,59 @@ def renamed_plan(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "change", "told"),
     [
-        ("attention", renamed_operator, "calls no operator that is known to compute attention"),
-        ("attention", packed_queries, "is given [[2, 3, 8]], but should a query of 4 dimensions"),
-        ("forward passes", uncalled_processors, "calls logits processors 0 times for 2 tokens"),
-        ("caches", renamed_cache, "transformers.cache_utils has no StaticLayer"),
-        ("caches", reshaped_cache, "a DynamicCache reads as layers of [] positions, not [4]"),
-        ("compilation", renamed_region, "leaves no profiled regions 'Torch-Compiled Area:'"),
+        (
+            "attention",
+            renamed(SDPA="aten::_old_", EAGER_ATTENTION="aten::_old"),
+            "no operator that is known to compute",
+        ),
+        ("attention", renamed(SDPA="aten::_old_"), "calls no operator"),
+        ("attention", renamed(SDPA_ENTRY="aten::old"), "is not shown as aten::old"),
+        ("attention", one_phase, "shows its calls in one phase only, prefill"),
+        ("forward passes", uncalled_processors, "calls logits processors 0 times for 4 tokens"),
+        ("caches", renamed_layer, "transformers.cache_utils has no DynamicLayer"),
+        ("caches", reshaped_cache, "a DynamicCache reads as layers of [] positions, not [6]"),
+        (OTHER_CACHES, renamed_cache, "transformers.cache_utils has no StaticLayer"),
+        ("compilation", renamed(COMPILED_REGION="Area: "), "leaves no profiled regions 'Area:'"),
+        ("compilation", renamed(COMPILING="old"), "leaves no profiled compilations 'old'"),
         ("exchanged layers", unregistered_layers, "does not show it"),
+        pytest.param(
+            *(INDUCTOR, renamed(INDUCTOR_GRAPH="## Old"), "run without the profiler's '## Old'"),
+            marks=pytest.mark.workers,
+        ),
         (SERVED, renamed_step, "transformers has no ContinuousBatchProcessor._generation_step"),
+        (SERVED, other_step, "takes self, batch, model, but should self, model"),
         (SERVED, moved_module, "ModuleNotFoundError: "),
         (SPREAD, renamed_plan, "has no tp_plan"),
+        (SPREAD, renamed(COLLECTIVES=("old::",)), "torch has no operators old::*"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_change_of_a_release_is_told_by_name(monkeypatch, name, change, told):
     change(monkeypatch)
-    found = misfits({name: CHECKS[name]})
-    assert told in found[name]
+    assert told in misfits_of({name: EVERY[name]})[name]
+
+
+TRIED_ELSEWHERE = {
+    # of packages that are not everywhere; a path of theirs that engages shows that they fit
+    *(*watch.PACKED, *watch.FLASH),
+    # of CUDA, and our own
+    *(*watch.MARKS, *passes.PASSES),
+    # by whose shapes a softmax of three dimensions is known: test_watch has every architecture that has one
+    *watch.PRODUCTS,
+}
+
+
+def test_every_name_that_the_profiler_is_searched_for_is_tried():
+    tried = {watch.SDPA, watch.SDPA_ENTRY, watch.EAGER_ATTENTION, watch.COMPILED_REGION, watch.INDUCTOR_GRAPH}
+    tried |= {watch.COMPILING, *watch.COLLECTIVES}
+    assert set(watch.WATCHED) == tried | TRIED_ELSEWHERE
 
 
 def test_silent_fallback_is_none_of_its_business(monkeypatch):
     """A release in which one attention is served by another is observed well: the path is not engaged."""
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", softmax_attention)  # noqa: SLF001 - as above
-    assert misfits({"attention": CHECKS["attention"]}) == {}
+    known = ALL_ATTENTION_FUNCTIONS._global_mapping  # noqa: SLF001 - what it was given stays
+    monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "_global_mapping", {**known, "sdpa": softmax_attention})
+    assert misfits_of({"attention": CHECKS["attention"]}) == {}
 
 
 def softmax_attention(module, query, key, value, *_mask, scaling=None, **_options):
@@ -119,7 +161,28 @@ def softmax_attention(module, query, key, value, *_mask, scaling=None, **_option
 
 def test_compilation_that_is_switched_off_is_none_of_its_business(monkeypatch):
     monkeypatch.setattr("torch._dynamo.config.disable", True)
-    assert misfits({"compilation": CHECKS["compilation"]}) == {}
+    assert misfits_of({name: EVERY[name] for name in ("compilation", INDUCTOR)}) == {}
+
+
+def test_missing_dependency_is_none_of_its_business(monkeypatch):
+    """The paths say it themselves, as users would learn it."""
+
+    def missing():
+        raise ModuleNotFoundError("No module named 'psutil'", name="psutil")
+
+    monkeypatch.setattr("harness.execution.serving.watched_functions", missing)
+    assert misfits_of({SERVED: CHECKS[SERVED]}) == {}
+
+
+def test_release_that_is_broken_is_not_called_hidden(monkeypatch):
+    """What a plain model raises is an ERROR of all cases, and no skip."""
+
+    def broken(*_arguments, **_options):
+        raise RuntimeError("mat1 and mat2 cannot be multiplied")
+
+    monkeypatch.setattr("harness.execution.fit.generate_free", broken)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        misfits_of({"caches": CHECKS["caches"]})
 
 
 @pytest.mark.parametrize(
@@ -130,6 +193,8 @@ def test_compilation_that_is_switched_off_is_none_of_its_business(monkeypatch):
         ("attention.sdpa", SPREAD, False),
         ("parallelism.tp2", SPREAD, True),
         ("continuous_batching.sdpa", SERVED, True),
+        ("attention.sdpa", OTHER_CACHES, False),
+        ("caching.static", OTHER_CACHES, True),
     ],
 )
 def test_case_that_cannot_be_observed_is_unsupported(monkeypatch, planned_case, path, part, blind):
@@ -138,7 +203,7 @@ def test_case_that_cannot_be_observed_is_unsupported(monkeypatch, planned_case, 
     monkeypatch.setattr(WorkerPool, "once", lambda *_arguments, **_named: {part: "renamed"})
     runner = Runner(probes=None, logs=Path("none"))
     if not blind:
-        assert runner._why_unseen(optimization) == {}  # noqa: SLF001 - what would run is not the point
+        assert runner.why_unseen(optimization) is None
         return
     evidence = runner.evidence(case, optimization)
     assert evidence.rungs == ()

@@ -10,8 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from harness.errors import NotObservable
 from harness.execution.generation import generate_forced, generate_free, set_plain_greedy
-from harness.observation.passes import PROMPT, TOKEN, Passes, TokenMark, mark
+from harness.execution.speed.timed_model import FirstToken
+from harness.observation.passes import PROMPT, TOKEN, Passes, TokenMark, mark_counts
 from harness.observation.watch import profiled_events
 from harness.records.observation import Phase
 
@@ -56,22 +58,30 @@ def test_mark_changes_no_scores():
 def test_calls_of_a_kernel_belong_to_the_pass_in_which_it_counted_them(kernel):
     def run():
         kernel.append(("before", 1))
-        mark(PROMPT)
+        mark_counts(PROMPT)
         kernel.extend([("prefill", 1)] * 2)
-        mark(TOKEN)
+        mark_counts(TOKEN)
         kernel.append(("decode", 1))
-        mark(TOKEN)
+        mark_counts(TOKEN)
 
     phases = list(seen(run).kernel_phases("owner/kernel", len(kernel)))
     assert phases == [Phase.PREFILL] * 3 + [Phase.DECODE]
 
 
-def test_kernel_that_is_cleared_meanwhile_gets_no_phases_twice(kernel):
-    """Its log was longer at an earlier mark."""
-
+def test_kernel_whose_count_falls_is_told(kernel):
     def run():
         kernel.extend([("f", 1)] * 3)
-        mark(TOKEN)
+        mark_counts(TOKEN)
         kernel.clear()
 
-    assert len(list(seen(run).kernel_phases("owner/kernel", 3))) == 3
+    with pytest.raises(NotObservable, match="owner/kernel counted 3 of them, and then fewer"):
+        list(seen(run).kernel_phases("owner/kernel", len(kernel)))
+
+
+def test_mark_of_a_timed_run_looks_for_no_kernels(monkeypatch):
+    """That takes a millisecond, in each sample of both sides."""
+    monkeypatch.setattr("harness.observation.passes.kernel_logs", pytest.fail)
+    first = FirstToken()
+    first.put(torch.zeros(1))
+    passes = seen(lambda: first.put(torch.zeros(1)))
+    assert passes.tokens == 1

@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch.profiler import ProfilerActivity, profile
 
-from harness.errors import Incompatible, NotObservable
+from harness.errors import Incompatible
 from harness.execution.serving import BatchingWatch
 from harness.execution.worker import Worker
 from harness.machine.local_kernels import kernel_logs
@@ -84,11 +84,12 @@ def test_phase_is_that_of_the_forward_pass(heads):
     assert [call.phase for call in calls_of([*marks, *calls])] == [Phase.PREFILL, Phase.DECODE, Phase.PREFILL]
 
 
-def test_query_of_an_unknown_form_is_told():
-    """A release that hands torch something else must not read as one without attention."""
-    call = (f"{SDPA}flash_attention", event([30, 8], [30, 8], [30, 8]))
-    with pytest.raises(NotObservable, match=r"observation of attention no longer fits transformers .*\[\[30, 8\]\]"):
-        calls_of([call])
+@pytest.mark.parametrize(("more", "masked"), [([], False), ([[30, 5, 5]], True), ([[2, 30]], False)])
+def test_heads_may_lie_beside_the_rows(more, masked):
+    """What calls torch so is a call of torch's attention all the same."""
+    shapes = [[30, 5, 8]] * 3
+    [call] = calls_of([(f"{SDPA}attention_math", event(*shapes, *more))])
+    assert call == AttentionCall(Phase.PREFILL, f"{SDPA}attention_math", masked, 5)
 
 
 def test_function_that_wraps_an_operator_is_not_counted_twice():
