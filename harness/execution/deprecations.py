@@ -11,16 +11,23 @@ from typing import Any
 
 from harness.formatting import one_line
 from harness.observation.wrapping import wrapped
-from harness.records.evidence import Deprecation
+from harness.records.observation import Deprecation
 
 LIBRARIES = ("transformers", "torch", "accelerate", "bitsandbytes", "kernels")
 """Roots of the loggers that are heard. Of warnings, those of every library are."""
-ANNOUNCES = re.compile(r"deprecat|will be removed|removed in|no longer be supported", re.IGNORECASE)
-ENDS = re.compile(
-    r"(?:removed|removal|dropped|end|ends|error)\b[^.]{0,40}?\b(?:in|from|since|with)\b[^.]{0,30}?\bv?(\d+(?:\.\d+)*)",
+ANNOUNCES = re.compile(
+    r"deprecat|(?:will|to) be (?:removed|dropped)|removal is|no longer be supported|removed (?:in|from) (?:the |a )?"
+    r"(?:v\d|version|release|future|next)",
     re.IGNORECASE,
 )
-"""Words of a library that name the release in which something ends."""
+"""Words of a library that announce an end."""
+ENDS = re.compile(
+    r"(?:remov(?:ed|al)|dropped|unsupported|error)\b[^.;]{0,60}?\b(?:in|from|since|with|after|starting|by|for)\s+"
+    r"(?:the\s+)?(?:transformers\s+|torch\s+|pytorch\s+|accelerate\s+)?(?:v|version\s+|release\s+)?"
+    r"(\d+\.\d+(?:\.\d+)*|(?<=v)\d+|(?<=version )\d+|(?<=release )\d+)",
+    re.IGNORECASE,
+)
+"""Words of a library that name the release in which something ends. A bare number is none."""
 LONGEST = 300
 """Characters of what a library says, for a line."""
 
@@ -39,8 +46,7 @@ def deprecations_noted() -> Iterator[list[Deprecation]]:
         note(message)
         original(message, *arguments, **options)
 
-    listener = _Listener(note)
-    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    listener, loggers = _Listener(note), list(_loggers())
     with warnings.catch_warnings(), wrapped(warnings, "showwarning", show):
         warnings.simplefilter("default", DeprecationWarning)
         warnings.simplefilter("default", PendingDeprecationWarning)
@@ -51,6 +57,15 @@ def deprecations_noted() -> Iterator[list[Deprecation]]:
         finally:
             for logger in loggers:
                 logger.removeHandler(listener)
+
+
+def _loggers() -> Iterator[logging.Logger]:
+    """Yield the loggers of LIBRARIES, and those below them that do not pass on what they are told."""
+    for root in LIBRARIES:
+        yield logging.getLogger(root)
+        for name, logger in list(logging.root.manager.loggerDict.items()):
+            if name.startswith(f"{root}.") and isinstance(logger, logging.Logger) and not logger.propagate:
+                yield logger
 
 
 def deprecation_of(said: str) -> Deprecation | None:

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import NotObservable, first_line
 from harness.execution.generation import generate_free, set_plain_greedy
-from harness.observation.caches import read_layers
+from harness.observation.caches import cache_of, read_layers
 from harness.observation.graphs import Computed
 from harness.observation.layers import LayerCensus
 from harness.observation.passes import Passes
@@ -104,7 +104,7 @@ def caches_fit() -> str:
     """Return why the cache that generate makes by itself would not be read; empty if it would."""
     if why := _lacking(DYNAMIC):
         return why
-    cache = _generated("eager")[0].past_key_values
+    cache = cache_of(_generated("eager")[0])
     kept = [layer.kept for layer in read_layers(cache)]
     wanted = [PROMPT + TOKENS - 1]
     return "" if kept == wanted else f"a {type(cache).__name__} reads as layers of {kept} positions, not {wanted}"

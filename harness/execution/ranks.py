@@ -17,6 +17,7 @@ import torch
 from harness.execution.correctness.comparison import compare, identical
 from harness.execution.correctness.runs import watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
+from harness.execution.deprecations import deprecations_noted
 from harness.execution.loading import load_run, planted
 from harness.execution.refusals import refusals
 from harness.execution.serving import Served, serve_run
@@ -40,7 +41,7 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
         rank = int(os.environ["RANK"])
         if place is None and setup.device != "cpu":
             torch.accelerator.set_device_index(rank)
-        with planted(setup.fault):
+        with planted(setup.fault), deprecations_noted() as deprecations:
             if serving := run.optimization.serving():
                 model, seen, served, prompts = serve_run(run, serving)
                 save_tensors((vars(served), prompts), _file(run, rank))
@@ -53,6 +54,7 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
             bytes_whole=sum(each.numel() * each.itemsize for each in model.parameters()),
             elements=sum(each.numel() for each in model.parameters()),
             collectives=seen.collectives,
+            deprecations=tuple(deprecations),
         )
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -69,6 +71,7 @@ def compare_ranks(run: CaseRun, seen: list[Observation]) -> PrecisionRun:
         engagement=engagement(run.optimization, observed),
         comparison=comparison,
         seconds=time.monotonic() - started,
+        deprecations=observed.ranks[0].deprecations,
     )
 
 

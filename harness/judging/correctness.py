@@ -52,7 +52,10 @@ def judge(
 
 
 def _announced(evidence: Evidence) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(str(each) for run in evidence.rungs for each in run.deprecations))
+    """Return what is announced to end of what the path asks, beyond what plain eager runs into."""
+    of_eager = {each for trust in evidence.trusts for each in trust.deprecations}
+    ending = (each for run in evidence.rungs for each in run.deprecations if each not in of_eager)
+    return tuple(dict.fromkeys(map(str, ending)))
 
 
 def judge_relation(

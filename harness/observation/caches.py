@@ -11,9 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from harness.observation.linears import leaves
 from harness.records.observation import CacheLayer
+
+CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
+"""Name of the cache among what a model is given and returns. transformers calls it `cache` from 5.24 on."""
+
+
+def cache_of(output: Any) -> Any:
+    """Return the cache that `generate` or a forward pass returned."""
+    return getattr(output, CACHE)
 
 
 def read_layers(cache: Any) -> list[CacheLayer]:

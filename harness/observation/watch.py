@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import HarnessError, Incompatible, NotObservable, first_line
 from harness.machine.local_kernels import LAYERS, kernel_logs, serving_folders
-from harness.observation.caches import read_layers
+from harness.observation.caches import cache_of, read_layers
 from harness.observation.graphs import MARKS, Computed, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
 from harness.observation.linears import head_name, read_linears
@@ -111,7 +111,7 @@ class Observer:
         passes = Passes(events)
         if outputs and not passes.tokens:
             raise NotObservable("forward passes", "generate calls no logits processor")
-        caches = [output.past_key_values for output in outputs]
+        caches = [cache_of(output) for output in outputs]
         metrics = dynamo.get_compilation_metrics()
         config = model.config.get_text_config()
         limits = [m.fail_reason for m in metrics if m.fail_reason and "limit" in m.fail_reason.lower()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.records.enums import Dtype, Outcome, Technique, Tolerance
+from harness.records.observation import Deprecation
 from harness.records.workload import ModelSpec, Workload
 
 GROUP = 32
@@ -234,19 +235,6 @@ class Operators:
 
 
 @dataclass(frozen=True)
-class Deprecation:
-    """Something that a path asks for, and that a library announces to end."""
-
-    said: str
-    """Words of the library, in one line."""
-    ends: str = ""
-    """Release in which it ends, by these words; empty if they name none."""
-
-    def __str__(self) -> str:
-        return f"{self.said} (ends with {self.ends})" if self.ends else self.said
-
-
-@dataclass(frozen=True)
 class PrecisionRun:
     """Results of one run of a case in one precision."""
 
@@ -299,6 +287,8 @@ class EagerCheck:
     """Tokens of the recall probe; 0 if the model was not trained on recall."""
     positions: int = 0
     """Positions of the longest row: its prompt and all new tokens but the last."""
+    deprecations: tuple[Deprecation, ...] = ()
+    """What libraries announce to end while eager runs: no path asks for it."""
 
     @property
     def recall(self) -> float:

@@ -101,6 +101,19 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Deprecation:
+    """Something that a path asks for, and that a library announces to end."""
+
+    said: str
+    """Words of the library, in one line."""
+    ends: str = ""
+    """Release in which it ends, by these words; empty if they name none."""
+
+    def __str__(self) -> str:
+        return f"{self.said} (ends with {self.ends})" if self.ends else self.said
+
+
+@dataclass(frozen=True)
 class Rank:
     """One process of a parallel model."""
 
@@ -115,6 +128,7 @@ class Rank:
     """Calls of operators in which ranks wait for each other, by name."""
     agrees: bool = True
     """Whether the rank gave the logits and tokens of the first rank, bit for bit."""
+    deprecations: tuple[Deprecation, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.observation.caches import CACHE
 from harness.paths.base import Optimization
 
 DYNAMIC, STATIC, NONE = "dynamic", "static", "none"
@@ -61,8 +62,8 @@ class Subject:
                 input_ids=ids[:, first:end],
                 attention_mask=mask[:, :end],
                 position_ids=positions[:, first:end],
-                past_key_values=held,
                 use_cache=held is not None,
+                **{CACHE: held},
             )
         logits: Tensor = output.logits[:, begin - first :]
         return logits

@@ -44,11 +44,12 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
     if serving := optimization.serving():
         return _serve_candidate(run, serving, text)
     started = time.monotonic()
-    with refusals(run), deprecations_noted() as deprecations:
+    with refusals(run):
         against = _yardstick(run, text)
         with planted(setup.fault):
-            model, batches = load_run(run)
-            candidate, seen = watched_run(run, model, batches, against.reference)
+            with deprecations_noted() as deprecations:
+                model, batches = load_run(run)
+                candidate, seen = watched_run(run, model, batches, against.reference)
             engaged = engagement(optimization, seen)
             operators = None
             if engaged.engaged:  # of something else that ran there is nothing to compare
@@ -103,11 +104,12 @@ def _beside(run: CaseRun, model: Any, batches: list[Batch], against: Yardstick) 
 def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> PrecisionRun:
     started = time.monotonic()
     rounded = run.optimization.rounds_weights
-    with refusals(run), deprecations_noted() as deprecations:
+    with refusals(run):
         weights, changed = rounded_weights(run) if rounded else ({}, None)
         plain = dense_text(run.setup, run.dtype, text) if rounded else None
         with planted(run.setup.fault):
-            model, seen, served, prompts = serve_run(run, serving)
+            with deprecations_noted() as deprecations:
+                model, seen, served, prompts = serve_run(run, serving)
             save_tensors(served.tokens, run.verified)
             scheme = Scheme(quality_of(model, plain), changed) if plain else None
     return PrecisionRun(

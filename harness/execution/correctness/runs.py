@@ -21,6 +21,7 @@ from harness.execution.generation import (
     rows_not_ended,
 )
 from harness.execution.setup import CaseRun, CaseSetup
+from harness.observation.caches import cache_of
 from harness.observation.watch import Observer
 from harness.paths.base import Aspect
 from harness.records.observation import Observation
@@ -43,7 +44,7 @@ def run_batches(
         forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options())
         free, own = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options())
         outputs += [forced, free]
-        parts.append(generation(prompt_logits, step_logits, own, mask, cache=forced.past_key_values))
+        parts.append(generation(prompt_logits, step_logits, own, mask, cache=cache_of(forced)))
     return outputs, joined(parts)
 
 
@@ -75,7 +76,7 @@ def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation
         for ids, mask in batches:
             _, tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
             output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
-            runs.append(generation(prompt_logits, step_logits, tokens, mask, cache=output.past_key_values))
+            runs.append(generation(prompt_logits, step_logits, tokens, mask, cache=cache_of(output)))
     return joined(runs)
 
 

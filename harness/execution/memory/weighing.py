@@ -23,7 +23,7 @@ from harness.execution.memory.gauges import (
 )
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun
-from harness.observation.caches import cache_tensors
+from harness.observation.caches import cache_of, cache_tensors
 from harness.observation.watch import windows_of
 from harness.records.enums import Dtype
 from harness.records.measurements import MemoryUsage
@@ -99,7 +99,7 @@ def _generate(run: CaseRun, model: Any, batch: Batch) -> Any:
     with run.optimization.applied():
         options = run.optimization.generate_options()
         output, _ = generate_free(model, *batch, new_tokens=run.setup.workload.new_tokens, options=options)
-    return output.past_key_values
+    return cache_of(output)
 
 
 def weigh_runs(gauge: Gauge, run: CaseRun, model: Any, batch: Batch) -> tuple[list[int], Storages]:

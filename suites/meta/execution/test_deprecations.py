@@ -11,7 +11,8 @@ import pytest
 from harness.execution.deprecations import deprecation_of, deprecations_noted
 from harness.judging.correctness import judge
 from harness.records.enums import Dtype, Property, Tolerance
-from harness.records.evidence import Deprecation, Evidence
+from harness.records.evidence import Evidence
+from harness.records.observation import Deprecation
 from harness.records.run import Run
 from harness.reports.markdown import markdown
 from harness.reports.tables import announced
@@ -29,6 +30,13 @@ from suites.meta.builders.recorded_runs import ENVIRONMENT, FLASH, SDPA, verdict
         ("Passing x will no longer be supported; it raises an error from version 2.16 on", "2.16"),
         ("`use_kernel_func_from_hub` is deprecated in transformers v5.16 and will be removed in the future.", ""),
         ("x is deprecated, use y", ""),
+        ("x is deprecated and will raise an error in 4-bit mode", ""),
+        ("x is deprecated and will be removed in the next 2 releases", ""),
+        ("x is deprecated and will be removed in a future version (current: 5.22.2)", ""),
+        ("x is deprecated and will be dropped after 5.30", "5.30"),
+        ("x is deprecated and unsupported starting 5.20", "5.20"),
+        ("The removal is planned for release 2.16", "2.16"),
+        ("`kwarg` is deprecated and will be removed in version 6.0.0 for `generate`. Use `cache` instead.", "6.0.0"),
     ],
 )
 def test_release_of_the_end_is_that_which_the_library_names(said, ends):
@@ -36,8 +44,20 @@ def test_release_of_the_end_is_that_which_the_library_names(said, ends):
     assert deprecation_of(said) == Deprecation(said, ends)
 
 
-def test_what_announces_nothing_is_none():
-    assert deprecation_of("You are using a model of type llama 5.19") is None
+@pytest.mark.parametrize(
+    "said", ["You are using a model of type llama 5.19", "Padding tokens were removed in 3 rows", "fused in 2.13"]
+)
+def test_what_announces_nothing_is_none(said):
+    assert deprecation_of(said) is None
+
+
+def test_loggers_that_pass_nothing_on_are_heard(monkeypatch):
+    """torch's main ones are such."""
+    logger = logging.getLogger("torch._dynamo.of_this_test")
+    monkeypatch.setattr(logger, "propagate", False)
+    with deprecations_noted() as noted:
+        logger.warning("x is deprecated")
+    assert noted == [Deprecation("x is deprecated")]
 
 
 def test_warnings_and_loggers_are_heard_once_each_and_still_shown():
@@ -64,6 +84,8 @@ def test_verdict_on_engagement_and_reports_tell_it():
     engagement = judge(SDPA, Property.ENGAGEMENT, evidence)
     assert engagement.announced == ("b will be removed in v6 (ends with 6)",)
     assert judge(SDPA, Property.EQUIVALENCE, evidence).announced == ()
+    of_eager = replace(evidence, trusts=(replace(TRUST, deprecations=run.deprecations),))
+    assert judge(SDPA, Property.ENGAGEMENT, of_eager).announced == ()
     other = replace(verdict(FLASH), announced=engagement.announced)
     line = "attention.sdpa, attention.sdpa_flash: b will be removed in v6 (ends with 6)"
     assert announced([engagement, other]) == [line]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from harness.execution.correctness.comparison import identical, relative_error
 from harness.execution.correctness.runs import exact_runs, in_float64, run_batches, with_tokens
+from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import generate_free
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
 from harness.execution.setup import CaseSetup
@@ -37,7 +38,7 @@ def make_reference(setup: CaseSetup) -> float:
 def measure_eager(setup: CaseSetup, dtype: Dtype, recall: Workload) -> EagerCheck:
     """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
     reference = read_generation(setup.file(Dtype.FP64))
-    with planted(setup.fault):
+    with planted(setup.fault), deprecations_noted() as deprecations:
         model, batches = load_run(setup.eager(dtype))
         runs = [run_batches(model, batches, reference, options=dict)[1] for _ in range(2)]
         recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
@@ -49,6 +50,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, recall: Workload) -> EagerChec
         recalled=recalled,
         asked=asked,
         positions=setup.workload.longest + setup.workload.new_tokens - 1,
+        deprecations=tuple(deprecations),
     )
 
 
