@@ -39,6 +39,7 @@ from harness.errors import (
 )
 from harness.execution.preloading import device_is_spoiled
 from harness.execution.scratch import Scratch
+from harness.machine.host import oom_kills
 from harness.machine.variables import WORKER_VARIABLES
 
 Answer = TypeVar("Answer")
@@ -71,6 +72,7 @@ class Worker:
         """Start a worker whose standard output and error go to the file `log`. On a CPU it computes with that many
         `threads`; 0 leaves it to torch. Raises WorkerDied if it cannot start, and DiskRefuses."""
         self.log = log
+        self._oom_kills = oom_kills()
         context = _server()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, str(log), threads), daemon=True)
@@ -110,7 +112,10 @@ class Worker:
         return answer
 
     def _died(self) -> WorkerDied:
-        return WorkerDied(f"worker ended {_ending(self._end())}", log=str(self.log))
+        code = self._end()
+        starved = code == -signal.SIGKILL and oom_kills() > self._oom_kills
+        why = " while the kernel killed for want of memory (fewer --jobs, or a smaller --model)" if starved else ""
+        return WorkerDied(f"worker ended {_ending(code)}{why}", log=str(self.log))
 
     def _end(self) -> int | None:
         """Return the exit code of the process as soon as it has one; None if that takes longer than GRACE_SECONDS."""

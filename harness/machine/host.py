@@ -77,6 +77,12 @@ def available_memory(root: Path = ROOT) -> int:
     return min(free)
 
 
+def oom_kills(root: Path = ROOT) -> int:
+    """Return how many processes of this machine the kernel has killed for want of memory; 0 if it does not tell."""
+    entries = (line.split() for line in _text(root / "proc/vmstat").splitlines())
+    return next((int(entry[1]) for entry in entries if entry[0] == "oom_kill"), 0)
+
+
 def governor(root: Path = ROOT) -> str:
     """Return the governor of the first processor's clock: `performance`, `powersave`, ..., or `unknown`."""
     return _text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip() or UNKNOWN

@@ -71,6 +71,17 @@ def test_killed_worker_is_told_by_its_signal(worker):
         worker.call(be_killed, seconds=60)
 
 
+def test_worker_that_is_killed_while_memory_runs_out_is_told_so(tmp_path, monkeypatch):
+    """The kernel counts whom it kills for it, on the whole machine."""
+    counts = iter([4, 5])
+    monkeypatch.setattr("harness.execution.worker.oom_kills", lambda: next(counts))
+    with (
+        Worker(log=tmp_path / "worker.log") as worker,
+        pytest.raises(WorkerDied, match=r"by SIGKILL while the kernel killed for want of memory \(fewer --jobs, or"),
+    ):
+        worker.call(be_killed, seconds=60)
+
+
 def test_exited_worker_is_told_by_its_code(worker):
     with pytest.raises(WorkerDied, match="worker ended with exit code 3"):
         worker.call(os._exit, 3, seconds=60)

@@ -25,7 +25,7 @@ from harness.machine.conditions import (
     open_conditions,
     times_compiled,
 )
-from harness.machine.host import governor, read_ticks, throttle_files, times_throttled, turbo
+from harness.machine.host import governor, oom_kills, read_ticks, throttle_files, times_throttled, turbo
 from harness.machine.nvml import CAUSES, POWER_CAP, Gpu, find_gpu
 
 UUID = "6d4f1c6e-0000-1111-2222-333344445555"
@@ -302,3 +302,10 @@ def test_gpu_that_nvml_does_not_know_is_told(nvml):
 
 def test_cpu_needs_no_nvml():
     assert "gpu_throttling" not in open_conditions("cpu").facts()
+
+
+def test_kills_for_want_of_memory_are_counted(tmp_path):
+    assert oom_kills(tmp_path) == 0
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/vmstat").write_text("nr_free_pages 100\noom_kill 3\noom_kill_failed 1\n")
+    assert oom_kills(tmp_path) == 3
