@@ -1,4 +1,4 @@
-"""What libraries announce to end, while a path runs. Runs in workers."""
+"""Note deprecations that libraries announce while a path runs. Runs in workers."""
 
 from __future__ import annotations
 

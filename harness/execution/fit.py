@@ -1,4 +1,4 @@
-"""Whether observation still fits the installed releases: each thing that it relies on, tried on something known.
+"""Check that observation still fits the installed releases. All that it relies on is tried on something known.
 
 An observer that looks for a name which a release has changed sees nothing. Then what engaged reads as not engaged, and
 what should not be there reads as absent. So before a case is judged, whatever is relied on is tried once per session,

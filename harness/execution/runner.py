@@ -201,8 +201,10 @@ class Runner(WorkerPool):
             raise WorkerRaised(f"optimum-quanto's extension was not built: {error}", log=error.log) from error
 
     def why_unseen(self, optimization: Optimization) -> Failure | None:
-        """Return the failure of whatever is judged of an optimization that cannot be observed in the installed
-        releases; None if it can be."""
+        """Return why an optimization cannot be observed in the installed releases; None if it can be.
+
+        The failure is that of whatever is judged of the optimization.
+        """
         used = {
             OTHER_CACHES: Aspect.CACHE in optimization.changes,
             SERVED: optimization.serving() is not None,

@@ -78,7 +78,7 @@ def available_memory(root: Path = ROOT) -> int:
 
 
 def oom_kills(root: Path = ROOT) -> int:
-    """Return how many processes of this machine the kernel has killed for want of memory; 0 if it does not tell."""
+    """Return how many processes the kernel has killed for want of memory. 0 if it does not tell."""
     entries = (line.split() for line in _text(root / "proc/vmstat").splitlines())
     return next((int(entry[1]) for entry in entries if entry[0] == "oom_kill"), 0)
 

@@ -288,7 +288,7 @@ class EagerCheck:
     positions: int = 0
     """Positions of the longest row: its prompt and all new tokens but the last."""
     deprecations: tuple[Deprecation, ...] = ()
-    """What libraries announce to end while eager runs: no path asks for it."""
+    """Deprecations while eager runs, which no path asks for."""
 
     @property
     def recall(self) -> float:

@@ -37,7 +37,7 @@ class AttentionCall:
     """Whether a mask, or lengths of unpadded sequences, came with the call. Eager adds its
     mask before the softmax, where it cannot be seen."""
     queries: int = 0
-    """Positions of its query, each once for every head that a release lays among them; 0 if a kernel does not tell."""
+    """Positions of its query; 0 if a kernel does not tell. A release may lay heads among them, and count each."""
 
 
 @dataclass(frozen=True)

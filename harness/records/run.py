@@ -37,7 +37,7 @@ class Verdict:
     forgiven: Outcome | None = None
     """Outcome that a KNOWN_FAILURE would have had; None for other verdicts."""
     announced: tuple[str, ...] = ()
-    """What libraries announce to end of what the path asks, with the release if they name it. On engagement alone."""
+    """Deprecations of what the path asks, with the release in which it ends, if named. On engagement alone."""
 
 
 @dataclass(frozen=True)

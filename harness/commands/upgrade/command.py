@@ -69,7 +69,7 @@ class Upgrade:
     confirmed: Mapping[str, CaseResult]
     """The second look at each case that changed."""
     unconfirmed: str = ""
-    """Why there was no second look; empty if there was, or nothing changed."""
+    """Reason for which there was no second look; empty if there was, or nothing changed."""
 
     @property
     def acceptable(self) -> bool:

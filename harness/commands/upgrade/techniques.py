@@ -1,4 +1,4 @@
-"""What an upgrade does to each technique: same, better, worse, refused now, ignored now. Pure: no torch, no I/O."""
+"""Effect of an upgrade on each technique: same, better, worse, refused now, ignored now. Pure: no torch, no I/O."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Effect(StrEnum):
     """Effect of an upgrade on a path, the most serious first."""
 
     IGNORED = "ignored now"
-    """What is requested does not engage, and no run failed for it before."""
+    """A request does not engage, and did not fail for that before."""
     WORSE = "worse"
     REFUSED = "refused now"
     """At least one of its cases was judged, and is not any more."""

@@ -48,6 +48,7 @@ class Answers(ClaimTrial):
             setup=setup_of,
             case_run=lambda case, path: CaseRun(setup_of(case), case.dtype, path),
             build=lambda *_: None,
+            why_unseen=lambda _: None,
             seconds=1.0,
             observe_ranks=lambda *_, **__: list(ranks),
         )

@@ -17,8 +17,9 @@ from harness.records.evidence import Engagement, EngagementCheck
 from suites.meta.builders.commands import CONFTEST, harness, refusal, write_evidence
 from suites.meta.builders.documents import DOCUMENTS
 from suites.meta.builders.evidence import rung
+from suites.meta.builders.made_up_upgrade import upgraded
 from suites.meta.builders.made_up_validation import validated
-from suites.meta.builders.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout
+from suites.meta.builders.recorded_runs import BETTER, FLASH, SDPA, STATIC, WORSE, Checkout, verdict
 from suites.meta.builders.two_sides import ID as TIMED
 from suites.meta.builders.two_sides import Scripted
 
@@ -41,6 +42,8 @@ INVOCATIONS = (
     ("merge RUN --json", {0}),
     (f"confirm OLD NEW --case {TIMED} --model mini --case-timeout 60 --timing-seconds 0 --run-dir elsewhere", {0}),
     (f"confirm OLD NEW --case {TIMED} --json", {0}),
+    ("upgrade torch 2.13.0 2.14.1 --device cpu --case-timeout 60 --timing-seconds 1 --run-dir elsewhere", {0}),
+    ("upgrade kernels 0.17.1 0.17.2 --json", {0}),
     ("baseline propose RUN", {0}),
     ("baseline propose WORSE --json", {0}),
     ("baseline propose BETTER", {0}),
@@ -107,6 +110,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.setattr("harness.commands.calibrate.measure.measure_variants", lambda *_, **__: variants)
     monkeypatch.setattr("harness.commands.confirm.command.EnvironmentClient", lambda who, *_: Scripted(who))
     made = Checkout(tmp_path, match=Match("cpu", platform.machine()))
+    upgraded(monkeypatch, made, old=[verdict(SDPA)], new=[verdict(SDPA)])
     for name, how in (("RUN", {}), ("WORSE", WORSE), ("BETTER", BETTER)):
         write_evidence(made.run({SDPA: how}, name=name), SDPA)
     return made

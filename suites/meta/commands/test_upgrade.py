@@ -12,13 +12,14 @@ from importlib import metadata
 import pytest
 
 from harness.commands.compare.cases import Weight
-from harness.commands.confirm.confirm import NOT_COMPARED, CaseResult, Confirmation
+from harness.commands.confirm.confirm import NOT_COMPARED, CaseResult
 from harness.commands.upgrade.command import _waited
 from harness.commands.upgrade.environments import Environment, make_environment, requirement, settings
 from harness.commands.upgrade.techniques import Effect, acceptable, claims, effects, summary, table, unconfirmed
 from harness.errors import HarnessError
 from harness.records.enums import Outcome, Property
 from suites.meta.builders.commands import CONFTEST, harness, refusal
+from suites.meta.builders.made_up_upgrade import upgraded
 from suites.meta.builders.recorded_runs import FLASH, SDPA, STATIC, Checkout, case, verdict
 from suites.meta.builders.two_runs import SLOWDOWN, UPGRADED, found, side, timed
 from suites.meta.builders.two_runs import STATIC as TIMED
@@ -157,37 +158,13 @@ def test_table_counts_what_is_the_same_and_names_the_rest():
 
 @pytest.fixture
 def upgrade(tmp_path, monkeypatch, capsys):
-    """Runs the command with made-up environments, runs and second looks; (code, output, errors)."""
+    """Runs the command on a made-up upgrade; (code, output, errors)."""
     (tmp_path / "conftest.py").write_text(CONFTEST)
     monkeypatch.chdir(tmp_path)
     checkout = Checkout(tmp_path)
-    looked = []
 
-    def made(folder, package, version):
-        return Environment(str(folder / "bin" / "python"), package, version, ("kernels 0.17.2 is not accepted",))
-
-    def confirmed(options):
-        looked.append(options.cases)
-        results = tuple(CaseResult(case, "FAILS NOW", Weight.WORSE, "so") for case in options.cases)
-        return Confirmation({}, (), results), tmp_path
-
-    def run(*arguments, broken="", failed=0, **sides):
-        def ran(_root, environment, parent, options):
-            name = parent.name.removesuffix("-run")
-            run.given.append((environment.version, options))
-            changed = {"environment": {**UPGRADED, "transformers": environment.version}}
-            changed["failed_otherwise"] = failed if name == "new" else 0
-            return checkout.run(name=f"{parent.relative_to(tmp_path)}/r", verdicts=sides[name], **changed)
-
-        def second(options):
-            if broken:
-                raise HarnessError(broken)
-            return confirmed(options)
-
-        run.given, run.looked = [], looked
-        monkeypatch.setattr("harness.commands.upgrade.command.make_environment", made)
-        monkeypatch.setattr("harness.commands.upgrade.command._run", ran)
-        monkeypatch.setattr("harness.commands.upgrade.command.confirmed", second)
+    def run(*arguments, **found):
+        run.seen = upgraded(monkeypatch, checkout, **found)
         return harness(monkeypatch, capsys, "upgrade", "transformers", "5.22.2", "5.24.0", *arguments)
 
     return run
@@ -196,11 +173,11 @@ def upgrade(tmp_path, monkeypatch, capsys):
 def test_command_writes_what_a_pull_request_needs(upgrade, tmp_path):
     code, out, errors = upgrade("--", "-k", "x", old=judged(), new=judged(sdpa=Outcome.NOT_ENGAGED))
     assert code == 1
-    assert upgrade.given == [
+    assert upgrade.seen.given == [
         ("5.22.2", ["--case-timeout", "300", "-k", "x"]),
         ("5.24.0", ["--case-timeout", "300", "-k", "x"]),
     ]
-    assert upgrade.looked == [(SDPA.id,)]
+    assert upgrade.seen.looked == [(SDPA.id,)]
     [folder] = tmp_path.glob("runs/upgrade-*")
     page = (folder / "upgrade.md").read_text()
     assert page.startswith("# transformers 5.22.2 to 5.24.0: 1 ignored now, 2 same\n")
@@ -218,7 +195,7 @@ def test_command_is_content_where_nothing_changed(upgrade):
     code, out, _ = upgrade(old=judged(), new=judged())
     assert code == 0
     assert "5.24.0: 3 same" in out
-    assert upgrade.looked == []
+    assert upgrade.seen.looked == []
 
 
 def test_second_look_that_fails_loses_nothing(upgrade, tmp_path):
@@ -233,7 +210,7 @@ def test_case_that_cannot_be_tried_by_itself_gets_no_second_look(upgrade):
     relation = replace(judged()[0], case=f"{SDPA.id.rpartition('-')[0]}-repetition")
     code, _, errors = upgrade(old=[relation], new=[replace(relation, outcome=Outcome.MISMATCH)])
     assert code == 1
-    assert upgrade.looked == []
+    assert upgrade.seen.looked == []
     assert "trying each again" not in errors
 
 

@@ -19,6 +19,7 @@ from harness.profiles.expectations import Expectations
 from harness.profiles.profile import BASELINES, read_profiles
 from harness.profiles.thresholds import TICKS, Threshold
 from harness.records.enums import Outcome, Property
+from harness.records.evidence import Failure
 from harness.reports.overview import tick_name
 from harness.session.case_judge import CaseJudge
 from harness.statistics import Interval
@@ -219,3 +220,14 @@ def test_pairs_of_what_a_claim_is_tried_on_tell_whether_it_is_faster(tried):
     )
     cases._measure(own, Property.SPEED, expectation)  # noqa: SLF001  where aims are set
     assert aims[0].limits == ((CLEARLY_FASTER,) if tried else ())
+
+
+def test_claim_on_a_path_that_cannot_be_observed_is_unsupported():
+    """Never that it does not hold: nothing is known of it."""
+    asked = Answers("sentence.stack_beats_its_best_part", EAGER)
+    asked.cases.runner.why_unseen = lambda _: Failure(Outcome.UNSUPPORTED, "not observable: renamed")
+    with pytest.raises(Settled) as settled:
+        ClaimTrial.engaged(asked, asked.run(path_named("attention.sdpa")))
+    assert settled.value.verdict.outcome is Outcome.UNSUPPORTED
+    assert "not observable: renamed" in settled.value.verdict.message
+    assert asked.runs == []
