@@ -137,14 +137,14 @@ def test_number_of_jobs_changes_no_verdict_and_no_number(session):
 
 
 def test_no_more_workers_start_than_a_case_needs(session, pytester):
-    """Of a model and workload the reference once, and eager once in each precision; then each precision of each case.
-    Each worker has a log of its own."""
+    """Once per session whether observation fits; of a model and workload the reference once, and eager once in each
+    precision; then each precision of each case. Each worker has a log of its own."""
     result, _ = session("--jobs", "4", paths="(Eager(), Dummy(), NoCache())", dummies=DUMMIES + MORE_PATHS)
     assert result.ret == 0
     of = "cpu-tiny_qwen3-single"
     cases = [f"cpu-bf16-tiny_qwen3-{path}-single" for path in ("eager", "attention.dummy", "caching.none")]
     assert sorted(path.stem for path in pytester.path.glob("runs/latest/logs/*.log")) == sorted(
-        [f"reference-{of}", *(f"eager-{of}-{dtype}" for dtype in ("fp32", "bf16")), "server"]
+        ["observation", f"reference-{of}", *(f"eager-{of}-{dtype}" for dtype in ("fp32", "bf16")), "server"]
         + [f"{case}-{dtype}" for case in cases for dtype in ("fp32", "bf16")]
     )
 
