@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch._dynamo
 from torch._dynamo import utils as dynamo
 from torch.profiler import ProfilerActivity, profile
 
-from harness.errors import NotObservable, first_line
+from harness.errors import HarnessError, NotObservable, first_line
 from harness.execution.generation import generate_free, set_plain_greedy
 from harness.observation.caches import cache_of, read_layers
 from harness.observation.graphs import Computed
@@ -33,14 +34,10 @@ from harness.observation.watch import (
     attention_calls,
     profiled_events,
 )
-from harness.records.observation import INDUCTOR, OTHER_CACHES, SDPA, SERVED, SPREAD, Phase
+from harness.records.observation import CACHE_CLASSES, INDUCTOR, SDPA, SERVED, SPREAD, Phase
 
 DYNAMIC = ("DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer")
-OTHERS = (
-    *("StaticCache", "StaticLayer", "StaticSlidingWindowLayer"),
-    *("QuantizedCache", "QuantoQuantizedLayer", "HQQQuantizedLayer"),
-)
-"""Classes of transformers.cache_utils by whose names paths tell which cache they got."""
+"""Classes of transformers.cache_utils by whose names every path tells which cache it got, unless it exchanges it."""
 PROMPT, TOKENS = 3, 4
 """Tokens that the model of one layer is given, and those that it generates."""
 
@@ -67,8 +64,12 @@ def misfits_of(checks: dict[str, Callable[[], str]]) -> dict[str, str]:
             why = check()
         except NotObservable as error:
             why = error.why
-        except (AttributeError, ModuleNotFoundError) as error:
+        except AttributeError as error:
             why = f"{type(error).__name__}: {first_line(error)}"
+        except ImportError as error:
+            # What is missing beside these, the paths that want it say themselves.
+            of_release = (error.name or "").partition(".")[0] in {"transformers", "torch", "kernels"}
+            why = f"{type(error).__name__}: {first_line(error)}" if of_release else ""
         if why:
             found[name] = why
     return found
@@ -108,11 +109,6 @@ def caches_fit() -> str:
     kept = [layer.kept for layer in read_layers(cache)]
     wanted = [PROMPT + TOKENS - 1]
     return "" if kept == wanted else f"a {type(cache).__name__} reads as layers of {kept} positions, not {wanted}"
-
-
-def other_caches_fit() -> str:
-    """Return which classes of other caches are gone; empty if none is."""
-    return _lacking(OTHERS)
 
 
 def _lacking(classes: tuple[str, ...]) -> str:
@@ -193,13 +189,7 @@ def serving_fits() -> str:
     """Return why continuous batching could not be watched; empty if it could."""
     from harness.execution.serving import WATCHED, watched_functions
 
-    try:
-        watched = watched_functions()
-    except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("transformers"):
-            raise
-        return ""  # something else is missing, which the paths say themselves
-    for (owner, name), given in zip(watched, WATCHED, strict=True):
+    for (owner, name), given in zip(watched_functions(), WATCHED, strict=True):
         if not hasattr(owner, name):
             return f"transformers has no {owner.__name__}.{name}"
         taken = tuple(inspect.signature(getattr(owner, name)).parameters)
@@ -226,7 +216,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     "caches": caches_fit,
     "compilation": compilation_fits,
     "exchanged layers": layers_fit,
-    OTHER_CACHES: other_caches_fit,
+    **{name: partial(_lacking, (name,)) for name in CACHE_CLASSES},
     SERVED: serving_fits,
     SPREAD: ranks_fit,
 }
@@ -252,8 +242,16 @@ def _model(implementation: str) -> Any:
 
 
 def _generated(implementation: str) -> tuple[Any, list[tuple[str, Any]]]:
-    """Return what `generate` of a model of one layer returned, and what the profiler saw of it."""
-    model, ids = _model(implementation), torch.ones(1, PROMPT, dtype=torch.int64)
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
-        output, _ = generate_free(model, ids, torch.ones_like(ids), new_tokens=TOKENS, options={})
+    """Return what `generate` of a model of one layer returned, and what the profiler saw of it. Raises HarnessError if
+    it fails: then nothing is hidden, but broken."""
+    ids = torch.ones(1, PROMPT, dtype=torch.int64)
+    try:
+        model = _model(implementation)
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            output, _ = generate_free(model, ids, torch.ones_like(ids), new_tokens=TOKENS, options={})
+    except Exception as error:
+        raise HarnessError(
+            f"a model of one layer fails without any optimization, with attn_implementation={implementation!r}: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
     return output, profiled_events(profiler)

@@ -31,7 +31,7 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Dtype, Outcome
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, MemoryComparison, Peaks, Speed
-from harness.records.observation import OTHER_CACHES, SERVED, SPREAD, Rank
+from harness.records.observation import CACHE_CLASSES, SERVED, SPREAD, Rank
 from harness.records.workload import Folder, ModelSpec, Probes, Seeded
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ class Runner(WorkerPool):
         The failure is that of whatever is judged of the optimization.
         """
         used = {
-            OTHER_CACHES: Aspect.CACHE in optimization.changes,
+            **{name: name in optimization.cache_classes for name in CACHE_CLASSES},
             SERVED: optimization.serving() is not None,
             SPREAD: optimization.launch() is not None,
         }

@@ -53,6 +53,8 @@ one nothing."""
 
 SETTLING_SECONDS = 1.0
 """Seconds that the death of a rank may take to show after another rank noticed it."""
+STARVED = "; meanwhile the kernel killed a process because memory ran out (fewer --jobs, or a smaller --model)"
+"""Clause on a worker that was killed while the kernel counted one more process that it killed for want of memory."""
 LONGEST_FOLDER = 70
 """Longest name of a folder for sockets. The system allows 107 bytes with multiprocessing's own two names below it."""
 AFTER_ITS_FOLDER = -200
@@ -114,8 +116,7 @@ class Worker:
     def _died(self) -> WorkerDied:
         code = self._end()
         starved = code == -signal.SIGKILL and oom_kills() > self._oom_kills
-        why = " while the kernel killed for want of memory (fewer --jobs, or a smaller --model)" if starved else ""
-        return WorkerDied(f"worker ended {_ending(code)}{why}", log=str(self.log))
+        return WorkerDied(f"worker ended {_ending(code)}{STARVED if starved else ''}", log=str(self.log))
 
     def _end(self) -> int | None:
         """Return the exit code of the process as soon as it has one; None if that takes longer than GRACE_SECONDS."""

@@ -144,6 +144,11 @@ class Optimization(ABC):
         """Return keyword arguments of `generate`. Runs in the worker."""
         return {}
 
+    @property
+    def cache_classes(self) -> tuple[str, ...]:
+        """Classes of CACHE_CLASSES by whose names the path tells that it got its cache."""
+        return ()
+
     def launch(self) -> Launch | None:
         """Return how many processes share the model, and who starts them; None for a path of one process."""
         return None
@@ -208,6 +213,10 @@ def equal(name: str, requested: object, observed: object) -> EngagementCheck:
     return EngagementCheck(name, str(requested), str(observed), requested == observed)
 
 
+MOST_LENGTHS = 2
+"""Lengths of queries in steps with a cache: one position, and where a release lays heads among positions, a group's."""
+
+
 def attention_claim(
     observation: Observation, phase: Phase, operators: str, *, calls: tuple[AttentionCall, ...] | None = None
 ) -> EngagementCheck:
@@ -218,6 +227,9 @@ def attention_claim(
     left a sliding window. Eager's mask cannot be seen at its operator.
     """
     made = [call for call in (observation.attention if calls is None else calls) if call.phase is phase]
+    # With a cache, a step is given one position, or the heads of a group in its place; without, ever more of them.
+    lengths = {call.queries for call in made if call.queries}
+    regrown = phase is Phase.DECODE and observation.cached and len(lengths) > MOST_LENGTHS
     whole = phase is Phase.PREFILL or not observation.cached
     must_mask = observation.padded and whole and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)
@@ -226,8 +238,10 @@ def attention_claim(
         and observation.calls(Phase.PREFILL) > 0
         and all(fnmatchcase(call.operator, operators) for call in made)
         and (masked == len(made) or not must_mask)
+        and not regrown
     )
     observed = tally(Counter(call.operator for call in made)) + (f" ({masked} masked)" if masked else "")
+    observed += f" (of {min(lengths)} to {max(lengths)} positions)" if regrown else ""
     requested = f"{observation.calls(phase)} × {operators}" + (" (all masked)" if must_mask else "")
     return EngagementCheck(f"attention in {phase}", requested, observed, holds)
 

@@ -11,13 +11,19 @@ from harness.machine.requirements import Accelerator, ExtensionBuild, Need, Pack
 from harness.paths.base import Aspect, Optimization, RunContext, cache_claims, dynamic_cache, equal, tally
 from harness.records.enums import Bottleneck, Technique, Tolerance
 from harness.records.evidence import GROUP, EngagementCheck
-from harness.records.observation import NO_CACHE, Observation, Phase
+from harness.records.observation import (
+    NO_CACHE,
+    QUANTIZED_CACHE,
+    QUANTIZED_LAYERS,
+    STATIC_CACHE,
+    Observation,
+    Phase,
+)
 
 PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
 """Distribution package of each backend of quantized caches."""
 AXIS = {"quanto": 0, "hqq": 1}
 """Axis of each backend by which a group is a run of values of one token."""
-LAYER = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}
 """Class of each backend's cache layers."""
 PADDING = 0.1
 """Share by which the last packed row, which values may not fill, can widen the average value."""
@@ -25,7 +31,8 @@ PADDING = 0.1
 
 def static_cache(observation: Observation) -> list[EngagementCheck]:
     """Return the claims that every layer's keys and values are in a buffer of fixed size."""
-    return cache_claims(observation, "StaticCache", full="StaticLayer", sliding="StaticSlidingWindowLayer", dropped=0)
+    cache, full, sliding = STATIC_CACHE
+    return cache_claims(observation, cache, full=full, sliding=sliding, dropped=0)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,10 @@ class StaticCache(Optimization):
     technique = Technique.CACHING
     changes = frozenset({Aspect.CACHE})
 
+    @property
+    def cache_classes(self) -> tuple[str, ...]:
+        return STATIC_CACHE
+
     def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset({Bottleneck.DECODE})
 
@@ -115,6 +126,10 @@ class OffloadedStaticCache(Optimization):
     name: str = "caching.offloaded_static"
     technique = Technique.CACHING
     changes = frozenset({Aspect.CACHE})
+
+    @property
+    def cache_classes(self) -> tuple[str, ...]:
+        return STATIC_CACHE
 
     def needs(self) -> tuple[Need, ...]:
         return (Accelerator(),)
@@ -178,6 +193,10 @@ class QuantizedCache(Optimization):
     tolerance = Tolerance.LOSSY
     changes = frozenset({Aspect.CACHE})
 
+    @property
+    def cache_classes(self) -> tuple[str, ...]:
+        return (QUANTIZED_CACHE, QUANTIZED_LAYERS[self.backend])
+
     def needs(self) -> tuple[Need, ...]:
         built = (ExtensionBuild(),) if self.backend == "quanto" else ()
         return (Package(PACKAGE[self.backend]), *built)
@@ -212,11 +231,11 @@ class QuantizedCache(Optimization):
         return {CACHE: dense_twin(self.backend, self.options, layers=layers)}
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
-        layer = LAYER[self.backend]
+        layer = QUANTIZED_LAYERS[self.backend]
         widths = Counter(f"{held.bits:.3g} bits" for held in observation.cache_layers)
         dense = [held.kept - held.packed for held in observation.cache_layers]
         return [
-            *cache_claims(observation, "QuantizedCache", full=layer, sliding=layer, dropped=0),
+            *cache_claims(observation, QUANTIZED_CACHE, full=layer, sliding=layer, dropped=0),
             EngagementCheck(
                 "width of packed values",
                 f"{len(observation.cache_layers)} × {self.bits} bits, or up to {PADDING:.0%} more",

@@ -11,7 +11,7 @@ from harness.paths.base import Aspect, Optimization, equal
 from harness.paths.caching import static_cache
 from harness.records.enums import Bottleneck, Technique
 from harness.records.evidence import Case, EngagementCheck
-from harness.records.observation import Observation
+from harness.records.observation import STATIC_CACHE, Observation
 
 GRAPHED = ("reduce-overhead", "max-autotune")
 """Modes that ask for CUDA graphs."""
@@ -39,6 +39,10 @@ class CompiledStaticCache(Optimization):
     technique = Technique.COMPILATION
     changes = frozenset({Aspect.CACHE, Aspect.COMPILATION})
     compiles_steps = True
+
+    @property
+    def cache_classes(self) -> tuple[str, ...]:
+        return STATIC_CACHE
 
     def expected_gain_in(self) -> frozenset[Bottleneck]:
         return frozenset() if self.extra else frozenset({Bottleneck.DECODE})

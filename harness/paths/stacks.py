@@ -47,6 +47,10 @@ class Stack(Optimization):
         put(self, "saves", any(part.saves for part in self.parts))
         put(self, "rounds_weights", any(part.rounds_weights for part in self.parts))
 
+    @property
+    def cache_classes(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.cache_classes)
+
     def needs(self) -> tuple[Need, ...]:
         return tuple(dict.fromkeys([*self.also, *(need for part in self.parts for need in part.needs())]))
 

@@ -15,8 +15,14 @@ FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
 FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 SERVED, SPREAD = "continuous batching", "tensor parallelism"
 """Parts of observation that concern only paths that serve requests, and only those that run on several ranks."""
-OTHER_CACHES, INDUCTOR = "other caches", "inductor's graphs"
-"""Parts of observation that concern only paths that exchange the cache, and only those that compile."""
+INDUCTOR = "inductor's graphs"
+"""Part of observation that concerns only paths that compile."""
+STATIC_CACHE = ("StaticCache", "StaticLayer", "StaticSlidingWindowLayer")
+QUANTIZED_LAYERS = {"quanto": "QuantoQuantizedLayer", "hqq": "HQQQuantizedLayer"}
+"""Classes of a quantized cache's layers, by their backend."""
+QUANTIZED_CACHE = "QuantizedCache"
+CACHE_CLASSES = (*STATIC_CACHE, QUANTIZED_CACHE, *QUANTIZED_LAYERS.values())
+"""Classes of transformers.cache_utils by whose names a path tells that it got another cache than the default."""
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
 

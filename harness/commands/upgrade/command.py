@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from harness.commands.confirm.command import Options as ConfirmOptions
 from harness.commands.confirm.command import confirmed
 from harness.commands.confirm.confirm import CaseResult
 from harness.commands.options import AsJson, CaseTimeout, DeviceType, parsed_seconds, print_result
-from harness.commands.upgrade.environments import Environment, make_environment, requirement, settings
+from harness.commands.upgrade.environments import LEFT_OUT, Environment, make_environment, requirement, settings
 from harness.commands.upgrade.techniques import (
     PathEffect,
     acceptable,
@@ -99,8 +100,8 @@ def upgrade(
     Use it before a pin is raised: what it writes is the text for the pull request. It makes two environments that
     differ from this one in that package alone, and runs the daily tier in each. What changed is then tried again in
     both, in turns, as `harness confirm` does. Each path is told as same, better, worse, refused now (it was judged, and
-    is not any more) or ignored now (what is requested does not engage any more). What fails has the command that
-    repeats it.
+    is not any more) or ignored now (what is requested does not engage any more). The first failure of each path has the
+    command that repeats it.
 
     Exits with 1 if a path is worse, refused now or ignored now. Needs pip and a package index, or a checkout.
 
@@ -113,6 +114,9 @@ def upgrade(
     refuse_folders(place(str(run_dir)))
     for version in (old, new):
         requirement(package, version)  # refused before anything is made
+    for name in LEFT_OUT:
+        if os.environ.get(name):
+            _tell(f"{name} is left out: both environments run without it")
     folder = fresh_folder(run_dir.expanduser(), f"upgrade-{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}").resolve()
     sides = []
     for name, version in (("old", old), ("new", new)):
@@ -231,7 +235,7 @@ def _lines(result: Upgrade, was: Run, now: Run, *, shown: Callable[[str], str] =
             yield from (f"- {shown(line)}" for line in path.told)
         for verdict in path.red[:1]:
             line = again(verdict, has_evidence=True, session_options=now.options)
-            yield f"- again: `{shlex.quote(result.environments[1].python)} -m {line}`"
+            yield f"- again: `{shlex.quote(_from_here(result.environments[1].python))} -m {line}`"
     notes = [f"no second look: {result.unconfirmed}"] if result.unconfirmed else []
     old, new = result.failed_otherwise
     if old or new:
@@ -243,6 +247,12 @@ def _lines(result: Upgrade, was: Run, now: Run, *, shown: Callable[[str], str] =
     for side in result.environments:
         environments += [f"with {side.package} {side.version}, {line}" for line in side.kept_out]
     yield from _section("Environments", environments, shown)
+
+
+def _from_here(path: str) -> str:
+    """Return a path from the root of the checkout, where commands are run, if it lies there."""
+    here = Path.cwd().resolve()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _section(title: str, lines: Iterable[str], shown: Callable[[str], str]) -> Iterator[str]:

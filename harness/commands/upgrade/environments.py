@@ -76,7 +76,7 @@ def make_environment(folder: Path, package: str, version: str) -> Environment:
     _install(python, wanted, log)
     (held, place), others = _told(python, package)
     named = "==" in wanted and "@" not in wanted
-    if named and held != version and Version(held or "0") != Version(version):
+    if named and not (held and SpecifierSet(f"=={version}").contains(held, prereleases=True)):
         raise HarnessError(f"{package}: the environment holds {held or 'none'}, but should {version} (read {log})")
     if not named and not Path(place).resolve().is_relative_to(folder.resolve()):
         raise HarnessError(
@@ -110,11 +110,13 @@ def requirement(package: str, version: str) -> str:
         ) from error
 
 
+LEFT_OUT = ("PYTHONPATH", "PYTHONHOME", "PYTEST_ADDOPTS", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")
+"""Variables by which an environment would find other packages than its own, or run other tests than were named."""
+
+
 def settings() -> dict[str, str]:
-    """Return the variables under which an environment's interpreter runs: this process's, without those by which it
-    would find other packages than its own."""
-    left_out = {"PYTHONHOME", "PYTEST_ADDOPTS", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"}
-    return {name: value for name, value in os.environ.items() if name not in left_out} | {"PYTHONPATH": str(ROOT)}
+    """Return the variables under which an environment's interpreter runs: this process's, without LEFT_OUT."""
+    return {name: value for name, value in os.environ.items() if name not in LEFT_OUT} | {"PYTHONPATH": str(ROOT)}
 
 
 def _packages() -> list[str]:

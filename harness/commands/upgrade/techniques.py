@@ -17,6 +17,11 @@ PROVED = {Property.ENGAGEMENT, Property.EQUIVALENCE}
 TIMED = {Property.SPEED, Property.REGRESSION}
 """Properties that a second look times anew."""
 MEASURED = {About.SPEED, About.BYTES}
+NOT_SLOWER = {"UNCHANGED", "INCONCLUSIVE", "IMPROVED"}
+"""Labels of a second look in which a path did not lose, against eager or by itself."""
+PROVED_NEW = NOT_SLOWER | {"REGRESSED", "LAGS", "SAME", "BREAKS", "TIMED WRONG", "PASSES NOW"}
+"""Labels of a second look in which the new environment proved the case. What it is timed for comes after that."""
+NOT_NEW = {"FAILS ON BOTH"}
 NO_LONGER = "not planned any more"
 UNPLANNED = "not planned"
 
@@ -112,19 +117,22 @@ def effects(
 
 def _effect(was: Verdict | None, now: Verdict | None, confirmed: Mapping[str, CaseResult]) -> Effect:
     before, after = (_outcome(verdict) for verdict in (was, now))
+    judged_before, judged_after = (bool(outcome and not outcome.skips) for outcome in (before, after))
     if now and after and after.fails:
-        if before and before.fails:
+        if after is before or (before and before.fails and after is not Outcome.NOT_ENGAGED):
             return Effect.RED
         if _denied(now, confirmed):
             return Effect.UNCERTAIN
         return Effect.IGNORED if after is Outcome.NOT_ENGAGED else Effect.WORSE
-    judged_before, judged_after = (bool(outcome and not outcome.skips) for outcome in (before, after))
     if not judged_after:
         if not judged_before:
             return Effect.ABSENT
         return Effect.REFUSED if after in {None, Outcome.UNSUPPORTED} else Effect.UNCERTAIN
-    if before and before.fails:
-        return Effect.BETTER
+    if now and before and before.fails:
+        second = _second(now, confirmed)
+        if second is None or second.weight is Weight.BETTER:
+            return Effect.BETTER
+        return Effect.WORSE if second.weight is Weight.WORSE else Effect.UNCERTAIN
     return Effect.BETTER if before in {None, Outcome.UNSUPPORTED} else Effect.SAME
 
 
@@ -134,11 +142,20 @@ def _outcome(verdict: Verdict | None) -> Outcome | None:
 
 
 def _denied(verdict: Verdict, confirmed: Mapping[str, CaseResult]) -> bool:
-    """Return whether a second look at the case tried what fails, and it was not worse there."""
-    second = confirmed.get(verdict.case)
-    if second is None or second.label == NOT_COMPARED or verdict.property not in PROVED | TIMED:
+    """Return whether a second look at the case tried what fails, and it did not come again."""
+    second = _second(verdict, confirmed)
+    if second is None:
         return False
-    return second.weight is not Weight.WORSE
+    if verdict.property in PROVED:
+        return second.label in PROVED_NEW or second.label in NOT_NEW
+    return second.label in NOT_SLOWER
+
+
+def _second(verdict: Verdict, confirmed: Mapping[str, CaseResult]) -> CaseResult | None:
+    """Return the second look at what a verdict is about; None if there was none."""
+    second = confirmed.get(verdict.case)
+    tried = second is not None and second.label != NOT_COMPARED and verdict.property in PROVED | TIMED
+    return second if tried else None
 
 
 def _of_measurement(change: CaseChange, confirmed: Mapping[str, CaseResult]) -> Effect:

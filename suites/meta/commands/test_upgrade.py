@@ -54,6 +54,8 @@ def effect_of(path, was, now, *, second=None):
         (Outcome.PASS, Outcome.INCONCLUSIVE, Effect.UNCERTAIN),
         (Outcome.MISMATCH, Outcome.MISMATCH, Effect.RED),
         (Outcome.NOT_ENGAGED, Outcome.NOT_ENGAGED, Effect.RED),
+        (Outcome.NOT_ENGAGED, Outcome.MISMATCH, Effect.RED),
+        (Outcome.CRASHED, Outcome.NOT_ENGAGED, Effect.IGNORED),
         (Outcome.MISMATCH, Outcome.PASS, Effect.BETTER),
         (Outcome.UNSUPPORTED, Outcome.PASS, Effect.BETTER),
         (Outcome.INCONCLUSIVE, Outcome.PASS, Effect.SAME),
@@ -126,11 +128,29 @@ def test_second_look_decides_on_a_speed(label, weight, effect):
         (Property.EQUIVALENCE, Outcome.MISMATCH, "FAILS NOW", Weight.WORSE, Effect.WORSE),
         (Property.SPEED, Outcome.SLOW, "INCONCLUSIVE", Weight.OTHER, Effect.UNCERTAIN),
         (Property.MEMORY, Outcome.OVER_MEMORY, "UNCHANGED", Weight.SAME, Effect.WORSE),
+        # It lost against eager, of which SLOW is; and it was proved, whatever its time.
+        (Property.SPEED, Outcome.SLOW, "LAGS", Weight.OTHER, Effect.WORSE),
+        (Property.ENGAGEMENT, Outcome.CRASHED, "REGRESSED", Weight.WORSE, Effect.UNCERTAIN),
     ],
 )
 def test_second_look_denies_only_what_it_tried(asked, outcome, label, weight, effect):
     second = {SDPA.id: CaseResult(SDPA.id, label, weight, "so")}
     got = effect_of("attention.sdpa", judged(asked), judged(asked, sdpa=outcome), second=second)
+    assert got.effect is effect
+
+
+@pytest.mark.parametrize(
+    ("label", "weight", "effect"),
+    [
+        ("PASSES NOW", Weight.BETTER, Effect.BETTER),
+        ("FAILS ON BOTH", Weight.OTHER, Effect.UNCERTAIN),
+        ("FAILS NOW", Weight.WORSE, Effect.WORSE),
+        (NOT_COMPARED, Weight.OTHER, Effect.BETTER),
+    ],
+)
+def test_second_look_decides_on_what_became_better(label, weight, effect):
+    second = {SDPA.id: CaseResult(SDPA.id, label, weight, "so")}
+    got = effect_of("attention.sdpa", judged(sdpa=Outcome.CRASHED), judged(), second=second)
     assert got.effect is effect
 
 
@@ -183,7 +203,7 @@ def test_command_writes_what_a_pull_request_needs(upgrade, tmp_path):
     assert page.startswith("# transformers 5.22.2 to 5.24.0: 1 ignored now, 2 same\n")
     assert "| attention | attention.sdpa | 1 |" in page
     assert "**attention.sdpa: ignored now**" in page
-    assert f"{folder}/new/bin/python -m pytest suites/every_path --device cpu" in page
+    assert f"`runs/{folder.name}/new/bin/python -m pytest suites/every_path --device cpu" in page
     assert "transformers 5.22.2 → 5.24.0" in page
     assert "- with transformers 5.24.0, kernels 0.17.2 is not accepted" in page
     assert out.splitlines()[-1] == f"written: {folder / 'upgrade.md'}"
@@ -191,9 +211,11 @@ def test_command_writes_what_a_pull_request_needs(upgrade, tmp_path):
     assert json.loads((folder / "upgrade.json").read_text())["versions"] == ["5.22.2", "5.24.0"]
 
 
-def test_command_is_content_where_nothing_changed(upgrade):
-    code, out, _ = upgrade(old=judged(), new=judged())
+def test_command_is_content_where_nothing_changed(upgrade, monkeypatch):
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--nightly")
+    code, out, errors = upgrade(old=judged(), new=judged())
     assert code == 0
+    assert "PYTEST_ADDOPTS is left out: both environments run without it" in errors
     assert "5.24.0: 3 same" in out
     assert upgrade.seen.looked == []
 
@@ -292,6 +314,16 @@ def test_environment_that_holds_something_else_is_refused(tmp_path, monkeypatch)
         HarnessError, match=r"pip left typer .* of this environment in place \(give its version another"
     ):
         make_environment(tmp_path / "y", "typer", str(same))
+
+
+@pytest.mark.workers
+def test_build_of_a_version_is_that_version(tmp_path, monkeypatch):
+    """As torch's for a CPU are, `2.13.0+cpu`; one that is asked for by its whole name must be that."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    wheel(tmp_path, "1.0+cpu")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert make_environment(tmp_path / "x", "upgraded-thing", "1.0").version == "1.0+cpu"
+    assert make_environment(tmp_path / "y", "upgraded-thing", "1.0+cpu").version == "1.0+cpu"
 
 
 @pytest.mark.workers

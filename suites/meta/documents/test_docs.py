@@ -263,6 +263,8 @@ def test_documented_releases_are_the_factors_of_tox():
     nightly = (REPOSITORY / ".github" / "workflows" / "nightly.yml").read_text()
     every_night = re.findall(r"^ +- (cpu-[a-z0-9-]+)$", nightly, re.MULTILINE)
     assert set(CORNERS) <= set(every_night) <= set(environments())
+    newest = max(pin.partition("==")[2] for pin in pinned.values() if pin.startswith("transformers"))
+    assert f"transformers {newest} git+https://github.com/huggingface/transformers" in nightly
     assert {factor for corner in CORNERS for factor in corner.split("-")[1:]} == set(pinned)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import PreTrainedModel, cache_utils
+from transformers.generation.continuous_batching import continuous_api
 from transformers.generation.continuous_batching.continuous_api import ContinuousBatchProcessor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from harness.errors import NotObservable
+from harness.errors import HarnessError, NotObservable
 from harness.execution import fit
 from harness.execution.fit import CHECKS, COMPILING_CHECKS, misfits_of
 from harness.execution.runner import Runner
@@ -19,7 +20,7 @@ from harness.execution.worker_pool import WorkerPool
 from harness.judging.correctness import judge
 from harness.observation import passes, watch
 from harness.records.enums import Outcome, Property
-from harness.records.observation import INDUCTOR, OTHER_CACHES, SERVED, SPREAD, Phase
+from harness.records.observation import INDUCTOR, SERVED, SPREAD, Phase
 
 EVERY = {**CHECKS, **COMPILING_CHECKS}
 
@@ -91,6 +92,11 @@ def moved_module(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers.generation.continuous_batching.cache", None)
 
 
+def renamed_class(monkeypatch):
+    """A name that is gone from a module that stays."""
+    monkeypatch.delattr(continuous_api, "ContinuousBatchProcessor")
+
+
 def renamed_plan(monkeypatch):
     owner = next(kind for kind in PreTrainedModel.__mro__ if "tp_plan" in vars(kind))
     monkeypatch.delattr(owner, "tp_plan")
@@ -110,7 +116,7 @@ def renamed_plan(monkeypatch):
         ("forward passes", uncalled_processors, "calls logits processors 0 times for 4 tokens"),
         ("caches", renamed_layer, "transformers.cache_utils has no DynamicLayer"),
         ("caches", reshaped_cache, "a DynamicCache reads as layers of [] positions, not [6]"),
-        (OTHER_CACHES, renamed_cache, "transformers.cache_utils has no StaticLayer"),
+        ("StaticLayer", renamed_cache, "transformers.cache_utils has no StaticLayer"),
         ("compilation", renamed(COMPILED_REGION="Area: "), "leaves no profiled regions 'Area:'"),
         ("compilation", renamed(COMPILING="old"), "leaves no profiled compilations 'old'"),
         ("exchanged layers", unregistered_layers, "does not show it"),
@@ -121,6 +127,7 @@ def renamed_plan(monkeypatch):
         (SERVED, renamed_step, "transformers has no ContinuousBatchProcessor._generation_step"),
         (SERVED, other_step, "takes self, batch, model, but should self, model"),
         (SERVED, moved_module, "ModuleNotFoundError: "),
+        (SERVED, renamed_class, "ImportError: cannot import name 'ContinuousBatchProcessor' from"),
         (SPREAD, renamed_plan, "has no tp_plan"),
         (SPREAD, renamed(COLLECTIVES=("old::",)), "torch has no operators old::*"),
     ],
@@ -174,14 +181,16 @@ def test_missing_dependency_is_none_of_its_business(monkeypatch):
     assert misfits_of({SERVED: CHECKS[SERVED]}) == {}
 
 
-def test_release_that_is_broken_is_not_called_hidden(monkeypatch):
+@pytest.mark.parametrize("error", [RuntimeError, AttributeError, ImportError])
+def test_release_that_is_broken_is_not_called_hidden(monkeypatch, error):
     """What a plain model raises is an ERROR of all cases, and no skip."""
 
     def broken(*_arguments, **_options):
-        raise RuntimeError("mat1 and mat2 cannot be multiplied")
+        raise error("mat1 and mat2 cannot be multiplied")
 
     monkeypatch.setattr("harness.execution.fit.generate_free", broken)
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+    told = f"a model of one layer fails without any optimization, .*: {error.__name__}: mat1 and mat2"
+    with pytest.raises(HarnessError, match=told):
         misfits_of({"caches": CHECKS["caches"]})
 
 
@@ -193,8 +202,13 @@ def test_release_that_is_broken_is_not_called_hidden(monkeypatch):
         ("attention.sdpa", SPREAD, False),
         ("parallelism.tp2", SPREAD, True),
         ("continuous_batching.sdpa", SERVED, True),
-        ("attention.sdpa", OTHER_CACHES, False),
-        ("caching.static", OTHER_CACHES, True),
+        ("attention.sdpa", "StaticLayer", False),
+        ("caching.static", "StaticLayer", True),
+        ("caching.static", "HQQQuantizedLayer", False),
+        ("compilation.static_cache", "StaticLayer", True),
+        ("caching.quantized_hqq4", "HQQQuantizedLayer", True),
+        ("caching.quantized_quanto4", "HQQQuantizedLayer", False),
+        ("stacks.sdpa+quantized_quanto4", "QuantoQuantizedLayer", True),
     ],
 )
 def test_case_that_cannot_be_observed_is_unsupported(monkeypatch, planned_case, path, part, blind):

@@ -362,3 +362,19 @@ def test_a_reason_is_known_wherever_torch_has_no_kernel(backend, dtype, masked, 
         why = why_no_kernel(backend, case)
         repeated = backend == "EFFICIENT_ATTENTION" and shared == 2 and size > 256  # by transformers: not groups
         assert bool(why) is (size not in taken) or repeated, (size, why)
+
+
+def test_steps_over_the_whole_sequence_are_no_steps_with_a_cache():
+    """A cache that is returned and not used: each step is given one position more than the one before."""
+    grown = tuple(replace(call, queries=93 + number) for number, call in enumerate(EAGER.attention))
+    [claim] = [
+        each for each in engagement(named("caching.dynamic"), replace(EAGER, attention=grown)).claims if not each.holds
+    ]
+    assert claim.what == "attention in decode"
+    assert "(of 97 to 124 positions)" in claim.observed
+
+
+def test_heads_among_positions_are_no_longer_steps():
+    """transformers 5.24 lays the heads of a group there, in layers with a mask."""
+    folded = tuple(replace(call, queries=1 + number % 2) for number, call in enumerate(EAGER.attention))
+    assert engagement(named("caching.dynamic"), replace(EAGER, attention=folded)).engaged
