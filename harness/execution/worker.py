@@ -54,7 +54,7 @@ one nothing."""
 SETTLING_SECONDS = 1.0
 """Seconds that the death of a rank may take to show after another rank noticed it."""
 STARVED = "; meanwhile the kernel killed a process because memory ran out (fewer --jobs, or a smaller --model)"
-"""Clause on a worker that was killed while the kernel counted one more process that it killed for want of memory."""
+"""Clause on a worker that was killed while the kernel counted one more kill for want of memory."""
 LONGEST_FOLDER = 70
 """Longest name of a folder for sockets. The system allows 107 bytes with multiprocessing's own two names below it."""
 AFTER_ITS_FOLDER = -200
