@@ -265,7 +265,11 @@ def test_documented_releases_are_the_factors_of_tox():
     assert set(CORNERS) <= set(every_night) <= set(environments())
     newest = max(pin.partition("==")[2] for pin in pinned.values() if pin.startswith("transformers"))
     assert f"transformers {newest} git+https://github.com/huggingface/transformers" in nightly
-    assert {factor for corner in CORNERS for factor in corner.split("-")[1:]} == set(pinned)
+    tried, nightly = (
+        {factor for corner in some for factor in corner.split("-")[1:]} for some in (CORNERS, every_night)
+    )
+    assert nightly == set(pinned)
+    assert tried == nightly - {"torch215"}  # whose dependencies not every index has
 
 
 @pytest.mark.workers
