@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from harness.commands.compare.cases import About, CaseChange, Weight
+from harness.commands.compare.cases import About, CaseChange, Weight, found_in
 from harness.commands.compare.runs import RunComparison
 from harness.commands.confirm.confirm import NOT_COMPARED, CaseResult
 from harness.records.enums import Outcome, Property, Technique
@@ -70,11 +70,23 @@ class _Change:
     now: Verdict | None
     effect: Effect
 
-    def __str__(self) -> str:
+    @property
+    def told(self) -> str:
+        """Change from old to new, with the message if there is a reason to read it."""
         before = self.was.outcome if self.was else UNPLANNED
         after = self.now.outcome if self.now else NO_LONGER
-        why = f": {self.now.message}" if self.now and (self.now.outcome.fails or self.now.outcome.skips) else ""
-        return f"{self.case}, {self.property}: {before} → {after}{why}"
+        why = f": {found_in(self.now)}" if self.now and (self.now.outcome.fails or self.now.outcome.skips) else ""
+        return f"{before} → {after}{why}"
+
+
+def _lines(changes: Iterable[_Change]) -> Iterator[str]:
+    """Yield a line for all properties of a case that changed alike: an earlier one decides the later ones."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for change in changes:
+        if change.effect not in {Effect.SAME, Effect.ABSENT}:
+            alike.setdefault((change.case, change.told), []).append(str(change.property))
+    for (case, told), properties in alike.items():
+        yield f"{case}, {', '.join(properties)}: {told}"
 
 
 def unconfirmed(comparison: RunComparison) -> tuple[str, ...]:
@@ -104,7 +116,7 @@ def effects(
         seen = [*(change.effect for change in changes), *(_of_measurement(each, confirmed) for each in measured)]
         order = list(Effect)
         effect = min(seen, key=order.index)
-        told = [str(change) for change in changes if change.effect not in {Effect.SAME, Effect.ABSENT}]
+        told = [*_lines(changes)]
         told += [str(each) for each in measured if each.weight in {Weight.WORSE, Weight.BETTER}]
         looked = dict.fromkeys(case for case, _ in {**before, **after} if case in confirmed)
         told += [f"second look: {confirmed[case]}" for case in looked]

@@ -91,6 +91,15 @@ def test_known_failure_counts_as_what_it_would_be():
     assert effect_of("attention.sdpa", forgiven, forgiven).effect is Effect.RED
 
 
+def test_properties_that_changed_alike_are_one_line():
+    """A path that does not engage has no other property either."""
+    was = (*judged(), *judged(Property.EQUIVALENCE))
+    now = (*judged(sdpa=Outcome.NOT_ENGAGED), *judged(Property.EQUIVALENCE, sdpa=Outcome.NOT_ENGAGED))
+    assert effect_of("attention.sdpa", was, now).told == (
+        f"{SDPA.id}, engagement, equivalence: PASS → NOT_ENGAGED: so",
+    )
+
+
 def test_path_that_is_not_planned_any_more_is_refused():
     got = effect_of("attention.sdpa", judged(), judged()[1:])
     assert got.effect is Effect.REFUSED

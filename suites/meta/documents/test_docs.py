@@ -269,7 +269,7 @@ def test_documented_releases_are_the_factors_of_tox():
         {factor for corner in some for factor in corner.split("-")[1:]} for some in (CORNERS, every_night)
     )
     assert nightly == set(pinned)
-    assert tried == nightly - {"torch215"}  # whose dependencies not every index has
+    assert tried == nightly - {"torch215"}  # which could not be installed yet
 
 
 @pytest.mark.workers
