@@ -65,7 +65,7 @@ class _Change:
     """Change of one verdict."""
 
     case: str
-    property: Property
+    asked: Property
     was: Verdict | None
     now: Verdict | None
     effect: Effect
@@ -84,7 +84,7 @@ def _lines(changes: Iterable[_Change]) -> Iterator[str]:
     alike: dict[tuple[str, str], list[str]] = {}
     for change in changes:
         if change.effect not in {Effect.SAME, Effect.ABSENT}:
-            alike.setdefault((change.case, change.told), []).append(str(change.property))
+            alike.setdefault((change.case, change.told), []).append(str(change.asked))
     for (case, told), properties in alike.items():
         yield f"{case}, {', '.join(properties)}: {told}"
 
