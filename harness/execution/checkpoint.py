@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.errors import ModelUnavailable
-from harness.execution.loading import load_config, load_tokenizer
+from harness.execution.loading import load_config, load_tokenizer, pad_token
 from harness.formatting import one_line
 from harness.records.workload import Folder, ModelSpec
 
@@ -47,7 +47,8 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
         yield f"config.json: num_hidden_layers is {layers}, but should be at least 1"
         return
     try:
-        tokens = load_tokenizer(recipe)(SAMPLE, add_special_tokens=False)["input_ids"]
+        tokenizer = load_tokenizer(recipe)
+        tokens = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
     except Exception as error:  # noqa: BLE001 - as above
         yield f"the tokenizer cannot be used: {_told(error)} (save the model's tokenizer there)"
         return
@@ -63,8 +64,9 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
         return
     yield from _of_tensors(model, info)
     known = model.get_input_embeddings().weight.shape[0]
-    if max(tokens) >= known:
-        yield f"the tokenizer gives token {max(tokens)}, but the model knows {known} (save the model's own one there)"
+    highest = max(*tokens, pad_token(tokenizer))
+    if highest >= known:
+        yield f"the tokenizer gives token {highest}, but the model knows {known} (save the model's own one there)"
 
 
 def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -102,11 +103,18 @@ BROKEN = {
         ),
         r"the tokenizer gives token \d+, but the model knows 40",
     ),
+    "padding that the model does not know": (
+        lambda folder: (
+            config(folder, vocab_size=256, pad_token_id=None, eos_token_id=None),
+            weights(folder, partial(few_tokens, known=256)),
+        ),
+        r"the tokenizer gives token 256, but the model knows 256 \(save the model's own one there\)",
+    ),
 }
 
 
-def few_tokens(stored):
-    return {name: (t[:40].contiguous() if "embed" in name or "lm_head" in name else t) for name, t in stored.items()}
+def few_tokens(stored, *, known=40):
+    return {name: (t[:known].contiguous() if "embed" in name or "lm_head" in name else t) for name, t in stored.items()}
 
 
 @pytest.mark.parametrize(("change", "told"), BROKEN.values(), ids=BROKEN)
