@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+ENDING_SECONDS = 60.0
+"""Seconds that an interrupted session has to close its record."""
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """Return the exit code of a session in a process group of its own. If this process is interrupted, the session is
+    too, and closes its record first."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
 
 
 @contextmanager

@@ -211,6 +211,11 @@ def _locked(folder: Path) -> int:
     return descriptor
 
 
+def run_made_in(parent: Path) -> Path | None:
+    """Return the folder of the one run below `parent`; None if no session began one there."""
+    return next((path.parent for path in parent.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
+
+
 def fresh_folder(parent: Path, name: str) -> Path:
     """Make a folder `name` or `name-N` below `parent`. Raises HarnessError if it cannot be written."""
     try:

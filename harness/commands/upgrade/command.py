@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -36,22 +35,21 @@ from harness.execution.setup import CASE_TIMEOUT
 from harness.formatting import count, escaped
 from harness.records.codec import write_record, write_text
 from harness.records.run import Run
-from harness.records.run_files import RUN, finished_run, measurements_of
+from harness.records.run_files import finished_run, measurements_of
 from harness.reports.reproduce import command as again
 from harness.reports.tables import announced
 from harness.session.checkout import find_catalogue
+from harness.session.interruption import ended
 from harness.session.option_values import place
 from harness.session.plan import Catalogue, find_case, with_models
 from harness.session.preconditions import refuse_folders
-from harness.session.run_folder import fresh_folder
+from harness.session.run_folder import fresh_folder, run_made_in
 
 RECORD, PAGE = "upgrade.json", "upgrade.md"
 TIMING_SECONDS = 120.0
 """Seconds for which one case that changed is timed in both environments."""
 JUDGED = {0, 1}
 """Exit codes of pytest after which a record of the run exists."""
-ENDING_SECONDS = 60.0
-"""Seconds that an interrupted session has to close its record."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def _run(root: Path, side: Environment, parent: Path, options: list[str]) -> Pat
     words = [side.python, "-m", "pytest", *options, f"--run-dir={parent}"]
     log = parent.with_suffix(".log")
     with log.open("w") as output:
-        code = _waited(
+        code = ended(
             subprocess.Popen(
                 words,
                 cwd=root,
@@ -199,25 +197,12 @@ def _run(root: Path, side: Environment, parent: Path, options: list[str]) -> Pat
                 start_new_session=True,  # an interrupt is ours to pass on
             )
         )
-    made = next((path.parent for path in parent.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
+    made = run_made_in(parent)
     if made is None or code not in JUDGED:
         raise HarnessError(f"{shlex.join(words)}: ended with {code}, so nothing is compared (read {log})")
     if all(verdict.outcome.skips for verdict in finished_run(made).verdicts):
         raise HarnessError(f"{shlex.join(words)}: judged nothing, so nothing is compared (read {log})")
     return made
-
-
-def _waited(process: subprocess.Popen[bytes]) -> int:
-    """Return the exit code of a session. If this process is interrupted, let it close its record before."""
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(ENDING_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        raise
 
 
 def _write(folder: Path, result: Upgrade, was: Run, now: Run) -> None:

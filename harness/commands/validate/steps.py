@@ -19,10 +19,11 @@ from harness.machine.locks import devices_held
 from harness.profiles.baselines import write_files
 from harness.profiles.profile import Match, Profile, find_profile, profile_name, write_profile
 from harness.records.run import Run
-from harness.records.run_files import RUN, any_run
+from harness.records.run_files import any_run
 from harness.records.workload import ModelSpec
+from harness.session.interruption import ended
 from harness.session.log_folder import LogFolder
-from harness.session.run_folder import fresh_folder, link_latest
+from harness.session.run_folder import fresh_folder, link_latest, run_made_in
 
 SUITES = ("suites/every_path", "suites/invariants", "suites/claims")
 """Suites that a machine must pass, below the root of the checkout."""
@@ -109,8 +110,9 @@ def run_suites(root: Path, parent: Path, options: tuple[str, ...], arguments: tu
     words = [sys.executable, "-m", "pytest", *SUITES, *GIVEN, *options, "--run-dir", str(own), *arguments]
     environment = dict(os.environ)
     environment.pop("PYTEST_ADDOPTS", None)  # it could choose tests unseen
-    code = subprocess.run(words, cwd=root, stdout=out, env=environment, check=False).returncode
-    made = next((path.parent for path in own.glob(f"*/{RUN}") if not path.parent.is_symlink()), None)
+    # An interrupt is ours to pass on.
+    code = ended(subprocess.Popen(words, cwd=root, stdout=out, env=environment, start_new_session=True))
+    made = run_made_in(own)
     if made is None:
         with suppress(OSError):  # something is left to read
             own.rmdir()

@@ -156,7 +156,7 @@ def test_every_name_that_the_profiler_is_searched_for_is_tried():
 
 def test_silent_fallback_is_none_of_its_business(monkeypatch):
     """A release in which one attention is served by another is observed well: the path is not engaged."""
-    known = ALL_ATTENTION_FUNCTIONS._global_mapping  # noqa: SLF001 - what it was given stays
+    known = ALL_ATTENTION_FUNCTIONS._global_mapping  # noqa: SLF001 - no public way back: what a test registers would stay
     monkeypatch.setattr(ALL_ATTENTION_FUNCTIONS, "_global_mapping", {**known, "sdpa": softmax_attention})
     assert misfits_of({"attention": CHECKS["attention"]}) == {}
 

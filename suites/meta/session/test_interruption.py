@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from harness.session.interruption import interrupted_by
+from harness.session.interruption import ended, interrupted_by
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +38,42 @@ def test_handler_of_others_stays():
     with interrupted_by(signal.SIGUSR1):
         signal.raise_signal(signal.SIGUSR1)
     assert seen == [1]
+
+
+CLOSING = """
+import pathlib, signal, sys, time
+def close(*_):
+    pathlib.Path("closed").touch()
+    sys.exit(2)
+signal.signal(signal.SIGINT, close)
+print("up", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.workers
+def test_interrupted_session_closes_its_record(tmp_path):
+    """The signal is passed on, and waited for."""
+    process = subprocess.Popen([sys.executable, "-c", CLOSING], cwd=tmp_path, stdout=subprocess.PIPE)
+    process.stdout.readline()
+
+    class Interrupted:
+        """The process, whose first wait is interrupted."""
+
+        def __init__(self):
+            self.waits = 0
+
+        def wait(self, *seconds):
+            self.waits += 1
+            if self.waits == 1:
+                raise KeyboardInterrupt
+            return process.wait(*seconds)
+
+        def send_signal(self, number):
+            process.send_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        ended(Interrupted())
+    process.stdout.close()
+    assert process.returncode == 2
+    assert (tmp_path / "closed").exists()
