@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from harness.errors import ModelUnavailable
-from harness.execution.loading import load_config, load_tokenizer, pad_token
 from harness.formatting import one_line
 from harness.records.workload import Folder, ModelSpec
 
@@ -37,6 +36,9 @@ def check_folder(recipe: ModelSpec) -> None:
 
 
 def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
+    # A session names this function for a worker, and must not wait for transformers itself.
+    from harness.execution.loading import load_config, load_tokenizer, pad_token
+
     try:
         config = load_config(recipe)
     except Exception as error:  # noqa: BLE001 - whatever transformers raises for a broken file
