@@ -7,22 +7,28 @@ keeps a buffer of which a part is filled.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from harness.observation.linears import leaves
 from harness.records.observation import CacheLayer
 
-CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
-"""Name of the cache among what a model is given and returns. transformers calls it `cache` from 5.24 on."""
+
+@cache
+def cache_name() -> str:
+    """Return the name of the cache among what a model is given and returns. It is `cache` from transformers 5.24 on."""
+    # Sessions import this module before they collect, and must not wait for transformers.
+    from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+    return "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
 
 
 def cache_of(output: Any) -> Any:
     """Return the cache that `generate` or a forward pass returned."""
-    return getattr(output, CACHE)
+    return getattr(output, cache_name())
 
 
 def read_layers(cache: Any) -> list[CacheLayer]:

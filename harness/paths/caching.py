@@ -224,11 +224,11 @@ class QuantizedCache(Optimization):
         return {"cache_implementation": "quantized", "cache_config": {"backend": self.backend, **self.options}}
 
     def twin_options(self, model: Any) -> Mapping[str, Any]:
-        from harness.observation.caches import CACHE
+        from harness.observation.caches import cache_name
         from harness.paths.dense_cache import dense_twin
 
         layers = model.config.get_text_config().num_hidden_layers
-        return {CACHE: dense_twin(self.backend, self.options, layers=layers)}
+        return {cache_name(): dense_twin(self.backend, self.options, layers=layers)}
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
         layer = QUANTIZED_LAYERS[self.backend]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.observation.caches import CACHE
+from harness.observation.caches import cache_name
 from harness.paths.base import Optimization
 
 DYNAMIC, STATIC, NONE = "dynamic", "static", "none"
@@ -63,7 +63,7 @@ class Subject:
                 attention_mask=mask[:, :end],
                 position_ids=positions[:, first:end],
                 use_cache=held is not None,
-                **{CACHE: held},
+                **{cache_name(): held},
             )
         logits: Tensor = output.logits[:, begin - first :]
         return logits

@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fixtures.models import LLAMA_3_8B, QWEN3_0_6B
-from harness.observation.caches import CACHE
+from harness.observation.caches import cache_name
 from harness.observation.operators import step_of
 from harness.records.prediction import OperatorCalls, RunOperators, StepOperators
 
@@ -56,7 +56,7 @@ def _steps(kind: str, shape: Mapping[str, Any], attention: str, rows: int, promp
     with torch.inference_mode():
         for positions in (prompt, 1):
             ids = torch.ones(rows, positions, dtype=torch.int64)
-            run = partial(model, ids, use_cache=True, logits_to_keep=1, **{CACHE: kept})
+            run = partial(model, ids, use_cache=True, logits_to_keep=1, **{cache_name(): kept})
             steps.append(_profiled(run))
     return steps
 
