@@ -59,7 +59,15 @@ class NotObservable(Incompatible):
 
 
 class ReferenceInvalid(HarnessError):
-    """A reference computation that does not do what it promises, for example does not run in float64."""
+    """A reference computation that does not do what it promises, for example gives logits of another shape."""
+
+
+class NotExact(Incompatible):
+    """A model that computes below float64 whatever it is asked for, so that there is no reference for it."""
+
+
+class LibraryRaised(HarnessError):
+    """An error that a library reports of what it was asked for, without raising it."""
 
 
 class WorkerFailed(HarnessError):
@@ -81,10 +89,12 @@ class WorkerTimedOut(WorkerFailed):
 class WorkerRaised(WorkerFailed):
     """A request that raised inside the worker, or could not be sent there."""
 
-    def __init__(self, message: str, *, log: str = "", incompatible: bool = False) -> None:
+    def __init__(self, message: str, *, log: str = "", incompatible: bool = False, by_library: bool = False) -> None:
         super().__init__(message, log=log)
         self.incompatible = incompatible
         """True if the request raised Incompatible or HubSilent: the case cannot run here."""
+        self.by_library = by_library
+        """True if a library raised while it did what was asked of it, and not this project."""
 
 
 NO_ROOM = "OutOfMemoryError"
@@ -115,5 +125,6 @@ def _version(distribution: str) -> str:
 
 
 def first_line(text: object) -> str:
-    """Return the first line of what a library said, for messages of one line."""
-    return (str(text).strip() or "no message").splitlines()[0]
+    """Return the first line of what a library said, for messages of one line. One that ends with a colon goes on."""
+    first, *rest = (str(text).strip() or "no message").splitlines()
+    return f"{first} {next(filter(None, map(str.strip, rest)), '')}".rstrip() if first.endswith(":") else first

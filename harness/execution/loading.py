@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName, first_line
@@ -25,6 +26,8 @@ ENTROPY = 1.0
 """Mean entropy of the next token in nats: that of the tiny trained models on their text is 0.85 to 0.99."""
 CALIBRATION_TOKENS = 32
 """Tokens on which the spread of logits is measured."""
+UNEVEN = 0.1
+"""Standard deviation of what is added to norms and biases, relative to 1 or to their own value."""
 
 
 def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping[str, Any]) -> Any:
@@ -49,6 +52,9 @@ def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping
         if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
+    if dtype is Dtype.FP64:
+        for parameter in model.parameters():  # some stay in float32 whatever is asked for, as gates of experts
+            parameter.data = parameter.data.double()
     placed = {"device_map", "distributed_config"} & arguments.keys()
     return model.eval() if placed else model.eval().to(device)
 
@@ -105,11 +111,11 @@ def _is_of_the_network(error: BaseException | None) -> bool:
 def save_seeded(recipe: ModelSpec, folder: Path) -> None:
     """Write config, weights in bfloat16 and tokenizer of a recipe with a Seeded source into `folder`.
 
-    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor, with the
-    last norm scaled as `calibrate_logits` says. In bfloat16 all dtypes start from equal values. Raises ModelUnavailable
+    Weights come from transformers' own initialisation on the CPU, the same for one seed and kind of processor, with
+    logits scaled as `calibrate_logits` says. In bfloat16 all dtypes start from equal values. Raises ModelUnavailable
     for an unknown model type or no tokenizer.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     source = recipe.source
     if not isinstance(source, Seeded):
@@ -117,37 +123,65 @@ def save_seeded(recipe: ModelSpec, folder: Path) -> None:
     tokenizer = sorted(Path(source.tokenizer).glob("tokenizer*"))
     if not tokenizer:
         raise ModelUnavailable(f"{recipe.name}: {source.tokenizer} holds no tokenizer (name a folder that has one)")
-    try:
-        config = AutoConfig.for_model(source.model_type, **source.shape)
-    except ValueError as error:
-        raise ModelUnavailable(f"{recipe.name}: {error}") from error
+    if source.model_type not in CONFIG_MAPPING:
+        raise ModelUnavailable(
+            f"{recipe.name}: transformers {transformers.__version__} knows no model type {source.model_type} (take a "
+            "newer release)"
+        )
+    # As from a file, where infinity has a form of its own.
+    config = CONFIG_MAPPING[source.model_type].from_dict(dict(source.shape))
     torch.manual_seed(source.seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     calibrate_logits(model)
+    if source.uneven:
+        make_uneven(model)
     model.save_pretrained(folder)
     for file in tokenizer:
         shutil.copy(file, folder)
 
 
+@torch.no_grad()
 def calibrate_logits(model: Any) -> None:
-    """Scale the last norm of a model until the next token has a mean entropy of ENTROPY.
+    """Scale the logits of a model until the next token has a mean entropy of ENTROPY.
 
     After initialisation almost every token is as likely as any other, and a fault that moves logits hardly changes a
-    token. A model without a last norm of ones stays as it is.
+    token. The last norm is scaled, or else a head with weights of its own. Any other model stays as it is.
     """
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config.get_text_config().vocab_size, (1, CALIBRATION_TOKENS), generator=generator)
+    weight, least = _scale_of_logits(model)
+    if weight is None:
+        return
+    logits = model(tokens).logits[0].float()
+    low, high = 0.0, 1000.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _entropy(middle * logits) > ENTROPY else (low, middle)
+    weight.add_(least).mul_(high).sub_(least)
+
+
+def _scale_of_logits(model: Any) -> tuple[Tensor | None, float]:
+    """Return the weight that scales all logits, and what the model adds to it; (None, 0) without one."""
     norm = next((part for name in LAST_NORMS if (part := getattr(model.base_model, name, None)) is not None), None)
     weight = getattr(norm, "weight", None)
-    if weight is None or not bool((weight == 1).all()):
-        return
+    if weight is not None and bool((weight == 1).all()):
+        return weight, 0.0
+    if weight is not None and bool((weight == 0).all()):
+        return weight, 1.0  # Gemma's norms multiply by 1 more than their weight
+    head, tokens = model.get_output_embeddings(), model.get_input_embeddings()
+    own = getattr(head, "weight", None)
+    return (own, 0.0) if own is not None and own is not tokens.weight else (None, 0.0)
+
+
+@torch.no_grad()
+def make_uneven(model: Any) -> None:
+    """Change all norms and biases, which begin as ones or zeros, at random: by UNEVEN on average."""
     generator = torch.Generator().manual_seed(0)
-    with torch.inference_mode():
-        tokens = torch.randint(model.config.get_text_config().vocab_size, (1, CALIBRATION_TOKENS), generator=generator)
-        logits = model(tokens).logits[0].float()
-        low, high = 0.0, 1000.0
-        for _ in range(40):
-            middle = (low + high) / 2
-            low, high = (middle, high) if _entropy(middle * logits) > ENTROPY else (low, middle)
-        weight.mul_(high)
+    for parameter in model.parameters():
+        if parameter.numel() > 1 and bool((parameter == parameter.flatten()[0]).all()):
+            noise = UNEVEN * torch.randn(parameter.shape, generator=generator)
+            start = float(parameter.flatten()[0])
+            parameter.add_(noise.to(parameter) * (start or 1.0))
 
 
 def _entropy(logits: Tensor) -> float:

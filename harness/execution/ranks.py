@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from harness.errors import Incompatible
 from harness.execution.correctness.comparison import compare, identical
 from harness.execution.correctness.runs import watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
@@ -55,6 +57,7 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
             elements=sum(each.numel() for each in model.parameters()),
             collectives=seen.collectives,
             deprecations=tuple(deprecations),
+            modules={name: style for name, _ in model.named_modules() if (style := _style_of(name, model.tp_plan))},
         )
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -90,7 +93,8 @@ def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, C
         alike = [identical(replace(each, states=()), replace(runs[0], states=())) for each in runs]
         reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
         states = tuple(_joined(list(parts)) for parts in zip(*(each.states for each in runs), strict=True))
-        parted = [run.keys[0].shape[1] for run in runs[0].states] < [run.keys[0].shape[1] for run in reference.states]
+        heads = [[run.keys[0].shape[1] for run in each.states if run.keys] for each in (runs[0], reference)]
+        parted = heads[0] < heads[1]
         candidate = replace(runs[0], states=states) if parted else runs[0]
         keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)
         comparison = compare(candidate, eager=eager, reference=reference, dtype=dtype)
@@ -101,6 +105,7 @@ def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, C
 def _generate(run: CaseRun, rank: int) -> tuple[Any, Observation]:
     reference = read_generation(run.setup.file(Dtype.FP64))
     model, batches = load_run(run)
+    _refuse_without_plan(model)
     own, seen = watched_run(run, model, batches, reference)
     save_generation(own, _file(run, rank))
     if rank == 0:
@@ -127,14 +132,29 @@ def launch_ranks(run: CaseRun, ranks: int) -> PrecisionRun:
     return replace(compare_ranks(run, seen), seconds=time.monotonic() - started)
 
 
-def _shards(model: Any) -> list[Shard]:
-    plan = model.tp_plan
-    return [
-        Shard(name, style, tuple(parameter.shape), tuple(_kept(parameter).shape))
-        for name, parameter in model.named_parameters()
-        for pattern, style in plan.items()
-        if fnmatchcase(name.rpartition(".")[0], pattern)
-    ]
+def _refuse_without_plan(model: Any) -> None:
+    """Raise Incompatible if a model declares no plan, and none was given: every rank then keeps all of it."""
+    config = model.config.get_text_config()
+    if not (model.tp_plan or getattr(type(model), "_tp_plan", None) or getattr(config, "base_model_tp_plan", None)):
+        raise Incompatible(
+            f"{type(model).__name__} declares no plan for tensor parallelism, and transformers leaves it whole without "
+            "a word"
+        )
+
+
+def _shards(model: Any) -> Iterator[Shard]:
+    """Yield the planned parameters. A plan names a parameter itself, as those of experts, or its module."""
+    seen: set[int] = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        style = _style_of(name, model.tp_plan) or _style_of(name.rpartition(".")[0], model.tp_plan)
+        if style:
+            shapes = tuple(parameter.shape), tuple(_kept(parameter).shape)
+            yield Shard(name, style, *shapes, tied=id(parameter) in seen)
+            seen.add(id(parameter))
+
+
+def _style_of(name: str, plan: Mapping[str, str]) -> str:
+    return next((style for pattern, style in plan.items() if fnmatchcase(name, pattern)), "")
 
 
 def _kept(parameter: Any) -> Any:

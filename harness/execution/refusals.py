@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -38,9 +39,9 @@ def _context(setup: CaseSetup, dtype: Dtype) -> RunContext:
     """Return the facts that a refusal may depend on. Entries that a config does not have stay empty, since the caller
     handles another error already."""
     config = load_config(setup.recipe).get_text_config()
-    heads = getattr(config, "num_attention_heads", 0)
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    heads = _entry(config, "num_attention_heads") or 0
+    shared = _entry(config, "num_key_value_heads") or heads
+    size = _entry(config, "head_dim") or ((_entry(config, "hidden_size") or 0) // heads if heads else 0)
     batches = setup.workload.batches
     lengths = tuple(max(prompt.length for prompt in batch) for batch in batches)
     try:
@@ -58,12 +59,20 @@ def _context(setup: CaseSetup, dtype: Dtype) -> RunContext:
         masks=setup.workload.padded or any(0 < window < positions for window in windows),
         windows=windows,
         heads=(heads, shared),
-        head_sizes=(getattr(config, "qk_head_dim", None) or size, getattr(config, "v_head_dim", None) or size),
+        head_sizes=(_entry(config, "qk_head_dim") or size, _entry(config, "v_head_dim") or size),
         lengths=lengths,
         groups=tuple(
             length * len(batch) * shared * size // GROUP for length, batch in zip(lengths, batches, strict=True)
         ),
     )
+
+
+def _entry(config: Any, name: str) -> Any:
+    """Return an entry of a config; None if it is missing, or another in each layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # noqa: BLE001 - transformers raises errors of its own for an entry that layers set
+        return None
 
 
 def _accelerator(device: str) -> tuple[tuple[int, int], str]:

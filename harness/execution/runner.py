@@ -96,7 +96,7 @@ class Runner(WorkerPool):
             case=case.id,
             tolerance=optimization.tolerance,
             budget=optimization.budget,
-            trained=not isinstance(case.recipe.source, Seeded),
+            trained=all(trust.trained for trust in trusts),
             rungs=tuple(rungs_run),
             trusts=tuple(trusts),
             floor=floor,
@@ -272,7 +272,7 @@ class Runner(WorkerPool):
         setup = replace(setup, fault=self.reference_fault)
         threads = self._threads(setup)
         floor = self.once((about,), f"reference-{about}", references.make_reference, setup, threads=threads)
-        request = (setup, dtype, self.probes.recall)
+        request = (setup, dtype, self.probes)
         trust = self.once((about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *request, threads=threads)
         return floor, trust
 
@@ -281,6 +281,7 @@ def failure_of(error: WorkerFailed, what: str) -> Failure:
     """Return why a worker did not give `what`, from its error. Raises DiskRefuses if a disk is full."""
     refuse_full_disk(error, what)
     outcomes = {WorkerDied: Outcome.CRASHED, WorkerTimedOut: Outcome.TIMED_OUT}
-    declared = isinstance(error, WorkerRaised) and error.incompatible
-    outcome = Outcome.UNSUPPORTED if declared else outcomes.get(type(error), Outcome.ERROR)
+    outcome = outcomes.get(type(error), Outcome.ERROR)
+    if isinstance(error, WorkerRaised) and (error.incompatible or error.by_library):
+        outcome = Outcome.UNSUPPORTED if error.incompatible else Outcome.CRASHED
     return Failure(outcome, f"{what}: {error}", log=error.log)

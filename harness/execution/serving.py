@@ -19,15 +19,16 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from transformers import GenerationConfig
 
-from harness.errors import HarnessError, Incompatible
+from harness.errors import HarnessError, Incompatible, LibraryRaised, first_line
 from harness.execution.generation import Batch, count_not_ended
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
+from harness.execution.tensor_files import eager_facts
 from harness.observation.passes import PROMPT, TOKEN, mark_counts
 from harness.observation.watch import Observer, profiled_events, windows_of
 from harness.observation.wrapping import wrapped
 from harness.paths.base import Aspect, Serving
-from harness.records.observation import Batching, Observation
+from harness.records.observation import Batching, EagerFacts, Observation
 
 NEVER = -1
 """End-of-sequence token that no model generates."""
@@ -106,8 +107,16 @@ class BatchingWatch(Observer):
         """True if the model has sliding windows, and its cache says that it shares no prefixes."""
         return any(windows_of(self._model.config.get_text_config())) and not self._cache.use_prefix_sharing
 
-    def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
-        seen = super().seen(outputs, lengths=lengths, padded=padded, decode_steps=decode_steps)
+    def seen(
+        self,
+        outputs: list[Any],
+        *,
+        lengths: list[int],
+        padded: bool,
+        decode_steps: int,
+        eager: EagerFacts | None = None,
+    ) -> Observation:
+        seen = super().seen(outputs, lengths=lengths, padded=padded, decode_steps=decode_steps, eager=eager)
         chunks = Counter(request for step in self._steps for request, _, new in step if not new)
         given = Counter(request for step in self._steps for request, _, new in step if new)
         fed = sum(tokens for step in self._steps for _, tokens, _ in step)
@@ -213,11 +222,12 @@ def serve(
             "pages are not shared among layers with sliding windows (PagedAttentionCache.use_prefix_sharing)"
         )
     short = [answer for answer in answers if len(answer.generated_tokens) != new_tokens]
-    if watch.errors or short or len(answers) != len(watch.prompts):
-        reasons = "; ".join(watch.errors) or ", ".join(
-            f"{answer.request_id} has {len(answer.generated_tokens)} tokens" for answer in short
-        )
-        raise HarnessError(
+    if watch.errors:
+        told = "; ".join(dict.fromkeys(first_line(answer.error) for answer in answers if answer.error))
+        raise LibraryRaised(f"{len(watch.errors)} of {len(watch.prompts)} requests failed: {told}")
+    if short or len(answers) != len(watch.prompts):
+        reasons = ", ".join(f"{answer.request_id} has {len(answer.generated_tokens)} tokens" for answer in short)
+        raise LibraryRaised(
             f"{len(answers)} of {len(watch.prompts)} requests were answered, {reasons or 'none with an error'}"
         )
     rows = [watch.logits.get(answer.request_id, []) for answer in answers]
@@ -289,7 +299,7 @@ def serve_run(run: CaseRun, serving: Serving) -> tuple[Any, Observation, Served,
     requests = [prompt.tolist() for prompt in prompts]
     with optimization.applied(), watch:
         served = serve(model, requests, serving, watch, new_tokens=run.setup.workload.new_tokens)
-    seen = watch.seen([], lengths=[], padded=False, decode_steps=0)
+    seen = watch.seen([], lengths=[], padded=False, decode_steps=0, eager=eager_facts(run))
     with optimization.applied():
         served = replace(served, unended=requests_not_ended(model, requests, serving, tokens=served.tokens))
     answered = [*prompts, *reversed(prompts)] if serving.again else prompts

@@ -32,6 +32,10 @@ class CaseSetup:
         """Return the file of eager's tensors in that dtype. The one in float64 is the reference."""
         return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
 
+    def facts(self, dtype: Dtype) -> Path:
+        """Return the file of what eager showed of itself in that dtype."""
+        return self.file(dtype).with_suffix(".facts")
+
     def eager(self, dtype: Dtype) -> CaseRun:
         """Return eager's run in `dtype` on the same inputs, without the fault."""
         return CaseRun(replace(self, fault=""), dtype, Eager())

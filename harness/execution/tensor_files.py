@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import torch
 
 from harness.execution.generation import Generation
-from harness.execution.setup import CaseSetup
+from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.caches import CacheState
 from harness.records.enums import Dtype
+from harness.records.observation import EagerFacts
 
 
 def save_tensors(value: Any, path: Path) -> None:
@@ -29,6 +31,19 @@ def read_generation(path: Path) -> Generation:
     held = torch.load(path, weights_only=True)
     states = tuple(CacheState(**state) for state in held.pop("states"))
     return Generation(**held, states=states)
+
+
+def save_facts(facts: EagerFacts, path: Path) -> None:
+    path.write_bytes(pickle.dumps(facts))
+
+
+def eager_facts(run: CaseRun) -> EagerFacts | None:
+    """Return what eager showed on a run's inputs in its dtype; None where eager was not run."""
+    path = run.setup.facts(run.dtype)
+    if not path.exists():
+        return None
+    facts: EagerFacts = pickle.loads(path.read_bytes())  # noqa: S301 - our own file
+    return facts
 
 
 def keep_compared(setup: CaseSetup, dtype: Dtype, **runs: Generation) -> None:

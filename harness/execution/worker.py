@@ -30,6 +30,7 @@ from harness.errors import (
     HarnessError,
     HubSilent,
     Incompatible,
+    LibraryRaised,
     WorkerDied,
     WorkerFailed,
     WorkerRaised,
@@ -46,6 +47,15 @@ Answer = TypeVar("Answer")
 
 SERVER = "harness.execution.fork_server"
 """Module that the server imports. It imports the rest."""
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("harness", "suites", "fixtures")
+"""Folders of this project's own code, in ROOT."""
+ASKING = (
+    *("harness/paths", "harness/execution/generation.py", "harness/execution/loading.py"),
+    *("harness/execution/serving.py", "harness/execution/speed/timed_model.py", "suites/invariants/forward.py"),
+)
+"""Code that asks libraries for what a path is made of: to load, to prepare, to generate, to serve."""
 
 _BOOKKEEPING = threading.Lock()
 """Lock for starting processes and reading how they ended. Of two threads that read at once, multiprocessing would show
@@ -205,7 +215,7 @@ def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     for name, value in WORKER_VARIABLES.items():
         os.environ.setdefault(name, value)
-    root = str(Path(__file__).parents[2])
+    root = str(ROOT)
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in {"", root}]
     # The server does not inherit sys.path, and ignores a preload it cannot import. First, since another folder may hold
     # packages of the same names.
@@ -270,8 +280,27 @@ def _answer(request: bytes, log: str) -> Any:
         line = _line_of(error)
         # The error itself might not survive pickling.
         if isinstance(error, HarnessError):  # complete without its trace
-            return WorkerRaised(line, incompatible=isinstance(error, Incompatible | HubSilent))
-        return WorkerRaised(f"{type(error).__name__}: {line}", log=log)
+            declared = isinstance(error, Incompatible | HubSilent)
+            by_library = isinstance(error, LibraryRaised)
+            return WorkerRaised(line, log=log if by_library else "", incompatible=declared, by_library=by_library)
+        place = place_in_library(error)
+        raised = f"{type(error).__name__}: {line}" + (f", raised in {place}" if place else "")
+        return WorkerRaised(raised, log=log, by_library=bool(place))
+
+
+def place_in_library(error: Exception) -> str:
+    """Return file and line where a library raised while it did as asked; empty if this project is to blame.
+
+    The library is to blame if ASKING holds the last code of ours that ran.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    files = [Path(frame.filename) for frame in frames]
+    ours = [place for place, file in enumerate(files) if any(file.is_relative_to(ROOT / name) for name in PACKAGES)]
+    if not ours or ours[-1] == len(files) - 1:
+        return ""
+    if not any(files[ours[-1]].is_relative_to(ROOT / place) for place in ASKING):
+        return ""
+    return f"{str(files[-1]).rpartition('site-packages/')[2]}:{frames[-1].lineno}"
 
 
 def _redirect_output(log: str) -> None:

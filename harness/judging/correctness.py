@@ -128,7 +128,11 @@ def _passed(
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
     missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
     ladder += "".join(f"not compared: {name}; " for name in missing)
-    ladder += "" if evidence.trained or not evidence.budget else "its budget (L2) not asked, since weights are random; "
+    ladder += (
+        ""
+        if evidence.trained or not evidence.budget
+        else "its budget (L2) not asked, since eager predicts text no better than chance; "
+    )
     numbers = numbers_of(checks)
     before = changed(numbers, stored) if stored else {}
     changes = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
@@ -155,7 +159,7 @@ def _findings(case: Case, evidence: Evidence, limits: Limits, stored: StoredNume
         finding
         for run in _counted(case, evidence)
         for finding in (
-            *findings(run, evidence.tolerance, budget=evidence.budget, limits=limits),
+            *findings(run, evidence.tolerance, budget=evidence.budget, limits=limits, trained=evidence.trained),
             *(growth(run, stored) if stored else ()),
         )
         if evidence.trained or finding.rule != "L2"

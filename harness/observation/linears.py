@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Linear
+from torch.nn import Embedding, Linear
 
-from harness.records.observation import LinearKind
+from harness.records.observation import LinearKind, Matrices
 
 
 def read_linears(model: Any) -> tuple[LinearKind, ...]:
@@ -32,10 +32,34 @@ def linears_of(model: Any) -> Iterator[tuple[str, Any]]:
 
 def packed_bits(linear: Any) -> float:
     """Return the bits of a packed weight, without scales and zero points. 0 for floating point of two bytes or more."""
-    weights = linear.in_features * linear.out_features
-    packed = [leaf for leaf in leaves(_weight(linear)) if leaf.itemsize == 1 or not leaf.is_floating_point()]
+    return _bits(_weight(linear), values=linear.in_features * linear.out_features)
+
+
+def _bits(weight: Any, *, values: int) -> float:
+    packed = [leaf for leaf in leaves(weight) if leaf.itemsize == 1 or not leaf.is_floating_point()]
     sizes = [8 * leaf.nbytes for leaf in packed]
-    return float(sum(size for size in sizes if size > weights) / weights)
+    return float(sum(size for size in sizes if size > values) / values)
+
+
+def read_matrices(model: Any) -> Matrices:
+    """Return how many values of a model's matrices are packed. Experts lie in parameters of three dimensions, which are
+    no linear layer's. Left out are look-up tables and the head."""
+    head = model.get_output_embeddings()
+    packed, dense = 0, {}
+    for name, module in model.named_modules():
+        if module is head or isinstance(module, Embedding):
+            continue
+        if isinstance(module, Linear) or hasattr(module, "W_q"):
+            parameters = [("weight", _weight(module), module.in_features * module.out_features)]
+        else:
+            parameters = [(own, each, each.numel()) for own, each in module.named_parameters(recurse=False)]
+            parameters = [entry for entry in parameters if entry[1].ndim > 1]
+        for own, parameter, values in parameters:
+            if _bits(parameter, values=values):
+                packed += values
+            else:
+                dense[f"{name}.{own}"] = values
+    return Matrices(packed, dense)
 
 
 def _weight(linear: Any) -> Any:

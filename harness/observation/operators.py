@@ -54,6 +54,10 @@ SIZES = {
     "unsigned short": (2, None),
 }
 """Bytes of an element, and its format, by the profiler's names of them. All others have a byte: bool, int8, float8."""
+FUNCTION = 0
+"""Scope that torch's profiler gives to operators; marks of the user have another."""
+DRIVER = ("cuda", "cuLaunch", "hip")
+"""Prefixes of calls of a GPU's driver."""
 NO_TENSOR = {"", "Scalar", "ScalarList"}
 """Profiler's names of inputs that are no tensors."""
 
@@ -90,10 +94,18 @@ class _Operator:
 
 
 def _step(events: Sequence[Any], element: int) -> StepOperators:
-    operators = [event for event in events if str(event.activity_type()) == "cpu_op"]
+    operators = [event for event in events if _is_operator(event)]
     trees, dispatched = _trees(operators)
     counted = Counter(call for tree in trees for call in _working(tree, element))
     return StepOperators(dispatched, tuple(_alike(counted)))
+
+
+def _is_operator(event: Any) -> bool:
+    """Return whether an event of the profiler is an operator, and no mark, kernel or call of the driver."""
+    if hasattr(event, "activity_type"):  # from torch 2.13 on
+        return str(event.activity_type()) == "cpu_op"
+    on_host = str(event.device_type()).endswith(".CPU")
+    return on_host and event.scope() == FUNCTION and not event.name().startswith(DRIVER)
 
 
 def _trees(events: Sequence[Any]) -> tuple[list[_Operator], int]:
@@ -195,12 +207,17 @@ def _call(event: Any, element: int) -> OperatorCalls:
 
 
 def _tensors(event: Any, element: int) -> Iterator[_Read]:
-    shapes, strides, kinds = event.structured_input_shapes(), event.structured_input_strides(), event.dtypes()
+    if hasattr(event, "structured_input_strides"):  # from torch 2.13 on
+        shapes, strides = event.structured_input_shapes(), event.structured_input_strides()
+    else:  # then a list of tensors is not told, and an expanded tensor counts in full
+        shapes = event.shapes()
+        strides = [[1] * len(shape) for shape in shapes]
+    kinds = event.dtypes()
     for shape, stride, kind in zip(shapes, strides, kinds, strict=False):
-        if kind == "TensorList":
+        if kind == "TensorList" and shape and isinstance(shape[0], Sequence):
             for part, steps in zip(shape, stride, strict=True):
                 yield _Read(part, element, _in_memory(part, steps), None)
-        elif kind not in NO_TENSOR and shape:
+        elif kind not in {*NO_TENSOR, "TensorList"} and shape:
             size, dtype = SIZES.get(kind, (1, None))
             yield _Read(shape, size, _in_memory(shape, stride), dtype)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -21,7 +22,7 @@ from harness.machine.local_kernels import LAYERS, kernel_logs, serving_folders
 from harness.observation.caches import cache_of, read_layers
 from harness.observation.graphs import MARKS, Computed, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
-from harness.observation.linears import head_name, read_linears
+from harness.observation.linears import head_name, linears_of, read_linears, read_matrices
 from harness.observation.passes import PASSES, Passes
 from harness.observation.wrapping import wrapped
 from harness.records.observation import (
@@ -31,7 +32,9 @@ from harness.records.observation import (
     NO_CACHE,
     SDPA,
     AttentionCall,
+    EagerFacts,
     Observation,
+    Phase,
 )
 
 SDPA_ENTRY = "aten::scaled_dot_product_attention"
@@ -100,11 +103,20 @@ class Observer:
     def __exit__(self, *raised: object) -> None:
         self._open.close()
 
-    def seen(self, outputs: list[Any], *, lengths: list[int], padded: bool, decode_steps: int) -> Observation:
+    def seen(
+        self,
+        outputs: list[Any],
+        *,
+        lengths: list[int],
+        padded: bool,
+        decode_steps: int,
+        eager: EagerFacts | None = None,
+    ) -> Observation:
         """Return what was seen; call it after the block.
 
         `outputs` are what each run returned, with its cache, and `lengths` how many positions it was fed;
-        `decode_steps` is the number of forward passes that each made after its prefill.
+        `decode_steps` is the number of forward passes that each made after its prefill. `eager` is what eager showed on
+        the same inputs; None where it was not run, and the config must say what it should have shown.
         """
         model, groups = self._model, as_computed(self._events())
         events = [event for group in groups for event in group.events]
@@ -128,11 +140,11 @@ class Observer:
             caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),
             cache_layers=tuple(layer for cache in caches for layer in read_layers(cache)),
             lengths=tuple(lengths),
-            windows=windows_of(config),
-            shared=getattr(config, "num_kv_shared_layers", None) or 0,
+            eager=eager or _expected(model, config, lengths),
             layers=self._layers.counted(),
             linears=read_linears(model),
             head=head_name(model),
+            matrices=read_matrices(model),
             collectives=dict(Counter(name for name, _ in events if name.startswith(COLLECTIVES))),
             packed_calls=dict(Counter(name for name, _ in events if name.startswith(PACKED))),
             regions=_regions(events, metrics),
@@ -147,6 +159,47 @@ class Observer:
             cudagraph_skips=dynamo.counters["inductor"]["cudagraph_skips"],
             recompile_limit=first_line(limits[0]) if limits else "",
         )
+
+
+class EagerWatch(Observer):
+    """Observer of eager runs that also counts the calls of each linear layer."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, layers=False)
+        self._calls: Counter[str] = Counter()
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        with self._profiler, ExitStack() as hooks:
+            for name, module in linears_of(self._model):
+                hooks.callback(module.register_forward_pre_hook(partial(self._count, name)).remove)
+            yield
+
+    def _count(self, name: str, _module: Any, _arguments: Any) -> None:
+        self._calls[name] += 1
+
+    def facts(self, outputs: list[Any], *, decode_steps: int) -> EagerFacts:
+        """Return what eager showed in its runs; call it after the block. Arguments are those of `seen`."""
+        nothing = EagerFacts(0, 0, "", ())
+        seen = self.seen(outputs, lengths=[], padded=False, decode_steps=decode_steps, eager=nothing)
+        counts = Counter(call.phase for call in seen.attention if call.operator == EAGER_ATTENTION)
+        return EagerFacts(
+            prefill_attention=counts[Phase.PREFILL] / seen.prefills,
+            decode_attention=counts[Phase.DECODE] / seen.decode_steps,
+            cache=", ".join(sorted(set(seen.caches))),
+            cache_layers=seen.cache_layers,
+            linears={name: self._calls[name] / seen.forwards for name, _ in linears_of(self._model)},
+        )
+
+
+def _expected(model: Any, config: Any, lengths: list[int]) -> EagerFacts:
+    return EagerFacts.of_windows(
+        windows_of(config),
+        shared=getattr(config, "num_kv_shared_layers", None) or 0,
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=model.device.type,
+        lengths=tuple(lengths),
+    )
 
 
 def profiled_events(profiler: profile) -> list[tuple[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from harness.machine.requirements import Need
 from harness.records.enums import Bottleneck, Dtype, Technique, Tolerance
 from harness.records.evidence import Case, Engagement, EngagementCheck
-from harness.records.observation import EAGER_ATTENTION, AttentionCall, Observation, Phase
+from harness.records.observation import EAGER_ATTENTION, AttentionCall, CacheLayer, Observation, Phase
 from harness.records.workload import Workload
 
 
@@ -235,7 +235,7 @@ def attention_claim(
     masked = sum(call.masked for call in made)
     holds = (
         (len(made) == observation.calls(phase) or len(made) > observation.calls(phase) > 0 < observation.compiled_calls)
-        and observation.calls(Phase.PREFILL) > 0
+        and (observation.calls(Phase.PREFILL) > 0 or operators == EAGER_ATTENTION)
         and all(fnmatchcase(call.operator, operators) for call in made)
         and (masked == len(made) or not must_mask)
         and not regrown
@@ -273,34 +273,24 @@ def eager_attention(observation: Observation) -> list[EngagementCheck]:
 
 
 def dynamic_cache(observation: Observation) -> list[EngagementCheck]:
-    """Return the claims that the cache grows, as that of `generate` does by default."""
-    return cache_claims(
-        observation, "DynamicCache", full="DynamicLayer", sliding="DynamicSlidingWindowLayer", dropped=1
-    )
+    """Return the claims that the cache is eager's, which grows: by default that of `generate`, or a model's own."""
+    layers = observation.eager.cache_layers
+    return cache_claims(observation, observation.eager.cache, layers)
 
 
-def cache_claims(
-    observation: Observation, cache: str, *, full: str, sliding: str, dropped: int
-) -> list[EngagementCheck]:
-    """Return the claims on the class of the cache, and on its layers: dtype, class and positions kept.
+def cache_claims(observation: Observation, cache: str, layers: tuple[CacheLayer, ...]) -> list[EngagementCheck]:
+    """Return the claims on the class of the cache, and on its layers: their dtype, class and positions kept.
 
-    The class of a layer depends on whether it has a window. A layer keeps all positions, or the last ones of its window
-    less `dropped`, which the next step would not see.
+    `layers` are those that must be there. A model without attention has none.
     """
-    wanted = [sliding if window else full for _ in observation.caches for window in observation.cache_windows]
-    kinds = [layer.kind for layer in observation.cache_layers]
+    wanted, seen = ([layer.kind for layer in each] for each in (layers, observation.cache_layers))
+    keeps, kept = ([layer.kept for layer in each] for each in (layers, observation.cache_layers))
     dtypes = [layer.dtype for layer in observation.cache_layers]
-    keeps = [
-        min(length, window - dropped) if window else length
-        for length in observation.lengths
-        for window in observation.cache_windows
-    ]
-    kept = [layer.kept for layer in observation.cache_layers]
     return [
         equal("cache", cache, ", ".join(sorted(set(observation.caches))) or "none"),
-        equal("dtype of cached keys", tally(Counter([observation.dtype] * len(wanted))), tally(Counter(dtypes))),
-        EngagementCheck("cache layers", tally(Counter(wanted)), tally(Counter(kinds)), wanted == kinds != []),
-        EngagementCheck("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept != []),
+        equal("dtype of cached keys", tally(Counter(layer.dtype for layer in layers)), tally(Counter(dtypes))),
+        EngagementCheck("cache layers", tally(Counter(wanted)), tally(Counter(seen)), wanted == seen),
+        EngagementCheck("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept),
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.machine.requirements import Accelerator, ExtensionBuild, Need, Package
@@ -12,6 +12,7 @@ from harness.paths.base import Aspect, Optimization, RunContext, cache_claims, d
 from harness.records.enums import Bottleneck, Technique, Tolerance
 from harness.records.evidence import GROUP, EngagementCheck
 from harness.records.observation import (
+    GROWING,
     NO_CACHE,
     QUANTIZED_CACHE,
     QUANTIZED_LAYERS,
@@ -30,9 +31,19 @@ PADDING = 0.1
 
 
 def static_cache(observation: Observation) -> list[EngagementCheck]:
-    """Return the claims that every layer's keys and values are in a buffer of fixed size."""
-    cache, full, sliding = STATIC_CACHE
-    return cache_claims(observation, cache, full=full, sliding=sliding, dropped=0)
+    """Return the claims that every layer's keys and values are in a buffer of fixed size.
+
+    A layer with a sliding window keeps all of the window. A growing one drops what the next step would not see.
+    """
+    cache, *kinds = STATIC_CACHE
+    fixed = dict(zip(GROWING[1:], kinds, strict=True))
+    runs = len(observation.caches) or 1
+    fed = [length for length in observation.lengths for _ in range(len(observation.eager.cache_layers) // runs)]
+    layers = tuple(
+        replace(layer, kind=fixed.get(layer.kind, layer.kind), kept=min(length, layer.kept + (layer.kept < length)))
+        for layer, length in zip(observation.eager.cache_layers, fed, strict=False)
+    )
+    return cache_claims(observation, cache, layers)
 
 
 @dataclass(frozen=True)
@@ -149,13 +160,8 @@ class OffloadedStaticCache(Optimization):
 def offloaded(observation: Observation, *, windows_stay: bool) -> EngagementCheck:
     """Return the claim that the layers of the cache are in the host's memory after a run. One layer per run may be
     elsewhere, fetched for the next step. A static cache leaves layers with a window where they are: they are small."""
-    movable = [
-        layer
-        for layer, window in zip(
-            observation.cache_layers, observation.cache_windows * len(observation.caches), strict=False
-        )
-        if not (window and windows_stay)
-    ]
+    stay = {GROWING[2], STATIC_CACHE[2]} if windows_stay else set()
+    movable = [layer for layer in observation.cache_layers if layer.kind not in stay]
     home = sum(layer.device == "cpu" for layer in movable)
     runs = len(observation.caches)
     return EngagementCheck(
@@ -203,7 +209,11 @@ class QuantizedCache(Optimization):
 
     def refuses(self, line: str, case: RunContext) -> str:
         if "`QuantizedCache` is only supported for models with only full attention layers" in line:
-            return "the model has sliding windows"
+            return "the model has layers of another kind than full attention"
+        if "uses cache of its own" in line:
+            return "the model takes no cache but its own"
+        if "Group size" in line and "must be a divisor" in line:
+            return f"the values of one token do not fill groups of {GROUP}"
         if self.backend == "hqq" and any(
             message in line for message in _unpackable(case.groups, together=8 // self.bits)
         ):
@@ -231,11 +241,12 @@ class QuantizedCache(Optimization):
         return {cache_name(): dense_twin(self.backend, self.options, layers=layers)}
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
-        layer = QUANTIZED_LAYERS[self.backend]
+        kind = QUANTIZED_LAYERS[self.backend]
+        wanted = tuple(replace(layer, kind=kind) for layer in observation.eager.cache_layers)
         widths = Counter(f"{held.bits:.3g} bits" for held in observation.cache_layers)
         dense = [held.kept - held.packed for held in observation.cache_layers]
         return [
-            *cache_claims(observation, QUANTIZED_CACHE, full=layer, sliding=layer, dropped=0),
+            *cache_claims(observation, QUANTIZED_CACHE, wanted),
             EngagementCheck(
                 "width of packed values",
                 f"{len(observation.cache_layers)} × {self.bits} bits, or up to {PADDING:.0%} more",

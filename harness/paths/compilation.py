@@ -126,7 +126,7 @@ def allowed_for_lengths(observation: Observation) -> int:
     far.
     """
     general = 1 if len(set(observation.lengths)) > 1 else 0
-    return general + (2 * (1 + general) if any(observation.windows) else 0)
+    return general + (2 * (1 + general) if observation.eager.slides else 0)
 
 
 def _recompilations(observation: Observation, allowed: int, *, reasons: tuple[str, ...]) -> EngagementCheck:

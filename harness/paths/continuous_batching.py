@@ -61,6 +61,8 @@ class ContinuousBatching(Optimization):
         return {"attn_implementation": self.attention}
 
     def refuses(self, line: str, case: RunContext) -> str:
+        if "Invalid layer type" in line:
+            return "it pages no layers of this kind"
         return "it reads no pages" if "is not supported for continuous batching" in line else ""
 
     def slow_on_cpu(self, case: Case) -> bool:
@@ -89,7 +91,7 @@ class ContinuousBatching(Optimization):
         served = observation.batching
         if served is None:
             return [equal("requests served by continuous batching", "all", "none")]
-        wanted = len(observation.windows) * served.steps
+        wanted = round(observation.eager.decode_attention * served.steps)
         calls = Counter(call.operator for call in observation.attention)
         right = sum(count for name, count in calls.items() if fnmatchcase(name, OPERATORS[self.attention]))
         shareable = sum((length - 1) // self.page * self.page for length in served.prompts[: len(served.prompts) // 2])
@@ -161,7 +163,7 @@ class CompiledContinuousBatching(ContinuousBatching):
         return right == calls >= wanted
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
-        pieces = len(observation.windows) * (observation.batching.steps if observation.batching else 0)
+        pieces = round(observation.eager.decode_attention * (observation.batching.steps if observation.batching else 0))
         return [
             *super().claims(observation),
             EngagementCheck(

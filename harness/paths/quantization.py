@@ -20,11 +20,16 @@ from harness.machine.requirements import Cuda, ExtensionBuild, HubKernel, Kernel
 from harness.paths.base import Aspect, Optimization, RunContext, equal, tally
 from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique, Tolerance
 from harness.records.evidence import Case, EngagementCheck
-from harness.records.observation import Observation
+from harness.records.observation import Matrices, Observation
 
 _CPU_RECIPROCAL = 6.200124e-05
 """Factor that bitsandbytes 0.50 uses on the CPU for 1 / 127**2, which is 6.2000124e-05. Every output is too large by 18
 millionths. With the right number the comparison would find nothing but that."""
+
+
+LEAST_PACKED = 0.8
+"""Least share of a model's values that must be packed. Where all linear layers are, real models have 0.99 and more,
+small ones with state spaces 0.9. A mixture of experts that stay dense has 0.06 to 0.4."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class QuantizedWeights(Optimization):
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
         packed = [kind for kind in observation.linears if kind.bits]
-        dense = [name for kind in observation.linears if not kind.bits for name in kind.names]
+        # Those that eager never calls, as of a tower for images, nobody needs to pack.
+        called = observation.eager.linears
+        dense = [name for kind in observation.linears if not kind.bits for name in kind.names if called.get(name, 1)]
         count = sum(len(kind.names) for kind in packed)
         observed = tally(Counter(f"{kind.kind} {kind.weight}" for kind in packed for _ in kind.names))
         right = bool(packed) and all(fnmatchcase(f"{kind.kind} {kind.weight}", self.kinds) for kind in packed)
@@ -66,9 +73,11 @@ class QuantizedWeights(Optimization):
             equal("linears left dense", observation.head or "none", ", ".join(dense) or "none"),
             EngagementCheck("packed linears", f"{count or 'all'} × {self.kinds}", observed, right),
             equal("width of packed weights", f"{count} × {self.bits} bits", tally(widths)),
+            _packed_share(observation.matrices),
         ]
         if self.operators:
-            wanted = count * observation.forwards
+            names = [name for kind in packed for name in kind.names]
+            wanted = round(sum(observation.eager.linears.get(name, 1) for name in names) * observation.forwards)
             calls = {name: n for name, n in observation.packed_calls.items() if fnmatchcase(name, self.operators)}
             claims.append(
                 EngagementCheck(
@@ -79,6 +88,17 @@ class QuantizedWeights(Optimization):
                 )
             )
         return claims
+
+
+def _packed_share(matrices: Matrices) -> EngagementCheck:
+    """Return the claim that what is packed is most of the model. Routers and convolutions may stay as they are."""
+    left = f"; dense are {matrices.left_dense}" if matrices.dense else ""
+    return EngagementCheck(
+        "share of the matrices' values that is packed",
+        f"at least {LEAST_PACKED:.0%}",
+        f"{matrices.share:.0%}{left}",
+        matrices.share >= LEAST_PACKED,
+    )
 
 
 @dataclass(frozen=True)
@@ -211,7 +231,7 @@ class TorchAo(QuantizedWeights):
 
     def __post_init__(self) -> None:
         weight = {"int8": "Int8Tensor", "int4": "IntxUnpackedToInt8Tensor", "float8": "Float8Tensor"}[self.scheme]
-        object.__setattr__(self, "kinds", f"Linear {weight}")  # the dataclass is frozen
+        object.__setattr__(self, "kinds", f"* {weight}")  # the dataclass is frozen
 
     def needs(self) -> tuple[Need, ...]:
         return (Package("torchao"),)

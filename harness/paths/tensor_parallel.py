@@ -14,8 +14,13 @@ from harness.records.enums import Technique
 from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation, Rank, Shard
 
-COLLECTIVES = {"c10d::allreduce*": "*rowwise*", "c10d::*allgather*": "*gather_output*"}
-"""Operators by which ranks exchange results, with the styles of modules that call each once per forward pass."""
+COLLECTIVES = {
+    "c10d::allreduce*": ("*rowwise*", "all_reduce", "moe_tp_experts"),
+    "c10d::*allgather*": ("*gather_output*", "colwise_rep", "embedding_colwise"),
+}
+"""Operators by which ranks exchange results, with the styles of modules that call each once per call."""
+WHOLE_ON_EACH = ("replicate*", "mla_kv_a_proj", "moe_tp_experts", "all_reduce", "sequence_parallel", "moe_identity*")
+"""Styles that leave parameters whole on every rank."""
 MLP = {
     "model.layers.*.mlp.gate_proj": "colwise_gather_output",
     "model.layers.*.mlp.up_proj": "colwise_gather_output",
@@ -57,7 +62,6 @@ class TensorParallel(Optimization):
         return {"distributed_config": DistributedConfig(tp_plan=dict(MLP) if self.manual else "auto")}
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
-        passes = observation.forwards
         claims = [
             equal("ranks", self.ranks, len(observation.ranks)),
             equal(
@@ -65,13 +69,13 @@ class TensorParallel(Optimization):
             ),
         ]
         for index, rank in enumerate(observation.ranks):
-            split = [shard for shard in rank.shards if not shard.style.startswith("replicated")]
+            split = [shard for shard in rank.shards if not _whole(shard)]
             parted = [shard for shard in split if shard.kept == self._part(shard)]
             claims += [
                 EngagementCheck(
                     f"planned parameters that are parted on rank {index}",
                     f"{len(split) or 'at least 1'}",
-                    str(len(parted)),
+                    str(len(parted)) if split else "none, since the model's plan names none",
                     len(parted) == len(split) > 0,
                 ),
                 equal(f"bytes on rank {index}", self._share(rank), rank.bytes_kept),
@@ -81,30 +85,47 @@ class TensorParallel(Optimization):
                     pattern: {s.style for s in rank.shards if fnmatchcase(s.name, f"{pattern}.*")} for pattern in MLP
                 }
                 claims.append(equal(f"plan on rank {index}", {p: {s} for p, s in MLP.items()}, styles))
-            for operator, style in COLLECTIVES.items():
-                modules = {shard.name.rpartition(".")[0] for shard in rank.shards if fnmatchcase(shard.style, style)}
+            for operator, styles_of in COLLECTIVES.items():
+                exchanging = [
+                    name
+                    for name, style in rank.modules.items()
+                    if any(fnmatchcase(style, pattern) for pattern in styles_of)
+                ]
+                wanted = round(
+                    sum(observation.eager.linears.get(name, 1) for name in exchanging) * observation.forwards
+                )
                 calls = {name: count for name, count in rank.collectives.items() if fnmatchcase(name, operator)}
                 claims.append(
                     EngagementCheck(
                         f"exchanges between ranks on rank {index}",
-                        f"{passes * len(modules)} × {operator}",
+                        f"{wanted} × {operator}",
                         tally(calls),
-                        sum(calls.values()) == passes * len(modules),
+                        sum(calls.values()) == wanted,
                     )
                 )
         return claims
 
     def _part(self, shard: Shard) -> tuple[int, ...]:
-        """Return the shape that a rank should keep of a parameter. Rowwise linears split their inputs and keep their
-        bias. All others, embeddings too, split their rows. Replicated parameters stay whole."""
-        if shard.style.startswith("replicated"):
+        """Return the shape that a rank should keep of a parameter.
+
+        Rowwise weights split their inputs, the last dimension, and keep their bias. All others split their outputs, the
+        dimension before: rows of a matrix, of embeddings too, and those of each expert.
+        """
+        if _whole(shard):
             return shard.whole
-        if fnmatchcase(shard.style, "rowwise*"):
-            return (*shard.whole[:-1], shard.whole[-1] // self.ranks) if len(shard.whole) > 1 else shard.whole
-        return (shard.whole[0] // self.ranks, *shard.whole[1:])
+        rowwise = fnmatchcase(shard.style, "*rowwise*") and not shard.style.startswith("embedding")
+        if len(shard.whole) == 1:
+            return shard.whole if rowwise else (shard.whole[0] // self.ranks,)
+        place = len(shard.whole) - (1 if rowwise or shard.style == "embedding_colwise" else 2)
+        return tuple(size // self.ranks if at == place else size for at, size in enumerate(shard.whole))
 
     def _share(self, rank: Rank) -> int:
         """Return the bytes that a rank should keep: its part of what is planned, and all the rest."""
         each = rank.bytes_whole / max(1, rank.elements)
-        left_out = sum(prod(shard.whole) - prod(self._part(shard)) for shard in rank.shards)
+        left_out = sum(prod(shard.whole) - prod(self._part(shard)) for shard in rank.shards if not shard.tied)
         return round(rank.bytes_whole - each * left_out)
+
+
+def _whole(shard: Shard) -> bool:
+    """Return whether the plan leaves a parameter whole on every rank."""
+    return any(fnmatchcase(shard.style, pattern) for pattern in WHOLE_ON_EACH)

@@ -16,6 +16,11 @@ GROUP = 32
 a group of such a head would straddle two tokens, and 4 bits cost 1 to 2 nats, not 0.003 (tiny Qwen3, `ragged_b4`)."""
 
 
+BETTER_THAN_CHANCE = 0.8
+"""Share of chance below which a model's surprise at text counts as trained: the tiny trained ones have 0.25 or less,
+random weights 1 or more."""
+
+
 def _refuse_negative(what: str, *values: float) -> None:
     """Raise ValueError if a value is below 0. Not-a-number stays: a run can give it, and is judged by it."""
     if any(value < 0 for value in values):
@@ -289,6 +294,15 @@ class EagerCheck:
     """Positions of the longest row: its prompt and all new tokens but the last."""
     deprecations: tuple[Deprecation, ...] = ()
     """Deprecations while eager runs, which no path asks for."""
+    surprise: float = 0.0
+    """Negative log likelihood of the text probe in nats per token."""
+    chance: float = 0.0
+    """The same of a model that takes every token for as likely as any other; 0 if not measured."""
+
+    @property
+    def trained(self) -> bool:
+        """True if eager predicts text better than chance, as random weights cannot."""
+        return self.chance == 0 or self.surprise < BETTER_THAN_CHANCE * self.chance
 
     @property
     def recall(self) -> float:

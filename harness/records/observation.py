@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -94,16 +96,42 @@ class LinearKind:
 
 
 @dataclass(frozen=True)
+class Matrices:
+    """Values of a model's matrices, those of experts included, but for look-up tables and the head."""
+
+    packed: int = 0
+    """Number of values that are packed."""
+    dense: Mapping[str, int] = field(default_factory=dict)
+    """Number of values of each matrix that is not, by the name of its parameter."""
+
+    @property
+    def share(self) -> float:
+        """Share of all values that are packed, 0 to 1."""
+        return self.packed / max(1, self.packed + sum(self.dense.values()))
+
+    @property
+    def left_dense(self) -> str:
+        """Names of the dense matrices, each once for all layers, with its share of all values; the largest first."""
+        total = self.packed + sum(self.dense.values())
+        kinds: Counter[str] = Counter()
+        for name, values in self.dense.items():
+            kinds[re.sub(r"\.\d+\.", ".*.", name)] += values
+        return ", ".join(f"{name} ({values / total:.0%})" for name, values in kinds.most_common())
+
+
+@dataclass(frozen=True)
 class Shard:
     """A parameter that the plan of a parallel model names."""
 
     name: str
     style: str
-    """Style that the plan gives to the parameter's module: `colwise`, `rowwise`, ..."""
+    """Style that the plan gives to the parameter, or to its module: `colwise`, `rowwise`, ..."""
     whole: tuple[int, ...]
     """Shape of the parameter."""
     kept: tuple[int, ...]
     """Shape of the part that this rank keeps."""
+    tied: bool = False
+    """Whether it is another name of a parameter that has a shard already."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +163,8 @@ class Rank:
     agrees: bool = True
     """Whether the rank gave the logits and tokens of the first rank, bit for bit."""
     deprecations: tuple[Deprecation, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Style that the plan gives to each module that it names."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +205,47 @@ class Batching:
         return max(self.in_flight, default=0)
 
 
+GROWING = ("DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer")
+"""Classes of the cache that grows, and of its layers without and with a sliding window."""
+
+
+@dataclass(frozen=True)
+class EagerFacts:
+    """Facts that eager showed of a model on the same inputs. Paths are held to them, not to what a config says."""
+
+    prefill_attention: float
+    """Calls of attention of one prefill."""
+    decode_attention: float
+    """Calls of attention of one later forward pass."""
+    cache: str
+    """Class of its cache."""
+    cache_layers: tuple[CacheLayer, ...]
+    """Attention layers of its caches, run by run; none for a model without attention."""
+    linears: Mapping[str, float] = field(default_factory=dict)
+    """Calls of each linear layer in one forward pass, by its name. A name that is missing stands for one call."""
+
+    @classmethod
+    def of_windows(
+        cls, windows: tuple[int, ...], *, shared: int, dtype: str, device: str, lengths: tuple[int, ...]
+    ) -> EagerFacts:
+        """Return what eager should show, by the sliding window of each attention layer, where it was not run.
+
+        `shared` last layers have no place in the cache. `lengths` are the positions that each run was fed.
+        """
+        cache, full, sliding = GROWING
+        layers = tuple(
+            CacheLayer(sliding if window else full, dtype, device, min(length, window - 1) if window else length)
+            for length in lengths
+            for window in windows[: len(windows) - shared]
+        )
+        return cls(len(windows), len(windows), cache, layers)
+
+    @property
+    def slides(self) -> bool:
+        """True if any layer keeps only a window of its positions."""
+        return any(layer.kind == GROWING[2] for layer in self.cache_layers)
+
+
 @dataclass(frozen=True)
 class Observation:
     """Plain data on what was seen while `generate` ran, forced and free: no tensors, no modules."""
@@ -199,14 +270,13 @@ class Observation:
     """Attention layers of these caches, run by run."""
     lengths: tuple[int, ...]
     """Positions that were fed to the cache of each run."""
-    windows: tuple[int, ...]
-    """Sliding window of each attention layer; 0 for a layer that attends to everything."""
-    shared: int
-    """Number of last attention layers that read an earlier layer's keys and values and have none in the cache."""
+    eager: EagerFacts
+    """Facts that eager showed on the same inputs."""
     layers: tuple[LayerKind, ...]
     linears: tuple[LinearKind, ...]
     head: str
     """Name of the linear layer that gives the logits."""
+    matrices: Matrices
     collectives: Mapping[str, int]
     """Calls of operators in which processes exchange data, by name."""
     packed_calls: Mapping[str, int]
@@ -240,11 +310,6 @@ class Observation:
         return sum(self.regions.values())
 
     @property
-    def cache_windows(self) -> tuple[int, ...]:
-        """Sliding windows of the layers that have a place in the cache."""
-        return self.windows[: len(self.windows) - self.shared]
-
-    @property
     def forwards(self) -> int:
         """Number of forward passes of the model."""
         return self.batching.steps if self.batching else self.prefills + self.decode_steps
@@ -254,6 +319,7 @@ class Observation:
         return any(cache != NO_CACHE for cache in self.caches)
 
     def calls(self, phase: Phase) -> int:
-        """Return the number of attention calls that a phase must make: one per attention layer and forward pass."""
-        passes = {Phase.PREFILL: self.prefills, Phase.DECODE: self.decode_steps}
-        return len(self.windows) * passes[phase]
+        """Return the number of attention calls that a phase must make: as many as eager in each forward pass."""
+        if phase is Phase.PREFILL:
+            return round(self.eager.prefill_attention * self.prefills)
+        return round(self.eager.decode_attention * self.decode_steps)

@@ -45,6 +45,8 @@ class Seeded:
     tokenizer: str
     """Absolute path of a folder with a tokenizer whose ids the vocabulary holds."""
     seed: int = 0
+    uneven: bool = False
+    """Whether norms and biases are random as well. By initialisation they are ones and zeros, and change nothing."""
 
     @property
     def parameters(self) -> int | None:

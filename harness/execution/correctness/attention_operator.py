@@ -41,13 +41,17 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
     original = ALL_ATTENTION_FUNCTIONS[name]
     windows = windows_by_layer(model.config.get_text_config())
     fed: Counter[int] = Counter()
+    last: dict[int, int] = {}
+    """Forward pass in which each layer attended last: some attend more than once to the same keys."""
 
     def watched(
         module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **options: Any
     ) -> Any:
         result = original(module, query, key, value, attention_mask, **options)
         layer, queries = module.layer_idx, query.shape[-2]
-        fed[layer] += queries
+        if last.get(layer) != log.passes:
+            fed[layer] += queries
+        last[layer] = log.passes
         # transformers' own attention function, from the architecture's modelling file.
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if layer not in windows:
@@ -68,6 +72,8 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
         yield
     finally:
         ALL_ATTENTION_FUNCTIONS.register(name, original)
+    if not fed and not hasattr(sys.modules[type(model).__module__], "ALL_ATTENTION_FUNCTIONS"):
+        log.unwatched.add(f"attention of {type(model).__name__}, which does not call transformers' attention functions")
 
 
 def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tensor:

@@ -58,7 +58,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
             scheme = Scheme(quality_of(model, against.text), against.changed_by_saving) if against.text else None
             beside = _beside(run, model, batches, against)
     twin = None
-    if optimization.tolerance is Tolerance.LOSSY:
+    if optimization.tolerance is Tolerance.LOSSY and engaged.engaged:
         with optimization.applied():
             options = partial(optimization.twin_options, model)
             _, twin = run_batches(model, batches, against.reference, options=options)

@@ -28,11 +28,14 @@ class OperatorLog:
     """Operators that could not be compared, each with the reason in words."""
     phase: Phase = Phase.PREFILL
     """Phase of the forward pass that is running."""
+    passes: int = 0
+    """Number of forward passes so far."""
 
     def enter_phase(self, _model: Any, arguments: Any, options: Any) -> None:
         """Set the phase before each forward pass of a model. It is called by torch, as a hook."""
         ids = arguments[0] if arguments else options.get("input_ids")
         given = options["inputs_embeds"] if ids is None else ids
+        self.passes += 1
         self.phase = Phase.DECODE if given.shape[1] == 1 else Phase.PREFILL
 
     def compare(self, operator: str, part: Triple) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.errors import ReferenceInvalid
+from harness.errors import Incompatible, NotExact
 from harness.execution.correctness.float64 import PrecisionAudit, PromoteToFloat64
 from harness.execution.generation import (
     Batch,
@@ -21,10 +21,11 @@ from harness.execution.generation import (
     rows_not_ended,
 )
 from harness.execution.setup import CaseRun, CaseSetup
+from harness.execution.tensor_files import eager_facts
 from harness.observation.caches import cache_of
 from harness.observation.watch import Observer
-from harness.paths.base import Aspect
-from harness.records.observation import Observation
+from harness.paths.base import Aspect, Optimization
+from harness.records.observation import EagerFacts, Observation
 
 
 def with_tokens(batches: Sequence[Batch], tokens: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -52,14 +53,15 @@ def watched_run(
     run: CaseRun, model: Any, batches: list[Batch], reference: Generation
 ) -> tuple[Generation, Observation]:
     """Run the optimization and watch it. Return the tensors of all its runs, and what was seen meanwhile."""
-    workload, optimization = run.setup.workload, run.optimization
+    workload, optimization, eager = run.setup.workload, run.optimization, eager_facts(run)
+    refuse_nothing(optimization, eager)
     watch = Observer(model, layers=Aspect.LAYERS in optimization.changes)
     options = optimization.generate_options
     with optimization.applied(), watch:
         outputs, own = run_batches(model, batches, reference, options=options)
     steps = workload.new_tokens - 1
     lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
-    seen = watch.seen(outputs, lengths=lengths, padded=workload.padded, decode_steps=steps)
+    seen = watch.seen(outputs, lengths=lengths, padded=workload.padded, decode_steps=steps, eager=eager)
     with optimization.applied():
         unended = sum(
             rows_not_ended(model, ids, mask, tokens=tokens, options=options())
@@ -68,9 +70,20 @@ def watched_run(
     return replace(own, unended=unended), seen
 
 
+def refuse_nothing(optimization: Optimization, eager: EagerFacts | None) -> None:
+    """Raise Incompatible if an optimization exchanges what eager shows none of: attention, or cached keys and
+    values."""
+    if eager is None:
+        return
+    if Aspect.ATTENTION in optimization.changes and not eager.prefill_attention:
+        raise Incompatible("eager computes no attention of this model that can be seen, so nothing can be exchanged")
+    if Aspect.CACHE in optimization.changes and not (eager.cache_layers or optimization.control):
+        raise Incompatible("eager caches no keys and values of this model, so there is nothing to keep in another way")
+
+
 def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation:
     """Run eager in float64: each batch free, and once more with the tokens that it chose forced on it. Raises
-    ReferenceInvalid if any operator computed below float64."""
+    NotExact if any operator computed below float64."""
     runs = []
     with in_float64(setup):
         for ids, mask in batches:
@@ -82,12 +95,10 @@ def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation
 
 @contextmanager
 def in_float64(setup: CaseSetup) -> Iterator[None]:
-    """Promote to float64 what a model wants to compute in float32. Raises ReferenceInvalid if any operator computed
+    """Promote to float64 what a model wants to compute in float32. Raises NotExact if any operator computed
     below float64 nevertheless."""
     with PromoteToFloat64(), PrecisionAudit() as audit:
         yield
     if audit.lower:
         operators = ", ".join(f"{name} in {dtype}" for name, dtype in sorted(audit.lower.items()))
-        raise ReferenceInvalid(
-            f"{setup.recipe.name}: the float64 reference computed {operators}, but should compute nothing below float64"
-        )
+        raise NotExact(f"{setup.recipe.name}: there is no exact reference: in float64 the model computes {operators}")

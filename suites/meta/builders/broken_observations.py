@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.records.observation import LinearKind
+from harness.records.observation import LinearKind, Matrices
 from suites.meta.builders.observations import (
     AUTO,
     BY_HAND,
@@ -20,6 +20,7 @@ from suites.meta.builders.observations import (
     TP2,
     cache,
     calls,
+    facts,
     packed,
     rank,
     sdpa,
@@ -61,13 +62,14 @@ BROKEN = [
     ("caching.none", {"caches": ("DynamicCache",)}, "cache", "none", "DynamicCache"),
     ("caching.none", {"attention": EAGER.attention}, "positions in decode", "more than 93", "1"),
     ("caching.static", {"cache_layers": cache("DynamicLayer")}, "cache layers", "4 × StaticLayer", "4 × DynamicLayer"),
-    ("caching.static", {"windows": (24, 0, 0, 0)}, "cache layers", "3 × StaticLayer, 1 × StaticSlidingWindowLayer",
+    ("caching.static", {"eager": facts((24, 0, 0, 0))}, "cache layers", "3 × StaticLayer, 1 × StaticSlidingWindowLayer",
      "4 × StaticLayer"),
-    ("caching.static", {"windows": (24, 0, 0, 0)}, "positions kept by cache layers",
+    ("caching.static", {"eager": facts((24, 0, 0, 0))}, "positions kept by cache layers",
      "3 × 100 positions, 1 × 24 positions", "4 × 100 positions"),
     ("caching.static", {"cache_layers": cache("StaticLayer", kept=99)}, "positions kept by cache layers",
      "4 × 100 positions", "4 × 99 positions"),
-    ("caching.static", {"dtype": "bfloat16"}, "dtype of cached keys", "4 × bfloat16", "4 × float32"),
+    ("caching.static", {"cache_layers": cache("StaticLayer", dtype="bfloat16")}, "dtype of cached keys",
+     "4 × float32", "4 × bfloat16"),
     ("caching.static", {"cache_layers": ()}, "cache layers", "4 × StaticLayer", "none"),
     ("caching.offloaded", {"cache_layers": cache("DynamicLayer", device="cuda")},
      "layers of the cache in the host's memory", "at least 3 of 4", "0 (4 × cuda)"),
@@ -121,6 +123,10 @@ BROKEN = [
          "16 × bitsandbytes::gem[mv]_4bit", "15 × bitsandbytes::gemv_4bit")
         for scheme in ("nf4", "nf4_double", "fp4", "fp4_double")
     ),
+    ("quantization.quanto_int8",
+     {"matrices": Matrices(6, {f"layers.{n}.experts.{name}": 23 for n in (0, 1) for name in ("up", "down")})},
+     "share of the matrices' values that is packed", "at least 80%",
+     "6%; dense are layers.*.experts.up (47%), layers.*.experts.down (47%)"),
     ("quantization.bnb_int8", {"packed_calls": {}}, "calls with packed weights", "16 × MatMul8bitLt", "none"),
     ("quantization.bnb_int8", {"linears": (LinearKind("Linear", "Parameter", 0.0, ("layers.0.q", "lm_head")),)},
      "linears left dense", "lm_head", "layers.0.q, lm_head"),
@@ -128,8 +134,8 @@ BROKEN = [
         (f"quantization.{name}", {"linears": packed("Linear", "Other", 3.0).linears}, "packed linears",
          f"2 × {kinds}", "2 × Linear Other")
         for name, kinds in (
-            ("torchao_int8", "Linear Int8Tensor"), ("torchao_int4", "Linear IntxUnpackedToInt8Tensor"),
-            ("torchao_float8", "Linear Float8Tensor"), ("quanto_int8", "QLinear *QB*sTensor"),
+            ("torchao_int8", "* Int8Tensor"), ("torchao_int4", "* IntxUnpackedToInt8Tensor"),
+            ("torchao_float8", "* Float8Tensor"), ("quanto_int8", "QLinear *QB*sTensor"),
             ("hqq4", "HQQLinear *"), ("fine_grained_fp8", "FP8Linear Parameter"),
         )
     ),
@@ -170,7 +176,8 @@ BROKEN = [
     ("parallelism.tp2", {"ranks": (rank(*AUTO, shards=(replace(TP2.ranks[0].shards[2], kept=(4, 4)),)), rank(*AUTO))},
      "planned parameters that are parted on rank 0", "1", "0"),
     ("parallelism.tp2", {"ranks": (rank(*AUTO, shards=()), rank(*AUTO))},
-     "planned parameters that are parted on rank 0", "at least 1", "0"),
+     "planned parameters that are parted on rank 0", "at least 1",
+     "none, since the model's plan names none"),
     ("parallelism.tp2_manual", {"ranks": TP2.ranks}, "plan on rank 0",
      str({f"model.layers.*.mlp.{m}_proj": {s} for m, s in zip(("gate", "up", "down"), BY_HAND, strict=True)}),
      str({f"model.layers.*.mlp.{m}_proj": {s} for m, s in zip(("gate", "up", "down"), AUTO, strict=True)})),

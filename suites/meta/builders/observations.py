@@ -10,8 +10,10 @@ from harness.records.observation import (
     AttentionCall,
     Batching,
     CacheLayer,
+    EagerFacts,
     LayerKind,
     LinearKind,
+    Matrices,
     Observation,
     Phase,
     Rank,
@@ -28,8 +30,13 @@ def calls(operator, *, prefill=LAYERS, decode=LAYERS * STEPS, masked=True, queri
     ) * decode
 
 
-def cache(kind, *, device="cpu", kept=LENGTH, **packed):
-    return (CacheLayer(kind, "float32", device, kept, **packed),) * LAYERS
+def cache(kind, *, device="cpu", kept=LENGTH, dtype="float32", **packed):
+    return (CacheLayer(kind, dtype, device, kept, **packed),) * LAYERS
+
+
+def facts(windows, *, lengths=(LENGTH,)):
+    """What eager shows of a model of these sliding windows."""
+    return EagerFacts.of_windows(windows, shared=0, dtype="float32", device="cpu", lengths=lengths)
 
 
 EAGER = Observation(
@@ -44,11 +51,11 @@ EAGER = Observation(
     caches=("DynamicCache",),
     cache_layers=cache("DynamicLayer"),
     lengths=(LENGTH,),
-    windows=(0,) * LAYERS,
-    shared=0,
+    eager=facts((0,) * LAYERS),
     layers=(LayerKind("RMSNorm", 17, 0), LayerKind("SiLU", 4, 0), LayerKind("rotary_pos_emb", 4, 0)),
     linears=(LinearKind("Linear", "Parameter", 0.0, ("layers.0.q", "layers.0.k", "lm_head")),),
     head="lm_head",
+    matrices=Matrices(0, {"layers.0.q.weight": 50, "layers.0.k.weight": 50}),
     packed_calls={},
     collectives={},
     regions={},
@@ -101,7 +108,8 @@ def packed(kind, weight, bits, operator=""):
         LinearKind("Linear", "Parameter", 0.0, ("lm_head",)),
         LinearKind(kind, weight, bits, ("layers.0.q", "layers.0.k")),
     )
-    return replace(EAGER, linears=linears, packed_calls={operator: 2 * (STEPS + 1)} if operator else {})
+    calls = {operator: 2 * (STEPS + 1)} if operator else {}
+    return replace(EAGER, linears=linears, matrices=Matrices(100), packed_calls=calls)
 
 
 NF4 = packed("Linear4bit", "Params4bit", 4.0, "bitsandbytes::gemv_4bit")
@@ -156,7 +164,8 @@ def rank(*styles, **changes):
         "c10d::allgather_into_tensor_coalesced_": (STEPS + 1) * sum("gather_output" in style for style in styles),
     }
     kept = sum(4 * shard.kept[0] * shard.kept[1] for shard in shards) + 40
-    return replace(Rank(shards, kept, 96 * 4 + 40, 96 + 10, collectives), **changes)
+    modules = {shard.name.removesuffix(".weight"): shard.style for shard in shards}
+    return replace(Rank(shards, kept, 96 * 4 + 40, 96 + 10, collectives, modules=modules), **changes)
 
 
 AUTO = ("colwise", "replicated_with_grad_allreduce", "rowwise")

@@ -113,7 +113,7 @@ def setup(tmp_path_factory):
     """The tiny Qwen 3 on one prompt, with the tensors of reference and float32 eager."""
     made = CaseSetup(MODELS[0], SINGLE, "cpu", tmp_path_factory.mktemp("scratch"))
     make_reference(made)
-    measure_eager(made, Dtype.FP32, PROBES.recall)
+    measure_eager(made, Dtype.FP32, PROBES)
     return made
 
 

@@ -11,8 +11,11 @@ from torch import nn
 
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
-from harness.errors import Incompatible, ReferenceInvalid
+from harness.errors import Incompatible
+from harness.execution.correctness.comparison import identical
 from harness.execution.correctness.references.dense import dense_twin_of, measure_quality, rounded_weights
+from harness.execution.correctness.runs import run_batches
+from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import head_name, read_linears
 from harness.paths.base import Optimization
@@ -39,9 +42,14 @@ def run_of(path, tmp_path):
     return CaseRun(CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path), Dtype.FP32, path)
 
 
-def test_scheme_that_rounds_nothing_has_no_twin(tmp_path):
-    with pytest.raises(ReferenceInvalid, match=r"tiny_qwen3: quantization\.nothing rounds none of the model's weights"):
-        dense_twin_of(run_of(RoundsNothing(), tmp_path))
+def test_twin_of_a_scheme_that_rounds_nothing_is_eager(tmp_path):
+    """Its claims then say that nothing is packed: an error of the comparison would hide that."""
+    run = run_of(RoundsNothing(), tmp_path)
+    twin = dense_twin_of(run)
+    model, batches = load_run(run.setup.eager(Dtype.FP32))
+    _, eager = run_batches(model, batches, twin.reference, options=dict)
+    assert twin.weights == {}
+    assert identical(twin.eager, eager)
 
 
 def test_weights_changed_by_saving_are_counted(tmp_path, monkeypatch):

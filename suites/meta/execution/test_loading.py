@@ -11,6 +11,7 @@ import torch
 import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from fixtures.architectures import ARCHITECTURES
 from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import WORKLOADS
 from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName
@@ -21,6 +22,7 @@ from harness.execution.loading import (
     encode,
     load_model,
     load_tokenizer,
+    make_uneven,
     pad_token,
     save_seeded,
 )
@@ -224,10 +226,54 @@ def test_logits_of_seeded_weights_are_as_certain_as_a_trained_models(tmp_path):
     assert 0.5 < float(entropy) < 2.0
 
 
-def test_model_without_a_last_norm_of_ones_stays_as_it_is():
-    model = SimpleNamespace(base_model=SimpleNamespace(norm=SimpleNamespace(weight=torch.zeros(3))))
+def from_scratch(name):
+    """Initialised model of an architecture, before anything is scaled."""
+    [recipe] = [each for each in ARCHITECTURES if each.name == name]
+    config = transformers.CONFIG_MAPPING[recipe.source.model_type].from_dict(dict(recipe.source.shape))
+    torch.manual_seed(0)
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def entropy_of(model):
+    tokens = torch.arange(32)[None]
+    with torch.inference_mode():
+        logits = model(tokens).logits[0].float()
+    return float(torch.distributions.Categorical(logits=logits).entropy().mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"),
+    [
+        ("mixtral", lambda model: model.model.norm.weight),
+        ("gemma", lambda model: model.model.norm.weight),  # it multiplies by 1 more
+        ("dbrx", lambda model: model.lm_head.weight),  # its last norm has a name of its own
+    ],
+)
+def test_logits_are_scaled_where_a_model_lets_them(name, scaled):
+    model = from_scratch(name)
+    before = {entry: value.clone() for entry, value in model.state_dict().items()}
+    assert entropy_of(model) > 4
     calibrate_logits(model)
-    assert model.base_model.norm.weight.tolist() == [0.0, 0.0, 0.0]
+    assert 0.5 < entropy_of(model) < 2
+    changed = [entry for entry, value in model.state_dict().items() if not torch.equal(value, before[entry])]
+    assert [model.state_dict()[entry].data_ptr() for entry in changed] == [scaled(model).data_ptr()]
+
+
+def test_model_whose_logits_nothing_scales_stays_as_it_is():
+    """Its head is its table of tokens, and its last norm has a name of its own."""
+    model = from_scratch("biogpt")
+    before = entropy_of(model)
+    calibrate_logits(model)
+    assert entropy_of(model) == before
+
+
+def test_norms_and_biases_are_made_uneven_and_nothing_else():
+    model = from_scratch("qwen2")
+    before = {entry: value.clone() for entry, value in model.state_dict().items()}
+    make_uneven(model)
+    changed = {entry for entry, value in model.state_dict().items() if not torch.equal(value, before[entry])}
+    assert changed == {entry for entry in before if entry.endswith("bias") or "norm" in entry}
+    assert 0.05 < model.model.norm.weight.std().item() < 0.2
 
 
 def raised_from(cause):

@@ -194,6 +194,18 @@ def test_declared_incompatibility_is_unsupported():
     assert (verdict.outcome, verdict.message) == (Outcome.UNSUPPORTED, f"{CASE.id}: fp32 run: X does not support sdpa")
 
 
+def test_random_weights_may_amplify_rounding():
+    """Eager of theirs errs more; of trained ones the same error is a fault."""
+    noisy = replace(TRUST, relative_error=200 * TRUST.dtype.unit_roundoff, surprise=4.0, chance=math.log(320))
+    assert not noisy.trained or noisy.surprise < 0.8 * noisy.chance
+    random = replace(noisy, surprise=9.0)
+    violated = {
+        trust.trained: {finding.key for finding in trust_findings(trust, floor=0.0) if finding.violated}
+        for trust in (noisy, random)
+    }
+    assert violated == {True: {f"{TRUST.dtype}.eager_ulps"}, False: set()}
+
+
 def test_recall_is_asked_only_of_models_trained_on_it():
     assert not any(
         "recall" in finding.key for finding in trust_findings(replace(TRUST, recalled=0, asked=0), floor=FLOOR)

@@ -50,8 +50,21 @@ def test_budget_is_not_asked_of_random_weights():
     costly = replace(lossy(divergence=replace(CLOSE, decode_mean=0.06)), trained=False)
     verdict = judge(CASE, Property.EQUIVALENCE, costly)
     assert verdict.outcome is Outcome.PASS
-    assert "its budget (L2) not asked, since weights are random" in verdict.message
+    assert "its budget (L2) not asked, since eager predicts text no better than chance" in verdict.message
     assert judge(CASE, Property.EQUIVALENCE, replace(lossy(identical=False), trained=False)).outcome is Outcome.MISMATCH
+
+
+def test_cache_of_random_weights_is_held_to_its_scheme_in_the_first_layer_alone():
+    """Routers of experts amplify what the first layer lost, and no scheme bounds that."""
+
+    def outcome(layer, *, trained):
+        stratum = StratumError(f"layer {layer} values head 0", 0.17, 0.3, 1e-3, 1e-3, 1.0, 0.0)
+        told = replace(lossy(state=CacheComparison((stratum,))), trained=trained)
+        return judge(CASE, Property.EQUIVALENCE, told).outcome
+
+    assert outcome(1, trained=True) is Outcome.MISMATCH
+    assert outcome(1, trained=False) is Outcome.PASS
+    assert outcome(0, trained=False) is Outcome.MISMATCH
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from harness.paths.base import RunContext, engagement
 from harness.paths.registry import PATHS, STACKS
 from harness.paths.sdpa_kernels import why_no_kernel
 from harness.records.enums import Dtype
-from harness.records.observation import AttentionCall, CacheLayer, LinearKind, Phase, Shard
+from harness.records.observation import AttentionCall, CacheLayer, EagerFacts, LinearKind, Matrices, Phase, Shard
 from suites.meta.builders.broken_observations import BROKEN
 from suites.meta.builders.observations import (
     AUTO,
@@ -26,8 +26,10 @@ from suites.meta.builders.observations import (
     HOME,
     LAYERS,
     LENGTH,
+    NF4,
     cache,
     calls,
+    facts,
     quantized,
     rank,
 )
@@ -73,8 +75,8 @@ ODD = (Shard("model.layers.0.mlp.up_proj.weight", "colwise", (8, 4), (8, 4)),)
 ANYTHING_ELSE = (
     {"attention_implementation": "other"},
     {"attention": calls("other"), "kernel_calls": ()},
-    {"caches": ("Other",), "dtype": "other"},
-    {"cache_layers": cache("Other", kept=1, bits=64.0)},
+    {"caches": ("Other",)},
+    {"cache_layers": cache("Other", kept=1, dtype="other", bits=64.0)},
     {"cache_layers": cache("Other", kept=999, device="cuda")},
     {"regions": {"other": 1}, "inductor_calls": 2, "graphs": 9},
     {"regions": {"other": 1}, "compile_modes": ("other",), "graph_breaks": ("other",), "recompile_limit": "other"},
@@ -90,6 +92,7 @@ ANYTHING_ELSE = (
     {"ranks": (rank(*AUTO, bytes_kept=1, shards=(), collectives={}, agrees=False),) * 2},
     {"ranks": (rank(*AUTO, shards=ODD, collectives={"c10d::allgather": 1}),) * 2},
     {"linears": (LinearKind("Other", "Other", 3.0, ("other",)),), "packed_calls": {}},
+    {"matrices": Matrices(1, {"other": 9})},
     {"layers": tuple(replace(kind, modules=99, kernelized=98, calls=0, kernel_calls=1) for kind in EXCHANGED)},
 )
 """Changes that between them break every claim of every path."""
@@ -113,7 +116,7 @@ def test_eager_under_another_name_is_not_engaged(path):
     ("change", "what"),
     [
         ({"caches": ("DynamicCache", "StaticCache")}, "cache"),
-        ({"attention": (), "windows": ()}, "attention in prefill"),
+        ({"attention": ()}, "attention in prefill"),
         ({"regions": {"forward": 1}}, "compiled calls"),
         ({"attention": EAGER.attention[1:]}, "attention in prefill"),
         ({"attention": (*EAGER.attention, AttentionCall(Phase.DECODE, "aten::_scaled"))}, "attention in decode"),
@@ -151,7 +154,7 @@ def test_recompilations_are_allowed_for_lengths_alone(window, lengths, recompile
     layers = tuple(layer for n in fed for layer in cache(kind, kept=window or n))
     seen = replace(
         COMPILED,
-        windows=(window,) * LAYERS,
+        eager=facts((window,) * LAYERS, lengths=fed),
         caches=("StaticCache",) * lengths,
         cache_layers=layers,
         lengths=fed,
@@ -173,15 +176,44 @@ def test_recompilations_are_allowed_for_lengths_alone(window, lengths, recompile
 )
 def test_growing_layer_keeps_one_position_less_than_its_window(path, kind, kept, engaged):
     """The next step would not see it; a static one has room for the whole window."""
-    seen = replace(ENGAGED[path], windows=(24,) * LAYERS, cache_layers=cache(kind, kept=kept))
+    seen = replace(ENGAGED[path], eager=facts((24,) * LAYERS), cache_layers=cache(kind, kept=kept))
     assert (broken(path, seen) == []) is engaged
 
 
 def test_layers_that_share_keys_and_values_have_no_place_in_the_cache():
     """As many attention calls as before, fewer layers of the cache."""
-    seen = replace(EAGER, shared=1, cache_layers=EAGER.cache_layers[1:])
+    shared = EagerFacts.of_windows((0,) * LAYERS, shared=1, dtype="float32", device="cpu", lengths=(LENGTH,))
+    seen = replace(EAGER, eager=shared, cache_layers=EAGER.cache_layers[1:])
     assert broken("caching.dynamic", seen) == []
-    assert "cache layers" in [what for what, *_ in broken("caching.dynamic", replace(seen, shared=0))]
+    assert "cache layers" in [what for what, *_ in broken("caching.dynamic", replace(seen, eager=EAGER.eager))]
+
+
+def test_paths_are_held_to_what_eager_showed_and_not_to_a_count_of_layers():
+    """Attention twice in a layer, a model's own cache, a linear layer that is called by no forward pass."""
+    twice = replace(EAGER.eager, prefill_attention=2 * LAYERS, decode_attention=2 * LAYERS, cache="OwnCache")
+    seen = replace(EAGER, eager=twice, caches=("OwnCache",), attention=calls("aten::_softmax", masked=False) * 2)
+    assert broken("caching.dynamic", seen) == []
+    assert {what for what, *_ in broken("caching.dynamic", replace(seen, eager=EAGER.eager))} == {
+        "attention in prefill",
+        "attention in decode",
+        "cache",
+    }
+    fewer = replace(NF4.eager, linears={"layers.0.q": 1.0, "layers.0.k": 0.0})
+    half = replace(NF4, eager=fewer, packed_calls={"bitsandbytes::gemv_4bit": LAYERS * 2})
+    assert broken("quantization.bnb_nf4", half) == []
+    assert [what for what, *_ in broken("quantization.bnb_nf4", replace(half, eager=NF4.eager))] == [
+        "calls with packed weights"
+    ]
+
+
+def test_model_without_attention_is_held_to_show_none():
+    """State spaces: nothing may attend in their place."""
+    none = replace(EAGER, eager=EagerFacts(0, 0, "DynamicCache", ()), attention=(), cache_layers=())
+    assert broken("eager", none) == []
+    assert [what for what, *_ in broken("eager", replace(none, attention=EAGER.attention))] == [
+        "attention in prefill",
+        "attention in decode",
+    ]
 
 
 @pytest.mark.parametrize(("bits", "engaged"), [(2.0, True), (2.03, True), (2.3, False), (1.9, False), (32.0, False)])
@@ -196,7 +228,7 @@ def test_packing_may_pad_and_no_more(bits, engaged):
 def test_only_a_static_cache_leaves_layers_with_a_window_where_they_are(path, prefix, kept, engaged):
     stays = CacheLayer(f"{prefix}SlidingWindowLayer", "float32", "cuda", kept)
     full = [replace(layer, kind=f"{prefix}Layer") for layer in (HOME[0], HOME[-1])]
-    seen = replace(ENGAGED[path], windows=(24, 24, 0, 0), cache_layers=(stays, stays, *full))
+    seen = replace(ENGAGED[path], eager=facts((24, 24, 0, 0)), cache_layers=(stays, stays, *full))
     assert (broken(path, seen) == []) is engaged
     away = replace(seen, cache_layers=(stays, stays, HOME[-1], HOME[-1]))
     assert "layers of the cache in the host's memory" in [what for what, *_ in broken(path, away)]
@@ -283,7 +315,7 @@ REFUSALS = [
     ("attention.flash_attention_3", "FlashAttention3 requires compute capability >= 8", CUDA, "too old"),
     ("attention.flash_attention_3", "undefined symbol", CUDA, ""),
     ("caching.quantized_quanto4", "`QuantizedCache` is only supported for models with only full attention layers. We",
-     CPU, "sliding windows"),
+     CPU, "another kind than full attention"),
     ("caching.quantized_quanto4", "The size of tensor a (28) must match the size of tensor b (30)", CPU, ""),
     ("caching.quantized_hqq2", "The size of tensor a (28) must match the size of tensor b (30)", CPU, "packs 4 groups"),
     ("caching.quantized_hqq2", "The size of tensor a (93) must match the size of tensor b (94)", CPU, ""),

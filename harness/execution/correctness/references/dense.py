@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import ReferenceInvalid
 from harness.execution.correctness.runs import exact_runs, run_batches
 from harness.execution.generation import PROMPT_LOGITS, Generation
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
@@ -49,12 +48,11 @@ def dense_twin_of(run: CaseRun) -> Yardstick:
     """Round the weights as the optimization does, and run the model densely with them. The run in the candidate's dtype
     gets the tokens of the run in float64.
 
-    Raises ReferenceInvalid if no weight is rounded, or if any operator of the reference computed below float64.
+    Where no weight is rounded, nothing engages, and the twin is eager. Raises ReferenceInvalid if any operator of the
+    reference computed below float64.
     """
     setup = run.setup
     weights, changed = rounded_weights(run)
-    if not weights:
-        raise ReferenceInvalid(f"{setup.recipe.name}: {run.optimization.name} rounds none of the model's weights")
     model, batches = load_run(setup.eager(Dtype.FP64))
     put_weights(weights, model)
     reference = exact_runs(model, batches, setup)
@@ -78,13 +76,13 @@ def dense_text(setup: CaseSetup, dtype: Dtype, text: Workload) -> DenseText:
     """Run dense eager on a text."""
     model, _ = load_run(setup.eager(dtype))
     ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
-    return DenseText(ids, torch.cat([_logits(model, part) for part in ids.split(ROWS)]))
+    return DenseText(ids, torch.cat([last_logits(model, part) for part in ids.split(ROWS)]))
 
 
 def quality_of(model: Any, text: DenseText) -> Quality:
     """Measure what the candidate's weights cost on a text, a few sequences at a time."""
     parts = [
-        measure_quality(_logits(model, ids), eager=logits, tokens=ids[:, -PROMPT_LOGITS:].cpu())
+        measure_quality(last_logits(model, ids), eager=logits, tokens=ids[:, -PROMPT_LOGITS:].cpu())
         for ids, logits in zip(text.ids.split(ROWS), text.logits.split(ROWS), strict=True)
     ]
     return Quality(
@@ -125,7 +123,7 @@ def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
 
 
 @torch.no_grad()
-def _logits(model: Any, ids: Tensor) -> Tensor:
+def last_logits(model: Any, ids: Tensor) -> Tensor:
     """Return the logits at the last P positions, (rows, P, V) on the CPU."""
     logits: Tensor = model(ids, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits
     return logits.cpu()

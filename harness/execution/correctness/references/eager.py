@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from harness.execution.correctness.comparison import identical, relative_error
+from harness.execution.correctness.references.dense import last_logits
 from harness.execution.correctness.runs import exact_runs, in_float64, run_batches, with_tokens
 from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import generate_free
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
 from harness.execution.setup import CaseSetup
-from harness.execution.tensor_files import read_generation, save_generation
+from harness.execution.tensor_files import read_generation, save_facts, save_generation
+from harness.observation.watch import EagerWatch
 from harness.records.enums import Dtype
 from harness.records.evidence import EagerCheck
-from harness.records.workload import Workload
+from harness.records.workload import Probes, Workload
+
+TEXTS = 4
+"""Number of sequences of text that show whether a model was trained."""
 
 
 def make_reference(setup: CaseSetup) -> float:
@@ -35,23 +42,42 @@ def make_reference(setup: CaseSetup) -> float:
     return relative_error(replace(reference, step_logits=torch.cat(steps)), reference)
 
 
-def measure_eager(setup: CaseSetup, dtype: Dtype, recall: Workload) -> EagerCheck:
-    """Run eager in `dtype` on the reference's tokens, twice, and on the recall probe; keep its tensors."""
+def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
+    """Run eager in `dtype` on the reference's tokens, twice, and on the probes.
+
+    Its tensors, and what it showed of itself, stay in files.
+    """
     reference = read_generation(setup.file(Dtype.FP64))
     with planted(setup.fault), deprecations_noted() as deprecations:
         model, batches = load_run(setup.eager(dtype))
-        runs = [run_batches(model, batches, reference, options=dict)[1] for _ in range(2)]
-        recalled, asked = _recall(model, setup, recall) if setup.recipe.solves_recall else (0, 0)
-    save_generation(runs[0], setup.file(dtype))
+        watch = EagerWatch(model)
+        with watch:
+            outputs, first = run_batches(model, batches, reference, options=dict)
+        facts = watch.facts(outputs, decode_steps=setup.workload.new_tokens - 1)
+        _, second = run_batches(model, batches, reference, options=dict)
+        recalled, asked = _recall(model, setup, probes.recall) if setup.recipe.solves_recall else (0, 0)
+        surprise, chance = _surprise(model, setup, probes.text)
+    save_generation(first, setup.file(dtype))
+    save_facts(facts, setup.facts(dtype))
     return EagerCheck(
         dtype=dtype,
-        repeats=identical(runs[1], runs[0]),
-        relative_error=relative_error(runs[0], reference),
+        repeats=identical(second, first),
+        relative_error=relative_error(first, reference),
         recalled=recalled,
         asked=asked,
         positions=setup.workload.longest + setup.workload.new_tokens - 1,
         deprecations=tuple(deprecations),
+        surprise=surprise,
+        chance=chance,
     )
+
+
+def _surprise(model: Any, setup: CaseSetup, text: Workload) -> tuple[float, float]:
+    """Return the negative log likelihood of a text in nats per token: the model's, and that of chance."""
+    ids, _ = encode(text.prompts[:TEXTS], load_tokenizer(setup.recipe), device=setup.device)
+    logits = last_logits(model, ids)[:, :-1].double()
+    following = ids[:, -logits.shape[1] :].cpu()
+    return float(cross_entropy(logits.flatten(0, 1), following.flatten())), math.log(logits.shape[-1])
 
 
 @torch.no_grad()
