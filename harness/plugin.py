@@ -21,8 +21,9 @@ from harness.formatting import one_line
 from harness.machine.inventory import take_inventory, with_memory
 from harness.machine.variables import warnings_of
 from harness.options import add_options, session_options
+from harness.profiles.defects import read_defects
 from harness.profiles.expectations import sound_profiles
-from harness.profiles.profile import Profile
+from harness.profiles.profile import BASELINES, Profile
 from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Technique, Tier
 from harness.records.run import Verdict
 from harness.reports.failures import failure_lines
@@ -209,7 +210,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         options = session_options(config.option, config.rootpath)
         if PLAN in config.stash:
             plan, profiles = config.stash[PLAN], config.stash[PROFILES]
-            made = Session(options, plan, profiles, selection, notify=partial(_tell, config))
+            defects = read_defects(config.rootpath / BASELINES)
+            made = Session(options, plan, profiles, selection, defects=defects, notify=partial(_tell, config))
             if not config.option.collectonly:
                 made.check()
             config.stash[SESSION] = made

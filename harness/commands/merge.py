@@ -14,7 +14,9 @@ from harness.commands.compare.machines import differing
 from harness.commands.options import AsJson, print_result
 from harness.errors import HarnessError
 from harness.judging.gate import ENDED_WELL, Forgiven, gate_line, strays
+from harness.profiles.defects import read_defects
 from harness.profiles.expectations import sound_profiles
+from harness.profiles.profile import BASELINES
 from harness.records.run import Run, Verdict
 from harness.records.run_files import finished_run, refuse_two_tiers
 from harness.reports.tables import tally_outcomes
@@ -59,13 +61,13 @@ def merge(
 def _pardon(first: Path) -> Forgiven:
     """Return the skips and known failures of the runs' profile. Raises HarnessError if the profile is gone."""
     root, _ = find_catalogue(Path.cwd())
-    name = finished_run(first).profile
+    name, defects = finished_run(first).profile, read_defects(root / BASELINES)
     if name is None:
-        return Forgiven()
+        return Forgiven(defects=defects)
     matching = next((profile for profile in sound_profiles(root) if profile.name == name), None)
     if matching is None:
         raise HarnessError(f"{first}: was judged by profile {name}, which is gone (restore it)")
-    return Forgiven(matching.skips, matching.known_failures)
+    return Forgiven(matching.skips, matching.known_failures, defects)
 
 
 OF_CASES = ("evidence", "measurements", "snapshots", "reproducers")

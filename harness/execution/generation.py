@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -115,11 +116,17 @@ def _generate(
         ids,
         attention_mask=mask,
         max_new_tokens=new_tokens,
-        logits_to_keep=PROMPT_LOGITS,  # in every run, so that one compiled graph serves all
+        **keeping_logits(model, PROMPT_LOGITS),  # in every run, so that one compiled graph serves all
         return_dict_in_generate=True,
         logits_processor=[*logits_processor, TokenMark()],
         **options,
     )
+
+
+def keeping_logits(model: Any, count: int) -> dict[str, int]:
+    """Return the argument that makes a model give its last `count` logits alone; none if it always gives all."""
+    takes = signature(type(getattr(model, "_orig_mod", model)).forward).parameters
+    return {"logits_to_keep": count} if "logits_to_keep" in takes else {}
 
 
 def rows_not_ended(model: Any, ids: Tensor, mask: Tensor, *, tokens: Tensor, options: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from harness.formatting import count
+from harness.profiles.defects import LibraryDefect
 from harness.profiles.exceptions import ALLOWABLE, KnownFailure, Skip
 from harness.records.enums import Outcome, Property
 from harness.records.run import Run, Verdict
@@ -26,6 +27,8 @@ class Forgiven:
 
     skips: tuple[Skip, ...] = ()
     known_failures: tuple[KnownFailure, ...] = ()
+    defects: tuple[LibraryDefect, ...] = ()
+    """Known defects of libraries, which hold on any hardware."""
 
 
 Rule = Callable[[Run, Forgiven], Iterator[str]]
@@ -164,7 +167,7 @@ def known_failure_expired(run: Run, forgiven: Forgiven) -> Iterator[str]:
 def known_failure_of_no_entry(run: Run, forgiven: Forgiven) -> Iterator[str]:
     """a `KNOWN_FAILURE` that no entry forgives any more"""
     verdicts = [verdict for verdict in run.verdicts if verdict.outcome is Outcome.KNOWN_FAILURE]
-    entries = forgiven.known_failures
+    entries: tuple[KnownFailure | LibraryDefect, ...] = (*forgiven.known_failures, *forgiven.defects)
     stray = [each for each in verdicts if not any(e.outcome is each.forgiven and e.covers(each) for e in entries)]
     if stray:
         yield f"{_first(stray)} {_is(stray)} forgiven by no entry"

@@ -41,4 +41,5 @@ def verdict_on(
         workload=case.workload.name,
         device=case.device,
         dtype=case.dtype,
+        architecture=case.recipe.architecture,
     )

@@ -144,6 +144,7 @@ class Observer:
             layers=self._layers.counted(),
             linears=read_linears(model),
             head=head_name(model),
+            kept=(*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())),
             matrices=read_matrices(model),
             collectives=dict(Counter(name for name, _ in events if name.startswith(COLLECTIVES))),
             packed_calls=dict(Counter(name for name, _ in events if name.startswith(PACKED))),
@@ -186,10 +187,16 @@ class EagerWatch(Observer):
         return EagerFacts(
             prefill_attention=counts[Phase.PREFILL] / seen.prefills,
             decode_attention=counts[Phase.DECODE] / seen.decode_steps,
+            decode_lengths=len({call.queries for call in seen.attention if call.phase is Phase.DECODE}),
             cache=", ".join(sorted(set(seen.caches))),
             cache_layers=seen.cache_layers,
             linears={name: self._calls[name] / seen.forwards for name, _ in linears_of(self._model)},
         )
+
+
+def _kept_in_float32(model: Any) -> tuple[str, ...]:
+    named = (getattr(model, name, None) or () for name in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict"))
+    return tuple(name for names in named for name in names)
 
 
 def _expected(model: Any, config: Any, lengths: list[int]) -> EagerFacts:
@@ -308,12 +315,19 @@ def windows_of(config: Any) -> tuple[int, ...]:
 
 
 def windows_by_layer(config: Any) -> dict[int, int]:
-    """Return the windows of `windows_of` by index of the layer, without layers that attend in chunks."""
-    windows = windows_of(config)
-    kinds = getattr(config, "layer_types", None) or ["full_attention"] * len(windows)
-    attending = [(layer, kind) for layer, kind in enumerate(kinds) if kind in ATTENTION_LAYERS]
-    pairs = zip(attending, windows, strict=True)
-    return {layer: window for (layer, kind), window in pairs if kind != "chunked_attention"}
+    """Return the sliding window of each attention layer by its index; 0 for none.
+
+    Left out are layers that attend in chunks, and those of a kind that is not known here.
+    """
+    named = getattr(config, "layer_types", None)
+    if not named:
+        return dict(enumerate(windows_of(config)))
+    sizes = {
+        layer: ATTENTION_LAYERS[kind]
+        for layer, kind in enumerate(named)
+        if kind in ATTENTION_LAYERS and kind != "chunked_attention"
+    }
+    return {layer: int(getattr(config, size, None) or 0) if size else 0 for layer, size in sizes.items()}
 
 
 def _regions(events: list[tuple[str, Any]], metrics: list[Any]) -> dict[str, int]:

@@ -229,7 +229,8 @@ def attention_claim(
     made = [call for call in (observation.attention if calls is None else calls) if call.phase is phase]
     # With a cache, a step is given one position, or the heads of a group in its place; without, ever more of them.
     lengths = {call.queries for call in made if call.queries}
-    regrown = phase is Phase.DECODE and observation.cached and len(lengths) > MOST_LENGTHS
+    most = max(MOST_LENGTHS, observation.eager.decode_lengths)
+    regrown = phase is Phase.DECODE and observation.cached and len(lengths) > most
     whole = phase is Phase.PREFILL or not observation.cached
     must_mask = observation.padded and whole and operators != EAGER_ATTENTION
     masked = sum(call.masked for call in made)

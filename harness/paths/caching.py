@@ -17,6 +17,7 @@ from harness.records.observation import (
     QUANTIZED_CACHE,
     QUANTIZED_LAYERS,
     STATIC_CACHE,
+    CacheLayer,
     Observation,
     Phase,
 )
@@ -35,15 +36,20 @@ def static_cache(observation: Observation) -> list[EngagementCheck]:
 
     A layer with a sliding window keeps all of the window. A growing one drops what the next step would not see.
     """
-    cache, *kinds = STATIC_CACHE
-    fixed = dict(zip(GROWING[1:], kinds, strict=True))
     runs = len(observation.caches) or 1
     fed = [length for length in observation.lengths for _ in range(len(observation.eager.cache_layers) // runs)]
     layers = tuple(
-        replace(layer, kind=fixed.get(layer.kind, layer.kind), kept=min(length, layer.kept + (layer.kept < length)))
+        replace(
+            layer, kind=layer.kind.replace("Dynamic", "Static", 1), kept=min(length, layer.kept + (layer.kept < length))
+        )
         for layer, length in zip(observation.eager.cache_layers, fed, strict=False)
     )
-    return cache_claims(observation, cache, layers)
+    return cache_claims(observation, STATIC_CACHE[0], layers)
+
+
+def _kept(layer: CacheLayer, length: int) -> int:
+    """Return the positions that a buffer keeps where a growing layer keeps those of `layer`, of `length` in all."""
+    return layer.kept if layer.kept == length else layer.kept + 1
 
 
 @dataclass(frozen=True)

@@ -160,8 +160,11 @@ def digest(plain: Any) -> str:
 
 
 def technique_of(path: str) -> Technique:
-    """Return the technique in an optimization's name."""
-    return Technique(path.partition(".")[0])
+    """Return the technique in an optimization's name. Raises CorruptRecord if there is none."""
+    named = path.partition(".")[0]
+    if named not in list(Technique):
+        raise CorruptRecord(f"path {path!r:.80} is of technique {named!r:.80}, but should be of {', '.join(Technique)}")
+    return Technique(named)
 
 
 def _technique(path: Path) -> Technique:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.profiles.baselines import Baselines, read_baselines
+from harness.profiles.defects import LibraryDefect, read_defects
 from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
 from harness.profiles.fault_results import FILE as FAULTS
 from harness.profiles.fault_results import refuse_survivors
@@ -32,6 +33,7 @@ class Expectations:
     """Claims that such hardware does not show, by name, with the reason."""
     skips: tuple[Skip, ...] = ()
     known_failures: tuple[KnownFailure, ...] = ()
+    defects: tuple[LibraryDefect, ...] = ()
     baselines: Baselines | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     """Environment of the session."""
@@ -47,9 +49,13 @@ class Expectations:
 
 
 def sound_profiles(root: Path) -> tuple[Profile, ...]:
-    """Read the profiles of a checkout. Raises HarnessError if one cannot be read, matches the same as another, or has a
-    limit under which a fault of the catalogue would survive."""
+    """Read the profiles of a checkout, and the known defects beside them.
+
+    Raises HarnessError if a file cannot be read, two profiles match alike, or one has a limit under which a fault of
+    the catalogue would survive.
+    """
     profiles = read_profiles(root / BASELINES)
+    read_defects(root / BASELINES)
     for profile in profiles:
         try:
             refuse_survivors(profile.limits, root / FAULTS)
@@ -58,11 +64,17 @@ def sound_profiles(root: Path) -> tuple[Profile, ...]:
     return profiles
 
 
-def expectations_of(profiles: tuple[Profile, ...], match: Match, environment: Mapping[str, str]) -> Expectations:
+def expectations_of(
+    profiles: tuple[Profile, ...],
+    match: Match,
+    environment: Mapping[str, str],
+    *,
+    defects: tuple[LibraryDefect, ...] = (),
+) -> Expectations:
     """Return what to judge by in an environment. Raises CorruptRecord or HarnessError if stored files are unsound."""
     profile = find_profile(profiles, match)
     if profile is None:
-        return Expectations()
+        return Expectations(defects=defects, environment=environment)
     notes = []
     if moved := deviations(profile.limits):
         notes.append(f"limits of profile {profile.name} are not the table's: {moved}")
@@ -79,6 +91,7 @@ def expectations_of(profiles: tuple[Profile, ...], match: Match, environment: Ma
         disclaimers={disclaimer.claim: disclaimer for disclaimer in profile.disclaimers},
         skips=profile.skips,
         known_failures=profile.known_failures,
+        defects=defects,
         baselines=read_baselines(profile),
         environment=environment,
         notes=tuple(notes),

@@ -95,6 +95,10 @@ class LinearKind:
     """Names of the layers in the model."""
 
 
+SHOWN = 0.01
+"""Share of a model's values from which a dense matrix is named."""
+
+
 @dataclass(frozen=True)
 class Matrices:
     """Values of a model's matrices, those of experts included, but for look-up tables and the head."""
@@ -111,12 +115,13 @@ class Matrices:
 
     @property
     def left_dense(self) -> str:
-        """Names of the dense matrices, each once for all layers, with its share of all values; the largest first."""
+        """Names of the larger dense matrices, each once for all layers, with its share of all values."""
         total = self.packed + sum(self.dense.values())
         kinds: Counter[str] = Counter()
         for name, values in self.dense.items():
             kinds[re.sub(r"\.\d+\.", ".*.", name)] += values
-        return ", ".join(f"{name} ({values / total:.0%})" for name, values in kinds.most_common())
+        large = [(name, values / total) for name, values in kinds.most_common() if values >= SHOWN * total]
+        return ", ".join(f"{name} ({share:.0%})" for name, share in large)
 
 
 @dataclass(frozen=True)
@@ -221,6 +226,8 @@ class EagerFacts:
     """Class of its cache."""
     cache_layers: tuple[CacheLayer, ...]
     """Attention layers of its caches, run by run; none for a model without attention."""
+    decode_lengths: int = 1
+    """Number of different lengths of the queries of those later calls: attention over groups of positions has more."""
     linears: Mapping[str, float] = field(default_factory=dict)
     """Calls of each linear layer in one forward pass, by its name. A name that is missing stands for one call."""
 
@@ -276,6 +283,8 @@ class Observation:
     linears: tuple[LinearKind, ...]
     head: str
     """Name of the linear layer that gives the logits."""
+    kept: tuple[str, ...]
+    """Ends of the names of modules that the model declares to stay in float32 whatever is asked for."""
     matrices: Matrices
     collectives: Mapping[str, int]
     """Calls of operators in which processes exchange data, by name."""

@@ -38,6 +38,8 @@ class Verdict:
     """Outcome that a KNOWN_FAILURE would have had; None for other verdicts."""
     announced: tuple[str, ...] = ()
     """Deprecations of what the path asks, with the release in which it ends, if named. On engagement alone."""
+    architecture: str = ""
+    """Model type as in a config.json; empty if it is not known before the model is loaded."""
 
 
 @dataclass(frozen=True)

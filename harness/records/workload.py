@@ -76,9 +76,16 @@ class ModelSpec:
     """Whether the model was trained to continue with `Prompt.answer`. Its eager output must then do so."""
     timed_daily: bool = True
     """Whether a CPU times it even without slow cases. One of several similar models is enough."""
+    model_type: str = ""
+    """Model type as in the config.json of a folder; empty if nobody looked."""
 
     def __post_init__(self) -> None:
         _need_plain_name("model recipe", self.name)
+
+    @property
+    def architecture(self) -> str:
+        """Model type as in a config.json; empty if it is not known before the model is loaded."""
+        return self.source.model_type if isinstance(self.source, Seeded) else self.model_type
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ class Catalogue:
     """Models of a few layers in published widths, on which an accelerator's kernels run with their real tiles."""
     whole: tuple[ModelSpec, ...] = ()
     """Models that an accelerator times by default, the smallest first."""
+    architectures: tuple[ModelSpec, ...] = ()
+    """Small models of the architectures that people run, one each."""
 
     def __post_init__(self) -> None:
         for entries in (self.paths, self.all_models, self.workloads):
@@ -53,7 +56,7 @@ class Catalogue:
     @property
     def all_models(self) -> tuple[ModelSpec, ...]:
         """All models that have a name here."""
-        return (*self.models, *self.slices, *self.whole, *self.more_models)
+        return (*self.models, *self.slices, *self.whole, *self.more_models, *self.architectures)
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,13 +188,14 @@ def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
         # With owner and revision: results of one are no baselines of another. No hub id holds two dots in a row.
         parts = [*repository.split("/"), *([revision] if at else [])]
         return ModelSpec("..".join(map(_plain, parts)), Hub(repository, revision or "main"))
-    names = [model.name for model in models]
-    raise UnknownName("model", name, [*names, "a folder with config.json", "a hub id owner/name"])
+    names = [model.name for model in models if model not in catalogue.architectures]
+    many = ["a name of fixtures/architectures"] if catalogue.architectures else []
+    raise UnknownName("model", name, [*names, *many, "a folder with config.json", "a hub id owner/name"])
 
 
 def _own_folder(folder: Path, models: Sequence[ModelSpec]) -> ModelSpec:
     """Return the recipe of a folder. Raises HarnessError if its cases would have the ids of another model's."""
-    recipe = ModelSpec(_plain(folder.name), Folder(str(folder)))
+    recipe = ModelSpec(_plain(folder.name), Folder(str(folder)), model_type=_model_type(folder))
     namesake = next((model for model in models if model.name == recipe.name), None)
     if namesake is None:
         return recipe
@@ -201,6 +205,16 @@ def _own_folder(folder: Path, models: Sequence[ModelSpec]) -> ModelSpec:
         f"--model {folder}: is named like the model {namesake.name} of this repository, whose baselines and known "
         "failures it would be judged by (rename the folder)"
     )
+
+
+def _model_type(folder: Path) -> str:
+    """Return the model type in a folder's config.json; empty if it cannot be read, which its check tells."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    named = config.get("model_type", "") if isinstance(config, dict) else ""
+    return named if isinstance(named, str) else ""
 
 
 def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:

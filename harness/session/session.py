@@ -14,6 +14,7 @@ from harness.machine.host import processor
 from harness.machine.inventory import describe
 from harness.machine.jobs import cores, threads_of_small
 from harness.machine.locks import Patience, devices_held
+from harness.profiles.defects import LibraryDefect, excused
 from harness.profiles.exceptions import forgiven
 from harness.profiles.expectations import Expectations, expectations_of
 from harness.profiles.profile import Match, Profile, machine_of
@@ -41,13 +42,14 @@ Judging = Callable[[CaseJudge], Verdict]
 class Session:
     """One pytest session. No folder is made and no worker starts before the first verdict is requested."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a session is made of
         self,
         options: SessionOptions,
         plan: SessionPlan,
         profiles: tuple[Profile, ...],
         selection: Selection,
         *,
+        defects: tuple[LibraryDefect, ...] = (),
         notify: Callable[[str], None] = print,
     ) -> None:
         """Read the run to resume, if there is one. `notify` shows a line on what a person waits for.
@@ -68,6 +70,7 @@ class Session:
         free = None if plan.device == "cpu" else plan.inventory.free_bytes or 0
         self.outlook = Outlook(selection.tests, self.costs, self.evidence, free, options.jobs)
         self._profiles = profiles
+        self._defects = defects
         self._notify = notify
         self._given: dict[tuple[str, Property], Verdict] = {}
         """Verdicts that this session or the resumed one gave, by id and property."""
@@ -119,7 +122,9 @@ class Session:
                 self.costs.add(Step.of(planned, property_, name=planned.id), time.monotonic() - began)
         if planned.claim and verdict.case != planned.claim:
             verdict = as_claim(planned.claim, verdict)
-        verdict = forgiven(verdict, cases.expectations.known_failures, on=cases.folder.run.started)
+        expectations, on = cases.expectations, cases.folder.run.started
+        verdict = forgiven(verdict, expectations.known_failures, on=on)
+        verdict = excused(verdict, expectations.defects, expectations.environment, on=on)
         cases.folder.add(verdict)
         self._given[planned.id, property_] = verdict
         self.outlook.done.add((planned.id, property_))
@@ -141,7 +146,9 @@ class Session:
         entries = expectations.known_failures
         elsewhere = [str(entry) for entry in entries if any(entry.names(left.case) for left in self.plan.left_out)]
         folder.run = replace(folder.run, elsewhere=tuple(elsewhere))
-        pardon = Forgiven(expectations.skips, expectations.known_failures) if folder.run.gate is not None else None
+        pardon = None
+        if folder.run.gate is not None:
+            pardon = Forgiven(expectations.skips, expectations.known_failures, expectations.defects)
         return folder.finish(exit_code, failed_otherwise=self.failures_without_verdict, forgiven=pardon).exit or 0
 
     def _open(self) -> CaseJudge:
@@ -190,7 +197,8 @@ class Session:
         accelerators = ", ".join(runner.device_names(device) for device in devices if device != "cpu")
         environment = describe(self.plan.inventory, accelerators=accelerators)
         device = self.plan.device
-        expectations = expectations_of(self._profiles, Match(device, machine_of(device, accelerators)), environment)
+        match = Match(device, machine_of(device, accelerators))
+        expectations = expectations_of(self._profiles, match, environment, defects=self._defects)
         if self.plan.chosen:
             environment["models"] = str(self.plan.chosen)
         environment |= digests_of(models_of(self.plan.all))

@@ -12,7 +12,9 @@ from harness.commands.options import AnyRunFolder, AsJson, print_result
 from harness.commands.report.rejudge import Rejudged, judge_again
 from harness.formatting import count
 from harness.judging.gate import gate_line
+from harness.profiles.defects import read_defects
 from harness.profiles.expectations import sound_profiles
+from harness.profiles.profile import BASELINES
 from harness.records.codec import to_plain, write_record, write_text
 from harness.records.files import text_of
 from harness.records.run_files import RUN, any_run
@@ -50,7 +52,7 @@ def report(
     root, catalogue = find_catalogue(Path.cwd())
     profiles = sound_profiles(root)
     refuse_unused(profiles, catalogue)
-    rejudged = judge_again(run, catalogue, profiles)
+    rejudged = judge_again(run, catalogue, profiles, defects=read_defects(root / BASELINES))
     if not dry_run:
         _write(run, rejudged)
     facts = {**{name: value for name, value in vars(rejudged).items() if name != "run"}, "failing": rejudged.failing}

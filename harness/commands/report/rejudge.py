@@ -13,6 +13,7 @@ from harness.judging.claims import UNTRUE
 from harness.judging.gate import ENDED_WELL, Forgiven, gated
 from harness.judging.measured import expectation_for, judge_evidence, judge_measured
 from harness.paths.base import Optimization
+from harness.profiles.defects import LibraryDefect, excused
 from harness.profiles.exceptions import Disclaimer, forgiven
 from harness.profiles.expectations import Expectations, expectations_of
 from harness.profiles.profile import Match, Profile, machine_of
@@ -58,7 +59,13 @@ class Rejudged:
         return tuple(verdict for verdict in self.run.verdicts if verdict.outcome.fails)
 
 
-def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...]) -> Rejudged:
+def judge_again(
+    folder: Path,
+    catalogue: Catalogue,
+    profiles: tuple[Profile, ...],
+    *,
+    defects: tuple[LibraryDefect, ...] = (),
+) -> Rejudged:
     """Judge the run in a folder again by the profile that it matched. Write nothing.
 
     A run that is not finished keeps every verdict: a session may still go on with it.
@@ -68,12 +75,14 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     run = any_run(folder)
     if run.finished is None:
         return Rejudged(run, (), 0, {UNFINISHED: len(run.verdicts)} if run.verdicts else {}, (NEVER_ENDED,))
-    expectations, notes = _expectations(run, profiles)
+    expectations, notes = _expectations(run, profiles, defects)
     judging = _Judging(folder, evidence_of(folder), measurements_of(folder), catalogue, expectations)
     answers = [judging.again(verdict) for verdict in run.verdicts]
     known_failures, on = expectations.known_failures, run.started
     verdicts = [
-        verdict if isinstance(now, str) else forgiven(now, known_failures, on=on)
+        verdict
+        if isinstance(now, str)
+        else excused(forgiven(now, known_failures, on=on), defects, run.environment, on=on)
         for verdict, now in zip(run.verdicts, answers, strict=True)
     ]
     pairs = zip(run.verdicts, verdicts, strict=True)
@@ -83,7 +92,7 @@ def judge_again(folder: Path, catalogue: Catalogue, profiles: tuple[Profile, ...
     kept = Counter(answer for answer in answers if isinstance(answer, str))
     again = replace(run, profile=expectations.profile, environment=environment, verdicts=tuple(verdicts))
     if run.gate is not None:
-        again = gated(again, Forgiven(expectations.skips, expectations.known_failures))
+        again = gated(again, Forgiven(expectations.skips, expectations.known_failures, defects))
     changed = tuple(Changed(was, now) for was, now in pairs if was.outcome is not now.outcome)
     again = replace(again, exit_again=code if (code := _exit(again)) != run.exit else None)
     return Rejudged(
@@ -169,17 +178,21 @@ def _case(verdict: Verdict, path: Optimization, workload: Workload, catalogue: C
     """Return the case that a verdict is on. Of a model that the catalogue lacks, judging needs the name alone."""
     models = catalogue.all_models
     named = (model for model in models if model.name == verdict.recipe)
-    model = next(named, None) or ModelSpec(verdict.recipe, Folder(""))
+    model = next(named, None) or ModelSpec(verdict.recipe, Folder(""), model_type=verdict.architecture)
     return Case(path.name, path.technique, model, workload, verdict.device, verdict.dtype)
 
 
-def _expectations(run: Run, profiles: tuple[Profile, ...]) -> tuple[Expectations, list[str]]:
+def _expectations(
+    run: Run, profiles: tuple[Profile, ...], defects: tuple[LibraryDefect, ...]
+) -> tuple[Expectations, list[str]]:
     """Return the expectations of the profile that the run names, or of one that matches its machine, with notes."""
     matching = next((profile for profile in profiles if profile.name == run.profile), None)
     matching = matching or next((profile for profile in profiles if _matches(profile.match, run)), None)
     name = matching.name if matching else None
     notes = [] if name == run.profile else [f"profile {name or 'none'} instead of {run.profile or 'none'}"]
-    return (expectations_of(profiles, matching.match, run.environment) if matching else Expectations()), notes
+    if matching is None:
+        return Expectations(defects=defects), notes
+    return expectations_of(profiles, matching.match, run.environment, defects=defects), notes
 
 
 def _matches(match: Match, run: Run) -> bool:

@@ -55,6 +55,7 @@ EAGER = Observation(
     layers=(LayerKind("RMSNorm", 17, 0), LayerKind("SiLU", 4, 0), LayerKind("rotary_pos_emb", 4, 0)),
     linears=(LinearKind("Linear", "Parameter", 0.0, ("layers.0.q", "layers.0.k", "lm_head")),),
     head="lm_head",
+    kept=(),
     matrices=Matrices(0, {"layers.0.q.weight": 50, "layers.0.k.weight": 50}),
     packed_calls={},
     collectives={},

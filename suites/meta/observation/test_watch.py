@@ -60,8 +60,10 @@ def test_attention_layers_and_their_windows_are_read_from_the_config(config, win
 
 def test_unknown_kind_of_layer_is_incompatible():
     """A layer that may or may not attend cannot be counted, and is not guessed."""
+    novel = SimpleNamespace(layer_types=["novel_attention", "full_attention"])
     with pytest.raises(Incompatible, match="layers of kind novel_attention, which cannot be counted"):
-        windows_of(SimpleNamespace(layer_types=["novel_attention"]))
+        windows_of(novel)
+    assert windows_by_layer(novel) == {1: 0}
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,26 @@ def test_paths_are_held_to_what_eager_showed_and_not_to_a_count_of_layers():
     ]
 
 
+def test_linears_that_a_model_keeps_in_float32_may_stay_dense():
+    """As the indexer of DeepSeek 3.2; any other is named. And those that eager never calls, as of a vision tower."""
+    dense = LinearKind("Linear", "Parameter", 0.0, ("lm_head", "layers.0.indexer.weights_proj"))
+    seen = replace(NF4, linears=(dense, NF4.linears[1]))
+    assert ("linears left dense", "lm_head", "lm_head, layers.0.indexer.weights_proj") in broken(
+        "quantization.bnb_nf4", seen
+    )
+    assert broken("quantization.bnb_nf4", replace(seen, kept=("indexer.weights_proj",))) == []
+    uncalled = replace(seen.eager, linears={"layers.0.indexer.weights_proj": 0.0})
+    assert broken("quantization.bnb_nf4", replace(seen, eager=uncalled)) == []
+
+
+@pytest.mark.parametrize(("calls_seen", "engaged"), [(8, True), (16, True), (7, False), (17, False), (0, False)])
+def test_weight_that_eager_multiplies_by_itself_may_be_called_once_packed(calls_seen, engaged):
+    """Eight forward passes, two packed layers, of which eager calls one."""
+    once = replace(NF4.eager, linears={"layers.0.q": 1.0, "layers.0.k": 0.0})
+    seen = replace(NF4, eager=once, packed_calls={"bitsandbytes::gemv_4bit": calls_seen})
+    assert (broken("quantization.bnb_nf4", seen) == []) is engaged
+
+
 def test_model_without_attention_is_held_to_show_none():
     """State spaces: nothing may attend in their place."""
     none = replace(EAGER, eager=EagerFacts(0, 0, "DynamicCache", ()), attention=(), cache_layers=())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.runs import exact_runs, run_batches
-from harness.execution.generation import PROMPT_LOGITS, Generation
+from harness.execution.generation import PROMPT_LOGITS, Generation, keeping_logits
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import linears_of
@@ -125,8 +125,8 @@ def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
 @torch.no_grad()
 def last_logits(model: Any, ids: Tensor) -> Tensor:
     """Return the logits at the last P positions, (rows, P, V) on the CPU."""
-    logits: Tensor = model(ids, use_cache=False, logits_to_keep=PROMPT_LOGITS).logits
-    return logits.cpu()
+    logits: Tensor = model(ids, use_cache=False, **keeping_logits(model, PROMPT_LOGITS)).logits
+    return logits[:, -PROMPT_LOGITS:].cpu()
 
 
 def measure_quality(candidate: Tensor, *, eager: Tensor, tokens: Tensor) -> Quality:

@@ -14,7 +14,7 @@ from harness.execution.correctness.comparison import identical, relative_error
 from harness.execution.correctness.references.dense import last_logits
 from harness.execution.correctness.runs import exact_runs, in_float64, run_batches, with_tokens
 from harness.execution.deprecations import deprecations_noted
-from harness.execution.generation import generate_free
+from harness.execution.generation import generate_free, keeping_logits
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_facts, save_generation
@@ -87,7 +87,8 @@ def _uncached_steps(model: Any, ids: Tensor, mask: Tensor, tokens: Tensor) -> Te
     ids, mask = torch.cat([ids, tokens], 1), torch.cat([mask, torch.ones_like(tokens)], 1)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     steps = tokens.shape[1] + 1
-    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=steps)
+    keep = keeping_logits(model, steps)
+    output = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **keep)
     logits: Tensor = output.logits[:, -steps:-1]
     return logits
 

@@ -1,0 +1,120 @@
+"""Defects of libraries that were found, and that somebody else has to repair. Data, on whatever hardware. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+
+from harness.errors import CorruptRecord
+from harness.records.codec import from_plain
+from harness.records.enums import Outcome, Property
+from harness.records.files import toml_of
+from harness.records.run import Verdict
+
+FILE = "library_defects.toml"
+"""File in `baselines/`."""
+
+
+@dataclass(frozen=True)
+class LibraryDefect:
+    """A defect of a library that makes a path fail with models of one architecture."""
+
+    architecture: str
+    """Model type as in a config.json."""
+    path: str
+    outcome: Outcome
+    says: str
+    """Part of the verdict's message by which the failure is known; empty for any of that outcome."""
+    package: str
+    versions: str
+    """Versions of the package that have it, as pip writes them: `>=5.17,<5.25`."""
+    reason: str
+    """What the library does wrong."""
+    evidence: str
+    """How it was seen apart from this project: versions and numbers."""
+    reproducer: str
+    """File below `baselines/` that shows it without this project."""
+    expires: str
+    """Last day on which it is forgiven, YYYY-MM-DD."""
+    issue: str = ""
+    """Link to where it is being repaired; empty if nobody reported it yet."""
+
+    def __post_init__(self) -> None:
+        named = f"defect of {self.path} with {self.architecture}"
+        if not self.outcome.fails:
+            raise ValueError(f"{named} names {self.outcome}, which is no failure")
+        if not (self.reason and self.evidence and self.reproducer):
+            raise ValueError(f"{named} should have a reason, evidence and a reproducer")
+        try:
+            date.fromisoformat(self.expires)
+            SpecifierSet(self.versions)
+        except (ValueError, InvalidSpecifier) as error:
+            raise ValueError(f"{named}: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.outcome} {self.path} of {self.architecture}"
+
+    def covers(self, verdict: Verdict) -> bool:
+        """Return whether a verdict, or the failure that it forgives, is this defect."""
+        return (
+            verdict.property is not Property.CLAIM
+            and (verdict.architecture, verdict.path) == (self.architecture, self.path)
+            and self.outcome in (verdict.outcome, verdict.forgiven)
+            and self.says in verdict.message
+        )
+
+    def is_in(self, environment: Mapping[str, str]) -> bool:
+        """Return whether the package is there in a version that has the defect."""
+        try:
+            return Version(environment.get(self.package, "")).public in SpecifierSet(self.versions, prereleases=True)
+        except InvalidVersion:
+            return False
+
+
+@dataclass(frozen=True)
+class LibraryDefects:
+    """Contents of the file."""
+
+    defects: tuple[LibraryDefect, ...] = ()
+
+
+def read_defects(folder: Path) -> tuple[LibraryDefect, ...]:
+    """Return the known defects in a folder of profiles; none without the file. Raises CorruptRecord."""
+    path = folder / FILE
+    if not path.exists():
+        return ()
+    try:
+        defects = from_plain(LibraryDefects, toml_of(path), where=str(path)).defects
+    except CorruptRecord as error:
+        raise CorruptRecord(f"{error} (repair it, or restore it from version control)") from error
+    for defect in defects:
+        if not (folder / defect.reproducer).is_file():
+            raise CorruptRecord(f"{path}: {defect} names {defect.reproducer}, which is not in {folder} (add the file)")
+    return defects
+
+
+def excused(
+    verdict: Verdict, defects: tuple[LibraryDefect, ...], environment: Mapping[str, str], *, on: str
+) -> Verdict:
+    """Return the verdict, as a KNOWN_FAILURE if it is a known defect of an installed library that has not expired.
+
+    `on` is the day, in ISO 8601.
+    """
+    for defect in defects:
+        if verdict.outcome is defect.outcome and defect.covers(verdict) and defect.is_in(environment):
+            if on[:10] > defect.expires:
+                return replace(verdict, message=f"{verdict.message}; its entry in {FILE} expired {defect.expires}")
+            where = defect.issue or f"reproduced by baselines/{defect.reproducer}"
+            known = f"a known defect of {defect.package} {defect.versions}: {defect.reason} ({where})"
+            return replace(
+                verdict,
+                outcome=Outcome.KNOWN_FAILURE,
+                message=f"{verdict.message}; {known}",
+                forgiven=verdict.outcome,
+            )
+    return verdict

@@ -1,0 +1,1 @@
+"""Does each technique work with the architectures that people run?"""
