@@ -144,7 +144,7 @@ class Observer:
             layers=self._layers.counted(),
             linears=read_linears(model),
             head=head_name(model),
-            kept=(*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())),
+            kept=_kept_in_float32(model),
             matrices=read_matrices(model),
             collectives=dict(Counter(name for name, _ in events if name.startswith(COLLECTIVES))),
             packed_calls=dict(Counter(name for name, _ in events if name.startswith(PACKED))),

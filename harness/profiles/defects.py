@@ -34,9 +34,9 @@ class LibraryDefect:
     versions: str
     """Versions of the package that have it, as pip writes them: `>=5.17,<5.25`."""
     reason: str
-    """What the library does wrong."""
+    """Description of what the library does wrong."""
     evidence: str
-    """How it was seen apart from this project: versions and numbers."""
+    """Versions and numbers with which it was seen apart from this project."""
     reproducer: str
     """File below `baselines/` that shows it without this project."""
     expires: str
