@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.machine.host import available_memory, processors_allowed, processors_granted
-from harness.records.workload import Folder, ModelSpec
+from harness.records.workload import Folder, ModelSpec, Seeded
 
 MOST = 8
 """Largest number of cases at the same time by default. More would start one by one and wait for each other."""
@@ -53,7 +53,9 @@ def compile_threads(*, processors: int = 0) -> int:
 
 @cache  # asked again for every case and worker
 def is_small(model: ModelSpec) -> bool:
-    """Return whether cases of a model may run at the same time: it lies in a folder, and is small in any format."""
+    """Return whether cases of a model may run at the same time: it is small in any format, as its folder shows."""
+    if isinstance(model.source, Seeded):
+        return model.source.small
     if not isinstance(model.source, Folder):
         return False
     files = (file for file in Path(model.source.path).rglob("*") if file.is_file())

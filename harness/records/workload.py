@@ -47,6 +47,8 @@ class Seeded:
     seed: int = 0
     uneven: bool = False
     """Whether norms and biases are random as well. By initialisation they are ones and zeros, and change nothing."""
+    small: bool = False
+    """Whether it has a few million weights at most, so that its cases may run at the same time."""
 
     @property
     def parameters(self) -> int | None:
