@@ -16,6 +16,7 @@ from harness.commands.machine import machine
 from harness.commands.merge import merge
 from harness.commands.options import CODES, MARKDOWN
 from harness.commands.report.command import report
+from harness.commands.reproduce.command import reproduce
 from harness.commands.upgrade.command import upgrade
 from harness.commands.validate.command import validate
 from harness.errors import HarnessError
@@ -31,7 +32,7 @@ UsageError = cast(type[typer.BadParameter], typer.BadParameter.__base__)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, rich_markup_mode=MARKDOWN)
 
-for command in (machine, validate, calibrate, report, compare, confirm, upgrade, merge, numerics):
+for command in (machine, validate, calibrate, report, compare, confirm, upgrade, merge, numerics, reproduce):
     app.command(epilog=CODES)(command)
 app.add_typer(baseline, name="baseline")
 
@@ -76,8 +77,8 @@ def harness(
     """Conformance of inference optimizations: all that is not pytest's, which runs the tests themselves.
 
     A new machine: **validate**. Before a run: **machine**, and once per kind of machine **calibrate**. After it:
-    **report**, **compare**, **merge**, **numerics** and **baseline**. For another version of a package: **upgrade**
-    and **confirm**. Each has a help with an example.
+    **report**, **compare**, **merge**, **reproduce**, **numerics** and **baseline**. For another version of a package:
+    **upgrade** and **confirm**. Each has a help with an example.
 
     Exit codes:
 

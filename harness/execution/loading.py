@@ -192,7 +192,7 @@ def _entropy(logits: Tensor) -> float:
 def encode(prompts: tuple[Prompt, ...], tokenizer: Any, *, device: str) -> tuple[Tensor, Tensor]:
     """Return input ids and attention mask, int64 of shape (prompts, longest of them), padded on the left."""
     pad = pad_token(tokenizer)
-    rows = [_tokens(prompt, tokenizer) for prompt in prompts]
+    rows = [tokens_of(prompt, tokenizer) for prompt in prompts]
     width = max(map(len, rows))
     ids = [[pad] * (width - len(row)) + row for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
@@ -204,7 +204,8 @@ def pad_token(tokenizer: Any) -> int:
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
-def _tokens(prompt: Prompt, tokenizer: Any) -> list[int]:
+def tokens_of(prompt: Prompt, tokenizer: Any) -> list[int]:
+    """Return the token ids of a prompt. Raises ModelUnavailable if the tokenizer does not know one of them."""
     if prompt.tokens:
         if max(prompt.tokens) >= len(tokenizer):
             raise ModelUnavailable(

@@ -1,0 +1,1 @@
+"""`harness reproduce`: a script that shows a failure without this project."""

@@ -1,0 +1,86 @@
+"""`harness reproduce`: write a script that shows a failure without this project."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.options import AsJson, print_result
+from harness.commands.reproduce.script import Found, script_of
+from harness.errors import HarnessError
+from harness.records.codec import write_text
+from harness.records.enums import Outcome, Technique
+from harness.records.evidence import Case
+from harness.records.run import Verdict
+from harness.records.run_files import any_run
+from harness.records.workload import Folder, Seeded
+from harness.session.checkout import find_catalogue
+from harness.session.plan import find_case, with_models
+
+
+def reproduce(
+    case: Annotated[str, typer.Argument(metavar="CASE", help="id of the case, as a report shows it in brackets")],
+    *,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="RUN", help="folder of the run whose verdict the script quotes")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="model of the case, if it is one of your own")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="file to write")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a script that shows a failure with torch and transformers alone.
+
+    Give it to the maintainers of the library. It holds the model's config and seed, or the name of its folder, the
+    prompts as token ids, and the two settings. It prints how far they are apart, and exits with 1 if that is more than
+    rounding.
+
+    What a compiler, a kernel or a stack of paths does is made of more than settings, and is refused.
+
+    ```
+    harness reproduce cpu-fp32-gpt_neo-caching.static-ragged_b4 --output static_cache_of_gpt_neo.py
+    ```
+    """
+    _, catalogue = find_catalogue(Path.cwd())
+    found_case, optimization = find_case(case, with_models(catalogue, tuple(model or ())))
+    if optimization.compiles_steps or found_case.technique in (Technique.KERNELS, Technique.STACKS):
+        raise HarnessError(f"{case}: {optimization.name} is made of more than settings (show it by hand)")
+    path = output or Path(f"{found_case.recipe.name}-{optimization.name}.py")
+    verdict = _verdict(run, case) if run else None
+    found = Found(_quoted(verdict), baseline=verdict is not None and verdict.outcome is Outcome.BASELINE_UNTRUSTED)
+    write_text(path, script_of(found_case, optimization, _prompts(found_case), found, name=path.name))
+    print_result({"script": path}, [f"written: {path}"], as_json=as_json)
+
+
+def _verdict(run: Path, case: str) -> Verdict:
+    """Return the last failing verdict of a case. Raises HarnessError if there is none."""
+    failing = [
+        verdict
+        for verdict in any_run(run).verdicts
+        if verdict.case == case and (verdict.outcome.fails or verdict.outcome is Outcome.KNOWN_FAILURE)
+    ]
+    if not failing:
+        raise HarnessError(f"{run}: no verdict on {case} fails (name another run, or leave out --run)")
+    return failing[-1]
+
+
+def _quoted(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return ""
+    outcome = verdict.forgiven or verdict.outcome
+    message = verdict.message.removeprefix(f"{verdict.case}: ").partition("; a known defect")[0].partition(" (read ")[0]
+    return f"Found as {outcome}: {message}."
+
+
+def _prompts(case: Case) -> list[list[int]]:
+    """Return the token ids of each row, without padding."""
+    from harness.execution.loading import load_tokenizer, tokens_of
+
+    source = case.recipe.source
+    recipe = replace(case.recipe, source=Folder(source.tokenizer)) if isinstance(source, Seeded) else case.recipe
+    tokenizer = load_tokenizer(recipe)
+    return [tokens_of(prompt, tokenizer) for prompt in case.workload.prompts]

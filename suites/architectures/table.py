@@ -1,0 +1,70 @@
+"""The table of docs/measured/architectures.md, from a run: what works, what is refused, and what goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fixtures.architectures import ARCHITECTURES
+from harness.records.enums import Outcome
+from harness.records.run import Run, Verdict
+from harness.reports.tables import markdown_table
+from suites.architectures.cases import PATHS, WORKLOAD
+
+WORDS = {
+    Outcome.PASS: "works",
+    Outcome.UNSUPPORTED: "refused",
+    Outcome.NOT_ENGAGED: "**ignored**",
+    Outcome.MISMATCH: "**wrong**",
+    Outcome.BASELINE_UNTRUSTED: "**eager is wrong**",
+    Outcome.CRASHED: "**raises**",
+}
+"""A word for each outcome. A known defect of a library has that of the failure."""
+
+
+def verdicts_of(run: Run) -> dict[tuple[str, str], Verdict]:
+    """Return the verdicts on cases of architectures, by name and path."""
+    names = {recipe.name for recipe in ARCHITECTURES}
+    of_them = (v for v in run.verdicts if v.recipe in names and v.path in PATHS and v.workload == WORKLOAD)
+    return {(verdict.recipe, verdict.path): verdict for verdict in of_them}
+
+
+def outcome_of(verdict: Verdict) -> Outcome:
+    return verdict.forgiven or verdict.outcome
+
+
+def counted(run: Run) -> list[str]:
+    """Return the table of outcomes by path, as lines of Markdown."""
+    found = verdicts_of(run)
+    seen = [outcome for outcome in WORDS if any(outcome_of(each) is outcome for each in found.values())]
+    rows = [["path", *(WORDS[outcome].strip("*") for outcome in seen)]]
+    for path in PATHS:
+        own = [outcome_of(verdict) for (_, of_path), verdict in found.items() if of_path == path]
+        rows.append([f"`{path}`", *(str(own.count(outcome)) for outcome in seen)])
+    return markdown_table(rows)
+
+
+def table(run: Run) -> list[str]:
+    """Return the table of architectures and paths, as lines of Markdown. A case that was not tried is a dash."""
+    found = verdicts_of(run)
+    rows = [["architecture", *(f"`{path}`" for path in PATHS)]]
+    for recipe in ARCHITECTURES:
+        cells = [found.get((recipe.name, path)) for path in PATHS]
+        words = [WORDS.get(outcome_of(cell), str(outcome_of(cell))) if cell else "–" for cell in cells]
+        rows.append([recipe.name, *words])
+    return markdown_table(rows)
+
+
+def defects(run: Run) -> Iterator[str]:
+    """Yield one line of Markdown for each cell that is neither right nor refused: what was found."""
+    for (name, path), verdict in sorted(verdicts_of(run).items()):
+        if outcome_of(verdict) not in (Outcome.PASS, Outcome.UNSUPPORTED):
+            said = verdict.message.removeprefix(f"{verdict.case}: ").partition(" (something else")[0]
+            said = said.partition("; a known defect")[0].partition(" (read ")[0].partition(" (its evidence")[0]
+            yield f"- `{name}`, `{path}`: {outcome_of(verdict)}: {said.partition(' (repair eager')[0]}"
+
+
+def not_tried() -> list[str]:
+    """Return the model types of the installed transformers for which no configuration is here."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - {recipe.architecture for recipe in ARCHITECTURES})
