@@ -32,6 +32,11 @@ def add_options(group: Any) -> None:
         "trained tiny ones; on accelerators also larger ones, by free memory)",
     )  # fmt: skip
     group.addoption(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with a model of --model; without it such a model is refused",
+    )
+    group.addoption(
         "--tier",
         choices=[str(tier) for tier in Tier if tier is not Tier.SLOW],
         default=str(Tier.DAILY),
@@ -118,6 +123,8 @@ def as_words(options: Namespace) -> Iterator[str]:
     """Yield the models requested, and the times that differ from the defaults, as words of a command line."""
     for model in options.model:
         yield from ("--model", model)
+    if options.trust_remote_code:
+        yield "--trust-remote-code"
     for name, value, default in (
         ("--timing-seconds", options.timing_seconds, TIMING_SECONDS),
         ("--case-timeout", options.case_timeout, CASE_TIMEOUT),

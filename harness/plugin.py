@@ -432,6 +432,6 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
         inventory,
         device=device,
         dtypes=tuple(Dtype(name) for name in option.dtype),
-        named_models=tuple(find_model(name, catalogue) for name in option.model),
+        named_models=tuple(find_model(name, catalogue, trusted=option.trust_remote_code) for name in option.model),
         tier=Tier(option.tier),
     )

@@ -42,6 +42,9 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
     try:
         config = load_config(recipe)
     except Exception as error:  # noqa: BLE001 - whatever transformers raises for a broken file
+        if "trust_remote_code" in str(error) and not recipe.trusted:
+            yield "it comes with Python code of its own, which is not run (read it, then give --trust-remote-code)"
+            return
         yield f"config.json cannot be used: {_told(error)} (name a folder that save_pretrained wrote)"
         return
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
@@ -57,10 +60,15 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
     if not tokens:
         yield "the tokenizer makes no token of a text (save the model's own tokenizer there)"
         return
-    if getattr(config, "quantization_config", None):
-        return  # such weights are not loaded as they are stored
+    if stored := getattr(config, "quantization_config", None):
+        method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else stored.quant_method
+        yield (
+            f"its weights are quantized already, by {method}, so that there is no exact reference of them (name the "
+            "folder of the model that was quantized)"
+        )
+        return
     try:
-        model, info = _loaded(folder)
+        model, info = _loaded(recipe, folder)
     except Exception as error:  # noqa: BLE001 - as above
         yield f"config.json and the weights make no model: {_told(error)} (save both from one model)"
         return
@@ -71,11 +79,16 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
         yield f"the tokenizer gives token {highest}, but the model knows {known} (save the model's own one there)"
 
 
-def _loaded(folder: Path) -> tuple[Any, dict[str, Any]]:
+def _loaded(recipe: ModelSpec, folder: Path) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
-        folder, dtype="auto", attn_implementation="eager", ignore_mismatched_sizes=True, output_loading_info=True
+        folder,
+        dtype="auto",
+        attn_implementation="eager",
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        trust_remote_code=recipe.trusted,
     )
     return loaded
 

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName, first_line
 from harness.execution.generation import Batch, set_plain_greedy
-from harness.execution.setup import CaseRun
+from harness.execution.setup import CaseRun, has_tokenizer
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded
 
@@ -67,15 +68,37 @@ def load_config(recipe: ModelSpec) -> Any:
 
 
 def load_tokenizer(recipe: ModelSpec) -> Any:
-    """Return the tokenizer of `recipe`. Raises ModelUnavailable."""
+    """Return the tokenizer of `recipe`; one of bytes for a folder that holds none. Raises ModelUnavailable."""
     from transformers import AutoTokenizer
 
+    if isinstance(recipe.source, Folder) and not has_tokenizer(Path(recipe.source.path)):
+        return ByteTokenizer(load_config(recipe).get_text_config().vocab_size)
     return _pretrained(AutoTokenizer, recipe)
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """Tokenizer for a model that has none: each byte of a text is a token, as far as the vocabulary goes."""
+
+    known: int
+    """Number of tokens that the model knows."""
+    pad_token_id = None
+    eos_token_id = None
+
+    def __len__(self) -> int:
+        return self.known
+
+    def __call__(self, text: str, *, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        if add_special_tokens:
+            raise ValueError("bytes have no special tokens")
+        return {"input_ids": [byte % self.known for byte in text.encode()]}
 
 
 def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
     """Load what `kind`, one of transformers' Auto classes, makes of a recipe. Raises ModelUnavailable."""
     source = recipe.source
+    if recipe.trusted:
+        options["trust_remote_code"] = True
     try:
         if isinstance(source, Hub):
             return kind.from_pretrained(source.repository, revision=source.revision, **options)

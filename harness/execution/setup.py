@@ -15,6 +15,15 @@ CASE_TIMEOUT = 300.0
 """Default deadline of one request to a worker, in seconds."""
 
 
+TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "spiece.model", "sentencepiece*", "*.tiktoken", "tekken.json")
+"""Patterns of the files that a tokenizer is made of."""
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Return whether a model's folder holds any file of a tokenizer."""
+    return any(any(folder.glob(pattern)) for pattern in TOKENIZERS)
+
+
 @dataclass(frozen=True)
 class CaseSetup:
     """Inputs that all tasks need."""

@@ -80,6 +80,8 @@ class ModelSpec:
     """Whether a CPU times it even without slow cases. One of several similar models is enough."""
     model_type: str = ""
     """Model type as in the config.json of a folder; empty if nobody looked."""
+    trusted: bool = False
+    """Whether Python code that comes with the model may run."""
 
     def __post_init__(self) -> None:
         _need_plain_name("model recipe", self.name)

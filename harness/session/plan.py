@@ -174,20 +174,29 @@ def _first_timed(planned: Sequence[Planned]) -> tuple[ModelSpec, ...]:
     return tuple(dict.fromkeys(models))[:1]
 
 
-def find_model(name: str, catalogue: Catalogue) -> ModelSpec:
-    """Return the recipe of `--model`: a name, a folder, or a hub id `owner/name[@revision]`. Raises UnknownName."""
+def find_model(name: str, catalogue: Catalogue, *, trusted: bool = False) -> ModelSpec:
+    """Return the recipe of `--model`: a name, a folder, or a hub id `owner/name[@revision]`.
+
+    `trusted` says whether Python code that comes with the model may run. Raises UnknownName, or HarnessError for a
+    folder that holds an adapter alone.
+    """
     models = catalogue.all_models
     for model in models:
         if model.name == name:
             return model
     folder = place(name)
     if (folder / "config.json").is_file():
-        return _own_folder(folder, models)
+        return replace(_own_folder(folder, models), trusted=trusted)
+    if (folder / "adapter_config.json").is_file():
+        raise HarnessError(
+            f"--model {folder}: holds an adapter, and no model (merge it with its model: peft's merge_and_unload, then "
+            "save_pretrained)"
+        )
     repository, at, revision = name.partition("@")
     if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repository) and len(name) <= LONGEST_NAME and not folder.exists():
         # With owner and revision: results of one are no baselines of another. No hub id holds two dots in a row.
         parts = [*repository.split("/"), *([revision] if at else [])]
-        return ModelSpec("..".join(map(_plain, parts)), Hub(repository, revision or "main"))
+        return ModelSpec("..".join(map(_plain, parts)), Hub(repository, revision or "main"), trusted=trusted)
     names = [model.name for model in models if model not in catalogue.architectures]
     many = ["a name of fixtures/architectures"] if catalogue.architectures else []
     raise UnknownName("model", name, [*names, *many, "a folder with config.json", "a hub id owner/name"])

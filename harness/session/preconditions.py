@@ -76,6 +76,7 @@ def refuse_models(
     """
     from harness.execution.checkpoint import check_folder
     from harness.execution.scratch import Scratch
+    from harness.execution.setup import has_tokenizer
     from harness.execution.worker import ask
 
     own = {model: model.source for model in models if model not in catalogue.all_models}
@@ -105,6 +106,8 @@ def refuse_models(
             ) from error
         finally:
             scratch.remove()
+        if not has_tokenizer(folder):
+            notify(f"--model {folder}: holds no tokenizer: each byte of a prompt is a token")
 
 
 @contextmanager

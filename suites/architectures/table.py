@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fixtures.architectures import ARCHITECTURES
+from fixtures.architectures import ARCHITECTURES, PREFIX
 from harness.records.enums import Outcome
 from harness.records.run import Run, Verdict
 from harness.reports.tables import markdown_table
@@ -50,7 +50,7 @@ def table(run: Run) -> list[str]:
     for recipe in ARCHITECTURES:
         cells = [found.get((recipe.name, path)) for path in PATHS]
         words = [WORDS.get(outcome_of(cell), str(outcome_of(cell))) if cell else "–" for cell in cells]
-        rows.append([recipe.name, *words])
+        rows.append([recipe.name.removeprefix(PREFIX), *words])
     return markdown_table(rows)
 
 
@@ -60,7 +60,7 @@ def defects(run: Run) -> Iterator[str]:
         if outcome_of(verdict) not in (Outcome.PASS, Outcome.UNSUPPORTED):
             said = verdict.message.removeprefix(f"{verdict.case}: ").partition(" (something else")[0]
             said = said.partition("; a known defect")[0].partition(" (read ")[0].partition(" (its evidence")[0]
-            yield f"- `{name}`, `{path}`: {outcome_of(verdict)}: {said.partition(' (repair eager')[0]}"
+            yield f"- `{name.removeprefix(PREFIX)}`, `{path}`: {outcome_of(verdict)}: {said.partition(' (repair eager')[0]}"
 
 
 def not_tried() -> list[str]:

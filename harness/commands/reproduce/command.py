@@ -42,7 +42,7 @@ def reproduce(
     What a compiler, a kernel or a stack of paths does is made of more than settings, and is refused.
 
     ```
-    harness reproduce cpu-fp32-gpt_neo-caching.static-ragged_b4 --output static_cache_of_gpt_neo.py
+    harness reproduce cpu-fp32-small_gpt_neo-caching.static-ragged_b4 --output static_cache_of_gpt_neo.py
     ```
     """
     _, catalogue = find_catalogue(Path.cwd())

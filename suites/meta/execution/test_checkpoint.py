@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -10,10 +11,16 @@ from functools import partial
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from fixtures.models import MODELS
+from fixtures.workloads import WORKLOADS
 from harness.errors import ModelUnavailable
 from harness.execution.checkpoint import check_folder
+from harness.execution.generation import generate_free
+from harness.execution.loading import ByteTokenizer, load_model, load_run, load_tokenizer
+from harness.execution.setup import CaseSetup
+from harness.records.enums import Dtype
 from harness.records.workload import Folder, ModelSpec
 
 QWEN, LLAMA = (model.source.path for model in MODELS[:2])
@@ -50,12 +57,34 @@ def lacks_tokenizer(folder):
         file.unlink()
 
 
+def code_of_its_own(folder):
+    """Configuration and model in a file beside the weights, as on the hub."""
+    (folder / "mine.py").write_text(
+        "from transformers import Qwen3Config, Qwen3ForCausalLM\n"
+        "class MineConfig(Qwen3Config):\n    model_type = 'mine'\n"
+        "class MineForCausalLM(Qwen3ForCausalLM):\n    config_class = MineConfig\n"
+    )
+    names = {"AutoConfig": "mine.MineConfig", "AutoModelForCausalLM": "mine.MineForCausalLM"}
+    config(folder, model_type="mine", architectures=["MineForCausalLM"], auto_map=names)
+
+
 def holds(value):
     return lambda stored: {**stored, LAYER: stored[LAYER].index_fill(0, torch.tensor([3]), value)}
 
 
 BROKEN = {
-    "no tokenizer": (lacks_tokenizer, r"the tokenizer (cannot be used: |makes no token of a text)"),
+    "a broken tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text("{"),
+        r"the tokenizer (cannot be used: |makes no token of a text)",
+    ),
+    "weights that are quantized already": (
+        lambda folder: config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        r"its weights are quantized already, by bitsandbytes, so that there is no exact reference of them \(name the",
+    ),
+    "code of its own": (
+        code_of_its_own,
+        r"it comes with Python code of its own, which is not run \(read it, then give --trust-remote-code\)",
+    ),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"make no model: OSError: "),
     "cut weights": (
         lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000]),
@@ -124,6 +153,59 @@ def test_broken_models_are_refused(folder, change, told):
         checked(folder)
     assert str(refused.value).startswith(f"--model {folder}: ")
     assert "\n" not in str(refused.value)
+
+
+def test_model_without_tokenizer_passes(folder):
+    """It is judged on token ids: a byte is a token."""
+    lacks_tokenizer(folder)
+    checked(folder)
+    tokenizer = load_tokenizer(ModelSpec("mine", Folder(str(folder))))
+    assert tokenizer("ab")["input_ids"] == [97, 98]
+    assert len(tokenizer) == json.loads((folder / "config.json").read_text())["vocab_size"]
+    assert ByteTokenizer(40)("a")["input_ids"] == [97 % 40]
+
+
+def test_code_of_a_trusted_model_runs(folder, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(folder / "modules"))
+    code_of_its_own(folder)
+    recipe = ModelSpec("mine", Folder(str(folder)), trusted=True)
+    check_folder(recipe)
+    model = load_model(recipe, dtype=Dtype.FP32, device="cpu", options={})
+    assert type(model).__name__ == "MineForCausalLM"
+
+
+@pytest.mark.parametrize("stored", ["in parts", "as .bin"])
+def test_weights_as_people_have_them_pass(folder, stored):
+    whole = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    if stored == "in parts":
+        whole.save_pretrained(folder, max_shard_size="1MB")
+        assert len([*folder.glob("*.safetensors")]) > 1
+    else:
+        torch.save(whole.state_dict(), folder / "pytorch_model.bin")
+    checked(folder)
+
+
+def test_bin_file_that_holds_code_is_refused(folder):
+    """Unpickling it would run the code."""
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": partial(print, "run")}, protocol=2))
+    with pytest.raises(ModelUnavailable, match=r"config\.json and the weights make no model: "):
+        checked(folder)
+
+
+def test_settings_that_sample_change_nothing(folder):
+    """Its generation_config.json samples, and forces tokens: neither runs."""
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({"do_sample": True, "temperature": 5.0, "forced_eos_token_id": 3, "top_k": 2}))
+    checked(folder)
+    mine = CaseSetup(ModelSpec("mine", Folder(str(folder))), WORKLOADS[1], "cpu", folder)
+    chosen = []
+    for setup in (mine, replace(mine, recipe=MODELS[0])):
+        model, [(ids, mask), *_] = load_run(setup.eager(Dtype.FP32))
+        _, tokens = generate_free(model, ids, mask, new_tokens=5, options={})
+        chosen.append(tokens)
+    assert torch.equal(*chosen)
 
 
 def test_weights_of_another_architecture_are_refused(folder):

@@ -11,7 +11,7 @@ import torch
 import transformers
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from fixtures.architectures import ARCHITECTURES
+from fixtures.architectures import ARCHITECTURES, PREFIX
 from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import WORKLOADS
 from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName
@@ -228,7 +228,7 @@ def test_logits_of_seeded_weights_are_as_certain_as_a_trained_models(tmp_path):
 
 def from_scratch(name):
     """Initialised model of an architecture, before anything is scaled."""
-    [recipe] = [each for each in ARCHITECTURES if each.name == name]
+    [recipe] = [each for each in ARCHITECTURES if each.name == f"{PREFIX}{name}"]
     config = transformers.CONFIG_MAPPING[recipe.source.model_type].from_dict(dict(recipe.source.shape))
     torch.manual_seed(0)
     return transformers.AutoModelForCausalLM.from_config(config).eval()

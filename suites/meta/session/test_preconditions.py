@@ -110,7 +110,26 @@ def test_folder_named_like_a_model_of_the_repository_is_refused(tmp_path):
 
 
 def test_folder_of_another_name_is_a_model_of_its_own(folder):
-    assert find_model(str(folder), CATALOGUE).source == Folder(str(folder))
+    """Its architecture is known, so that known defects of libraries are."""
+    found = find_model(str(folder), CATALOGUE, trusted=True)
+    assert (found.source, found.architecture, found.trusted) == (Folder(str(folder)), "qwen3", True)
+    (folder / "config.json").write_text("[]")
+    assert find_model(str(folder), CATALOGUE).architecture == ""
+
+
+def test_folder_of_an_adapter_is_refused(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(HarnessError, match="holds an adapter, and no model"):
+        find_model(str(tmp_path), CATALOGUE)
+
+
+@pytest.mark.workers
+def test_model_without_tokenizer_is_told(folder):
+    for file in folder.glob("*token*"):
+        file.unlink()
+    told = []
+    refuse_models([find_model(str(folder), CATALOGUE)], CATALOGUE, seconds=60.0, notify=told.append)
+    assert told[1:] == [f"--model {folder}: holds no tokenizer: each byte of a prompt is a token"]
 
 
 @pytest.mark.parametrize(
