@@ -94,13 +94,13 @@ class _Operator:
 
 
 def _step(events: Sequence[Any], element: int) -> StepOperators:
-    operators = [event for event in events if _is_operator(event)]
+    operators = [event for event in events if is_operator(event)]
     trees, dispatched = _trees(operators)
     counted = Counter(call for tree in trees for call in _working(tree, element))
     return StepOperators(dispatched, tuple(_alike(counted)))
 
 
-def _is_operator(event: Any) -> bool:
+def is_operator(event: Any) -> bool:
     """Return whether an event of the profiler is an operator, and no mark, kernel or call of the driver."""
     if hasattr(event, "activity_type"):  # from torch 2.13 on
         return str(event.activity_type()) == "cpu_op"

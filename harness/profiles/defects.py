@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -25,7 +26,7 @@ class LibraryDefect:
     """A defect of a library that makes a path fail with models of one architecture."""
 
     architecture: str
-    """Model type as in a config.json."""
+    """Model type as in a config.json, or a pattern."""
     path: str
     outcome: Outcome
     says: str
@@ -41,6 +42,8 @@ class LibraryDefect:
     """File below `baselines/` that shows it without this project."""
     expires: str
     """Last day on which it is forgiven, YYYY-MM-DD."""
+    recipe: str = "*"
+    """Name of the model, or a pattern, if only some settings of the architecture have the defect."""
     issue: str = ""
     """Link to where it is being repaired; empty if nobody reported it yet."""
 
@@ -63,7 +66,9 @@ class LibraryDefect:
         """Return whether a verdict, or the failure that it forgives, is this defect."""
         return (
             verdict.property is not Property.CLAIM
-            and (verdict.architecture, verdict.path) == (self.architecture, self.path)
+            and fnmatchcase(verdict.architecture, self.architecture)
+            and fnmatchcase(verdict.path, self.path)
+            and fnmatchcase(verdict.recipe, self.recipe)
             and self.outcome in (verdict.outcome, verdict.forgiven)
             and self.says in verdict.message
         )

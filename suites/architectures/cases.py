@@ -16,6 +16,7 @@ PATHS = {
     "quantization.quanto_int8": Tier.NIGHTLY,
     "parallelism.tp2": Tier.NIGHTLY,
     "continuous_batching.sdpa": Tier.NIGHTLY,
+    "continuous_batching.eager": Tier.SLOW,
     "caching.quantized_quanto4": Tier.SLOW,
     "quantization.torchao_int8": Tier.SLOW,
 }

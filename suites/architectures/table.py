@@ -20,6 +20,9 @@ WORDS = {
 }
 """A word for each outcome. A known defect of a library has that of the failure."""
 
+REST = (" (something else", " (its evidence", " (repair eager", " (read ", "; a known defect")
+"""Beginnings of what a message tells beyond the failure."""
+
 
 def verdicts_of(run: Run) -> dict[tuple[str, str], Verdict]:
     """Return the verdicts on cases of architectures, by name and path."""
@@ -58,9 +61,10 @@ def defects(run: Run) -> Iterator[str]:
     """Yield one line of Markdown for each cell that is neither right nor refused: what was found."""
     for (name, path), verdict in sorted(verdicts_of(run).items()):
         if outcome_of(verdict) not in (Outcome.PASS, Outcome.UNSUPPORTED):
-            said = verdict.message.removeprefix(f"{verdict.case}: ").partition(" (something else")[0]
-            said = said.partition("; a known defect")[0].partition(" (read ")[0].partition(" (its evidence")[0]
-            yield f"- `{name.removeprefix(PREFIX)}`, `{path}`: {outcome_of(verdict)}: {said.partition(' (repair eager')[0]}"
+            said = verdict.message.removeprefix(f"{verdict.case}: ")
+            for rest in REST:
+                said = said.partition(rest)[0]
+            yield f"- `{name.removeprefix(PREFIX)}`, `{path}`: {outcome_of(verdict)}: {said}"
 
 
 def not_tried() -> list[str]:

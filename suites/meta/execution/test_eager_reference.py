@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
-from fixtures.models import TINY
+from fixtures.architectures import ARCHITECTURES
+from fixtures.models import MODELS, TINY
 from fixtures.recall import repeated_segment
+from fixtures.workloads import PROBES, WORKLOADS
 from harness.execution.correctness.float64 import PrecisionAudit, PromoteToFloat64
+from harness.execution.correctness.references.eager import make_reference, measure_eager
+from harness.execution.loading import load_model, save_seeded
+from harness.execution.setup import CaseSetup
+from harness.execution.tensor_files import eager_facts
+from harness.records.enums import Dtype
+from harness.records.workload import Folder, Seeded
+from suites.meta.faults import patched
 
 FOLDER = TINY / "qwen3"
+RAGGED = next(each for each in WORKLOADS if each.name == "ragged_b4")
 TOKENS = repeated_segment(random.Random(5), length=80, period=50).tokens
 
 
@@ -99,3 +111,67 @@ def test_audit_finds_what_plain_double_leaves_in_float32():
         model(torch.tensor([TOKENS]))
     assert {"aten.rsqrt.default", "aten._softmax.default", "aten.cos.default"} <= audit.lower.keys()
     assert set(audit.lower.values()) == {"torch.float32"}
+
+
+def test_what_names_a_lower_format_or_none_at_all_is_promoted():
+    """As models do: ones without a dtype, the quotient of integers, casts by method or by name, inside each other."""
+    with PromoteToFloat64(), PrecisionAudit() as audit:
+        with PromoteToFloat64():
+            ones = torch.ones(3)
+        quotient = torch.arange(3) / 2
+        cast = ones.bfloat16() * ones.half() * ones.float() * ones.to(torch.bfloat16)
+    assert {part.dtype for part in (ones, quotient, cast)} == {torch.float64}
+    assert audit.lower == {}
+    assert torch.get_default_dtype() is torch.float32
+
+
+def test_parameters_that_a_model_keeps_in_float32_are_widened():
+    """Its `_keep_in_fp32_modules` are for half precision; nothing of a reference may stay there."""
+    [recipe] = [each for each in MODELS if each.name == "tiny_qwen3"]
+    with patched(transformers.Qwen3ForCausalLM, "_keep_in_fp32_modules_strict", ["input_layernorm"]):
+        model = load_model(recipe, dtype=Dtype.FP64, device="cpu", options={})
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """(check of eager, what it showed of itself) of an architecture."""
+
+    def measure(name):
+        [recipe] = [each for each in (*ARCHITECTURES, *MODELS) if each.name == name]
+        if isinstance(recipe.source, Seeded):
+            save_seeded(recipe, tmp_path / name)
+            recipe = replace(recipe, source=Folder(str(tmp_path / name)))
+        setup = CaseSetup(recipe, RAGGED, "cpu", tmp_path)
+        make_reference(setup)
+        check = measure_eager(setup, Dtype.FP32, PROBES)
+        return check, eager_facts(setup.eager(Dtype.FP32))
+
+    return measure
+
+
+def test_eager_shows_of_itself_what_paths_are_held_to(measured):
+    check, facts = measured("tiny_qwen3")
+    assert (facts.prefill_attention, facts.decode_attention, facts.cache) == (4, 4, "DynamicCache")
+    assert {layer.kind for layer in facts.cache_layers} == {"DynamicLayer"}
+    assert set(facts.linears.values()) == {1.0}
+    assert len(facts.linears) == 4 * 7 + 1
+    assert check.trained
+    assert check.surprise < 0.3 * check.chance
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "layers", "uncalled"),
+    [
+        ("small_diffllama", 8, 4, 0),  # twice a layer
+        ("small_mamba", 0, 0, 4),  # no attention, and a weight that it multiplies by itself
+        ("small_recurrent_gemma", 1, 1, 0),  # the config names its kinds of layers otherwise
+    ],
+)
+def test_nothing_is_assumed_of_an_architecture(measured, name, attention, layers, uncalled):
+    """Random weights do not pass for trained ones."""
+    check, facts = measured(name)
+    assert (facts.prefill_attention, facts.decode_attention) == (attention, attention)
+    assert len(facts.cache_layers) == 2 * layers
+    assert sum(calls == 0 for calls in facts.linears.values()) == uncalled
+    assert not check.trained

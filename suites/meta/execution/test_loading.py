@@ -26,7 +26,7 @@ from harness.execution.loading import (
     pad_token,
     save_seeded,
 )
-from harness.execution.refusals import _context, refusals
+from harness.execution.refusals import _context, _entry, refusals
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.paths.base import RunContext
 from harness.paths.eager import Eager
@@ -274,6 +274,16 @@ def test_norms_and_biases_are_made_uneven_and_nothing_else():
     changed = {entry for entry, value in model.state_dict().items() if not torch.equal(value, before[entry])}
     assert changed == {entry for entry in before if entry.endswith("bias") or "norm" in entry}
     assert 0.05 < model.model.norm.weight.std().item() < 0.2
+
+
+def test_entry_that_differs_by_layer_is_none():
+    """Gemma 4 raises where it is asked for one head size of all layers."""
+    [gemma] = [each for each in ARCHITECTURES if each.name == f"{PREFIX}gemma4_text"]
+    config = transformers.CONFIG_MAPPING["gemma4_text"].from_dict(dict(gemma.source.shape))
+    with pytest.raises(Exception, match="per-layer attribute"):
+        _ = config.head_dim
+    assert _entry(config, "head_dim") is None
+    assert _entry(config, "num_attention_heads") == gemma.source.shape["num_attention_heads"]
 
 
 def raised_from(cause):

@@ -148,3 +148,47 @@ def test_run_without_a_first_token_is_refused():
     with pytest.raises(HarnessError, match="holds no first token"):
         operators_of(profiler, decode_steps=1, element=4)
     assert step_of(profiler, element=4).dispatched == 0
+
+
+class OldEvent:
+    """Event of the profiler as torch 2.11 has it: without kinds of activities, strides, or lists of tensors."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def __getattr__(self, name):
+        if name in {"activity_type", "structured_input_shapes", "structured_input_strides"}:
+            raise AttributeError(name)
+        return getattr(self.event, name)
+
+
+def test_older_torch_tells_the_same_operators():
+    """Its daily tier ended as ERROR: a step was read by names that torch 2.13 brought."""
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+        mark(TOKEN)
+        torch.nn.functional.linear(LEFT, RIGHT).relu()
+    events = profiler.profiler.kineto_results.events()
+    old = SimpleNamespace(
+        profiler=SimpleNamespace(kineto_results=SimpleNamespace(events=lambda: [OldEvent(event) for event in events]))
+    )
+    assert step_of(old, element=4) == step_of(profiler, element=4)
+    assert {call.name for call in step_of(old, element=4).calls} == {"aten::mm", "aten::clamp_min"}
+
+
+def test_calls_of_the_driver_are_no_operators():
+    """torch 2.11 gives them the scope of operators."""
+
+    def event(name, *, scope=0, device="DeviceType.CPU"):
+        return SimpleNamespace(name=lambda: name, scope=lambda: scope, device_type=lambda: device)
+
+    kept = [
+        operators.is_operator(each)
+        for each in (
+            event("aten::mm"),
+            event("MatMul8bitLt"),
+            event("cudaLaunchKernel"),
+            event("a mark", scope=7),
+            event("void kernel<float>", device="DeviceType.CUDA"),
+        )
+    ]
+    assert kept == [True, True, False, False, False]
