@@ -42,8 +42,11 @@ def _bits(weight: Any, *, values: int) -> float:
 
 
 def read_matrices(model: Any) -> Matrices:
-    """Return how many values of a model's matrices are packed. Experts lie in parameters of three dimensions, which are
-    no linear layer's. Left out are look-up tables and the head."""
+    """Return how many values of a model's matrices are packed.
+
+    Experts lie in parameters of three dimensions, which are no linear layer's. Left out are look-up tables, which are
+    layers or parameters named so, and the head.
+    """
     head = model.get_output_embeddings()
     packed, dense = 0, {}
     for name, module in model.named_modules():
@@ -53,7 +56,7 @@ def read_matrices(model: Any) -> Matrices:
             parameters = [("weight", _weight(module), module.in_features * module.out_features)]
         else:
             parameters = [(own, each, each.numel()) for own, each in module.named_parameters(recurse=False)]
-            parameters = [entry for entry in parameters if entry[1].ndim > 1]
+            parameters = [entry for entry in parameters if entry[1].ndim > 1 and "embed" not in entry[0]]
         for own, parameter, values in parameters:
             if _bits(parameter, values=values):
                 packed += values

@@ -20,6 +20,9 @@ from harness.records.workload import Folder, Seeded
 from harness.session.checkout import find_catalogue
 from harness.session.plan import find_case, with_models
 
+NEXT_STEPS = (" (its evidence", " (something else", " (repair eager", " (read ")
+"""Beginnings of the next step in a message: it is for those who have the run."""
+
 
 def reproduce(
     case: Annotated[str, typer.Argument(metavar="CASE", help="id of the case, as a report shows it in brackets")],
@@ -72,7 +75,9 @@ def _quoted(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
     outcome = verdict.forgiven or verdict.outcome
-    message = verdict.message.removeprefix(f"{verdict.case}: ").partition("; a known defect")[0].partition(" (read ")[0]
+    message = verdict.message.removeprefix(f"{verdict.case}: ")
+    for rest in (*NEXT_STEPS, "; a known defect"):
+        message = message.partition(rest)[0]
     return f"Found as {outcome}: {message}."
 
 

@@ -38,6 +38,8 @@ DTYPE = torch.$dtype
 
 
 def load(**options):
+    if DTYPE is torch.float64:
+        options["experts_implementation"] = "eager"  # the grouped product of experts knows no float64
     model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=DTYPE, **options).eval()
     model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
     return model
@@ -73,7 +75,7 @@ def compare(first, second):
             worst = max(worst, float((one[alike] - other[alike]).norm() / one[alike].norm()))
         alike &= first.sequences[:, length + step] == second.sequences[:, length + step]
     print(f"largest relative difference of logits: {worst:.2g}; rows with other tokens: {int((~alike).sum())}")
-    return worst > 1e-5
+    return not worst < 1e-5
 
 
 def cache_of(output):
@@ -114,9 +116,17 @@ $sys_exit
 
 UNCACHED = """
 model = load(attn_implementation="eager")
-cached, uncached = generate(model, PROMPTS), generate(model, PROMPTS, use_cache=False)
-print("eager with its cache, against eager without one:")
-sys.exit(compare(uncached, cached))
+cached = generate(model, PROMPTS)
+ids, mask = batch(PROMPTS)
+new = cached.sequences[:, ids.shape[1] :]
+ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+positions = (mask.cumsum(-1) - 1).clamp(min=0)
+with torch.no_grad():
+    whole = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+right, found = whole[:, -NEW_TOKENS - 1 : -1], torch.stack(cached.logits, 1)
+apart = float((right - found).norm() / right.norm())
+print(f"eager with its cache, and eager over the whole at once: logits are {apart:.2g} apart")
+sys.exit(not apart < 1e-5)
 """
 
 REQUESTS = Template("""
@@ -166,7 +176,7 @@ for name, module in model.named_modules():
         else:
             dense[f"{name}.{own}"] = weight.numel()
 share = packed / max(1, packed + sum(dense.values()))
-print(f"packed are {share:.0%} of the matrices' values; dense are {', '.join(dense) or 'none'}")
+print(f"packed are {share:.0%} of the matrices' values; dense are {', '.join(list(dense)[:3]) or 'none'} ...")
 generate(model, PROMPTS)
 sys.exit(share < 0.8)
 """)
@@ -174,7 +184,7 @@ sys.exit(share < 0.8)
 
 @dataclass(frozen=True)
 class Found:
-    """What a person knows of the failure already."""
+    """Facts that a person knows of the failure already."""
 
     message: str = ""
     """Message of its verdict; empty if there is none."""
@@ -197,7 +207,7 @@ def script_of(case: Case, optimization: Optimization, prompts: list[list[int]], 
         model=_model(case),
         prompts=_literal(prompts),
         new_tokens=case.workload.new_tokens,
-        dtype="float32" if ranks or quantizes else "float64",
+        dtype="float32" if ranks or quantizes or found.baseline else "float64",
     )
     return head + _body(case, optimization, found)
 

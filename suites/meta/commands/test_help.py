@@ -44,6 +44,8 @@ INVOCATIONS = (
     (f"confirm OLD NEW --case {TIMED} --json", {0}),
     ("upgrade torch 2.13.0 2.14.1 --device cpu --case-timeout 60 --timing-seconds 1 --run-dir elsewhere", {0}),
     ("upgrade kernels 0.17.1 0.17.2 --json", {0}),
+    ("reproduce cpu-fp32-tiny_llama3-caching.static-ragged_b4", {0}),
+    (f"reproduce {SDPA.id} --run WORSE --model tiny_qwen3 --output shown.py --json", {0, 2}),
     ("baseline propose RUN", {0}),
     ("baseline propose WORSE --json", {0}),
     ("baseline propose BETTER", {0}),

@@ -455,6 +455,21 @@ def test_command_that_draws_examples_succeeds(tmp_path):
     assert {(verdict["workload"], verdict["outcome"]) for verdict in verdicts} == {("padding", "PASS")}
 
 
+ARCHITECTURE = next(line for line in DOCUMENTS.splitlines() if line.startswith("pytest suites/architectures"))
+
+
+@pytest.mark.workers
+def test_command_that_tries_an_architecture_finds_its_known_defect(tmp_path):
+    """It is skipped, with its reason, and all else works."""
+    code, told = ran(ARCHITECTURE, tmp_path)
+    assert code == 0, told
+    verdicts = json.loads((tmp_path / "latest" / "run.json").read_text())["verdicts"]
+    outcomes = {verdict["path"]: verdict["outcome"] for verdict in verdicts}
+    assert outcomes.pop("caching.static") == "KNOWN_FAILURE"
+    assert set(outcomes.values()) <= {"PASS", "UNSUPPORTED"}
+    assert "baselines/defects/gpt_neo_static.py" in told
+
+
 SIMULATING = (
     "python -m suites.simulated_cuda run -- pytest suites/every_path --device cuda "
     '-k "ragged_b4 and attention.sdpa-" -m engagement'
@@ -504,7 +519,7 @@ def commands(readme):
 
 def left_out(readme):
     """Those that no test runs and that have no reason either. commands/test_help.py tries `harness`, CI tries tox."""
-    known = {*CHOOSING, *MEASURING, *GATING, CLAIMING, FAILING, AGAIN, INVARIANT, *UNTRIED}
+    known = {*CHOOSING, *MEASURING, *GATING, CLAIMING, FAILING, AGAIN, INVARIANT, ARCHITECTURE, *UNTRIED}
     return [
         line for line in commands(readme) if line not in known and not line.startswith(("harness ", "python3 -m venv"))
     ]

@@ -1,0 +1,153 @@
+"""quantization.torchao_int8 with a model of type falcon.
+
+Found as CRASHED: fp32 run: NotImplementedError: Int8Tensor dispatch: attempting to run unimplemented operator/function: func=<OpOverload(op='aten.permute', overload='default')>, types=(<class 'torchao.quantization.Int8Tensor'>,), arg_types=(<class 'torchao.quantization.Int8Tensor'>, <class 'list'>), kwarg_types={}, raised in torchao/utils.py:695.
+It needs torch and transformers with the quantizing library alone: python falcon_torchao.py
+It exits with 1 if it shows the failure, and with 0 if this release is right.
+"""
+
+import sys
+import tempfile
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+MODEL_TYPE = 'falcon'
+CONFIG = {'activation': 'gelu',
+ 'alibi': False,
+ 'architectures': ['FalconForCausalLM'],
+ 'attention_dropout': 0.0,
+ 'bias': False,
+ 'bos_token_id': 258,
+ 'eos_token_id': 257,
+ 'ffn_hidden_size': 256,
+ 'hidden_dropout': 0.0,
+ 'hidden_size': 128,
+ 'initializer_range': 0.1,
+ 'layer_norm_epsilon': 1e-05,
+ 'max_position_embeddings': 2304,
+ 'multi_query': True,
+ 'new_decoder_architecture': False,
+ 'num_attention_heads': 4,
+ 'num_hidden_layers': 4,
+ 'num_kv_heads': 4,
+ 'num_ln_in_parallel_attn': None,
+ 'pad_token_id': 256,
+ 'parallel_attn': True,
+ 'rope_parameters': {'rope_theta': 10000.0, 'rope_type': 'default'},
+ 'tie_word_embeddings': True,
+ 'use_cache': True,
+ 'vocab_size': 320}
+
+
+def save(folder):
+    """Write a model with random weights, norms and biases included: by default these would change nothing."""
+    torch.manual_seed(0)
+    config = transformers.CONFIG_MAPPING[MODEL_TYPE].from_dict(CONFIG)
+    model = AutoModelForCausalLM.from_config(config)
+    noise = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        values = parameter.data
+        if values.numel() > 1 and bool((values == values.flatten()[0]).all()):
+            values += 0.1 * torch.randn(values.shape, generator=noise)
+    model.save_pretrained(folder)
+    return folder
+
+
+FOLDER = save(tempfile.mkdtemp())
+PROMPTS = [[68, 145, 216, 205, 195, 16, 65, 30, 126, 194, 115, 120, 166, 97, 201, 53, 24, 124, 7, 228, 213, 99, 110,
+  155, 251, 196, 0, 178, 114, 255, 184, 252, 58, 151, 26, 81, 237, 5, 6, 243, 138, 68, 145, 216, 205, 195, 16,
+  65, 30, 126, 194, 115, 120, 166, 97, 201, 53, 24, 124, 7, 228, 213, 99, 110, 155, 251, 196, 0, 178, 114],
+ [99, 108, 97, 115, 115, 32, 65, 99, 99, 111, 117, 110, 116, 58, 10, 32, 32, 32, 32, 34, 34, 34, 65, 32, 98,
+  97, 108, 97, 110, 99, 101, 32, 116, 104, 97, 116, 32, 110, 101, 118, 101, 114, 32, 98, 101, 99, 111, 109,
+  101, 115, 32, 110, 101, 103, 97, 116, 105, 118, 101, 46, 34, 34, 34, 10, 10, 32, 32, 32, 32, 100, 101, 102,
+  32, 95, 95, 105, 110, 105, 116, 95, 95, 40, 115, 101, 108, 102, 44, 32, 111, 119, 110, 101, 114],
+ [28, 24, 23, 156, 21, 126, 92, 70, 213, 41, 43, 22, 188, 59, 207, 179, 171, 201, 218, 16, 78, 12, 64, 220,
+  155, 231, 54, 22, 243, 230, 9, 255, 148, 12, 174, 79, 40, 35, 110, 58, 218, 16, 28, 24, 54, 22, 92, 70, 92,
+  70, 218, 16, 188],
+ [34, 98, 97, 108, 97, 110, 99, 101, 32, 109, 117, 115, 116, 32, 110, 111, 116, 32, 98, 101, 32, 110, 101,
+  103, 97, 116, 105, 118, 101, 34, 41]]
+NEW_TOKENS = 8
+DTYPE = torch.float32
+
+
+def load(**options):
+    if DTYPE is torch.float64:
+        options["experts_implementation"] = "eager"  # the grouped product of experts knows no float64
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=DTYPE, **options).eval()
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return model
+
+
+def batch(prompts):
+    """Ids and mask of rows that are padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    return ids, mask
+
+
+@torch.no_grad()
+def generate(model, prompts, **options):
+    ids, mask = batch(prompts)
+    return model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=NEW_TOKENS,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+
+
+def compare(first, second):
+    """Print how far two runs are apart while their tokens agree, and return whether that is more than rounding."""
+    alike = torch.ones(len(PROMPTS), dtype=torch.bool)
+    worst, length = 0.0, first.sequences.shape[1] - NEW_TOKENS
+    for step, (one, other) in enumerate(zip(first.logits, second.logits)):
+        if alike.any():
+            worst = max(worst, float((one[alike] - other[alike]).norm() / one[alike].norm()))
+        alike &= first.sequences[:, length + step] == second.sequences[:, length + step]
+    print(f"largest relative difference of logits: {worst:.2g}; rows with other tokens: {int((~alike).sum())}")
+    return worst > 1e-5
+
+
+def cache_of(output):
+    held = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+    return type(held).__name__
+
+
+print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+
+from transformers import TorchAoConfig
+
+model = load(quantization_config=TorchAoConfig.from_dict({'quant_method': 'QuantizationMethod.TORCHAO',
+ 'quant_type': {'default': {'_type': 'Int8WeightOnlyConfig',
+                            '_version': 2,
+                            '_data': {'group_size': None,
+                                      'granularity': {'_type': 'PerRow', '_version': 1, '_data': {'dim': -1}},
+                                      'set_inductor_config': True}}},
+ 'modules_to_not_convert': None,
+ 'include_input_output_embeddings': False,
+ 'untie_embedding_weights': False}), device_map="cpu")
+
+
+def is_packed(weight):
+    # Libraries keep packed weights in classes of their own.
+    return type(weight) is not torch.nn.Parameter or not weight.is_floating_point()
+
+
+head = model.get_output_embeddings()
+packed, dense = 0, {}
+for name, module in model.named_modules():
+    for own, weight in module.named_parameters(recurse=False):
+        if module is head or isinstance(module, torch.nn.Embedding) or weight.ndim < 2:
+            continue
+        if is_packed(weight):
+            packed += weight.numel()
+        else:
+            dense[f"{name}.{own}"] = weight.numel()
+share = packed / max(1, packed + sum(dense.values()))
+print(f"packed are {share:.0%} of the matrices' values; dense are {', '.join(list(dense)[:3]) or 'none'} ...")
+generate(model, PROMPTS)
+sys.exit(share < 0.8)

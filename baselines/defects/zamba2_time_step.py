@@ -1,0 +1,152 @@
+"""attention.sdpa with a model of type zamba2.
+
+Found as BASELINE_UNTRUSTED: the reference's own error over fp32 eager's is 26.23, but should be at most 0.001 [floor].
+It needs torch and transformers alone: python zamba2_time_step.py
+It exits with 1 if it shows the failure, and with 0 if this release is right.
+"""
+
+import sys
+import tempfile
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+MODEL_TYPE = 'zamba2'
+CONFIG = {'adapter_rank': 8,
+ 'add_bias_linear': False,
+ 'architectures': ['Zamba2ForCausalLM'],
+ 'attention_dropout': 0.0,
+ 'attention_head_dim': 64,
+ 'attention_hidden_size': 256,
+ 'bos_token_id': 258,
+ 'chunk_size': 16,
+ 'eos_token_id': 257,
+ 'hidden_act': 'gelu',
+ 'hidden_size': 128,
+ 'hybrid_layer_ids': [1, 3],
+ 'initializer_range': 0.1,
+ 'intermediate_size': 256,
+ 'kv_channels': 32,
+ 'layers_block_type': ['linear_attention', 'hybrid', 'linear_attention', 'hybrid'],
+ 'mamba_d_conv': 4,
+ 'mamba_d_state': 16,
+ 'mamba_expand': 2,
+ 'mamba_headdim': 32,
+ 'mamba_ngroups': 1,
+ 'max_position_embeddings': 2304,
+ 'n_mamba_heads': 8,
+ 'num_attention_heads': 4,
+ 'num_hidden_layers': 4,
+ 'num_key_value_heads': 4,
+ 'num_logits_to_keep': 1,
+ 'num_mem_blocks': 1,
+ 'num_query_groups': 4,
+ 'pad_token_id': 256,
+ 'rms_norm_eps': 1e-05,
+ 'rope_parameters': {'rope_theta': 10000.0, 'rope_type': 'default'},
+ 'tie_word_embeddings': True,
+ 'time_step_floor': 0.0001,
+ 'time_step_max': 0.1,
+ 'time_step_min': 0.001,
+ 'use_cache': True,
+ 'use_conv_bias': True,
+ 'use_long_context': False,
+ 'use_mamba_kernels': False,
+ 'use_mem_eff_path': False,
+ 'use_mem_rope': True,
+ 'use_shared_attention_adapter': False,
+ 'vocab_size': 320}
+
+
+def save(folder):
+    """Write a model with random weights, norms and biases included: by default these would change nothing."""
+    torch.manual_seed(0)
+    config = transformers.CONFIG_MAPPING[MODEL_TYPE].from_dict(CONFIG)
+    model = AutoModelForCausalLM.from_config(config)
+    noise = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        values = parameter.data
+        if values.numel() > 1 and bool((values == values.flatten()[0]).all()):
+            values += 0.1 * torch.randn(values.shape, generator=noise)
+    model.save_pretrained(folder)
+    return folder
+
+
+FOLDER = save(tempfile.mkdtemp())
+PROMPTS = [[68, 145, 216, 205, 195, 16, 65, 30, 126, 194, 115, 120, 166, 97, 201, 53, 24, 124, 7, 228, 213, 99, 110,
+  155, 251, 196, 0, 178, 114, 255, 184, 252, 58, 151, 26, 81, 237, 5, 6, 243, 138, 68, 145, 216, 205, 195, 16,
+  65, 30, 126, 194, 115, 120, 166, 97, 201, 53, 24, 124, 7, 228, 213, 99, 110, 155, 251, 196, 0, 178, 114],
+ [99, 108, 97, 115, 115, 32, 65, 99, 99, 111, 117, 110, 116, 58, 10, 32, 32, 32, 32, 34, 34, 34, 65, 32, 98,
+  97, 108, 97, 110, 99, 101, 32, 116, 104, 97, 116, 32, 110, 101, 118, 101, 114, 32, 98, 101, 99, 111, 109,
+  101, 115, 32, 110, 101, 103, 97, 116, 105, 118, 101, 46, 34, 34, 34, 10, 10, 32, 32, 32, 32, 100, 101, 102,
+  32, 95, 95, 105, 110, 105, 116, 95, 95, 40, 115, 101, 108, 102, 44, 32, 111, 119, 110, 101, 114],
+ [28, 24, 23, 156, 21, 126, 92, 70, 213, 41, 43, 22, 188, 59, 207, 179, 171, 201, 218, 16, 78, 12, 64, 220,
+  155, 231, 54, 22, 243, 230, 9, 255, 148, 12, 174, 79, 40, 35, 110, 58, 218, 16, 28, 24, 54, 22, 92, 70, 92,
+  70, 218, 16, 188],
+ [34, 98, 97, 108, 97, 110, 99, 101, 32, 109, 117, 115, 116, 32, 110, 111, 116, 32, 98, 101, 32, 110, 101,
+  103, 97, 116, 105, 118, 101, 34, 41]]
+NEW_TOKENS = 8
+DTYPE = torch.float32
+
+
+def load(**options):
+    if DTYPE is torch.float64:
+        options["experts_implementation"] = "eager"  # the grouped product of experts knows no float64
+    model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=DTYPE, **options).eval()
+    model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+    return model
+
+
+def batch(prompts):
+    """Ids and mask of rows that are padded on the left."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    return ids, mask
+
+
+@torch.no_grad()
+def generate(model, prompts, **options):
+    ids, mask = batch(prompts)
+    return model.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=NEW_TOKENS,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+
+
+def compare(first, second):
+    """Print how far two runs are apart while their tokens agree, and return whether that is more than rounding."""
+    alike = torch.ones(len(PROMPTS), dtype=torch.bool)
+    worst, length = 0.0, first.sequences.shape[1] - NEW_TOKENS
+    for step, (one, other) in enumerate(zip(first.logits, second.logits)):
+        if alike.any():
+            worst = max(worst, float((one[alike] - other[alike]).norm() / one[alike].norm()))
+        alike &= first.sequences[:, length + step] == second.sequences[:, length + step]
+    print(f"largest relative difference of logits: {worst:.2g}; rows with other tokens: {int((~alike).sum())}")
+    return not worst < 1e-5
+
+
+def cache_of(output):
+    held = getattr(output, "cache", None) or getattr(output, "past_key_values", None)
+    return type(held).__name__
+
+
+print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+
+model = load(attn_implementation="eager")
+cached = generate(model, PROMPTS)
+ids, mask = batch(PROMPTS)
+new = cached.sequences[:, ids.shape[1] :]
+ids, mask = torch.cat([ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+positions = (mask.cumsum(-1) - 1).clamp(min=0)
+with torch.no_grad():
+    whole = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
+right, found = whole[:, -NEW_TOKENS - 1 : -1], torch.stack(cached.logits, 1)
+apart = float((right - found).norm() / right.norm())
+print(f"eager with its cache, and eager over the whole at once: logits are {apart:.2g} apart")
+sys.exit(not apart < 1e-5)

@@ -1,0 +1,108 @@
+"""The script that `harness reproduce` writes: it shows what is wrong, and nothing where all is right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from fixtures.architectures import ARCHITECTURES
+from harness.commands.reproduce.command import _quoted
+from harness.commands.reproduce.script import Found, script_of
+from harness.errors import HarnessError
+from harness.records.enums import Dtype, Outcome
+from harness.session.plan import find_case
+from suites.conftest import CATALOGUE, REPOSITORY
+from suites.meta.builders.commands import harness
+from suites.meta.builders.recorded_runs import SDPA, verdict
+
+PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5]]
+
+
+def script(case, **found):
+    return script_of(*find_case(case, CATALOGUE), PROMPTS, Found(**found), name="shown.py")
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("attention.sdpa", "load(attn_implementation='sdpa')"),
+        ("caching.static", "cache_implementation='static'"),
+        ("caching.none", "use_cache=False"),
+        ("continuous_batching.sdpa", "generate_batch("),
+        ("parallelism.tp2", 'tp_plan="auto"'),
+        ("quantization.quanto_int8", "QuantoConfig.from_dict("),
+    ],
+)
+def test_script_holds_config_seed_prompts_and_settings(path, part):
+    """All of it is Python, and nothing of it is this project's."""
+    text = script(f"cpu-fp32-small_mamba2-{path}-ragged_b4", message="Found as MISMATCH: it is.")
+    compile(text, "shown.py", "exec")
+    assert part in text
+    assert "Found as MISMATCH: it is." in text
+    assert "MODEL_TYPE = 'mamba2'" in text
+    assert "float('inf')" in text  # its limit of time steps
+    assert "[[5, 6, 7], [9, 8, 7, 6, 5]]" in text
+    assert "harness" not in text
+    assert ("torchrun --nproc-per-node 2 shown.py" in text) is (path == "parallelism.tp2")
+
+
+def test_eager_that_disagrees_with_itself_is_shown_without_the_path():
+    text = script("cpu-fp32-small_zamba2-attention.sdpa-ragged_b4", baseline=True)
+    compile(text, "shown.py", "exec")
+    assert "eager with its cache, and eager over the whole at once" in text
+    assert "sdpa'" not in text
+
+
+def test_folder_stands_in_the_script_by_its_name():
+    assert "tiny/llama3'" in script("cpu-fp32-tiny_llama3-caching.static-ragged_b4")
+
+
+def test_setting_that_is_no_plain_value_is_refused():
+    case, path = find_case("cpu-fp32-small_qwen2-compilation.static_cache-ragged_b4", CATALOGUE)
+    with pytest.raises(HarnessError, match="CompileConfig is no plain value"):
+        script_of(case, path, PROMPTS, Found(), name="shown.py")
+
+
+def test_message_is_quoted_without_what_only_the_run_can_tell():
+    """Neither its log nor its evidence file goes to a maintainer."""
+    said = f"{SDPA.id}: rows diverge (its evidence file has the errors); a known defect of transformers (x)"
+    known = replace(verdict(SDPA, Outcome.KNOWN_FAILURE), forgiven=Outcome.MISMATCH, message=said)
+    assert _quoted(known) == "Found as MISMATCH: rows diverge."
+    assert _quoted(None) == ""
+
+
+@pytest.mark.workers
+def test_stack_is_refused_in_a_line(tmp_path, monkeypatch, capsys):
+    case = "cpu-fp32-tiny_qwen3-stacks.sdpa+static-ragged_b4"
+    code, _, told = harness(monkeypatch, capsys, "reproduce", case, "--output", tmp_path / "x.py")
+    assert code == 2
+    assert "is made of more than settings (show it by hand)" in told
+    assert not (tmp_path / "x.py").exists()
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(
+    ("case", "code", "said"),
+    [
+        ("cpu-fp32-small_gpt_neo-caching.static-ragged_b4", 1, "StaticCache of the path"),
+        ("cpu-fp32-small_qwen2-caching.static-ragged_b4", 0, "rows with other tokens: 0"),
+        ("cpu-fp32-small_mixtral-quantization.quanto_int8-ragged_b4", 1, "packed are 6% of the matrices' values"),
+    ],
+)
+def test_script_exits_with_1_where_something_is_wrong(tmp_path, monkeypatch, capsys, case, code, said):
+    """With the checkout out of reach."""
+    path = tmp_path / "shown.py"
+    assert harness(monkeypatch, capsys, "reproduce", case, "--output", path)[0] == 0
+    shown = subprocess.run([sys.executable, "-I", str(path)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (shown.returncode, said in shown.stdout) == (code, True), shown.stdout + shown.stderr
+
+
+def test_every_architecture_can_be_written():
+    """Whatever its config holds."""
+    for recipe in ARCHITECTURES:
+        text = script(f"cpu-{Dtype.FP32}-{recipe.name}-attention.sdpa-ragged_b4")
+        compile(text, recipe.name, "exec")
+    assert (REPOSITORY / "baselines" / "defects").is_dir()
