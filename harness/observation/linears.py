@@ -30,6 +30,14 @@ def linears_of(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def experts_of(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield name and parameter of each matrix that is no linear layer's, as those of experts."""
+    linear = {f"{name}.{own}" for name, module in linears_of(model) for own, _ in module.named_parameters()}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 2 and name not in linear:
+            yield name, parameter
+
+
 def packed_bits(linear: Any) -> float:
     """Return the bits of a packed weight, without scales and zero points. 0 for floating point of two bytes or more."""
     return _bits(_weight(linear), values=linear.in_features * linear.out_features)

@@ -182,6 +182,11 @@ class Optimization(ABC):
         the path does not round. Runs in the worker."""
         raise TypeError(f"{self.name} is {self.tolerance}, and rounds no {type(linear).__name__}")
 
+    def dense_parameter(self, parameter: Any) -> Any:
+        """Return the dense weights that a parameter of experts stands for. None for one that the path does not round.
+        Runs in the worker."""
+        return None
+
     def exact_output(self, linear: Any, given: Any) -> Any:
         """Return what a linear layer of a DYNAMIC path should give for its input, by the scheme's arithmetic in
         float64. None for a layer that the path does not round. Runs in the worker."""

@@ -258,7 +258,10 @@ class TorchAo(QuantizedWeights):
         return {"quantization_config": TorchAoConfig(schemes[self.scheme]())}
 
     def dense_weight(self, linear: Any) -> Any:
-        return linear.weight.dequantize() if type(linear.weight).__module__.startswith("torchao.") else None
+        return self.dense_parameter(linear.weight)
+
+    def dense_parameter(self, parameter: Any) -> Any:
+        return parameter.dequantize() if type(parameter).__module__.startswith("torchao.") else None
 
 
 @dataclass(frozen=True)

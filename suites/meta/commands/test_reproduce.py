@@ -85,18 +85,19 @@ def test_stack_is_refused_in_a_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.workers
 @pytest.mark.parametrize(
-    ("case", "code", "said"),
+    ("case", "shows"),
     [
-        ("cpu-fp32-small_gpt_neo-caching.static-ragged_b4", 1, "StaticCache of the path"),
-        ("cpu-fp32-small_qwen2-caching.static-ragged_b4", 0, "rows with other tokens: 0"),
-        ("cpu-fp32-small_mixtral-quantization.quanto_int8-ragged_b4", 1, "packed are 6% of the matrices' values"),
+        ("cpu-fp32-small_gpt_neo-caching.static-ragged_b4", (1, "StaticCache of the path")),
+        ("cpu-fp32-small_qwen2-caching.static-ragged_b4", (0, "rows with other tokens: 0")),
+        ("cpu-fp32-small_mixtral-quantization.quanto_int8-ragged_b4", (1, "packed are 6% of the matrices' values")),
     ],
 )
-def test_script_exits_with_1_where_something_is_wrong(tmp_path, monkeypatch, capsys, case, code, said):
+def test_script_exits_with_1_where_something_is_wrong(tmp_path, monkeypatch, capsys, case, shows):
     """With the checkout out of reach."""
     path = tmp_path / "shown.py"
     assert harness(monkeypatch, capsys, "reproduce", case, "--output", path)[0] == 0
     shown = subprocess.run([sys.executable, "-I", str(path)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    code, said = shows
     assert (shown.returncode, said in shown.stdout) == (code, True), shown.stdout + shown.stderr
 
 

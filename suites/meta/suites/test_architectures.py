@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from dataclasses import replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 from transformers.models.auto import modeling_auto
@@ -13,6 +13,7 @@ from fixtures.workloads import PROBES
 from harness.execution.runner import Runner
 from harness.judging.correctness import judge
 from harness.judging.verdicts import verdict_on
+from harness.paths.quantization import TorchAo
 from harness.records.enums import Dtype, Outcome, Property, Tier
 from harness.session.session_plan import SessionPlan
 from suites.architectures.cases import PATHS, WORKLOAD, cases_of
@@ -20,6 +21,7 @@ from suites.architectures.table import counted, defects, not_tried, table
 from suites.conftest import CATALOGUE
 from suites.meta.builders.gates import CLEAN
 from suites.meta.builders.inventories import CPU
+from suites.meta.faults import patched
 
 
 def planned_in(tier):
@@ -93,3 +95,57 @@ def test_suite_runs_and_finds_a_defect(tmp_path):
                 evidence = runner.evidence(entry.case, entry.optimization)
                 found[key] = judge(entry.case, Property.EQUIVALENCE, evidence).outcome
     assert found == wanted
+
+
+@dataclass(frozen=True)
+class PackedExperts(TorchAo):
+    """torchao's 8 bits for experts too, which one scheme for all modules leaves dense."""
+
+    name: str = "quantization.torchao_int8_experts"
+    saves = False
+
+    def load_options(self, dtype):
+        from torchao.quantization import FqnToConfig, Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        scheme = Int8WeightOnlyConfig()
+        schemes = {r"re:.*experts\.(gate_up_proj|down_proj)": scheme, "_default": scheme}
+        return {"quantization_config": TorchAoConfig(FqnToConfig(schemes)), "experts_implementation": "eager"}
+
+
+@pytest.mark.workers
+def test_mixture_of_experts_passes_as_quantized_only_if_its_experts_are(tmp_path):
+    """It passed with 6 % of its values packed. Wrong experts show too: they are compared with dense ones."""
+    [dense] = [
+        entry
+        for entry in planned_in(Tier.SLOW)
+        if (entry.case.recipe.name, entry.case.path) == ("small_mixtral", "quantization.torchao_int8")
+    ]
+    packed = PackedExperts()
+    found = {}
+    with closing(Runner(probes=PROBES, logs=tmp_path, threads=1)) as runner:
+        for path, case, fault in (
+            (dense.optimization, dense.case, ""),
+            (packed, replace(dense.case, path=packed.name), ""),
+            (packed, replace(dense.case, path=packed.name), "suites.meta.suites.test_architectures:experts_swapped"),
+        ):
+            verdict = judge(case, Property.EQUIVALENCE, runner.evidence(case, path, fault=fault))
+            found[path.name, bool(fault)] = verdict.outcome, verdict.message
+    assert found["quantization.torchao_int8", False][0] is Outcome.NOT_ENGAGED
+    assert "experts.gate_up_proj (63%)" in found["quantization.torchao_int8", False][1]
+    assert found[packed.name, False][0] is Outcome.PASS, found
+    assert found[packed.name, True][0] is Outcome.MISMATCH
+
+
+@contextmanager
+def experts_swapped():
+    """Each token goes to the experts beside those that were chosen for it."""
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    original = MixtralExperts.forward
+
+    def swapped(module, hidden, chosen, weights):
+        return original(module, hidden, chosen.flip(-1), weights)
+
+    with patched(MixtralExperts, "forward", swapped):
+        yield

@@ -18,7 +18,7 @@ from harness.execution.correctness.runs import exact_runs, run_batches
 from harness.execution.generation import PROMPT_LOGITS, Generation, keeping_logits
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
 from harness.execution.setup import CaseRun, CaseSetup
-from harness.observation.linears import linears_of
+from harness.observation.linears import experts_of, linears_of
 from harness.paths.base import Optimization
 from harness.records.enums import Dtype
 from harness.records.evidence import Quality
@@ -112,14 +112,16 @@ def rounded_weights(run: CaseRun) -> tuple[dict[str, Tensor], int | None]:
 
 @torch.no_grad()
 def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
-    dense = ((name, optimization.dense_weight(module)) for name, module in linears_of(model))
+    dense = [(name, optimization.dense_weight(module)) for name, module in linears_of(model)]
+    dense += [(name, optimization.dense_parameter(parameter)) for name, parameter in experts_of(model)]
     return {name: weight.detach().cpu() for name, weight in dense if weight is not None}
 
 
 @torch.no_grad()
 def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
+    experts = dict(experts_of(model))
     for name, weight in weights.items():
-        model.get_submodule(name).weight.copy_(weight)
+        (experts[name] if name in experts else model.get_submodule(name).weight).copy_(weight)
 
 
 @torch.no_grad()
