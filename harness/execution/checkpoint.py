@@ -37,13 +37,13 @@ def check_folder(recipe: ModelSpec) -> None:
 
 def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
     # A session names this function for a worker, and must not wait for transformers itself.
-    from harness.execution.loading import load_config, load_tokenizer, pad_token
+    from harness.execution.loading import OWN_CODE, load_config, load_tokenizer, pad_token
 
     try:
         config = load_config(recipe)
     except Exception as error:  # noqa: BLE001 - whatever transformers raises for a broken file
-        if "trust_remote_code" in str(error) and not recipe.trusted:
-            yield "it comes with Python code of its own, which is not run (read it, then give --trust-remote-code)"
+        if OWN_CODE in str(error):
+            yield OWN_CODE
             return
         yield f"config.json cannot be used: {_told(error)} (name a folder that save_pretrained wrote)"
         return
@@ -55,6 +55,9 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
         tokenizer = load_tokenizer(recipe)
         tokens = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
     except Exception as error:  # noqa: BLE001 - as above
+        if OWN_CODE in str(error):
+            yield OWN_CODE
+            return
         yield f"the tokenizer cannot be used: {_told(error)} (save the model's tokenizer there)"
         return
     if not tokens:

@@ -21,6 +21,7 @@ from harness.execution.setup import CaseRun, has_tokenizer
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded
 
+OWN_CODE = "it comes with Python code of its own, which is not run (read it, then give --trust-remote-code)"
 LAST_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """Names of the last norm in transformers' decoders."""
 ENTROPY = 1.0
@@ -53,6 +54,8 @@ def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping
         if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
+    if dtype is Dtype.FP64 and getattr(model.config, "quantization_config", None):
+        raise Incompatible("its weights are quantized already, so that there is no exact reference of them")
     if dtype is Dtype.FP64:
         for parameter in model.parameters():  # some stay in float32 whatever is asked for, as gates of experts
             parameter.data = parameter.data.double()
@@ -97,8 +100,8 @@ class ByteTokenizer:
 def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
     """Load what `kind`, one of transformers' Auto classes, makes of a recipe. Raises ModelUnavailable."""
     source = recipe.source
-    if recipe.trusted:
-        options["trust_remote_code"] = True
+    # Never left open: transformers would ask whoever sits at the terminal.
+    options["trust_remote_code"] = recipe.trusted
     try:
         if isinstance(source, Hub):
             return kind.from_pretrained(source.repository, revision=source.revision, **options)
@@ -109,6 +112,10 @@ def _pretrained(kind: Any, recipe: ModelSpec, **options: Any) -> Any:
                 f"{recipe.name}: {source.path} holds no config.json (name a folder that save_pretrained wrote)"
             )
         return kind.from_pretrained(source.path, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ModelUnavailable(f"{recipe.name}: {OWN_CODE}") from error
     except OSError as error:
         silent = isinstance(source, Hub) and _is_of_the_network(error)
         raise (HubSilent if silent else ModelUnavailable)(f"{recipe.name}: {first_line(error)}") from error

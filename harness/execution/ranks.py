@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness.errors import Incompatible
+from harness.errors import HarnessError, Incompatible
 from harness.execution.correctness.comparison import compare, identical
 from harness.execution.correctness.runs import watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
@@ -105,7 +105,8 @@ def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, C
 def _generate(run: CaseRun, rank: int) -> tuple[Any, Observation]:
     reference = read_generation(run.setup.file(Dtype.FP64))
     model, batches = load_run(run)
-    _refuse_without_plan(model)
+    if getattr(run.optimization.load_options(run.dtype).get("distributed_config"), "tp_plan", None) == "auto":
+        _refuse_without_plan(model)
     own, seen = watched_run(run, model, batches, reference)
     save_generation(own, _file(run, rank))
     if rank == 0:
@@ -127,15 +128,21 @@ def launch_ranks(run: CaseRun, ranks: int) -> PrecisionRun:
     ]
     code = subprocess.run(command, check=False).returncode
     if code:
+        for rank in range(ranks):
+            if _answer(request, rank).exists():
+                refused = pickle.loads(_answer(request, rank).read_bytes())  # noqa: S301 - our own file
+                if isinstance(refused, HarnessError):
+                    raise refused
         raise RuntimeError(f"torchrun ended with exit code {code}: a rank failed")
     seen = [pickle.loads(_answer(request, rank).read_bytes()) for rank in range(ranks)]  # noqa: S301 - our own files
     return replace(compare_ranks(run, seen), seconds=time.monotonic() - started)
 
 
 def _refuse_without_plan(model: Any) -> None:
-    """Raise Incompatible if a model declares no plan, and none was given: every rank then keeps all of it."""
+    """Raise Incompatible if a model declares no plan of its own: every rank then keeps all of it."""
     config = model.config.get_text_config()
-    if not (model.tp_plan or getattr(type(model), "_tp_plan", None) or getattr(config, "base_model_tp_plan", None)):
+    declared = (getattr(kind, "_tp_plan", None) for kind in (type(model), type(model.base_model)))
+    if not (any(declared) or getattr(config, "base_model_tp_plan", None)):
         raise Incompatible(
             f"{type(model).__name__} declares no plan for tensor parallelism, and transformers leaves it whole without "
             "a word"
@@ -185,5 +192,10 @@ def _answer(request: Path, rank: int) -> Path:
 def answer_request(request: Path) -> None:
     """Run the rank that torchrun started this process for, and write what it saw to a file."""
     choose_vector_math()
-    seen = run_rank(pickle.loads(request.read_bytes()), None)  # noqa: S301 - our own file
-    _answer(request, int(os.environ["RANK"])).write_bytes(pickle.dumps(seen))
+    answer = _answer(request, int(os.environ["RANK"]))
+    try:
+        seen = run_rank(pickle.loads(request.read_bytes()), None)  # noqa: S301 - our own file
+    except Incompatible as error:
+        answer.write_bytes(pickle.dumps(Incompatible(str(error))))
+        raise
+    answer.write_bytes(pickle.dumps(seen))

@@ -96,7 +96,7 @@ class Runner(WorkerPool):
             case=case.id,
             tolerance=optimization.tolerance,
             budget=optimization.budget,
-            trained=all(trust.trained for trust in trusts),
+            trained=any(trust.trained for trust in trusts) or not trusts,
             rungs=tuple(rungs_run),
             trusts=tuple(trusts),
             floor=floor,

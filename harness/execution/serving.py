@@ -246,7 +246,7 @@ def answer_all(model: Any, batch: Batch, serving: Serving, new_tokens: int) -> T
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(*batch, strict=True)]
     answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens))
     if len(answers) != len(prompts) or any(len(answer.generated_tokens) != new_tokens for answer in answers):
-        raise HarnessError(f"{len(answers)} of {len(prompts)} timed requests were answered, but all should be, in full")
+        raise LibraryRaised(f"{len(answers)} of {len(prompts)} timed requests were answered in full, but all should be")
     return torch.tensor([answer.generated_tokens for answer in answers])
 
 
@@ -256,7 +256,7 @@ def requests_not_ended(model: Any, prompts: Sequence[list[int]], serving: Servin
     end, new_tokens = int(tokens[0, tokens.shape[1] // 2]), tokens.shape[1]
     answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens, end=end))
     if len(answers) != len(prompts):
-        raise HarnessError(
+        raise LibraryRaised(
             f"{len(answers)} of {len(prompts)} requests were answered when one of their tokens ends them"
         )
     rows = [answer.generated_tokens for answer in answers]
@@ -295,11 +295,14 @@ def serve_run(run: CaseRun, serving: Serving) -> tuple[Any, Observation, Served,
     optimization = run.optimization
     model, batches = load_run(run)
     prompts = [ids[mask.bool()] for batch in batches for ids, mask in zip(*batch, strict=True)]
+    eager = eager_facts(run)
+    if eager and not (eager.decode_attention or eager.others):
+        raise Incompatible("eager computes no attention of this model that can be seen, so no page would be read")
     watch = BatchingWatch(model, layers=Aspect.LAYERS in optimization.changes, logits=serving.shows_logits)
     requests = [prompt.tolist() for prompt in prompts]
     with optimization.applied(), watch:
         served = serve(model, requests, serving, watch, new_tokens=run.setup.workload.new_tokens)
-    seen = watch.seen([], lengths=[], padded=False, decode_steps=0, eager=eager_facts(run))
+    seen = watch.seen([], lengths=[], padded=False, decode_steps=0, eager=eager)
     with optimization.applied():
         served = replace(served, unended=requests_not_ended(model, requests, serving, tokens=served.tokens))
     answered = [*prompts, *reversed(prompts)] if serving.again else prompts

@@ -56,6 +56,13 @@ ASKING = (
     *("harness/execution/serving.py", "harness/execution/speed/timed_model.py", "suites/invariants/forward.py"),
 )
 """Code that asks libraries for what a path is made of: to load, to prepare, to generate, to serve."""
+BETWEEN = (
+    *("harness/execution/correctness/float64.py", "harness/execution/correctness/attention_operator.py"),
+    "harness/observation/wrapping.py",
+)
+"""Code that stands between a call and the library, and passes it on."""
+OWN_CACHE = "harness/paths/dense_cache.py"
+"""Code of paths that is itself a reference of this project."""
 
 _BOOKKEEPING = threading.Lock()
 """Lock for starting processes and reading how they ended. Of two threads that read at once, multiprocessing would show
@@ -298,7 +305,8 @@ def place_in_library(error: Exception) -> str:
     ours = [place for place, file in enumerate(files) if any(file.is_relative_to(ROOT / name) for name in PACKAGES)]
     if not ours or ours[-1] == len(files) - 1:
         return ""
-    if not any(files[ours[-1]].is_relative_to(ROOT / place) for place in ASKING):
+    asked = next((files[place] for place in reversed(ours) if str(files[place].relative_to(ROOT)) not in BETWEEN), None)
+    if asked is None or not any(asked.is_relative_to(ROOT / place) for place in ASKING) or asked == ROOT / OWN_CACHE:
         return ""
     return f"{str(files[-1]).rpartition('site-packages/')[2]}:{frames[-1].lineno}"
 

@@ -128,11 +128,9 @@ def _passed(
     ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
     missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
     ladder += "".join(f"not compared: {name}; " for name in missing)
-    ladder += (
-        ""
-        if evidence.trained or not evidence.budget
-        else "its budget (L2) not asked, since eager predicts text no better than chance; "
-    )
+    if not evidence.trained:
+        ladder += "held to wider limits, since eager predicts text no better than chance; "
+        ladder += "its budget (L2) not asked; " if evidence.budget else ""
     numbers = numbers_of(checks)
     before = changed(numbers, stored) if stored else {}
     changes = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())

@@ -187,11 +187,20 @@ class EagerWatch(Observer):
         return EagerFacts(
             prefill_attention=counts[Phase.PREFILL] / seen.prefills,
             decode_attention=counts[Phase.DECODE] / seen.decode_steps,
-            decode_lengths=len({call.queries for call in seen.attention if call.phase is Phase.DECODE}),
+            decode_lengths=_decode_lengths(seen.attention),
+            others=tuple(sorted({c.operator for c in seen.attention if c.operator != EAGER_ATTENTION})),
             cache=", ".join(sorted(set(seen.caches))),
             cache_layers=seen.cache_layers,
             linears={name: self._calls[name] / seen.forwards for name, _ in linears_of(self._model)},
         )
+
+
+def _decode_lengths(calls: tuple[AttentionCall, ...]) -> int:
+    """Return the number of different lengths of queries in steps with a cache. Lengths of a prefill count as one: then
+    eager leaves its cache unused, and no path may do that."""
+    lengths = {call.queries for call in calls if call.phase is Phase.DECODE}
+    prefill = min((call.queries for call in calls if call.phase is Phase.PREFILL), default=0)
+    return len(lengths) if lengths and max(lengths) < prefill else 1
 
 
 def _kept_in_float32(model: Any) -> tuple[str, ...]:

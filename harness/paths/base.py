@@ -161,7 +161,7 @@ class Optimization(ABC):
         """Return why a line of an error means that the optimization cannot work in this case; empty otherwise.
 
         The reason is the library's declaration, or a known defect of it. Such an error is UNSUPPORTED, for that reason
-        and quoting the line; any other is an ERROR.
+        and quoting the line; any other is CRASHED.
         """
         return ""
 
@@ -292,11 +292,13 @@ def cache_claims(observation: Observation, cache: str, layers: tuple[CacheLayer,
     wanted, seen = ([layer.kind for layer in each] for each in (layers, observation.cache_layers))
     keeps, kept = ([layer.kept for layer in each] for each in (layers, observation.cache_layers))
     dtypes = [layer.dtype for layer in observation.cache_layers]
+    # A model that attends keeps something, or it was not read.
+    some = bool(layers) or not observation.eager.decode_attention
     return [
         equal("cache", cache, ", ".join(sorted(set(observation.caches))) or "none"),
         equal("dtype of cached keys", tally(Counter(layer.dtype for layer in layers)), tally(Counter(dtypes))),
-        EngagementCheck("cache layers", tally(Counter(wanted)), tally(Counter(seen)), wanted == seen),
-        EngagementCheck("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept),
+        EngagementCheck("cache layers", tally(Counter(wanted)), tally(Counter(seen)), wanted == seen and some),
+        EngagementCheck("positions kept by cache layers", _positions(keeps), _positions(kept), keeps == kept and some),
     ]
 
 

@@ -39,9 +39,7 @@ def static_cache(observation: Observation) -> list[EngagementCheck]:
     runs = len(observation.caches) or 1
     fed = [length for length in observation.lengths for _ in range(len(observation.eager.cache_layers) // runs)]
     layers = tuple(
-        replace(
-            layer, kind=layer.kind.replace("Dynamic", "Static", 1), kept=min(length, layer.kept + (layer.kept < length))
-        )
+        replace(layer, kind=layer.kind.replace("Dynamic", "Static", 1), kept=_kept(layer, length))
         for layer, length in zip(observation.eager.cache_layers, fed, strict=False)
     )
     return cache_claims(observation, STATIC_CACHE[0], layers)

@@ -69,7 +69,7 @@ class QuantizedWeights(Optimization):
             for kind in observation.linears
             if not kind.bits
             for name in kind.names
-            if called.get(name, 1) and not name.endswith(observation.kept)
+            if called.get(name, 1) and not f".{name}".endswith(tuple(f".{kept}" for kept in observation.kept))
         ]
         count = sum(len(kind.names) for kind in packed)
         observed = tally(Counter(f"{kind.kind} {kind.weight}" for kind in packed for _ in kind.names))
@@ -84,15 +84,16 @@ class QuantizedWeights(Optimization):
         if self.operators:
             names = [name for kind in packed for name in kind.names]
             wanted = round(sum(called.get(name, 1) for name in names) * observation.forwards)
-            # Some models multiply by a weight themselves, unless it is packed.
+            # Some models multiply by a weight themselves, unless it is packed; routers call experts as tokens come.
             most = max(wanted, count * observation.forwards)
+            least = wanted if all(float(called.get(name, 1)).is_integer() for name in names) else 1
             calls = {name: n for name, n in observation.packed_calls.items() if fnmatchcase(name, self.operators)}
             claims.append(
                 EngagementCheck(
                     "calls with packed weights",
                     f"{wanted} × {self.operators}",
                     tally(calls),
-                    0 < wanted <= sum(calls.values()) <= most,
+                    0 < least <= sum(calls.values()) <= most,
                 )
             )
         return claims

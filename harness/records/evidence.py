@@ -302,7 +302,8 @@ class EagerCheck:
     @property
     def trained(self) -> bool:
         """True if eager predicts text better than chance, as random weights cannot."""
-        return self.chance == 0 or self.surprise < BETTER_THAN_CHANCE * self.chance
+        # A surprise that is no number comes of a dtype that overflows, and excuses nothing.
+        return bool(self.asked) or self.chance == 0 or not self.surprise >= BETTER_THAN_CHANCE * self.chance
 
     @property
     def recall(self) -> float:

@@ -228,6 +228,8 @@ class EagerFacts:
     """Attention layers of its caches, run by run; none for a model without attention."""
     decode_lengths: int = 1
     """Number of different lengths of the queries of those later calls: attention over groups of positions has more."""
+    others: tuple[str, ...] = ()
+    """Operators other than eager's own by which it attended, which none should be."""
     linears: Mapping[str, float] = field(default_factory=dict)
     """Calls of each linear layer in one forward pass, by its name. A name that is missing stands for one call."""
 

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
 from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, RealDevice
 from harness.paths.base import Optimization
+from harness.profiles.defects import OURS
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
 from harness.records.evidence import Case
 from harness.records.workload import Folder, Hub, ModelSpec, Probes, Seeded, Workload
@@ -205,6 +207,11 @@ def find_model(name: str, catalogue: Catalogue, *, trusted: bool = False) -> Mod
 def _own_folder(folder: Path, models: Sequence[ModelSpec]) -> ModelSpec:
     """Return the recipe of a folder. Raises HarnessError if its cases would have the ids of another model's."""
     recipe = ModelSpec(_plain(folder.name), Folder(str(folder)), model_type=_model_type(folder))
+    if fnmatchcase(recipe.name, OURS):
+        raise HarnessError(
+            f"--model {folder}: is named like the small models of this repository, whose known defects are forgiven "
+            "(rename the folder)"
+        )
     namesake = next((model for model in models if model.name == recipe.name), None)
     if namesake is None:
         return recipe
@@ -256,7 +263,9 @@ def find_case(case_id: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
                     if case.id == case_id:
                         return case, path
                     by_id[case.id] = case
-    near = get_close_matches(case_id, by_id, n=1)
+    # Among ids of the same path: comparing with all would take a minute.
+    path_named = next((path.name for path in catalogue.paths if f"-{path.name}-" in case_id), "")
+    near = get_close_matches(case_id, [id_ for id_ in by_id if f"-{path_named}-" in id_] if path_named else [], n=1)
     meant = f"did you mean {near[0]}?" if near else "pytest --collect-only -q shows them in brackets"
     raise HarnessError(f"case {case_id!r} is unknown, but should be the id of a case of the catalogue ({meant})")
 

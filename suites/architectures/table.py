@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fixtures.architectures import ARCHITECTURES, PREFIX
+from harness.judging.correctness import NEXT_STEP
 from harness.records.enums import Outcome
 from harness.records.run import Run, Verdict
 from harness.reports.tables import markdown_table
@@ -19,9 +20,6 @@ WORDS = {
     Outcome.CRASHED: "**raises**",
 }
 """A word for each outcome. A known defect of a library has that of the failure."""
-
-REST = (" (something else", " (its evidence", " (repair eager", " (read ", "; a known defect")
-"""Beginnings of what a message tells beyond the failure."""
 
 
 def verdicts_of(run: Run) -> dict[tuple[str, str], Verdict]:
@@ -62,7 +60,7 @@ def defects(run: Run) -> Iterator[str]:
     for (name, path), verdict in sorted(verdicts_of(run).items()):
         if outcome_of(verdict) not in (Outcome.PASS, Outcome.UNSUPPORTED):
             said = verdict.message.removeprefix(f"{verdict.case}: ")
-            for rest in REST:
+            for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", "; a known defect"):
                 said = said.partition(rest)[0]
             yield f"- `{name.removeprefix(PREFIX)}`, `{path}`: {outcome_of(verdict)}: {said}"
 

@@ -211,7 +211,7 @@ def offloading_keeps_one_layer(asked: ClaimTrial) -> Verdict:
     held = measured.memory.candidate
     elsewhere = exactly(held.kv_elsewhere / held.kv)
     seen = asked.ask(experiments.observe, asked.run())
-    layers = len(seen.cache_layers) // len(seen.caches)
+    layers = len(seen.eager.cache_layers) // len(seen.caches)
     part = ClaimNumber("elsewhere", "share of the cache that left the device", elsewhere, (layers - 1) / layers)
     return asked.verdict([part], told="after the run; during it the next layer is on its way too")
 

