@@ -68,7 +68,8 @@ def test_setting_that_is_no_plain_value_is_refused():
 
 def test_message_is_quoted_without_what_only_the_run_can_tell():
     """Neither its log nor its evidence file goes to a maintainer."""
-    said = f"{SDPA.id}: rows diverge (its evidence file has the errors of every phase and row); a known defect of transformers (x)"
+    step = "its evidence file has the errors of every phase and row"
+    said = f"{SDPA.id}: rows diverge ({step}); a known defect of transformers (x)"
     known = replace(verdict(SDPA, Outcome.KNOWN_FAILURE), forgiven=Outcome.MISMATCH, message=said)
     assert _quoted(known) == "Found as MISMATCH: rows diverge."
     assert _quoted(None) == ""
