@@ -199,7 +199,7 @@ def _decode_lengths(calls: tuple[AttentionCall, ...]) -> int:
     """Return the number of different lengths of queries in steps with a cache. Lengths of a prefill count as one: then
     eager leaves its cache unused, and no path may do that."""
     lengths = {call.queries for call in calls if call.phase is Phase.DECODE}
-    prefill = min((call.queries for call in calls if call.phase is Phase.PREFILL), default=0)
+    prefill = max((call.queries for call in calls if call.phase is Phase.PREFILL), default=0)
     return len(lengths) if lengths and max(lengths) < prefill else 1
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from fixtures.architectures import ARCHITECTURES, PREFIX
 from harness.judging.correctness import NEXT_STEP
+from harness.profiles.defects import LibraryDefect
 from harness.records.enums import Outcome
 from harness.records.run import Run, Verdict
 from harness.reports.tables import markdown_table
@@ -55,14 +54,28 @@ def table(run: Run) -> list[str]:
     return markdown_table(rows)
 
 
-def defects(run: Run) -> Iterator[str]:
-    """Yield one line of Markdown for each cell that is neither right nor refused: what was found."""
+def defects(run: Run, known: tuple[LibraryDefect, ...]) -> list[str]:
+    """Return a table of what goes wrong: path, how it shows, why, and the architectures. Lines of Markdown.
+
+    The reason is that of a known defect, or else what the verdict says.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
     for (name, path), verdict in sorted(verdicts_of(run).items()):
-        if outcome_of(verdict) not in (Outcome.PASS, Outcome.UNSUPPORTED):
-            said = verdict.message.removeprefix(f"{verdict.case}: ")
-            for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", "; a known defect"):
-                said = said.partition(rest)[0]
-            yield f"- `{name.removeprefix(PREFIX)}`, `{path}`: {outcome_of(verdict)}: {said}"
+        outcome = outcome_of(verdict)
+        if outcome not in (Outcome.PASS, Outcome.UNSUPPORTED):
+            key = path, WORDS.get(outcome, str(outcome)).strip("*"), _why(verdict, known)
+            found.setdefault(key, []).append(f"`{name.removeprefix(PREFIX)}`")
+    rows = [[f"`{path}`", word, why, ", ".join(names)] for (path, word, why), names in sorted(found.items())]
+    return markdown_table([["path", "", "reason", "architectures"], *rows])
+
+
+def _why(verdict: Verdict, known: tuple[LibraryDefect, ...]) -> str:
+    if reason := next((defect.reason for defect in known if defect.covers(verdict)), ""):
+        return reason
+    said = verdict.message.removeprefix(f"{verdict.case}: ")
+    for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", "; a known defect"):
+        said = said.partition(rest)[0]
+    return said
 
 
 def not_tried() -> list[str]:

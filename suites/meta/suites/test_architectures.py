@@ -18,10 +18,11 @@ from harness.records.enums import Dtype, Outcome, Property, Tier
 from harness.session.session_plan import SessionPlan
 from suites.architectures.cases import PATHS, WORKLOAD, cases_of
 from suites.architectures.table import counted, defects, not_tried, table
-from suites.conftest import CATALOGUE
+from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.gates import CLEAN
 from suites.meta.builders.inventories import CPU
 from suites.meta.faults import patched
+from suites.meta.profiles.test_defects import DEFECT
 
 
 def planned_in(tier):
@@ -50,6 +51,14 @@ def test_configurations_are_small_and_distinct():
     assert all(recipe.source.small and recipe.source.uneven for recipe in ARCHITECTURES)
 
 
+def test_page_shows_every_architecture():
+    """Its tables are from a run, and not a placeholder."""
+    page = (REPOSITORY / "docs" / "measured" / "architectures.md").read_text()
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ") and "works" in line]
+    assert {recipe.name.removeprefix(PREFIX) for recipe in ARCHITECTURES} <= set(rows)
+    assert not [word for word in page.split() if word in {"COUNTED", "TABLE", "DEFECTS", "NOT_TRIED"}]
+
+
 def test_tables_count_and_name_what_was_found():
     """A known defect counts as the failure that it is."""
     verdicts = []
@@ -63,10 +72,13 @@ def test_tables_count_and_name_what_was_found():
     [afmoe] = [row for row in words if row[0].strip() == "afmoe"]
     assert {cell.strip() for cell in afmoe[1:]} == {"works", "**wrong**", "refused", "**raises**", "–"}
     assert counted(run)[0] == "| path | works | refused | wrong | raises |"
-    found = [*defects(run)]
-    assert len(found) == 2
-    assert all(line.startswith("- `afmoe`, `") for line in found)
-    assert all(line.endswith(": it is so") for line in found)
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in defects(run, ())[2:]]
+    assert {(word, why, names) for _, word, why, names in cells} == {
+        ("wrong", "it is so", "`afmoe`"),
+        ("raises", "it is so", "`afmoe`"),
+    }
+    known = replace(DEFECT, architecture="afmoe", path="*", says="it is so")
+    assert any("| wrong | it reads the wrong row | `afmoe` |" in line for line in defects(run, (known,)))
 
 
 def test_architectures_of_a_newer_transformers_appear_by_themselves(monkeypatch):
