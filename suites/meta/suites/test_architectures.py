@@ -54,7 +54,7 @@ def test_configurations_are_small_and_distinct():
 def test_page_shows_every_architecture():
     """Its tables are from a run, and not a placeholder."""
     page = (REPOSITORY / "docs" / "measured" / "architectures.md").read_text()
-    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ") and "works" in line]
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.count("|") == len(PATHS) + 2]
     assert {recipe.name.removeprefix(PREFIX) for recipe in ARCHITECTURES} <= set(rows)
     assert not [word for word in page.split() if word in {"COUNTED", "TABLE", "DEFECTS", "NOT_TRIED"}]
 
