@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.workloads import PROBES
+from fixtures.architectures import ARCHITECTURES
+from fixtures.workloads import PROBES, WORKLOADS
 from harness.execution.runner import Runner
 from harness.execution.worker_pool import free_port
 from harness.judging.correctness import judge
+from harness.paths.registry import PATHS
 from harness.paths.tensor_parallel import TensorParallel
 from harness.records.enums import Dtype, Outcome, Property
+from harness.records.evidence import Case
 from suites.conftest import REPOSITORY
 from suites.meta.builders.processes import is_alive
 
@@ -146,3 +149,32 @@ def test_port_that_was_taken_meanwhile_is_exchanged(runner, planned_case, monkey
 
 free = free_port
 """As it was before a test exchanged it."""
+
+
+@pytest.fixture
+def without_plan():
+    """(case, path) of a model that declares no plan for its ranks."""
+
+    def make(path):
+        [recipe] = [each for each in ARCHITECTURES if each.name == "small_mamba2"]
+        optimization = next(entry for entry in PATHS if entry.name == path)
+        workload = next(entry for entry in WORKLOADS if entry.name == "single")
+        return Case(path, optimization.technique, recipe, workload, "cpu", Dtype.FP32), optimization
+
+    return make
+
+
+@pytest.mark.parametrize("path", ["parallelism.tp2", "parallelism.tp2_torchrun"])
+def test_model_without_a_plan_is_refused_by_whoever_starts_the_ranks(impatient, without_plan, path):
+    """Ranks of torchrun told only that they failed."""
+    case, optimization = without_plan(path)
+    verdict = judge(case, Property.EQUIVALENCE, impatient.evidence(case, optimization))
+    assert verdict.outcome is Outcome.UNSUPPORTED, verdict.message
+    assert "declares no plan for tensor parallelism" in verdict.message
+
+
+def test_plan_given_by_hand_is_not_excused_by_a_model_without_one(impatient, without_plan):
+    """It names modules that the model has not: what was asked for did not run."""
+    case, optimization = without_plan("parallelism.tp2_manual")
+    verdict = judge(case, Property.EQUIVALENCE, impatient.evidence(case, optimization))
+    assert verdict.outcome.fails, verdict.message

@@ -147,3 +147,11 @@ def test_case_that_cannot_run_does_not_try_its_known_failure():
     run = replace(CLEAN, verdicts=(*GOOD, AWAY), selected=4)
     found = gated(run, Forgiven(skips=(ALLOWED,), known_failures=(known,))).gate
     assert found == (f"known failure MISMATCH {FLASH.path} is of no case that was judged",)
+
+
+def test_refusals_of_small_architectures_need_no_entry():
+    """No library supports every one; of any other model the same is red."""
+    refused = replace(AWAY, recipe="small_mamba")
+    run = replace(CLEAN, verdicts=(*GOOD, refused), selected=4)
+    assert gated(run, Forgiven()).gate == ()
+    assert gated(replace(run, verdicts=(*GOOD, replace(AWAY, recipe="mamba"))), Forgiven()).gate

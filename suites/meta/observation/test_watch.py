@@ -17,6 +17,7 @@ from harness.machine.local_kernels import kernel_logs
 from harness.observation.graphs import Computed
 from harness.observation.passes import PROMPT, TOKEN, Passes, mark
 from harness.observation.watch import (
+    _decode_lengths,
     _regions,
     _without_wrappers,
     attention_calls,
@@ -286,3 +287,16 @@ def test_eager_attention_of_every_architecture_is_seen(kind, shape):
         model(input_ids=torch.ones(2, 1, dtype=torch.long), past_key_values=first.past_key_values)
     calls = [(call.phase, call.operator) for call in calls_of(profiled_events(profiler))]
     assert calls == [(phase, "aten::_softmax") for phase in Phase for _ in range(2)]
+
+
+def test_steps_of_eager_are_shorter_than_its_prompt():
+    """Groups of positions are lengths of their own; a cache that eager leaves unused is none that a path may leave."""
+
+    def calls(*decode):
+        prefill = (AttentionCall(Phase.PREFILL, "aten::_softmax", queries=n) for n in (93, 4))
+        return (*prefill, *(AttentionCall(Phase.DECODE, "aten::_softmax", queries=n) for n in decode))
+
+    assert _decode_lengths(calls(1, 1, 1)) == 1
+    assert _decode_lengths(calls(1, 8, 1, 7)) == 3
+    assert _decode_lengths(calls(94, 95, 96)) == 1
+    assert _decode_lengths(()) == 1

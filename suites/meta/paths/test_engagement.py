@@ -226,6 +226,12 @@ def test_weight_that_eager_multiplies_by_itself_may_be_called_once_packed(calls_
     assert (broken("quantization.bnb_nf4", seen) == []) is engaged
 
 
+def test_cache_that_cannot_be_read_is_not_engaged():
+    """A model that attends keeps something: nothing in eager's cache and nothing in the path's proves nothing."""
+    unread = replace(EAGER, eager=replace(EAGER.eager, cache_layers=()), cache_layers=())
+    assert {what for what, *_ in broken("attention.sdpa", unread)} >= {"cache layers", "positions kept by cache layers"}
+
+
 def test_model_without_attention_is_held_to_show_none():
     """State spaces: nothing may attend in their place."""
     none = replace(EAGER, eager=EagerFacts(0, 0, "DynamicCache", ()), attention=(), cache_layers=())
