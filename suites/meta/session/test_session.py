@@ -258,8 +258,8 @@ def test_broken_model_folder_ends_the_session_with_one_line(session, pytester):
     )
 
 
-def test_model_that_breaks_while_the_session_runs_is_an_error(session, pytester):
-    """It was whole when it was checked."""
+def test_model_that_breaks_while_the_session_runs_is_told(session, pytester):
+    """It was whole when it was checked. The library that cannot read it says so, and where."""
     shutil.copytree(REPOSITORY / "fixtures" / "tiny" / "qwen3", pytester.path / "breaks")
     weights = pytester.path / "breaks" / "model.safetensors"
     breaking = (
@@ -268,8 +268,9 @@ def test_model_that_breaks_while_the_session_runs_is_an_error(session, pytester)
     pytester.makepyfile(breaking=breaking)
     result, record = session("-p", "breaking", "--model", "breaks", "--dtype", "fp32")
     assert result.ret == 1
-    assert set(outcomes(record).values()) == {Outcome.ERROR}
-    assert "eager: " in record["verdicts"][0]["message"]
+    assert set(outcomes(record).values()) == {Outcome.CRASHED}
+    assert "eager: SafetensorError: " in record["verdicts"][0]["message"]
+    assert ", raised in transformers/" in record["verdicts"][0]["message"]
 
 
 def test_model_that_was_run_is_told_by_a_digest(session, pytester):
