@@ -357,9 +357,10 @@ def test_page_reproduces_with_the_options_of_the_run(tmp_path, run):
 
 
 def test_options_of_a_session_are_those_that_are_not_the_defaults():
-    asked = Namespace(model=["tiny_qwen3", "a/b"], timing_seconds=TIMING_SECONDS, case_timeout=CASE_TIMEOUT)
-    assert [*as_words(asked)] == ["--model", "tiny_qwen3", "--model", "a/b"]
-    asked = Namespace(model=[], timing_seconds=0.5, case_timeout=900.0)
+    usual = {"timing_seconds": TIMING_SECONDS, "case_timeout": CASE_TIMEOUT}
+    asked = Namespace(model=["tiny_qwen3", "a/b"], trust_remote_code=True, **usual)
+    assert [*as_words(asked)] == ["--model", "tiny_qwen3", "--model", "a/b", "--trust-remote-code"]
+    asked = Namespace(model=[], trust_remote_code=False, timing_seconds=0.5, case_timeout=900.0)
     assert [*as_words(asked)] == ["--timing-seconds", "0.5", "--case-timeout", "900"]
 
 
