@@ -22,6 +22,7 @@ from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded
 
 OWN_CODE = "it comes with Python code of its own, which is not run (read it, then give --trust-remote-code)"
+"""Refusal of a model whose code nobody trusted."""
 LAST_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f")
 """Names of the last norm in transformers' decoders."""
 ENTROPY = 1.0

@@ -20,8 +20,18 @@ NEXT_STEP = {
     Outcome.MISMATCH: "its evidence file has the errors of every phase and row",
 }
 """Next step for a person, by outcome."""
+KNOWN = "; a known defect"
+"""Beginning of what a message adds on a known defect of a library."""
 NUMERICS_CHANGED = "numerics changed: "
 """Prefix of a note in a passing verdict: the number was smaller when it was stored (R2)."""
+
+
+def finding_of(verdict: Verdict) -> str:
+    """Return what a verdict found: its message without the case, the next step, and what is known of it."""
+    said = verdict.message.removeprefix(f"{verdict.case}: ")
+    for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", KNOWN):
+        said = said.partition(rest)[0]
+    return said
 
 
 def judge(

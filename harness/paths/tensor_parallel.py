@@ -69,7 +69,7 @@ class TensorParallel(Optimization):
             ),
         ]
         for index, rank in enumerate(observation.ranks):
-            split = [shard for shard in rank.shards if not _whole(shard)]
+            split = [shard for shard in rank.shards if not stays_whole(shard)]
             parted = [shard for shard in split if shard.kept == self._part(shard)]
             claims += [
                 EngagementCheck(
@@ -111,7 +111,7 @@ class TensorParallel(Optimization):
         Rowwise weights split their inputs, the last dimension, and keep their bias. All others split their outputs, the
         dimension before: rows of a matrix, of embeddings too, and those of each expert.
         """
-        if _whole(shard):
+        if stays_whole(shard):
             return shard.whole
         rowwise = fnmatchcase(shard.style, "*rowwise*") and not shard.style.startswith("embedding")
         if len(shard.whole) == 1:
@@ -126,6 +126,6 @@ class TensorParallel(Optimization):
         return round(rank.bytes_whole - each * left_out)
 
 
-def _whole(shard: Shard) -> bool:
+def stays_whole(shard: Shard) -> bool:
     """Return whether the plan leaves a parameter whole on every rank."""
     return any(fnmatchcase(shard.style, pattern) for pattern in WHOLE_ON_EACH)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError
 from harness.profiles.baselines import Baselines, read_baselines
-from harness.profiles.defects import LibraryDefect, read_defects
+from harness.profiles.defects import LibraryDefect
 from harness.profiles.exceptions import Disclaimer, KnownFailure, Skip
 from harness.profiles.fault_results import FILE as FAULTS
 from harness.profiles.fault_results import refuse_survivors
@@ -49,13 +49,9 @@ class Expectations:
 
 
 def sound_profiles(root: Path) -> tuple[Profile, ...]:
-    """Read the profiles of a checkout, and the known defects beside them.
-
-    Raises HarnessError if a file cannot be read, two profiles match alike, or one has a limit under which a fault of
-    the catalogue would survive.
-    """
+    """Read the profiles of a checkout. Raises HarnessError if one cannot be read, matches the same as another, or has a
+    limit under which a fault of the catalogue would survive."""
     profiles = read_profiles(root / BASELINES)
-    read_defects(root / BASELINES)
     for profile in profiles:
         try:
             refuse_survivors(profile.limits, root / FAULTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fixtures.architectures import ARCHITECTURES, PREFIX
-from harness.judging.correctness import NEXT_STEP
+from harness.judging.correctness import finding_of
 from harness.profiles.defects import LibraryDefect
 from harness.records.enums import Outcome
 from harness.records.run import Run, Verdict
@@ -59,23 +59,20 @@ def defects(run: Run, known: tuple[LibraryDefect, ...]) -> list[str]:
 
     The reason is that of a known defect, or else what the verdict says.
     """
-    found: dict[tuple[str, str, str], list[str]] = {}
+    by_reason: dict[tuple[str, str, str], list[str]] = {}
     for (name, path), verdict in sorted(verdicts_of(run).items()):
         outcome = outcome_of(verdict)
         if outcome not in (Outcome.PASS, Outcome.UNSUPPORTED):
             key = path, WORDS.get(outcome, str(outcome)).strip("*"), _why(verdict, known)
-            found.setdefault(key, []).append(f"`{name.removeprefix(PREFIX)}`")
-    rows = [[f"`{path}`", word, why, ", ".join(names)] for (path, word, why), names in sorted(found.items())]
+            by_reason.setdefault(key, []).append(f"`{name.removeprefix(PREFIX)}`")
+    rows = [[f"`{path}`", word, why, ", ".join(names)] for (path, word, why), names in sorted(by_reason.items())]
     return markdown_table([["path", "", "reason", "architectures"], *rows])
 
 
 def _why(verdict: Verdict, known: tuple[LibraryDefect, ...]) -> str:
     if reason := next((defect.reason for defect in known if defect.covers(verdict)), ""):
         return reason
-    said = verdict.message.removeprefix(f"{verdict.case}: ")
-    for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", "; a known defect"):
-        said = said.partition(rest)[0]
-    return said
+    return finding_of(verdict)
 
 
 def not_tried() -> list[str]:

@@ -17,6 +17,7 @@ from harness.paths.caching import DynamicCache, NoCache, StaticCache
 from harness.paths.compilation import CompiledStaticCache, allowed_for_lengths
 from harness.paths.eager import Eager
 from harness.paths.registry import PATHS
+from harness.paths.tensor_parallel import stays_whole
 from harness.records.enums import Property, Technique
 from harness.records.measurements import Sample
 from harness.records.run import Verdict
@@ -221,7 +222,7 @@ def ranks_shard_and_cost_memory(asked: ClaimTrial) -> Verdict:
     launch = asked.optimization.launch()
     ranks = asked.cases.runner.observe_ranks(asked.case, asked.optimization, count=launch.ranks)
     kept, whole = sum(rank.bytes_kept for rank in ranks), ranks[0].bytes_whole
-    shards = [shard for rank in ranks for shard in rank.shards if not shard.style.startswith("replicated")]
+    shards = [shard for rank in ranks for shard in rank.shards if not stays_whole(shard)]
     unsplit = sum(math.prod(shard.kept) * len(ranks) != math.prod(shard.whole) for shard in shards)
     parts = [
         ClaimNumber("split", "shards that the plan splits", exactly(len(shards)), len(ranks)),

@@ -11,7 +11,7 @@ import typer
 from harness.commands.options import AsJson, print_result
 from harness.commands.reproduce.script import Found, script_of
 from harness.errors import HarnessError
-from harness.judging.correctness import NEXT_STEP
+from harness.judging.correctness import finding_of
 from harness.paths.base import Optimization
 from harness.records.codec import write_text
 from harness.records.enums import Outcome, Technique, Tolerance
@@ -52,8 +52,8 @@ def reproduce(
     refuse_more_than_settings(found_case, optimization)
     path = output or Path(f"{found_case.recipe.name}-{optimization.name}.py")
     verdict = _verdict(run, case) if run else None
-    found = Found(_quoted(verdict), baseline=verdict is not None and verdict.outcome is Outcome.BASELINE_UNTRUSTED)
-    write_text(path, script_of(found_case, optimization, _prompts(found_case), found, name=path.name))
+    told = Found(_quoted(verdict), baseline=verdict is not None and verdict.outcome is Outcome.BASELINE_UNTRUSTED)
+    write_text(path, script_of(found_case, optimization, _prompts(found_case), told, name=path.name))
     print_result({"script": path}, [f"written: {path}"], as_json=as_json)
 
 
@@ -83,10 +83,7 @@ def _quoted(verdict: Verdict | None) -> str:
     if verdict is None:
         return ""
     outcome = verdict.forgiven or verdict.outcome
-    message = verdict.message.removeprefix(f"{verdict.case}: ")
-    for rest in (*(f" ({step}" for step in NEXT_STEP.values()), " (read ", "; a known defect"):
-        message = message.partition(rest)[0]
-    return f"Found as {outcome}: {message}."
+    return f"Found as {outcome}: {finding_of(verdict)}."
 
 
 def _prompts(case: Case) -> list[list[int]]:

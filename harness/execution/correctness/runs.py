@@ -95,8 +95,10 @@ def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation
 
 @contextmanager
 def in_float64(setup: CaseSetup) -> Iterator[None]:
-    """Promote to float64 what a model wants to compute in float32. Raises NotExact if any operator computed
-    below float64 nevertheless."""
+    """Promote to float64 what a model wants to compute in float32.
+
+    If any operator computed below float64 nevertheless, raises NotExact, or ReferenceInvalid for a model of ours.
+    """
     with PromoteToFloat64(), PrecisionAudit() as audit:
         yield
     if audit.lower:
