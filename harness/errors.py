@@ -63,7 +63,7 @@ class ReferenceInvalid(HarnessError):
 
 
 class NotExact(Incompatible):
-    """A model that computes below float64 whatever it is asked for, so that there is no reference for it."""
+    """A model of which there is no exact reference: it computes below float64 whatever it is asked for."""
 
 
 class LibraryRaised(HarnessError):
@@ -89,10 +89,20 @@ class WorkerTimedOut(WorkerFailed):
 class WorkerRaised(WorkerFailed):
     """A request that raised inside the worker, or could not be sent there."""
 
-    def __init__(self, message: str, *, log: str = "", incompatible: bool = False, by_library: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        log: str = "",
+        incompatible: bool = False,
+        by_library: bool = False,
+        not_exact: bool = False,
+    ) -> None:
         super().__init__(message, log=log)
         self.incompatible = incompatible
         """True if the request raised Incompatible or HubSilent: the case cannot run here."""
+        self.not_exact = not_exact
+        """True if it raised NotExact: another reference is possible."""
         self.by_library = by_library
         """True if a library raised while it did what was asked of it, and not this project."""
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.execution.setup import CASE_TIMEOUT
-from harness.records.enums import Tier
-from harness.session.option_values import place, positive, seconds, shard
+from harness.records.enums import Reference, Tier
+from harness.session.option_values import gib, place, positive, seconds, shard
 from harness.session.request import TIMING_SECONDS, SessionOptions
 
+AUTOMATIC = "auto"
+"""Value of an option that leaves the choice to the session."""
 INVARIANT_EXAMPLES = 6
 """Number of examples drawn for each relation by default."""
 
@@ -35,6 +37,21 @@ def add_options(group: Any) -> None:
         "--trust-remote-code",
         action="store_true",
         help="run Python code that comes with a model of --model; without it such a model is refused",
+    )
+    group.addoption(
+        "--reference",
+        choices=[AUTOMATIC, *map(str, Reference)],
+        default=AUTOMATIC,
+        help="run that everything is compared with: float64, the whole model in it; by_layer, float64 with one layer "
+        "widened at a time, as exact and slower; float32; own, eager in the case's own dtype, whose faults are not "
+        "seen (default: the first that fits into --memory)",
+    )
+    group.addoption(
+        "--memory",
+        metavar="GIB",
+        type=gib,
+        help="memory that one model may take; what does not fit is not run, and said (default: what is free on the "
+        "device, or on the host)",
     )
     group.addoption(
         "--tier",
@@ -115,6 +132,8 @@ def session_options(options: Namespace, root: Path) -> SessionOptions:
         gate=options.gate,
         resume=place(options.resume) if options.resume else None,
         shard=f"{number}/{count}" if count > 1 else "",
+        reference=None if options.reference == AUTOMATIC else Reference(options.reference),
+        memory=options.memory,
         words=tuple(as_words(options)),
     )
 
@@ -126,8 +145,10 @@ def as_words(options: Namespace) -> Iterator[str]:
     if options.trust_remote_code:
         yield "--trust-remote-code"
     for name, value, default in (
+        ("--reference", options.reference, AUTOMATIC),
+        ("--memory", options.memory, None),
         ("--timing-seconds", options.timing_seconds, TIMING_SECONDS),
         ("--case-timeout", options.case_timeout, CASE_TIMEOUT),
     ):
         if value != default:
-            yield from (name, f"{value:g}")
+            yield from (name, value if isinstance(value, str) else f"{value:g}")

@@ -10,6 +10,7 @@ import shlex
 import signal
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,8 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
     refuse_device(device, inventory)
     if device != "cpu":
         inventory = with_memory(inventory)
+        if option.memory is not None:
+            inventory = replace(inventory, free_bytes=int(option.memory * 2**30))
     return SessionPlan(
         catalogue,
         inventory,

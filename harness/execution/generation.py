@@ -170,6 +170,8 @@ def generation(prompt_logits: Tensor, step_logits: Tensor, tokens: Tensor, mask:
 
 def joined(parts: list[Generation]) -> Generation:
     """Join runs as the rows of one. Shorter prompts are padded on the left with positions that are not valid."""
+    if len(parts) == 1:
+        return parts[0]
     widest = max(part.valid.shape[1] for part in parts)
     gaps = [widest - part.valid.shape[1] for part in parts]
     return Generation(

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from harness.errors import HubSilent, Incompatible, ModelUnavailable, UnknownName, first_line
+from harness.errors import HubSilent, Incompatible, ModelUnavailable, NotExact, UnknownName, first_line
 from harness.execution.generation import Batch, set_plain_greedy
 from harness.execution.setup import CaseRun, has_tokenizer
 from harness.records.enums import Dtype
@@ -55,13 +55,18 @@ def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping
         if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
-    if dtype is Dtype.FP64 and getattr(model.config, "quantization_config", None):
-        raise Incompatible("its weights are quantized already, so that there is no exact reference of them")
     if dtype is Dtype.FP64:
+        refuse_quantized(model)
         for parameter in model.parameters():  # some stay in float32 whatever is asked for, as gates of experts
             parameter.data = parameter.data.double()
     placed = {"device_map", "distributed_config"} & arguments.keys()
     return model.eval() if placed else model.eval().to(device)
+
+
+def refuse_quantized(model: Any) -> None:
+    """Raise NotExact if the weights of a model are quantized already."""
+    if getattr(model.config, "quantization_config", None):
+        raise NotExact("its weights are quantized already, so that there is no exact reference of them")
 
 
 def load_config(recipe: ModelSpec) -> Any:

@@ -28,7 +28,6 @@ from harness.execution.tensor_files import keep_compared, read_generation, save_
 from harness.execution.vector_math import choose_vector_math
 from harness.observation.caches import CacheState
 from harness.paths.base import engagement
-from harness.records.enums import Dtype
 from harness.records.evidence import Comparison, PrecisionRun
 from harness.records.observation import Observation, Rank, Shard
 
@@ -91,7 +90,7 @@ def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, C
     else:
         runs = [read_generation(file) for file in files]
         alike = [identical(replace(each, states=()), replace(runs[0], states=())) for each in runs]
-        reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+        reference, eager = read_generation(setup.reference_file(dtype)), read_generation(setup.file(dtype))
         states = tuple(_joined(list(parts)) for parts in zip(*(each.states for each in runs), strict=True))
         heads = [[run.keys[0].shape[1] for run in each.states if run.keys] for each in (runs[0], reference)]
         parted = heads[0] < heads[1]
@@ -103,7 +102,7 @@ def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, C
 
 
 def _generate(run: CaseRun, rank: int) -> tuple[Any, Observation]:
-    reference = read_generation(run.setup.file(Dtype.FP64))
+    reference = read_generation(run.setup.reference_file(run.dtype))
     model, batches = load_run(run)
     if getattr(run.optimization.load_options(run.dtype).get("distributed_config"), "tp_plan", None) == "auto":
         _refuse_without_plan(model)

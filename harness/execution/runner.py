@@ -26,9 +26,10 @@ from harness.execution.speed.alternating import AlternatingSides, alternate
 from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import WorkerPool
 from harness.machine.jobs import is_small
+from harness.machine.model_size import ModelSize, Room, size_of_folder
 from harness.machine.requirements import ExtensionBuild
 from harness.paths.base import Aspect, Optimization
-from harness.records.enums import Dtype, Outcome
+from harness.records.enums import Dtype, Outcome, Reference
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, MemoryComparison, Peaks, Speed
 from harness.records.observation import CACHE_CLASSES, SERVED, SPREAD, Rank
@@ -62,6 +63,10 @@ class Runner(WorkerPool):
     """CPU threads of workers that run small, untimed models; 0 leaves the number to torch."""
     reference_fault: str = ""
     """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`."""
+    reference: Reference | None = None
+    """Reference that was requested; None for the most precise one that there is room for."""
+    memory_bytes: int = 0
+    """Bytes that a worker may take; 0 if nobody counts them."""
 
     def evidence(
         self,
@@ -78,10 +83,17 @@ class Runner(WorkerPool):
         trusts: list[EagerCheck] = []
         unseen = self.why_unseen(optimization)
         floor, why_none = 0.0, {"failure": unseen} if unseen else {}
-        for dtype in () if unseen else rungs or optimization.rungs(case):
+        reference, left_out = Reference.FLOAT64, ""
+        try:
+            if not unseen:
+                reference = self.reference_of(case)
+                rungs, left_out = self._fitting(rungs or optimization.rungs(case), case, reference)
+        except WorkerFailed as error:
+            why_none, rungs = {"reference_failure": failure_of(error, "eager")}, ()
+        for dtype in () if unseen else rungs:
             try:
                 run = replace(self.case_run(case, optimization, fault=fault), dtype=dtype)
-                run = replace(run, setup=replace(run.setup, kept=kept))
+                run = replace(run, setup=replace(run.setup, kept=kept, reference=reference))
                 floor, trust = self.eager(run.setup, dtype)
             except WorkerFailed as error:
                 why_none = {"reference_failure": failure_of(error, "eager")}
@@ -100,8 +112,58 @@ class Runner(WorkerPool):
             rungs=tuple(rungs_run),
             trusts=tuple(trusts),
             floor=floor,
+            reference=reference,
+            left_out=left_out,
             **why_none,
         )
+
+    def reference_of(self, case: Case) -> Reference:
+        """Return the reference of a case: the one that was requested, or the most precise one that can be had.
+
+        Raises WorkerFailed if the model cannot even be loaded.
+        """
+        if self.reference:
+            return self.reference
+        size = self._size(case)
+        reference = Room(self.memory_bytes, case.device).reference(size, case.dtype) if size else Reference.FLOAT64
+        if reference in {Reference.FLOAT64, Reference.BY_LAYER}:
+            try:
+                self._floor(replace(self.setup(case), reference=reference), case.dtype)
+            except WorkerRaised as error:
+                return Reference.OWN if error.not_exact else reference
+            except WorkerFailed:
+                pass  # told when the reference is asked for
+        return reference
+
+    def _size(self, case: Case) -> ModelSize | None:
+        """Return the size of a case's model if somebody counts memory, and it is large enough to count."""
+        if not self.memory_bytes or is_small(case.recipe):
+            return None
+        source = self._loadable(case.recipe).source
+        return size_of_folder(Path(source.path)) if isinstance(source, Folder) else None
+
+    def _fitting(self, rungs: tuple[Dtype, ...], case: Case, reference: Reference) -> tuple[tuple[Dtype, ...], str]:
+        """Return the dtypes that can be judged by a reference and have room, and a clause for what is left out.
+
+        Raises WorkerRaised if there is no room for the case's own dtype.
+        """
+        coarse = {Reference.OWN: set(Dtype) - {case.dtype}, Reference.FLOAT32: {Dtype.FP32}}.get(reference, set())
+        if case.dtype in coarse:
+            raise WorkerRaised(
+                f"a reference in {reference} judges no run in {case.dtype} (give --reference own)", incompatible=True
+            )
+        size, room = self._size(case), Room(self.memory_bytes, case.device)
+        crowded = {dtype for dtype in rungs if size and not room.holds(dtype.bytes * size.parameters)}
+        if size and case.dtype in crowded:
+            raise WorkerRaised(
+                f"needs {room.needed(case.dtype.bytes * size.parameters) / 2**30:.3g} GiB for the model in "
+                f"{case.dtype}, and {room.bytes / 2**30:.3g} GiB are free",
+                incompatible=True,
+            )
+        kept = tuple(dtype for dtype in rungs if dtype not in coarse | crowded)
+        why = "no room" if crowded else "no reference that is more precise"
+        gone = ", ".join(dtype for dtype in rungs if dtype not in kept)
+        return kept, f"not run in {gone}: {why}" if gone else ""
 
     def timed(
         self, measurements: Measurements, case: Case, optimization: Optimization, sampling: Sampling
@@ -268,13 +330,18 @@ class Runner(WorkerPool):
 
     def eager(self, setup: CaseSetup, dtype: Dtype) -> tuple[float, EagerCheck]:
         """Return the reference's floor and the trust in eager in `dtype`, computed once, a failure included."""
-        about = f"{setup.device}-{setup.recipe.name}-{setup.workload.name}"
         setup = replace(setup, fault=self.reference_fault)
-        threads = self._threads(setup)
-        floor = self.once((about,), f"reference-{about}", references.make_reference, setup, threads=threads)
+        about, threads = setup.file(dtype).stem, self._threads(setup)
+        floor = self._floor(setup, dtype)
         request = (setup, dtype, self.probes)
-        trust = self.once((about, dtype), f"eager-{about}-{dtype}", references.measure_eager, *request, threads=threads)
+        trust = self.once((about,), f"eager-{about}", references.measure_eager, *request, threads=threads)
         return floor, trust
+
+    def _floor(self, setup: CaseSetup, dtype: Dtype) -> float:
+        """Return the reference's floor, computed once. It is of `dtype` where eager itself is the reference."""
+        setup = replace(setup, fault=self.reference_fault, kept=None)
+        name = f"reference-{setup.reference_file(dtype).stem}"
+        return self.once((name,), name, references.make_reference, setup, dtype, threads=self._threads(setup))
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:

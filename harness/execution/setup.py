@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.paths.base import Optimization
 from harness.paths.eager import Eager
-from harness.records.enums import Dtype
+from harness.records.enums import Dtype, Reference
 from harness.records.workload import ModelSpec, Workload
 
 CASE_TIMEOUT = 300.0
@@ -37,13 +37,26 @@ class CaseSetup:
     kept: Path | None = None
     """Folder in which the compared tensors are left for other rules to judge; None to keep none."""
 
+    reference: Reference = Reference.FLOAT64
+    """Run that the candidate and eager are compared with."""
+
+    @property
+    def name(self) -> str:
+        """Name of model, workload and device, fit for files."""
+        return f"{self.recipe.name}-{self.workload.name}-{self.device}"
+
     def file(self, dtype: Dtype) -> Path:
-        """Return the file of eager's tensors in that dtype. The one in float64 is the reference."""
-        return self.scratch / f"{self.recipe.name}-{self.workload.name}-{self.device}-{dtype}.pt"
+        """Return the file of eager's tensors in that dtype, as the reference is compared with them."""
+        return self.scratch / f"{self.name}-{dtype}-{self.reference}.pt"
+
+    def reference_file(self, dtype: Dtype) -> Path:
+        """Return the file of the reference's tensors. Without a more precise format each dtype has its own."""
+        own = f"-{dtype}" if self.reference is Reference.OWN else ""
+        return self.scratch / f"{self.name}{own}-{self.reference}.reference"
 
     def facts(self, dtype: Dtype) -> Path:
         """Return the file of what eager showed of itself in that dtype."""
-        return self.file(dtype).with_suffix(".facts")
+        return self.scratch / f"{self.name}-{dtype}.facts"
 
     def eager(self, dtype: Dtype) -> CaseRun:
         """Return eager's run in `dtype` on the same inputs, without the fault."""
@@ -61,7 +74,8 @@ class CaseRun:
     @property
     def verified(self) -> Path:
         """File of the tokens that the optimization chose in the free run that was compared."""
-        return self.setup.file(self.dtype).with_suffix(f".{self.optimization.name}.pt")
+        setup = self.setup
+        return setup.scratch / f"{setup.name}-{self.dtype}-{self.optimization.name}.verified"
 
 
 @dataclass(frozen=True)

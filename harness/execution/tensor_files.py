@@ -28,7 +28,8 @@ def save_generation(generation: Generation, path: Path) -> None:
 
 
 def read_generation(path: Path) -> Generation:
-    held = torch.load(path, weights_only=True)
+    """Read what `save_generation` wrote. Its pages are those of the file until they are used."""
+    held = torch.load(path, weights_only=True, mmap=True)
     states = tuple(CacheState(**state) for state in held.pop("states"))
     return Generation(**held, states=states)
 

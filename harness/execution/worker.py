@@ -31,6 +31,7 @@ from harness.errors import (
     HubSilent,
     Incompatible,
     LibraryRaised,
+    NotExact,
     WorkerDied,
     WorkerFailed,
     WorkerRaised,
@@ -289,7 +290,13 @@ def _answer(request: bytes, log: str) -> Any:
         if isinstance(error, HarnessError):  # complete without its trace
             declared = isinstance(error, Incompatible | HubSilent)
             by_library = isinstance(error, LibraryRaised)
-            return WorkerRaised(line, log=log if by_library else "", incompatible=declared, by_library=by_library)
+            return WorkerRaised(
+                line,
+                log=log if by_library else "",
+                incompatible=declared,
+                by_library=by_library,
+                not_exact=isinstance(error, NotExact),
+            )
         place = place_in_library(error)
         raised = f"{type(error).__name__}: {line}" + (f", raised in {place}" if place else "")
         return WorkerRaised(raised, log=log, by_library=bool(place))

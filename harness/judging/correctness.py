@@ -9,7 +9,7 @@ from harness.judging.correctness_rules import changed, findings, growth, trust_f
 from harness.judging.verdicts import failed, verdict_on
 from harness.profiles.limits import LIMITS, Limits
 from harness.profiles.numerics import StoredNumerics
-from harness.records.enums import Dtype, Outcome, Property
+from harness.records.enums import Dtype, Outcome, Property, Reference
 from harness.records.evidence import Case, EagerCheck, Engagement, Evidence, PrecisionRun
 from harness.records.finding import LimitCheck, numbers_of
 from harness.records.run import Verdict
@@ -22,6 +22,13 @@ NEXT_STEP = {
 """Next step for a person, by outcome."""
 KNOWN = "; a known defect"
 """Beginning of what a message adds on a known defect of a library."""
+REFERENCES = {
+    Reference.FLOAT64: "",
+    Reference.BY_LAYER: "reference: float64, one layer at a time, as exact as the whole model",
+    Reference.FLOAT32: "reference: float32, which cannot show errors below 1e-6",
+    Reference.OWN: "reference: eager in the same dtype, whose own faults are not seen, and whose error is estimated",
+}
+"""Words of a verdict for each reference; none for the usual one."""
 NUMERICS_CHANGED = "numerics changed: "
 """Prefix of a note in a passing verdict: the number was smaller when it was stored (R2)."""
 
@@ -103,27 +110,31 @@ def _engagement(
 def _equivalence(
     case: Case, property_: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
 ) -> Verdict | None:
-    of_eager = [
-        finding
-        for eager_check in _eager_checks(case, evidence)
-        for finding in trust_findings(eager_check, floor=evidence.floor)
-    ]
+    against = REFERENCES[evidence.reference]
+    of_eager = [finding for eager_check in _eager_checks(case, evidence) for finding in _trust(evidence, eager_check)]
     if any(finding.violated for finding in of_eager):
-        return _violation(case, property_, Outcome.BASELINE_UNTRUSTED, of_eager)
+        return _violation(case, property_, Outcome.BASELINE_UNTRUSTED, of_eager, against=against)
     checks = _findings(case, evidence, limits, stored)
     if any(finding.violated for finding in checks):
-        return _violation(case, property_, Outcome.MISMATCH, checks)
+        return _violation(case, property_, Outcome.MISMATCH, checks, against=against)
     return None
 
 
-def _violation(
-    case: Case, property_: Property, outcome: Outcome, checks: list[LimitCheck], *, next_step: str = ""
+def _violation(  # noqa: PLR0913 - what is wrong, and what is said of it
+    case: Case,
+    property_: Property,
+    outcome: Outcome,
+    checks: list[LimitCheck],
+    *,
+    next_step: str = "",
+    against: str = "",
 ) -> Verdict:
     most = max(checks, key=lambda finding: finding.excess)
     more = sum(finding.violated for finding in checks) - 1
-    also = f", and {more} more" if more else ""
+    found = f"{most}, and {more} more" if more else str(most)
     todo = next_step or NEXT_STEP[outcome]
-    return verdict_on(case, property_, outcome, f"{case.id}: {most}{also} ({todo})", numbers_of(checks))
+    message = f"{case.id}: {found}{against and f'; {against}'} ({todo})"
+    return verdict_on(case, property_, outcome, message, numbers_of(checks))
 
 
 def _passed(
@@ -135,7 +146,11 @@ def _passed(
         return verdict_on(case, property_, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     checks = _findings(case, evidence, limits, stored)
     counted = {run.dtype for run in _counted(case, evidence)}
-    ladder = "" if Dtype.FP32 in counted else f"{', '.join(sorted(counted))} only, {_instead(case, evidence)}; "
+    against = REFERENCES[evidence.reference]
+    ladder = against and f"{against}; "
+    if Dtype.FP32 not in counted:
+        why = f" ({evidence.left_out})" if evidence.left_out else ""
+        ladder += f"{', '.join(sorted(counted))} only{why}, {_instead(case, evidence)}; "
     missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
     ladder += "".join(f"not compared: {name}; " for name in missing)
     if not evidence.trained:
@@ -189,5 +204,9 @@ def _eager_checks(case: Case, evidence: Evidence) -> list[EagerCheck]:
         eager_check
         for eager_check in evidence.trusts
         if eager_check.dtype in {Dtype.FP32, case.dtype}
-        or not any(finding.violated for finding in trust_findings(eager_check, floor=evidence.floor))
+        or not any(finding.violated for finding in _trust(evidence, eager_check))
     ]
+
+
+def _trust(evidence: Evidence, eager_check: EagerCheck) -> list[LimitCheck]:
+    return trust_findings(eager_check, floor=evidence.floor, reference=evidence.reference)

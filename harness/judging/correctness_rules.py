@@ -15,7 +15,7 @@ from dataclasses import replace
 from harness.errors import HarnessError
 from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Budget, Limits
 from harness.profiles.numerics import L3_SHARE, R2_FACTOR, StoredNumerics
-from harness.records.enums import Dtype, Tolerance
+from harness.records.enums import Dtype, Reference, Tolerance
 from harness.records.evidence import GROUP, Comparison, EagerCheck, Operators, PrecisionRun, Scheme, StratumError
 from harness.records.finding import LimitCheck, quotient
 from harness.statistics import at_least
@@ -37,6 +37,8 @@ in float32 whatever the dtype, and err in proportion to the position. Trained sm
 positions."""
 FLOOR = 1e-3
 """Share of eager's error that the reference's own, cached against uncached, may reach. About 1e-9 is normal."""
+FLOOR_OF_OWN = 4.0
+"""The same where eager itself is the reference: cached and uncached are then two orders of the same roundings."""
 RECALL = 0.99
 """Share of the recall probe's determined tokens that eager must generate."""
 
@@ -231,13 +233,14 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     yield _none("R5", f"{dtype}.diverged", diverged, label)
 
 
-def trust_findings(eager: EagerCheck, *, floor: float) -> list[LimitCheck]:
+def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Reference.FLOAT64) -> list[LimitCheck]:
     """Return what eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
+    most_floor = FLOOR_OF_OWN if reference is Reference.OWN else FLOOR
     most = ULPS_OF_EAGER if eager.trained else ULPS_OF_RANDOM
     share = floor / eager.relative_error if eager.relative_error else math.inf  # no error: it is the reference itself
     checks = [
         LimitCheck(
-            "floor", f"{eager.dtype}.floor", f"the reference's own error over {eager.dtype} eager's", share, FLOOR
+            "floor", f"{eager.dtype}.floor", f"the reference's own error over {eager.dtype} eager's", share, most_floor
         ),
         _none(
             "repeat",

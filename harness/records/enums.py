@@ -18,6 +18,11 @@ class Dtype(StrEnum):
         return {"fp64": "float64", "fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self]
 
     @property
+    def bytes(self) -> int:
+        """Bytes of a value."""
+        return {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}[self]
+
+    @property
     def mantissa_bits(self) -> int:
         """Stored bits of the significand. Neighbours around x lie 2**(floor(log2|x|) - mantissa_bits) apart."""
         return {"fp64": 52, "fp32": 23, "fp16": 10, "bf16": 7}[self]
@@ -121,6 +126,19 @@ class Tolerance(StrEnum):
     """Quantizes activations at run time, too. End to end any rounding is amplified to the size of the scheme's own
     error, so each linear layer is compared like REORDERED with the scheme's arithmetic on the same inputs. Must stay
     within the scheme's budget."""
+
+
+class Reference(StrEnum):
+    """Run of eager that a candidate, and eager in each dtype, are compared with. The first that fits is taken."""
+
+    FLOAT64 = "float64"
+    """The whole model in float64: 8 bytes for each parameter."""
+    BY_LAYER = "by_layer"
+    """Float64 as well, and as exact: a layer is widened while it computes, and else kept as in its file."""
+    FLOAT32 = "float32"
+    """The whole model in float32. No fp32 run can be judged by it."""
+    OWN = "own"
+    """Eager in the candidate's own dtype. Eager's error is estimated, and its faults are not seen."""
 
 
 class Outcome(StrEnum):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.records.enums import Dtype, Outcome, Technique, Tolerance
+from harness.records.enums import Dtype, Outcome, Reference, Technique, Tolerance
 from harness.records.observation import Deprecation
 from harness.records.workload import ModelSpec, Workload
 
@@ -330,6 +330,10 @@ class Evidence:
     """Names of the scheme's budgets in the table of limits, joined by `+`; empty if it has none."""
     trained: bool = True
     """Whether the weights were trained. Budgets are of trained ones; what rounding does to random ones says nothing."""
+    reference: Reference = Reference.FLOAT64
+    """Run that everything was compared with."""
+    left_out: str = ""
+    """Dtype that was not run because of its memory, as a clause; empty if there is none."""
 
     def __post_init__(self) -> None:
         if self.failure or self.reference_failure:

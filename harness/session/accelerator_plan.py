@@ -10,7 +10,7 @@ from harness.machine.requirements import DeviceMemory, Package
 from harness.paths.base import Optimization
 from harness.records.enums import Bottleneck, Dtype, Technique, Tier
 from harness.records.workload import ModelSpec
-from harness.session.plan import Catalogue, Planned, gib_of, plan
+from harness.session.plan import ACCELERATOR_DTYPE, Catalogue, Planned, gib_of, plan
 
 PAYS = {Technique.ATTENTION: Bottleneck.PREFILL, Technique.CONTINUOUS_BATCHING: Bottleneck.BATCH}
 """Load in which a technique should pay on an accelerator, if it is another than decoding for one sequence."""
@@ -81,15 +81,17 @@ def choose_models(catalogue: Catalogue, inventory: Inventory) -> ChosenModels:
     If it holds none of a kind, the smallest is planned, and its cases say why they cannot run. The smallest is chosen
     too if the free memory is not known. A catalogue without whole models is timed on its own.
     """
-    slices, left = _fitting(catalogue.slices, inventory)
-    whole, left_whole = _fitting(catalogue.whole, inventory)
+    slices, left = _fitting(catalogue.slices, inventory, each=Dtype.FP64.bytes)
+    whole, left_whole = _fitting(catalogue.whole, inventory, each=2 * ACCELERATOR_DTYPE.bytes)  # eager beside it
     return ChosenModels(slices, whole or catalogue.models, (*left, *left_whole))
 
 
-def _fitting(models: tuple[ModelSpec, ...], inventory: Inventory) -> tuple[tuple[ModelSpec, ...], tuple[str, ...]]:
-    """Return the models that the memory holds, and a clause for each other one."""
+def _fitting(
+    models: tuple[ModelSpec, ...], inventory: Inventory, *, each: int
+) -> tuple[tuple[ModelSpec, ...], tuple[str, ...]]:
+    """Return the models that the memory holds with `each` bytes for a parameter, and a clause for each other one."""
     free = inventory.free_bytes
-    needs = {model: DeviceMemory(gib) for model in models if (gib := gib_of(model.source))}
+    needs = {model: DeviceMemory(gib) for model in models if (gib := gib_of(model.source, each=each))}
     unmet = [model for model, need in needs.items() if free is None or need.gib * 2**30 > free]
     fit = tuple(model for model in models if model not in unmet) or models[:1]
     unknown = ", and the free memory is not known" if free is None else ""

@@ -13,6 +13,8 @@ MOST = 1_000_000
 """Largest whole number that an option takes."""
 LONGEST_SECONDS = 1e6
 """Largest number of seconds that an option takes, 11 days. The kernel's alarms and waits overflow beyond 68 years."""
+MOST_GIB = 1e6
+"""Largest number of GiB that an option takes: a thousand times what a machine has."""
 
 
 def positive(given: str) -> int:
@@ -38,6 +40,16 @@ def seconds(given: str) -> float:
         raise ArgumentTypeError(
             f"is {given:.40}, but should be a number of seconds above 0, at most {LONGEST_SECONDS:g}"
         )
+    return number
+
+
+def gib(given: str) -> float:
+    try:
+        number = float(given)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= MOST_GIB:
+        raise ArgumentTypeError(f"is {given:.40}, but should be a number of GiB above 0, at most {MOST_GIB:g}")
     return number
 
 

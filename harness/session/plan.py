@@ -13,6 +13,7 @@ from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
+from harness.machine.model_size import Room
 from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, RealDevice
 from harness.paths.base import Optimization
 from harness.profiles.defects import OURS
@@ -284,21 +285,20 @@ def needs(optimization: Optimization, case: Case) -> tuple[Need, ...]:
     model: tuple[Need, ...] = ()
     if isinstance(source, Hub):
         model = (HubModel(source.repository, source.revision),)
-    elif gib := gib_of(source):
-        model = (DeviceMemory(gib),)
-        if case.workload.timed and gib > TIMED_ANYWHERE:
+    elif least := gib_of(source, each=case.dtype.bytes):
+        model = (DeviceMemory(least),)
+        if case.workload.timed and gib_of(source) > TIMED_ANYWHERE:
             model = (RealDevice(), *model)
     return (Device(), *model, *optimization.needs())
 
 
-def gib_of(source: Folder | Hub | Seeded) -> float:
+def gib_of(source: Folder | Hub | Seeded, *, each: int = 8) -> float:
     """Return the GiB of a device that a model needs, to two digits; 0 if its shape is not known.
 
-    Its reference in float64 is the largest load: as large as four models in bfloat16. A tenth more is for caches and
-    activations, and 2 GiB are CUDA's.
+    `each` is the number of bytes for each parameter: those of its dtype at least, and 8 for a reference in float64.
     """
     weights = source.parameters if isinstance(source, Seeded) else None
-    return float(f"{1.1 * 8 * weights / 2**30 + 2:.2g}") if weights else 0.0
+    return float(f"{Room(0, 'cuda').needed(each * weights) / 2**30:.2g}") if weights else 0.0
 
 
 def device_gib(case: Case) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from harness.execution.setup import CASE_TIMEOUT
-from harness.records.enums import Property, Tier
+from harness.records.enums import Property, Reference, Tier
 from harness.session.plan import Planned
 
 TIMING_SECONDS = 30.0
@@ -33,6 +33,10 @@ class SessionOptions:
     """Folder of a run to go on with; None to make a new one."""
     shard: str = ""
     """K/N if the session runs a share of the cases; else empty."""
+    reference: Reference | None = None
+    """Run that everything is compared with; None for the most precise one that there is room for."""
+    memory: float | None = None
+    """GiB that one model may take; None for what is free."""
     words: tuple[str, ...] = ()
     """Options for models and times, as words of the command line."""
 

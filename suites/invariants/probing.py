@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
-from harness.execution.correctness.runs import exact_runs, in_float64, watched_run
+from harness.execution.correctness.runs import free_and_forced, in_float64, watched_run
 from harness.execution.loading import load_run, planted, save_seeded
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_run
@@ -61,7 +61,8 @@ def _engagement(question: Question, dtype: Dtype) -> Engagement:
                 _, seen, _, _ = serve_run(run, serving)
         else:
             exact, batches = load_run(setup.eager(Dtype.FP64))
-            reference = exact_runs(exact, batches, setup)
+            with in_float64(setup):
+                reference = free_and_forced(exact, batches, new_tokens=setup.workload.new_tokens)
             model = _subject(question, dtype).model
             with planted(setup.fault):
                 _, seen = watched_run(run, model, batches, reference)

@@ -44,7 +44,7 @@ def check_variants(setup: CaseSetup) -> float:
 
     Raises ReferenceInvalid, naming the variant, if the error is so large that it is another function.
     """
-    reference = read_generation(setup.file(Dtype.FP64))
+    reference = read_generation(setup.reference_file(Dtype.FP64))
     worst = 0.0
     with planted(setup.fault):
         model, batches = load_run(setup.eager(Dtype.FP64))
@@ -66,7 +66,7 @@ def measure_benign(setup: CaseSetup, dtype: Dtype, seeds: int) -> list[Precision
 
     Raises ReferenceInvalid if eager, repeated in this process, differs in any bit from its run in another process.
     """
-    reference, eager = read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype))
+    reference, eager = read_generation(setup.reference_file(dtype)), read_generation(setup.file(dtype))
     with planted(setup.fault):
         model, batches = load_run(setup.eager(dtype))
         _, again = run_batches(model, batches, reference, options=dict)

@@ -27,7 +27,7 @@ from harness.execution.serving import serve_run
 from harness.execution.setup import CaseRun
 from harness.execution.tensor_files import keep_compared, read_generation, save_tensors
 from harness.paths.base import Serving, engagement
-from harness.records.enums import Dtype, Tolerance
+from harness.records.enums import Reference, Tolerance
 from harness.records.evidence import Comparison, PrecisionRun, Scheme
 from harness.records.workload import Workload
 
@@ -62,6 +62,9 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
         with optimization.applied():
             options = partial(optimization.twin_options, model)
             _, twin = run_batches(model, batches, against.reference, options=options)
+    elif setup.reference is Reference.OWN:
+        twin = against.reference  # eager itself; the other run was nudged
+    del model  # so that what is compared now can take its memory
     save_tensors(candidate.tokens, run.verified)
     if optimization.tolerance is not Tolerance.DYNAMIC:  # of which nobody could ask that it agrees with eager
         keep_compared(setup, dtype, candidate=candidate, eager=twin or against.eager, reference=against.reference)
@@ -81,7 +84,7 @@ def _yardstick(run: CaseRun, text: Workload) -> Yardstick:
     """Return what to compare with: eager and the reference, or dense models of the same rounded weights. A dynamic
     scheme errs more than any of these, so it is compared with eager itself."""
     setup, dtype, optimization = run.setup, run.dtype, run.optimization
-    eager = Yardstick(read_generation(setup.file(Dtype.FP64)), read_generation(setup.file(dtype)))
+    eager = Yardstick(read_generation(setup.reference_file(dtype)), read_generation(setup.file(dtype)))
     if not optimization.rounds_weights:
         return eager
     plain = dense_text(setup, dtype, text)

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.cache_errors import compare_states, same_states
-from harness.execution.correctness.errors import Triple, centered, rms, same_bits, stratum_error
+from harness.execution.correctness.errors import (
+    Triple,
+    centered,
+    error_of_parts,
+    in_pieces,
+    same_bits,
+    stratum_error,
+)
 from harness.execution.generation import Generation
 from harness.judging.correctness_rules import rho
 from harness.records.enums import Dtype
@@ -32,7 +39,8 @@ def compare(
             f"eager's and {tuple(reference.step_logits.shape)} as the reference's"
         )
     strata = tuple(
-        stratum_error(name, part, dtype=dtype, without_mean=True) for name, part in _strata(candidate, eager, reference)
+        error_of_parts(name, parts, dtype=dtype, without_mean=True)
+        for name, parts in _strata(candidate, eager, reference)
     )
     greedy, slack, limit = _greedy(candidate, eager=eager, reference=reference, strata=strata, dtype=dtype)
     return Comparison(
@@ -52,11 +60,11 @@ def compare(
 
 def relative_error(run: Generation, reference: Generation) -> float:
     """Return RMS(run - reference) / RMS(reference) over all valid positions of both phases."""
-    both = [
-        torch.cat([g.prompt_logits[g.valid].double(), g.step_logits.flatten(0, 1).double()]) for g in (run, reference)
-    ]
-    ours, exact = (centered(part) for part in both)
-    return rms(ours - exact) / rms(exact)
+    squares = torch.zeros(2, dtype=torch.float64)
+    for parts in ((g.prompt_logits[g.valid] for g in (run, reference)), (g.step_logits for g in (run, reference))):
+        for ours, exact in (map(centered, piece) for piece in in_pieces(*parts)):
+            squares += torch.stack([(ours - exact).square().sum(), exact.square().sum()])
+    return math.sqrt(squares[0] / squares[1]) if squares[1] else math.nan
 
 
 PHASES = ("prefill", "first decode", "later decode")
@@ -66,22 +74,23 @@ FEWEST_ROWS = 4
 correct errors passes 1.5 by chance (tiny model in bfloat16: 0.9 % of single positions, no group of four)."""
 
 
-def _strata(*runs: Generation) -> Iterator[tuple[str, Triple]]:
+def _strata(*runs: Generation) -> Iterator[tuple[str, Iterator[Triple]]]:
     """Yield phases over all rows, then rows over all phases. So the rest dilutes no error of one of them."""
-    rows = runs[0].tokens.shape[0]
-    decode = {phase: (phase,) for phase in PHASES[1:]} if rows >= FEWEST_ROWS else {"decode": PHASES[1:]}
+    rows = range(runs[0].tokens.shape[0])
+    decode = {phase: (phase,) for phase in PHASES[1:]} if len(rows) >= FEWEST_ROWS else {"decode": PHASES[1:]}
     for name, phases in {"prefill": PHASES[:1], **decode}.items():
-        yield name, Triple(*(_logits(run, slice(None), phases) for run in runs))
-    for row in range(rows):
-        yield f"row {row}", Triple(*(_logits(run, slice(row, row + 1), PHASES) for run in runs))
+        yield name, (Triple(*(_logits(run, row, phases) for run in runs)) for row in rows)
+    for row in rows:
+        yield f"row {row}", iter([Triple(*(_logits(run, row, PHASES) for run in runs))])
 
 
-def _logits(run: Generation, rows: slice, phases: Sequence[str]) -> Tensor:
-    """Return the logits of some rows in some phases, (positions, V)."""
-    steps = run.step_logits[rows]
-    # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
-    prompt = torch.cat([run.prompt_logits[rows][run.valid[rows]].to(steps.dtype), steps[:, 0]])
-    parts = dict(zip(PHASES, (prompt, steps[:, 1], steps[:, 2:].flatten(0, 1)), strict=True))
+def _logits(run: Generation, row: int, phases: Sequence[str]) -> Tensor:
+    """Return the logits of a row in some phases, (positions, V)."""
+    steps = run.step_logits[row]
+    parts = {PHASES[1]: steps[1:2], PHASES[2]: steps[2:]}
+    if PHASES[0] in phases:
+        # The last prompt position comes twice, as the model gave it and as `generate` chose from it.
+        parts[PHASES[0]] = torch.cat([run.prompt_logits[row][run.valid[row]].to(steps.dtype), steps[:1]])
     return torch.cat([parts[phase] for phase in phases])
 
 
@@ -170,5 +179,8 @@ def _divergence(candidate: Generation, *, eager: Generation, reference: Generati
 
 def _kl(logits: Tensor, reference: Tensor) -> Tensor:
     """Return KL(softmax(reference) || softmax(logits)) over the last dimension, in float64."""
-    exact, ours = (part.double().log_softmax(-1) for part in (reference, logits))
-    return (exact.exp() * (exact - ours)).sum(-1)
+    nats = []
+    for piece in in_pieces(reference, logits):
+        exact, ours = (part.double().log_softmax(-1) for part in piece)
+        nats.append((exact.exp() * (exact - ours)).sum(-1))
+    return torch.cat(nats).view(logits.shape[:-1])

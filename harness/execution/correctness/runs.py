@@ -20,6 +20,7 @@ from harness.execution.generation import (
     joined,
     rows_not_ended,
 )
+from harness.execution.memory.heap import return_memory
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.execution.tensor_files import eager_facts
 from harness.observation.caches import cache_of
@@ -62,6 +63,8 @@ def watched_run(
     steps = workload.new_tokens - 1
     lengths = [ids.shape[1] + steps for ids, _ in batches for _ in ("forced", "free")]
     seen = watch.seen(outputs, lengths=lengths, padded=workload.padded, decode_steps=steps, eager=eager)
+    del outputs, watch
+    return_memory()
     with optimization.applied():
         unended = sum(
             rows_not_ended(model, ids, mask, tokens=tokens, options=options())
@@ -81,15 +84,13 @@ def refuse_nothing(optimization: Optimization, eager: EagerFacts | None) -> None
         raise Incompatible("eager caches no keys and values of this model, so there is nothing to keep in another way")
 
 
-def exact_runs(model: Any, batches: list[Batch], setup: CaseSetup) -> Generation:
-    """Run eager in float64: each batch free, and once more with the tokens that it chose forced on it. Raises
-    NotExact or ReferenceInvalid if any operator computed below float64."""
+def free_and_forced(model: Any, batches: list[Batch], *, new_tokens: int) -> Generation:
+    """Run a model on each batch: free, and once more with the tokens that it chose forced on it."""
     runs = []
-    with in_float64(setup):
-        for ids, mask in batches:
-            _, tokens = generate_free(model, ids, mask, new_tokens=setup.workload.new_tokens, options={})
-            output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
-            runs.append(generation(prompt_logits, step_logits, tokens, mask, cache=cache_of(output)))
+    for ids, mask in batches:
+        _, tokens = generate_free(model, ids, mask, new_tokens=new_tokens, options={})
+        output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
+        runs.append(generation(prompt_logits, step_logits, tokens, mask, cache=cache_of(output)))
     return joined(runs)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from harness.execution.correctness.comparison import compare
 from harness.execution.correctness.errors import Triple, stratum_error
-from harness.execution.correctness.references.dense import put_weights
-from harness.execution.correctness.runs import in_float64, with_tokens
+from harness.execution.correctness.references.model import put_weights, reference_model, yardstick
+from harness.execution.correctness.runs import with_tokens
 from harness.execution.generation import Batch, Generation, generate_forced
 from harness.execution.loading import load_run
 from harness.execution.serving import Served
@@ -25,13 +24,14 @@ from harness.records.evidence import CacheComparison, Comparison, FreeRun, Greed
 
 def compare_with_alone(run: CaseRun, served: Served, prompts: list[Batch], weights: Mapping[str, Tensor]) -> Comparison:
     """Compare answers with each prompt run alone in dense eager. Its linears get `weights` where these name them."""
-    runs, setup, dtype = {}, run.setup, run.dtype
-    for precision in (Dtype.FP64, dtype):
-        dense, _ = load_run(setup.eager(precision))
-        put_weights(weights, dense)
-        with in_float64(setup) if precision is Dtype.FP64 else nullcontext():
-            runs[precision] = alone(dense, prompts, served.tokens)
-    eager, reference = runs[dtype], runs[Dtype.FP64]
+    setup, dtype = run.setup, run.dtype
+    with reference_model(setup, dtype, weights) as (dense, _):
+        reference = alone(dense, prompts, served.tokens)
+    del dense  # before the next one takes its memory
+    dense, _ = load_run(setup.eager(dtype))
+    put_weights(weights, dense)
+    with yardstick(setup, dense, dtype):
+        eager = alone(dense, prompts, served.tokens)
     if served.logits is not None:
         candidate = as_generation(served.logits.to(eager.step_logits.dtype), served.tokens, unended=served.unended)
         keep_compared(setup, dtype, candidate=candidate, eager=eager, reference=reference)

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.execution.correctness.runs import exact_runs, run_batches
+from harness.execution.correctness.references.model import put_weights, reference_model, yardstick
+from harness.execution.correctness.runs import free_and_forced, run_batches
 from harness.execution.generation import PROMPT_LOGITS, Generation, keeping_logits
 from harness.execution.loading import encode, load_model, load_run, load_tokenizer
 from harness.execution.setup import CaseRun, CaseSetup
@@ -33,7 +34,7 @@ class Yardstick:
     """Runs and weights that a candidate is compared with."""
 
     reference: Generation
-    """Run in float64."""
+    """Run of the reference."""
     eager: Generation
     """Run in the candidate's dtype."""
     weights: Mapping[str, Tensor] = field(default_factory=dict)
@@ -46,19 +47,20 @@ class Yardstick:
 
 def dense_twin_of(run: CaseRun) -> Yardstick:
     """Round the weights as the optimization does, and run the model densely with them. The run in the candidate's dtype
-    gets the tokens of the run in float64.
+    gets the tokens of the reference.
 
     Where no weight is rounded, nothing engages, and the twin is eager. Raises NotExact if any operator of the reference
     computed below float64.
     """
     setup = run.setup
     weights, changed = rounded_weights(run)
-    model, batches = load_run(setup.eager(Dtype.FP64))
-    put_weights(weights, model)
-    reference = exact_runs(model, batches, setup)
+    with reference_model(setup, run.dtype, weights) as (model, batches):
+        reference = free_and_forced(model, batches, new_tokens=setup.workload.new_tokens)
+    del model  # before the next one takes its memory
     model, batches = load_run(setup.eager(run.dtype))
     put_weights(weights, model)
-    _, eager = run_batches(model, batches, reference, options=dict)
+    with yardstick(setup, model, run.dtype):
+        _, eager = run_batches(model, batches, reference, options=dict)
     return Yardstick(reference, eager, weights, changed)
 
 
@@ -118,13 +120,6 @@ def _dense_weights(model: Any, optimization: Optimization) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def put_weights(weights: Mapping[str, Tensor], model: Any) -> None:
-    experts = dict(experts_of(model))
-    for name, weight in weights.items():
-        (experts[name] if name in experts else model.get_submodule(name).weight).copy_(weight)
-
-
-@torch.no_grad()
 def last_logits(model: Any, ids: Tensor) -> Tensor:
     """Return the logits at the last P positions, (rows, P, V) on the CPU."""
     logits: Tensor = model(ids, use_cache=False, **keeping_logits(model, PROMPT_LOGITS)).logits
@@ -137,9 +132,11 @@ def measure_quality(candidate: Tensor, *, eager: Tensor, tokens: Tensor) -> Qual
     Divergence and changed choices are taken at all P positions, the likelihood of the text at those whose next token is
     known. Everything is computed in float64.
     """
-    ours, theirs = (logits.double().log_softmax(-1) for logits in (candidate, eager))
-    divergence = (theirs.exp() * (theirs - ours)).sum(-1)
-    flips = (ours.argmax(-1) != theirs.argmax(-1)).double()
-    following = tokens[:, 1:, None]
-    lost = (theirs - ours)[:, :-1].gather(-1, following).squeeze(-1)
-    return Quality(*(tuple(part.mean(-1).tolist()) for part in (divergence, flips, lost)))
+    parts = []
+    for both in zip(candidate, eager, tokens, strict=True):  # one sequence at a time: vocabularies are large
+        ours, theirs = (logits.double().log_softmax(-1) for logits in both[:2])
+        divergence = (theirs.exp() * (theirs - ours)).sum(-1)
+        flips = (ours.argmax(-1) != theirs.argmax(-1)).double()
+        lost = (theirs - ours)[:-1].gather(-1, both[2][1:, None])
+        parts.append([part.mean().item() for part in (divergence, flips, lost)])
+    return Quality(*map(tuple, zip(*parts, strict=True)))

@@ -1,4 +1,4 @@
-"""The float64 run, and eager in each precision, that all candidates are compared with. Entered by workers."""
+"""The reference, and eager in each precision, that all candidates are compared with. Entered by workers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from torch.nn.functional import cross_entropy
 
 from harness.execution.correctness.comparison import identical, relative_error
 from harness.execution.correctness.references.dense import last_logits
-from harness.execution.correctness.runs import exact_runs, in_float64, run_batches, with_tokens
+from harness.execution.correctness.references.model import reference_model, yardstick
+from harness.execution.correctness.runs import free_and_forced, run_batches, with_tokens
 from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import generate_free, keeping_logits
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
+from harness.execution.memory.heap import return_memory
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_facts, save_generation
 from harness.observation.watch import EagerWatch
-from harness.records.enums import Dtype
+from harness.records.enums import Dtype, Reference
 from harness.records.evidence import EagerCheck
 from harness.records.workload import Probes, Workload
 
@@ -27,42 +29,48 @@ TEXTS = 4
 """Number of sequences of text that show whether a model was trained."""
 
 
-def make_reference(setup: CaseSetup) -> float:
-    """Run eager in float64, keep its tensors, and return its floor.
+def make_reference(setup: CaseSetup, dtype: Dtype) -> float:
+    """Run the reference of a case in `dtype`, keep its tensors, and return its floor.
 
     The floor is the relative RMS difference between logits that came through the cache and those of one uncached
-    forward pass over the same tokens. Raises NotExact if any operator computed below float64.
+    forward pass over the same tokens. Raises NotExact if any operator of a float64 reference computed below it.
     """
-    with planted(setup.fault):
-        model, batches = load_run(setup.eager(Dtype.FP64))
-        reference = exact_runs(model, batches, setup)
-        with in_float64(setup):
-            steps = [_uncached_steps(model, *each).cpu() for each in with_tokens(batches, reference.tokens)]
-    save_generation(reference, setup.file(Dtype.FP64))
+    with planted(setup.fault), reference_model(setup, dtype) as (model, batches):
+        reference = free_and_forced(model, batches, new_tokens=setup.workload.new_tokens)
+        steps = [_uncached_steps(model, *each).cpu() for each in with_tokens(batches, reference.tokens)]
+    save_generation(reference, setup.reference_file(dtype))
     return relative_error(replace(reference, step_logits=torch.cat(steps)), reference)
 
 
 def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
     """Run eager in `dtype` on the reference's tokens, twice, and on the probes.
 
-    Its tensors, and what it showed of itself, stay in files.
+    Its tensors, and what it showed of itself, stay in files. Where eager itself is the reference, the tensors are those
+    of a third run that is nudged.
     """
-    reference = read_generation(setup.file(Dtype.FP64))
+    reference = read_generation(setup.reference_file(dtype))
     with planted(setup.fault), deprecations_noted() as deprecations:
         model, batches = load_run(setup.eager(dtype))
         watch = EagerWatch(model)
         with watch:
             outputs, first = run_batches(model, batches, reference, options=dict)
         facts = watch.facts(outputs, decode_steps=setup.workload.new_tokens - 1)
+        del outputs, watch
+        return_memory()
         _, second = run_batches(model, batches, reference, options=dict)
+        own = first
+        if setup.reference is Reference.OWN:
+            with yardstick(setup, model, dtype):
+                _, own = run_batches(model, batches, reference, options=dict)
         recalled, asked = _recall(model, setup, probes.recall) if setup.recipe.solves_recall else (0, 0)
         surprise, chance = _surprise(model, setup, probes.text)
-    save_generation(first, setup.file(dtype))
+        del model  # so that what is compared now can take their memory
+    save_generation(own, setup.file(dtype))
     save_facts(facts, setup.facts(dtype))
     return EagerCheck(
         dtype=dtype,
         repeats=identical(second, first),
-        relative_error=relative_error(first, reference),
+        relative_error=relative_error(own, reference),
         recalled=recalled,
         asked=asked,
         positions=setup.workload.longest + setup.workload.new_tokens - 1,
@@ -75,9 +83,11 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
 def _surprise(model: Any, setup: CaseSetup, text: Workload) -> tuple[float, float]:
     """Return the negative log likelihood of a text in nats per token: the model's, and that of chance."""
     ids, _ = encode(text.prompts[:TEXTS], load_tokenizer(setup.recipe), device=setup.device)
-    logits = last_logits(model, ids)[:, :-1].double()
-    following = ids[:, -logits.shape[1] :].cpu()
-    return float(cross_entropy(logits.flatten(0, 1), following.flatten())), math.log(logits.shape[-1])
+    nats = []
+    for row in ids.split(1):  # one at a time: vocabularies are large
+        [logits] = last_logits(model, row)
+        nats.append(float(cross_entropy(logits[:-1].double(), row[0, 1 - len(logits) :].cpu())))
+    return sum(nats) / len(nats), math.log(logits.shape[-1])
 
 
 @torch.no_grad()

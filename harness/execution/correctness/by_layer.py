@@ -1,0 +1,81 @@
+"""Float64 without a whole model in float64: a layer is widened while it computes. Runs in workers.
+
+A value of 16 or 32 bits is the same in 64, so nothing is lost by keeping weights as they are until they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.machine.model_size import HEAD_BYTES
+
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by their bytes."""
+
+
+@contextmanager
+def computing_by_layer(model: Any) -> Iterator[None]:
+    """Widen the parameters of each layer to float64 while it computes, and put the narrow ones back afterwards.
+
+    Modules outside the decoder layers count as layers. A plain look-up table or head, which may be larger than any
+    layer, is widened in parts.
+    """
+    layers = decoder_layers(model)
+    inside = {id(part) for layer in layers for part in layer.modules()}
+    others = [part for part in model.modules() if id(part) not in inside and [*part.parameters(recurse=False)]]
+    narrow: dict[int, Tensor] = {}
+
+    def widen(layer: nn.Module, _arguments: Any) -> None:
+        for parameter in layer.parameters():
+            if parameter.is_floating_point() and id(parameter) not in narrow:
+                narrow[id(parameter)] = parameter.data
+                parameter.data = parameter.data.double()
+
+    def put_back(layer: nn.Module, _arguments: Any, _output: Any) -> None:
+        for parameter in layer.parameters():
+            parameter.data = narrow.pop(id(parameter), parameter.data)
+
+    in_parts = [part for part in others if type(part) in IN_PARTS]
+    hooks = []
+    for layer in [*layers, *(part for part in others if part not in in_parts)]:
+        hooks.append(layer.register_forward_pre_hook(widen))
+        hooks.append(layer.register_forward_hook(put_back, always_call=True))
+    for part in in_parts:
+        part.forward = IN_PARTS[type(part)].__get__(part)
+    try:
+        yield
+    finally:
+        for part in in_parts:
+            del part.forward  # so that it is its class's again
+        for hook in hooks:
+            hook.remove()
+
+
+def decoder_layers(model: Any) -> list[nn.Module]:
+    """Return the layers of a model that transformers does not split over devices, as it names their classes."""
+    classes = set(getattr(model, "_no_split_modules", None) or ())
+    layers = [part for part in model.modules() if type(part).__name__ in classes]
+    within = {id(part) for layer in layers for part in layer.modules() if part is not layer}
+    return [layer for layer in layers if id(layer) not in within]
+
+
+def _look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
+    # Rows are copied as integers: nothing computes in the narrow format, as the audit would else report.
+    rows = table.weight.view(INTEGERS[table.weight.itemsize])[ids]
+    return rows.view(table.weight.dtype).double()
+
+
+def _multiply(linear: nn.Linear, given: Tensor) -> Tensor:
+    rows = max(1, HEAD_BYTES // (8 * linear.in_features))
+    parts = [given @ part.double().T for part in linear.weight.split(rows)]
+    output = torch.cat(parts, -1)
+    return output if linear.bias is None else output + linear.bias.double()
+
+
+IN_PARTS: dict[type[nn.Module], Any] = {nn.Embedding: _look_up, nn.Linear: _multiply}
+"""Computations in float64 of layers that are widened in parts. A class derived from these may compute otherwise."""

@@ -1,0 +1,110 @@
+"""Sizes of a model, by the headers of its files, and the reference that memory has room for. Loads no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.records.enums import Dtype, Reference
+
+STORED = {"BF16": Dtype.BF16, "F16": Dtype.FP16, "F32": Dtype.FP32, "F64": Dtype.FP64}
+"""Formats of values by their names in files of safetensors. Others are of packed weights."""
+LARGEST_HEADER = 100 * 2**20
+"""Bytes of the largest header that safetensors itself reads."""
+HEAD_BYTES = 2**29
+"""Bytes of the part of a head, or of another table, that is widened to float64 at a time."""
+PROCESS_BYTES = 7 * 2**28
+"""Bytes of a worker without its model: 1.75 GiB. Measured on a CPU with Qwen3-0.6B's shape: libraries 0.4 GiB, the
+profile of a run up to 0.9 GiB, logits of 288 positions in a vocabulary of 152 thousand 0.4 GiB."""
+DEVICE_BYTES = 2 * 2**30
+"""Bytes of an accelerator that CUDA and activations take. An assumption."""
+MARGIN = 1.1
+"""Factor on a model's bytes, for what its caches and its loading take."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Number of parameters of a model, and how its files keep them."""
+
+    parameters: int
+    layer: int
+    """Parameters of the largest decoder layer."""
+    stored: Dtype
+    """Narrowest format that holds every weight exactly as the files do."""
+
+    def bytes_of(self, reference: Reference, dtype: Dtype) -> int:
+        """Return the bytes that the weights of a reference take, for a case in `dtype`."""
+        by_layer = self.stored.bytes * self.parameters + 8 * self.layer + HEAD_BYTES
+        return {
+            Reference.FLOAT64: 8 * self.parameters,
+            Reference.BY_LAYER: by_layer,
+            Reference.FLOAT32: 4 * self.parameters,
+            Reference.OWN: dtype.bytes * self.parameters,
+        }[reference]
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory that one worker may take."""
+
+    bytes: int
+    device: str
+    """torch device type."""
+
+    def holds(self, weights: int) -> bool:
+        """Return whether a model with so many bytes of weights fits."""
+        return self.needed(weights) <= self.bytes
+
+    def needed(self, weights: int) -> int:
+        """Return the bytes that a worker needs for a model with so many bytes of weights."""
+        return int(MARGIN * weights) + (PROCESS_BYTES if self.device == "cpu" else DEVICE_BYTES)
+
+    def reference(self, size: ModelSize, dtype: Dtype) -> Reference:
+        """Return the most precise reference that fits for a case in `dtype`, and OWN if none does."""
+        # Float32 is no yardstick of itself.
+        usable = [each for each in Reference if not (each is Reference.FLOAT32 and dtype is Dtype.FP32)]
+        return next((each for each in usable if self.holds(size.bytes_of(each, dtype))), Reference.OWN)
+
+
+def size_of_folder(folder: Path) -> ModelSize | None:
+    """Return the size of a model in a folder; None if its files do not tell, or hold packed weights."""
+    headers = [_header(file) for file in sorted(folder.glob("*.safetensors"))]
+    entries = {name: entry for header in headers for name, entry in (header or {}).items() if name != "__metadata__"}
+    if not entries or any(header is None for header in headers):
+        return None
+    formats = {str(entry["dtype"]) for entry in entries.values()}
+    if not formats <= STORED.keys():
+        return None
+    # Neither half precision holds the other's values.
+    stored = max((STORED[each] for each in formats), key=lambda dtype: dtype.bytes)
+    stored = Dtype.FP32 if formats >= {"BF16", "F16"} and stored.bytes == 2 else stored
+    layers: Counter[str] = Counter()
+    parameters = 0
+    for name, entry in entries.items():
+        first, last = entry["data_offsets"]
+        values = (last - first) // STORED[entry["dtype"]].bytes
+        parameters += values
+        if layer := re.match(r".*?\.\d+\.", name):
+            layers[layer[0]] += values
+    return ModelSize(parameters, max(layers.values(), default=parameters), stored)
+
+
+def _header(file: Path) -> dict[str, Any] | None:
+    """Return the header of a file of safetensors; None if it is none.
+
+    The format is that of https://github.com/huggingface/safetensors: 8 bytes of length, and then JSON.
+    """
+    try:
+        with file.open("rb") as opened:
+            [length] = struct.unpack("<Q", opened.read(8))
+            if length > LARGEST_HEADER:
+                return None
+            header = json.loads(opened.read(length))
+    except (OSError, ValueError, struct.error):
+        return None
+    return header if isinstance(header, dict) else None
