@@ -18,9 +18,9 @@ LARGEST_HEADER = 100 * 2**20
 """Bytes of the largest header that safetensors itself reads."""
 HEAD_BYTES = 2**29
 """Bytes of the part of a head, or of another table, that is widened to float64 at a time."""
-PROCESS_BYTES = 7 * 2**28
-"""Bytes of a worker without its model: 1.75 GiB. Measured on a CPU with Qwen3-0.6B's shape: libraries 0.4 GiB, the
-profile of a run up to 0.9 GiB, logits of 288 positions in a vocabulary of 152 thousand 0.4 GiB."""
+PROCESS_BYTES = 3 * 2**29
+"""Bytes of a worker without its model: 1.5 GiB. Measured on a CPU with the shapes of Qwen3-0.6B and Llama 3.2 3B, 1.0
+to 1.4 GiB: libraries 0.4, the profile of a run 0.5, and logits of 288 positions in the whole vocabulary."""
 DEVICE_BYTES = 2 * 2**30
 """Bytes of an accelerator that CUDA and activations take. An assumption."""
 MARGIN = 1.1

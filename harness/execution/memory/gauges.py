@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from harness.errors import HarnessError, Incompatible
+from harness.execution.memory.heap import M_MMAP_THRESHOLD
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Files of the kernel, see proc_pid_status(5) and proc_pid_clear_refs(5). Writing 5 to the second resets VmHWM to
@@ -20,8 +21,6 @@ OWN_MAPPING = 64 * 1024
 """Bytes from which malloc gives a block a mapping of its own, gone as soon as the block is freed."""
 # By default this limit rises to 32 MiB with the blocks that are freed. The peak of one and the same run then came out
 # as 75.4 or 77.4 MiB; with this limit, as 73.7 to 74.0 (`mini` in bfloat16, 128 tokens).
-M_MMAP_THRESHOLD = -3
-"""Parameter of mallopt(3), from glibc's malloc.h."""
 PAGE = 4096
 """Bytes of the smallest page."""
 

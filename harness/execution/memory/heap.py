@@ -1,4 +1,4 @@
-"""Memory that a worker has freed, but that its process still keeps. Runs in workers."""
+"""Blocks of memory that malloc keeps between a model's tensors. Runs in workers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import ctypes
 import gc
 from contextlib import suppress
 
+M_MMAP_THRESHOLD = -3
+"""Parameter of mallopt(3), from glibc's malloc.h."""
+OWN_MAPPING = 2**20
+"""Bytes from which a block gets a mapping of its own while a run is profiled."""
+
+
+def map_large_blocks() -> None:
+    """Give each large tensor of this process a mapping of its own, from now on.
+
+    By default glibc raises the limit to 32 MiB with what is freed. The small records of a profile then settle in the
+    holes that activations leave, and a profile of the 3B shape in bfloat16 took 3.3 GiB instead of 0.5.
+    """
+    with suppress(OSError, AttributeError):  # of another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
+
 
 def return_memory() -> None:
-    """Give freed memory back to the system, as far as this system's C library can.
-
-    A profile of one run makes a gigabyte of small objects, of which glibc keeps most: see malloc_trim(3).
-    """
+    """Give freed memory back to the system, as far as its C library can: see malloc_trim(3)."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -17,7 +17,7 @@ from harness.execution.correctness.runs import free_and_forced, run_batches, wit
 from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import generate_free, keeping_logits
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
-from harness.execution.memory.heap import return_memory
+from harness.execution.memory.heap import map_large_blocks, return_memory
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_facts, save_generation
 from harness.observation.watch import EagerWatch
@@ -48,6 +48,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
     Its tensors, and what it showed of itself, stay in files. Where eager itself is the reference, the tensors are those
     of a third run that is nudged.
     """
+    map_large_blocks()
     reference = read_generation(setup.reference_file(dtype))
     with planted(setup.fault), deprecations_noted() as deprecations:
         model, batches = load_run(setup.eager(dtype))
