@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from harness.execution.setup import CaseRun, CaseSetup, RankAddress
 from harness.execution.speed.alternating import AlternatingSides, alternate
 from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import WorkerPool
+from harness.machine.host import available_memory
 from harness.machine.jobs import is_small
 from harness.machine.model_size import ModelSize, Room, size_of_folder
 from harness.machine.requirements import ExtensionBuild
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
     from harness.execution.speed import constants, paired
+    from harness.machine import peaks
 else:
     fit = LazyModule("harness.execution.fit")
     references = LazyModule("harness.execution.correctness.references.eager")
@@ -48,6 +51,7 @@ else:
     ranks = LazyModule("harness.execution.ranks")
     loading = LazyModule("harness.execution.loading")
     constants = LazyModule("harness.execution.speed.constants")
+    peaks = LazyModule("harness.machine.peaks")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
 
@@ -65,8 +69,8 @@ class Runner(WorkerPool):
     """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`."""
     reference: Reference | None = None
     """Reference that was requested; None for the most precise one that there is room for."""
-    memory_bytes: int = 0
-    """Bytes that a worker may take; 0 if nobody counts them."""
+    memory_bytes: int | None = None
+    """Bytes that a worker may take; None for what is free when that is first looked at."""
 
     def evidence(
         self,
@@ -84,13 +88,14 @@ class Runner(WorkerPool):
         unseen = self.why_unseen(optimization)
         floor, why_none = 0.0, {"failure": unseen} if unseen else {}
         reference, left_out = Reference.FLOAT64, ""
-        try:
-            if not unseen:
+        dtypes: tuple[Dtype, ...] = ()
+        if not unseen:
+            try:
                 reference = self.reference_of(case)
-                rungs, left_out = self._fitting(rungs or optimization.rungs(case), case, reference)
-        except WorkerFailed as error:
-            why_none, rungs = {"reference_failure": failure_of(error, "eager")}, ()
-        for dtype in () if unseen else rungs:
+                dtypes, left_out = self._fitting(rungs or optimization.rungs(case), case, reference)
+            except WorkerFailed as error:
+                why_none = {"reference_failure": failure_of(error, "eager")}
+        for dtype in dtypes:
             try:
                 run = replace(self.case_run(case, optimization, fault=fault), dtype=dtype)
                 run = replace(run, setup=replace(run.setup, kept=kept, reference=reference))
@@ -125,7 +130,7 @@ class Runner(WorkerPool):
         if self.reference:
             return self.reference
         size = self._size(case)
-        reference = Room(self.memory_bytes, case.device).reference(size, case.dtype) if size else Reference.FLOAT64
+        reference = self._room(case.device).reference(size, case.dtype) if size else Reference.FLOAT64
         if reference in {Reference.FLOAT64, Reference.BY_LAYER}:
             try:
                 self._floor(replace(self.setup(case), reference=reference), case.dtype)
@@ -136,30 +141,45 @@ class Runner(WorkerPool):
         return reference
 
     def _size(self, case: Case) -> ModelSize | None:
-        """Return the size of a case's model if somebody counts memory, and it is large enough to count."""
-        if not self.memory_bytes or is_small(case.recipe):
+        """Return the size of a case's model; None if it is too small to count, or its files do not tell."""
+        if is_small(case.recipe):
             return None
         source = self._loadable(case.recipe).source
         return size_of_folder(Path(source.path)) if isinstance(source, Folder) else None
 
+    def _room(self, device: str) -> Room:
+        """Return the memory that a model may take on a device. Raises WorkerFailed."""
+        if self.memory_bytes is not None:
+            return Room(self.memory_bytes, device)
+        if device == "cpu":
+            return Room(self._host_memory, device)
+        return Room(self.once(("free", device), f"free-{device}", peaks.free_bytes), device)
+
+    @cached_property
+    def _host_memory(self) -> int:
+        """Bytes of the host's memory that were free when they were first looked at."""
+        return available_memory()
+
     def _fitting(self, rungs: tuple[Dtype, ...], case: Case, reference: Reference) -> tuple[tuple[Dtype, ...], str]:
         """Return the dtypes that can be judged by a reference and have room, and a clause for what is left out.
 
-        Raises WorkerRaised if there is no room for the case's own dtype.
+        Raises WorkerRaised if that leaves out the case's own dtype.
         """
         coarse = {Reference.OWN: set(Dtype) - {case.dtype}, Reference.FLOAT32: {Dtype.FP32}}.get(reference, set())
         if case.dtype in coarse:
             raise WorkerRaised(
                 f"a reference in {reference} judges no run in {case.dtype} (give --reference own)", incompatible=True
             )
-        size, room = self._size(case), Room(self.memory_bytes, case.device)
-        crowded = {dtype for dtype in rungs if size and not room.holds(dtype.bytes * size.parameters)}
-        if size and case.dtype in crowded:
-            raise WorkerRaised(
-                f"needs {room.needed(case.dtype.bytes * size.parameters) / 2**30:.3g} GiB for the model in "
-                f"{case.dtype}, and {room.bytes / 2**30:.3g} GiB are free",
-                incompatible=True,
-            )
+        crowded = set()
+        if size := self._size(case):
+            room = self._room(case.device)
+            weights = {dtype: dtype.bytes * size.parameters for dtype in rungs}
+            crowded = {dtype for dtype in rungs if not room.holds(weights[dtype])}
+            if case.dtype in crowded:
+                needed, there = room.needed(weights[case.dtype]) / 2**30, room.bytes / 2**30
+                raise WorkerRaised(
+                    f"needs {needed:.3g} GiB for the model in {case.dtype}: {there:.3g} GiB are free", incompatible=True
+                )
         kept = tuple(dtype for dtype in rungs if dtype not in coarse | crowded)
         why = "no room" if crowded else "no reference that is more precise"
         gone = ", ".join(dtype for dtype in rungs if dtype not in kept)

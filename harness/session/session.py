@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.judging.claims import as_claim
 from harness.judging.gate import Forgiven
 from harness.judging.verdicts import unsupported
-from harness.machine.host import available_memory, processor
+from harness.machine.host import processor
 from harness.machine.inventory import describe
 from harness.machine.jobs import cores, threads_of_small
 from harness.machine.locks import Patience, devices_held
@@ -173,7 +173,7 @@ class Session:
             logs=folder.logs,
             seconds=options.case_timeout,
             reference=options.reference,
-            memory_bytes=self._room(),
+            memory_bytes=None if options.memory is None else int(options.memory * 2**30),
         )
         claimed = frozenset(entry.case.id for entry in plan.all if entry.claim)
         try:
@@ -187,12 +187,6 @@ class Session:
         self.cases = cases
         self._gather(cases)
         return cases
-
-    def _room(self) -> int:
-        """Return the bytes that one model may take: what was requested, or what is free. 0 if that is not known."""
-        if self.options.memory is not None:
-            return int(self.options.memory * 2**30)
-        return available_memory() if self.plan.device == "cpu" else self.plan.inventory.free_bytes or 0
 
     def _take_up(self, cases: CaseJudge) -> None:
         """Take over what an interrupted session left. Its verdicts stand, and what it ran is not run again."""

@@ -5,11 +5,13 @@ A value of 16 or 32 bits is the same in 64, so nothing is lost by keeping weight
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from harness.machine.model_size import HEAD_BYTES
@@ -54,6 +56,36 @@ def computing_by_layer(model: Any) -> Iterator[None]:
             del part.forward  # so that it is its class's again
         for hook in hooks:
             hook.remove()
+
+
+def widen_constants(model: Any) -> None:
+    """Give a model the constants that it has when it is loaded in float64, as the factor of Gemma's embeddings.
+
+    What a model computes for itself while it is built may be rounded to its half precision. Constants in float32 are
+    part of the model, and only widened.
+    """
+    rounded = {name for name, constant in model.named_buffers() if constant.dtype in {torch.float16, torch.bfloat16}}
+    exact = dict(_empty_in_float64(model).named_buffers()) if rounded - model.state_dict().keys() else {}
+    for name, constant in list(model.named_buffers()):
+        if constant.is_floating_point():
+            own = exact[name] if name in rounded and name not in model.state_dict() else constant
+            module, _, key = name.rpartition(".")
+            setattr(model.get_submodule(module), key, own.to(constant.device, torch.float64))
+
+
+def _empty_in_float64(model: Any) -> Any:
+    """Build a model of the same config in float64, with constants but without memory for its weights."""
+    config = copy.deepcopy(model.config)
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
+        if part is not None:
+            part.dtype = torch.float64
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with init_empty_weights(include_buffers=False):
+            return type(model)(config)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:

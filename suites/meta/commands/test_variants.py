@@ -112,7 +112,7 @@ def test_model_without_known_layers_is_refused():
 def setup(tmp_path_factory):
     """The tiny Qwen 3 on one prompt, with the tensors of reference and float32 eager."""
     made = CaseSetup(MODELS[0], SINGLE, "cpu", tmp_path_factory.mktemp("scratch"))
-    make_reference(made)
+    make_reference(made, Dtype.FP32)
     measure_eager(made, Dtype.FP32, PROBES)
     return made
 
@@ -155,7 +155,7 @@ def test_variants_are_compared_as_candidates_are(setup):
 def test_eager_that_does_not_repeat_itself_calibrates_nothing(setup, tmp_path):
     """The kept tensors are another process's in a real run."""
     other = CaseSetup(setup.recipe, setup.workload, setup.device, tmp_path)
-    save_generation(read_generation(setup.file(Dtype.FP64)), other.file(Dtype.FP64))
+    save_generation(read_generation(setup.reference_file(Dtype.FP32)), other.reference_file(Dtype.FP32))
     kept = read_generation(setup.file(Dtype.FP32))
     kept.step_logits[0, 0, 0] += 1e-6
     save_generation(kept, other.file(Dtype.FP32))

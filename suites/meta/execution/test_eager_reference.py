@@ -143,7 +143,7 @@ def measured(tmp_path):
             save_seeded(recipe, tmp_path / name)
             recipe = replace(recipe, source=Folder(str(tmp_path / name)))
         setup = CaseSetup(recipe, RAGGED, "cpu", tmp_path)
-        make_reference(setup)
+        make_reference(setup, Dtype.FP32)
         check = measure_eager(setup, Dtype.FP32, PROBES)
         return check, eager_facts(setup.eager(Dtype.FP32))
 

@@ -122,6 +122,7 @@ def test_published_shapes_have_the_published_sizes():
         "mini": 40,
         "shape_qwen3_0_6b": 596,
         "shape_llama3_8b": 8030,
+        "shape_llama3_2_3b": 3213,
         "shape_olmo3_7b": 7298,
     }
 
@@ -212,7 +213,7 @@ def test_kernel_that_does_not_load_is_no_incompatibility(monkeypatch):
 def test_unknown_fault_is_named(tmp_path):
     setup = CaseSetup(MODELS[0], WORKLOADS[1], "cpu", tmp_path, fault="suites.meta.faults:nosuch")
     with pytest.raises(UnknownName, match=r"fault 'suites\.meta\.faults:nosuch' is unknown"):
-        make_reference(setup)
+        make_reference(setup, Dtype.FP32)
 
 
 def test_logits_of_seeded_weights_are_as_certain_as_a_trained_models(tmp_path):

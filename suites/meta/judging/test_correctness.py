@@ -10,7 +10,7 @@ import pytest
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import trust_findings
 from harness.judging.verdicts import unsupported
-from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Tolerance
+from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Reference, Tolerance
 from harness.records.evidence import (
     CacheComparison,
     EagerCheck,
@@ -235,3 +235,27 @@ def test_answers_without_logits_have_no_divergence_to_judge():
     verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32, divergence=None), rung(divergence=None)))
     assert verdict.outcome is Outcome.PASS
     assert not [key for key in verdict.numbers if key.endswith("kl")]
+
+
+@pytest.mark.parametrize("reference", Reference)
+def test_verdict_says_what_it_was_compared_with(reference):
+    """Whether it passes or not; nothing of the usual reference."""
+    passed = judge(CASE, Property.EQUIVALENCE, replace(evidence(*GOOD), reference=reference))
+    failed = judge(CASE, Property.EQUIVALENCE, replace(evidence(GOOD[0], rung(ratio=99)), reference=reference))
+    assert (passed.outcome, failed.outcome) == (Outcome.PASS, Outcome.MISMATCH)
+    for verdict in (passed, failed):
+        assert ("reference: " in verdict.message) is (reference is not Reference.FLOAT64)
+
+
+def test_dtype_that_was_left_out_is_told_with_its_reason():
+    alone = replace(evidence(GOOD[1], trusts=(NATIVE,)), left_out="not run in fp32: no room")
+    verdict = judge(CASE, Property.EQUIVALENCE, alone)
+    assert verdict.message.startswith("bf16 only (not run in fp32: no room), ")
+
+
+def test_reference_of_its_own_may_differ_from_itself_by_rounding_and_no_more():
+    """Cached against uncached: a thousandth of eager's error for an exact reference, four times it for eager itself."""
+    for reference, limit in ((Reference.FLOAT64, 1e-3), (Reference.OWN, 4.0)):
+        for share, broken in ((0.9, set()), (1.1, {"fp32.floor"})):
+            found = trust_findings(TRUST, floor=share * limit * TRUST.relative_error, reference=reference)
+            assert {finding.key for finding in found if finding.violated} == broken

@@ -357,11 +357,13 @@ def test_page_reproduces_with_the_options_of_the_run(tmp_path, run):
 
 
 def test_options_of_a_session_are_those_that_are_not_the_defaults():
-    usual = {"timing_seconds": TIMING_SECONDS, "case_timeout": CASE_TIMEOUT}
+    usual = {"timing_seconds": TIMING_SECONDS, "case_timeout": CASE_TIMEOUT, "reference": "auto", "memory": None}
     asked = Namespace(model=["tiny_qwen3", "a/b"], trust_remote_code=True, **usual)
     assert [*as_words(asked)] == ["--model", "tiny_qwen3", "--model", "a/b", "--trust-remote-code"]
-    asked = Namespace(model=[], trust_remote_code=False, timing_seconds=0.5, case_timeout=900.0)
-    assert [*as_words(asked)] == ["--timing-seconds", "0.5", "--case-timeout", "900"]
+    given = {"timing_seconds": 0.5, "case_timeout": 900.0, "reference": "by_layer", "memory": 4.5}
+    asked = Namespace(model=[], trust_remote_code=False, **given)
+    words = ["--reference", "by_layer", "--memory", "4.5", "--timing-seconds", "0.5", "--case-timeout", "900"]
+    assert [*as_words(asked)] == words
 
 
 def test_speed_that_was_not_judged_is_not_said_to_have_no_limit(tmp_path):

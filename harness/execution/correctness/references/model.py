@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import HarnessError
-from harness.execution.correctness.by_layer import computing_by_layer
+from harness.execution.correctness.by_layer import computing_by_layer, widen_constants
 from harness.execution.correctness.nudging import nudged
 from harness.execution.correctness.runs import in_float64
 from harness.execution.generation import Batch
@@ -55,6 +55,7 @@ def reference_model(
         run = CaseRun(replace(setup, fault=""), _stored(setup), EagerOneByOne())
         model, batches = load_run(run)
         refuse_quantized(model)
+        widen_constants(model)
         put_weights(weights, model, as_they_are=True)
         with computing_by_layer(model), in_float64(setup):
             yield model, batches

@@ -1,0 +1,210 @@
+"""References for models that do not fit in float64: as exact, or what is said of them, and what each sees."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fixtures.architectures import ARCHITECTURES
+from fixtures.models import MODELS
+from fixtures.workloads import PROBES, WORKLOADS
+from harness.errors import HarnessError, NotExact
+from harness.execution.correctness.by_layer import computing_by_layer, decoder_layers
+from harness.execution.correctness.comparison import identical, relative_error
+from harness.execution.correctness.nudging import nudged
+from harness.execution.correctness.references.eager import make_reference, measure_eager
+from harness.execution.correctness.references.model import reference_model
+from harness.execution.correctness.runs import free_and_forced, in_float64, run_batches
+from harness.execution.loading import load_run, save_seeded
+from harness.execution.runner import Runner
+from harness.execution.setup import CaseSetup
+from harness.execution.tensor_files import read_generation
+from harness.judging.correctness import judge
+from harness.judging.correctness_rules import trust_findings
+from harness.machine.model_size import size_of_folder
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Outcome, Property, Reference
+from harness.records.evidence import Case
+from harness.records.workload import Folder, Seeded
+
+RAGGED = next(each for each in WORKLOADS if each.name == "ragged_b4")
+SDPA = next(path for path in PATHS if path.name == "attention.sdpa")
+TINY = MODELS[0]
+
+
+def setup_of(name, folder, reference=Reference.FLOAT64):
+    """Setup of a model by name; the weights of a seeded one are written first."""
+    [recipe] = [each for each in (*ARCHITECTURES, *MODELS) if each.name == name]
+    if isinstance(recipe.source, Seeded):
+        if not (folder / name).exists():
+            save_seeded(recipe, folder / name)
+        recipe = replace(recipe, source=Folder(str(folder / name)))
+    return CaseSetup(recipe, RAGGED, "cpu", folder, reference=reference)
+
+
+@pytest.mark.parametrize("name", ["tiny_qwen3", "small_mixtral", "small_gemma2_cap", "small_gpt_neo", "small_mamba"])
+def test_float64_by_layer_is_as_exact_as_the_whole_model(tmp_path, name):
+    """Also with experts, scaled embeddings, learned positions, and without attention."""
+    whole, parted = (setup_of(name, tmp_path, reference) for reference in (Reference.FLOAT64, Reference.BY_LAYER))
+    for setup in (whole, parted):
+        assert make_reference(setup, Dtype.FP32) < 1e-10
+    one, other = (read_generation(setup.reference_file(Dtype.FP32)) for setup in (parted, whole))
+    assert one.step_logits.dtype is torch.float64
+    assert relative_error(one, other) < 1e-13
+    assert torch.equal(one.tokens, other.tokens)
+
+
+def test_one_layer_at_a_time_is_wide(tmp_path):
+    """And all are narrow again afterwards, also those of a layer that raised."""
+    setup = setup_of("tiny_qwen3", tmp_path, Reference.BY_LAYER)
+    wide = []
+    with reference_model(setup, Dtype.FP32) as (model, batches):
+        layers = decoder_layers(model)
+        assert len(layers) == model.config.num_hidden_layers
+
+        def count(*_):
+            formats = [{parameter.dtype for parameter in layer.parameters()} for layer in layers]
+            wide.append(sum(torch.float64 in each for each in formats))
+
+        for layer in layers:
+            layer.mlp.register_forward_pre_hook(count)
+        free_and_forced(model, batches, new_tokens=3)
+        assert set(wide) == {1}
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+        def fail(*_):
+            raise ArithmeticError
+
+        layers[1].mlp.register_forward_pre_hook(fail)
+        with pytest.raises(ArithmeticError):
+            model(batches[0][0])
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert "forward" not in vars(model.lm_head)
+
+
+def test_model_that_uses_another_layers_weight_is_no_silent_float64(tmp_path):
+    """What escapes the widening is found by the audit of all that computes."""
+    setup = setup_of("tiny_qwen3", tmp_path)
+    model, batches = load_run(setup.eager(Dtype.BF16))
+    layers = decoder_layers(model)
+
+    def use(_layer, _arguments, output):
+        return output + (layers[0].input_layernorm.weight * 2).double()
+
+    layers[1].register_forward_hook(use)
+    loose = replace(setup, recipe=replace(setup.recipe, solves_recall=False))
+    with pytest.raises(NotExact, match=r"aten\.mul\.Tensor in torch\.bfloat16"):  # noqa: SIM117
+        with computing_by_layer(model), in_float64(loose):
+            free_and_forced(model, batches, new_tokens=3)
+
+
+def test_weights_of_unknown_format_are_refused_in_a_line(tmp_path):
+    setup = setup_of("tiny_qwen3", tmp_path, Reference.BY_LAYER)
+    broken = replace(setup, recipe=replace(setup.recipe, source=Folder(str(tmp_path))))
+    with pytest.raises(HarnessError, match=r"^tiny_qwen3: computes by layer only from a folder of safetensors \("):
+        make_reference(broken, Dtype.FP32)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("tiny_qwen3", Dtype.FP32), ("tiny_qwen3", Dtype.FP16), ("tiny_qwen3", Dtype.BF16), ("small_mixtral", Dtype.FP32)],
+)
+def test_nudged_run_errs_about_as_much_as_eager(tmp_path, name, dtype):
+    """So that what it stands for keeps its meaning: measured here, 1.3 to 2.6 times as much."""
+    exact, own = setup_of(name, tmp_path), setup_of(name, tmp_path, Reference.OWN)
+    make_reference(exact, dtype)
+    floor = make_reference(own, dtype)
+    true = measure_eager(exact, dtype, PROBES).relative_error
+    check = measure_eager(own, dtype, PROBES)
+    assert 0.8 * true < check.relative_error < 4 * true
+    findings = trust_findings(check, floor=floor, reference=Reference.OWN)
+    assert [finding.key for finding in findings if finding.violated] == []
+
+
+def test_nudged_run_repeats_itself(tmp_path):
+    setup = setup_of("tiny_qwen3", tmp_path, Reference.OWN)
+    make_reference(setup, Dtype.BF16)
+    reference = read_generation(setup.reference_file(Dtype.BF16))
+    model, batches = load_run(setup.eager(Dtype.BF16))
+    runs = []
+    for _ in range(2):
+        with nudged(model, Dtype.BF16):
+            runs.append(run_batches(model, batches, reference, options=dict)[1])
+    _, plain = run_batches(model, batches, reference, options=dict)
+    assert identical(*runs)
+    assert not identical(runs[0], plain)
+    assert identical(plain, reference)
+
+
+def test_eager_that_caches_wrongly_is_no_reference_of_its_own(tmp_path):
+    """Cached and uncached runs of one eager differ by more than rounding."""
+    setup = replace(setup_of("tiny_qwen3", tmp_path, Reference.OWN), fault="suites.meta.faults.of_caches:swapped_slots")
+    floor = make_reference(setup, Dtype.FP32)
+    check = measure_eager(setup, Dtype.FP32, PROBES)
+    found = {finding.key for finding in trust_findings(check, floor=floor, reference=Reference.OWN) if finding.violated}
+    assert "fp32.floor" in found
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Verdict on attention.sdpa of tiny Qwen 3, by a reference."""
+
+    def by(reference, *, dtype=Dtype.BF16, fault="", memory=0, model=TINY):
+        case = Case(SDPA.name, SDPA.technique, model, RAGGED, "cpu", dtype)
+        with closing(Runner(probes=PROBES, logs=tmp_path, reference=reference, memory_bytes=memory)) as runner:
+            planted = fault and f"suites.meta.faults.of_attention:{fault}"
+            return judge(case, Property.EQUIVALENCE, runner.evidence(case, SDPA, fault=planted))
+
+    return by
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize("reference", Reference)
+@pytest.mark.parametrize("fault", ["attention_scale_2_percent", "decode_rope_offset", "padding_is_attended"])
+def test_each_reference_shows_a_fault(judged, reference, fault):
+    verdict = judged(reference, fault=fault)
+    assert verdict.outcome is Outcome.MISMATCH, verdict.message
+    assert ("; reference: " in verdict.message) is (reference is not Reference.FLOAT64)
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize("reference", Reference)
+def test_correct_path_passes_by_each_reference_and_the_verdict_names_it(judged, reference):
+    verdict = judged(reference)
+    assert verdict.outcome is Outcome.PASS, verdict.message
+    words = {
+        Reference.FLOAT64: "closest to its limit: ",
+        Reference.BY_LAYER: "reference: float64, one layer at a time",
+        Reference.FLOAT32: "reference: float32, ",
+        Reference.OWN: "reference: eager in the same dtype, ",
+    }
+    assert verdict.message.startswith(words[reference])
+    coarse = reference in {Reference.FLOAT32, Reference.OWN}
+    assert ("bf16 only (not run in fp32: no reference that is more precise)" in verdict.message) is coarse
+
+
+@pytest.mark.workers
+def test_reference_that_cannot_judge_the_dtype_is_refused(judged):
+    verdict = judged(Reference.FLOAT32, dtype=Dtype.FP32)
+    assert verdict.outcome is Outcome.UNSUPPORTED
+    assert "a reference in float32 judges no run in fp32 (give --reference own)" in verdict.message
+
+
+@pytest.mark.workers
+def test_memory_chooses_reference_and_dtypes(judged, monkeypatch):
+    """With room for all, by layer without room for float32, and none for the model itself."""
+    monkeypatch.setattr("harness.execution.runner.is_small", lambda _: False)
+    size = size_of_folder(Path(TINY.source.path))
+    monkeypatch.setattr("harness.machine.model_size.HEAD_BYTES", 0)
+    for overhead in ("PROCESS_BYTES", "DEVICE_BYTES"):
+        monkeypatch.setattr(f"harness.machine.model_size.{overhead}", 0)
+    messages = [judged(None, memory=int(each * size.parameters)).message for each in (9, 4.5, 3.9, 2.1)]
+    assert messages[0].startswith("closest")
+    assert messages[1].startswith("reference: float64, one layer")
+    assert "only" not in messages[1]
+    assert "bf16 only (not run in fp32: no room)" in messages[2]
+    assert "GiB for the model in bf16, and " in messages[3]
