@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 from harness.formatting import count
-from harness.profiles.defects import OURS, LibraryDefect
+from harness.profiles.defects import LibraryDefect, is_ours
 from harness.profiles.exceptions import ALLOWABLE, KnownFailure, Skip
 from harness.records.enums import Outcome, Property
 from harness.records.run import Run, Verdict
@@ -118,7 +117,7 @@ def verdict_fails(run: Run, _: Forgiven) -> Iterator[str]:
 
 def skip_not_allowed(run: Run, forgiven: Forgiven) -> Iterator[str]:
     """`UNSUPPORTED` or `NO_BASELINE`, and the profile does not allow it by name; architectures may be refused"""
-    skipped = [verdict for verdict in run.verdicts if verdict.outcome in ALLOWABLE and not _of_architecture(verdict)]
+    skipped = [verdict for verdict in run.verdicts if verdict.outcome in ALLOWABLE and not is_ours(verdict.recipe)]
     stray = [verdict for verdict in skipped if not any(skip.covers(verdict) for skip in forgiven.skips)]
     if stray:
         where = f"[[skips]] of baselines/{run.profile}/profile.toml" if run.profile else "[[skips]] of a profile"
@@ -188,11 +187,6 @@ RULES: tuple[Rule, ...] = (
     known_failure_expired,
     known_failure_of_no_entry,
 )
-
-
-def _of_architecture(verdict: Verdict) -> bool:
-    """Return whether a verdict is on a small model of an architecture, of which no library supports every one."""
-    return fnmatchcase(verdict.recipe, OURS)
 
 
 def _judged_of(entry: KnownFailure, run: Run) -> list[Verdict]:

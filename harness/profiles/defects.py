@@ -23,6 +23,11 @@ OURS = "small_*"
 """Names of the models of `fixtures/architectures`."""
 
 
+def is_ours(model: str) -> bool:
+    """Return whether a model's name is that of a small model of `fixtures/architectures`."""
+    return fnmatchcase(model, OURS)
+
+
 @dataclass(frozen=True)
 class LibraryDefect:
     """A defect of a library that makes a path fail with models of one architecture."""
@@ -123,7 +128,7 @@ def excused(
         if verdict.outcome is defect.outcome and defect.covers(verdict) and defect.is_in(environment):
             if on[:10] > defect.expires:
                 return replace(verdict, message=f"{verdict.message}; its entry in {FILE} expired {defect.expires}")
-            if not fnmatchcase(verdict.recipe, OURS):
+            if not is_ours(verdict.recipe):
                 return replace(verdict, message=f"{verdict.message}; {defect.told}")
             return replace(
                 verdict,

@@ -10,7 +10,15 @@ from harness.judging.gate import Forgiven, not_ended, strays, verdict_missing
 from harness.records.enums import Property, Technique
 from harness.records.run import Run
 from harness.reports.place import place_of
-from harness.reports.standings import OPEN, Judged, PathStanding, by_path, of_standing, optimization_paths
+from harness.reports.standings import (
+    OPEN,
+    Judged,
+    PathStanding,
+    by_architecture,
+    by_path,
+    of_standing,
+    optimization_paths,
+)
 from harness.reports.tables import skipped_paths
 
 NAMED = 3
@@ -105,6 +113,7 @@ def _rest(run: Run) -> Iterator[str]:
     if some := of_standing(paths, PathStanding.UNTRIED):
         yield f"{_paths(some, run)} could not be tried here"
     yield from _about_baseline(baseline)
+    yield from _about_architectures(run)
     yield from claims
     yield from verdict_missing(run, Forgiven())
 
@@ -146,6 +155,17 @@ def _about_baseline(baseline: Sequence[Judged]) -> Iterator[str]:
         yield f"the baseline has an open question ({_tally(unsure)})"
     if any(path.partly for path in (*good, *of_standing(baseline, PathStanding.OPEN))):
         yield "the baseline could not be tried in every respect"
+
+
+def _about_architectures(run: Run) -> Iterator[str]:
+    """Yield clauses on the small architectures that fail nowhere, and on those that fail as known somewhere."""
+    tried = [each for each in by_architecture(run.verdicts) if each.standing is not PathStanding.UNTRIED]
+    known = [each for each in tried if each.standing is PathStanding.KNOWN]
+    sound = [each for each in tried if each.standing not in {PathStanding.KNOWN, PathStanding.FAILS}]
+    if tried:
+        yield f"{len(sound)} of {count(len(tried), 'architecture')} fail{_s(sound)} nowhere"
+    if known:
+        yield f"{len(known)} of them fail{_s(known)} as known with a path or more"
 
 
 def _about_claims(run: Run, *, place: str) -> Iterator[str]:

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.profiles.defects import is_ours
 from harness.records.enums import Outcome, Property, Technique
 from harness.records.run import Verdict
 from harness.reports.tables import grouped
 
 OPEN = (Outcome.INCONCLUSIVE, Outcome.NO_BASELINE, Outcome.REPORTED)
 """Outcomes that leave a question open."""
+
+PECULIAR = (Outcome.KNOWN_FAILURE, Outcome.UNSUPPORTED)
+"""Outcomes on an architecture that may be due to the architecture alone."""
 
 
 class PathStanding(StrEnum):
@@ -93,10 +97,23 @@ def optimization_paths(verdicts: Iterable[Verdict]) -> list[Judged]:
 
 
 def by_path(verdicts: Iterable[Verdict]) -> list[Judged]:
-    """Return all paths of a run, the baseline among them, in the order of its verdicts."""
+    """Return all paths of a run, the baseline among them, in the order of its verdicts.
+
+    An architecture on which a path fails as known, or cannot be tried, says nothing of the path on other models.
+    """
     on_cases = (verdict for verdict in verdicts if verdict.property is not Property.CLAIM)
     groups = grouped(on_cases, lambda verdict: (verdict.path or verdict.case, verdict.technique))
-    return [Judged(name, technique, tuple(those)) for (name, technique), those in groups.items()]
+    paths = []
+    for (name, technique), those in groups.items():
+        told = tuple(verdict for verdict in those if not (is_ours(verdict.recipe) and verdict.outcome in PECULIAR))
+        paths.append(Judged(name, technique, told or tuple(those)))
+    return paths
+
+
+def by_architecture(verdicts: Iterable[Verdict]) -> list[Judged]:
+    """Return the small architectures of a run, in the order of its verdicts."""
+    groups = grouped((verdict for verdict in verdicts if is_ours(verdict.recipe)), lambda verdict: verdict.recipe)
+    return [Judged(name, Technique.EAGER, tuple(those)) for name, those in groups.items()]
 
 
 def of_standing(paths: Iterable[Judged], standing: PathStanding) -> list[Judged]:

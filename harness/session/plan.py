@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
@@ -16,7 +15,7 @@ from harness.machine.inventory import Inventory
 from harness.machine.model_size import Room
 from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, RealDevice
 from harness.paths.base import Optimization
-from harness.profiles.defects import OURS
+from harness.profiles.defects import is_ours
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
 from harness.records.evidence import Case
 from harness.records.workload import Folder, Hub, ModelSpec, Probes, Seeded, Workload
@@ -208,7 +207,7 @@ def find_model(name: str, catalogue: Catalogue, *, trusted: bool = False) -> Mod
 def _own_folder(folder: Path, models: Sequence[ModelSpec]) -> ModelSpec:
     """Return the recipe of a folder. Raises HarnessError if its cases would have the ids of another model's."""
     recipe = ModelSpec(_plain(folder.name), Folder(str(folder)), model_type=_model_type(folder))
-    if fnmatchcase(recipe.name, OURS):
+    if is_ours(recipe.name):
         raise HarnessError(
             f"--model {folder}: is named like the small models of this repository, whose known defects are forgiven "
             "(rename the folder)"

@@ -381,3 +381,24 @@ def test_problem_of_the_session_takes_the_place_of_the_headline(problem, first, 
     (line, markup), (machine, _) = lines[-2:]
     assert (line, machine) == (first, machine_line(run))
     assert [name for name in ("green", "red") if markup[name]] == [colour]
+
+
+def of_architecture(name, outcome, *, of=SDPA):
+    return replace(verdict(of, outcome), recipe=f"small_{name}", case=f"{of.id}-{name}")
+
+
+def test_architectures_are_counted_apart():
+    """One that fails as known with a path, or cannot be tried with it, does not make the path fail on other models."""
+    small = [of_architecture("llama", P), of_architecture("jetmoe", Outcome.KNOWN_FAILURE), of_architecture("rwkv", U)]
+    assert headline(run_of(*asked(SDPA, P, P), *small)) == (
+        f"Passed: 1 optimization path works on {HERE}; 1 of 2 architectures fails nowhere; "
+        "1 of them fails as known with a path or more"
+    )
+    alone = headline(run_of(*small))
+    assert alone.startswith(f"Passed: 1 optimization path works on {HERE}; 1 of 2 architectures")
+
+
+def test_failure_on_an_architecture_is_a_failure_of_the_path():
+    said = headline(run_of(*asked(SDPA, P, P), of_architecture("llama", Outcome.MISMATCH)))
+    assert said.startswith(f"Failed: 1 of 1 optimization path fails on {HERE}: attention.sdpa (MISMATCH)")
+    assert "0 of 1 architecture fail nowhere" in said
