@@ -37,7 +37,7 @@ def check_folder(recipe: ModelSpec) -> None:
 
 def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
     # A session names this function for a worker, and must not wait for transformers itself.
-    from harness.execution.loading import OWN_CODE, load_config, load_tokenizer, pad_token
+    from harness.execution.loading import OWN_CODE, is_quantized, load_config, load_tokenizer, pad_token
 
     try:
         config = load_config(recipe)
@@ -63,15 +63,8 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
     if not tokens:
         yield "the tokenizer makes no token of a text (save the model's own tokenizer there)"
         return
-    if stored := getattr(config, "quantization_config", None):
-        method = stored.get("quant_method", "unknown") if isinstance(stored, dict) else stored.quant_method
-        yield (
-            f"its weights are quantized already, by {method}, so that there is no exact reference of them (name the "
-            "folder of the model that was quantized)"
-        )
-        return
     try:
-        model, info = _loaded(recipe, folder)
+        model, info = _loaded(recipe, folder, quantized=is_quantized(config))
     except Exception as error:  # noqa: BLE001 - as above
         yield f"config.json and the weights make no model: {_told(error)} (save both from one model)"
         return
@@ -82,7 +75,7 @@ def _problems(recipe: ModelSpec, folder: Path) -> Iterator[str]:
         yield f"the tokenizer gives token {highest}, but the model knows {known} (save the model's own one there)"
 
 
-def _loaded(recipe: ModelSpec, folder: Path) -> tuple[Any, dict[str, Any]]:
+def _loaded(recipe: ModelSpec, folder: Path, *, quantized: bool) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModelForCausalLM
 
     loaded: tuple[Any, dict[str, Any]] = AutoModelForCausalLM.from_pretrained(
@@ -92,6 +85,7 @@ def _loaded(recipe: ModelSpec, folder: Path) -> tuple[Any, dict[str, Any]]:
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         trust_remote_code=recipe.trusted,
+        **({"device_map": "cpu"} if quantized else {}),
     )
     return loaded
 
@@ -109,7 +103,8 @@ def _of_tensors(model: Any, info: dict[str, Any]) -> Iterator[str]:
     for name, stored, wanted in info["mismatched_keys"]:
         yield f"{name} has shape {tuple(stored)}, but config.json wants {tuple(wanted)} (save both from one model)"
     for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        plain = type(tensor) in {torch.Tensor, torch.nn.Parameter}  # packed ones hold no floating-point values
+        if plain and tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             number = int((~torch.isfinite(tensor)).sum())
             yield f"{name} holds {number} of {tensor.numel()} values that are not finite (restore the weights)"
 

@@ -46,7 +46,12 @@ def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping
     if dtype is Dtype.FP64:
         eager["experts_implementation"] = "eager"  # one by one, since their grouped product lacks float64
     arguments = {**eager, "dtype": getattr(torch, dtype.torch_name), **options}
-    if "quantization_config" in options and "distributed_config" not in options:
+    packed = is_quantized(load_config(recipe))
+    if packed and "quantization_config" in options:
+        raise Incompatible("its weights are quantized already")
+    if packed and dtype is Dtype.FP64:
+        raise NotExact("its weights are quantized already, so that there is no exact reference of them")
+    if (packed or "quantization_config" in options) and "distributed_config" not in options:
         arguments["device_map"] = device
     try:
         model = _pretrained(AutoModelForCausalLM, recipe, **arguments)
@@ -56,17 +61,15 @@ def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping
             raise
         raise Incompatible(first_line(error)) from error
     if dtype is Dtype.FP64:
-        refuse_quantized(model)
         for parameter in model.parameters():  # some stay in float32 whatever is asked for, as gates of experts
             parameter.data = parameter.data.double()
     placed = {"device_map", "distributed_config"} & arguments.keys()
     return model.eval() if placed else model.eval().to(device)
 
 
-def refuse_quantized(model: Any) -> None:
-    """Raise NotExact if the weights of a model are quantized already."""
-    if getattr(model.config, "quantization_config", None):
-        raise NotExact("its weights are quantized already, so that there is no exact reference of them")
+def is_quantized(config: Any) -> bool:
+    """Return whether the weights of a model were saved as a library had packed them."""
+    return bool(getattr(config, "quantization_config", None))
 
 
 def load_config(recipe: ModelSpec) -> Any:

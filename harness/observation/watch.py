@@ -192,6 +192,7 @@ class EagerWatch(Observer):
             cache=", ".join(sorted(set(seen.caches))),
             cache_layers=seen.cache_layers,
             linears={name: self._calls[name] / seen.forwards for name, _ in linears_of(self._model)},
+            packed_linears=sum(len(kind.names) for kind in seen.linears if kind.bits),
         )
 
 

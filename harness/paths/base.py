@@ -317,8 +317,9 @@ def original_layers(observation: Observation) -> list[EngagementCheck]:
 
 
 def dense_weights(observation: Observation) -> list[EngagementCheck]:
-    """Return the claim that no linear layer keeps packed weights."""
-    return [equal("linears with packed weights", 0, sum(len(kind.names) for kind in observation.linears if kind.bits))]
+    """Return the claim that no linear layer keeps packed weights, but for those of a model that was saved so."""
+    packed = sum(len(kind.names) for kind in observation.linears if kind.bits)
+    return [equal("linears with packed weights", observation.eager.packed_linears, packed)]
 
 
 UNCHANGED = {

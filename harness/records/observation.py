@@ -232,6 +232,8 @@ class EagerFacts:
     """Operators other than eager's own by which it attended, which none should be."""
     linears: Mapping[str, float] = field(default_factory=dict)
     """Calls of each linear layer in one forward pass, by its name. A name that is missing stands for one call."""
+    packed_linears: int = 0
+    """Linear layers that keep packed weights, as those of a model that was saved so."""
 
     @classmethod
     def of_windows(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -25,11 +25,8 @@ def computing_by_layer(model: Any) -> Iterator[None]:
     """Widen the parameters of each layer to float64 while it computes, and put the narrow ones back afterwards.
 
     Modules outside the decoder layers count as layers. A plain look-up table or head, which may be larger than any
-    layer, is widened in parts.
+    layer, is widened in parts; a small head stays wide.
     """
-    layers = decoder_layers(model)
-    inside = {id(part) for layer in layers for part in layer.modules()}
-    others = [part for part in model.modules() if id(part) not in inside and [*part.parameters(recurse=False)]]
     narrow: dict[int, Tensor] = {}
 
     def widen(layer: nn.Module, _arguments: Any) -> None:
@@ -42,20 +39,31 @@ def computing_by_layer(model: Any) -> Iterator[None]:
         for parameter in layer.parameters():
             parameter.data = narrow.pop(id(parameter), parameter.data)
 
+    layers = decoder_layers(model)
+    others = _outside(model, layers)
+    _widen_small_heads(others)
     in_parts = [part for part in others if type(part) in IN_PARTS]
-    hooks = []
-    for layer in [*layers, *(part for part in others if part not in in_parts)]:
-        hooks.append(layer.register_forward_pre_hook(widen))
-        hooks.append(layer.register_forward_hook(put_back, always_call=True))
-    for part in in_parts:
-        part.forward = IN_PARTS[type(part)].__get__(part)
-    try:
-        yield
-    finally:
+    with ExitStack() as undone:
+        for layer in [*layers, *(part for part in others if part not in in_parts)]:
+            undone.callback(layer.register_forward_pre_hook(widen).remove)
+            undone.callback(layer.register_forward_hook(put_back, always_call=True).remove)
         for part in in_parts:
-            del part.forward  # so that it is its class's again
-        for hook in hooks:
-            hook.remove()
+            part.forward = IN_PARTS[type(part)].__get__(part)
+            undone.callback(delattr, part, "forward")  # so that it is its class's again
+        yield
+
+
+def _outside(model: Any, layers: list[nn.Module]) -> list[nn.Module]:
+    """Return the modules with parameters of their own that are in none of the layers."""
+    inside = {id(part) for layer in layers for part in layer.modules()}
+    return [part for part in model.modules() if id(part) not in inside and [*part.parameters(recurse=False)]]
+
+
+def _widen_small_heads(parts: list[nn.Module]) -> None:
+    for part in parts:
+        # Some models cast what they give their head to the format of its weight.
+        if type(part) is nn.Linear and 8 * part.weight.numel() <= HEAD_BYTES:
+            part.double()
 
 
 def widen_constants(model: Any) -> None:

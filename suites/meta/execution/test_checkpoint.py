@@ -77,9 +77,9 @@ BROKEN = {
         lambda folder: (folder / "tokenizer.json").write_text("{"),
         r"the tokenizer (cannot be used: |makes no token of a text)",
     ),
-    "weights that are quantized already": (
-        lambda folder: config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
-        r"its weights are quantized already, by bitsandbytes, so that there is no exact reference of them \(name the",
+    "dense weights that are said to be packed": (
+        lambda folder: config(folder, quantization_config={"quant_method": "gptq", "bits": 4}),
+        r"make no model: ",
     ),
     "code of its own": (
         code_of_its_own,
