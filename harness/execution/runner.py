@@ -141,7 +141,7 @@ class Runner(WorkerPool):
         return reference
 
     def _size(self, case: Case) -> ModelSize | None:
-        """Return the size of a case's model; None if it is too small to count, or its files do not tell."""
+        """Return the size of a case's model; None if it is small, or its files do not tell."""
         if is_small(case.recipe):
             return None
         source = self._loadable(case.recipe).source
@@ -161,7 +161,7 @@ class Runner(WorkerPool):
         return available_memory()
 
     def _fitting(self, rungs: tuple[Dtype, ...], case: Case, reference: Reference) -> tuple[tuple[Dtype, ...], str]:
-        """Return the dtypes that can be judged by a reference and have room, and a clause for what is left out.
+        """Return the dtypes that a reference can judge and that have room, and what is left out.
 
         Raises WorkerRaised if that leaves out the case's own dtype.
         """

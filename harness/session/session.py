@@ -28,6 +28,7 @@ from harness.session.gathering import Gathering
 from harness.session.outlook import Outlook
 from harness.session.plan import Planned
 from harness.session.preconditions import digests_of, models_of, refuse_folders, refuse_models
+from harness.session.references import reference_lines
 from harness.session.request import Selection, SessionOptions
 from harness.session.run_folder import RunFolder, RunRequest, resumable_run
 from harness.session.session_plan import SessionPlan
@@ -90,6 +91,9 @@ class Session:
         refuse_folders(self.options.resume or self.options.run_dir)
         seconds = self.options.case_timeout
         refuse_models(models_of(entries), self.plan.catalogue, seconds=seconds, notify=self._notify)
+        runnable = [entry for entry in entries if entry.unmet is None]
+        for line in reference_lines(runnable, self.options, free=self.outlook.device_free):
+            self._notify(line)
 
     @property
     def first_line(self) -> str:

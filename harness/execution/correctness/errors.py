@@ -58,8 +58,10 @@ def error_of_parts(name: str, parts: Iterable[Triple], *, dtype: Dtype, without_
 
 
 def in_pieces(*runs: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same pieces of equally shaped tensors, each of whole rows of the last dimension and at most PIECE
-    values. Logits of a large vocabulary are several times as large in float64 as the model."""
+    """Yield the same pieces of equally shaped tensors, each of at most PIECE values.
+
+    Pieces hold whole rows of the last dimension. Logits of a large vocabulary take gigabytes in float64.
+    """
     flat = [run.flatten(0, -2) if run.ndim > 1 else run[None] for run in runs]
     yield from zip(*(run.split(max(1, PIECE // run.shape[-1])) for run in flat), strict=True)
 

@@ -36,6 +36,15 @@ RAGGED = next(each for each in WORKLOADS if each.name == "ragged_b4")
 TINY = MODELS[0]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small models gain nothing from more, and tests run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def setup_of(name, folder, reference=Reference.FLOAT64):
     """Setup of a model by name; the weights of a seeded one are written first."""
     [recipe] = [each for each in (*ARCHITECTURES, *MODELS) if each.name == name]
@@ -46,7 +55,18 @@ def setup_of(name, folder, reference=Reference.FLOAT64):
     return CaseSetup(recipe, RAGGED, "cpu", folder, reference=reference)
 
 
-@pytest.mark.parametrize("name", ["tiny_qwen3", "small_mixtral", "small_gemma2_cap", "small_gpt_neo", "small_mamba"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny_qwen3",
+        "small_gemma2_cap",
+        "small_gpt_neo",
+        *(
+            pytest.param(name, marks=pytest.mark.workers)
+            for name in ("small_mixtral", "small_mamba", "small_gemma4_vlm")
+        ),
+    ],
+)
 def test_float64_by_layer_is_as_exact_as_the_whole_model(tmp_path, name):
     """Also with experts, scaled embeddings, learned positions, and without attention."""
     whole, parted = (setup_of(name, tmp_path, reference) for reference in (Reference.FLOAT64, Reference.BY_LAYER))
@@ -119,7 +139,13 @@ def test_weights_of_unknown_format_are_refused_in_a_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("tiny_qwen3", Dtype.FP32), ("tiny_qwen3", Dtype.FP16), ("tiny_qwen3", Dtype.BF16), ("small_mixtral", Dtype.FP32)],
+    [
+        ("tiny_qwen3", Dtype.FP32),
+        ("tiny_qwen3", Dtype.BF16),
+        # Half precision and the experts' products are slow on a CPU.
+        pytest.param("tiny_qwen3", Dtype.FP16, marks=pytest.mark.workers),
+        pytest.param("small_mixtral", Dtype.FP32, marks=pytest.mark.workers),
+    ],
 )
 def test_nudged_run_errs_about_as_much_as_eager(tmp_path, name, dtype):
     """So that what it stands for keeps its meaning: measured here, 1.3 to 2.6 times as much."""
