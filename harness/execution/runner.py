@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from harness.execution.correctness.references import eager as references
     from harness.execution.memory import weighing
     from harness.execution.speed import constants, paired
-    from harness.machine import peaks
+    from harness.machine import peaks as device_memory
 else:
     fit = LazyModule("harness.execution.fit")
     references = LazyModule("harness.execution.correctness.references.eager")
@@ -51,7 +51,7 @@ else:
     ranks = LazyModule("harness.execution.ranks")
     loading = LazyModule("harness.execution.loading")
     constants = LazyModule("harness.execution.speed.constants")
-    peaks = LazyModule("harness.machine.peaks")
+    device_memory = LazyModule("harness.machine.peaks")
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
 
@@ -131,7 +131,7 @@ class Runner(WorkerPool):
             return self.reference
         size = self._size(case)
         reference = self._room(case.device).reference(size, case.dtype) if size else Reference.FLOAT64
-        if reference in {Reference.FLOAT64, Reference.BY_LAYER}:
+        if reference.exact:
             try:
                 self._floor(replace(self.setup(case), reference=reference), case.dtype)
             except WorkerRaised as error:
@@ -153,7 +153,7 @@ class Runner(WorkerPool):
             return Room(self.memory_bytes, device)
         if device == "cpu":
             return Room(self._host_memory, device)
-        return Room(self.once(("free", device), f"free-{device}", peaks.free_bytes), device)
+        return Room(self.once(("free", device), f"free-{device}", device_memory.free_bytes), device)
 
     @cached_property
     def _host_memory(self) -> int:

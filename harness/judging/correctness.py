@@ -157,7 +157,7 @@ def _passed(
         ladder += "held to wider limits, since eager predicts text no better than chance; "
         ladder += "its budget (L2) not asked; " if evidence.budget else ""
     numbers = numbers_of(checks)
-    before = changed(numbers, stored) if stored else {}
+    before = changed(numbers, stored) if stored and evidence.reference.exact else {}
     changes = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
     return verdict_on(case, property_, Outcome.PASS, f"{changes}{ladder}{_closest(checks)}", {**numbers, **was})

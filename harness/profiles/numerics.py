@@ -85,7 +85,9 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
     cases = {}
     for verdict in passed:
         evidence = read_record(Evidence, folder / "evidence" / f"{verdict.case}.json")
-        rho = {key: value for key, value in verdict.numbers.items() if key.endswith(".rho")}
+        rho = {
+            key: value for key, value in verdict.numbers.items() if key.endswith(".rho") and evidence.reference.exact
+        }
         schemes = {
             precision_run.dtype: precision_run.scheme.quality.divergence
             for precision_run in evidence.rungs

@@ -140,6 +140,11 @@ class Reference(StrEnum):
     OWN = "own"
     """Eager in the candidate's own dtype. Eager's error is estimated, and its faults are not seen."""
 
+    @property
+    def exact(self) -> bool:
+        """True if it is float64, so that error ratios of different runs mean the same."""
+        return self in {Reference.FLOAT64, Reference.BY_LAYER}
+
 
 class Outcome(StrEnum):
     """Result of a verdict."""

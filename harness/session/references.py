@@ -46,7 +46,7 @@ def _room(device: str, options: SessionOptions, free: int | None) -> Room:
 
 
 def _size_of(model: ModelSpec) -> ModelSize | None:
-    """Return the size of a model by its files or shape; None if it is small, or they do not tell."""
+    """Return the size of a model by its files or shape; None if it is small or unknown."""
     source = model.source
     if is_small(model):
         return None

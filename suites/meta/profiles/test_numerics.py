@@ -25,7 +25,7 @@ from harness.profiles.numerics import (
 )
 from harness.profiles.profile import Match, Profile
 from harness.records.codec import write_record
-from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Tolerance
+from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Reference, Tolerance
 from harness.records.evidence import Evidence, Quality, Scheme
 from harness.records.run import EXAMPLES, Run
 from harness.reports.markdown import markdown
@@ -61,6 +61,16 @@ def test_error_ratio_over_the_stored_one_passes_and_says_so():
     assert line.startswith(f"{CASE.id}: numerics changed: fp32.rho is 1.2, was 1; ")
     report = markdown(Run(3, "here", {}, "then", "later", 0, (verdict,)))
     assert report.index("## Numerics changed") < report.index(line) < report.index("## Cases")
+
+
+@pytest.mark.parametrize("reference", [Reference.FLOAT32, Reference.OWN])
+def test_ratio_by_another_yardstick_is_not_compared_and_not_stored(finished, tmp_path, reference):
+    ratios = replace(evidence(rung(Dtype.FP32, ratio=1.2), rung()), reference=reference)
+    assert "numerics changed" not in judge(CASE, Property.EQUIVALENCE, ratios, stored=RATIOS).message
+    folder = finished()
+    write_record(folder / "evidence" / f"{CASE.id}.json", ratios)
+    fresh, _ = numerics_of(folder)
+    assert set(fresh.cases) == {NATIVE.id}
 
 
 def test_changed_numerics_hide_no_failure():
