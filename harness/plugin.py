@@ -429,7 +429,8 @@ def _new_plan(config: pytest.Config) -> SessionPlan:
     if device != "cpu":
         inventory = with_memory(inventory)
         if option.memory is not None:
-            inventory = replace(inventory, free_bytes=int(option.memory * 2**30))
+            given = int(option.memory * 2**30)
+            inventory = replace(inventory, free_bytes=min(given, inventory.free_bytes or given))
     return SessionPlan(
         catalogue,
         inventory,

@@ -18,6 +18,7 @@ from torch import Tensor
 from harness.errors import HubSilent, Incompatible, ModelUnavailable, NotExact, UnknownName, first_line
 from harness.execution.generation import Batch, set_plain_greedy
 from harness.execution.setup import CaseRun, has_tokenizer
+from harness.observation.linears import read_linears
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Hub, ModelSpec, Prompt, Seeded
 
@@ -60,6 +61,8 @@ def load_model(recipe: ModelSpec, *, dtype: Dtype, device: str, options: Mapping
         if not re.match(r"\w+ does not support ", str(error)):
             raise
         raise Incompatible(first_line(error)) from error
+    if packed and not any(kind.bits for kind in read_linears(model)):
+        raise Incompatible("its weights are quantized, and transformers loads them here as dense ones")
     if dtype is Dtype.FP64:
         for parameter in model.parameters():  # some stay in float32 whatever is asked for, as gates of experts
             parameter.data = parameter.data.double()

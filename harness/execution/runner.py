@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import (
     NO_ROOM,
@@ -55,6 +55,8 @@ else:
     paired = LazyModule("harness.execution.speed.paired")
     weighing = LazyModule("harness.execution.memory.weighing")
 
+BY_LAYER_DEADLINES = 3.0
+"""Number of deadlines that a reference by layer has beyond the usual one."""
 UNTIMED_RANKS = "is not timed: ranks compute alike, whoever starts them"
 
 
@@ -86,13 +88,14 @@ class Runner(WorkerPool):
         rungs_run: list[PrecisionRun] = []
         trusts: list[EagerCheck] = []
         unseen = self.why_unseen(optimization)
-        floor, why_none = 0.0, {"failure": unseen} if unseen else {}
-        reference, left_out = Reference.FLOAT64, ""
+        floor = 0.0
+        why_none: dict[str, Any] = {"failure": unseen} if unseen else {}
+        reference, why, left_out = Reference.FLOAT64, "", ""
         dtypes: tuple[Dtype, ...] = ()
         if not unseen:
             try:
-                reference = self.reference_of(case)
-                dtypes, left_out = self._fitting(rungs or optimization.rungs(case), case, reference)
+                reference, why = self.reference_of(case)
+                dtypes, left_out = self._fitting(rungs or optimization.rungs(case), case, optimization, reference)
             except WorkerFailed as error:
                 why_none = {"reference_failure": failure_of(error, "eager")}
         for dtype in dtypes:
@@ -119,33 +122,41 @@ class Runner(WorkerPool):
             floor=floor,
             reference=reference,
             left_out=left_out,
+            why=why,
             **why_none,
         )
 
-    def reference_of(self, case: Case) -> Reference:
-        """Return the reference of a case: the one that was requested, or the most precise one that can be had.
+    def reference_of(self, case: Case) -> tuple[Reference, str]:
+        """Return the reference of a case, with the reason if a model allows none that is more precise.
 
-        Raises WorkerFailed if the model cannot even be loaded.
+        It is the one that was requested, or the most precise one that there is room for. A model of which that cannot
+        be had is compared with itself. Raises WorkerFailed if it cannot even be loaded.
         """
         if self.reference:
-            return self.reference
+            return self.reference, ""
         size = self._size(case)
         reference = self._room(case.device).reference(size, case.dtype) if size else Reference.FLOAT64
         if reference.exact:
             try:
                 self._floor(replace(self.setup(case), reference=reference), case.dtype)
             except WorkerRaised as error:
-                return Reference.OWN if error.not_exact else reference
+                if error.not_exact:
+                    return Reference.OWN, str(error)
             except WorkerFailed:
                 pass  # told when the reference is asked for
-        return reference
+        return reference, ""
 
     def _size(self, case: Case) -> ModelSize | None:
         """Return the size of a case's model; None if it is small, or its files do not tell."""
         if is_small(case.recipe):
             return None
         source = self._loadable(case.recipe).source
-        return size_of_folder(Path(source.path)) if isinstance(source, Folder) else None
+        return size_of_folder(Path(source.path)) if isinstance(source, Folder) else None  # the hub's is not here yet
+
+    def _holds_two(self, case: Case) -> bool:
+        """Return whether there is room for eager and a path in one worker. Otherwise they take turns."""
+        size = self._size(case)
+        return size is None or self._room(case.device).holds(2 * case.dtype.bytes * size.parameters)
 
     def _room(self, device: str) -> Room:
         """Return the memory that a model may take on a device. Raises WorkerFailed."""
@@ -160,7 +171,9 @@ class Runner(WorkerPool):
         """Bytes of the host's memory that were free when they were first looked at."""
         return available_memory()
 
-    def _fitting(self, rungs: tuple[Dtype, ...], case: Case, reference: Reference) -> tuple[tuple[Dtype, ...], str]:
+    def _fitting(
+        self, rungs: tuple[Dtype, ...], case: Case, optimization: Optimization, reference: Reference
+    ) -> tuple[tuple[Dtype, ...], str]:
         """Return the dtypes that a reference can judge and that have room, and what is left out.
 
         Raises WorkerRaised if that leaves out the case's own dtype.
@@ -173,12 +186,16 @@ class Runner(WorkerPool):
         crowded = set()
         if size := self._size(case):
             room = self._room(case.device)
-            weights = {dtype: dtype.bytes * size.parameters for dtype in rungs}
+            # Rounded weights are compared with dense ones, which are kept in float32 or wider.
+            dense = Dtype.FP32.bytes if optimization.rounds_weights else 0
+            weights = {dtype: (dtype.bytes + dense) * size.parameters for dtype in rungs}
             crowded = {dtype for dtype in rungs if not room.holds(weights[dtype])}
             if case.dtype in crowded:
                 needed, there = room.needed(weights[case.dtype]) / 2**30, room.bytes / 2**30
                 raise WorkerRaised(
-                    f"needs {needed:.3g} GiB for the model in {case.dtype}: {there:.3g} GiB are free", incompatible=True
+                    f"needs {needed:.3g} GiB for the model in {case.dtype}: there are {there:.3g} (free "
+                    "memory, or give more with --memory)",
+                    incompatible=True,
                 )
         kept = tuple(dtype for dtype in rungs if dtype not in coarse | crowded)
         why = "no room" if crowded else "no reference that is more precise"
@@ -213,7 +230,7 @@ class Runner(WorkerPool):
         launch = optimization.launch()
         if launch and launch.torchrun:
             raise WorkerRaised(UNTIMED_RANKS, incompatible=True)
-        if launch is None:
+        if launch is None and self._holds_two(case):
             try:
                 return self.ask(name, paired.time_pairs, run, sampling, more=sampling.seconds)
             except WorkerRaised as error:
@@ -361,7 +378,10 @@ class Runner(WorkerPool):
         """Return the reference's floor, computed once. It is of `dtype` where eager itself is the reference."""
         setup = replace(setup, fault=self.reference_fault, kept=None)
         name = f"reference-{setup.reference_file(dtype).stem}"
-        return self.once((name,), name, references.make_reference, setup, dtype, threads=self._threads(setup))
+        # A layer at a time takes a small part of a deadline with small models, and minutes with large ones.
+        more = BY_LAYER_DEADLINES * self.seconds if setup.reference is Reference.BY_LAYER else 0.0
+        request, threads = (setup, dtype), self._threads(setup)
+        return self.once((name,), name, references.make_reference, *request, more=more, threads=threads)
 
 
 def failure_of(error: WorkerFailed, what: str) -> Failure:

@@ -54,6 +54,10 @@ class CaseSetup:
         own = f"-{dtype}" if self.reference is Reference.OWN else ""
         return self.scratch / f"{self.name}{own}-{self.reference}.reference"
 
+    def eager_tokens(self, dtype: Dtype) -> Path:
+        """Return the file of the tokens that eager chose in that dtype, whatever it is compared with."""
+        return self.scratch / f"{self.name}-{dtype}.tokens"
+
     def facts(self, dtype: Dtype) -> Path:
         """Return the file of what eager showed of itself in that dtype."""
         return self.scratch / f"{self.name}-{dtype}.facts"

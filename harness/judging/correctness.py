@@ -110,7 +110,7 @@ def _engagement(
 def _equivalence(
     case: Case, property_: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
 ) -> Verdict | None:
-    against = REFERENCES[evidence.reference]
+    against = _reference(evidence)
     of_eager = [finding for eager_check in _eager_checks(case, evidence) for finding in _trust(evidence, eager_check)]
     if any(finding.violated for finding in of_eager):
         return _violation(case, property_, Outcome.BASELINE_UNTRUSTED, of_eager, against=against)
@@ -146,7 +146,7 @@ def _passed(
         return verdict_on(case, property_, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     checks = _findings(case, evidence, limits, stored)
     counted = {run.dtype for run in _counted(case, evidence)}
-    against = REFERENCES[evidence.reference]
+    against = _reference(evidence)
     ladder = against and f"{against}; "
     if Dtype.FP32 not in counted:
         why = f" ({evidence.left_out})" if evidence.left_out else ""
@@ -161,6 +161,12 @@ def _passed(
     changes = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
     return verdict_on(case, property_, Outcome.PASS, f"{changes}{ladder}{_closest(checks)}", {**numbers, **was})
+
+
+def _reference(evidence: Evidence) -> str:
+    """Return what a verdict says of its reference; nothing of the usual one."""
+    why = f" (since {evidence.why})" if evidence.why else ""
+    return REFERENCES[evidence.reference] + why
 
 
 def _closest(checks: list[LimitCheck]) -> str:

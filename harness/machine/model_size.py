@@ -53,12 +53,13 @@ class Room:
     """Memory that one worker may take."""
 
     bytes: int
+    """Bytes, 0 if they are not known: then there is room for everything."""
     device: str
     """torch device type."""
 
     def holds(self, weights: int) -> bool:
         """Return whether a model with so many bytes of weights fits."""
-        return self.needed(weights) <= self.bytes
+        return not self.bytes or self.needed(weights) <= self.bytes
 
     def needed(self, weights: int) -> int:
         """Return the bytes that a worker needs for a model with so many bytes of weights."""
@@ -73,25 +74,43 @@ class Room:
 
 def size_of_folder(folder: Path) -> ModelSize | None:
     """Return the size of a model in a folder; None if its files do not tell, or hold packed weights."""
-    headers = [_header(file) for file in sorted(folder.glob("*.safetensors"))]
-    entries = {name: entry for header in headers for name, entry in (header or {}).items() if name != "__metadata__"}
-    if not entries or any(header is None for header in headers):
+    headers = [_header(file) for file in _files(folder)]
+    if not headers or None in headers or "quantization_config" in _json(folder / "config.json"):
         return None
-    formats = {str(entry["dtype"]) for entry in entries.values()}
-    if not formats <= STORED.keys():
+    entries = {name: entry for header in headers for name, entry in (header or {}).items()}
+    floating = {name: entry for name, entry in entries.items() if entry.get("dtype") in STORED}  # others are masks
+    if not floating:
         return None
+    formats = {entry["dtype"] for entry in floating.values()}
     # Neither half precision holds the other's values.
     stored = max((STORED[each] for each in formats), key=lambda dtype: dtype.bytes)
     stored = Dtype.FP32 if formats >= {"BF16", "F16"} and stored.bytes == 2 else stored
     layers: Counter[str] = Counter()
     parameters = 0
-    for name, entry in entries.items():
+    for name, entry in floating.items():
         first, last = entry["data_offsets"]
         values = (last - first) // STORED[entry["dtype"]].bytes
         parameters += values
         if layer := re.match(r".*?\.\d+\.", name):
             layers[layer[0]] += values
     return ModelSize(parameters, max(layers.values(), default=parameters), stored)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of weights that transformers reads: those of the index, or else the only one."""
+    index = _json(folder / "model.safetensors.index.json").get("weight_map")
+    if isinstance(index, dict):
+        return [folder / name for name in sorted({str(name) for name in index.values()})]
+    return [folder / "model.safetensors"]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Return the object in a file of JSON; empty if there is none."""
+    try:
+        held = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return held if isinstance(held, dict) else {}
 
 
 def _header(file: Path) -> dict[str, Any] | None:

@@ -333,7 +333,9 @@ class Evidence:
     reference: Reference = Reference.FLOAT64
     """Run that everything was compared with."""
     left_out: str = ""
-    """Dtype that was not run because of its memory, as a clause; empty if there is none."""
+    """Clause on dtypes that were not run, for lack of memory or of a reference; empty if there are none."""
+    why: str = ""
+    """Reason why no more precise reference was taken, if the model is to blame; else empty."""
 
     def __post_init__(self) -> None:
         if self.failure or self.reference_failure:

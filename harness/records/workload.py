@@ -54,15 +54,22 @@ class Seeded:
     def parameters(self) -> int | None:
         """Number of weights of matrices, by the entries that most decoder configs share. None if one of these is
         missing, or if there are experts."""
+        shape, layer = self.shape, self.layer
+        if layer is None:
+            return None
+        tables = 1 if shape.get("tie_word_embeddings") else 2
+        return int(tables * shape["hidden_size"] * shape["vocab_size"] + shape["num_hidden_layers"] * layer)
+
+    @property
+    def layer(self) -> int | None:
+        """Number of weights of one layer's matrices; None as for `parameters`."""
         shape = self.shape
         if not shape.keys() >= SIZED or any("expert" in entry for entry in shape):
             return None
         width, heads = shape["hidden_size"], shape["num_attention_heads"]
         size = shape.get("head_dim") or width // heads
         attention = 2 * width * size * (heads + shape["num_key_value_heads"])
-        layer = attention + 3 * width * shape["intermediate_size"]
-        tables = 1 if shape.get("tie_word_embeddings") else 2
-        return int(tables * width * shape["vocab_size"] + shape["num_hidden_layers"] * layer)
+        return int(attention + 3 * width * shape["intermediate_size"])
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from harness.machine.host import available_memory
 from harness.machine.jobs import is_small
 from harness.machine.model_size import ModelSize, Room, size_of_folder
 from harness.records.enums import Dtype, Reference
 from harness.records.workload import Folder, ModelSpec, Seeded
 from harness.session.plan import Planned
-from harness.session.request import SessionOptions
 
 TOLD = {
     Reference.BY_LAYER: "float64 one layer at a time, which takes about twice as long",
@@ -21,28 +19,19 @@ TOLD = {
 """Words for each reference but the usual one."""
 
 
-def reference_lines(entries: Iterable[Planned], options: SessionOptions, *, free: int | None) -> Iterator[str]:
+def reference_lines(entries: Iterable[Planned], requested: Reference | None, *, memory: int) -> Iterator[str]:
     """Yield a line for each model and dtype whose reference is not float64 whole, with what it costs.
 
-    `free` are the free bytes of the accelerator, None on a CPU. A model of the hub is not looked at before it is there.
+    `memory` are the bytes that one model may take, 0 if they are not known. A model of the hub is not looked at.
     """
-    for case in dict.fromkeys((entry.case.recipe, entry.case.dtype, entry.case.device) for entry in entries):
-        model, dtype, device = case
-        size = _size_of(model)
-        if size is None or (free is None and device != "cpu"):
+    for model, dtype, device in dict.fromkeys((e.case.recipe, e.case.dtype, e.case.device) for e in entries):
+        if not (size := _size_of(model)):
             continue
-        room = _room(device, options, free)
-        reference = options.reference or room.reference(size, dtype)
-        if told := TOLD.get(reference):
+        room = Room(memory, device)
+        if told := TOLD.get(requested or room.reference(size, dtype)):
             whole = room.needed(size.bytes_of(Reference.FLOAT64, dtype)) / 2**30
-            asked = "as requested" if options.reference else f"{whole:.3g} GiB for all of it in float64 are not free"
-            yield f"{model.name} in {dtype}: the reference is {told} ({asked})"
-
-
-def _room(device: str, options: SessionOptions, free: int | None) -> Room:
-    if options.memory is not None:
-        return Room(int(options.memory * 2**30), device)
-    return Room(available_memory() if device == "cpu" else free or 0, device)
+            why = "as requested" if requested else f"{whole:.3g} GiB for all of it in float64 are too much"
+            yield f"{model.name} in {dtype}: the reference is {told} ({why})"
 
 
 def _size_of(model: ModelSpec) -> ModelSize | None:
@@ -53,6 +42,5 @@ def _size_of(model: ModelSpec) -> ModelSize | None:
     if isinstance(source, Folder):
         return size_of_folder(Path(source.path))
     if isinstance(source, Seeded) and (parameters := source.parameters):
-        # Layers of one shape are alike; the tables would make them larger than they are.
-        return ModelSize(parameters, parameters // source.shape["num_hidden_layers"], Dtype.BF16)
+        return ModelSize(parameters, source.layer or 0, Dtype.BF16)
     return None

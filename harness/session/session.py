@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from harness.judging.claims import as_claim
 from harness.judging.gate import Forgiven
 from harness.judging.verdicts import unsupported
-from harness.machine.host import processor
+from harness.machine.host import available_memory, processor
 from harness.machine.inventory import describe
 from harness.machine.jobs import cores, threads_of_small
 from harness.machine.locks import Patience, devices_held
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 
 Judging = Callable[[CaseJudge], Verdict]
 """Function that gives a verdict on a case."""
+
+
+def _memory(options: SessionOptions, device_free: int | None) -> int:
+    """Return the bytes that one model may take, looked at before anything runs; 0 if they are not known."""
+    free = available_memory() if device_free is None else device_free
+    return free if options.memory is None else int(options.memory * 2**30)
 
 
 class Session:
@@ -70,6 +76,7 @@ class Session:
         self.evidence: dict[str, Evidence] = {}
         free = None if plan.device == "cpu" else plan.inventory.free_bytes or 0
         self.outlook = Outlook(selection.tests, self.costs, self.evidence, free, options.jobs)
+        self._memory = _memory(options, free)
         self._profiles = profiles
         self._defects = defects
         self._notify = notify
@@ -92,7 +99,7 @@ class Session:
         seconds = self.options.case_timeout
         refuse_models(models_of(entries), self.plan.catalogue, seconds=seconds, notify=self._notify)
         runnable = [entry for entry in entries if entry.unmet is None]
-        for line in reference_lines(runnable, self.options, free=self.outlook.device_free):
+        for line in reference_lines(runnable, self.options.reference, memory=self._memory):
             self._notify(line)
 
     @property
@@ -177,7 +184,7 @@ class Session:
             logs=folder.logs,
             seconds=options.case_timeout,
             reference=options.reference,
-            memory_bytes=None if options.memory is None else int(options.memory * 2**30),
+            memory_bytes=self._memory,
         )
         claimed = frozenset(entry.case.id for entry in plan.all if entry.claim)
         try:

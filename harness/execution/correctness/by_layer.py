@@ -6,8 +6,10 @@ A value of 16 or 32 bits is the same in 64, so nothing is lost by keeping weight
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,33 +26,59 @@ INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 def computing_by_layer(model: Any) -> Iterator[None]:
     """Widen the parameters of each layer to float64 while it computes, and put the narrow ones back afterwards.
 
-    Modules outside the decoder layers count as layers. A plain look-up table or head, which may be larger than any
-    layer, is widened in parts; a small head stays wide.
+    Modules outside the decoder layers count as layers. What may be larger than any layer is widened in parts: of a
+    look-up table the rows that are looked up, of a head some rows at a time. A small head stays wide.
     """
-    narrow: dict[int, Tensor] = {}
-
-    def widen(layer: nn.Module, _arguments: Any) -> None:
-        for parameter in layer.parameters():
-            if parameter.is_floating_point() and id(parameter) not in narrow:
-                narrow[id(parameter)] = parameter.data
-                parameter.data = parameter.data.double()
-
-    def put_back(layer: nn.Module, _arguments: Any, _output: Any) -> None:
-        for parameter in layer.parameters():
-            parameter.data = narrow.pop(id(parameter), parameter.data)
-
     layers = decoder_layers(model)
     others = _outside(model, layers)
     _widen_small_heads(others)
-    in_parts = [part for part in others if type(part) in IN_PARTS]
+    whole, parts = _Widening(recurse=True), _Widening(recurse=False)
     with ExitStack() as undone:
-        for layer in [*layers, *(part for part in others if part not in in_parts)]:
-            undone.callback(layer.register_forward_pre_hook(widen).remove)
-            undone.callback(layer.register_forward_hook(put_back, always_call=True).remove)
-        for part in in_parts:
-            part.forward = IN_PARTS[type(part)].__get__(part)
-            undone.callback(delattr, part, "forward")  # so that it is its class's again
+        for layer in layers:
+            whole.watch(layer, whole.widen, undone)
+        for other in others:
+            if type(other) is nn.Linear:
+                vars(other)["forward"] = partial(_multiply, other)
+                undone.callback(vars(other).pop, "forward")  # so that it is its class's again
+            else:
+                parts.watch(other, parts.pick_rows if isinstance(other, nn.Embedding) else parts.widen, undone)
         yield
+
+
+@dataclass
+class _Widening:
+    """Parameters that are wide now."""
+
+    recurse: bool
+    """Whether those of the modules inside are meant too."""
+    narrow: dict[int, Tensor] = field(default_factory=dict)
+    """What they hold otherwise."""
+
+    def watch(self, layer: nn.Module, before: Callable[..., Any], undone: ExitStack) -> None:
+        """Call `before` when a layer begins to compute, and put everything back when it ends or raises."""
+        undone.callback(layer.register_forward_pre_hook(before).remove)
+        undone.callback(layer.register_forward_hook(self.put_back, always_call=True).remove)
+
+    def widen(self, layer: nn.Module, _arguments: Any) -> None:
+        for parameter in layer.parameters(self.recurse):
+            if parameter.is_floating_point() and id(parameter) not in self.narrow:
+                self.narrow[id(parameter)] = parameter.data
+                parameter.data = parameter.data.double()
+
+    def pick_rows(self, table: nn.Embedding, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Keep the rows that are looked up, and return their places among these."""
+        weight = table.weight
+        rows, places = arguments[0].unique(return_inverse=True)
+        # Rows are copied as integers: nothing computes in the narrow format, as the audit would else report.
+        picked = weight.data.view(INTEGERS[weight.itemsize])[rows].view(weight.dtype).double()
+        self.narrow[id(weight)] = weight.data
+        weight.data = picked
+        table.padding_idx = None  # of gradients alone, and no place of these rows
+        return (places, *arguments[1:])
+
+    def put_back(self, layer: nn.Module, _arguments: Any, _output: Any) -> None:
+        for parameter in layer.parameters(self.recurse):
+            parameter.data = self.narrow.pop(id(parameter), parameter.data)
 
 
 def _outside(model: Any, layers: list[nn.Module]) -> list[nn.Module]:
@@ -104,18 +132,8 @@ def decoder_layers(model: Any) -> list[nn.Module]:
     return [layer for layer in layers if id(layer) not in within]
 
 
-def _look_up(table: nn.Embedding, ids: Tensor) -> Tensor:
-    # Rows are copied as integers: nothing computes in the narrow format, as the audit would else report.
-    rows = table.weight.view(INTEGERS[table.weight.itemsize])[ids]
-    return rows.view(table.weight.dtype).double()
-
-
 def _multiply(linear: nn.Linear, given: Tensor) -> Tensor:
     rows = max(1, HEAD_BYTES // (8 * linear.in_features))
     parts = [given @ part.double().T for part in linear.weight.split(rows)]
     output = torch.cat(parts, -1)
     return output if linear.bias is None else output + linear.bias.double()
-
-
-IN_PARTS: dict[type[nn.Module], Any] = {nn.Embedding: _look_up, nn.Linear: _multiply}
-"""Computations in float64 of layers that are widened in parts. A class derived from these may compute otherwise."""

@@ -10,7 +10,6 @@ from torch import Tensor
 from harness.errors import HarnessError
 from harness.execution.setup import CaseRun, RankAddress
 from harness.execution.speed.timed_model import TimedModel, load_timed_model, refuse_untimed
-from harness.execution.tensor_files import read_generation
 from harness.machine.conditions import Conditions, capture_seconds, compile_seconds, open_conditions
 from harness.paths.eager import Eager
 from harness.records.measurements import Sample, WarmUp
@@ -109,10 +108,9 @@ def agrees(tokens: Tensor, verified: Tensor, logits: Tensor | None, *, dtype: to
 
 def verified_tokens(run: CaseRun) -> Tensor:
     """Return the tokens (B, N) of the run that was compared. Raises HarnessError if there was none."""
-    if isinstance(run.optimization, Eager):
-        return read_generation(run.setup.file(run.dtype)).tokens
+    baseline = isinstance(run.optimization, Eager)
     try:
-        own: Tensor = torch.load(run.verified, weights_only=True)
+        own: Tensor = torch.load(run.setup.eager_tokens(run.dtype) if baseline else run.verified, weights_only=True)
     except FileNotFoundError as error:
         raise HarnessError(f"{run.optimization.name}: nothing is timed before its tokens were verified") from error
     return own

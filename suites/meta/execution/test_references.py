@@ -244,7 +244,7 @@ def test_memory_chooses_reference_and_dtypes(judged, monkeypatch):
     assert messages[1].startswith("reference: float64, one layer")
     assert "only" not in messages[1]
     assert "bf16 only (not run in fp32: no room)" in messages[2]
-    assert "GiB for the model in bf16: " in messages[3]
+    assert "GiB for the model in bf16: there are 0.00206 (free memory, " in messages[3]
 
 
 @pytest.fixture

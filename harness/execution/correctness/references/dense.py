@@ -105,6 +105,7 @@ def rounded_weights(run: CaseRun) -> tuple[dict[str, Tensor], int | None]:
         return weights, None
     with tempfile.TemporaryDirectory(dir=setup.scratch) as folder:
         fresh.save_pretrained(folder)
+        del fresh  # before the next one takes its memory
         saved = replace(setup.recipe, source=Folder(folder))
         again = load_model(saved, dtype=dtype, device=setup.device, options={"device_map": setup.device})
         loaded = _dense_weights(again, optimization)

@@ -19,7 +19,7 @@ from harness.execution.generation import generate_free, keeping_logits
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
 from harness.execution.memory.heap import map_large_blocks, return_memory
 from harness.execution.setup import CaseSetup
-from harness.execution.tensor_files import read_generation, save_facts, save_generation
+from harness.execution.tensor_files import read_generation, save_facts, save_generation, save_tensors
 from harness.observation.watch import EagerWatch
 from harness.records.enums import Dtype, Reference
 from harness.records.evidence import EagerCheck
@@ -67,6 +67,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
         surprise, chance = _surprise(model, setup, probes.text)
         del model  # so that what is compared now can take their memory
     save_generation(own, setup.file(dtype))
+    save_tensors(first.tokens, setup.eager_tokens(dtype))
     save_facts(facts, setup.facts(dtype))
     return EagerCheck(
         dtype=dtype,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.errors import HarnessError, NotExact, first_line
+from harness.errors import Incompatible, NotExact, first_line
 from harness.execution.correctness.by_layer import computing_by_layer, widen_constants
 from harness.execution.correctness.nudging import nudged
 from harness.execution.correctness.runs import in_float64
@@ -25,6 +26,8 @@ from harness.paths.eager import Eager
 from harness.records.enums import Dtype, Reference
 from harness.records.workload import Folder
 
+WIDE, NARROW = re.compile(r"[Dd]ouble|float64"), re.compile(r"BFloat16|bfloat16|[Hh]alf|[Ff]loat\b|float16|float32")
+"""Names of formats in torch's messages: who meets both has found that they differ."""
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -59,8 +62,8 @@ def reference_model(
         try:
             with computing_by_layer(model), in_float64(setup):
                 yield model, batches
-        except RuntimeError as error:
-            if "dtype" not in str(error):
+        except (RuntimeError, TypeError) as error:
+            if not (WIDE.search(str(error)) and NARROW.search(str(error))):
                 raise
             # A part that reads the format of a weight elsewhere, as Mamba of its head's.
             raise NotExact(f"{setup.recipe.name}: does not compute by layer: {first_line(error)}") from error
@@ -90,12 +93,12 @@ def put_weights(weights: Mapping[str, Tensor], model: Any, *, as_they_are: bool 
 def _stored(setup: CaseSetup) -> Dtype:
     """Return the narrowest format that holds a model's weights exactly.
 
-    Raises HarnessError if its files do not tell.
+    Raises Incompatible if its files do not tell.
     """
     source = setup.recipe.source
     size = size_of_folder(Path(source.path)) if isinstance(source, Folder) else None
     if size is None:
-        raise HarnessError(
+        raise Incompatible(
             f"{setup.recipe.name}: computes by layer only from a folder of safetensors (give --reference float64, or "
             "save the model with save_pretrained)"
         )
