@@ -132,11 +132,8 @@ class Runner(WorkerPool):
         It is the one that was requested, or the most precise one that there is room for. A model of which that cannot
         be had is compared with itself. Raises WorkerFailed if it cannot even be loaded.
         """
-        if self.reference:
-            return self.reference, ""
-        size = self._size(case)
-        reference = self._room(case.device).reference(size, case.dtype) if size else Reference.FLOAT64
-        if reference.exact:
+        reference = self.reference_by_room(case)
+        if reference.exact and not self.reference:
             try:
                 self._floor(replace(self.setup(case), reference=reference), case.dtype)
             except WorkerRaised as error:
@@ -145,6 +142,13 @@ class Runner(WorkerPool):
             except WorkerFailed:
                 pass  # told when the reference is asked for
         return reference, ""
+
+    def reference_by_room(self, case: Case) -> Reference:
+        """Return the reference that was requested, or the most precise one that there is room for. Nothing runs."""
+        size = self._size(case)
+        if self.reference or size is None:
+            return self.reference or Reference.FLOAT64
+        return self._room(case.device).reference(size, case.dtype)
 
     def _size(self, case: Case) -> ModelSize | None:
         """Return the size of a case's model; None if it is small, or its files do not tell."""

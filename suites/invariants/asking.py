@@ -12,10 +12,10 @@ from harness.execution.runner import Runner, failure_of
 from harness.execution.setup import CaseSetup
 from harness.execution.worker import Worker
 from harness.judging.correctness import judge_relation
-from harness.judging.verdicts import failed
+from harness.judging.verdicts import failed, unsupported
 from harness.paths.base import Optimization
 from harness.profiles.limits import LIMITS, Limits
-from harness.records.enums import Property
+from harness.records.enums import Property, Reference
 from harness.records.evidence import Case, Failure
 from harness.records.finding import LimitCheck
 from harness.records.run import EXAMPLES, Verdict
@@ -26,6 +26,7 @@ from suites.invariants.search import SearchBudget, search
 
 probing = LazyModule("suites.invariants.probing")
 
+NEEDS_FLOAT64 = "relations are held to a whole model in float64"
 UNENGAGED = "something else served the request: suites/every_path judges the path itself"
 
 
@@ -69,6 +70,12 @@ class Asking:
             return failed(case, Property.EQUIVALENCE, failure_of(error, "building"))
         if unseen := runner.why_unseen(path):
             return failed(case, Property.EQUIVALENCE, unseen)
+        try:
+            reference = runner.reference_by_room(case)
+        except WorkerFailed as error:
+            return failed(case, Property.EQUIVALENCE, failure_of(error, "eager"))
+        if reference is not Reference.FLOAT64:
+            return unsupported(case, Property.EQUIVALENCE, f"{NEEDS_FLOAT64}, and the reference is {reference}")
         opened = self._opened(case, path, logs=folder / "logs", fault=fault, limits=limits)
         if isinstance(opened.known, Failure):
             return failed(case, Property.EQUIVALENCE, opened.known)

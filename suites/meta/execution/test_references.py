@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from contextlib import closing
 from dataclasses import replace
@@ -13,19 +14,23 @@ import torch
 from fixtures.architectures import ARCHITECTURES
 from fixtures.models import MODELS
 from fixtures.workloads import PROBES, WORKLOADS
-from harness.errors import HarnessError, NotExact
+from harness.errors import Incompatible, NotExact
 from harness.execution.correctness.by_layer import computing_by_layer, decoder_layers
 from harness.execution.correctness.comparison import identical, relative_error
+from harness.execution.correctness.errors import Triple, centered, stratum_error
+from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.nudging import nudged
 from harness.execution.correctness.references.eager import make_reference, measure_eager
 from harness.execution.correctness.references.model import reference_model
 from harness.execution.correctness.runs import free_and_forced, in_float64, run_batches
 from harness.execution.loading import load_run, save_seeded
+from harness.execution.measuring import Sampling
 from harness.execution.runner import Runner
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import trust_findings
+from harness.judging.speed import Aims
 from harness.machine.model_size import size_of_folder
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome, Property, Reference
@@ -133,7 +138,7 @@ def test_model_whose_parts_read_each_others_format_is_no_exact_reference(tmp_pat
 def test_weights_of_unknown_format_are_refused_in_a_line(tmp_path):
     setup = setup_of("tiny_qwen3", tmp_path, Reference.BY_LAYER)
     broken = replace(setup, recipe=replace(setup.recipe, source=Folder(str(tmp_path))))
-    with pytest.raises(HarnessError, match=r"^tiny_qwen3: computes by layer only from a folder of safetensors \("):
+    with pytest.raises(Incompatible, match=r"^tiny_qwen3: computes by layer only from a folder of safetensors \("):
         make_reference(broken, Dtype.FP32)
 
 
@@ -273,3 +278,87 @@ def test_weights_that_are_quantized_already_are_judged_by_eager_itself(judged, p
     demanded = judged(Reference.FLOAT64, model=packed)
     assert demanded.outcome is Outcome.UNSUPPORTED
     assert "so that there is no exact reference of them" in demanded.message
+
+
+@pytest.mark.parametrize("name", ["small_gemma3_text", "tiny_qwen3"])
+def test_only_rows_of_a_table_that_are_looked_up_are_wide(tmp_path, name):
+    """Also of Gemma's, whose class scales them; a whole table is larger than any layer."""
+    setup = setup_of(name, tmp_path, Reference.BY_LAYER)
+    sizes = []
+    with reference_model(setup, Dtype.FP32) as (model, batches):
+        table = model.get_input_embeddings()
+        whole = len(table.weight)
+        table.register_forward_pre_hook(lambda part, _: sizes.append(len(part.weight)))
+        model(batches[0][0][:1, :5])
+        assert len(table.weight) == whole
+    assert 1 <= max(sizes) <= 5
+
+
+def test_parameter_outside_the_layers_widens_no_layer(tmp_path):
+    wide = []
+    model, _ = load_run(setup_of("tiny_qwen3", tmp_path).eager(Dtype.BF16))
+    model.model.odd = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    layers = decoder_layers(model)
+    with computing_by_layer(model), PromoteToFloat64():
+        layers[0].register_forward_pre_hook(lambda *_: wide.append(layers[1].mlp.up_proj.weight.dtype))
+        model(torch.tensor([[1, 2, 3]]))
+    assert wide == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 2**22])
+def test_numbers_are_the_same_in_pieces_of_any_size(monkeypatch, piece):
+    monkeypatch.setattr("harness.execution.correctness.errors.PIECE", piece)
+    generator = torch.Generator().manual_seed(0)
+    one, other, exact = (torch.randn(3, 7, 50, generator=generator) for _ in range(3))
+    part = Triple(one, other, exact.double())
+    error = stratum_error("part", part, dtype=Dtype.FP32, without_mean=True)
+    ours = centered(one) - centered(exact)
+    assert error.candidate_rms == pytest.approx(ours.square().mean().sqrt().item(), rel=1e-12)
+    assert error.candidate_max == ours.abs().max().item()
+    broken = replace_nan(part)
+    assert math.isnan(stratum_error("part", broken, dtype=Dtype.FP32, without_mean=False).candidate_max)
+
+
+def replace_nan(part):
+    candidate = part.candidate.clone()
+    candidate[0, 0, 0] = math.nan
+    return part._replace(candidate=candidate)
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(
+    ("path", "dtype"),
+    [("quantization.quanto_int8", Dtype.BF16), ("continuous_batching.sdpa", Dtype.FP32), ("eager", Dtype.BF16)],
+)
+@pytest.mark.parametrize("reference", [Reference.BY_LAYER, Reference.OWN])
+def test_other_kinds_of_paths_pass_by_each_reference(judged, reference, path, dtype):
+    """Rounded weights, answers of a server, and what must equal eager bit for bit."""
+    verdict = judged(reference, path=path, dtype=dtype)
+    assert verdict.outcome is Outcome.PASS, verdict.message
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize("reference", [Reference.BY_LAYER, Reference.OWN])
+def test_case_is_timed_whatever_its_reference(tmp_path, reference):
+    """Its tokens are held to those of eager as it ran, and not to those of a nudged run."""
+    [workload] = [each for each in WORKLOADS if each.name == "decode_b1"]
+    [path] = [each for each in PATHS if each.name == "attention.sdpa"]
+    case = Case(path.name, path.technique, TINY, workload, "cpu", Dtype.BF16)
+    with closing(Runner(probes=PROBES, logs=tmp_path, reference=reference)) as runner:
+        runner.evidence(case, path)
+        speed = runner.speed(case, path, Sampling(seconds=1.0, aims=Aims()))
+    assert speed.pairs
+    assert (speed.differing, speed.eager_differing) == (0, 0)
+
+
+@pytest.mark.workers
+def test_model_that_computes_below_float64_is_judged_by_itself_and_says_why(tmp_path):
+    [path] = [each for each in PATHS if each.name == "attention.sdpa"]
+    model = replace(TINY, name="mine", solves_recall=False)  # else it would be an error of this project
+    case = Case(path.name, path.technique, model, RAGGED, "cpu", Dtype.FP32)
+    fault = "suites.meta.faults.of_eager:half_precision_eager"
+    with closing(Runner(probes=PROBES, logs=tmp_path, reference_fault=fault)) as runner:
+        evidence = runner.evidence(case, path)
+    assert evidence.reference is Reference.OWN
+    assert "should compute nothing below float64" in evidence.why
+    assert "is estimated (since mine: " in judge(case, Property.EQUIVALENCE, evidence).message

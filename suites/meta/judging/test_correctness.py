@@ -253,6 +253,13 @@ def test_dtype_that_was_left_out_is_told_with_its_reason():
     assert verdict.message.startswith("bf16 only (not run in fp32: no room), ")
 
 
+def test_reason_for_a_coarser_reference_is_told():
+    own = replace(evidence(*GOOD), reference=Reference.OWN, why="m: its weights are quantized already")
+    assert (
+        "is estimated (since m: its weights are quantized already); " in judge(CASE, Property.EQUIVALENCE, own).message
+    )
+
+
 def test_reference_of_its_own_may_differ_from_itself_by_rounding_and_no_more():
     """Cached against uncached: a thousandth of eager's error for an exact reference, four times it for eager itself."""
     for reference, limit in ((Reference.FLOAT64, 1e-3), (Reference.OWN, 4.0)):

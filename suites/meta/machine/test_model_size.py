@@ -44,28 +44,38 @@ def test_size_is_that_of_the_files():
         ({"BF16": 2, "F16": 2}, Dtype.FP32),  # neither holds the other's values
         ({"BF16": 2, "F32": 4}, Dtype.FP32),
         ({"F64": 8, "F16": 2}, Dtype.FP64),
+        ({"BF16": 2, "BOOL": 1, "I64": 8}, Dtype.BF16),  # masks, as GPT-NeoX saves them
     ],
 )
 def test_stored_format_holds_all_weights(tmp_path, formats, stored):
-    write(tmp_path / "a.safetensors", {"model.layers.0.w": entry("BF16", 5, 2)} if "BF16" in formats else {})
+    """Of the files that the index names alone: Mistral's folders hold all weights twice."""
     named = {f"model.layers.1.{name}": entry(name, 10, width) for name, width in formats.items()}
-    write(tmp_path / "b.safetensors", {"__metadata__": {"format": "pt"}, **named})
+    write(tmp_path / "a.safetensors", {"__metadata__": {"format": "pt"}, **named})
+    write(tmp_path / "b.safetensors", {"model.layers.0.w": entry(next(iter(formats)), 5, 2)})
+    write(tmp_path / "consolidated.safetensors", {"layers.0.w": entry("F32", 500, 4)})
+    files = {**dict.fromkeys(named, "a.safetensors"), "model.layers.0.w": "b.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
     size = size_of_folder(tmp_path)
     assert size.stored is stored
-    assert size.layer == 10 * len(formats)
+    assert size.layer == 10 * sum(name not in {"BOOL", "I64"} for name in formats)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 8, struct.pack("<Q", 2**60), struct.pack("<Q", 4) + b"nope"])
 def test_file_that_is_none_has_no_size(tmp_path, content):
-    write(tmp_path / "a.safetensors", {"w": entry("BF16", 5, 2)})
-    (tmp_path / "b.safetensors").write_bytes(content)
+    (tmp_path / "model.safetensors").write_bytes(content)
     assert size_of_folder(tmp_path) is None
 
 
 def test_packed_weights_and_other_files_have_no_size(tmp_path):
     assert size_of_folder(tmp_path) is None
-    write(tmp_path / "a.safetensors", {"w": entry("I32", 5, 4)})
+    write(tmp_path / "model.safetensors", {"w": entry("BF16", 5, 2)})
+    assert size_of_folder(tmp_path).parameters == 5
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
     assert size_of_folder(tmp_path) is None
+
+
+def test_unknown_memory_has_room_for_all():
+    assert Room(0, "cpu").reference(SHAPE_8B, Dtype.BF16) is Reference.FLOAT64
 
 
 @pytest.mark.parametrize(
