@@ -321,7 +321,7 @@ class Evidence:
     rungs: tuple[PrecisionRun, ...] = ()
     trusts: tuple[EagerCheck, ...] = ()
     floor: float = 0.0
-    """Relative RMS disagreement of the float64 reference with itself, cached against uncached."""
+    """Relative RMS disagreement of the reference with itself, cached against uncached."""
     failure: Failure | None = None
     """Reason for a missing or partial result; None otherwise. Earlier results stay in `rungs`."""
     reference_failure: Failure | None = None

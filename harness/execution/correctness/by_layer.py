@@ -52,7 +52,7 @@ class _Widening:
     recurse: bool
     """Whether those of the modules inside are meant too."""
     narrow: dict[int, Tensor] = field(default_factory=dict)
-    """What they hold otherwise."""
+    """Tensors that they hold otherwise, by their ids."""
 
     def watch(self, layer: nn.Module, before: Callable[..., Any], undone: ExitStack) -> None:
         """Call `before` when a layer begins to compute, and put everything back when it ends or raises."""

@@ -1,4 +1,4 @@
-"""Comparison of one run with eager in the same dtype and with the float64 reference, as numbers.
+"""Comparison of one run with eager in the same dtype and with the reference, as numbers.
 
 All statistics are computed in float64. Errors of logits are taken after subtracting the mean of each position, which
 softmax ignores.
@@ -31,7 +31,7 @@ from harness.records.evidence import Comparison, Divergence, FreeRun, GreedyAgre
 def compare(
     candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype, twin: Generation | None = None
 ) -> Comparison:
-    """Compare a run in `dtype` with eager and the float64 reference. It is identical if it equals eager or, if lossy,
+    """Compare a run in `dtype` with eager and the reference. It is identical if it equals eager or, if lossy,
     its dense `twin`. Raises ReferenceInvalid if shapes differ: then the runs did not do the same work."""
     if not candidate.step_logits.shape == eager.step_logits.shape == reference.step_logits.shape:
         raise ReferenceInvalid(

@@ -22,7 +22,7 @@ class Triple(NamedTuple):
     candidate: Tensor
     eager: Tensor
     reference: Tensor
-    """Tensor of the reference run, in float64."""
+    """Tensor of the reference run, in its format."""
 
 
 def stratum_error(name: str, part: Triple, *, dtype: Dtype, without_mean: bool) -> StratumError:
