@@ -32,24 +32,20 @@ def shard(given: str) -> tuple[int, int]:
 
 
 def seconds(given: str) -> float:
-    try:
-        number = float(given)
-    except ValueError:
-        number = math.nan
-    if not 0 < number <= LONGEST_SECONDS:
-        raise ArgumentTypeError(
-            f"is {given:.40}, but should be a number of seconds above 0, at most {LONGEST_SECONDS:g}"
-        )
-    return number
+    return _above_zero(given, unit="seconds", most=LONGEST_SECONDS)
 
 
 def gib(given: str) -> float:
+    return _above_zero(given, unit="GiB", most=MOST_GIB)
+
+
+def _above_zero(given: str, *, unit: str, most: float) -> float:
     try:
         number = float(given)
     except ValueError:
         number = math.nan
-    if not 0 < number <= MOST_GIB:
-        raise ArgumentTypeError(f"is {given:.40}, but should be a number of GiB above 0, at most {MOST_GIB:g}")
+    if not 0 < number <= most:
+        raise ArgumentTypeError(f"is {given:.40}, but should be a number of {unit} above 0, at most {most:g}")
     return number
 
 

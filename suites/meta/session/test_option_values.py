@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from harness.commands.options import parsed_seconds, parsed_seconds_or_0
-from harness.session.option_values import LONGEST_SECONDS, MOST, positive, seconds, shard
+from harness.session.option_values import LONGEST_SECONDS, MOST, gib, positive, seconds, shard
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,13 @@ def test_shards_that_are_none(given):
 
 def test_shards_that_are_some():
     assert [shard("1/1"), shard("2/3"), shard("3/3")] == [(1, 1), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("given", ["inf", "nan", "0", "-4", "1e7", "", "x", "4G"])
+def test_memory_that_is_none(given):
+    with pytest.raises(ArgumentTypeError, match="but should be a number of GiB above 0, at most 1e"):
+        gib(given)
+
+
+def test_memory_that_is_some():
+    assert [gib("0.5"), gib("80")] == [0.5, 80.0]
