@@ -141,10 +141,15 @@ def test_no_more_workers_start_than_a_case_needs(session, pytester):
     precision; then each precision of each case. Each worker has a log of its own."""
     result, _ = session("--jobs", "4", paths="(Eager(), Dummy(), NoCache())", dummies=DUMMIES + MORE_PATHS)
     assert result.ret == 0
-    of = "cpu-tiny_qwen3-single"
+    of = "tiny_qwen3-single-cpu"
     cases = [f"cpu-bf16-tiny_qwen3-{path}-single" for path in ("eager", "attention.dummy", "caching.none")]
     assert sorted(path.stem for path in pytester.path.glob("runs/latest/logs/*.log")) == sorted(
-        ["observation", f"reference-{of}", *(f"eager-{of}-{dtype}" for dtype in ("fp32", "bf16")), "server"]
+        [
+            "observation",
+            f"reference-{of}-float64",
+            *(f"eager-{of}-{dtype}-float64" for dtype in ("fp32", "bf16")),
+            "server",
+        ]
         + [f"{case}-{dtype}" for case in cases for dtype in ("fp32", "bf16")]
     )
 
