@@ -28,8 +28,8 @@ from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import WorkerPool
 from harness.machine.host import available_memory
 from harness.machine.jobs import is_small
-from harness.machine.model_size import ModelSize, Room, size_of_folder
-from harness.machine.requirements import ExtensionBuild
+from harness.machine.model_size import ModelSize, Room
+from harness.machine.requirements import ExtensionBuild, size_of_source
 from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Dtype, Outcome, Reference
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
@@ -154,8 +154,7 @@ class Runner(WorkerPool):
         """Return the size of a case's model; None if it is small, or its files do not tell."""
         if is_small(case.recipe):
             return None
-        source = self._loadable(case.recipe).source
-        return size_of_folder(Path(source.path)) if isinstance(source, Folder) else None  # the hub's is not here yet
+        return size_of_source(self._loadable(case.recipe).source)
 
     def _holds_two(self, case: Case) -> bool:
         """Return whether there is room for eager and a path in one worker. Otherwise they take turns."""

@@ -15,6 +15,8 @@ from packaging.specifiers import SpecifierSet
 
 from harness.errors import first_line
 from harness.machine.inventory import Inventory, window
+from harness.machine.model_size import ModelSize, size_of_folder
+from harness.records.workload import Folder, Hub, Seeded
 
 TRITON_DEVICES = ("cuda", "xpu")
 """Devices on which torch.compile and the local kernels launch kernels of Triton."""
@@ -258,6 +260,14 @@ class HubKernel(Need):
         return f"needs {self.repository}: {problem}" if problem else None
 
 
+def size_of_source(source: Folder | Hub | Seeded) -> ModelSize | None:
+    """Return the size of a model by its files; None if they do not tell, or are not here."""
+    if isinstance(source, Folder):
+        return size_of_folder(Path(source.path))
+    folder = downloaded_folder(source.repository, source.revision) if isinstance(source, Hub) else None
+    return size_of_folder(folder) if folder else None
+
+
 def _is_downloaded(repository: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
@@ -267,14 +277,21 @@ def _is_downloaded(repository: str, revision: str) -> bool:
     return held("config.json") and any(map(held, WEIGHTS))
 
 
+def downloaded_folder(repository: str, revision: str) -> Path | None:
+    """Return the folder of the hub's cache that holds a model; None if it is not downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None  # snapshots/<commit>/config.json
+
+
 @cache
 def commit_of(repository: str, revision: str) -> str:
     """Return the commit of a model that is downloaded, or that the hub would give; empty if neither says it."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    config = try_to_load_from_cache(repository, "config.json", revision=revision)
-    if isinstance(config, str):
-        return Path(config).parent.name  # of the cache: snapshots/<commit>/config.json
+    if folder := downloaded_folder(repository, revision):
+        return folder.name
     try:
         url = hf_hub_url(repository, "config.json", revision=revision)
         return get_hf_file_metadata(url, timeout=HUB_SECONDS).commit_hash or ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from harness.machine.jobs import is_small
-from harness.machine.model_size import ModelSize, Room, size_of_folder
+from harness.machine.model_size import ModelSize, Room
+from harness.machine.requirements import size_of_source
 from harness.records.enums import Dtype, Reference
-from harness.records.workload import Folder, ModelSpec, Seeded
+from harness.records.workload import ModelSpec, Seeded
 from harness.session.plan import Planned
 
 TOLD = {
@@ -22,7 +22,8 @@ TOLD = {
 def reference_lines(entries: Iterable[Planned], requested: Reference | None, *, memory: int) -> Iterator[str]:
     """Yield a line for each model and dtype whose reference is not float64 whole, with what it costs.
 
-    `memory` are the bytes that one model may take, 0 if they are not known. A model of the hub is not looked at.
+    `memory` are the bytes that one model may take, 0 if they are not known. A model of the hub is not looked at before
+    it is downloaded.
     """
     for model, dtype, device in dict.fromkeys((e.case.recipe, e.case.dtype, e.case.device) for e in entries):
         if not (size := _size_of(model)):
@@ -39,8 +40,6 @@ def _size_of(model: ModelSpec) -> ModelSize | None:
     source = model.source
     if is_small(model):
         return None
-    if isinstance(source, Folder):
-        return size_of_folder(Path(source.path))
     if isinstance(source, Seeded) and (parameters := source.parameters):
         return ModelSize(parameters, source.layer or 0, Dtype.BF16)
-    return None
+    return size_of_source(source)

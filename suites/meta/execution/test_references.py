@@ -138,7 +138,7 @@ def test_model_whose_parts_read_each_others_format_is_no_exact_reference(tmp_pat
 def test_weights_of_unknown_format_are_refused_in_a_line(tmp_path):
     setup = setup_of("tiny_qwen3", tmp_path, Reference.BY_LAYER)
     broken = replace(setup, recipe=replace(setup.recipe, source=Folder(str(tmp_path))))
-    with pytest.raises(Incompatible, match=r"^tiny_qwen3: computes by layer only from a folder of safetensors \("):
+    with pytest.raises(Incompatible, match=r"^tiny_qwen3: computes by layer only from files of safetensors \("):
         make_reference(broken, Dtype.FP32)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from fixtures.models import MODELS
 from harness.machine import requirements
-from harness.machine.requirements import HubModel, commit_of
+from harness.machine.model_size import size_of_folder
+from harness.machine.requirements import HubModel, commit_of, size_of_source
+from harness.records.workload import Hub
 from suites.meta.builders.inventories import CPU
 
 
@@ -82,3 +86,14 @@ def test_commit_of_a_model_is_that_which_the_hub_gives(hub):
     hub |= {"/": 200, CONFIG: 200}
     assert commit_of("a/b", "main") == "0" * 40
     assert commit_of("a/unheard", "main") == ""
+
+
+def test_size_of_a_model_of_the_hub_is_known_once_it_is_downloaded(monkeypatch):
+    import huggingface_hub
+
+    tiny = Path(MODELS[0].source.path)
+    held = {("a/b", "config.json", "main"): str(tiny / "config.json")}
+    looked_up = lambda repository, name, revision: held.get((repository, name, revision))  # noqa: E731
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", looked_up)
+    assert size_of_source(Hub("a/b")) == size_of_folder(tiny)
+    assert size_of_source(Hub("a/b", "other")) is None

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -20,11 +19,10 @@ from harness.execution.correctness.runs import in_float64
 from harness.execution.generation import Batch
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun, CaseSetup
-from harness.machine.model_size import size_of_folder
+from harness.machine.requirements import size_of_source
 from harness.observation.linears import experts_of
 from harness.paths.eager import Eager
 from harness.records.enums import Dtype, Reference
-from harness.records.workload import Folder
 
 WIDE, NARROW = re.compile(r"[Dd]ouble|float64"), re.compile(r"BFloat16|bfloat16|[Hh]alf|[Ff]loat\b|float16|float32")
 """Names of formats in torch's messages: who meets both has found that they differ."""
@@ -95,11 +93,10 @@ def _stored(setup: CaseSetup) -> Dtype:
 
     Raises Incompatible if its files do not tell.
     """
-    source = setup.recipe.source
-    size = size_of_folder(Path(source.path)) if isinstance(source, Folder) else None
+    size = size_of_source(setup.recipe.source)
     if size is None:
         raise Incompatible(
-            f"{setup.recipe.name}: computes by layer only from a folder of safetensors (give --reference float64, or "
+            f"{setup.recipe.name}: computes by layer only from files of safetensors (give --reference float64, or "
             "save the model with save_pretrained)"
         )
     return size.stored
