@@ -27,7 +27,7 @@ def computing_by_layer(model: Any) -> Iterator[None]:
     """Widen the parameters of each layer to float64 while it computes, and put the narrow ones back afterwards.
 
     Modules outside the decoder layers count as layers. What may be larger than any layer is widened in parts: of a
-    look-up table the rows that are looked up, of a head some rows at a time. A small head stays wide.
+    large look-up table the rows that are looked up, of a head some rows at a time. A small head stays wide.
     """
     layers = decoder_layers(model)
     others = _outside(model, layers)
@@ -41,7 +41,7 @@ def computing_by_layer(model: Any) -> Iterator[None]:
                 vars(other)["forward"] = partial(_multiply, other)
                 undone.callback(vars(other).pop, "forward")  # so that it is its class's again
             else:
-                parts.watch(other, parts.pick_rows if isinstance(other, nn.Embedding) else parts.widen, undone)
+                parts.watch(other, parts.pick_rows if _is_large_table(other) else parts.widen, undone)
         yield
 
 
@@ -85,6 +85,11 @@ def _outside(model: Any, layers: list[nn.Module]) -> list[nn.Module]:
     """Return the modules with parameters of their own that are in none of the layers."""
     inside = {id(part) for layer in layers for part in layer.modules()}
     return [part for part in model.modules() if id(part) not in inside and [*part.parameters(recurse=False)]]
+
+
+def _is_large_table(part: nn.Module) -> bool:
+    # A small one is widened whole: some, as of positions, look up other rows than they are given.
+    return isinstance(part, nn.Embedding) and 8 * part.weight.numel() > HEAD_BYTES
 
 
 def _widen_small_heads(parts: list[nn.Module]) -> None:
