@@ -18,9 +18,6 @@ from torch import Tensor, nn
 
 from harness.machine.model_size import HEAD_BYTES
 
-INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Integers by their bytes."""
-
 
 @contextmanager
 def computing_by_layer(model: Any) -> Iterator[None]:
@@ -69,8 +66,8 @@ class _Widening:
         """Keep the rows that are looked up, and return their places among these."""
         weight = table.weight
         rows, places = arguments[0].unique(return_inverse=True)
-        # Rows are copied as integers: nothing computes in the narrow format, as the audit would else report.
-        picked = weight.data.view(INTEGERS[weight.itemsize])[rows].view(weight.dtype).double()
+        # One row is a view. Several at a time would be computed in the narrow format, as the audit would report.
+        picked = torch.stack([weight.data[row].double() for row in rows.tolist()])
         self.narrow[id(weight)] = weight.data
         weight.data = picked
         table.padding_idx = None  # of gradients alone, and no place of these rows

@@ -295,6 +295,18 @@ def test_only_rows_of_a_table_that_are_looked_up_are_wide(tmp_path, monkeypatch,
     assert 1 <= max(sizes) <= 5
 
 
+@pytest.mark.parametrize(("name", "stored"), [("tiny_qwen3", Dtype.BF16), ("small_glm4_moe_lite", Dtype.FP32)])
+def test_rows_of_a_large_table_are_exact_whatever_its_format(tmp_path, monkeypatch, name, stored):
+    """Those of float32 were taken for float64, since every request for the one is promoted to the other."""
+    monkeypatch.setattr("harness.execution.correctness.by_layer.HEAD_BYTES", 1000)
+    whole, parted = (setup_of(name, tmp_path, reference) for reference in (Reference.FLOAT64, Reference.BY_LAYER))
+    assert size_of_folder(Path(parted.recipe.source.path)).stored is stored
+    for setup in (whole, parted):
+        make_reference(setup, Dtype.FP32)
+    one, other = (read_generation(setup.reference_file(Dtype.FP32)) for setup in (parted, whole))
+    assert relative_error(one, other) < 1e-13
+
+
 def test_parameter_outside_the_layers_widens_no_layer(tmp_path):
     wide = []
     model, _ = load_run(setup_of("tiny_qwen3", tmp_path).eager(Dtype.BF16))
