@@ -20,6 +20,7 @@ from harness.errors import (
     refuse_full_disk,
 )
 from harness.execution.extensions import BUILD_SECONDS, build_quanto
+from harness.execution.fitting import judged_by, with_room
 from harness.execution.lazy import LazyModule
 from harness.execution.measuring import Sampling, TimedBlock, joined, memory_of
 from harness.execution.setup import CaseRun, CaseSetup, RankAddress
@@ -181,27 +182,11 @@ class Runner(WorkerPool):
 
         Raises WorkerRaised if that leaves out the case's own dtype.
         """
-        coarse = {Reference.OWN: set(Dtype) - {case.dtype}, Reference.FLOAT32: {Dtype.FP32}}.get(reference, set())
-        if case.dtype in coarse:
-            raise WorkerRaised(
-                f"a reference in {reference} judges no run in {case.dtype} (give --reference own)", incompatible=True
-            )
-        crowded = set()
-        if size := self._size(case):
-            room = self._room(case.device)
-            # Rounded weights are compared with dense ones, which are kept in float32 or wider.
-            dense = Dtype.FP32.bytes if optimization.rounds_weights else 0
-            weights = {dtype: (dtype.bytes + dense) * size.parameters for dtype in rungs}
-            crowded = {dtype for dtype in rungs if not room.holds(weights[dtype])}
-            if case.dtype in crowded:
-                needed, there = room.needed(weights[case.dtype]) / 2**30, room.bytes / 2**30
-                raise WorkerRaised(
-                    f"needs {needed:.3g} GiB for the model in {case.dtype}: there are {there:.3g} (free "
-                    "memory, or give more with --memory)",
-                    incompatible=True,
-                )
-        kept = tuple(dtype for dtype in rungs if dtype not in coarse | crowded)
-        why = "no room" if crowded else "no reference that is more precise"
+        judged = judged_by(reference, rungs, own=case.dtype)
+        size = self._size(case)
+        roomy = with_room(rungs, size, self._room(case.device), optimization, own=case.dtype) if size else rungs
+        kept = tuple(dtype for dtype in judged if dtype in roomy)
+        why = "no reference that is more precise" if roomy == rungs else "no room"
         gone = ", ".join(dtype for dtype in rungs if dtype not in kept)
         return kept, f"not run in {gone}: {why}" if gone else ""
 

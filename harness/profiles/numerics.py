@@ -85,9 +85,8 @@ def numerics_of(folder: Path) -> tuple[Numerics, str]:
     cases = {}
     for verdict in passed:
         evidence = read_record(Evidence, folder / "evidence" / f"{verdict.case}.json")
-        rho = {
-            key: value for key, value in verdict.numbers.items() if key.endswith(".rho") and evidence.reference.exact
-        }
+        ratios = {key: value for key, value in verdict.numbers.items() if key.endswith(".rho")}
+        rho = ratios if evidence.reference.exact else {}
         schemes = {
             precision_run.dtype: precision_run.scheme.quality.divergence
             for precision_run in evidence.rungs

@@ -40,10 +40,11 @@ Judging = Callable[[CaseJudge], Verdict]
 """Function that gives a verdict on a case."""
 
 
-def _memory(options: SessionOptions, device_free: int | None) -> int:
+def memory_of_models(options: SessionOptions, device_free: int | None) -> int:
     """Return the bytes that one model may take, looked at before anything runs; 0 if they are not known."""
-    free = available_memory() if device_free is None else device_free
-    return free if options.memory is None else int(options.memory * 2**30)
+    if device_free is not None:
+        return device_free  # no more than --memory, by which the accelerator's cases were planned
+    return available_memory() if options.memory is None else int(options.memory * 2**30)
 
 
 class Session:
@@ -76,7 +77,7 @@ class Session:
         self.evidence: dict[str, Evidence] = {}
         free = None if plan.device == "cpu" else plan.inventory.free_bytes or 0
         self.outlook = Outlook(selection.tests, self.costs, self.evidence, free, options.jobs)
-        self._memory = _memory(options, free)
+        self._memory = memory_of_models(options, free)
         self._profiles = profiles
         self._defects = defects
         self._notify = notify

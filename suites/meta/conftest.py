@@ -31,3 +31,14 @@ def no_process_of_a_unit_test(request, monkeypatch):
 
     monkeypatch.setattr(subprocess.Popen, "__init__", refuse)
     monkeypatch.setattr(Worker, "__init__", refuse)
+
+
+@pytest.fixture
+def one_thread():
+    """Small models gain nothing from more, and tests run side by side."""
+    import torch  # which most unit tests do not need
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

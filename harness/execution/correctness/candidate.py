@@ -22,7 +22,7 @@ from harness.execution.correctness.served_answers import compare_with_alone
 from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import Batch
 from harness.execution.loading import load_run, planted
-from harness.execution.memory.heap import map_large_blocks
+from harness.execution.memory.heap import map_blocks
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_run
 from harness.execution.setup import CaseRun
@@ -45,7 +45,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
     if serving := optimization.serving():
         return _serve_candidate(run, serving, text)
     started = time.monotonic()
-    map_large_blocks()
+    map_blocks()
     with refusals(run):
         against = _yardstick(run, text)
         with planted(setup.fault):

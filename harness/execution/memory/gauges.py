@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, UntypedStorage
 
 from harness.errors import HarnessError, Incompatible
-from harness.execution.memory.heap import M_MMAP_THRESHOLD
+from harness.execution.memory.heap import map_blocks, return_memory
 
 STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 """Files of the kernel, see proc_pid_status(5) and proc_pid_clear_refs(5). Writing 5 to the second resets VmHWM to
@@ -54,18 +53,16 @@ class ProcessGauge(Gauge):
     def __init__(self) -> None:
         """Make malloc give freed memory back at once, in this process from now on. Raises HarnessError if the system
         has no peak that can be reset."""
-        self._malloc = ctypes.CDLL(None)
-        if hasattr(self._malloc, "mallopt"):
-            self._malloc.mallopt(M_MMAP_THRESHOLD, OWN_MAPPING)
+        map_blocks(OWN_MAPPING)
         self.restart()
         self.peak()
 
     def now(self) -> int:
-        self._settle()
+        return_memory()
         return _status("VmRSS")
 
     def restart(self) -> None:
-        self._settle()
+        return_memory()
         try:
             CLEAR_REFS.write_text("5")
         except OSError as error:
@@ -76,11 +73,6 @@ class ProcessGauge(Gauge):
 
     def peak(self) -> int:
         return _status("VmHWM")
-
-    def _settle(self) -> None:
-        gc.collect()
-        if hasattr(self._malloc, "malloc_trim"):
-            self._malloc.malloc_trim(0)
 
 
 class AcceleratorGauge(Gauge):

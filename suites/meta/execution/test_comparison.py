@@ -10,6 +10,7 @@ import torch
 
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.comparison import compare, relative_error
+from harness.execution.correctness.errors import Triple, centered, stratum_error
 from harness.execution.generation import Generation
 from harness.judging.correctness_rules import findings
 from harness.records.enums import Dtype, Tolerance
@@ -235,3 +236,23 @@ def test_other_shape_is_refused(reference, eager):
 def test_inconsistent_generation_is_refused(reference):
     with pytest.raises(ValueError, match="should be rows by steps"):
         dataclasses.replace(reference, tokens=reference.tokens[:, :2])
+
+
+@pytest.mark.parametrize("piece", [1, 1000, 2**22])
+def test_numbers_are_the_same_in_pieces_of_any_size(monkeypatch, piece):
+    monkeypatch.setattr("harness.execution.correctness.errors.PIECE", piece)
+    generator = torch.Generator().manual_seed(0)
+    one, other, exact = (torch.randn(3, 7, 50, generator=generator) for _ in range(3))
+    part = Triple(one, other, exact.double())
+    error = stratum_error("part", part, dtype=Dtype.FP32, without_mean=True)
+    ours = centered(one) - centered(exact)
+    assert error.candidate_rms == pytest.approx(ours.square().mean().sqrt().item(), rel=1e-12)
+    assert error.candidate_max == ours.abs().max().item()
+    broken = replace_nan(part)
+    assert math.isnan(stratum_error("part", broken, dtype=Dtype.FP32, without_mean=False).candidate_max)
+
+
+def replace_nan(part):
+    candidate = part.candidate.clone()
+    candidate[0, 0, 0] = math.nan
+    return part._replace(candidate=candidate)

@@ -93,7 +93,10 @@ def test_size_of_a_model_of_the_hub_is_known_once_it_is_downloaded(monkeypatch):
 
     tiny = Path(MODELS[0].source.path)
     held = {("a/b", "config.json", "main"): str(tiny / "config.json")}
-    looked_up = lambda repository, name, revision: held.get((repository, name, revision))  # noqa: E731
+
+    def looked_up(repository, name, *, revision):
+        return held.get((repository, name, revision))
+
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", looked_up)
     assert size_of_source(Hub("a/b")) == size_of_folder(tiny)
     assert size_of_source(Hub("a/b", "other")) is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fixtures.models import MODELS, MORE_MODELS, WHOLE
@@ -9,6 +11,8 @@ from harness.records.enums import Dtype, Reference
 from harness.records.evidence import Case
 from harness.session.plan import Planned
 from harness.session.references import reference_lines
+from harness.session.request import SessionOptions
+from harness.session.session import memory_of_models
 from suites.conftest import CATALOGUE
 
 EAGER = next(path for path in CATALOGUE.paths if path.name == "eager")
@@ -54,3 +58,12 @@ def test_reference_that_was_requested_is_told_as_such():
 def test_nothing_is_said_of_small_models_and_of_the_hub():
     assert lines(MODELS[0], gib=0.001) == []
     assert lines(next(model for model in MORE_MODELS if model.name == "qwen3_0_6b"), gib=0.001) == []
+
+
+def test_memory_is_what_was_given_and_on_an_accelerator_no_more_than_is_free(monkeypatch):
+    """Its cases are planned by the smaller number already."""
+    monkeypatch.setattr("harness.session.session.available_memory", lambda: 7)
+    given, nothing = SessionOptions(Path("runs"), memory=200), SessionOptions(Path("runs"))
+    assert memory_of_models(given, 22 * 2**30) == memory_of_models(nothing, 22 * 2**30) == 22 * 2**30
+    assert memory_of_models(given, None) == 200 * 2**30
+    assert memory_of_models(nothing, None) == 7

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from harness.execution.correctness.comparison import identical, relative_error
+from harness.execution.correctness.nudging import nudged
 from harness.execution.correctness.references.dense import last_logits
-from harness.execution.correctness.references.model import reference_model, yardstick
+from harness.execution.correctness.references.model import reference_model
 from harness.execution.correctness.runs import free_and_forced, run_batches, with_tokens
 from harness.execution.deprecations import deprecations_noted
 from harness.execution.generation import generate_free, keeping_logits
 from harness.execution.loading import encode, load_run, load_tokenizer, planted
-from harness.execution.memory.heap import map_large_blocks, return_memory
+from harness.execution.memory.heap import map_blocks, return_memory
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import read_generation, save_facts, save_generation, save_tensors
 from harness.observation.watch import EagerWatch
@@ -48,7 +49,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
     Its tensors, and what it showed of itself, stay in files. Where eager itself is the reference, the tensors are those
     of a third run that is nudged.
     """
-    map_large_blocks()
+    map_blocks()
     reference = read_generation(setup.reference_file(dtype))
     with planted(setup.fault), deprecations_noted() as deprecations:
         model, batches = load_run(setup.eager(dtype))
@@ -61,7 +62,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
         _, second = run_batches(model, batches, reference, options=dict)
         own = first
         if setup.reference is Reference.OWN:
-            with yardstick(setup, model, dtype):
+            with nudged(model, dtype):
                 _, own = run_batches(model, batches, reference, options=dict)
         recalled, asked = _recall(model, setup, probes.recall) if setup.recipe.solves_recall else (0, 0)
         surprise, chance = _surprise(model, setup, probes.text)

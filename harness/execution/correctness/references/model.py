@@ -60,7 +60,8 @@ def reference_model(
         except (RuntimeError, TypeError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
-            # A part that reads the format of a weight elsewhere, as Mamba of its head's.
+            # Where a part reads a weight of another, or its format, as Mamba that of its head, widening breaks it. The
+            # same error of the model itself comes up again in its own dtype.
             raise NotExact(f"{setup.recipe.name}: does not compute by layer: {first_line(error)}") from error
     else:
         model, batches = load_run(setup.eager(dtype if reference is Reference.OWN else Dtype.FP32))
