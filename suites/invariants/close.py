@@ -6,13 +6,16 @@ eager run on the same rows alone, without padding and cache, in float64 and in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Protocol, runtime_checkable
 
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.records.enums import Dtype
+from harness.records.finding import LimitCheck
 from suites.invariants.content import SEEDS, lengths, texts, tokens
 from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject
 
@@ -30,6 +33,19 @@ class Side:
     rows: list[list[int]]
     logits: list[Tensor]
     """Of each row (n, V): of its last n positions."""
+
+
+Alone = Callable[[Dtype, tuple[int, ...]], Tensor]
+"""Logits (T, V) of eager in a dtype for a row alone. In float64 they are exact."""
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A result of an example that is judged by numbers of its own, once the path has run."""
+
+    def checks(self, dtype: Dtype, alone: Alone) -> Iterator[LimitCheck]:
+        """Yield each number with its limit. `alone` runs eager, without any fault that the path has."""
+        ...
 
 
 @st.composite

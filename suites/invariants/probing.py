@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, StratumError
 from harness.records.finding import LimitCheck
 from harness.records.workload import Folder, Seeded
-from suites.invariants.close import Side
+from suites.invariants.close import Counted, Side
 from suites.invariants.content import EDGES, tokens
 from suites.invariants.forward import Subject
 from suites.invariants.question import Opened, Question
@@ -83,8 +83,11 @@ def _by_position(pair: tuple[Tensor, Tensor]) -> Iterator[tuple[Tensor, Tensor]]
 
 def _close(question: Question, dtype: Dtype, relation: Relation, example: dict[str, Any]) -> list[LimitCheck]:
     with planted(question.setup.fault):
-        sides = list(relation.tries(_subject(question, dtype), example))
-    return error_findings(tuple(_error(question.setup, dtype, side) for side in sides), dtype, limits=question.limits)
+        results = list(relation.tries(_subject(question, dtype), example))
+    sides = [result for result in results if isinstance(result, Side)]
+    found = error_findings(tuple(_error(question.setup, dtype, side) for side in sides), dtype, limits=question.limits)
+    counted = (result for result in results if isinstance(result, Counted))
+    return [*found, *(check for each in counted for check in each.checks(dtype, partial(_alone, question.setup)))]
 
 
 def _error(setup: CaseSetup, dtype: Dtype, side: Side) -> StratumError:

@@ -37,7 +37,7 @@ class Relation:
     tries: Callable[[Subject, dict[str, Any]], Iterator[Any]]
     """Runs one example in a worker."""
     exact: bool = False
-    """Whether what it protects is compared bit for bit; otherwise by R0 and R1."""
+    """Whether what it protects is compared bit for bit; otherwise by R0 and R1, and by numbers of its own."""
     caches: frozenset[str] = frozenset({DYNAMIC, STATIC, NONE})
     """Caches of the paths for which it says something."""
     served: bool = False
