@@ -16,7 +16,16 @@ from harness.errors import HarnessError
 from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Budget, Limits
 from harness.profiles.numerics import L3_SHARE, R2_FACTOR, StoredNumerics
 from harness.records.enums import Dtype, Reference, Tolerance
-from harness.records.evidence import GROUP, Comparison, EagerCheck, Operators, PrecisionRun, Scheme, StratumError
+from harness.records.evidence import (
+    GROUP,
+    Comparison,
+    EagerCheck,
+    LaterCalls,
+    Operators,
+    PrecisionRun,
+    Scheme,
+    StratumError,
+)
 from harness.records.finding import LimitCheck, quotient
 from harness.statistics import at_least
 
@@ -71,7 +80,7 @@ def findings(
             raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
         scheme += _scheme(run.scheme, dtype, budgets["weights"])
     if run.beside:
-        lossless = replace(run, comparison=run.beside, beside=None, scheme=None, operators=None)
+        lossless = replace(run, comparison=run.beside, beside=None, scheme=None, operators=None, later=None)
         scheme += [
             replace(
                 each,
@@ -90,6 +99,7 @@ def findings(
             f"rows that do not end where their sequence does: {comparison.free.unended} ({dtype})",
         ),
     ]
+    checks += _later(run.later, dtype, limits) if run.later else ()
     lengths = _none(
         "R6",
         f"{dtype}.lengths",
@@ -176,6 +186,21 @@ def _within(comparison: Comparison, budget: Budget, limits: Limits, *, trained: 
         yield _largest(
             "R6", f"{dtype}.cache", f"{dtype} cache error over what the scheme and {dtype} cost", shares, 1.0
         )
+
+
+def _later(later: LaterCalls, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
+    """Yield the findings of S: what earlier calls in a process may change (nothing), and what a call may leave."""
+    differs = f"the same prompts give other bits once other prompts were served ({dtype})"
+    yield _none("S", f"{dtype}.later_differs", int(not later.identical), differs)
+    yield from _same_precision(
+        later.strata, dtype, limits.of_logits(dtype), rule="S", key="later_rho", label="error of a second call"
+    )
+    for name, label in (("tensors", "tensors"), ("bytes", "bytes of tensors"), ("handles", "threads and open files")):
+        # The first call may fill what is kept for all others.
+        counts = [getattr(each, name) for each in later.remains[1:]]
+        left = max(0, counts[-1] - counts[0]) if counts else 0
+        sentence = f"{label} that {len(counts) - 1} calls left behind: {left} ({dtype})"
+        yield _none("S", f"{dtype}.left_{name}", left, sentence)
 
 
 def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:

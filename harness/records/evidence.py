@@ -240,6 +240,30 @@ class Operators:
 
 
 @dataclass(frozen=True)
+class Remains:
+    """Counts of what is alive in a process after a call. What was there before a series of calls is left out."""
+
+    tensors: int
+    """Number of tensors that Python holds."""
+    bytes: int
+    """Bytes of these tensors by their shapes; on an accelerator, all that are allocated there."""
+    handles: int
+    """Number of threads and of open files, earlier ones included."""
+
+
+@dataclass(frozen=True)
+class LaterCalls:
+    """Facts about calls after the one that is judged, in the same process."""
+
+    identical: bool
+    """Whether the judged call, repeated after other prompts, gave the same bits: logits and cache."""
+    strata: tuple[StratumError, ...] = ()
+    """Errors of the same rows in reverse order. Empty for one row, and for a lossy or dynamic path."""
+    remains: tuple[Remains, ...] = ()
+    """Counts after each of some equal calls."""
+
+
+@dataclass(frozen=True)
 class PrecisionRun:
     """Results of one run of a case in one precision."""
 
@@ -256,6 +280,8 @@ class PrecisionRun:
     operators: Operators | None = None
     """Errors of the replaced operators; None if the path replaces none that can be watched, or did not engage."""
     deprecations: tuple[Deprecation, ...] = ()
+    later: LaterCalls | None = None
+    """Facts about later calls; None for ranks and served requests, which make none."""
 
     def __post_init__(self) -> None:
         if self.comparison.dtype is not self.dtype:

@@ -13,6 +13,7 @@ from harness.observation.caches import cache_name
 from harness.paths.base import Optimization
 
 DYNAMIC, STATIC, NONE = "dynamic", "static", "none"
+OFFLOADED, OFFLOADED_STATIC, QUANTIZED = "offloaded", "offloaded_static", "quantized"
 """Caches by what `generate` calls them."""
 
 
@@ -69,12 +70,17 @@ class Subject:
         return logits
 
     def new_cache(self, kind: str, slots: int) -> Any:
-        from transformers import DynamicCache, StaticCache
+        """Return an empty cache, one of a fixed size with `slots` slots; None for NONE."""
+        from transformers import DynamicCache, QuantizedCache, StaticCache
 
+        config, options = self.model.config, self.optimization.generate_options().get("cache_config", {})
         makers = {
             NONE: lambda: None,
-            DYNAMIC: lambda: DynamicCache(config=self.model.config),
-            STATIC: lambda: StaticCache(config=self.model.config, max_cache_len=slots),
+            DYNAMIC: lambda: DynamicCache(config=config),
+            STATIC: lambda: StaticCache(config=config, max_cache_len=slots),
+            OFFLOADED: lambda: DynamicCache(config=config, offloading=True),
+            OFFLOADED_STATIC: lambda: StaticCache(config=config, max_cache_len=slots, offloading=True),
+            QUANTIZED: lambda: QuantizedCache(config=config, **options),
         }
         return makers[kind]()
 

@@ -12,8 +12,8 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Technique, Tier, Tolerance
 from harness.records.workload import Prompt, Workload
 from harness.session.plan import Planned
-from suites.invariants import bitwise, close
-from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject, cache_of
+from suites.invariants import bitwise, close, turns
+from suites.invariants.forward import DYNAMIC, NONE, OFFLOADED, OFFLOADED_STATIC, QUANTIZED, STATIC, Subject, cache_of
 
 ENGAGING = (
     Prompt(30, text="A relation holds for any input, but only an engaged path is asked for it."),
@@ -22,6 +22,8 @@ ENGAGING = (
 """Prompts on which a path must show that it engages before it is asked for anything: padded, longer than a page of 16
 and than the window of the tiny Olmo."""
 LENGTHENING = frozenset({DYNAMIC, STATIC})
+CARRIED = frozenset({DYNAMIC, STATIC, OFFLOADED, OFFLOADED_STATIC})
+"""Caches that the next turn of a conversation can go on with, and that keep what they are given."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Relation:
     """Caches of the paths for which it says something."""
     served: bool = False
     """Whether it is about requests of continuous batching."""
+    of_turns: bool = False
+    """Whether it is about several calls, and so asked of stacks too."""
 
     @property
     def workload(self) -> Workload:
@@ -74,6 +78,23 @@ RELATIONS = (
     ),
     Relation("prefix", "the beginning of a row alone, or within the row", close.begun_rows, close.prefix),
     Relation(
+        "turns", "turns of a conversation on one cache", turns.turns, turns.conversation, caches=CARRIED, of_turns=True,
+    ),
+    Relation(
+        "crops", "turns after the end of a cache was cut off", turns.cropped_turns, turns.conversation,
+        caches=frozenset({DYNAMIC, OFFLOADED}), of_turns=True,
+    ),
+    Relation(
+        "resets", "turns after a cache was reset", turns.reset_turns, turns.conversation, caches=CARRIED, of_turns=True,
+    ),
+    Relation(
+        "quantized_turns", "logits of a conversation on a quantized cache and on its dense twin", turns.turns,
+        turns.twin_conversation, exact=True, caches=frozenset({QUANTIZED}), of_turns=True,
+    ),
+    Relation(
+        "calls", "calls one after another, each with a cache of its own", turns.calls, turns.later_calls, of_turns=True,
+    ),
+    Relation(
         "arrival_order", "requests in one order, or in another behind other requests", close.orders_of_requests,
         close.arrival_order, served=True,
     ),
@@ -90,8 +111,10 @@ def applies(relation: Relation, path: Optimization) -> bool:
         return False  # several processes hold the model, and none of them can be called alone
     if Aspect.COMPILATION in path.changes:
         return False  # every shape that is drawn would be compiled
-    if path.technique is Technique.STACKS:
-        return False  # each part is asked by itself
+    if path.technique is Technique.STACKS and not relation.of_turns:
+        return False  # each part is asked by itself; but what one leaves in a cache, another may read
+    if path.tolerance is Tolerance.LOSSY and relation.caches == {QUANTIZED}:
+        return cache_of(path) in relation.caches
     if path.tolerance in {Tolerance.LOSSY, Tolerance.DYNAMIC}:
         return (
             False  # what a quantized cache gives back depends on when it was packed, an LLM.int8 row on its neighbours

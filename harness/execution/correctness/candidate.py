@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from harness.execution.correctness.comparison import compare
+from harness.execution.correctness.later_calls import later_calls
 from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.operators import compare_operators
 from harness.execution.correctness.references.dense import (
@@ -59,6 +60,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
             scheme = Scheme(quality_of(model, against.text), against.changed_by_saving) if against.text else None
             beside = _beside(run, model, batches, against)
+            later = later_calls(run, model, batches, candidate, against)
     twin = None
     if optimization.tolerance is Tolerance.LOSSY and engaged.engaged:
         with optimization.applied():
@@ -79,6 +81,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
         scheme=scheme,
         operators=operators,
         deprecations=tuple(deprecations),
+        later=later,
     )
 
 

@@ -38,10 +38,7 @@ def compare(
             f"logits are {tuple(candidate.step_logits.shape)}, but should be {tuple(eager.step_logits.shape)} as "
             f"eager's and {tuple(reference.step_logits.shape)} as the reference's"
         )
-    strata = tuple(
-        error_of_parts(name, parts, dtype=dtype, without_mean=True)
-        for name, parts in _strata(candidate, eager, reference)
-    )
+    strata = errors_of(candidate, eager=eager, reference=reference, dtype=dtype)
     greedy, slack, limit = _greedy(candidate, eager=eager, reference=reference, strata=strata, dtype=dtype)
     return Comparison(
         dtype=dtype,
@@ -55,6 +52,16 @@ def compare(
         divergence=_divergence(candidate, eager=eager, reference=reference),
         state=compare_states(candidate.states, eager=eager.states, reference=reference.states, dtype=dtype),
         steps=tuple(_by_step(candidate, eager=eager, reference=reference, dtype=dtype)),
+    )
+
+
+def errors_of(
+    candidate: Generation, *, eager: Generation, reference: Generation, dtype: Dtype
+) -> tuple[StratumError, ...]:
+    """Return the errors of the logits in each phase and row."""
+    return tuple(
+        error_of_parts(name, parts, dtype=dtype, without_mean=True)
+        for name, parts in _strata(candidate, eager, reference)
     )
 
 

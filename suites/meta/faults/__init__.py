@@ -16,12 +16,16 @@ def patched(owner: Any, name: str, replacement: Any) -> Iterator[Any]:
     """`owner.name` is `replacement` meanwhile; yields what it was."""
     original = getattr(owner, name)
     # Of a class, as it stands there: what one asks a class for may be bound already.
+    inherited = isinstance(owner, type) and name not in owner.__dict__
     kept = owner.__dict__.get(name, original) if isinstance(owner, type) else original
     setattr(owner, name, replacement)
     try:
         yield original
     finally:
-        setattr(owner, name, kept)
+        if inherited:
+            delattr(owner, name)  # so that it is that of the class above again
+        else:
+            setattr(owner, name, kept)
 
 
 @contextmanager

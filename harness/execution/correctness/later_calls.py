@@ -1,0 +1,111 @@
+"""Calls of a model after the one that is judged, in the same process. They find what a call leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.execution.correctness.comparison import errors_of, identical
+from harness.execution.correctness.references.dense import Yardstick
+from harness.execution.correctness.runs import with_tokens
+from harness.execution.generation import Batch, Generation, generate_forced, generate_free, generation, joined
+from harness.execution.setup import CaseRun
+from harness.observation.caches import cache_of
+from harness.records.enums import Tolerance
+from harness.records.evidence import LaterCalls, Remains, StratumError
+
+Options = Callable[[], Mapping[str, Any]]
+COMPARED = frozenset({Tolerance.EXACT, Tolerance.REORDERED, Tolerance.ROUNDED})
+"""Tolerances by which rows in another order are compared. A lossy cache and a dynamic scheme have budgets alone."""
+COUNTED = 10
+"""Number of equal calls after each of which is counted what is left."""
+FEWEST = 4
+"""The same where ten calls would take longer than SECONDS."""
+SECONDS = 1.0
+SHORT = 3
+"""Tokens of a call whose output is not compared."""
+
+
+def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generation, against: Yardstick) -> LaterCalls:
+    """Call a model that gave `first` again: with other prompts, with the same, and often.
+
+    The first call is that of a fresh process. Rows in reverse order have its shape, and other masks and tokens. Half of
+    each prompt has another shape. Then the first call is repeated, and must give the same bits.
+    """
+    options, reference = run.optimization.generate_options, against.reference
+    several = len(batches) == 1 and len(batches[0][0]) > 1
+    with run.optimization.applied():
+        turned = _forced(model, list(map(_turned, batches)), reference.tokens.flip(0), options) if several else None
+        if not run.optimization.compiles_steps:  # every shape would be compiled
+            for ids, mask in batches:
+                half = ids.shape[1] // 2
+                generate_free(model, ids[:, half:], mask[:, half:], new_tokens=SHORT, options=options())
+        again = _forced(model, batches, reference.tokens, options)
+        ids, mask = batches[0]
+        if run.optimization.compiles_steps:  # a call of another shape would be compiled
+            remains = _remains(model, (ids, mask), reference.tokens.shape[1], options)
+        else:
+            remains = _remains(model, (ids[:1], mask[:1]), SHORT, options)
+    strata: tuple[StratumError, ...] = ()
+    if turned and run.optimization.tolerance in COMPARED:
+        strata = errors_of(_turned_back(turned), eager=against.eager, reference=reference, dtype=run.dtype)
+    same = identical(replace(again, tokens=first.tokens), first)
+    return LaterCalls(identical=same, strata=strata, remains=remains)
+
+
+def _turned(batch: Batch) -> Batch:
+    ids, mask = batch
+    return ids.flip(0), mask.flip(0)
+
+
+def _turned_back(turned: Generation) -> Generation:
+    rows = ("prompt_logits", "step_logits", "tokens", "valid")
+    return replace(turned, **{name: getattr(turned, name).flip(0) for name in rows}, states=())
+
+
+def _forced(model: Any, batches: list[Batch], tokens: Tensor, options: Options) -> Generation:
+    parts = []
+    for ids, mask, own in with_tokens(batches, tokens):
+        output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=own, options=options())
+        parts.append(generation(prompt_logits, step_logits, own, mask, cache=cache_of(output)))
+    return joined(parts)
+
+
+def _remains(model: Any, batch: Batch, new_tokens: int, options: Options) -> tuple[Remains, ...]:
+    """Return what is there after each of some equal calls."""
+    gc.collect()
+    gc.freeze()  # what is there already need not be counted, and is not walked
+    try:
+        counts: list[Remains] = []
+        started = time.monotonic()
+        while len(counts) < FEWEST or (len(counts) < COUNTED and time.monotonic() - started < SECONDS):
+            generate_free(model, *batch, new_tokens=new_tokens, options=options())
+            counts.append(_count(model.device))
+    finally:
+        gc.unfreeze()
+    return tuple(counts)
+
+
+def _count(device: torch.device) -> Remains:
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    held = torch.accelerator.memory_allocated(device) if device.type != "cpu" else sum(map(_bytes, tensors))
+    files = Path("/proc/self/fd")
+    return Remains(
+        tensors=len(tensors),
+        bytes=held,
+        handles=threading.active_count() + (len(list(files.iterdir())) if files.is_dir() else 0),
+    )
+
+
+def _bytes(tensor: Tensor) -> int:
+    """Return the bytes of a tensor by its shape; views count as often as they are held."""
+    return tensor.numel() * tensor.element_size()
