@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from harness.machine.requirements import Need, Release
+from typing import Any
+
+from harness.machine.requirements import Release
 from harness.paths import attention
 from harness.paths.base import Optimization
 from harness.paths.caching import (
@@ -80,15 +82,42 @@ SINGLE: tuple[Optimization, ...] = (
 """Paths of one optimization each."""
 
 
-def stack(*names: str, impossible: str = "", also: tuple[Need, ...] = ()) -> Stack:
-    """Return the stack of the paths of these names."""
-    parts = tuple(next(path for path in SINGLE if path.name == name) for name in names)
-    return Stack(parts, impossible=impossible, also=also)
+def stack(*names: str, **options: Any) -> Stack:
+    """Return the stack of the paths of these names. `options` are fields of the stack."""
+    return Stack(tuple(next(path for path in SINGLE if path.name == name) for name in names), **options)
+
+
+PAIRED_ATTENTION = (
+    "attention.sdpa",
+    "kernels.flash_attn2_local",
+    "attention.flash_attention_2",
+    "attention.flash_attention_3",
+    "attention.flex",
+)
+"""Implementations of attention that meet each cache. Backends of sdpa differ from it in their kernels alone."""
+PAIRED_CACHES = (
+    "caching.static",
+    "caching.none",
+    "caching.quantized_quanto4",
+    "caching.quantized_hqq4",
+    "caching.offloaded",
+    "caching.offloaded_static",
+)
+
+PAIRS = tuple(
+    # The others are timed as parts, and by accelerators.
+    stack(attention, cache, padded=(row + column) % 2 == 0, timed=row == 0 == column % 2)
+    for row, attention in enumerate(PAIRED_ATTENTION)
+    for column, cache in enumerate(PAIRED_CACHES)
+)
+"""Each attention with each cache, every other one on rows without padding.
+
+So any two of attention, cache and padding meet at least once.
+"""
 
 
 STACKS: tuple[Stack, ...] = (
-    stack("attention.sdpa", "caching.static"),
-    stack("attention.sdpa", "caching.quantized_quanto4"),
+    *PAIRS,
     stack("attention.sdpa", "compilation.static_cache"),
     stack("attention.sdpa", "kernels.layers_local"),
     stack("attention.sdpa", "quantization.bnb_nf4"),

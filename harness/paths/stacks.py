@@ -13,6 +13,7 @@ from harness.paths.base import Aspect, Launch, Optimization, RunContext, Serving
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tolerance
 from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
+from harness.records.workload import Workload
 
 STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
 """Tolerances, the least exact first. A stack has the tolerance of its least exact part."""
@@ -27,6 +28,10 @@ class Stack(Optimization):
     """Reason why the parts do not go together. Such a stack is planned, but only run by the test that it fails."""
     also: tuple[Need, ...] = ()
     """Needs of the parts together, beyond what each needs alone."""
+    padded: bool = True
+    """Whether a CPU, and the daily tier, run it on padded rows; otherwise on rows without padding."""
+    timed: bool = True
+    """Whether a CPU times it without being requested to."""
     name: str = field(init=False)
     budget: str = field(init=False)
     tolerance: Tolerance = field(init=False)
@@ -61,10 +66,16 @@ class Stack(Optimization):
     def slow_on_cpu(self, case: Case) -> bool:
         """Return whether a CPU runs a case only when slow cases are requested.
 
-        It always runs padded workloads of models in half precision, whose ladder has a finer rung. A stack costs as
+        It always runs models in half precision, whose ladder has a finer rung, on rows of its kind. A stack costs as
         much as its parts, and they are judged on all models by themselves.
         """
-        return not case.workload.padded or case.dtype not in HALF_PRECISIONS
+        # Runs of several shapes, as of separate prompts, would repeat what the parts show.
+        unlike = case.workload.padded is not self.padded or case.workload.separate
+        unlike = unlike or (case.workload.timed is not None and not self.timed)
+        return unlike or case.dtype not in HALF_PRECISIONS or any(part.slow_on_cpu(case) for part in self.parts)
+
+    def suits(self, workload: Workload, device: str) -> bool:
+        return workload.padded is self.padded and all(part.suits(workload, device) for part in self.parts)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return self._merged({part.name: part.load_options(dtype) for part in self.parts})

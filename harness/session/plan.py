@@ -14,7 +14,7 @@ from harness.errors import HarnessError, UnknownName
 from harness.machine.inventory import Inventory
 from harness.machine.model_size import Room
 from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, RealDevice
-from harness.paths.base import Optimization
+from harness.paths.base import Aspect, Optimization
 from harness.profiles.defects import is_ours
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
 from harness.records.evidence import Case
@@ -166,7 +166,7 @@ def _costs_a_cpu_a_minute(entry: Planned) -> bool:
     return (
         entry.case.device == "cpu"
         and entry.case.technique is Technique.STACKS
-        and entry.optimization.compiles_steps
+        and (entry.optimization.compiles_steps or Aspect.COMPILATION in entry.optimization.changes)
         and not entry.optimization.impossible
     )
 

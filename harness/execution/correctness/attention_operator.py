@@ -50,7 +50,9 @@ def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[No
         result = original(module, query, key, value, attention_mask, **options)
         layer, queries = module.layer_idx, query.shape[-2]
         if last.get(layer) != log.passes:
-            fed[layer] += queries
+            # Without a cache every pass is fed all positions again. With one, a later pass has more keys than queries.
+            again = 1 < queries == key.shape[-2]
+            fed[layer] = queries if again else fed[layer] + queries
         last[layer] = log.passes
         # transformers' own attention function, from the architecture's modelling file.
         eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)

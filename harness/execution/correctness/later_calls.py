@@ -54,10 +54,12 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
             remains = _remains(model, (ids, mask), reference.tokens.shape[1], options)
         else:
             remains = _remains(model, (ids[:1], mask[:1]), SHORT, options)
-    strata: tuple[StratumError, ...] = ()
-    if turned and run.optimization.tolerance in COMPARED:
-        strata = errors_of(_turned_back(turned), eager=against.eager, reference=reference, dtype=run.dtype)
     same = identical(replace(again, tokens=first.tokens), first)
+    strata: tuple[StratumError, ...] = ()
+    if turned and turned.prompt_logits.shape != first.prompt_logits.shape:
+        same = False  # it computed fewer positions, as nothing but a cache of an earlier call lets it
+    elif turned and run.optimization.tolerance in COMPARED:
+        strata = errors_of(_turned_back(turned), eager=against.eager, reference=reference, dtype=run.dtype)
     return LaterCalls(identical=same, strata=strata, remains=remains)
 
 

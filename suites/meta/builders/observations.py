@@ -251,9 +251,16 @@ ENGAGED = {
 def stacked(parts):
     """What each part leaves behind, one over the other; attention last, since compiled code shows it too."""
     left = [vars(ENGAGED[part.name]) for part in sorted(parts, key=lambda part: Aspect.ATTENTION in part.changes)]
-    return replace(
+    whole = replace(
         EAGER, **{name: value for part in left for name, value in part.items() if value != vars(EAGER)[name]}
     )
+    return _without_cache(whole) if any(part.control for part in parts) else whole
+
+
+def _without_cache(seen):
+    """The same, where each step goes over the whole sequence."""
+    again = (replace(call, queries=94) if call.phase is Phase.DECODE else call for call in seen.attention)
+    return replace(seen, attention=tuple(again))
 
 
 ENGAGED |= {stack.name: stacked(stack.parts) for stack in STACKS if not stack.impossible}

@@ -63,6 +63,14 @@ def test_correct_attention_errs_as_eager_does_and_looks_up_what_it_is_asked_for(
     assert [trial for trial in seen.exact if trial.wrong] == []
 
 
+def test_attention_without_a_cache_is_fed_all_positions_again(tmp_path):
+    """Each step looks up among all positions so far. They were counted as further ones, and padding was misplaced."""
+    seen = operators_of("stacks.sdpa+none", Dtype.FP32, tmp_path)
+    assert worst(seen, Dtype.FP32) < 1.5
+    assert sum(trial.tried for trial in seen.exact) > 1000
+    assert [trial for trial in seen.exact if trial.wrong] == []
+
+
 def attention_scale(original, module, query, *rest, scaling, **options):
     return original(module, query, *rest, scaling=scaling * 1.01, **options)
 

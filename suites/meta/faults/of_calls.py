@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,20 +37,20 @@ def mask_of_the_first_prompt() -> Iterator[None]:
 
 @contextmanager
 def cache_of_the_last_call() -> Iterator[None]:
-    """A cache of fixed size is kept on the model, and the next call of its size finds the old contents in it."""
+    """The cache of a prompt is kept on the model, and serves the next prompt of its shape, whatever its tokens."""
     from transformers import GenerationMixin
 
-    def prepare(model, *given, **options):
-        made = original(model, *given, **options)
-        size = made.layers[0].max_cache_len
-        kept = model.__dict__.setdefault("kept_caches", {}).setdefault(size, made)
-        for layer in kept.layers:
-            layer.cumulative_length.zero_()
-            if layer.is_initialized:
-                layer.keys[:, :, -1] = layer.keys[:, :, 0]
-        return kept
+    def generate(model, ids, **options):
+        kept = model.__dict__.setdefault("kept_caches", {})
+        begun = copy.deepcopy(kept.get(ids.shape))
+        if begun is not None:
+            begun.crop(ids.shape[1] - 1 - begun.get_seq_length())  # the last token of a prompt is always computed
+            options["past_key_values"] = begun
+        output = original(model, ids, **options)
+        kept[ids.shape] = copy.deepcopy(output.past_key_values)
+        return output
 
-    with patched(GenerationMixin, "_prepare_static_cache", prepare) as original:
+    with patched(GenerationMixin, "generate", generate) as original:
         yield
 
 

@@ -27,7 +27,7 @@ from harness.machine.requirements import (
     Release,
     Triton,
 )
-from harness.paths.registry import PATHS
+from harness.paths.registry import PAIRS, PATHS
 from harness.plugin import PLAN, pytest_generate_tests
 from harness.records.enums import CASE_PROPERTIES, Bottleneck, Dtype
 from harness.records.workload import Folder, Hub, Workload
@@ -139,6 +139,7 @@ def test_what_exists_on_cuda_alone_names_its_need_elsewhere():
         *("kernels.flash_attn2_hub", "kernels.layers_hub"),
         *("quantization.fine_grained_fp8", "continuous_batching.flash_attention_2", "continuous_batching.sdpa_graphs"),
         "stacks.flash_attention_2+offloaded+layers_local+bnb_nf4",
+        *(pair.name for pair in PAIRS if pair.parts[0].name in {f"attention.flash_attention_{n}" for n in "23"}),
     }
     assert Cuda().unmet(GPU, device="cpu") == "needs cuda: this case runs on cpu"
     everything = {entry.case.path: entry.unmet for entry in planned(CPU, "cpu")}

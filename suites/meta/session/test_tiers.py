@@ -15,7 +15,8 @@ from fixtures.models import MODELS
 from harness.errors import HarnessError
 from harness.judging.gate import Forgiven, gate_line, gated, tier_line
 from harness.machine.inventory import take_inventory
-from harness.paths.registry import STACKS
+from harness.paths.base import Aspect
+from harness.paths.registry import PAIRS, STACKS
 from harness.profiles.profile import Match, Profile, write_profile
 from harness.records.enums import Bottleneck, Technique, Tier
 from harness.records.run_files import refuse_two_tiers
@@ -66,7 +67,11 @@ def test_daily_runs_every_path_once(inventory, device):
     """On the first model, on the first workload that suits it; but for paths that a CPU runs only when asked, and
     stacks that it would have to compile."""
     entries = planned(inventory, device)
-    compiled = {path.name for path in STACKS if path.compiles_steps and not path.impossible}
+    compiled = {
+        path.name
+        for path in STACKS
+        if (path.compiles_steps or Aspect.COMPILATION in path.changes) and not path.impossible
+    }
     assert "stacks.sdpa+static_cache" in compiled
     fast = {entry.case.path for entry in entries if not entry.slow}
     fast -= compiled if device == "cpu" else set()
@@ -76,7 +81,18 @@ def test_daily_runs_every_path_once(inventory, device):
     named = {entry.case.path: entry.case.workload.name for entry in daily}
     assert {path for path, workload in named.items() if workload != "ragged_b4"} == (
         {"attention.flex", "parallelism.tp2_torchrun"} if device == "cpu" else {"attention.sdpa_flash"}
-    )
+    ) | ({path.name for path in STACKS if not path.padded} & fast)
+
+
+def test_pairs_cover_any_two_of_attention_cache_and_padding():
+    """Each attention meets each cache, and both kinds of rows; so does each cache."""
+    met = [(*path.parts, path.padded) for path in PAIRS]
+    firsts, seconds = {first for first, _, _ in met}, {second for _, second, _ in met}
+    assert len(met) == len({(first, second) for first, second, _ in met}) == len(firsts) * len(seconds)
+    assert {(first, padded) for first, _, padded in met} == {(each, padded) for each in firsts for padded in (0, 1)}
+    assert {(second, padded) for _, second, padded in met} == {(each, padded) for each in seconds for padded in (0, 1)}
+    on_rows = {entry.case.path: entry.case.workload for entry in of(Tier.DAILY, planned(GPU, "cuda"))}
+    assert all(on_rows[path.name].padded is path.padded for path in PAIRS if path.name in on_rows)
 
 
 @pytest.mark.parametrize(("inventory", "device"), [(CPU, "cpu"), (GPU, "cuda")])
