@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from fixtures.architectures import ARCHITECTURES
+from fixtures.features import FEATURES
 from fixtures.kernels import LOCAL_KERNELS
 from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import PROBES, WORKLOADS
@@ -27,5 +28,5 @@ def pytest_harness_catalogue() -> Catalogue:
         more_models=MORE_MODELS,
         slices=SLICES,
         whole=WHOLE,
-        architectures=ARCHITECTURES,
+        architectures=(*ARCHITECTURES, *FEATURES),
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.architectures import ARCHITECTURES
+from fixtures.features import FEATURES
 from fixtures.models import MODELS, MORE_MODELS, SLICES, WHOLE
 from fixtures.workloads import PROBES, WORKLOADS
 from harness.execution.runner import Runner
@@ -17,7 +18,7 @@ from harness.records.evidence import Case
 from harness.session.plan import Catalogue
 
 REPOSITORY = Path(__file__).parents[1]
-CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS, SLICES, WHOLE, ARCHITECTURES)
+CATALOGUE = Catalogue(PATHS, MODELS, WORKLOADS, PROBES, MORE_MODELS, SLICES, WHOLE, (*ARCHITECTURES, *FEATURES))
 
 
 @pytest.fixture(scope="session", autouse=True)

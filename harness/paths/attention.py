@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.machine.requirements import Compiler, Cuda, FlashAttention, Need
-from harness.paths.base import Aspect, Optimization, RunContext, equal, served_by, tally
+from harness.paths.base import Aspect, Optimization, RunContext, argument_refused, equal, served_by, tally
 from harness.paths.sdpa_kernels import version_as_read, why_no_kernel
 from harness.records.enums import HALF_PRECISIONS, Bottleneck, Dtype, Technique
 from harness.records.evidence import Case, EngagementCheck
@@ -167,7 +167,7 @@ class FlashAttentionPackage(Optimization):
         return HALF_PRECISIONS
 
     def refuses(self, line: str, case: RunContext) -> str:
-        return "the device is too old for it" if "requires compute capability" in line else ""
+        return "the device is too old for it" if "requires compute capability" in line else argument_refused(line)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": self.implementation}

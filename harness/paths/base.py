@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping
@@ -260,6 +261,12 @@ def served_by(
         equal("attention implementation", implementation, observation.attention_implementation),
         *(attention_claim(observation, phase, operators, calls=calls) for phase in Phase),
     ]
+
+
+def argument_refused(line: str) -> str:
+    """Return which argument a kernel of flash-attention does not take, if transformers' error says so; else empty."""
+    named = re.search(r"This flash attention implementation does not support `(\w+)`", line)
+    return f"its kernel takes no {named[1]}" if named else ""
 
 
 def tally(counts: Mapping[str, int]) -> str:

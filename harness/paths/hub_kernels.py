@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import Incompatible
 from harness.machine.local_kernels import FLASH_ATTENTION, LAYER_KERNELS, LAYERS, LocalKernel, local_kernels
 from harness.machine.requirements import Cuda, HubKernel, Kernels, Need, Triton
-from harness.paths.base import Aspect, Optimization, equal, served_by, tally
+from harness.paths.base import Aspect, Optimization, RunContext, argument_refused, equal, served_by, tally
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique
 from harness.records.evidence import EngagementCheck
 from harness.records.observation import LayerKind, Observation
@@ -32,6 +32,9 @@ class FlashAttention2Local(Optimization):
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         return HALF_PRECISIONS if device == "cuda" else super().dtypes(device)
+
+    def refuses(self, line: str, case: RunContext) -> str:
+        return argument_refused(line)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": FLASH_ATTENTION}
@@ -57,6 +60,9 @@ class FlashAttention2Hub(Optimization):
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         return HALF_PRECISIONS
+
+    def refuses(self, line: str, case: RunContext) -> str:
+        return argument_refused(line)
 
     def load_options(self, dtype: Dtype) -> Mapping[str, Any]:
         return {"attn_implementation": HUB_FLASH_ATTENTION}

@@ -30,6 +30,8 @@ COUNTED = 10
 FEWEST = 4
 """The same where ten calls would take longer than SECONDS."""
 SECONDS = 1.0
+LONGEST = 4096
+"""Positions up to which a long prompt is tried."""
 SHORT = 3
 """Tokens of a call whose output is not compared."""
 
@@ -38,7 +40,8 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
     """Call a model that gave `first` again: with other prompts, with the same, and often.
 
     The first call is that of a fresh process. Rows in reverse order have its shape, and other masks and tokens. Half of
-    each prompt has another shape. Then the first call is repeated, and must give the same bits.
+    each prompt has another shape, and so has a long prompt where that changes rotary angles. Then the first call is
+    repeated, and must give the same bits.
     """
     options, reference = run.optimization.generate_options, against.reference
     several = len(batches) == 1 and len(batches[0][0]) > 1
@@ -48,6 +51,10 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
             for ids, mask in batches:
                 half = ids.shape[1] // 2
                 generate_free(model, ids[:, half:], mask[:, half:], new_tokens=SHORT, options=options())
+        if longest := _angles_change_beyond(model):
+            ids, mask = batches[0]
+            times = longest // ids.shape[1] + 1
+            generate_free(model, ids.repeat(1, times), mask.repeat(1, times), new_tokens=SHORT, options=options())
         again = _forced(model, batches, reference.tokens, options)
         ids, mask = batches[0]
         if run.optimization.compiles_steps:  # a call of another shape would be compiled
@@ -61,6 +68,17 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
     elif turned and run.optimization.tolerance in COMPARED:
         strata = errors_of(_turned_back(turned), eager=against.eager, reference=reference, dtype=run.dtype)
     return LaterCalls(identical=same, strata=strata, remains=remains)
+
+
+def _angles_change_beyond(model: Any) -> int:
+    """Return the number of positions beyond which rotary angles follow the longest prompt so far; 0 if never, or if
+    trying that would take long."""
+    lengths = [
+        int(module.max_seq_len_cached)
+        for module in model.modules()
+        if getattr(module, "rope_type", "") == "dynamic" and hasattr(module, "max_seq_len_cached")
+    ]
+    return max((length for length in lengths if length <= LONGEST), default=0)
 
 
 def _turned(batch: Batch) -> Batch:

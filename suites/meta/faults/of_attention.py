@@ -203,3 +203,43 @@ def kernel_loses_the_first_value() -> Iterator[None]:
 
     with patched(hub_kernels, "get_kernel", get_kernel) as original:
         yield
+
+
+@contextmanager
+def scale_is_not_the_models() -> Iterator[None]:
+    """Scores are divided by the root of the head's size, whatever scale the model has."""
+
+    def wrong(module, query, key, value, mask, **rest):
+        return original(module, query, key, value, mask, **{**rest, "scaling": query.shape[-1] ** -0.5})
+
+    with attention("sdpa", wrong) as original:
+        yield
+
+
+@contextmanager
+def cap_is_dropped() -> Iterator[None]:
+    """Eager scores are not capped, though the model says so."""
+    import transformers.models.gemma2.modeling_gemma2 as gemma2
+
+    def wrong(module, query, key, value, mask, **rest):
+        return original(module, query, key, value, mask, **{**rest, "softcap": None})
+
+    with patched(gemma2, "eager_attention_forward", wrong) as original:
+        yield
+
+
+@contextmanager
+def sinks_are_dropped() -> Iterator[None]:
+    """Nothing of a row's weight goes into the sink."""
+    import transformers.models.gpt_oss.modeling_gpt_oss as gpt_oss
+
+    def wrong(module, query, key, value, mask, **rest):
+        kept = module.sinks
+        module.sinks = torch.nn.Parameter(torch.full_like(kept, -1e4), requires_grad=False)
+        try:
+            return original(module, query, key, value, mask, **rest)
+        finally:
+            module.sinks = kept
+
+    with patched(gpt_oss, "eager_attention_forward", wrong) as original:
+        yield
