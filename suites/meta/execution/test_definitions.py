@@ -81,13 +81,13 @@ def fine_grained_fp8(weight):
     """As transformers packs it; it multiplies on a GPU alone."""
     from transformers.integrations.finegrained_fp8 import Fp8Quantize
 
-    config = SimpleNamespace(weight_block_size=(32, 64), scale_fmt="float")
+    config = SimpleNamespace(weight_block_size=(32, 32), scale_fmt="float")
     packed = Fp8Quantize(SimpleNamespace(quantization_config=config)).convert({"linear.weight": weight})
     rows, columns = weight.shape
     layer = SimpleNamespace(
         weight=packed["linear.weight"],
         weight_scale_inv=packed["linear.weight_scale_inv"],
-        block_size=(32, 64),
+        block_size=(32, 32),
         in_features=columns,
         out_features=rows,
     )
@@ -114,7 +114,9 @@ LIBRARIES = {
     "hqq": hqq,
     "fine_grained_fp8": fine_grained_fp8,
 }
-EXACT = [name for name in LIBRARIES if name != "hqq"]
+NAMES = [pytest.param(name, marks=[pytest.mark.workers] if name == "quanto_int4" else []) for name in LIBRARIES]
+"""quanto builds its extension when it first unpacks 4 bits."""
+EXACT = [name for name in NAMES if name.values != ("hqq",)]
 """Those that say of each weight what it becomes."""
 
 
@@ -130,7 +132,7 @@ def test_every_path_that_rounds_weights_has_a_definition():
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_a_library_packs_is_what_is_defined(name, dtype, one_thread):
     part = part_of(dtype)
     found = DEFINITIONS[name](part, LIBRARIES[name](part.weight).double())
@@ -140,7 +142,7 @@ def test_what_a_library_packs_is_what_is_defined(name, dtype, one_thread):
 
 @pytest.mark.parametrize("name", EXACT)
 def test_one_weight_that_is_a_level_off_is_found(name, one_thread):
-    """That one alone, at a distance of a step or so: gaps between levels differ."""
+    """That one alone."""
     part = part_of()
     given = LIBRARIES[name](part.weight).double()
     levels = given[5].unique()
@@ -148,22 +150,22 @@ def test_one_weight_that_is_a_level_off_is_found(name, one_thread):
     given[5, place] = levels[len(levels) // 2 + 1]
     found = DEFINITIONS[name](part, given)
     assert found.wrong.nonzero().tolist() == [[5, place]]
-    assert 0.1 < found.steps[5, place].item() <= 1.01
+    assert int(found.steps.argmax()) == 5 * COLUMNS + place
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_block_whose_scale_is_a_few_per_cent_off_is_found(name, one_thread):
     """Of hqq, whose scale and zero point are optimized, only where it is off by much."""
     part = part_of()
     given = LIBRARIES[name](part.weight).double()
-    given[5, 64:96] *= 1.5 if name == "hqq" else 1.03
+    given[5, 64:96] *= 1.25 if name == "hqq" else 1.03
     found = DEFINITIONS[name](part, given)
     assert found.wrong[5, 64:96].any()
     found.wrong[5, 64:96] = False
     assert not found.wrong.any()
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_no_number_is_wrong(name, one_thread):
     part = part_of()
     given = LIBRARIES[name](part.weight).double()
@@ -234,7 +236,7 @@ def test_groups_of_quanto(columns, size):
     assert quanto_group(columns) == size
 
 
-@pytest.mark.parametrize("name", ["nf4", "nf4_double", "quanto_int4"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name.values[0] in {"nf4", "nf4_double", "quanto_int4"}])
 def test_rows_that_blocks_do_not_fill(name, one_thread):
     """Blocks of 4 bits run over the end of a row; the last one is shorter."""
     part = part_of(rows=5, columns=150)
