@@ -69,8 +69,8 @@ class Runner(WorkerPool):
     threads: int = 0
     """CPU threads of workers that run small, untimed models; 0 leaves the number to torch."""
     reference_fault: str = ""
-    """Fault to plant into the reference, the eager runs compared with it, and the load of rounded weights, in the form
-    of `CaseSetup.fault`."""
+    """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`. The load
+    of rounded weights gets it too."""
     reference: Reference | None = None
     """Reference that was requested; None for the most precise one that there is room for."""
     memory_bytes: int | None = None

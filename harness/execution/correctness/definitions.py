@@ -23,13 +23,13 @@ from torch.nn.functional import pad
 U32 = 2.0**-24
 """Unit roundoff of float32."""
 ROUNDINGS = 4.0
-"""Number of roundings that the arithmetic of a scheme may make of one number, as a scale, its inverse and a product."""
+"""Number of roundings that the arithmetic of a scheme may make of one number: scale, inverse, quotient, product."""
 BLOCK_4BIT = 64
 """Weights that share a scale in NF4 and FP4: bitsandbytes' default, as in QLoRA."""
 BLOCK_NESTED = 256
 """Scales that share a scale of their own in double quantization, as in QLoRA."""
 NESTED_TIE = 2.0**-15
-"""Distance from the middle of two levels, as a share of the largest offset, at which a scale may take either. On a CPU
+"""Distance from the middle of two levels at which a scale may take either, over the largest offset. On a CPU
 bitsandbytes 0.50 finds the level in a table of 2**16 entries over [-1, 1], by which one in 700 is not the nearest."""
 NESTED_ROUNDINGS = 16.0
 """Roundings of float32 that the mean of many scales, and its addition, may be off by."""
@@ -59,7 +59,7 @@ FP4 = (*(-magnitude for magnitude in reversed(FP4_MAGNITUDES)), 0.0, *FP4_MAGNIT
 
 
 @dataclass(frozen=True)
-class Part:
+class OriginalRows:
     """Original weights of some rows of one matrix."""
 
     weight: Tensor
@@ -84,19 +84,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far given weights lie from what a scheme allows, (rows, columns) each."""
+    """Distance of given weights from what a scheme allows, (rows, columns) each."""
 
     wrong: Tensor
-    """Whether a weight is none of the values that it may have, bool."""
+    """Mask of the weights that are none of the values that they may have, bool."""
     steps: Tensor
     """Distance from the nearest of them, float64, in steps between the levels there."""
 
 
-Definition = Callable[[Part, Tensor], Deviation]
+Definition = Callable[[OriginalRows, Tensor], Deviation]
 """Function of original weights, and of what a model has in their place, float64 (rows, columns)."""
 
 
-def four_bits(part: Part, given: Tensor, *, levels: tuple[float, ...], double: bool) -> Deviation:
+def four_bits(part: OriginalRows, given: Tensor, *, levels: tuple[float, ...], double: bool) -> Deviation:
     """Define bitsandbytes' 4 bits: levels times the largest magnitude of each block, in float32.
 
     With `double` the scales are rounded too: to their mean, plus dynamic levels times the largest difference from it.
@@ -139,14 +139,14 @@ def dynamic_levels() -> Tensor:
     return torch.tensor(sorted(levels), dtype=torch.float64)
 
 
-def llm_int8(part: Part, given: Tensor) -> Deviation:
+def llm_int8(part: OriginalRows, given: Tensor) -> Deviation:
     """Define LLM.int8: weights in float16, and rows of integers up to 127 by their largest magnitude."""
     exact = part.weight.half().double()
     scale = exact.abs().amax(-1, keepdim=True) / 127
     return _integers(exact, given, _Steps(scale, -127, 127, coded=ROUNDINGS * U32, stored=ROUNDINGS * U32))
 
 
-def torchao_int8(part: Part, given: Tensor) -> Deviation:
+def torchao_int8(part: OriginalRows, given: Tensor) -> Deviation:
     """Define torchao's int8: rows of integers from -128 to 127 by 2 / 255 of their largest magnitude.
 
     The scale is rounded to the model's dtype, and what comes back too.
@@ -157,7 +157,7 @@ def torchao_int8(part: Part, given: Tensor) -> Deviation:
     return _integers(part.exact, given, steps)
 
 
-def torchao_int4(part: Part, given: Tensor) -> Deviation:
+def torchao_int4(part: OriginalRows, given: Tensor) -> Deviation:
     """Define torchao's int4: groups of integers from -8 to 7 by 2 / 15 of their largest magnitude.
 
     All of it is computed in the model's dtype, whose smallest normal number is the smallest scale.
@@ -169,7 +169,7 @@ def torchao_int4(part: Part, given: Tensor) -> Deviation:
     return _shaped(_integers(exact, packed, steps), part)
 
 
-def torchao_float8(part: Part, given: Tensor) -> Deviation:
+def torchao_float8(part: OriginalRows, given: Tensor) -> Deviation:
     """Define torchao's float8: e4m3 numbers, whose scale brings the largest magnitude of a row to 448.
 
     The scale is rounded to the model's dtype, and what comes back too.
@@ -178,7 +178,7 @@ def torchao_float8(part: Part, given: Tensor) -> Deviation:
     return _float8(part.exact, given, scale, stored=part.roundoff + ROUNDINGS * U32, smallest=part.smallest)
 
 
-def quanto_int8(part: Part, given: Tensor) -> Deviation:
+def quanto_int8(part: OriginalRows, given: Tensor) -> Deviation:
     """Define quanto's int8: rows of integers up to 127 by their largest magnitude, in the model's dtype."""
     scale = _as_stored(part.exact.abs().amax(-1, keepdim=True) / 127, part)
     twice = 2 * part.roundoff
@@ -186,7 +186,7 @@ def quanto_int8(part: Part, given: Tensor) -> Deviation:
     return _integers(part.exact, given, steps)
 
 
-def quanto_int4(part: Part, given: Tensor) -> Deviation:
+def quanto_int4(part: OriginalRows, given: Tensor) -> Deviation:
     """Define quanto's int4: 16 levels between the extremes of each group, in the model's dtype."""
     size = quanto_group(part.weight.shape[-1])
     exact, packed = _blocks(part.exact, size), _blocks(given, size)
@@ -204,7 +204,7 @@ def quanto_group(columns: int) -> int:
     return next((size for size in sizes if columns > GROUP_QUANTO and columns % size == 0), columns)
 
 
-def hqq(part: Part, given: Tensor) -> Deviation:
+def hqq(part: OriginalRows, given: Tensor) -> Deviation:
     """Define a bound for hqq's int4, which optimizes its zero points: so many times the RMS error of plain rounding.
 
     A group is wrong if it errs HQQ_GROUP_RMS times as much. If all together err more than HQQ_RMS times as much, all
@@ -221,7 +221,7 @@ def hqq(part: Part, given: Tensor) -> Deviation:
     return _shaped(_held(squares.sqrt().expand_as(exact), allowed, slack, step, most=True), part)
 
 
-def fine_grained_fp8(part: Part, given: Tensor) -> Deviation:
+def fine_grained_fp8(part: OriginalRows, given: Tensor) -> Deviation:
     """Define fine-grained fp8: e4m3 numbers, whose scale brings the largest magnitude of a tile to 448."""
     rows, columns = part.weight.shape
     tiles = pad(part.exact, (0, -columns % TILE, 0, -rows % TILE)).unflatten(1, (-1, TILE)).unflatten(0, (-1, TILE))
@@ -308,7 +308,7 @@ def _held(given: Tensor, allowed: Tensor, slack: Tensor, step: Tensor, *, most: 
     return Deviation(~(distance <= slack), (distance / step).nan_to_num(torch.inf, torch.inf))
 
 
-def _shaped(found: Deviation, part: Part) -> Deviation:
+def _shaped(found: Deviation, part: OriginalRows) -> Deviation:
     """Return a deviation of blocks as one of the rows and columns of a part."""
     shape = part.weight.shape
     return Deviation(*(each.flatten()[: shape.numel()].reshape(shape) for each in (found.wrong, found.steps)))
@@ -320,7 +320,7 @@ def _blocks(matrix: Tensor, size: int) -> Tensor:
     return pad(values, (0, -len(values) % size)).reshape(-1, size)
 
 
-def _as_stored(scale: Tensor, part: Part) -> Tensor:
+def _as_stored(scale: Tensor, part: OriginalRows) -> Tensor:
     """Return a float64 scale rounded to the model's dtype."""
     return scale.to(part.weight.dtype).double()
 

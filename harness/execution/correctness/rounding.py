@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from harness.execution.correctness.definitions import BLOCK_4BIT, BLOCK_NESTED, DEFINITIONS, TILE, Deviation, Part
+from harness.execution.correctness.definitions import (
+    BLOCK_4BIT,
+    BLOCK_NESTED,
+    DEFINITIONS,
+    TILE,
+    Deviation,
+    OriginalRows,
+)
 from harness.observation.linears import experts_of, linears_of
 from harness.paths.base import Optimization
 from harness.records.evidence import Rounding
@@ -35,7 +42,7 @@ class Original:
     """Name of the linear, or of the parameter of experts."""
     shape: tuple[int, int]
     """Rows and columns of the whole matrix; matrices of experts stand below each other."""
-    parts: Mapping[int, Part]
+    parts: Mapping[int, OriginalRows]
     """Parts by their first row."""
 
 
@@ -94,7 +101,7 @@ def _original(name: str, matrix: Tensor) -> Original:
     places = range(last + 1) if rows * columns <= SMALL else sorted({0, last // 2, last})
     mean = _mean_scale(matrix)
     parts = {
-        place * height: Part(matrix[place * height : (place + 1) * height].detach().cpu().clone(), mean)
+        place * height: OriginalRows(matrix[place * height : (place + 1) * height].detach().cpu().clone(), mean)
         for place in places
     }
     return Original(name, (rows, columns), parts)

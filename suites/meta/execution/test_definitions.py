@@ -14,7 +14,7 @@ from harness.execution.correctness.definitions import (
     DEFINITIONS,
     FP4,
     NF4,
-    Part,
+    OriginalRows,
     dynamic_levels,
     float8_levels,
     quanto_group,
@@ -33,7 +33,7 @@ def part_of(dtype=torch.float32, *, rows=ROWS, columns=COLUMNS):
     weight[1, :64] = 0
     weight = weight.to(dtype)
     blocks = nn.functional.pad(weight.flatten().abs(), (0, -weight.numel() % 64)).view(-1, 64)
-    return Part(weight, blocks.amax(-1).double().mean().item())
+    return OriginalRows(weight, blocks.amax(-1).double().mean().item())
 
 
 def bitsandbytes4(weight, *, kind, double):
@@ -208,7 +208,7 @@ def test_weight_between_two_levels_may_take_either():
     for level, wrong in ((0.0, False), (1.0, False), (2.0, True), (0.5, True)):
         given = torch.zeros(1, 32, dtype=torch.float64)
         given[0, 0], given[0, 1] = 7.0, level
-        assert DEFINITIONS["torchao_int4"](Part(weight, 0.0), given).wrong[0, 1].item() is wrong
+        assert DEFINITIONS["torchao_int4"](OriginalRows(weight, 0.0), given).wrong[0, 1].item() is wrong
 
 
 def test_nf4_levels_are_quantiles_of_the_normal_distribution():
