@@ -69,7 +69,8 @@ class Runner(WorkerPool):
     threads: int = 0
     """CPU threads of workers that run small, untimed models; 0 leaves the number to torch."""
     reference_fault: str = ""
-    """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`."""
+    """Fault to plant into the reference and the eager runs compared with it, in the form of `CaseSetup.fault`. The load
+    of rounded weights gets it too."""
     reference: Reference | None = None
     """Reference that was requested; None for the most precise one that there is room for."""
     memory_bytes: int | None = None
@@ -256,8 +257,9 @@ class Runner(WorkerPool):
         return self.once(("peaks", device), f"peaks-{device}", constants.measure_machine, device)
 
     def setup(self, case: Case) -> CaseSetup:
-        """Return the inputs of a case, without a fault."""
-        return CaseSetup(self._loadable(case.recipe), case.workload, case.device, self.scratch)
+        """Return the inputs of a case, without a fault in the candidate."""
+        recipe, fault = self._loadable(case.recipe), self.reference_fault
+        return CaseSetup(recipe, case.workload, case.device, self.scratch, reference_fault=fault)
 
     def case_run(self, case: Case, optimization: Optimization, *, fault: str = "") -> CaseRun:
         """Return the run of an optimization on a case's inputs in its native dtype, with `fault` planted if named."""

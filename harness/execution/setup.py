@@ -34,6 +34,8 @@ class CaseSetup:
     scratch: Path
     fault: str = ""
     """Fault to plant: `module:function` of a context manager that is held open during the run. Empty for none."""
+    reference_fault: str = ""
+    """The same for the load of rounded weights that a candidate is compared with."""
     kept: Path | None = None
     """Folder in which the compared tensors are left for other rules to judge; None to keep none."""
 

@@ -153,6 +153,8 @@ def _passed(
         ladder += f"{', '.join(sorted(counted))} only{why}, {_instead(case, evidence)}; "
     missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
     ladder += "".join(f"not compared: {name}; " for name in missing)
+    if any(run.scheme and run.scheme.rounding is None for run in evidence.rungs):
+        ladder += "weights not compared with the originals, in a record from before that was done; "
     if not evidence.trained:
         ladder += "held to wider limits, since eager predicts text no better than chance; "
         ladder += "its budget (L2) not asked; " if evidence.budget else ""

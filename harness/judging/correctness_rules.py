@@ -2,7 +2,7 @@
 
 Fixed limits are defined here, with the reason of each; those that calibration may move are in `profiles/limits.py`.
 
-The names R0 to R6, L and E are those of the rules in docs/correctness.md. `rho` is the candidate's RMS error over
+The names R0 to R6, O, L, E and Q are those of the rules in docs/correctness.md. `rho` is the candidate's RMS error over
 eager's own, both against the float64 reference; `rho_max` is the same for the largest error.
 """
 
@@ -23,6 +23,7 @@ from harness.records.evidence import (
     LaterCalls,
     Operators,
     PrecisionRun,
+    Rounding,
     Scheme,
     StratumError,
 )
@@ -219,6 +220,8 @@ def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[LimitCheck
     if scheme.changed_by_saving is not None:
         changed = scheme.changed_by_saving
         yield _none("E", f"{dtype}.saved", changed, f"linears that saving and loading changed: {changed} ({dtype})")
+    if scheme.rounding is not None:
+        yield from _rounding(scheme.rounding, dtype)
     quality = scheme.quality
     for key, label, values, limit in (
         ("text_kl", "divergence on text in nats", quality.divergence, budget.nats),
@@ -227,6 +230,24 @@ def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[LimitCheck
     ):
         if limit is not None:
             yield LimitCheck("L2", f"{dtype}.{key}", f"{dtype} {label}, at least,", at_least(values), limit)
+
+
+def _rounding(rounding: tuple[Rounding, ...], dtype: Dtype) -> Iterator[LimitCheck]:
+    """Yield the findings of Q: weights that their scheme does not make of the originals. Something must be compared."""
+    compared = sum(each.compared for each in rounding)
+    broken = [each for each in rounding if each.wrong]
+    sentence = ""
+    if broken:
+        most = max(broken, key=lambda each: each.steps)
+        sentence = (
+            f"weights that are not what the scheme makes of the originals: {sum(each.wrong for each in broken)} of "
+            f"{compared}, in {len(broken)} of {len(rounding)} matrices; {most.matrix} is off by {most.steps:.3g} steps "
+            f"between levels at row {most.row}, column {most.column} ({dtype})"
+        )
+    yield _none("Q", f"{dtype}.misrounded", sum(each.wrong for each in broken), sentence)
+    none = f"no weight was compared with its original ({dtype})"
+    key = f"{dtype}.originals.compared"
+    yield LimitCheck("Q", key, key, float(compared), 1.0, at_most=False, sentence=none)
 
 
 def most_by_chance(trials: int, share: float) -> int:

@@ -188,6 +188,10 @@ class Optimization(ABC):
         Runs in the worker."""
         return None
 
+    def definition(self) -> str:
+        """Return the name of the definition by which a path rounds weights, a key of `DEFINITIONS`."""
+        raise TypeError(f"{self.name} is {self.tolerance}, and rounds no weights")
+
     def exact_output(self, linear: Any, given: Any) -> Any:
         """Return what a linear layer of a DYNAMIC path should give for its input, by the scheme's arithmetic in
         float64. None for a layer that the path does not round. Runs in the worker."""

@@ -10,7 +10,7 @@ from typing import Any
 from harness.machine.requirements import Accelerator, ExtensionBuild, Need, Package
 from harness.paths.base import Aspect, Optimization, RunContext, cache_claims, dynamic_cache, equal, tally
 from harness.records.enums import Bottleneck, Technique, Tolerance
-from harness.records.evidence import GROUP, EngagementCheck
+from harness.records.evidence import GROUP, Case, EngagementCheck
 from harness.records.observation import (
     GROWING,
     NO_CACHE,
@@ -27,6 +27,8 @@ PACKAGE = {"quanto": "optimum-quanto", "hqq": "hqq"}
 AXIS = {"quanto": 0, "hqq": 1}
 """Axis of each backend by which a group is a run of values of one token."""
 """Class of each backend's cache layers."""
+RESIDUAL = 128
+"""Default number of positions that a quantized cache gathers before it packs them."""
 PADDING = 0.1
 """Share by which the last packed row, which values may not fill, can widen the average value."""
 
@@ -195,8 +197,9 @@ class QuantizedCache(Optimization):
     backend: str
     """Library that quantizes, `quanto` or `hqq`."""
     bits: int
-    residual: int = 128
-    """Number of positions that gather before they are quantized too; 128 is the default."""
+    residual: int = RESIDUAL
+    """Number of positions that gather before they are quantized too. With fewer than the default, a run of a few tokens
+    packs what it gathered."""
     extra: bool = False
     budget: str = ""
     technique = Technique.CACHING
@@ -206,6 +209,10 @@ class QuantizedCache(Optimization):
     @property
     def cache_classes(self) -> tuple[str, ...]:
         return (QUANTIZED_CACHE, QUANTIZED_LAYERS[self.backend])
+
+    def slow_on_cpu(self, case: Case) -> bool:
+        # One workload a day shows whether gathered positions are packed as they should be.
+        return self.extra or (self.residual < RESIDUAL and not case.workload.padded)
 
     def needs(self) -> tuple[Need, ...]:
         built = (ExtensionBuild(),) if self.backend == "quanto" else ()

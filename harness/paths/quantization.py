@@ -148,6 +148,9 @@ class BitsAndBytes4(QuantizedWeights):
         """Return bfloat16 alone for a CPU that multiplies it natively: bitsandbytes 0.50 computes in it there."""
         return (Dtype.BF16,) if device == "cpu" and "avx512_bf16" in cpu_flags() else super().dtypes(device)
 
+    def definition(self) -> str:
+        return f"{self.scheme}_double" if self.double else self.scheme
+
     def dense_weight(self, linear: Any) -> Any:
         import torch
         from bitsandbytes.functional import dequantize_4bit
@@ -184,6 +187,9 @@ class BitsAndBytes8(QuantizedWeights):
         from transformers import BitsAndBytesConfig
 
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+
+    def definition(self) -> str:
+        return "llm_int8"
 
     def dense_weight(self, linear: Any) -> Any:
         if not hasattr(linear, "state"):
@@ -258,6 +264,9 @@ class TorchAo(QuantizedWeights):
         }
         return {"quantization_config": TorchAoConfig(schemes[self.scheme]())}
 
+    def definition(self) -> str:
+        return f"torchao_{self.scheme}"
+
     def dense_weight(self, linear: Any) -> Any:
         return self.dense_parameter(linear.weight)
 
@@ -285,6 +294,9 @@ class Quanto(QuantizedWeights):
 
         return {"quantization_config": QuantoConfig(weights=f"int{self.bits}")}
 
+    def definition(self) -> str:
+        return f"quanto_int{self.bits}"
+
     def dense_weight(self, linear: Any) -> Any:
         from optimum.quanto import QLinear
 
@@ -310,6 +322,9 @@ class Hqq(QuantizedWeights):
         from transformers import HqqConfig
 
         return {"quantization_config": HqqConfig(nbits=self.bits, group_size=32)}
+
+    def definition(self) -> str:
+        return "hqq"
 
     def dense_weight(self, linear: Any) -> Any:
         return linear.dequantize() if hasattr(linear, "W_q") else None
@@ -342,6 +357,9 @@ class FineGrainedFp8(QuantizedWeights):
         if get_device_capability() < (8, 9):
             raise Incompatible("transformers gives the weights back their own format where the GPU is older than 8.9")
         return model
+
+    def definition(self) -> str:
+        return "fine_grained_fp8"
 
     def dense_weight(self, linear: Any) -> Any:
         if not hasattr(linear, "weight_scale_inv"):

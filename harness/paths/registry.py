@@ -41,6 +41,7 @@ SINGLE: tuple[Optimization, ...] = (
     OffloadedCache(),
     OffloadedStaticCache(),
     QuantizedCache("caching.quantized_quanto4", "quanto", bits=4, budget="kv_4bit"),
+    QuantizedCache("caching.quantized_quanto4_repacked", "quanto", bits=4, residual=4, budget="kv_4bit"),
     QuantizedCache("caching.quantized_quanto2", "quanto", bits=2, budget="kv_2bit", extra=True),
     QuantizedCache("caching.quantized_hqq8", "hqq", bits=8, budget="kv_8bit", extra=True),
     QuantizedCache("caching.quantized_hqq4", "hqq", bits=4, budget="kv_4bit"),

@@ -115,6 +115,9 @@ class Stack(Optimization):
     def dense_weight(self, linear: Any) -> Any:
         return self._rounding.dense_weight(linear)
 
+    def definition(self) -> str:
+        return self._rounding.definition()
+
     def exact_output(self, linear: Any, given: Any) -> Any:
         return self._rounding.exact_output(linear, given)
 

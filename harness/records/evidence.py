@@ -203,12 +203,35 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """Weights of one matrix, against what the definition of their scheme makes of the originals."""
+
+    matrix: str
+    """Name of the linear layer, or of the parameter of experts."""
+    compared: int
+    """Number of weights that were compared."""
+    wrong: int
+    """Number of those that are none of the values that the definition allows."""
+    steps: float
+    """Largest distance from an allowed value, in steps between the levels there; of a wrong weight, if there is any."""
+    row: int
+    column: int
+    """Place of that weight. Matrices of experts stand below each other."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.wrong <= self.compared:
+            raise ValueError(f"{self.matrix}: {self.wrong} of {self.compared} are wrong, but should be among them")
+
+
+@dataclass(frozen=True)
 class Scheme:
     """Facts about a run with rounded weights that its comparison does not hold."""
 
     quality: Quality
     changed_by_saving: int | None = None
     """Linears whose weights differ after the model was saved and loaded; None if it cannot be saved."""
+    rounding: tuple[Rounding, ...] | None = None
+    """Comparison with the original weights; None in records from before this was compared."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from harness.execution.correctness.references.dense import (
     quality_of,
     rounded_weights,
 )
+from harness.execution.correctness.rounding import rounding_of
 from harness.execution.correctness.runs import run_batches, watched_run
 from harness.execution.correctness.served_answers import compare_with_alone
 from harness.execution.deprecations import deprecations_noted
@@ -52,13 +53,17 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
         with planted(setup.fault):
             with deprecations_noted() as deprecations:
                 model, batches = load_run(run)
+                # Before anything runs: a library may pack its weights anew for the first product.
+                rounding = rounding_of(model, against.text.originals, optimization) if against.text else ()
                 candidate, seen = watched_run(run, model, batches, against.reference)
             engaged = engagement(optimization, seen)
             operators = None
             if engaged.engaged:  # of something else that ran there is nothing to compare
                 tokens, log = against.reference.tokens, OperatorLog(dtype)
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
-            scheme = Scheme(quality_of(model, against.text), against.changed_by_saving) if against.text else None
+            scheme = None
+            if against.text:
+                scheme = Scheme(quality_of(model, against.text), against.changed_by_saving, rounding)
             beside = _beside(run, model, batches, against)
             later = later_calls(run, model, batches, candidate, against)
     twin = None
@@ -119,7 +124,10 @@ def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> Precisio
             with deprecations_noted() as deprecations:
                 model, seen, served, prompts = serve_run(run, serving)
             save_tensors(served.tokens, run.verified)
-            scheme = Scheme(quality_of(model, plain), changed) if plain else None
+            scheme = None
+            if plain:
+                rounding = rounding_of(model, plain.originals, run.optimization)
+                scheme = Scheme(quality_of(model, plain), changed, rounding)
     return PrecisionRun(
         dtype=run.dtype,
         engagement=engagement(run.optimization, seen),

@@ -79,12 +79,15 @@ BROKEN = [
         (f"caching.quantized_{name}", {"cache_layers": cache(kind, packed=PROMPT, bits=0.0)},
          "width of packed values", f"4 × {bits} bits, or up to 10% more", "4 × 0 bits")
         for name, kind, bits in (
+            ("quanto4_repacked", "QuantoQuantizedLayer", 4),
             ("quanto4", "QuantoQuantizedLayer", 4), ("quanto2", "QuantoQuantizedLayer", 2),
             ("hqq8", "HQQQuantizedLayer", 8), ("hqq4", "HQQQuantizedLayer", 4), ("hqq2", "HQQQuantizedLayer", 2),
         )
     ),
     ("caching.quantized_hqq4", {"cache_layers": cache("HQQQuantizedLayer", kept=LENGTH + 100, bits=4.0)},
      "positions kept as they are", "fewer than 128 in every layer", "4 × 200 positions"),
+    ("caching.quantized_quanto4_repacked", {"cache_layers": cache("QuantoQuantizedLayer", packed=PROMPT, bits=4.0)},
+     "positions kept as they are", "fewer than 4 in every layer", "4 × 7 positions"),
     ("caching.quantized_quanto4", {"cache_layers": cache("DynamicLayer")}, "cache layers",
      "4 × QuantoQuantizedLayer", "4 × DynamicLayer"),
     ("compilation.static_cache", {"regions": {}, "inductor_calls": 0}, "compiled calls", "7", "0"),

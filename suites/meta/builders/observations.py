@@ -99,8 +99,8 @@ def flash(implementation, operator):
     return replace(EAGER, attention_implementation=implementation, attention=calls(operator))
 
 
-def quantized(kind, bits):
-    layers = cache(kind, packed=PROMPT, bits=bits)
+def quantized(kind, bits, held=PROMPT):
+    layers = cache(kind, packed=held, bits=bits)
     return replace(EAGER, caches=("QuantizedCache",), cache_layers=layers)
 
 
@@ -206,6 +206,7 @@ ENGAGED = {
         STATIC, device="cuda", cache_layers=tuple(replace(layer, kind="StaticLayer") for layer in HOME)
     ),
     "caching.quantized_quanto4": quantized("QuantoQuantizedLayer", 4.0),
+    "caching.quantized_quanto4_repacked": quantized("QuantoQuantizedLayer", 4.0, LENGTH - 3),
     "caching.quantized_quanto2": quantized("QuantoQuantizedLayer", 2.0),
     "caching.quantized_hqq8": quantized("HQQQuantizedLayer", 8.0),
     "caching.quantized_hqq4": quantized("HQQQuantizedLayer", 4.0),

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from harness.records.enums import HALF_PRECISIONS, Dtype, Outcome
-from suites.meta.faults import lies, of_attention, of_batches, of_caches, of_eager, of_layers, of_weights, ranks
+from suites.meta.faults import (
+    lies,
+    of_attention,
+    of_batches,
+    of_caches,
+    of_eager,
+    of_layers,
+    of_quantizers,
+    of_weights,
+    ranks,
+)
 
 Plant = Callable[[], AbstractContextManager[None]]
 LADDER = (Dtype.FP32, *HALF_PRECISIONS)
@@ -138,3 +148,19 @@ FIRST = (
     Fault(of_eager.half_precision_eager, SDPA, Outcome.ERROR, Planted.BASELINE, dtypes=(Dtype.FP32, Dtype.BF16)),
 )
 """Those with whose help the rules and their limits were settled."""
+
+LATER = (
+    Fault(of_caches.newest_entries_are_lost_in_packing, "caching.quantized_quanto4_repacked"),
+    Fault(of_quantizers.wide_blocks_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
+    Fault(of_quantizers.wrong_level_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
+    Fault(of_quantizers.nested_scales_rounded_down, "quantization.bnb_nf4_double", into=Planted.BOTH),
+    Fault(of_quantizers.wide_rows_of_llm_int8, "quantization.bnb_int8", into=Planted.BOTH),
+    Fault(of_quantizers.torchao_rounds_down, "quantization.torchao_int8", into=Planted.BOTH),
+    Fault(of_quantizers.torchao_rounds_down, "quantization.torchao_int4", into=Planted.BOTH),
+    Fault(of_quantizers.float8_cuts_off, "quantization.torchao_float8", into=Planted.BOTH),
+    Fault(of_quantizers.swapped_rows_of_quanto_int8, "quantization.quanto_int8", into=Planted.BOTH),
+    Fault(of_quantizers.zero_point_of_quanto_is_one_off, "quantization.quanto_int4", into=Planted.BOTH),
+)
+"""Those that nothing daily saw: of a cache that packs what it gathered, and of quantizers. The latter reach every load
+of the weights, so that a dense model of them agrees. They were written with what finds them, and are no part of the
+recorded results."""

@@ -126,3 +126,20 @@ def quantizer_keeps_nothing() -> Iterator[None]:
 
     with patched(QuantoQuantizedLayer, "_dequantize", lambda *given: original(*given) * 0) as original:
         yield
+
+
+@contextmanager
+def newest_entries_are_lost_in_packing() -> Iterator[None]:
+    """When a quantized cache packs what it gathered, the newest position becomes a copy of the one before it."""
+    from transformers.cache_utils import QuantoQuantizedLayer
+
+    def update(layer, keys, values, *rest, **options):
+        returned = original(layer, keys, values, *rest, **options)
+        if keys.shape[-2] == 1 and not layer.keys.numel():
+            for name, whole in zip(("keys", "values"), returned, strict=True):
+                lost = torch.cat([whole[:, :, :-1], whole[:, :, -2:-1]], dim=-2).contiguous()
+                setattr(layer, f"_quantized_{name}", layer._quantize(lost, axis=getattr(layer, f"axis_{name[:-1]}")))
+        return returned
+
+    with patched(QuantoQuantizedLayer, "update", update) as original:
+        yield

@@ -7,6 +7,7 @@ precision.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_wrong_kernel_of_rounded_weights_shows_against_the_dense_model_alone(run
     violated = {finding.rule for finding in found if finding.violated}
     assert {"R0", "R6"} <= violated
     assert not {"L2", "E"} & violated
-    assert {finding.rule for finding in found} == {"finite", "R0", "R3", "R4", "R5", "R6", "L2", "O"}
+    assert {finding.rule for finding in found} == {"finite", "R0", "R3", "R4", "R5", "R6", "L2", "O", "Q"}
     assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
     assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.MISMATCH
 
@@ -133,8 +134,54 @@ def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, pla
     evidence = runner.evidence(case, optimization, fault=fault)
     found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
     assert {finding.rule for finding in found if finding.violated} == {"O"}
-    assert {finding.rule for finding in found} == {"finite", "R5", "R6", "O", "L2", "E"}
+    assert {finding.rule for finding in found} == {"finite", "R5", "R6", "O", "L2", "E", "Q"}
     assert "(model.layers.0.self_attn.q_proj in " in judge(case, Property.EQUIVALENCE, evidence).message
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(
+    ("fault", "path"),
+    [
+        ("wide_blocks_of_nf4", "quantization.bnb_nf4"),
+        ("wide_rows_of_llm_int8", "quantization.bnb_int8"),
+        ("zero_point_of_quanto_is_one_off", "quantization.quanto_int4"),
+    ],
+)
+def test_wrong_quantizer_shows_against_the_originals_alone(planned_case, request, tmp_path, fault, path):
+    """Every load is rounded alike, so a dense model of the same weights agrees, and a text reads as well as before."""
+    case, optimization = planned_case(path)
+    dtype = optimization.rungs(case)[0]
+    dotted = f"suites.meta.faults.of_quantizers:{fault}"
+    runner = Runner(probes=PROBES, logs=tmp_path, threads=1, reference_fault=dotted)
+    evidence = runner.evidence(replace(case, dtype=dtype), optimization, fault=dotted, rungs=(dtype,))
+    runner.close()
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
+    report(request, [f"{fault}: {finding}" for finding in found if finding.violated])
+    assert {finding.rule for finding in found if finding.violated} == {"Q"}
+    verdict = judge(replace(case, dtype=dtype), Property.EQUIVALENCE, evidence)
+    assert "weights that are not what the scheme makes of the originals: " in verdict.message
+
+
+def test_correct_quantizer_is_right_in_every_weight(runner, planned_case):
+    case, optimization = planned_case("quantization.quanto_int4", dtype=Dtype.FP32)
+    evidence = runner.evidence(case, optimization)
+    found = {each.key: each for each in findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)}
+    assert found["fp32.misrounded"].got == 0
+    assert found["fp32.originals.compared"].got == 983040
+
+
+def test_lost_entry_of_a_quantized_cache_shows_where_a_short_run_packs(runner, planned_case):
+    """With the default residual nothing is packed but the prompt, until 128 positions have come."""
+    fault = "suites.meta.faults.of_caches:newest_entries_are_lost_in_packing"
+    outcomes = {}
+    for path in ("caching.quantized_quanto4", "caching.quantized_quanto4_repacked"):
+        case, optimization = planned_case(path, dtype=Dtype.FP32)
+        evidence = runner.evidence(case, optimization, fault=fault)
+        outcomes[path] = judge(case, Property.EQUIVALENCE, evidence).outcome
+        assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
+    assert list(outcomes.values()) == [Outcome.PASS, Outcome.MISMATCH]
+    found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
+    assert "L1" in {finding.rule for finding in found if finding.violated}
 
 
 @pytest.mark.workers

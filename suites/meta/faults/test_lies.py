@@ -26,6 +26,11 @@ LIES = [
     ("cache_is_used_anyway", "caching.none", "cache in fp32 is DynamicCache, but should be none"),
     ("static_cache_is_dynamic", "caching.static", "cache in fp32 is DynamicCache, but should be StaticCache"),
     ("quantizer_rounds_nothing", "caching.quantized_quanto4", "width of packed values in fp32 is 8 × 0 bits, but"),
+    (
+        "quantizer_rounds_nothing",
+        "caching.quantized_quanto4_repacked",
+        "width of packed values in fp32 is 8 × 0 bits, but",
+    ),
     ("quantizer_rounds_nothing", "caching.quantized_hqq4", "width of packed values in fp32 is 8 × 0 bits, but"),
     ("static_cache_does_not_compile", "compilation.static_cache", "is none, but should be reduce-overhead, and 2 more"),
     ("backend_is_eager", "compilation.static_cache", "calls of inductor's graphs in fp32 is 0, but should be 14"),

@@ -9,8 +9,9 @@ import pytest
 
 from harness.judging.correctness import judge
 from harness.judging.correctness_rules import findings, most_by_chance
+from harness.records.codec import from_plain, to_plain
 from harness.records.enums import Dtype, Outcome, Property, Tolerance
-from harness.records.evidence import CacheComparison, Evidence, Operators, Quality, Scheme, StratumError
+from harness.records.evidence import CacheComparison, Evidence, Operators, Quality, Rounding, Scheme, StratumError
 from suites.meta.builders.evidence import CASE, CLOSE, FLOOR, TRUST, lossy, rung
 
 
@@ -124,6 +125,46 @@ def test_each_rule_of_rounded_weights_can_fail(scheme, told):
     verdict = rounded(scheme)
     assert verdict.outcome is Outcome.MISMATCH
     assert told in verdict.message
+
+
+RIGHT = Rounding("layers.0.q", compared=4096, wrong=0, steps=0.4, row=3, column=9)
+
+
+@pytest.mark.parametrize(
+    ("rounding", "told"),
+    [
+        (
+            (RIGHT, replace(RIGHT, matrix="layers.1.q", wrong=3, steps=0.25), replace(RIGHT, wrong=1, steps=0.1)),
+            "4 of 12288, in 2 of 3 matrices; layers.1.q is off by 0.25 steps between levels at row 3, column 9 (fp32)",
+        ),
+        ((replace(RIGHT, wrong=1, steps=math.inf),), "1 of 4096, in 1 of 1 matrices; layers.0.q is off by inf steps"),
+        ((), "no weight was compared with its original (fp32) [Q]"),
+        ((replace(RIGHT, compared=0),), "no weight was compared with its original (fp32) [Q]"),
+    ],
+)
+@pytest.mark.parametrize("tolerance", [Tolerance.ROUNDED, Tolerance.DYNAMIC])
+def test_weights_that_their_scheme_does_not_make_of_the_originals(rounding, told, tolerance):
+    operators = Operators((StratumError("layers.0.q", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0),))
+    verdict = rounded(Scheme(CHEAP, rounding=rounding), tolerance, operators=operators)
+    assert verdict.outcome is Outcome.MISMATCH
+    assert told in verdict.message
+    assert rounded(Scheme(CHEAP, rounding=(RIGHT,)), tolerance, operators=operators).outcome is Outcome.PASS
+
+
+def test_record_from_before_originals_were_compared_says_so():
+    verdict = rounded(Scheme(CHEAP))
+    assert verdict.outcome is Outcome.PASS
+    assert "weights not compared with the originals, in a record from before that was done; " in verdict.message
+    assert "originals" not in rounded(Scheme(CHEAP, rounding=(RIGHT,))).message
+    plain = to_plain(Scheme(CHEAP, rounding=(RIGHT,)))
+    assert from_plain(Scheme, plain) == Scheme(CHEAP, rounding=(RIGHT,))
+    del plain["rounding"]
+    assert from_plain(Scheme, plain) == Scheme(CHEAP)
+
+
+def test_no_more_weights_are_wrong_than_were_compared():
+    with pytest.raises(ValueError, match="5 of 4 are wrong, but should be among them"):
+        Rounding("q", compared=4, wrong=5, steps=1.0, row=0, column=0)
 
 
 def test_dynamic_scheme_is_judged_by_its_linears_and_not_end_to_end():

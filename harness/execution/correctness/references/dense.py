@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.references.model import put_weights, reference_model, yardstick
+from harness.execution.correctness.rounding import Original, originals_of
 from harness.execution.correctness.runs import free_and_forced, run_batches
 from harness.execution.generation import PROMPT_LOGITS, Generation, keeping_logits
-from harness.execution.loading import encode, load_model, load_run, load_tokenizer
+from harness.execution.loading import encode, load_model, load_run, load_tokenizer, planted
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.observation.linears import experts_of, linears_of
 from harness.paths.base import Optimization
@@ -72,13 +73,16 @@ class DenseText:
     """Token ids of the text, (S, length) int64, on the device."""
     logits: Tensor
     """Logits at the last P positions, (S, P, V), on the CPU."""
+    originals: tuple[Original, ...] = ()
+    """Weights of dense eager, which those that were rounded are compared with."""
 
 
 def dense_text(setup: CaseSetup, dtype: Dtype, text: Workload) -> DenseText:
-    """Run dense eager on a text."""
+    """Run dense eager on a text, and keep of its weights what rounded ones are compared with."""
     model, _ = load_run(setup.eager(dtype))
     ids, _ = encode(text.prompts, load_tokenizer(setup.recipe), device=setup.device)
-    return DenseText(ids, torch.cat([last_logits(model, part) for part in ids.split(ROWS)]))
+    logits = torch.cat([last_logits(model, part) for part in ids.split(ROWS)])
+    return DenseText(ids, logits, originals_of(model))
 
 
 def quality_of(model: Any, text: DenseText) -> Quality:
@@ -96,7 +100,12 @@ def quality_of(model: Any, text: DenseText) -> Quality:
 
 def rounded_weights(run: CaseRun) -> tuple[dict[str, Tensor], int | None]:
     """Return dense weights by the name of their linear, and how many of them saving and loading changed. The number is
-    None if the scheme cannot be saved."""
+    None if the scheme cannot be saved. A fault that is planted into references reaches them too."""
+    with planted(run.setup.reference_fault):
+        return _rounded_weights(run)
+
+
+def _rounded_weights(run: CaseRun) -> tuple[dict[str, Tensor], int | None]:
     setup, dtype, optimization = run.setup, run.dtype, run.optimization
     options = optimization.load_options(dtype)
     fresh = load_model(setup.recipe, dtype=dtype, device=setup.device, options=options)
