@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fixtures.architectures import ARCHITECTURES
+from fixtures.features import FEATURES
 from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.execution.loading import save_seeded
@@ -17,7 +18,7 @@ RAGGED = next(each for each in WORKLOADS if each.name == "ragged_b4")
 
 def setup_of(name, folder, reference=Reference.FLOAT64):
     """Setup of a model by name; the weights of a seeded one are written first."""
-    [recipe] = [each for each in (*ARCHITECTURES, *MODELS) if each.name == name]
+    [recipe] = [each for each in (*ARCHITECTURES, *FEATURES, *MODELS) if each.name == name]
     if isinstance(recipe.source, Seeded):
         if not (folder / name).exists():
             save_seeded(recipe, folder / name)

@@ -127,3 +127,5 @@ def file_stays_open() -> Iterator[None]:
 
     with patched(GenerationMixin, "generate", generate) as original:
         yield
+    for each in kept:
+        each.close()

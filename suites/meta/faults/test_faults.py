@@ -75,7 +75,7 @@ def test_lost_cache_position_shows_in_half_precision_in_the_cache_alone(runner, 
     found = findings(evidence.rungs[0], evidence.tolerance)
     report(request, [f"zeroed_slot in bf16: {finding}" for finding in found])
     assert {finding.rule for finding in found if finding.violated} == {"R6"}
-    assert {finding.rule for finding in found} == {"finite", "R1", "R3", "R4", "R5", "R6", "O"}
+    assert {finding.rule for finding in found} == {"finite", "R1", "R3", "R4", "R5", "R6", "O", "S"}
     verdict = judge(case, Property.EQUIVALENCE, evidence)
     assert verdict.outcome is Outcome.MISMATCH
     assert "cache error over eager's (layer 1 " in verdict.message
@@ -112,7 +112,7 @@ def test_wrong_kernel_of_rounded_weights_shows_against_the_dense_model_alone(run
     violated = {finding.rule for finding in found if finding.violated}
     assert {"R0", "R6"} <= violated
     assert not {"L2", "E"} & violated
-    assert {finding.rule for finding in found} == {"finite", "R0", "R3", "R4", "R5", "R6", "L2", "O", "Q"}
+    assert {finding.rule for finding in found} == {"finite", "R0", "R3", "R4", "R5", "R6", "L2", "O", "Q", "S"}
     assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
     assert judge(case, Property.EQUIVALENCE, evidence).outcome is Outcome.MISMATCH
 
@@ -134,7 +134,7 @@ def test_wrong_linear_of_a_dynamic_scheme_shows_in_that_linear_alone(runner, pla
     evidence = runner.evidence(case, optimization, fault=fault)
     found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
     assert {finding.rule for finding in found if finding.violated} == {"O"}
-    assert {finding.rule for finding in found} == {"finite", "R5", "R6", "O", "L2", "E", "Q"}
+    assert {finding.rule for finding in found} == {"finite", "R5", "R6", "O", "L2", "E", "Q", "S"}
     assert "(model.layers.0.self_attn.q_proj in " in judge(case, Property.EQUIVALENCE, evidence).message
 
 
