@@ -17,6 +17,7 @@ from suites.meta.faults import (
     of_attention,
     of_batches,
     of_caches,
+    of_calls,
     of_eager,
     of_layers,
     of_quantizers,
@@ -150,6 +151,10 @@ FIRST = (
 """Those with whose help the rules and their limits were settled."""
 
 LATER = (
+    Fault(of_calls.mask_of_the_first_prompt, SDPA),
+    Fault(of_calls.cache_is_never_freed, SDPA),
+    Fault(of_calls.file_stays_open, SDPA),
+    Fault(of_calls.stale_inputs_of_a_graph, COMPILED),
     Fault(of_caches.newest_entries_are_lost_in_packing, "caching.quantized_quanto4_repacked"),
     Fault(of_quantizers.wide_blocks_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
     Fault(of_quantizers.wrong_level_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
@@ -161,6 +166,6 @@ LATER = (
     Fault(of_quantizers.swapped_rows_of_quanto_int8, "quantization.quanto_int8", into=Planted.BOTH),
     Fault(of_quantizers.zero_point_of_quanto_is_one_off, "quantization.quanto_int4", into=Planted.BOTH),
 )
-"""Those that nothing daily saw: of a cache that packs what it gathered, and of quantizers. The latter reach every load
-of the weights, so that a dense model of them agrees. They were written with what finds them, and are no part of the
-recorded results."""
+"""Those that nothing daily saw: of what a call leaves to the next, of a cache that packs what it gathered, and of
+quantizers. The latter reach every load of the weights, so that a dense model of them agrees. They were written with
+what finds them, and are no part of the recorded results."""

@@ -9,6 +9,7 @@ import pytest
 from transformers.models.auto import modeling_auto
 
 from fixtures.architectures import ARCHITECTURES, PREFIX
+from fixtures.features import FEATURES
 from fixtures.workloads import PROBES
 from harness.execution.runner import Runner
 from harness.judging.correctness import judge
@@ -16,7 +17,7 @@ from harness.judging.verdicts import verdict_on
 from harness.paths.quantization import TorchAo
 from harness.records.enums import Dtype, Outcome, Property, Tier
 from harness.session.session_plan import SessionPlan
-from suites.architectures.cases import PATHS, WORKLOAD, cases_of
+from suites.architectures.cases import OF_FEATURES, PATHS, WORKLOAD, cases_of
 from suites.architectures.table import counted, defects, not_tried, table
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.gates import CLEAN
@@ -31,16 +32,19 @@ def planned_in(tier):
 
 
 def test_every_architecture_is_tried_with_every_path():
-    """Once, in one dtype; the nightly tier leaves two paths to the slow one."""
-    planned = planned_in(Tier.SLOW)
+    """Once, in one dtype; the nightly tier leaves two paths to the slow one. Daily are models with features alone."""
+    planned = [entry for entry in planned_in(Tier.SLOW) if entry.case.recipe not in FEATURES]
     assert {(entry.case.recipe, entry.case.path) for entry in planned} == {
         (recipe, path) for recipe in ARCHITECTURES for path in PATHS
     }
     assert len(planned) == len(ARCHITECTURES) * len(PATHS)
     assert {(entry.case.dtype, entry.case.workload.name) for entry in planned} == {(Dtype.FP32, WORKLOAD)}
-    nightly = {entry.case.path for entry in planned_in(Tier.NIGHTLY)}
+    nightly = {entry.case.path for entry in planned_in(Tier.NIGHTLY) if entry.case.recipe not in FEATURES}
     assert nightly == {path for path, tier in PATHS.items() if tier is Tier.NIGHTLY}
-    assert planned_in(Tier.DAILY) == []
+    daily = [(entry.case.recipe, entry.case.path) for entry in planned_in(Tier.DAILY)]
+    assert sorted(daily, key=str) == sorted(
+        ((recipe, path) for recipe in FEATURES for path in OF_FEATURES[recipe.name]), key=str
+    )
     assert not any("slow" in entry.markers for entry in planned_in(Tier.NIGHTLY))
 
 

@@ -19,7 +19,14 @@ from suites.invariants.search import SearchBudget
 
 pytestmark = pytest.mark.workers
 
-HERE = "suites.meta.faults.relations"
+FAULTS = "suites.meta.faults"
+HERE = f"{FAULTS}.relations"
+PATH_OF = {
+    "arrival_order": "continuous_batching.sdpa",
+    "resets": "caching.static",
+    "quantized_turns": "caching.quantized_quanto4_repacked",
+}
+"""Path by which a relation is tried, where that is not attention.sdpa."""
 EXACT = {
     "repetition": "noise",
     "future_tokens": "next_token_leaks",
@@ -27,6 +34,7 @@ EXACT = {
     "permuted_rows": "place_in_batch_counts",
     "masked_ids": "first_column_is_seen",
     "unused_slots": "last_slot_is_seen",
+    "quantized_turns": "suites.meta.faults.of_caches:newest_entries_are_lost_in_packing",
 }
 CLOSE = {
     "padding": ("padded_is_scaled", "left|right"),
@@ -35,9 +43,16 @@ CLOSE = {
     "cache_or_none": ("decode_is_scaled", "cached"),
     "static_or_dynamic": ("static_write_is_lost", "static"),
     "prefix": ("whole_blocks_are_scaled", "alone|within"),
+    "calls": (f"{FAULTS}.of_calls:mask_of_the_first_prompt", r"call \d"),
+    "turns": (f"{FAULTS}.of_turns:chunks_begin_anew", r"turn \d"),
+    "crops": (f"{FAULTS}.of_turns:crop_leaves_one", r"turn \d"),
+    "resets": (f"{FAULTS}.of_turns:reset_leaves_one", r"turn \d"),
 }
 """Fault, and the side on which it shows."""
 ENOUGH = SearchBudget(16)
+FEW = SearchBudget(5)
+"""Of relations whose examples are several calls of `generate`."""
+OF_CALLS = {relation.name for relation in RELATIONS if relation.of_turns}
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +66,9 @@ def asking(tmp_path_factory):
 def asked(asking, planned_case, runner, tmp_path):
     """The verdict on a relation of a path, in float32."""
 
-    def ask(relation, *, path="attention.sdpa", fault="", budget=ENOUGH):
-        case, optimization = planned_case(path, dtype=Dtype.FP32)
+    def ask(relation, *, path="", fault="", budget=None):
+        case, optimization = planned_case(path or PATH_OF.get(relation, "attention.sdpa"), dtype=Dtype.FP32)
+        budget = budget or (FEW if relation in OF_CALLS else ENOUGH)
         case = replace(case, workload=next(each.workload for each in RELATIONS if each.name == relation))
         where = fault and (fault if ":" in fault else f"{HERE}:{fault}")
         return asking.verdict(case, optimization, runner, budget=budget, folder=tmp_path, fault=where)
@@ -67,8 +83,7 @@ def test_every_relation_has_a_fault():
 @pytest.mark.parametrize("relation", [relation.name for relation in RELATIONS])
 def test_correct_path_holds(asked, relation):
     """The same examples that show the faults show nothing without them."""
-    path = "continuous_batching.sdpa" if relation == "arrival_order" else "attention.sdpa"
-    verdict = asked(relation, path=path, budget=SearchBudget(2) if relation == "arrival_order" else ENOUGH)
+    verdict = asked(relation, budget=SearchBudget(2) if relation == "arrival_order" else None)
     assert verdict.outcome is Outcome.PASS, verdict.message
     assert re.match(r"\d+ examples; closest to its limit: fp32 ", verdict.message)
     assert verdict.numbers["examples"] >= 2
@@ -164,7 +179,10 @@ def test_paths_that_are_asked():
     assert "caching.none" not in asked["unused_slots"] | asked["chunked_prefill"]
     assert {name.partition(".")[0] for name in asked["arrival_order"]} == {"continuous_batching"}
     assert not {name for name in asked["padding"] if name.startswith("quantization.")}
-    everything = set().union(*asked.values())
+    assert {"stacks.sdpa+static", "caching.static", "eager"} <= asked["turns"]
+    assert {name.partition(".")[2].partition("+")[0] for name in asked["quantized_turns"]} >= {"quantized_quanto4"}
+    assert not {name for name in asked["turns"] if "tp2" in name or "batch" in name or "static_cache" in name}
+    everything = set().union(*(paths for name, paths in asked.items() if name not in OF_CALLS))
     assert not {name for name in everything if name.startswith(("compilation.", "parallelism.", "stacks."))}
     assert not {"attention.flex", "quantization.bnb_int8", "caching.quantized_quanto4"} & everything
 
