@@ -15,8 +15,9 @@ from pathlib import Path
 
 from fixtures.kernels import LOCAL_KERNELS
 from harness.machine.local_kernels import announced_with
+from harness.records.enums import Technique
 from suites.silence.records import Answer, ControlFails, Request
-from suites.silence.released import Release, all_releases, installed_versions, write_release
+from suites.silence.released import ABSENT, Release, all_releases, installed_versions, write_release
 from suites.silence.requests import REQUESTS
 from suites.silence.table import tables
 from suites.silence.trying import Trials
@@ -28,7 +29,8 @@ def main(arguments: list[str]) -> int:
         _show(all_releases())
         return 0
     os.environ["LOCAL_KERNELS"] = announced_with(os.environ.get("LOCAL_KERNELS", ""), LOCAL_KERNELS)
-    chosen = [request for request in REQUESTS if not arguments or any(part in request.name for part in arguments)]
+    named = [request for request in REQUESTS if not arguments or any(part in request.name for part in arguments)]
+    chosen = [request for request in named if can_be_tried(request)]
     began = time.monotonic()
     answers, failures = try_all(chosen)
     release = Release(installed_versions(), answers, time.monotonic() - began)
@@ -38,6 +40,11 @@ def main(arguments: list[str]) -> int:
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
+
+
+def can_be_tried(request: Request) -> bool:
+    """Return whether the packages are there that a request needs. Without kernels all is refused for that reason."""
+    return request.technique is not Technique.KERNELS or installed_versions()["kernels"] != ABSENT
 
 
 def try_all(requests: Sequence[Request]) -> tuple[dict[str, Answer], list[str]]:

@@ -213,6 +213,7 @@ ATTENTION = (
         "float16",
         loaded(torch_dtype="float16"),
         about="dtype",
+        named=("float16", "both"),
     ),
     _attention(
         "unknown_dtype", 'from_pretrained(dtype="nonsense")', "nonsense", loaded(dtype="nonsense"), about="dtype"
@@ -223,6 +224,7 @@ ATTENTION = (
         "float16",
         loaded(dtype={"nonsense": "float16"}),
         about="dtype",
+        named=("nonsense",),
     ),
 )
 
@@ -272,14 +274,9 @@ def use_kernels(model: Any) -> Any:
     return model
 
 
-MISSING = ("kernels are not available", "module named 'kernels'")
-"""Words on a missing kernels package, which refuse every such request."""
-
-
 def _kernels(name: str, words: str, asked: Call, **more: Any) -> Request:
     about, wanted = more.pop("about", "layers exchanged"), more.pop("wanted", "[1-9]*")
-    request = Request(name, words, about, wanted, asked, technique=Technique.KERNELS, **more)
-    return replace(request, named=(*request.names, *MISSING))
+    return Request(name, words, about, wanted, asked, technique=Technique.KERNELS, **more)
 
 
 KERNELS = (

@@ -26,7 +26,9 @@ def compiled(name: str) -> Call:
     return replace(SERVED, batching=make)
 
 
-_served = partial(Request, technique=Technique.CONTINUOUS_BATCHING)
+def _served(*entries: Any, **more: Any) -> Request:
+    """Return a request of these entries, in the order of Request. Its control is SERVED if they hold no other."""
+    return Request(*(*entries, SERVED)[:6], technique=Technique.CONTINUOUS_BATCHING, **more)
 
 
 def paged(rows: int = 2, **entries: Any) -> Call:

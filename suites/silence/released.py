@@ -74,7 +74,11 @@ def all_releases(folder: Path = MEASURED) -> tuple[Release, ...]:
     return tuple(sorted(map(read_release, folder.glob("*.json")), key=lambda release: as_order(release.name)))
 
 
-def expected_of(name: str, releases: tuple[Release, ...]) -> Release | None:
-    """Return the release whose words are expected of release `name`: its own, or else the newest; None without any."""
-    own = [release for release in releases if release.name == name]
-    return (own or list(releases[-1:]) or [None])[0]
+def expected_of(installed: str, request: str, releases: tuple[Release, ...]) -> Release | None:
+    """Return the release whose word on a request is expected of the `installed` one.
+
+    It is that release itself, or else the newest that was tried with the request; None if there is none.
+    """
+    tried = [release for release in releases if request in release.answers]
+    own = [release for release in tried if release.name == installed]
+    return next(iter([*own, *reversed(tried)]), None)

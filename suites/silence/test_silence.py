@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import transformers
 
 from harness.errors import first_line
 from harness.judging.verdicts import failed
@@ -12,7 +11,7 @@ from harness.records.evidence import Failure
 from harness.reports.reproduce import OF_REQUESTS
 from suites.silence.expecting import verdict_of
 from suites.silence.records import ControlFails
-from suites.silence.released import all_releases, expected_of
+from suites.silence.released import all_releases, expected_of, installed_versions
 from suites.silence.requests import request_named
 
 
@@ -20,8 +19,8 @@ from suites.silence.requests import request_named
 def test_request(planned, judge_by, trials):
     """Nothing is ignored that the record of this release, or else of the newest one, calls honoured or refused."""
     request = request_named(planned.case.workload.name.removeprefix(OF_REQUESTS))
-    installed = transformers.__version__
-    expected = expected_of(installed, all_releases())
+    installed = installed_versions()["transformers"]
+    expected = expected_of(installed, request.name, all_releases())
 
     def judging(_cases):
         try:
