@@ -191,6 +191,8 @@ def unloaded(recipe):
         return AutoModelForCausalLM.from_config(config)
 
 
+# Modules of a few architectures use what torch calls old.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_plan_of_every_architecture_is_what_its_classes_declare():
     """As long as nothing is lost, the model's own plan is the expected one: no rule is invented."""
     planned = 0

@@ -75,6 +75,7 @@ def test_anything_else_is_what_a_star_wants():
     assert answer_of(request, Trial({"lengths": "16"}), WITHOUT).word is Word.IGNORED
 
 
+@pytest.mark.usefixtures("recwarn")
 def test_warnings_loggers_and_prints_are_heard():
     silent = logging.getLogger("transformers")
     with heard() as said:
