@@ -27,13 +27,14 @@ def counted(releases: Sequence[Release]) -> list[str]:
         named = [request.name for request in REQUESTS if request.technique is technique]
         for release in releases if named else ():
             counts = Counter(release.answers[name].word for name in named if name in release.answers)
-            rows.append([technique.replace("_", " "), release.name, *(str(counts[word]) for word in words)])
+            if counts:
+                rows.append([technique.replace("_", " "), release.name, *(str(counts[word]) for word in words)])
     return markdown_table(rows)
 
 
 def differing(releases: Sequence[Release]) -> list[str]:
     """Return the table of requests whose words differ among releases, as lines of Markdown."""
-    chosen = [request for request in REQUESTS if len({_word(each, request) for each in releases}) > 1]
+    chosen = [request for request in REQUESTS if len({_word(each, request) for each in releases} - {NOT_TRIED}) > 1]
     return _rows(chosen, releases)
 
 
