@@ -13,8 +13,9 @@ from harness.formatting import one_line
 from harness.observation.wrapping import wrapped
 from harness.records.observation import Deprecation
 
-LIBRARIES = ("transformers", "torch", "accelerate", "bitsandbytes", "kernels")
-"""Roots of the loggers that are heard. Of warnings, those of every library are."""
+LIBRARIES = ("transformers", "torch", "accelerate", "bitsandbytes", "kernels", "ContinuousBatchingLogger")
+"""Roots of the loggers that are heard; continuous batching has one of its own. Of warnings, those of every library
+are."""
 ANNOUNCES = re.compile(
     r"deprecat|(?:will|to) be (?:removed|dropped)|removal is|no longer be supported|removed (?:in|from) (?:the |a )?"
     r"(?:v\d|version|release|future|next)",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from harness.errors import HarnessError, Incompatible
 from harness.execution.correctness.comparison import compare, identical
@@ -49,14 +50,15 @@ def run_rank(run: CaseRun, place: RankAddress | None) -> Observation:
                 save_tensors(served.tokens, run.verified)
             else:
                 model, seen = _generate(run, rank)
+        plan = expected_plan(model, by_hand=_given_plan(run))
         rank_seen = Rank(
-            shards=tuple(_shards(model)),
+            shards=tuple(_shards(model, plan)),
             bytes_kept=sum(_kept(each).nbytes for each in model.parameters()),
             bytes_whole=sum(each.numel() * each.itemsize for each in model.parameters()),
             elements=sum(each.numel() for each in model.parameters()),
             collectives=seen.collectives,
             deprecations=tuple(deprecations),
-            modules={name: style for name, _ in model.named_modules() if (style := _style_of(name, model.tp_plan))},
+            modules={name: style for name, _ in model.named_modules() if (style := _style_of(name, plan))},
         )
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -104,7 +106,7 @@ def _gather_ranks(run: CaseRun, seen: list[Observation]) -> tuple[Observation, C
 def _generate(run: CaseRun, rank: int) -> tuple[Any, Observation]:
     reference = read_generation(run.setup.reference_file(run.dtype))
     model, batches = load_run(run)
-    if getattr(run.optimization.load_options(run.dtype).get("distributed_config"), "tp_plan", None) == "auto":
+    if _requested_plan(run) == "auto":
         _refuse_without_plan(model)
     own, seen = watched_run(run, model, batches, reference)
     save_generation(own, _file(run, rank))
@@ -148,11 +150,41 @@ def _refuse_without_plan(model: Any) -> None:
         )
 
 
-def _shards(model: Any) -> Iterator[Shard]:
+def _requested_plan(run: CaseRun) -> Any:
+    """Return what the path gives as plan: rules, or `auto`; None if it gives none."""
+    return getattr(run.optimization.load_options(run.dtype).get("distributed_config"), "tp_plan", None)
+
+
+def _given_plan(run: CaseRun) -> Mapping[str, str]:
+    requested = _requested_plan(run)
+    return requested if isinstance(requested, Mapping) else {}
+
+
+def expected_plan(model: Any, *, by_hand: Mapping[str, str]) -> dict[str, str]:
+    """Return the plan that a loaded model should follow: module to style.
+
+    What its classes declare holds, even if the model that was loaded has lost it. Rules given `by_hand` are left as the
+    model has them, to be compared with what was given. So are rules that transformers adds by itself.
+    """
+    declared = {name: style for name, style in _declared_plan(model).items() if name not in by_hand}
+    return {**model.tp_plan, **declared}
+
+
+def _declared_plan(model: Any) -> dict[str, str]:
+    """Return the rules that a model's class and the class of its config declare, with those of its parts."""
+    base = getattr(type(model.config), "base_model_tp_plan", None) if model.base_model is model else None
+    plan = {**(getattr(type(model), "_tp_plan", None) or {}), **(base or {})}
+    for name, part in model.named_children():
+        if isinstance(part, PreTrainedModel):
+            plan |= {f"{name}.{rule}": style for rule, style in _declared_plan(part).items()}
+    return plan
+
+
+def _shards(model: Any, plan: Mapping[str, str]) -> Iterator[Shard]:
     """Yield the planned parameters. A plan names a parameter itself, as those of experts, or its module."""
     seen: set[int] = set()
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        style = _style_of(name, model.tp_plan) or _style_of(name.rpartition(".")[0], model.tp_plan)
+        style = _style_of(name, plan) or _style_of(name.rpartition(".")[0], plan)
         if style:
             shapes = tuple(parameter.shape), tuple(_kept(parameter).shape)
             yield Shard(name, style, *shapes, tied=id(parameter) in seen)

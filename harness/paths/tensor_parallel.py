@@ -54,7 +54,8 @@ class TensorParallel(Optimization):
         uneven = [heads for heads in case.heads if heads % self.ranks]
         if uneven and "is invalid for input of size" in line:
             return f"{self.ranks} ranks do not divide {uneven[0]} attention heads"
-        return ""
+        # From transformers 5.24 on; older releases leave such a model whole without a word.
+        return "it declares no plan for tensor parallelism" if "has no `tp_plan`" in line else ""
 
     def load_options(self, dtype: Any) -> Mapping[str, Any]:
         from transformers.distributed import DistributedConfig

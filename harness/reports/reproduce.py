@@ -10,6 +10,9 @@ from harness.records.enums import Property
 from harness.records.run import EXAMPLES, IN, KERNEL, Verdict
 
 EVERY_PATH, INVARIANTS, CLAIMS = "suites/every_path", "suites/invariants", "suites/claims"
+SILENCE = "suites/silence"
+OF_REQUESTS = "request_"
+"""Beginning of the workloads that stand for what a user can ask for, one each. Only SILENCE has them."""
 
 
 def settings_of(environment: Mapping[str, str]) -> dict[str, str]:
@@ -63,6 +66,8 @@ def _under(settings: Mapping[str, str] | None, words: Sequence[str]) -> str:
 def _suites(verdict: Verdict, *, has_evidence: bool) -> list[str]:
     if EXAMPLES in verdict.numbers:
         return [INVARIANTS]
+    if verdict.workload.startswith(OF_REQUESTS):
+        return [SILENCE]
     if has_evidence or verdict.property is not Property.EQUIVALENCE:
         return [EVERY_PATH]
     return [EVERY_PATH, INVARIANTS]  # whose ids differ: a relation that crashed leaves no number of examples

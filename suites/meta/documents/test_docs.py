@@ -471,6 +471,25 @@ def test_command_that_tries_an_architecture_finds_its_known_defect(tmp_path):
     assert "baselines/defects/gpt_neo_static.py" in told
 
 
+SILENCE = [line for line in DOCUMENTS.splitlines() if re.match(r"(pytest|python -m) suites[./]silence ", line)]
+
+
+@pytest.mark.workers
+def test_commands_that_try_requests_succeed(tmp_path):
+    """One prints their words, the other holds the installed release to its record."""
+    printing, judging = SILENCE
+    _, *arguments = shlex.split(printing)
+    told = subprocess.run([sys.executable, *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    assert "| `generate(prefill_chunk_size=8)` | prefill | honoured |" in told.stdout
+    code, told = ran(judging, tmp_path)
+    assert code == 0, told
+    verdicts = json.loads((tmp_path / "latest" / "run.json").read_text())["verdicts"]
+    outcomes = {verdict["workload"]: verdict["outcome"] for verdict in verdicts}
+    assert outcomes["request_chunks"] == "PASS"
+    assert outcomes["request_chunks_of_lookup"] == "REPORTED"
+
+
 SIMULATING = (
     "python -m suites.simulated_cuda run -- pytest suites/every_path --device cuda "
     '-k "ragged_b4 and attention.sdpa-" -m engagement'
@@ -520,7 +539,7 @@ def commands(readme):
 
 def left_out(readme):
     """Those that no test runs and that have no reason either. commands/test_help.py tries `harness`, CI tries tox."""
-    known = {*CHOOSING, *MEASURING, *GATING, CLAIMING, FAILING, AGAIN, INVARIANT, ARCHITECTURE, *UNTRIED}
+    known = {*CHOOSING, *MEASURING, *GATING, CLAIMING, FAILING, AGAIN, INVARIANT, ARCHITECTURE, *SILENCE, *UNTRIED}
     return [
         line for line in commands(readme) if line not in known and not line.startswith(("harness ", "python3 -m venv"))
     ]

@@ -51,9 +51,10 @@ def test_what_announces_nothing_is_none(said):
     assert deprecation_of(said) is None
 
 
-def test_loggers_that_pass_nothing_on_are_heard(monkeypatch):
-    """torch's main ones are such."""
-    logger = logging.getLogger("torch._dynamo.of_this_test")
+@pytest.mark.parametrize("name", ["torch._dynamo.of_this_test", "ContinuousBatchingLogger"])
+def test_loggers_that_pass_nothing_on_are_heard(monkeypatch, name):
+    """torch's main ones are such, and that of continuous batching, which does not even bear its library's name."""
+    logger = logging.getLogger(name)
     monkeypatch.setattr(logger, "propagate", False)
     with deprecations_noted() as noted:
         logger.warning("x is deprecated")

@@ -14,6 +14,7 @@ import pytest
 
 from fixtures.architectures import ARCHITECTURES
 from fixtures.workloads import PROBES, WORKLOADS
+from harness.execution.ranks import expected_plan
 from harness.execution.runner import Runner
 from harness.execution.worker_pool import free_port
 from harness.judging.correctness import judge
@@ -178,3 +179,35 @@ def test_plan_given_by_hand_is_not_excused_by_a_model_without_one(impatient, wit
     case, optimization = without_plan("parallelism.tp2_manual")
     verdict = judge(case, Property.EQUIVALENCE, impatient.evidence(case, optimization))
     assert verdict.outcome.fails, verdict.message
+
+
+def unloaded(recipe):
+    """The model of a seeded recipe, without weights."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    config = CONFIG_MAPPING[recipe.source.model_type].from_dict(dict(recipe.source.shape))
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+# Modules of a few architectures use what torch calls old.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_plan_of_every_architecture_is_what_its_classes_declare():
+    """As long as nothing is lost, the model's own plan is the expected one: no rule is invented."""
+    planned = 0
+    for recipe in ARCHITECTURES:
+        model = unloaded(recipe)
+        assert expected_plan(model, by_hand={}) == model.tp_plan, recipe.name
+        planned += bool(model.tp_plan)
+    assert planned > 40
+
+
+def test_rule_that_a_model_lost_is_expected_all_the_same():
+    [llama] = [recipe for recipe in ARCHITECTURES if recipe.name == "small_llama_rope3"]
+    model = unloaded(llama)
+    whole, attention = dict(model.tp_plan), "model.layers.*.self_attn.o_proj"
+    del model._tp_plan["lm_head"]  # noqa: SLF001  where a release would lose it
+    model._tp_plan[attention] = "replicate"  # noqa: SLF001
+    assert expected_plan(model, by_hand={}) == whole
+    assert expected_plan(model, by_hand={attention: "replicate"}) == {**whole, attention: "replicate"}

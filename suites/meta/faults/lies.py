@@ -248,6 +248,19 @@ def whole_model_on_every_rank() -> Iterator[None]:
 
 
 @contextmanager
+def head_is_lost_from_the_plan() -> Iterator[None]:
+    """The plan of the loaded model has no rule for its head, which every rank then keeps whole. Results stay right."""
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3ForCausalLM
+
+    def post_init(model):
+        original(model)
+        del model._tp_plan["lm_head"]
+
+    with patched(Qwen3ForCausalLM, "post_init", post_init) as original:
+        yield
+
+
+@contextmanager
 def plan_is_the_models_own() -> Iterator[None]:
     """Rules given by hand are left aside."""
     from transformers import AutoModelForCausalLM

@@ -70,6 +70,12 @@ LIES = [
     ("pages_are_not_shared", "continuous_batching.eager_shared", "tokens of shared pages in fp32 is 0, but should be "),
     ("pages_are_not_shared", "continuous_batching.sdpa_shared", "tokens of shared pages in fp32 is 0, but should be "),
     ("whole_model_on_every_rank", "parallelism.tp2", "planned parameters that are parted on rank 0 in fp32 is 0, but"),
+    ("head_is_lost_from_the_plan", "parallelism.tp2", "that are parted on rank 0 in fp32 is 29, but should be 30"),
+    (
+        "head_is_lost_from_the_plan",
+        "parallelism.tp2_manual",
+        "that are parted on rank 0 in fp32 is 29, but should be 30",
+    ),
     ("plan_is_the_models_own", "parallelism.tp2_manual", "plan on rank 0 in fp32 is {"),
     ("whole_model_on_every_rank", "parallelism.tp2_torchrun", "that are parted on rank 0 in fp32 is 0, but should be"),
     ("one_layer_falls_back", "kernels.layers_local", "RMSNorm modules exchanged in fp32 is 16, but should be 17"),

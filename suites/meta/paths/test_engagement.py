@@ -353,6 +353,7 @@ REFUSALS = [
     ("caching.offloaded_static", "True is not in list", replace(CUDA, windows=(24, 24)), "the model has none"),
     ("caching.offloaded_static", "list.index(x): x not in list", replace(CUDA, windows=(24, 24)), "the model has none"),
     ("caching.offloaded_static", "True is not in list", replace(CUDA, windows=(24, 0)), ""),
+    ("parallelism.tp2", "`tp_size=2` was requested, but `GPT2LMHeadModel` has no `tp_plan`. Pass", CUDA, "no plan"),
     ("caching.offloaded", "True is not in list", replace(CUDA, windows=(24, 24)), ""),
 ]  # fmt: skip
 

@@ -1,0 +1,232 @@
+"""The table of silence: what is dropped without a word is seen, what is refused is heard, and the page says both."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from harness.records.enums import Outcome, Property, Technique, Tier
+from harness.reports.reproduce import OF_REQUESTS, command
+from harness.session.session_plan import SessionPlan
+from suites.conftest import CATALOGUE, REPOSITORY
+from suites.meta.builders.inventories import CPU
+from suites.silence.cases import requests_planned
+from suites.silence.expecting import SILENT, verdict_of
+from suites.silence.hearing import heard, lines_of
+from suites.silence.judging import answer_of
+from suites.silence.records import PLAIN, Answer, ControlFails, Request, Trial, Word
+from suites.silence.released import ABSENT, Release, all_releases, expected_of, read_release, write_release
+from suites.silence.requests import REQUESTS, request_named
+from suites.silence.table import tables
+from suites.silence.trying import Trials
+
+FAULTS = "suites.meta.faults.silence"
+LIES = "suites.meta.faults.lies"
+PAGE = REPOSITORY / "docs" / "measured" / "silence.md"
+
+REQUEST = Request(
+    "made_up", "generate(sizes=8)", "lengths", "8, 8", replace(PLAIN, rows=2), technique=Technique.CACHING
+)
+WITHOUT = Trial({"lengths": "16"}, ("a line that is always said, of sizes",))
+
+
+@pytest.mark.parametrize(
+    ("asked", "word", "said"),
+    [
+        (Trial({"lengths": "8, 8"}), Word.HONOURED, ""),
+        (Trial({"lengths": "8, 8"}, ("`sizes` is old",)), Word.HONOURED, "`sizes` is old"),
+        (Trial({"lengths": "16"}), Word.IGNORED, ""),
+        (Trial({"lengths": "16"}, WITHOUT.said), Word.IGNORED, ""),
+        (Trial({"lengths": "16"}, ("another matter",)), Word.IGNORED, ""),
+        (Trial({"lengths": "4, 4, 4, 4"}), Word.OTHERWISE, ""),
+        (Trial({"lengths": "16"}, ("`sizes` has no effect",)), Word.REFUSED, "`sizes` has no effect"),
+        (Trial(raised="ValueError: no Sizes here"), Word.REFUSED, "ValueError: no Sizes here"),
+        (Trial(said=("sizes?",), raised="IndexError: 3"), Word.REFUSED, "sizes?"),
+        (Trial(raised="IndexError: 3"), Word.RAISES, "IndexError: 3"),
+    ],
+)
+def test_word_follows_from_what_was_seen_and_said(asked, word, said):
+    answer = answer_of(REQUEST, asked, WITHOUT)
+    assert (answer.word, answer.said, answer.control) == (word, said, "16")
+
+
+@pytest.mark.parametrize(
+    ("control", "told"),
+    [
+        (Trial(raised="OSError: gone"), "the call without the request raises OSError: gone"),
+        (Trial({"other": "1"}), "'lengths' is none of the facts other"),
+        (Trial({"lengths": "8, 8"}), "lengths is 8, 8 without the request, too"),
+    ],
+)
+def test_control_that_tells_nothing_is_refused(control, told):
+    """Otherwise a request would count as honoured, or as ignored, that nobody could see."""
+    with pytest.raises(ControlFails, match=re.escape(told)):
+        answer_of(REQUEST, Trial({"lengths": "8, 8"}), control)
+
+
+def test_anything_else_is_what_a_star_wants():
+    request = replace(REQUEST, wanted="*")
+    assert answer_of(request, Trial({"lengths": "3"}), WITHOUT).word is Word.HONOURED
+    assert answer_of(request, Trial({"lengths": "16"}), WITHOUT).word is Word.IGNORED
+
+
+@pytest.mark.usefixtures("recwarn")
+def test_warnings_loggers_and_prints_are_heard():
+    silent = logging.getLogger("transformers")
+    with heard() as said:
+        warnings.warn("of\n  a warning", FutureWarning, stacklevel=1)
+        silent.warning("of a %s", "library")
+        silent.info("of no interest")
+        logging.getLogger("anybody").error("of the root")
+        print("of a print")
+    assert set(lines_of(said)) == {"of a warning", "of a library", "of the root", "of a print"}
+    with heard() as later:
+        pass
+    assert later == []
+
+
+def test_requests_are_distinct_and_have_words():
+    names = [request.name for request in REQUESTS]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert len(REQUESTS) >= 60
+    assert {request.technique for request in REQUESTS} == {*Technique} - {Technique.EAGER, Technique.STACKS}
+    for request in REQUESTS:
+        assert request.asked != request.control, request.name
+        assert all(request.names), request.name
+
+
+def planned_in(tier):
+    plan = SessionPlan(CATALOGUE, CPU, device="cpu", dtypes=(), named_models=(), tier=tier)
+    return plan.add(requests_planned(plan.replan))
+
+
+def test_every_request_has_a_case_of_the_nightly_tier():
+    planned = planned_in(Tier.NIGHTLY)
+    assert Counter(entry.case.workload.name for entry in planned) == Counter(f"{OF_REQUESTS}{r.name}" for r in REQUESTS)
+    assert all(entry.case.technique is request_named(name_of(entry)).technique for entry in planned)
+    assert planned_in(Tier.DAILY) == []
+
+
+def name_of(entry):
+    return entry.case.workload.name.removeprefix(OF_REQUESTS)
+
+
+RELEASE = Release(
+    {"transformers": "5.22.2"},
+    {REQUEST.name: Answer(Word.HONOURED, "8, 8", "16"), "other": Answer(Word.REFUSED, "16", "16", "no")},
+    60.0,
+)
+IGNORED = Answer(Word.IGNORED, "16", "16")
+REFUSED = Answer(Word.REFUSED, "16", "16", "ValueError: no sizes")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "outcome", "told"),
+    [
+        ("made_up", Answer(Word.HONOURED, "8, 8", "16"), Outcome.PASS, "is honoured: lengths is 8, 8, 16 without it"),
+        (
+            "made_up",
+            IGNORED,
+            Outcome.NOT_ENGAGED,
+            (
+                "generate(sizes=8) with transformers 9.0: lengths is 16, but should be 8, 8 (16 without it; nothing "
+                "was said; honoured by transformers 5.22.2; do without it, or take the release that is on record; if "
+                "it is right so, python -m suites.silence records it)"
+            ),
+        ),
+        ("made_up", Answer(Word.OTHERWISE, "4, 4", "16"), Outcome.NOT_ENGAGED, "lengths is 4, 4, but should be 8, 8"),
+        ("made_up", REFUSED, Outcome.UNSUPPORTED, "is refused: ValueError: no sizes; honoured by transformers 5.22.2"),
+        ("made_up", Answer(Word.RAISES, "", "16", "IndexError: 3"), Outcome.CRASHED, " raises: IndexError: 3"),
+        ("other", IGNORED, Outcome.NOT_ENGAGED, "refused by transformers 5.22.2"),
+        ("other", REFUSED, Outcome.PASS, "is refused: ValueError: no sizes"),
+        ("other", Answer(Word.RAISES, "", "16", "IndexError: 3"), Outcome.REPORTED, "IndexError: 3"),
+        ("new", IGNORED, Outcome.REPORTED, "not on record"),
+    ],
+)
+def test_verdict_is_held_to_the_record(name, answer, outcome, told):
+    [entry, *_] = planned_in(Tier.NIGHTLY)
+    verdict = verdict_of(entry.case, replace(REQUEST, name=name), answer, installed="9.0", expected=RELEASE)
+    assert (verdict.outcome, verdict.property) == (outcome, Property.ENGAGEMENT)
+    assert told in verdict.message
+    assert command(verdict, has_evidence=False).startswith("pytest suites/silence --device cpu ")
+
+
+def test_release_without_a_record_is_held_to_the_newest():
+    older = replace(RELEASE, versions={"transformers": "5.9.1"})
+    newest = replace(RELEASE, answers={"made_up": IGNORED})
+    assert expected_of("5.9.1", "made_up", (older, newest)) is older
+    assert expected_of("5.30.0", "made_up", (older, newest)) is newest
+    assert expected_of("5.22.2", "other", (older, newest)) is older
+    assert expected_of("5.30.0", "new", (older, newest)) is None
+
+
+def test_record_comes_back_as_it_was_written(tmp_path):
+    assert read_release(write_release(RELEASE, tmp_path)) == RELEASE
+    newer = replace(RELEASE, versions={"transformers": "5.103.0"})
+    write_release(newer, tmp_path)
+    assert [release.name for release in all_releases(tmp_path)] == ["5.22.2", "5.103.0"]
+
+
+def test_records_know_every_request_and_no_other():
+    releases = all_releases()
+    assert "5.22.2" in {release.name for release in releases}
+    for release in releases:
+        without = {Technique.KERNELS} if release.versions["kernels"] == ABSENT else set()
+        tried = {request.name for request in REQUESTS if request.technique not in without}
+        assert set(release.answers) == tried, release.name
+        assert not [name for name, answer in release.answers.items() if str(REPOSITORY) in answer.said]
+
+
+def between(name):
+    """Return the table of the page that stands between marks of that name."""
+    [body] = re.findall(rf"<!-- {name} -->\n(.*?)\n<!-- end of {name} -->", PAGE.read_text(), re.DOTALL)
+    return body.splitlines()
+
+
+def test_page_shows_what_is_on_record():
+    for name, lines in tables(all_releases()).items():
+        assert between(name) == lines, f"{name}: python -m suites.silence --tables"
+
+
+def test_table_of_releases_shows_where_they_differ():
+    [first, second, *_] = REQUESTS
+    older = replace(RELEASE, answers={first.name: IGNORED, second.name: IGNORED})
+    newer = Release({"transformers": "5.24.0"}, {first.name: IGNORED, second.name: REFUSED}, 1.0)
+    shown = tables((older, newer))
+    assert len(shown["differing"]) == 3
+    assert shown["differing"][2].endswith("| **ignored** | refused: ValueError: no sizes |")
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(
+    ("name", "fault", "word"),
+    [
+        ("chunks", "", Word.HONOURED),
+        ("chunks", f"{FAULTS}:chunks_are_dropped", Word.IGNORED),
+        ("chunks", f"{FAULTS}:chunks_are_halved", Word.OTHERWISE),
+        ("chunks", f"{FAULTS}:chunks_are_refused", Word.REFUSED),
+        ("chunks", f"{FAULTS}:chunks_are_warned_of", Word.REFUSED),
+        ("chunks", f"{FAULTS}:chunks_raise_something", Word.RAISES),
+        ("static", "", Word.HONOURED),
+        ("static", f"{FAULTS}:cache_is_dropped", Word.IGNORED),
+        ("eager", f"{FAULTS}:attention_is_dropped", Word.IGNORED),
+        ("kernelize", "", Word.HONOURED),
+        ("kernelize", f"{LIES}:kernelize_does_nothing", Word.IGNORED),
+        ("quanto", f"{LIES}:weights_stay_dense", Word.IGNORED),
+        ("compile_everywhere", f"{FAULTS}:compiling_is_dropped", Word.IGNORED),
+        ("page_size", f"{FAULTS}:pages_are_dropped", Word.IGNORED),
+        ("tp", "", Word.HONOURED),
+        ("tp", f"{LIES}:whole_model_on_every_rank", Word.IGNORED),
+        ("tp", f"{LIES}:head_is_lost_from_the_plan", Word.OTHERWISE),
+    ],
+)
+def test_planted_fault_changes_the_word(tmp_path, name, fault, word):
+    """The correct library is honest; one that drops a request is seen; one that refuses it is heard."""
+    answer = Trials(tmp_path, fault).answer(request_named(name))
+    assert answer.word is word, answer
+    assert word not in SILENT or answer.said == ""

@@ -1,0 +1,84 @@
+"""What was found of each release of transformers: one file each, as data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from suites.silence.records import Answer, Word
+
+MEASURED = Path(__file__).with_name("measured")
+PACKAGES = ("transformers", "torch", "accelerate", "kernels", "bitsandbytes", "optimum-quanto", "hqq", "torchao")
+"""Packages whose versions an answer depends on."""
+ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Release:
+    """Words on all requests with one release of transformers."""
+
+    versions: Mapping[str, str]
+    answers: Mapping[str, Answer]
+    seconds: float
+    """Time that all requests took."""
+
+    @property
+    def name(self) -> str:
+        return self.versions["transformers"]
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of PACKAGES here, without what a build adds to them."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name).partition("+")[0]
+    except PackageNotFoundError:
+        return ABSENT
+
+
+def as_order(name: str) -> tuple[int, ...]:
+    """Return what releases are ordered by."""
+    return tuple(int(part) for part in re.findall(r"\d+", name))
+
+
+def write_release(release: Release, folder: Path = MEASURED) -> Path:
+    """Write what was found of a release, and return the file."""
+    folder.mkdir(exist_ok=True)
+    file = folder / f"{release.name}.json"
+    answers = {name: {"word": str(each.word), **_text(each)} for name, each in sorted(release.answers.items())}
+    record = {"versions": dict(release.versions), "seconds": round(release.seconds), "answers": answers}
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return file
+
+
+def _text(answer: Answer) -> dict[str, str]:
+    return {name: value for name, value in asdict(answer).items() if name != "word" and value}
+
+
+def read_release(file: Path) -> Release:
+    """Read what was found of a release."""
+    record = json.loads(file.read_text())
+    answers = {name: Answer(**{**each, "word": Word(each["word"])}) for name, each in record["answers"].items()}
+    return Release(record["versions"], answers, record["seconds"])
+
+
+def all_releases(folder: Path = MEASURED) -> tuple[Release, ...]:
+    """Return all releases that were tried, the oldest first."""
+    return tuple(sorted(map(read_release, folder.glob("*.json")), key=lambda release: as_order(release.name)))
+
+
+def expected_of(installed: str, request: str, releases: tuple[Release, ...]) -> Release | None:
+    """Return the release whose word on a request is expected of the `installed` one.
+
+    It is that release itself, or else the newest that was tried with the request; None if there is none.
+    """
+    tried = [release for release in releases if request in release.answers]
+    own = [release for release in tried if release.name == installed]
+    return next(iter([*own, *reversed(tried)]), None)
