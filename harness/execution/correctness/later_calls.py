@@ -71,8 +71,8 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
 
 
 def _angles_change_beyond(model: Any) -> int:
-    """Return the number of positions beyond which rotary angles follow the longest prompt so far; 0 if never, or if
-    trying that would take long."""
+    """Return the number of positions beyond which a prompt changes rotary angles. 0 if none does, or if trying it would
+    take long."""
     lengths = [
         int(module.max_seq_len_cached)
         for module in model.modules()
