@@ -29,15 +29,17 @@ class Answers:
     counts: tuple[tuple[str, str, float, bool], ...] = ()
     """Numbers of the relation itself: key, sentence, count, and whether there must be one. Otherwise it must be 0."""
 
-    @property
-    def side(self) -> Side:
-        """The logits from which the tokens of all answers were chosen."""
-        final = self.final
-        return Side("served", [answer.row for answer in final], [answer.step_logits for answer in final])
+    def __iter__(self) -> Iterator[Side | Answers]:
+        """What a relation yields: the logits from which the tokens of all answers were chosen, and this."""
+        seen = [answer for answer in self.final if not answer.unseen]
+        if seen:
+            yield Side("served", [answer.row for answer in seen], [answer.step_logits for answer in seen])
+        yield self
 
     @property
     def final(self) -> list[Answer]:
-        return [answer for answer in self.session.answers if answer.final is not None]
+        """All answers that came to an end. One without any token is found by its length."""
+        return [answer for answer in self.session.answers if answer.final and answer.final.generated_tokens]
 
     def checks(self, dtype: Dtype, alone: Alone) -> Iterator[LimitCheck]:
         answers = self.session.answers
@@ -45,9 +47,12 @@ class Answers:
         yield _none(dtype, "lost", "requests without an answer", lost)
         going_on = sum(answer.final is not None and bool(answer.request.leaves) for answer in answers)
         yield _none(dtype, "going_on", "cancelled requests that were answered all the same", going_on)
-        yield _none(dtype, "unended", "answers that end too early or too late", sum(map(_unended, self.final)))
+        yield _none(dtype, "unended", "answers that end too early or too late", sum(map(_unended, answers)))
+        unseen = sum(answer.unseen for answer in self.final)
+        yield _none(dtype, "unseen", "answers with tokens that no step has computed at their place", unseen)
         yield _none(dtype, "streamed", "streams that tell other than the answer", sum(map(_tells_other, answers)))
-        yield _none(dtype, "kept", "pages that are never given back", self.session.kept_pages)
+        kept = "share of the pages that are never given back, or less than 0 if some are given back twice"
+        yield _none(dtype, "kept", kept, self.session.kept_pages)
         for key, sentence, count, must_be in self.counts:
             if must_be:
                 yield LimitCheck("E", f"{dtype}.{key}", f"{dtype} {sentence}", count, 1.0, at_most=False)
@@ -57,7 +62,7 @@ class Answers:
 
     def _numbers(self, dtype: Dtype, alone: Alone) -> Iterator[LimitCheck]:
         """Log probabilities, and what each chosen token costs, given prompt and answer alone."""
-        final = [answer for answer in self.final if answer.final.generated_tokens]
+        final = self.final
         if not final:
             return
         rows = [
@@ -76,7 +81,7 @@ class Answers:
             for check in error_findings((error,), dtype):
                 yield replace(check, key=check.key.replace("rho", "told"))
         lost = torch.cat([_lost(answer, row) for answer, row in zip(final, rows[1], strict=True)])
-        allowed = _allowed(torch.cat(rows[0]), torch.cat(rows[1]), dtype)
+        allowed = allowance(torch.cat(rows[0]), torch.cat(rows[1]), dtype)
         what = f"{dtype} margin of a chosen token over its rounding allowance"
         yield LimitCheck("R4", f"{dtype}.choice", what, (lost.max() / allowed).item(), 1.0)
 
@@ -87,6 +92,8 @@ def _none(dtype: Dtype, key: str, sentence: str, count: float) -> LimitCheck:
 
 def _unended(answer: Answer) -> bool:
     """Whether an answer does not end at its first token that ends it, or else at its own most tokens."""
+    if answer.final is None:
+        return False
     tokens = answer.final.generated_tokens
     ends = [place + 1 for place, token in enumerate(tokens) if token in answer.request.ends]
     return len(tokens) != min([*ends, answer.request.new_tokens])
@@ -125,7 +132,7 @@ def _lost(answer: Answer, exact: Tensor) -> Tensor:
     return (least - exact.gather(-1, tokens).squeeze(-1)).clamp(min=0)
 
 
-def _allowed(eager: Tensor, exact: Tensor, dtype: Dtype) -> float:
+def allowance(eager: Tensor, exact: Tensor, dtype: Dtype) -> float:
     """How far a choice may lie below the best: rule R4's four independent errors of eager's, as for any near tie."""
     error = stratum_error("answers", Triple(eager, eager, exact), dtype=dtype, without_mean=True)
     least = dtype.unit_roundoff * error.reference_rms

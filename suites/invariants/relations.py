@@ -93,7 +93,9 @@ RELATIONS = (
         "cancelled", "requests among which some are cancelled and some arrive late", requests.cancelled_requests,
         requests.cancelled, served=True,
     ),
-    Relation("streamed", "requests token by token, and whole", requests.streamed_requests, requests.streamed, served=True),
+    Relation(
+        "streamed", "requests token by token, and whole", requests.streamed_requests, requests.streamed, served=True,
+    ),
     Relation("forked", "several answers to each request", requests.forked_requests, requests.forked, served=True),
     Relation(
         "overlapped", "requests whose steps are prepared ahead", requests.cancelled_requests, requests.overlapped,

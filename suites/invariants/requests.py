@@ -96,7 +96,7 @@ def evicted(subject: Subject, example) -> Iterator[Side | Answers]:
     session = serve_requests(subject, [requests], options=_crowded(subject, requests))
     put_off = ("evicted", "requests that were put off and prefilled again", session.refilled, True)
     answers = Answers(session, (put_off,))
-    yield from (answers.side, answers)
+    yield from answers
 
 
 ALIKE: tuple[tuple[int, ...], ...] = ((0, 1), (0, 2), (2, 1), (2, 0), (0, 1), (1, 2), (1, 0, 1))
@@ -119,7 +119,7 @@ def shared_prefixes(subject: Subject, example) -> Iterator[Side | Answers]:
         raise Incompatible("pages are not shared among layers with sliding windows")
     unshared = max(0, sum(_shareable(each, first, size) for each in later) - sum(session.shared))
     answers = Answers(session, (("unshared", "tokens of equal beginnings that were not shared", unshared, False),))
-    yield from (answers.side, answers)
+    yield from answers
 
 
 def own_settings(subject: Subject, example) -> Iterator[Side | Answers]:
@@ -131,8 +131,7 @@ def own_settings(subject: Subject, example) -> Iterator[Side | Answers]:
     torch.manual_seed(example["seed"])
     options = {"num_blocks": ROOMY, **({"per_request_processors": True, "seed": example["seed"]} if sampled else {})}
     session = serve_requests(subject, [requests], options=options, generation=DEFAULTS if sampled else None)
-    answers = Answers(session)
-    yield from (answers.side, answers)
+    yield from Answers(session)
 
 
 def cancelled(subject: Subject, example) -> Iterator[Side | Answers]:
@@ -144,18 +143,16 @@ def cancelled(subject: Subject, example) -> Iterator[Side | Answers]:
     pages = max(sum(_pages(each, size) for each in (*stay, *leave)), *(_pages(each, size) for each in late))
     options = {"num_blocks": pages + _spare(subject), "max_batch_tokens": WHOLE_BATCH}
     answers = Answers(serve_requests(subject, [[*leave, *stay, *late]], options=options))
-    yield from (answers.side, answers)
+    yield from answers
 
 
 def streamed(subject: Subject, example) -> Iterator[Side | Answers]:
     """Every other request tells its tokens one by one, also where it is put off in between."""
     plain = _plain(example["requests"], CROWDED_TOKENS)
-    requests = [
-        Request(each.prompt, each.new_tokens, streams=place % 2 == 0) for place, each in enumerate(plain)
-    ]
+    requests = [Request(each.prompt, each.new_tokens, streams=place % 2 == 0) for place, each in enumerate(plain)]
     options = _crowded(subject, requests) if example["crowded"] else {"num_blocks": ROOMY}
     answers = Answers(serve_requests(subject, [requests], options=options))
-    yield from (answers.side, answers)
+    yield from answers
 
 
 def forked(subject: Subject, example) -> Iterator[Side | Answers]:
@@ -171,8 +168,7 @@ def forked(subject: Subject, example) -> Iterator[Side | Answers]:
     torch.manual_seed(example["seed"])
     options = {"num_blocks": pages, "per_request_processors": True, "seed": example["seed"]}
     session = serve_requests(subject, [requests], options=options, generation=DEFAULTS, copies=example["copies"])
-    answers = Answers(session)
-    yield from (answers.side, answers)
+    yield from Answers(session)
 
 
 def overlapped(subject: Subject, example) -> Iterator[Side | Answers]:
@@ -186,7 +182,7 @@ def overlapped(subject: Subject, example) -> Iterator[Side | Answers]:
     late = [Request(tokens(*text), LONG_TOKENS, arrives=steps) for text, steps in example["late"]]
     options = {"num_blocks": ROOMY, "use_async_batching": True}
     answers = Answers(serve_requests(subject, [[*leave, *stay, *late]], options=options))
-    yield from (answers.side, answers)
+    yield from answers
 
 
 def _plain(drawn: Sequence[Any], new_tokens: int) -> list[Request]:

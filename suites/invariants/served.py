@@ -1,7 +1,7 @@
 """Requests through the manager of continuous batching, each with settings of its own, some late, some cancelled.
 
-The manager's thread is watched, and what happens in the middle happens there, between two steps. So an example means the
-same however fast a machine is. Runs in workers.
+The manager's thread is watched, and what happens in the middle happens there, between two steps. So an example means
+the same however fast a machine is. Runs in workers.
 """
 
 from __future__ import annotations
@@ -67,6 +67,12 @@ class Answer:
     def row(self) -> list[int]:
         """Prompt and answer but for its last token: what the model was fed."""
         return [*self.request.prompt, *self.final.generated_tokens[:-1]]
+
+    @property
+    def unseen(self) -> bool:
+        """Whether some token came back for whose place no step computed logits."""
+        begin = len(self.request.prompt)
+        return not set(range(begin, begin + len(self.final.generated_tokens))) <= self.logits.keys()
 
     @property
     def step_logits(self) -> Tensor:

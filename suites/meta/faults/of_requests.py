@@ -86,7 +86,9 @@ def nothing_is_shared() -> Iterator[None]:
 @contextmanager
 def temperature_of_another() -> Iterator[None]:
     """Each request of a step is scaled by the temperature of the next one."""
-    from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingTemperatureLogitsWarper
+    from transformers.generation.continuous_batching.cb_logits_processors import (
+        ContinuousBatchingTemperatureLogitsWarper,
+    )
 
     def prepare_tensor_args(processor, requests):
         return original(processor, [*requests[1:], *requests[:1]])
@@ -123,15 +125,16 @@ def length_of_another() -> Iterator[None]:
 
 @contextmanager
 def cancelled_pages_are_still_read() -> Iterator[None]:
-    """With the pages of a cancelled request those of another are given away, which goes on reading them."""
+    """With the pages of a cancelled request the first one of another is given away, which goes on reading it."""
     from transformers.generation.continuous_batching.scheduler import Scheduler
 
     def clear_cancelled_requests(scheduler):
         gone = original(scheduler)
         for _ in gone:
             for allocator in scheduler.cache.cache_allocators.values():
-                for pages in list(allocator.block_table.values())[:1]:
-                    allocator.pool.free_blocks(allocator.index, pages[:1])
+                for [page, *_] in list(allocator.block_table.values())[:1]:
+                    allocator.pool.free_blocks(allocator.index, [page])
+                    allocator.ledger.shared_ref_counts[page] = 2  # so that it is given back once in the end
         return gone
 
     with patched(Scheduler, "clear_cancelled_requests", clear_cancelled_requests) as original:
@@ -266,9 +269,22 @@ def overlapping_mixes_requests() -> Iterator[None]:
         carried[places] = carried[places].flip(0)
         return carried
 
-    with overlapping_on_a_cpu(), patched(ContinuousBatchingAsyncIOs, "infer_carry_over_ids", infer_carry_over_ids) as (
-        original
+    with (
+        overlapping_on_a_cpu(),
+        patched(ContinuousBatchingAsyncIOs, "infer_carry_over_ids", infer_carry_over_ids) as (original),
     ):
+        yield
+
+
+@contextmanager
+def no_request_is_scheduled() -> Iterator[None]:
+    """The thread that generates dies of the first request."""
+    from transformers.generation.continuous_batching.scheduler import FIFOScheduler
+
+    def schedule_batch(scheduler, token_budget, cache_budget):
+        raise RuntimeError("no request today")
+
+    with patched(FIFOScheduler, "schedule_batch", schedule_batch):
         yield
 
 
