@@ -92,7 +92,7 @@ def forked_requests(draw, edges):
 
 def evicted(subject: Subject, example) -> Iterator[Side | Answers]:
     """So few pages that requests are put off in the middle, and prefilled again."""
-    requests = _plain(example["requests"], CROWDED_TOKENS)
+    requests = _plain(_longest_first(example["requests"]), CROWDED_TOKENS)
     session = serve_requests(subject, [requests], options=_crowded(subject, requests))
     put_off = ("evicted", "requests that were put off and prefilled again", session.refilled, True)
     answers = Answers(session, (put_off,))
@@ -148,7 +148,7 @@ def cancelled(subject: Subject, example) -> Iterator[Side | Answers]:
 
 def streamed(subject: Subject, example) -> Iterator[Side | Answers]:
     """Every other request tells its tokens one by one, also where it is put off in between."""
-    plain = _plain(example["requests"], CROWDED_TOKENS)
+    plain = _plain(_longest_first(example["requests"]), CROWDED_TOKENS)
     requests = [Request(each.prompt, each.new_tokens, streams=place % 2 == 0) for place, each in enumerate(plain)]
     options = _crowded(subject, requests) if example["crowded"] else {"num_blocks": ROOMY}
     answers = Answers(serve_requests(subject, [requests], options=options))
@@ -189,13 +189,19 @@ def _plain(drawn: Sequence[Any], new_tokens: int) -> list[Request]:
     return [Request(tokens(*text), new_tokens) for text in drawn]
 
 
+def _longest_first(texts: Sequence[Any]) -> list[Any]:
+    """Texts as they must come so that pages run out: the first two together need more than any alone."""
+    return sorted(texts, key=lambda text: -text[1])
+
+
 def _pages(request: Request, size: int) -> int:
     """Pages of a whole request. The last token of its answer is not fed, and needs none."""
     return ceil((len(request.prompt) + request.new_tokens - 1) / size)
 
 
 def _crowded(subject: Subject, requests: Sequence[Request]) -> dict[str, Any]:
-    """Pages enough for each request alone and for the first two prompts, but not for the answers to them."""
+    """Pages enough for each request alone and for the first two prompts, the longest, but not for both answers: these
+    begin in one step, and each needs at least a page more than its prompt."""
     if _slides(subject):
         raise Incompatible("how many pages are too few is not known of layers with sliding windows, which free theirs")
     size = subject.optimization.serving().options["page_size"]

@@ -9,7 +9,7 @@ from statistics import median, quantiles
 from harness.records.finding import LimitCheck
 from suites.server.clients import Reply
 
-GROWTH_MIB = 32.0
+GROWTH_MIB = 16.0
 """MiB by which a server's memory may grow from the first third of a day to the last: room for what malloc keeps of the
 largest step so far."""
 KILL_SECONDS = 10.0

@@ -13,7 +13,7 @@ from typing import Any
 
 from suites.server.day import Visit
 
-SILENCE = 60.0
+SILENCE = 120.0
 """Seconds for which a client hears nothing before it holds its request to be lost."""
 MOMENT = 0.05
 """Seconds after which a client that will not wait is gone."""

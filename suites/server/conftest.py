@@ -9,7 +9,7 @@ from harness.records.workload import Prompt, Workload
 from suites.server.trials import TRIALS
 
 PATH = "continuous_batching.sdpa"
-WORKLOADS = tuple(Workload(name, (Prompt(16, text="Requests come over HTTP."),), new_tokens=1) for name in TRIALS)
+WORKLOADS = tuple(Workload(name, (Prompt(16, text="Requests come over HTTP."),), new_tokens=3) for name in TRIALS)
 
 
 def pytest_harness_plan(config, replan):

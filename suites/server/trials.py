@@ -21,14 +21,14 @@ from harness.records.evidence import Case, Engagement, EngagementCheck, Failure
 from harness.records.run import Verdict
 from harness.records.workload import Folder
 from suites.server.checks import KILL_SECONDS, Day, Kill, day_checks, kill_checks
-from suites.server.clients import Answered, Crowd, Reply
+from suites.server.clients import SILENCE, Answered, Crowd, Reply
 from suites.server.day import CLIENTS, Visit, a_day
 from suites.server.process import Server, free_port, serve_command
 
 exact = LazyModule("suites.server.exact")
 
 SEED = 20
-REQUESTS, SECONDS = 400, 45.0
+REQUESTS, SECONDS = 256, 30.0
 """Requests of a day, and its length."""
 LONG_ANSWER = 900
 """Tokens of answers in the middle of which a server is killed."""
@@ -52,15 +52,19 @@ class Trial:
     """The command that serves on a port."""
     margins: Margins
     model: str
-    requests: int = REQUESTS
-    seconds: float = SECONDS
+    requests: int
+    seconds: float
+    silence: float = SILENCE
+    """Seconds for which a client hears nothing before it holds its request to be lost."""
 
     def server(self, name: str = "") -> Server:
         port = free_port()
         return Server(self.command(port), port, self.folder / "logs" / f"{self.case.id}{name}.server.log")
 
 
-def verdict_on_server(case: Case, path: ContinuousBatching, folder: Path, scratch: Path, *, fault: str = "") -> Verdict:
+def verdict_on_server(
+    case: Case, path: ContinuousBatching, folder: Path, scratch: Path, *, fault: str = "", silence: float = SILENCE
+) -> Verdict:
     """Try a server as the case's workload says. `fault` is planted into it."""
     source = case.recipe.source
     if not isinstance(source, Folder):
@@ -81,7 +85,7 @@ def verdict_on_server(case: Case, path: ContinuousBatching, folder: Path, scratc
         known = dict(zip(different, found, strict=True))
         return [known[answer] for answer in answers]
 
-    trial = Trial(case, folder, command, margins, source.path)
+    trial = Trial(case, folder, command, margins, source.path, REQUESTS, SECONDS, silence)
     try:
         return TRIALS[case.workload.name](trial)
     except Incompatible as error:
@@ -96,7 +100,7 @@ def served_day(trial: Trial) -> Verdict:
     """64 clients come and go for a day. Each gets the answer to its prompt alone."""
     visits = a_day(SEED, requests=trial.requests, seconds=trial.seconds)
     with trial.server() as server:
-        crowd = Crowd(server.port, trial.model)
+        crowd = Crowd(server.port, trial.model, trial.silence)
         crowd.send(replace(visits[0], streams=False))  # makes the manager, and its memory
         with server.weighed():
             crowd.start(visits)
@@ -118,7 +122,7 @@ def killed_server(trial: Trial) -> Verdict:
         for visit in a_day(SEED, requests=0, seconds=1.0)[:CLIENTS]
     ]
     with trial.server() as server:
-        crowd = Crowd(server.port, trial.model)
+        crowd = Crowd(server.port, trial.model, trial.silence)
         crowd.start(long)
         waiting = _open(crowd)
         killed = time.monotonic()
