@@ -58,10 +58,13 @@ def resumed_settings_are_the_defaults() -> Iterator[None]:
 
 @contextmanager
 def pages_are_plenty() -> Iterator[None]:
-    """There are many more pages than requested, so that no request is put off."""
+    """There are many more pages than requested where these are few, so that no request is put off."""
     from transformers.generation.continuous_batching.cache import PagedAttentionMemoryHandler
 
-    with patched(PagedAttentionMemoryHandler, "num_sectors_from_config", lambda handler: 512):
+    def num_sectors_from_config(handler):
+        return max(256, original(handler))
+
+    with patched(PagedAttentionMemoryHandler, "num_sectors_from_config", num_sectors_from_config) as original:
         yield
 
 
@@ -278,13 +281,15 @@ def overlapping_mixes_requests() -> Iterator[None]:
 
 @contextmanager
 def no_request_is_scheduled() -> Iterator[None]:
-    """The thread that generates dies of the first request."""
+    """The thread that generates dies of the first request that streams."""
     from transformers.generation.continuous_batching.scheduler import FIFOScheduler
 
     def schedule_batch(scheduler, token_budget, cache_budget):
-        raise RuntimeError("no request today")
+        if any(state.streaming for state in scheduler.waiting_requests.values()):
+            raise RuntimeError("no request today")
+        return original(scheduler, token_budget, cache_budget)
 
-    with patched(FIFOScheduler, "schedule_batch", schedule_batch):
+    with patched(FIFOScheduler, "schedule_batch", schedule_batch) as original:
         yield
 
 
@@ -294,9 +299,9 @@ def _settings_of_the_one_before(name):
 
     before = []
 
-    def add_request(manager, prompt, **options):
+    def add_request(manager, *arguments, **options):
         before.append(options[name])
-        return original(manager, prompt, **{**options, name: before[max(0, len(before) - 2)]})
+        return original(manager, *arguments, **{**options, name: before[max(0, len(before) - 2)]})
 
     with patched(ContinuousBatchingManager, "add_request", add_request) as original:
         yield
