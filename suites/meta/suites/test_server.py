@@ -234,7 +234,7 @@ REAL = pytest.mark.skipif(bool(can_serve()), reason=can_serve() or "it can")
     ],
 )
 def test_fault_of_a_server_is_caught(planned_case, tmp_path, monkeypatch, fault, told):
-    monkeypatch.setattr(trials, "REQUESTS", 192)
+    monkeypatch.setattr(trials, "REQUESTS", 160)
     monkeypatch.setattr(trials, "SECONDS", 10.0)
     case, optimization = planned_case("continuous_batching.sdpa")
     case = replace(case, workload=WORKLOADS[0])
