@@ -300,7 +300,7 @@ def _settings_of_the_one_before(name):
     before = []
 
     def add_request(manager, *arguments, **options):
-        before.append(options[name])
+        before.append(options.get(name))
         return original(manager, *arguments, **{**options, name: before[max(0, len(before) - 2)]})
 
     with patched(ContinuousBatchingManager, "add_request", add_request) as original:
