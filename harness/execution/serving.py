@@ -213,7 +213,7 @@ def serve(
     rounds = [prompts, prompts[::-1]] if serving.again else [prompts]
     watch.prompts += [len(prompt) for submitted in rounds for prompt in submitted]
     if serving.again:
-        answers = _through_manager(model, rounds, _greedy(new_tokens), _configured(serving))
+        answers = _through_manager(model, rounds, _greedy(new_tokens), configured(serving))
     else:
         answers = _in_one_batch(model, prompts, serving, _greedy(new_tokens))
     watch.errors += [f"{answer.request_id}: {answer.error}" for answer in answers if answer.error]
@@ -273,12 +273,14 @@ def _in_one_batch(
     answers = model.generate_batch(
         [list(prompt) for prompt in prompts],
         generation_config=generation,
-        continuous_batching_config=_configured(serving),
+        continuous_batching_config=configured(serving),
     )
     return list(answers.values())
 
 
-def _configured(serving: Serving) -> Any:
+def configured(serving: Serving) -> Any:
+    """Return the ContinuousBatchingConfig of these options, by the names of the installed transformers. Raises
+    HarnessError if it does not know one."""
     from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
     names = {entry.name for entry in fields(ContinuousBatchingConfig)}

@@ -15,14 +15,14 @@ from harness.judging.correctness import judge_relation
 from harness.judging.verdicts import failed, unsupported
 from harness.paths.base import Optimization
 from harness.profiles.limits import LIMITS, Limits
-from harness.records.enums import Property, Reference
+from harness.records.enums import Outcome, Property, Reference
 from harness.records.evidence import Case, Failure
 from harness.records.finding import LimitCheck
 from harness.records.run import EXAMPLES, Verdict
 from suites.invariants.question import Opened, Question
 from suites.invariants.relations import relation_named
 from suites.invariants.reproducer import write_reproducer
-from suites.invariants.search import SearchBudget, search
+from suites.invariants.search import SearchBudget, Searched, search
 
 probing = LazyModule("suites.invariants.probing")
 
@@ -89,7 +89,13 @@ class Asking:
             )
 
         result = search(relation, ask, edges=opened.known.edges, budget=budget)
+        return self._judged(case, opened, result, budget=budget, folder=folder)
+
+    def _judged(self, case: Case, opened: _Open, result: Searched, *, budget: SearchBudget, folder: Path) -> Verdict:
+        """The verdict on what a search has found, with a script if an example is wrong."""
         failure = failure_of(result.failure, f"example {result.example}") if result.failure else None
+        if failure and failure.outcome is Outcome.UNSUPPORTED:
+            return unsupported(case, Property.EQUIVALENCE, str(result.failure))
         reproduced = ""
         if result.example is not None:
             script = write_reproducer(folder, case, opened.question, result)

@@ -12,7 +12,7 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Technique, Tier, Tolerance
 from harness.records.workload import Prompt, Workload
 from harness.session.plan import Planned
-from suites.invariants import bitwise, close, turns
+from suites.invariants import bitwise, close, requests, turns
 from suites.invariants.forward import DYNAMIC, NONE, OFFLOADED, OFFLOADED_STATIC, QUANTIZED, STATIC, Subject, cache_of
 
 ENGAGING = (
@@ -97,6 +97,30 @@ RELATIONS = (
     Relation(
         "arrival_order", "requests in one order, or in another behind other requests", close.orders_of_requests,
         close.arrival_order, served=True,
+    ),
+    Relation(
+        "evicted", "requests that are put off for want of pages, and prefilled again", requests.crowded_requests,
+        requests.evicted, served=True,
+    ),
+    Relation(
+        "shared_prefixes", "requests whose beginnings are equal in part", requests.alike_requests,
+        requests.shared_prefixes, served=True,
+    ),
+    Relation(
+        "own_settings", "requests with settings of their own", requests.settled_requests, requests.own_settings,
+        served=True,
+    ),
+    Relation(
+        "cancelled", "requests among which some are cancelled and some arrive late", requests.cancelled_requests,
+        requests.cancelled, served=True,
+    ),
+    Relation(
+        "streamed", "requests token by token, and whole", requests.streamed_requests, requests.streamed, served=True,
+    ),
+    Relation("forked", "several answers to each request", requests.forked_requests, requests.forked, served=True),
+    Relation(
+        "overlapped", "requests whose steps are prepared ahead", requests.cancelled_requests, requests.overlapped,
+        served=True,
     ),
 )  # fmt: skip
 

@@ -49,7 +49,8 @@ class _Wrong(Exception):
 
 
 class _Gone(BaseException):
-    """The worker is gone: nothing smaller can be tried. hypothesis passes on what is no Exception."""
+    """The worker is gone, or the path takes no such example at all: nothing smaller needs to be tried. hypothesis
+    passes on what is no Exception."""
 
 
 def search(
@@ -78,7 +79,8 @@ def search(
             found = ask(example)
         except WorkerFailed as failure:
             wrong(example, [], failure)
-            raise (_Wrong if isinstance(failure, WorkerRaised) else _Gone) from failure
+            smaller = isinstance(failure, WorkerRaised) and not failure.incompatible
+            raise (_Wrong if smaller else _Gone) from failure
         for finding in found:
             if finding.key not in result.worst or finding.excess > result.worst[finding.key].excess:
                 result.worst[finding.key] = finding

@@ -16,6 +16,7 @@ from suites.conftest import REPOSITORY
 from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, applies
 from suites.invariants.search import SearchBudget
+from suites.meta.suites.test_requests import FAULTS
 
 pytestmark = pytest.mark.workers
 
@@ -77,10 +78,10 @@ def asked(asking, planned_case, runner, tmp_path):
 
 
 def test_every_relation_has_a_fault():
-    assert {*EXACT, *CLOSE, "arrival_order"} == {relation.name for relation in RELATIONS}
+    assert {*EXACT, *CLOSE, "arrival_order", *FAULTS} == {relation.name for relation in RELATIONS}
 
 
-@pytest.mark.parametrize("relation", [relation.name for relation in RELATIONS])
+@pytest.mark.parametrize("relation", [*EXACT, *CLOSE, "arrival_order"])
 def test_correct_path_holds(asked, relation):
     """The same examples that show the faults show nothing without them."""
     verdict = asked(relation, budget=SearchBudget(2) if relation == "arrival_order" else None)

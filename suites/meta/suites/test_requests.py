@@ -1,0 +1,112 @@
+"""Every relation of requests is violated by a fault of its kind, and holds without one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from harness.records.enums import Dtype, Outcome
+from suites.invariants.asking import Asking
+from suites.invariants.relations import RELATIONS, relation_named
+from suites.invariants.search import SearchBudget
+
+pytestmark = pytest.mark.workers
+
+HERE = "suites.meta.faults.of_requests"
+PATH = "continuous_batching.sdpa"
+FORWARD = r"fp32 (largest )?error over eager's \((served|log probabilities)\) is "
+"""What computes something else shows in the logits, and in the log probabilities that come back."""
+TOLD = r"fp32 (largest )?error over eager's \(log probabilities\) is "
+ENDS = r"answers that end too early or too late: \d \(fp32\) \[E\]"
+LOST = r"requests without an answer: \d \(fp32\) \[E\]"
+PAGES = r"share of the pages that are never given back, or less than 0 if some are given back twice: 0\.\d+ "
+STREAM = r"streams that tell other than the answer: \d \(fp32\) \[E\]"
+FAULTS = {
+    "evicted": {
+        "resumed_without_a_token": r"answers with tokens that no step has computed at their place: \d \(fp32\)",
+        "resumed_answer_is_short": ENDS,
+        "resumed_settings_are_the_defaults": ENDS,
+        "log_probability_is_hot": TOLD,
+        "pages_are_plenty": r"fp32 requests that were put off and prefilled again is 0, but should be at least 1 ",
+    },
+    "shared_prefixes": {
+        "pages_have_no_parents": FORWARD,
+        "nothing_is_shared": r"tokens of equal beginnings that were not shared: \d+ \(fp32\)",
+    },
+    "own_settings": {
+        "temperature_of_another": TOLD,
+        "top_k_of_another": TOLD,
+        "ends_of_another": ENDS,
+        "length_of_another": ENDS,
+    },
+    "cancelled": {
+        "cancelled_pages_are_still_read": FORWARD,
+        "cancelled_stalls_others": LOST,
+        "cancelled_keeps_its_pages": PAGES,
+        "cancellation_is_ignored": r"cancelled requests that were answered all the same: \d \(fp32\)",
+        "late_request_is_lost": LOST,
+    },
+    "streamed": {"stream_is_another": STREAM, "stream_skips_a_token": STREAM},
+    "forked": {"fork_reads_an_empty_page": FORWARD},
+    "overlapped": {"overlapping_mixes_requests": FORWARD},
+}
+"""Of each relation its faults, and the words that find them."""
+WITHOUT = {"overlapped": f"{HERE}:overlapping_on_a_cpu"}
+"""What must be planted for a relation to say something on a CPU."""
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory):
+    made = Asking(tmp_path_factory.mktemp("scratch"), seconds=240.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def asked(asking, planned_case, runner, tmp_path):
+    """The verdict on a relation of continuous batching, in float32."""
+
+    def ask(relation, *, fault="", examples=3):
+        case, optimization = planned_case(PATH, dtype=Dtype.FP32)
+        case = replace(case, workload=relation_named(relation).workload)
+        budget = SearchBudget(examples, shrinks=False)
+        return asking.verdict(case, optimization, runner, budget=budget, folder=tmp_path, fault=fault)
+
+    return ask
+
+
+def test_every_relation_of_requests_has_a_fault():
+    assert {*FAULTS, "arrival_order"} == {relation.name for relation in RELATIONS if relation.served}
+
+
+@pytest.mark.parametrize("relation", FAULTS)
+def test_requests_are_answered_as_if_each_were_alone(asked, relation):
+    verdict = asked(relation, fault=WITHOUT.get(relation, ""))
+    assert verdict.outcome is Outcome.PASS, verdict.message
+    assert re.match(r".*\d+ examples; closest to its limit: fp32 ", verdict.message)
+    assert {"fp32.rho", "fp32.told", "fp32.choice", "fp32.lost", "fp32.kept"} <= verdict.numbers.keys()
+
+
+@pytest.mark.parametrize(
+    ("relation", "fault"), [(relation, fault) for relation, faults in FAULTS.items() for fault in faults]
+)
+def test_fault_of_requests_is_caught(asked, relation, fault):
+    verdict = asked(relation, fault=f"{HERE}:{fault}", examples=8)
+    assert verdict.outcome is Outcome.MISMATCH, verdict.message
+    assert re.search(FAULTS[relation][fault], verdict.message), verdict.message
+
+
+def test_what_a_device_cannot_do_is_unsupported(asked, tmp_path):
+    verdict = asked("overlapped")
+    assert verdict.outcome is Outcome.UNSUPPORTED
+    assert verdict.message == f"{verdict.case}: steps do not overlap on a cpu (use_async_batching)"
+    assert not (tmp_path / "reproducers").exists()
+
+
+def test_request_that_fails_is_an_error_with_its_example(asked, tmp_path):
+    verdict = asked("streamed", fault=f"{HERE}:no_request_is_scheduled")
+    assert verdict.outcome is Outcome.CRASHED
+    assert re.search(r"example \{.*\}: a request failed: no request today", verdict.message)
+    assert (tmp_path / "reproducers" / f"{verdict.case}.py").exists()

@@ -1,0 +1,1 @@
+"""`transformers serve` over HTTP: a day of requests, and a kill in the middle."""
