@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.observation.caches import cache_name
 from harness.paths.base import Optimization
 
-DYNAMIC, STATIC, NONE = "dynamic", "static", "none"
+DYNAMIC, STATIC, QUANTIZED, NONE = "dynamic", "static", "quantized", "none"
 """Caches by what `generate` calls them."""
 
 

@@ -12,8 +12,8 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Technique, Tier, Tolerance
 from harness.records.workload import Prompt, Workload
 from harness.session.plan import Planned
-from suites.invariants import bitwise, close
-from suites.invariants.forward import DYNAMIC, NONE, STATIC, Subject, cache_of
+from suites.invariants import bitwise, close, decoding
+from suites.invariants.forward import DYNAMIC, NONE, QUANTIZED, STATIC, Subject, cache_of
 
 ENGAGING = (
     Prompt(30, text="A relation holds for any input, but only an engaged path is asked for it."),
@@ -22,6 +22,7 @@ ENGAGING = (
 """Prompts on which a path must show that it engages before it is asked for anything: padded, longer than a page of 16
 and than the window of the tiny Olmo."""
 LENGTHENING = frozenset({DYNAMIC, STATIC})
+EVERY_CACHE = frozenset({DYNAMIC, STATIC, QUANTIZED, NONE})
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,18 @@ RELATIONS = (
         "arrival_order", "requests in one order, or in another behind other requests", close.orders_of_requests,
         close.arrival_order, served=True,
     ),
+    *(
+        Relation(name, what, examples, tries, caches=EVERY_CACHE)
+        for name, what, examples, tries in (
+            ("sampling", "draws by what is defined of them", decoding.draws, decoding.sampling),
+            ("processors", "choices by scores that are changed", decoding.processed_rows, decoding.processors),
+            ("ends", "rows that end at any of several tokens", decoding.ended_rows, decoding.ends),
+            ("stop_strings", "rows that end at any of several strings", decoding.stopped_rows, decoding.stop_strings),
+            ("beams", "a beam search by its scores", decoding.searched_rows, decoding.beams),
+            ("prompt_lookup", "choices with drafts of the prompt", decoding.looked_up_rows, decoding.prompt_lookup),
+            ("assisted", "choices with drafts of another model", decoding.drafted_rows, decoding.assisted),
+        )
+    ),
 )  # fmt: skip
 
 
@@ -92,16 +105,14 @@ def applies(relation: Relation, path: Optimization) -> bool:
         return False  # every shape that is drawn would be compiled
     if path.technique is Technique.STACKS:
         return False  # each part is asked by itself
-    if path.tolerance in {Tolerance.LOSSY, Tolerance.DYNAMIC}:
-        return (
-            False  # what a quantized cache gives back depends on when it was packed, an LLM.int8 row on its neighbours
-        )
+    if path.tolerance is Tolerance.DYNAMIC:
+        return False  # an LLM.int8 row depends on its neighbours
     if path.rounds_weights and not relation.exact:
         return False  # its reference would be a dense model of the rounded weights, which suites/every_path compares
     serving = path.serving()
     if relation.served or serving is not None:
         return relation.served and serving is not None and serving.shows_logits  # logits are what is compared
-    return cache_of(path) in relation.caches
+    return cache_of(path) in relation.caches  # what a quantized one gives back depends on when it was packed
 
 
 DAILY = frozenset(
