@@ -49,7 +49,7 @@ UNCROPPED = (
     "a quantized cache does not take back drafts that are rejected: its layers crop what they have not packed yet, and "
     "count on (transformers 5.22.2)"
 )
-NUDGE = 0.2
+NUDGE = 0.4
 """Relative change of a copy's weights that drafts for its original, so that it is mostly right and sometimes wrong."""
 
 
@@ -155,16 +155,16 @@ def drafted_rows(draw, edges):
         "seed": draw(SEEDS),
         "period": period,
         "length": draw(st.integers(period + 3, 2 * period + 3)),
-        "shuffled": draw(st.booleans()),
-        "drafted": draw(st.integers(1, 8)),
-        "steps": draw(st.integers(2, 16)),
-        "end": draw(st.none() | st.integers(1, 15)),
+        "shuffled": draw(st.sampled_from([True, True, True, False])),
+        "drafted": draw(st.integers(2, 8)),
+        "steps": draw(st.integers(6, 16)),
+        "end": draw(st.none() | st.integers(4, 15)),
     }
 
 
 @st.composite
 def looked_up_rows(draw, edges):
-    return {**draw(drafted_rows(edges)), "ngram": draw(st.integers(1, 3))}
+    return {**draw(drafted_rows(edges)), "ngram": draw(st.just(1) | st.integers(1, 3))}
 
 
 def sampling(subject: Subject, example) -> Iterator[Side | Number]:
