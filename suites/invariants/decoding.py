@@ -176,20 +176,20 @@ def sampling(subject: Subject, example) -> Iterator[Side | Number]:
     shown = [(row, run.answer(place), run.logits(place)) for place in range(0, DRAWS, DRAWS // SHOWN)]
     yield from _logits(subject, "draws", shown)
     yield from _judged("", [one for step in range(DRAWN) for one in _drawn(run, step, whole)], rng)
-    drawn: list[_Drawn] = []
+    drawn: list[Drawn] = []
     for i, warping in enumerate(narrowed):
         run = _recorded(subject, [row] * FEWER, DRAWN, seed=example["seed"] + i, plain=False, **_options(warping))
         drawn += [one for step in range(DRAWN) for one in _drawn(run, step, warping)]
     yield from _judged("narrowed_", drawn, rng)
 
 
-def _judged(prefix: str, drawn: list[_Drawn], rng: random.Random) -> Iterator[Number]:
+def _judged(prefix: str, drawn: list[Drawn], rng: random.Random) -> Iterator[Number]:
     kept = sum(len(one.tokens) for one in drawn if not one.kept)
     yield Number(f"{prefix}kept", "draws from other tokens, or by other scores, than are defined", kept)
     yield Number(f"{prefix}outside", "draws of tokens that are not left", sum(one.outside for one in drawn))
     places = sorted(place for one in drawn for place in one.places(rng))
-    most = _gap_by_chance(len(places))
-    yield Number(f"{prefix}gap", "largest gap between draws and their distribution", _gap(places), most)
+    most = gap_by_chance(len(places))
+    yield Number(f"{prefix}gap", "largest gap between draws and their distribution", gap(places), most)
 
 
 def _warpings(example) -> Iterator[Warping]:
@@ -206,7 +206,7 @@ def _options(warping: Warping) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Drawn:
+class Drawn:
     """Draws from one distribution."""
 
     logits: Tensor
@@ -245,22 +245,22 @@ class _Drawn:
             yield min(1.0, max(0.0, (after[token] - rng.random() * share[token]).item()))
 
 
-def _drawn(run: _Run, step: int, warping: Warping) -> Iterator[_Drawn]:
+def _drawn(run: _Run, step: int, warping: Warping) -> Iterator[Drawn]:
     """The draws of one step, those from equal distributions together."""
     logits, scores = run.output.logits[step].double().cpu(), run.output.scores[step].double().cpu()
     each, which = torch.cat([logits, scores], -1).unique(dim=0, return_inverse=True)
     for i, row in enumerate(each):
         tokens_drawn = run.answers[which == i, step].tolist()
-        yield _Drawn(*row.chunk(2), tokens_drawn, warping)
+        yield Drawn(*row.chunk(2), tokens_drawn, warping)
 
 
-def _gap(places: Sequence[float]) -> float:
+def gap(places: Sequence[float]) -> float:
     """Largest distance between the shares of sorted `places` below any number and the number itself."""
     size = len(places)
     return max(max((i + 1) / size - place, place - i / size) for i, place in enumerate(places))
 
 
-def _gap_by_chance(size: int) -> float:
+def gap_by_chance(size: int) -> float:
     """The gap that independent places exceed with a chance of at most FALSE_ALARM, whatever the distribution (Massart,
     Annals of Probability 18, 1990, corollary 1)."""
     return math.sqrt(math.log(2 / FALSE_ALARM) / (2 * size))
@@ -324,7 +324,7 @@ def ends(subject: Subject, example) -> Iterator[Number]:
     chosen = [free[row % len(rows)][step] for row, step in example["ends"]]
     listed = list(dict.fromkeys([_never(free), *chosen] if example["other"] else chosen))
     until = [next((i + 1 for i, token in enumerate(row) if token in listed), len(row)) for row in free]
-    yield _unlike(_answers(subject, rows, steps=8, eos_token_id=listed), free, until, pad=_pad(subject))
+    yield unlike(_answers(subject, rows, steps=8, eos_token_id=listed), free, until, pad=_pad(subject))
 
 
 def stop_strings(subject: Subject, example) -> Iterator[Number]:
@@ -334,11 +334,11 @@ def stop_strings(subject: Subject, example) -> Iterator[Number]:
     free = _answers(subject, rows, steps=8)
     read = [tokenizer.decode(free[row % len(rows)])[step : step + length] for row, step, length in example["strings"]]
     strings = [text for text in read if text and text.isascii()] or ["never"]
-    until = [_stop(row, answer, strings, tokenizer.decode) for row, answer in zip(rows, free, strict=True)]
+    until = [stop_at(row, answer, strings, tokenizer.decode) for row, answer in zip(rows, free, strict=True)]
     # Without any token that ends, transformers goes on with rows that a string has ended, until all have.
     stops = {"stop_strings": strings, "tokenizer": tokenizer, "eos_token_id": _never(free)}
     answers = _answers(subject, rows, steps=8, **stops)
-    yield _unlike(answers, free, until, pad=_pad(subject))
+    yield unlike(answers, free, until, pad=_pad(subject))
 
 
 def _never(rows: list[list[int]]) -> int:
@@ -350,7 +350,7 @@ LETTERS = list(range(ord("a"), ord("z") + 1))
 """Bytes that any text may hold."""
 
 
-def _stop(row: list[int], answer: list[int], strings: list[str], decode: Callable[[list[int]], str]) -> int:
+def stop_at(row: list[int], answer: list[int], strings: list[str], decode: Callable[[list[int]], str]) -> int:
     """Number of tokens of an answer up to the first in which a string ends. It may begin in the prompt."""
     counts = [[_times(string, decode([*row, *answer[:step]])) for string in strings] for step in range(len(answer) + 1)]
     return next((i for i in range(1, len(counts)) if any(map(int.__gt__, counts[i], counts[i - 1]))), len(answer))
@@ -360,7 +360,7 @@ def _times(string: str, text: str) -> int:
     return sum(text.startswith(string, begin) for begin in range(len(text)))
 
 
-def _unlike(answers: list[list[int]], free: list[list[int]], until: list[int], *, pad: int) -> Number:
+def unlike(answers: list[list[int]], free: list[list[int]], until: list[int], *, pad: int) -> Number:
     """Rows that are not the free ones up to their ends, with pads behind to the longest."""
     longest = max(until)
     due = [[*row[:end], *[pad] * (longest - end)] for row, end in zip(free, until, strict=True)]
@@ -387,7 +387,7 @@ def beams(subject: Subject, example) -> Iterator[Side | Number]:
         options["cache_config"] = {**own, "residual_length": example["residual"]}
     run = _recorded(subject, rows, example["steps"], **options)
     yield run.unlike_plain
-    found = [_Found(*each) for each in zip(run.answers, run.output.beam_indices, strict=True)]
+    found = [FoundBeam(*each) for each in zip(run.answers, run.output.beam_indices, strict=True)]
     replays = [search.replay([table[i : i + width] for table in run.output.scores]) for i in run.first_rows(width)]
     due = [beam.tokens for replay in replays for beam in replay.finished[: example["returned"]]]
     wrong = sum(one.tokens != tokens_due for one, tokens_due in zip(found, due, strict=True))
@@ -411,7 +411,7 @@ def beams(subject: Subject, example) -> Iterator[Side | Number]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class FoundBeam:
     """A sequence that a beam search returned."""
 
     answer: Tensor
@@ -455,7 +455,7 @@ def _forced(subject: Subject, lines: list[_Line], *, beams: int, returned: int, 
     answers = torch.tensor([[*answer, *[0] * (steps - len(answer))] for _, answer, _ in filled])
     prompts = [prompt for prompt, *_ in filled]
     forcing = ForcedTokens(answers.to(subject.model.device), prompt_length=max(map(len, prompts)))
-    own = _generate(subject, prompts, steps, logits_processor=[forcing], **RECORDED, **options)
+    own = generate(subject, prompts, steps, logits_processor=[forcing], **RECORDED, **options)
     forced = torch.cat(
         [torch.stack([table[i] for table in own.logits[: len(answer)]]) for i, (_, answer, _) in enumerate(filled)]
     )
@@ -501,7 +501,7 @@ def _assisted(subject: Subject, example, **options) -> Iterator[Side | Number]:
     yield Number("choices", "tokens that are not the best", sum(bool(less) for less in lost))
     until = next((i + 1 for i, token in enumerate(answer) if token in stops), example["steps"])
     yield Number("ends", "tokens behind the end, or missing before it", abs(len(answer) - until))
-    drafts = _Drafts.of(passes, row, answer)
+    drafts = Drafts.of(passes, row, answer)
     yield Number("passes", "passes that do not begin behind what was accepted", drafts.misplaced)
     yield Number("drafted", "drafted tokens", drafts.drafted, 1, at_most=False)
     looked_up = "prompt_lookup_num_tokens" in options and not example["shuffled"]
@@ -510,7 +510,7 @@ def _assisted(subject: Subject, example, **options) -> Iterator[Side | Number]:
 
 
 @dataclass(frozen=True)
-class _Drafts:
+class Drafts:
     """What was drafted and accepted in the passes of one answer."""
 
     drafted: int
@@ -519,7 +519,7 @@ class _Drafts:
     """Passes that do not begin with the token that was chosen last: a right draft was dropped, or a wrong one kept."""
 
     @classmethod
-    def of(cls, passes: list[list[int]], row: list[int], answer: list[int]) -> _Drafts:
+    def of(cls, passes: list[list[int]], row: list[int], answer: list[int]) -> Drafts:
         whole, known = [*row, *answer], len(row)
         drafted = accepted = misplaced = 0
         for i, given in enumerate(passes):
@@ -592,7 +592,7 @@ def _recorded(
 ) -> _Run:
     """Run once with everything recorded and, unless told otherwise, once with nothing, from the same seed."""
     torch.manual_seed(seed)
-    output = _generate(subject, rows, steps, **RECORDED, **options)
+    output = generate(subject, rows, steps, **RECORDED, **options)
     answers = output.sequences[:, max(map(len, rows)) :].cpu()
     torch.manual_seed(seed)
     again = _answers(subject, rows, steps=steps, **options) if plain else answers.tolist()
@@ -601,12 +601,12 @@ def _recorded(
 
 
 def _answers(subject: Subject, rows: list[list[int]], *, steps: int, **options) -> list[list[int]]:
-    answers: list[list[int]] = _generate(subject, rows, steps, **options)[:, max(map(len, rows)) :].tolist()
+    answers: list[list[int]] = generate(subject, rows, steps, **options)[:, max(map(len, rows)) :].tolist()
     return answers
 
 
 @torch.no_grad()
-def _generate(subject: Subject, rows: list[list[int]], steps: int, **options) -> Any:
+def generate(subject: Subject, rows: list[list[int]], steps: int, **options) -> Any:
     """Call the real `generate` with the path's options. Raises Incompatible if it declares that it cannot."""
     ids, mask = subject.batch(rows)
     own = subject.optimization.generate_options()

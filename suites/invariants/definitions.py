@@ -176,7 +176,7 @@ class BeamSearch:
         """The best ones, so many that enough do not end; and whether two of them, or the next, are equally good."""
         totals = table[: len(running)] + torch.tensor([beam.score for beam in running])[:, None].to(table)
         many = max(2, 1 + len(self.ends)) * self.beams
-        best = totals.flatten().topk(many + 1)
+        best = totals.flatten().topk(min(many + 1, totals.numel()))
         places = (divmod(place, table.shape[1]) for place in best.indices.tolist())
         found = tuple(
             Beam((*running[row].tokens, token), total)

@@ -172,29 +172,29 @@ def test_equal_scores_are_a_tie():
 
 def drawn(tokens, shares=(0.5, 0.3, 0.2)):
     exact = logits(*shares)
-    return decoding._Drawn(exact, exact, tokens, Warping(1.0, 0, 1.0, 0.0))
+    return decoding.Drawn(exact, exact, tokens, Warping(1.0, 0, 1.0, 0.0))
 
 
 def test_correct_draws_have_a_small_gap():
     rng = random.Random(0)
     places = sorted(drawn(rng.choices(range(3), (0.5, 0.3, 0.2), k=320)).places(rng))
-    assert decoding._gap(places) < decoding._gap_by_chance(320)
+    assert decoding.gap(places) < decoding.gap_by_chance(320)
 
 
 def test_draws_of_the_best_alone_have_a_large_gap():
     places = sorted(drawn([0] * 320).places(random.Random(0)))
-    assert decoding._gap(places) > decoding._gap_by_chance(320)
+    assert decoding.gap(places) > decoding.gap_by_chance(320)
 
 
 def test_false_alarms_of_draws_are_rare():
     """Massart's bound, solved for the gap: two comparisons in three precisions make one in a million."""
     size = 320
-    assert 2 * math.exp(-2 * size * decoding._gap_by_chance(size) ** 2) * 6 == pytest.approx(1e-6)
+    assert 2 * math.exp(-2 * size * decoding.gap_by_chance(size) ** 2) * 6 == pytest.approx(1e-6)
 
 
 def test_drafts_are_counted_by_what_passes_were_given():
     """Of the first draft one is right, of the second both; the last token is never a draft."""
-    drafts = decoding._Drafts.of([[1, 2, 3, 9, 9], [4, 5, 6]], [1, 2], [3, 4, 5, 6, 7])
+    drafts = decoding.Drafts.of([[1, 2, 3, 9, 9], [4, 5, 6]], [1, 2], [3, 4, 5, 6, 7])
     assert (drafts.drafted, drafts.accepted, drafts.misplaced) == (5, 3, 0)
 
 
@@ -207,27 +207,27 @@ def test_drafts_are_counted_by_what_passes_were_given():
     ],
 )
 def test_misplaced_passes_are_counted(passes):
-    assert decoding._Drafts.of(passes, [1, 2], [3, 4, 5, 6, 7]).misplaced
+    assert decoding.Drafts.of(passes, [1, 2], [3, 4, 5, 6, 7]).misplaced
 
 
 def test_strings_end_rows_where_they_are_complete():
     """One may begin in the prompt, and one that was complete before does not count."""
     decode = bytes.decode
     read = lambda ids: decode(bytes(ids))  # noqa: E731 - as a tokenizer's method
-    assert decoding._stop(list(b"xa"), list(b"bcd"), ["ab"], read) == 1
-    assert decoding._stop(list(b"xab"), list(b"cab"), ["ab"], read) == 3
-    assert decoding._stop(list(b"xa"), list(b"cde"), ["ab"], read) == 3
+    assert decoding.stop_at(list(b"xa"), list(b"bcd"), ["ab"], read) == 1
+    assert decoding.stop_at(list(b"xab"), list(b"cab"), ["ab"], read) == 3
+    assert decoding.stop_at(list(b"xa"), list(b"cde"), ["ab"], read) == 3
 
 
 def test_pads_belong_behind_every_end():
     free = [[5, 6, 7], [8, 5, 9]]
-    assert decoding._unlike([[5, 0], [8, 5]], free, [1, 2], pad=0).got == 0
-    assert decoding._unlike([[5, 6], [8, 5]], free, [1, 2], pad=0).got == 1
+    assert decoding.unlike([[5, 0], [8, 5]], free, [1, 2], pad=0).got == 0
+    assert decoding.unlike([[5, 6], [8, 5]], free, [1, 2], pad=0).got == 1
 
 
 def test_returned_beams_are_read_by_their_rows():
     tables = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0], [7.0, 8.0]])]
-    found = decoding._Found(torch.tensor([1, 0, 9]), torch.tensor([0, 1, -1]))
+    found = decoding.FoundBeam(torch.tensor([1, 0, 9]), torch.tensor([0, 1, -1]))
     assert (found.tokens, found.pick(tables), found.padded(9), found.padded(0)) == ((1, 0), [2.0, 7.0], 0, 1)
 
 
@@ -239,7 +239,7 @@ def test_refusals_are_told_in_the_librarys_words():
 
     model = SimpleNamespace(generate=generate, generation_config=SimpleNamespace(pad_token_id=0), device="cpu")
     subject = decoding.Subject(model, next(path for path in PATHS if path.name == "eager"))
-    with pytest.raises(decoding.Incompatible, match="^assisted generate requires"):
-        decoding._generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
+    with pytest.raises(decoding.Incompatible, match="assisted generate requires"):
+        decoding.generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
     with pytest.raises(ValueError, match="another"):
-        decoding._generate(subject, [[1]], 1, words="another")
+        decoding.generate(subject, [[1]], 1, words="another")
