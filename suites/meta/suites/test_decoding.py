@@ -85,8 +85,8 @@ def test_fault_is_shown(asked, fault, relation, path, what):
 
 
 @pytest.mark.workers
+@pytest.mark.parametrize("relation", DECODING)  # cycles first, so that a path's models are loaded once
 @pytest.mark.parametrize("path", [SDPA, STATIC, QUANTIZED])
-@pytest.mark.parametrize("relation", DECODING)
 def test_correct_path_holds(asked, relation, path):
     """transformers refuses drafts for two of these caches, or does not take them back."""
     verdict = asked(relation, path, examples=4)
