@@ -12,7 +12,7 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Technique, Tier, Tolerance
 from harness.records.workload import Prompt, Workload
 from harness.session.plan import Planned
-from suites.invariants import bitwise, close, requests, turns
+from suites.invariants import bitwise, close, decoding, requests, turns
 from suites.invariants.forward import DYNAMIC, NONE, OFFLOADED, OFFLOADED_STATIC, QUANTIZED, STATIC, Subject, cache_of
 
 ENGAGING = (
@@ -24,6 +24,7 @@ and than the window of the tiny Olmo."""
 LENGTHENING = frozenset({DYNAMIC, STATIC})
 CARRIED = frozenset({DYNAMIC, STATIC, OFFLOADED, OFFLOADED_STATIC})
 """Caches that the next turn of a conversation can go on with, and that keep what they are given."""
+EVERY_CACHE = frozenset({DYNAMIC, STATIC, QUANTIZED, NONE})
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,18 @@ RELATIONS = (
         "overlapped", "requests whose steps are prepared ahead", requests.cancelled_requests, requests.overlapped,
         served=True,
     ),
+    *(
+        Relation(name, what, examples, tries, caches=EVERY_CACHE)
+        for name, what, examples, tries in (
+            ("sampling", "draws by what is defined of them", decoding.draws, decoding.sampling),
+            ("processors", "choices by scores that are changed", decoding.processed_rows, decoding.processors),
+            ("ends", "rows that end at any of several tokens", decoding.ended_rows, decoding.ends),
+            ("stop_strings", "rows that end at any of several strings", decoding.stopped_rows, decoding.stop_strings),
+            ("beams", "a beam search by its scores", decoding.searched_rows, decoding.beams),
+            ("prompt_lookup", "choices with drafts of the prompt", decoding.looked_up_rows, decoding.prompt_lookup),
+            ("assisted", "choices with drafts of another model", decoding.drafted_rows, decoding.assisted),
+        )
+    ),
 )  # fmt: skip
 
 
@@ -137,18 +150,14 @@ def applies(relation: Relation, path: Optimization) -> bool:
         return False  # every shape that is drawn would be compiled
     if path.technique is Technique.STACKS and not relation.of_turns:
         return False  # each part is asked by itself; but what one leaves in a cache, another may read
-    if path.tolerance is Tolerance.LOSSY and relation.caches == {QUANTIZED}:
-        return cache_of(path) in relation.caches
-    if path.tolerance in {Tolerance.LOSSY, Tolerance.DYNAMIC}:
-        return (
-            False  # what a quantized cache gives back depends on when it was packed, an LLM.int8 row on its neighbours
-        )
+    if path.tolerance is Tolerance.DYNAMIC:
+        return False  # an LLM.int8 row depends on its neighbours
     if path.rounds_weights and not relation.exact:
         return False  # its reference would be a dense model of the rounded weights, which suites/every_path compares
     serving = path.serving()
     if relation.served or serving is not None:
         return relation.served and serving is not None and serving.shows_logits  # logits are what is compared
-    return cache_of(path) in relation.caches
+    return cache_of(path) in relation.caches  # what a quantized one gives back depends on when it was packed
 
 
 DAILY = frozenset(

@@ -78,7 +78,7 @@ def write_reproducer(folder: Path, case: Case, question: Question, result: Searc
         found="; ".join(violated) or str(result.failure),
         expected="the same bits on both sides"
         if relation.exact
-        else "on each side no more error than eager's rounding",
+        else "on each side no more error than eager's rounding, and every other number within its limit",
         root=str(REPOSITORY),
         example=pformat(result.example, width=100, sort_dicts=False),
         path=case.path,

@@ -16,7 +16,7 @@ from suites.conftest import REPOSITORY
 from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, applies
 from suites.invariants.search import SearchBudget
-from suites.meta.suites.test_requests import FAULTS
+from suites.meta.suites.test_requests import FAULTS as OF_REQUESTS
 
 pytestmark = pytest.mark.workers
 
@@ -50,6 +50,8 @@ CLOSE = {
     "resets": (f"{FAULTS}.of_turns:reset_leaves_one", r"turn \d"),
 }
 """Fault, and the side on which it shows."""
+DECODING = ("sampling", "processors", "ends", "stop_strings", "beams", "prompt_lookup", "assisted")
+"""Those of decoding have their faults in `test_decoding.py`."""
 ENOUGH = SearchBudget(16)
 FEW = SearchBudget(5)
 """Of relations whose examples are several calls of `generate`."""
@@ -78,7 +80,7 @@ def asked(asking, planned_case, runner, tmp_path):
 
 
 def test_every_relation_has_a_fault():
-    assert {*EXACT, *CLOSE, "arrival_order", *FAULTS} == {relation.name for relation in RELATIONS}
+    assert {*EXACT, *CLOSE, "arrival_order", *OF_REQUESTS, *DECODING} == {relation.name for relation in RELATIONS}
 
 
 @pytest.mark.parametrize("relation", [*EXACT, *CLOSE, "arrival_order"])
@@ -183,7 +185,7 @@ def test_paths_that_are_asked():
     assert {"stacks.sdpa+static", "caching.static", "eager"} <= asked["turns"]
     assert {name.partition(".")[2].partition("+")[0] for name in asked["quantized_turns"]} >= {"quantized_quanto4"}
     assert not {name for name in asked["turns"] if "tp2" in name or "batch" in name or "static_cache" in name}
-    everything = set().union(*(paths for name, paths in asked.items() if name not in OF_CALLS))
+    everything = set().union(*(paths for name, paths in asked.items() if name not in {*OF_CALLS, *DECODING}))
     assert not {name for name in everything if name.startswith(("compilation.", "parallelism.", "stacks."))}
     assert not {"attention.flex", "quantization.bnb_int8", "caching.quantized_quanto4"} & everything
 

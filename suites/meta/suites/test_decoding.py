@@ -1,0 +1,245 @@
+"""Every relation of decoding is violated by faults of its kind, and kept by a correct path; and what it rests on."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from harness.paths.registry import PATHS
+from harness.records.enums import Dtype, Outcome
+from suites.invariants import decoding
+from suites.invariants.asking import Asking
+from suites.invariants.definitions import BeamSearch, Processing, Warping, same_scores
+from suites.invariants.relations import RELATIONS, applies
+from suites.invariants.search import SearchBudget
+from suites.meta.suites.test_invariants import DECODING
+
+SDPA, STATIC, QUANTIZED = "attention.sdpa", "caching.static", "caching.quantized_quanto4"
+SHOWN = [
+    ("only_first_end_counts", "ends", SDPA, "rows that do not end where they should"),
+    ("pads_are_left_out", "ends", QUANTIZED, "rows that do not end where they should"),
+    ("only_first_string_counts", "stop_strings", SDPA, "rows that do not end where they should"),
+    ("top_k_is_ignored", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
+    ("top_p_leaves_one_less", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
+    ("min_p_is_of_one", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
+    ("temperature_is_squared", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
+    ("draws_are_too_sharp", "sampling", SDPA, "largest gap between draws and their distribution"),
+    ("rows_draw_alike", "sampling", SDPA, "largest gap between draws and their distribution"),
+    ("processors_are_reversed", "processors", SDPA, "scores that are not as defined"),
+    ("penalty_divides_negative_scores", "processors", SDPA, "scores that are not as defined"),
+    ("ngrams_are_one_longer", "processors", SDPA, "(scores that are not as defined|choices that are not the best.*)"),
+    ("minimum_is_ignored", "processors", SDPA, "scores that are not as defined"),
+    ("beams_are_not_reordered", "beams", SDPA, r"(largest )?error over eager's \(beams\)"),
+    ("beams_are_not_reordered", "beams", STATIC, r"(largest )?error over eager's \(beams\)"),
+    ("packed_beams_are_not_reordered", "beams", QUANTIZED, "difference from the same sequences forced.*"),
+    ("recent_beams_are_not_reordered", "beams", QUANTIZED, "difference from the same sequences forced.*"),
+    ("length_penalty_is_ignored", "beams", SDPA, "told scores that are not those of their sequences"),
+    ("second_best_beam_is_dropped", "beams", SDPA, "sequences that the scores do not lead to"),
+    ("wrong_draft_is_accepted", "prompt_lookup", SDPA, "tokens that are not the best"),
+    ("rejected_drafts_stay_cached", "prompt_lookup", SDPA, r"(largest )?error over eager's \(accepted\)"),
+    ("nothing_is_looked_up", "prompt_lookup", SDPA, "drafted tokens"),
+    ("wrong_draft_is_accepted", "assisted", SDPA, "tokens that are not the best"),
+    ("rejected_drafts_stay_cached", "assisted", SDPA, r"(largest )?error over eager's \(accepted\)"),
+    ("assistant_drafts_nothing", "assisted", SDPA, "drafted tokens"),
+]
+"""Fault, the relation that shows it, the path into which it is planted, and what is wrong."""
+
+
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory):
+    made = Asking(tmp_path_factory.mktemp("scratch"), seconds=120.0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def asked(asking, planned_case, runner, tmp_path):
+    """The verdict on a relation of a path, in float32."""
+
+    def ask(relation, path, *, fault="", examples=16):
+        case, optimization = planned_case(path, dtype=Dtype.FP32)
+        case = replace(case, workload=next(each.workload for each in RELATIONS if each.name == relation))
+        where = fault and f"suites.meta.faults.of_decoding:{fault}"
+        budget = SearchBudget(examples, shrinks=False)
+        return asking.verdict(case, optimization, runner, budget=budget, folder=tmp_path, fault=where)
+
+    return ask
+
+
+def test_every_relation_of_decoding_has_a_fault():
+    assert {relation for _, relation, *_ in SHOWN} == set(DECODING)
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(("fault", "relation", "path", "what"), SHOWN, ids=[f"{each[2]}-{each[0]}" for each in SHOWN])
+def test_fault_is_shown(asked, fault, relation, path, what):
+    verdict = asked(relation, path, fault=fault)
+    assert verdict.outcome is Outcome.MISMATCH, verdict.message
+    assert re.match(rf"{verdict.case}: fp32 {what} is \S+, but should be at (most|least) ", verdict.message)
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize("relation", DECODING)  # cycles first, so that a path's models are loaded once
+@pytest.mark.parametrize("path", [SDPA, STATIC, QUANTIZED])
+def test_correct_path_holds(asked, relation, path):
+    """transformers refuses drafts for two of these caches, or does not take them back."""
+    verdict = asked(relation, path, examples=4)
+    if relation in {"prompt_lookup", "assisted"} and path != SDPA:
+        assert verdict.outcome is Outcome.UNSUPPORTED, verdict.message
+        assert ("Static cache" if path == STATIC else "does not take back drafts") in verdict.message
+        return
+    assert verdict.outcome is Outcome.PASS, verdict.message
+    assert re.match(r"4 examples; closest to its limit: fp32 ", verdict.message)
+
+
+def test_relations_of_decoding_are_for_every_cache():
+    asked = {path.name for path in PATHS if applies(next(each for each in RELATIONS if each.name == "beams"), path)}
+    assert {"eager", SDPA, STATIC, QUANTIZED, "caching.none"} <= asked
+    assert not {name for name in asked if name.startswith(("compilation.", "parallelism.", "stacks.", "quantization."))}
+
+
+def logits(*shares):
+    return torch.tensor(shares, dtype=torch.float64).log()
+
+
+@pytest.mark.parametrize(
+    ("warping", "kept"),
+    [
+        (Warping(1.0, 0, 1.0, 0.0), (4, 4)),
+        (Warping(1.0, 2, 1.0, 0.0), (2, 3)),
+        (Warping(1.0, 1, 1.0, 0.0), (1, 1)),
+        (Warping(1.0, 0, 0.5, 0.0), (1, 2)),
+        (Warping(1.0, 0, 0.6, 0.0), (2, 2)),
+        (Warping(1.0, 0, 1.0, 0.5), (1, 1)),
+        (Warping(1.0, 0, 1.0, 0.3), (3, 3)),
+        (Warping(0.5, 0, 1.0, 0.3), (1, 1)),
+    ],
+)
+def test_kept_tokens_are_as_many_as_defined(warping, kept):
+    """Two of these are equally probable: at a threshold both may stay, or one."""
+    assert warping.kept(logits(0.5, 0.2, 0.2, 0.1)) == kept
+
+
+def test_scores_are_processed_in_order():
+    """A bias comes before the penalty, and a caller's own processor after all."""
+    meant = Processing(biases={(1,): 1.0}, penalty=2.0, lift=3.0, suppressed=(3,))
+    scores = meant.scores([1, 0], torch.tensor([-1.0, 1.0, 2.0, 5.0], dtype=torch.float64), prompt=1)
+    assert scores.tolist() == [1.0, 4.0, 2.0, -math.inf]
+
+
+def test_sequences_are_banned_where_they_would_be_complete():
+    meant = Processing(bad=((2,), (0, 1)), ngram=2, ends=(4,), least=1, suppressed_first=(5,))
+    plain = torch.zeros(7, dtype=torch.float64)
+    first = meant.scores([0, 3, 0], plain, prompt=3)
+    assert [i for i, score in enumerate(first.tolist()) if score == -math.inf] == [1, 2, 3, 4, 5]
+    later = meant.scores([0, 3, 0, 6], plain, prompt=3)
+    assert [i for i, score in enumerate(later.tolist()) if score == -math.inf] == [2]
+
+
+def test_infinite_scores_are_the_same():
+    """And a finite one is not the same as an infinite one, on either side."""
+    given, defined = [-math.inf, 1.0, 1.0, 1.0, -math.inf], [-math.inf, 1.0, 1.1, -math.inf, 1.0]
+    same = same_scores(torch.tensor(given), torch.tensor(defined, dtype=torch.float64))
+    assert same.tolist() == [True, True, False, False, False]
+
+
+def test_beam_search_finds_what_greedy_misses():
+    """The best first token leads nowhere."""
+    first, then = logits(0.6, 0.4, 1e-9), (logits(0.4, 0.3, 0.3), logits(1e-9, 0.9, 0.1))
+    replay = BeamSearch(2, 2, 1.0, early=False).replay([torch.stack([first] * 2).float(), torch.stack(then).float()])
+    assert [beam.tokens for beam in replay.finished] == [(1, 1), (0, 0)]
+    assert replay.finished[0].score == pytest.approx(math.log(0.4 * 0.9) / 2)
+    assert replay.over
+    assert replay.steps == 2
+
+
+def test_beam_search_stops_once_enough_have_finished():
+    table = torch.stack([logits(0.4, 0.35, 0.25)] * 2).float()
+    early = BeamSearch(2, 5, 1.0, early=True, ends=(0, 1)).replay([table] * 5)
+    assert (early.steps, [beam.tokens for beam in early.finished]) == (1, [(0,), (1,)])
+
+
+def test_equal_scores_are_a_tie():
+    table = torch.stack([logits(0.4, 0.4, 0.1, 0.06, 0.04)] * 2).float()
+    assert BeamSearch(2, 1, 1.0, early=False).replay([table]).tied
+
+
+def drawn(tokens, shares=(0.5, 0.3, 0.2)):
+    exact = logits(*shares)
+    return decoding.Drawn(exact, exact, tokens, Warping(1.0, 0, 1.0, 0.0))
+
+
+def test_correct_draws_have_a_small_gap():
+    rng = random.Random(0)
+    places = sorted(drawn(rng.choices(range(3), (0.5, 0.3, 0.2), k=320)).places(rng))
+    assert decoding.gap(places) < decoding.gap_by_chance(320)
+
+
+def test_draws_of_the_best_alone_have_a_large_gap():
+    places = sorted(drawn([0] * 320).places(random.Random(0)))
+    assert decoding.gap(places) > decoding.gap_by_chance(320)
+
+
+def test_false_alarms_of_draws_are_rare():
+    """Massart's bound, solved for the gap: two comparisons in three precisions make one in a million."""
+    size = 320
+    assert 2 * math.exp(-2 * size * decoding.gap_by_chance(size) ** 2) * 6 == pytest.approx(1e-6)
+
+
+def test_drafts_are_counted_by_what_passes_were_given():
+    """Of the first draft one is right, of the second both; the last token is never a draft."""
+    drafts = decoding.Drafts.of([[1, 2, 3, 9, 9], [4, 5, 6]], [1, 2], [3, 4, 5, 6, 7])
+    assert (drafts.drafted, drafts.accepted, drafts.misplaced) == (5, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        [[1, 2, 3, 9], [3, 4, 5, 6]],  # a right draft was dropped
+        [[1, 2, 3, 4, 5, 6], [7]],  # a pass after the end
+        [[1, 2, 3, 9]],  # the answer is longer than what was accepted
+    ],
+)
+def test_misplaced_passes_are_counted(passes):
+    assert decoding.Drafts.of(passes, [1, 2], [3, 4, 5, 6, 7]).misplaced
+
+
+def test_strings_end_rows_where_they_are_complete():
+    """One may begin in the prompt, and one that was complete before does not count."""
+    decode = bytes.decode
+    read = lambda ids: decode(bytes(ids))  # noqa: E731 - as a tokenizer's method
+    assert decoding.stop_at(list(b"xa"), list(b"bcd"), ["ab"], read) == 1
+    assert decoding.stop_at(list(b"xab"), list(b"cab"), ["ab"], read) == 3
+    assert decoding.stop_at(list(b"xa"), list(b"cde"), ["ab"], read) == 3
+
+
+def test_pads_belong_behind_every_end():
+    free = [[5, 6, 7], [8, 5, 9]]
+    assert decoding.unlike([[5, 0], [8, 5]], free, [1, 2], pad=0).got == 0
+    assert decoding.unlike([[5, 6], [8, 5]], free, [1, 2], pad=0).got == 1
+
+
+def test_returned_beams_are_read_by_their_rows():
+    tables = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0], [7.0, 8.0]])]
+    found = decoding.FoundBeam(torch.tensor([1, 0, 9]), torch.tensor([0, 1, -1]))
+    assert (found.tokens, found.pick(tables), found.padded(9), found.padded(0)) == ((1, 0), [2.0, 7.0], 0, 1)
+
+
+def test_refusals_are_told_in_the_librarys_words():
+    """Any other error goes on as it is."""
+
+    def generate(_ids, **options):
+        raise ValueError(options["words"])
+
+    model = SimpleNamespace(generate=generate, generation_config=SimpleNamespace(pad_token_id=0), device="cpu")
+    subject = decoding.Subject(model, next(path for path in PATHS if path.name == "eager"))
+    with pytest.raises(decoding.Incompatible, match="assisted generate requires"):
+        decoding.generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
+    with pytest.raises(ValueError, match="another"):
+        decoding.generate(subject, [[1]], 1, words="another")
