@@ -132,10 +132,10 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelSpec, ...]) -> li
     """Return the same cases, each with the first tier that runs it. `models` stand for all others.
 
     *daily*: each path on these models, on the first untimed workload that suits it. What each technique should gain is
-    timed on these models too, or, if none of them is timed by default, on the first model that is. On a CPU stacks that
-    compile are nightly: their parts run by themselves. *smoke*: the first untimed daily case of each
-    technique that can run here, by model and dtype. *nightly*: all others but *slow* ones, which repeat what another
-    case shows, or cost a CPU minutes.
+    timed on these models too, or, if none of them is timed by default, on the first model that is. Stacks that compile
+    are nightly on a CPU, and those with flex attention anywhere: their parts run by themselves. *smoke*: the first
+    untimed daily case of each technique that can run here, by model and dtype. *nightly*: all others but *slow* ones,
+    which repeat what another case shows, or cost a CPU minutes.
     """
     fast = [entry for entry in planned if not entry.slow]
     usual: dict[tuple[str, str, str], Workload] = {}
@@ -153,7 +153,7 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelSpec, ...]) -> li
             tiers[entry.id] = Tier.DAILY if pays and case.recipe in timed else Tier.NIGHTLY
             continue
         daily = case.recipe in models and usual.get((case.recipe.name, case.dtype, case.path)) is case.workload
-        daily = daily and not _costs_a_cpu_a_minute(entry)
+        daily = daily and not _waits_for_the_night(entry)
         tiers[entry.id] = Tier.DAILY if daily else Tier.NIGHTLY
         if daily and entry.unmet is None:
             first.setdefault((case.recipe.name, case.dtype, case.technique), entry)
@@ -162,13 +162,13 @@ def in_tiers(planned: Sequence[Planned], *, models: tuple[ModelSpec, ...]) -> li
     return [replace(entry, tier=tiers.get(entry.id, Tier.SLOW)) for entry in planned]
 
 
-def _costs_a_cpu_a_minute(entry: Planned) -> bool:
-    return (
-        entry.case.device == "cpu"
-        and entry.case.technique is Technique.STACKS
-        and (entry.optimization.compiles_steps or Aspect.COMPILATION in entry.optimization.changes)
-        and not entry.optimization.impossible
-    )
+def _waits_for_the_night(entry: Planned) -> bool:
+    """Return whether a stack compiles: steps for minutes on a CPU, or flex attention for each mask anywhere."""
+    path = entry.optimization
+    if entry.case.technique is not Technique.STACKS or path.impossible:
+        return False
+    flex = Aspect.COMPILATION in path.changes and not path.compiles_steps
+    return flex or (path.compiles_steps and entry.case.device == "cpu")
 
 
 def _first_timed(planned: Sequence[Planned]) -> tuple[ModelSpec, ...]:

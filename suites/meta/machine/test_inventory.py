@@ -143,7 +143,7 @@ def test_profile_of_an_accelerator_is_matched_by_its_name(machine, tmp_path, mon
     assert machine.asked[0]["peaks"] is False
     assert lines[:2] == ["device: cuda", "profile: gpu"]
     assert "  accelerators: NVIDIA H200" in lines
-    assert "  CUDA: 11 paths" in lines
+    assert "  CUDA: 23 paths" in lines
     assert "peaks:" not in lines
 
 
