@@ -160,7 +160,21 @@ def applies(relation: Relation, path: Optimization) -> bool:
     return cache_of(path) in relation.caches  # what a quantized one gives back depends on when it was packed
 
 
-DAILY = frozenset(
+DAILY = {
+    "attention.sdpa": {"turns", "crops", "ends", "processors", "prompt_lookup"},
+    "caching.static": {"turns", "resets"},
+    "caching.quantized_quanto4_repacked": {"quantized_turns"},
+    "continuous_batching.sdpa": {"evicted", "shared_prefixes"},
+}
+"""Relations that the daily tier asks, by path, on the first of our models: of people's use, and each in seconds."""
+NIGHTLY = {
+    "caching.static": {"calls", "ends", "processors", "beams"},
+    "caching.quantized_quanto4_repacked": {"beams"},
+    "stacks.sdpa+static": {"turns", "calls"},
+    "stacks.flash_attn2_local+static": {"turns", "calls"},
+}
+"""Relations that a CPU asks nightly of paths that are not USUAL."""
+USUAL = frozenset(
     {
         "eager",
         "attention.sdpa",
@@ -170,9 +184,9 @@ DAILY = frozenset(
         "continuous_batching.sdpa",
     }
 )
-"""Paths that a CPU asks daily, one for each code that could break a relation. The others vary these; caches of every
+"""Paths that a CPU asks nightly, one for each code that could break a relation. The others vary these; caches of every
 kind stand in the relations themselves."""
-DAILY_OF = {
+USUAL_OF = {
     "tiny_llama3": frozenset[str](),
     "tiny_olmo3": frozenset({"attention.sdpa", "caching.static", "kernels.flash_attn2_local"}),
 }
@@ -180,17 +194,23 @@ DAILY_OF = {
 
 
 def relations_planned(replan: Callable[[tuple[Workload, ...]], list[Planned]], *, named: bool) -> list[Planned]:
-    """Cases of all relations, none before the nightly tier; on the CPU those that vary another one are slow. `named`
-    tells whether models were asked for by name."""
+    """Cases of all relations. On a CPU those that vary another one are slow. `named` tells whether a user named the
+    models."""
     asked = {relation.workload: relation for relation in RELATIONS}
     return [
-        _slower(entry, daily=DAILY if named else DAILY_OF.get(entry.case.recipe.name, DAILY))
+        _in_tier(entry, named=named)
         for entry in replan(tuple(asked))
         if applies(asked[entry.case.workload], entry.optimization)
     ]
 
 
-def _slower(entry: Planned, *, daily: frozenset[str]) -> Planned:
-    if entry.slow or entry.case.device != "cpu" or entry.optimization.name in daily:
+def _in_tier(entry: Planned, *, named: bool) -> Planned:
+    case = entry.case
+    ours, relation = USUAL_OF.get(case.recipe.name), case.workload.name
+    first = named or ours is None  # of our models, those that repeat another have an entry
+    if first and not entry.slow and relation in DAILY.get(case.path, ()):
+        return replace(entry, tier=Tier.DAILY)
+    usual = case.path in (USUAL if first else ours or ()) or (first and relation in NIGHTLY.get(case.path, ()))
+    if case.device != "cpu" or (usual and not entry.slow):
         return replace(entry, tier=Tier.SLOW if entry.slow else Tier.NIGHTLY)
-    return replace(entry, tier=Tier.SLOW, markers=(*entry.markers, "slow"))
+    return replace(entry, tier=Tier.SLOW, markers=(*entry.markers, *([] if entry.slow else ["slow"])))

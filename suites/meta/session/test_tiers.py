@@ -24,7 +24,7 @@ from harness.reports.markdown import markdown
 from harness.session.plan import in_tiers, plan
 from harness.session.run_folder import refuse_other_tier
 from suites.conftest import CATALOGUE
-from suites.invariants.relations import relations_planned
+from suites.invariants.relations import DAILY, NIGHTLY, relations_planned
 from suites.meta.builders.commands import harness
 from suites.meta.builders.gates import CLEAN, KNOWN
 from suites.meta.builders.inventories import CPU, GPU
@@ -127,15 +127,22 @@ def test_tier_of_a_case_does_not_change_what_it_is():
     assert all(("slow" in entry.markers) is entry.slow for entry in entries)
 
 
-def test_no_relation_is_asked_before_the_nightly_tier():
-    """They draw examples, which takes long."""
+def test_few_relations_are_asked_before_the_nightly_tier():
+    """They draw examples, which takes long. Of our models the first is enough."""
 
     def replan(workloads):
         catalogue = CATALOGUE.__class__(CATALOGUE.paths, MODELS, workloads, CATALOGUE.probes)
         return plan(catalogue, CPU, models=MODELS, device="cpu")
 
-    tiers = {entry.tier for entry in relations_planned(replan, named=False)}
-    assert tiers == {Tier.NIGHTLY, Tier.SLOW}
+    entries = relations_planned(replan, named=False)
+    assert {entry.tier for entry in entries} == {Tier.DAILY, Tier.NIGHTLY, Tier.SLOW}
+    daily = [(entry.case.recipe, entry.case.path, entry.case.workload.name) for entry in of(Tier.DAILY, entries)]
+    assert sorted(daily, key=str) == sorted(
+        ((MODELS[0], path, relation) for path, relations in DAILY.items() for relation in relations), key=str
+    )
+    night = {(entry.case.path, entry.case.workload.name) for entry in of(Tier.NIGHTLY, entries)}
+    assert {(path, relation) for path, relations in NIGHTLY.items() for relation in relations} <= night
+    assert all(("slow" in entry.markers) is entry.slow for entry in entries)
 
 
 def run_of(tier, **left_out):
