@@ -171,7 +171,6 @@ NIGHTLY = {
     "caching.static": {"calls", "ends", "processors", "beams"},
     "caching.quantized_quanto4_repacked": {"beams"},
     "stacks.sdpa+static": {"turns", "calls"},
-    "stacks.flash_attn2_local+static": {"turns", "calls"},
 }
 """Relations that a CPU asks nightly of paths that are not USUAL."""
 USUAL = frozenset(
