@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import pairwise
 
 from harness.errors import HarnessError
 from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Budget, Limits
@@ -191,16 +192,22 @@ def _within(comparison: Comparison, budget: Budget, limits: Limits, *, trained: 
 
 def _later(later: LaterCalls, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
     """Yield the findings of S: what earlier calls in a process may change (nothing), and what a call may leave."""
-    differs = f"the same prompts give other bits once other prompts were served ({dtype})"
+    differs = f"the first call, repeated after other prompts, gives other logits or another cache ({dtype})"
     yield _none("S", f"{dtype}.later_differs", int(not later.identical), differs)
-    yield from _same_precision(
-        later.strata, dtype, limits.of_logits(dtype), rule="S", key="later_rho", label="error of a second call"
-    )
-    for name, label in (("tensors", "tensors"), ("bytes", "bytes of tensors"), ("handles", "threads and open files")):
-        # The first call may fill what is kept for all others.
-        counts = [getattr(each, name) for each in later.remains[1:]]
-        left = max(0, counts[-1] - counts[0]) if counts else 0
-        sentence = f"{label} that {len(counts) - 1} calls left behind: {left} ({dtype})"
+    label = "error of the same rows in reverse order, called later,"
+    yield from _same_precision(later.strata, dtype, limits.of_logits(dtype), rule="S", key="later_rho", label=label)
+    counts = later.remains[1:]  # the first call may fill what is kept for all others
+    few = f"equal calls after which was counted what is left: {len(later.remains)}, and 3 are needed ({dtype})"
+    yield LimitCheck("S", f"{dtype}.counted", few, float(len(later.remains)), 3.0, at_most=False, sentence=few)
+    for name, label in (("tensors", "tensors"), ("bytes", "bytes of tensors")):
+        left = max(0, getattr(counts[-1], name) - getattr(counts[0], name)) if counts else 0
+        sentence = f"{label} that {len(counts) - 1} equal calls left behind: {left} ({dtype})"
+        yield _none("S", f"{dtype}.left_{name}", left, sentence)
+    for name, label in (("threads", "threads"), ("files", "open files")):
+        # Libraries begin threads and open files when they please, but not in every call.
+        steps = [getattr(later, name) - getattr(earlier, name) for earlier, later in pairwise(counts)]
+        left = max(0, min(steps, default=0))
+        sentence = f"{label} that every one of {len(steps)} equal calls left behind: {left} ({dtype})"
         yield _none("S", f"{dtype}.left_{name}", left, sentence)
 
 

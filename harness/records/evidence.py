@@ -269,9 +269,11 @@ class Remains:
     tensors: int
     """Number of tensors that Python holds."""
     bytes: int
-    """Bytes of these tensors by their shapes; on an accelerator, all that are allocated there."""
-    handles: int
-    """Number of threads and of open files, earlier ones included."""
+    """Bytes of these tensors by their shapes."""
+    threads: int
+    """Number of Python's threads, earlier ones included."""
+    files: int
+    """Number of open files, earlier ones included; 0 where the system does not tell."""
 
 
 @dataclass(frozen=True)

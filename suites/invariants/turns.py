@@ -13,8 +13,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.errors import Incompatible
 from harness.execution.generation import keeping_logits
 from harness.observation.caches import cache_name
+from harness.observation.watch import windows_of
 from suites.invariants.bitwise import Pair
 from suites.invariants.close import LEAST, Side
 from suites.invariants.content import SEEDS, lengths, texts, tokens
@@ -118,16 +120,18 @@ def slots(example) -> int:
 
 def conversation(subject: Subject, example) -> Iterator[Side]:
     """Each turn goes on with the cache that the one before has left."""
+    _refuse_moving_angles(subject.model)
     held = subject.new_cache(subject.cache, slots(example))
     turns = script(example)
-    if any(turn.cropped for turn in turns) and hasattr(held, "activate_past_recording"):
-        held.activate_past_recording()  # so that a sliding window can be wound back
+    if any(turn.cropped for turn in turns):
+        _let_windows_be_cropped(subject.model, held)
     for number, (rows, logits) in enumerate(_spoken(subject, turns, held), 1):
         yield Side(f"turn {number}", rows, logits)
 
 
 def twin_conversation(subject: Subject, example) -> Iterator[Pair]:
     """Each turn goes on with a quantized cache, and with one that keeps the same values densely."""
+    _refuse_moving_angles(subject.model)
     turns = script(example)
     twin = subject.optimization.twin_options(subject.model)[cache_name()]
     ours = _spoken(subject, turns, subject.new_cache(subject.cache, 0))
@@ -137,10 +141,29 @@ def twin_conversation(subject: Subject, example) -> Iterator[Pair]:
 
 def later_calls(subject: Subject, example) -> Iterator[Side]:
     """One call follows another, each with a cache of its own."""
+    _refuse_moving_angles(subject.model)
     for number, texts_ in enumerate(example["calls"], 1):
         rows = [tokens(*text) for text in texts_]
         _, given, logits = _called(subject, _columns(rows), Turn(0, rows, None, example["new"]), None)
         yield Side(f"call {number}", given, logits)
+
+
+def _refuse_moving_angles(model: Any) -> None:
+    """Raise Incompatible if rotary angles follow the length: what lies in a cache then has those of its own call."""
+    kinds = [getattr(module, "rope_type", "") for module in model.modules()]
+    every = {kind for each in kinds for kind in (each.values() if isinstance(each, dict) else [each])}
+    if moving := every & {"dynamic", "longrope"}:
+        raise Incompatible(
+            f"rope of kind {', '.join(sorted(moving))} changes with the length: no fresh pass is the same"
+        )
+
+
+def _let_windows_be_cropped(model: Any, held: Any) -> None:
+    """Have a cache keep what left a sliding window. Raises Incompatible if this release cannot."""
+    if hasattr(held, "activate_past_recording"):
+        held.activate_past_recording()
+    elif any(windows_of(model.config.get_text_config())):
+        raise Incompatible("caches of this release keep nothing that left a sliding window, so none can be cropped")
 
 
 Columns = list[list[int | None]]

@@ -34,11 +34,12 @@ def compare_states(
 
 def same_states(one: Sequence[CacheState], other: Sequence[CacheState]) -> bool:
     """Return whether two runs left the same values in their caches. A cache is not the same as none."""
-    return len(one) == len(other) and all(
-        same_bits(ours, theirs)
-        for a, b in zip(one, other, strict=True)
-        for ours, theirs in zip((*a.keys, *a.values), (*b.keys, *b.values), strict=True)
-    )
+    return len(one) == len(other) and all(map(_same_state, one, other))
+
+
+def _same_state(one: CacheState, other: CacheState) -> bool:
+    ours, theirs = (*one.keys, *one.values), (*other.keys, *other.values)
+    return len(ours) == len(theirs) and all(map(same_bits, ours, theirs))
 
 
 def _strata(

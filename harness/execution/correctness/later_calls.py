@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from harness.execution.correctness.references.dense import Yardstick
 from harness.execution.correctness.runs import with_tokens
 from harness.execution.generation import Batch, Generation, generate_forced, generate_free, generation, joined
 from harness.execution.setup import CaseRun
+from harness.machine.jobs import is_small
 from harness.observation.caches import cache_of
 from harness.records.enums import Tolerance
 from harness.records.evidence import LaterCalls, Remains, StratumError
@@ -27,9 +27,8 @@ COMPARED = frozenset({Tolerance.EXACT, Tolerance.REORDERED, Tolerance.ROUNDED})
 """Tolerances by which rows in another order are compared. A lossy cache and a dynamic scheme have budgets alone."""
 COUNTED = 10
 """Number of equal calls after each of which is counted what is left."""
-FEWEST = 4
-"""The same where ten calls would take longer than SECONDS."""
-SECONDS = 1.0
+FEWER = 5
+"""The same of a path that is called with the whole batch, or of a model that is not small."""
 LONGEST = 4096
 """Positions up to which a long prompt is tried."""
 SHORT = 3
@@ -48,20 +47,14 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
     with run.optimization.applied():
         turned = _forced(model, list(map(_turned, batches)), reference.tokens.flip(0), options) if several else None
         if not run.optimization.compiles_steps:  # every shape would be compiled
-            for ids, mask in batches:
-                half = ids.shape[1] // 2
-                generate_free(model, ids[:, half:], mask[:, half:], new_tokens=SHORT, options=options())
-        if longest := _angles_change_beyond(model):
-            ids, mask = batches[0]
-            times = longest // ids.shape[1] + 1
-            generate_free(model, ids.repeat(1, times), mask.repeat(1, times), new_tokens=SHORT, options=options())
-        again = _forced(model, batches, reference.tokens, options)
-        ids, mask = batches[0]
-        if run.optimization.compiles_steps:  # a call of another shape would be compiled
-            remains = _remains(model, (ids, mask), reference.tokens.shape[1], options)
-        else:
-            remains = _remains(model, (ids[:1], mask[:1]), SHORT, options)
-    same = identical(replace(again, tokens=first.tokens), first)
+            _other_shapes(model, batches, options)
+        # transformers makes no fixed cache shorter than one before, and longer ones round otherwise. So of several
+        # prompts the longest is repeated.
+        place = max(range(len(batches)), key=lambda index: (batches[index][0].shape[1], index))
+        before = _part(first, batches, place)
+        again = _forced(model, [batches[place]], _part(reference, batches, place).tokens, options)
+        remains = _remains(run, model, batches[place], reference.tokens.shape[1])
+    same = identical(replace(again, tokens=before.tokens), before)
     strata: tuple[StratumError, ...] = ()
     if turned and turned.prompt_logits.shape != first.prompt_logits.shape:
         same = False  # it computed fewer positions, as nothing but a cache of an earlier call lets it
@@ -70,9 +63,36 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
     return LaterCalls(identical=same, strata=strata, remains=remains)
 
 
+def _other_shapes(model: Any, batches: list[Batch], options: Options) -> None:
+    for ids, mask in batches:
+        half = ids.shape[1] // 2
+        generate_free(model, ids[:, half:], mask[:, half:], new_tokens=SHORT, options=options())
+    if longest := _angles_change_beyond(model):
+        ids = batches[0][0][:1]
+        ids = ids.repeat(1, longest // ids.shape[1] + 1)
+        # Without a cache, so that no fixed one is longer from now on.
+        generate_free(model, ids, torch.ones_like(ids), new_tokens=1, options={"use_cache": False})
+
+
+def _part(whole: Generation, batches: list[Batch], place: int) -> Generation:
+    """Return the rows of one batch, as long as its own prompt."""
+    if len(batches) == 1:
+        return whole
+    begin = sum(len(ids) for ids, _ in batches[:place])
+    ids = batches[place][0]
+    rows, positions = slice(begin, begin + len(ids)), slice(-min(ids.shape[1], whole.valid.shape[1]), None)
+    return Generation(
+        whole.prompt_logits[rows, positions],
+        whole.step_logits[rows],
+        whole.tokens[rows],
+        whole.valid[rows, positions],
+        whole.states[place : place + 1],
+    )
+
+
 def _angles_change_beyond(model: Any) -> int:
-    """Return the number of positions beyond which a prompt changes rotary angles. 0 if none does, or if trying it would
-    take long."""
+    """Return the number of positions beyond which a prompt changes rotary angles. 0 if no length changes them, or only
+    one above LONGEST."""
     lengths = [
         int(module.max_seq_len_cached)
         for module in model.modules()
@@ -99,30 +119,33 @@ def _forced(model: Any, batches: list[Batch], tokens: Tensor, options: Options) 
     return joined(parts)
 
 
-def _remains(model: Any, batch: Batch, new_tokens: int, options: Options) -> tuple[Remains, ...]:
-    """Return what is there after each of some equal calls."""
+def _remains(run: CaseRun, model: Any, batch: Batch, new_tokens: int) -> tuple[Remains, ...]:
+    """Return what is there after each of some equal calls. Compiled steps are called with the shape that they have."""
+    whole = run.optimization.compiles_steps
+    ids, mask = batch if whole else (batch[0][:1], batch[1][:1])
+    calls = COUNTED if is_small(run.setup.recipe) and not whole else FEWER
     gc.collect()
     gc.freeze()  # what is there already need not be counted, and is not walked
     try:
-        counts: list[Remains] = []
-        started = time.monotonic()
-        while len(counts) < FEWEST or (len(counts) < COUNTED and time.monotonic() - started < SECONDS):
-            generate_free(model, *batch, new_tokens=new_tokens, options=options())
-            counts.append(_count(model.device))
+        counts = []
+        for _ in range(calls):
+            options = run.optimization.generate_options()
+            generate_free(model, ids, mask, new_tokens=new_tokens if whole else SHORT, options=options)
+            counts.append(_count())
     finally:
         gc.unfreeze()
     return tuple(counts)
 
 
-def _count(device: torch.device) -> Remains:
+def _count() -> Remains:
     gc.collect()
     tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
-    held = torch.accelerator.memory_allocated(device) if device.type != "cpu" else sum(map(_bytes, tensors))
     files = Path("/proc/self/fd")
     return Remains(
         tensors=len(tensors),
-        bytes=held,
-        handles=threading.active_count() + (len(list(files.iterdir())) if files.is_dir() else 0),
+        bytes=sum(map(_bytes, tensors)),
+        threads=threading.active_count(),
+        files=len(list(files.iterdir())) if files.is_dir() else 0,
     )
 
 

@@ -65,16 +65,19 @@ def test_engagement_does_not_need_a_trusted_baseline():
     assert judge(CASE, Property.ENGAGEMENT, evidence(*GOOD, trusts=(untrusted, NATIVE))).outcome is Outcome.PASS
 
 
-LEAKS = tuple(Remains(8 * call, 4096 * call, 14 + call) for call in (1, 2, 3, 4))
+LEAKS = tuple(Remains(8 * call, 4096 * call, 3 + call, 11) for call in (1, 2, 3, 4))
+
+
+KEPT = (Remains(0, 0, 3, 11),) * 4
 
 
 def called(**later):
-    return replace(rung(), later=replace(LaterCalls(identical=True), **later))
+    return replace(rung(), later=replace(LaterCalls(identical=True, remains=KEPT), **later))
 
 
 def test_first_of_equal_calls_may_fill_what_is_kept():
     """Later ones must not add to it."""
-    run = called(remains=(Remains(0, 0, 14), Remains(8, 4096, 15), Remains(8, 4096, 15), Remains(8, 4096, 15)))
+    run = called(remains=(Remains(0, 0, 3, 11), *[Remains(8, 4096, 4, 11)] * 3))
     assert judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), run)).outcome is Outcome.PASS
 
 
@@ -116,12 +119,16 @@ def test_first_of_equal_calls_may_fill_what_is_kept():
             "bf16 largest cache error over eager's (layer 2 keys head 1) is 4.1, but should be at most 4 [R6]",
         ),
         (rung(state=CacheComparison((), 1)), "cache layers of a wrong length: 1 (bf16) [R6]"),
-        (called(identical=False), "the same prompts give other bits once other prompts were served (bf16) [S]"),
+        (
+            called(identical=False),
+            "the first call, repeated after other prompts, gives other logits or another cache (bf16) [S]",
+        ),
         (
             called(strata=(StratumError("row 1", 4.1, 4.1, 1.0, 1.0, 1.0, 0.0),)),
-            "bf16 error of a second call over eager's (row 1) is 4.1, but should be at most 4 [S]",
+            "error of the same rows in reverse order, called later, over eager's (row 1) is 4.1, but should be at most",
         ),
-        (called(remains=LEAKS), "tensors that 2 calls left behind: 16 (bf16) [S], and 2 more"),
+        (called(remains=KEPT[:2]), "equal calls after which was counted what is left: 2, and 3 are needed (bf16) [S]"),
+        (called(remains=LEAKS), "tensors that 2 equal calls left behind: 16 (bf16) [S], and 2 more"),
     ],
 )
 def test_each_rule_can_fail(broken, told):

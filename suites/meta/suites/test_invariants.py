@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from fixtures.features import DYNAMIC_ROPE
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
 from suites.conftest import REPOSITORY
@@ -188,6 +189,17 @@ def test_paths_that_are_asked():
     everything = set().union(*(paths for name, paths in asked.items() if name not in {*OF_CALLS, *DECODING}))
     assert not {name for name in everything if name.startswith(("compilation.", "parallelism.", "stacks."))}
     assert not {"attention.flex", "quantization.bnb_int8", "caching.quantized_quanto4"} & everything
+
+
+@pytest.mark.parametrize("relation", ["turns", "calls"])
+def test_angles_that_follow_the_length_are_refused_in_words(asking, planned_case, runner, tmp_path, relation):
+    """What lies in a cache keeps the angles of its own call, and no fresh pass has them."""
+    case, optimization = planned_case("attention.sdpa", dtype=Dtype.FP32)
+    workload = next(each.workload for each in RELATIONS if each.name == relation)
+    case = replace(case, recipe=DYNAMIC_ROPE, workload=workload)
+    verdict = asking.verdict(case, optimization, runner, budget=FEW, folder=tmp_path)
+    assert verdict.outcome is Outcome.UNSUPPORTED
+    assert "rope of kind dynamic changes with the length" in verdict.message
 
 
 def test_number_of_examples_is_positive():
