@@ -113,8 +113,8 @@ PAIRS = tuple(
 )
 """Each attention with each cache, every other one on rows without padding.
 
-So any two of attention, cache and padding meet at least once. On a CPU flex attention takes no padded rows, and its pairs
-on them are slow cases.
+So any two of attention, cache and padding meet at least once. On a CPU flex attention takes no padded rows, and its
+pairs on them are slow cases.
 """
 
 
