@@ -153,9 +153,8 @@ def _refuse_moving_angles(model: Any) -> None:
     kinds = [getattr(module, "rope_type", "") for module in model.modules()]
     every = {kind for each in kinds for kind in (each.values() if isinstance(each, dict) else [each])}
     if moving := every & {"dynamic", "longrope"}:
-        raise Incompatible(
-            f"rope of kind {', '.join(sorted(moving))} changes with the length: no fresh pass is the same"
-        )
+        named = ", ".join(sorted(moving))
+        raise Incompatible(f"rope of kind {named} changes with the length, so that no fresh pass is the same")
 
 
 def _let_windows_be_cropped(model: Any, held: Any) -> None:

@@ -199,7 +199,7 @@ def test_angles_that_follow_the_length_are_refused_in_words(asking, planned_case
     case = replace(case, recipe=DYNAMIC_ROPE, workload=workload)
     verdict = asking.verdict(case, optimization, runner, budget=FEW, folder=tmp_path)
     assert verdict.outcome is Outcome.UNSUPPORTED
-    assert "rope of kind dynamic changes with the length" in verdict.message
+    assert "rope of kind dynamic changes with the length, so that no fresh pass is the same" in verdict.message
 
 
 def test_number_of_examples_is_positive():
