@@ -185,7 +185,7 @@ def sampling(subject: Subject, example) -> Iterator[Side | Number]:
 
 def _judged(prefix: str, drawn: list[Drawn], rng: random.Random) -> Iterator[Number]:
     kept = sum(len(one.tokens) for one in drawn if not one.kept)
-    yield Number(f"{prefix}kept", "draws from other tokens, or by other scores, than are defined", kept)
+    yield Number(f"{prefix}kept", "draws from a wrong set of tokens, or with wrong scores", kept)
     yield Number(f"{prefix}outside", "draws of tokens that are not left", sum(one.outside for one in drawn))
     places = sorted(place for one in drawn for place in one.places(rng))
     most = gap_by_chance(len(places))
@@ -502,7 +502,7 @@ def _assisted(subject: Subject, example, **options) -> Iterator[Side | Number]:
     until = next((i + 1 for i, token in enumerate(answer) if token in stops), example["steps"])
     yield Number("ends", "tokens behind the end, or missing before it", abs(len(answer) - until))
     drafts = Drafts.of(passes, row, answer)
-    yield Number("passes", "passes that do not begin behind what was accepted", drafts.misplaced)
+    yield Number("passes", "forward passes that do not begin with the token accepted last", drafts.misplaced)
     yield Number("drafted", "drafted tokens", drafts.drafted, 1, at_most=False)
     looked_up = "prompt_lookup_num_tokens" in options and not example["shuffled"]
     if looked_up and answer[:1] == [row[-example["period"]]] and len(answer) > 1:
