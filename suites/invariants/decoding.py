@@ -9,12 +9,12 @@ tokens. What a quantized cache makes of the logits is no matter here, and all th
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -26,6 +26,9 @@ from fixtures.recall import repeated_segment
 from harness.errors import Incompatible, first_line
 from harness.execution.correctness.errors import centered, rms
 from harness.judging.correctness_rules import ULPS_OF_EAGER
+from harness.machine.devices import free_memory
+from harness.machine.host import available_memory
+from harness.machine.model_size import MARGIN, Room
 from harness.records.enums import Dtype, Tolerance
 from harness.records.finding import LimitCheck
 from suites.invariants.close import LEAST, SERVED, Alone, Side
@@ -473,7 +476,7 @@ def prompt_lookup(subject: Subject, example) -> Iterator[Side | Number]:
 
 def assisted(subject: Subject, example) -> Iterator[Side | Number]:
     """Another model drafts: greedy choices all the same."""
-    assistant = _assistant(subject.model)
+    assistant = drafting_copy(subject.model)
     assistant.generation_config = copy.deepcopy(subject.model.generation_config)
     assistant.generation_config.update(
         num_assistant_tokens=example["drafted"],
@@ -547,15 +550,41 @@ def _passes(model: Any) -> Iterator[list[list[int]]]:
         hook.remove()
 
 
-@lru_cache(maxsize=2)  # one for each precision
-def _assistant(model: Any) -> Any:
-    """A copy of the model whose weights differ a little."""
+def drafting_copy(model: Any) -> Any:
+    """A copy of the model whose weights differ a little. Nothing keeps it, so that there is one at a time, and none
+    while a reference is loaded. Raises Incompatible if it does not fit."""
+    demand_room(model, _free_room(model.device.type))
     assistant = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(model.device).manual_seed(0)
     with torch.no_grad():
         for parameter in assistant.parameters():
-            parameter.mul_(1 + NUDGE * torch.randn(parameter.shape, generator=generator).to(parameter))
+            parameter.mul_(_factors(parameter, generator))
     return assistant
+
+
+def _factors(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(parameter.shape, generator=generator, device=generator.device, dtype=parameter.dtype)
+    return noise.mul_(NUDGE).add_(1).to(parameter.device)
+
+
+def demand_room(model: Any, room: Room) -> None:
+    """Raises Incompatible if a copy of the model, and the factors of its largest tensor, do not fit into the room."""
+    sizes = [tensor.nbytes for tensor in (*model.parameters(), *model.buffers())]
+    needed = int(MARGIN * (sum(sizes) + max(sizes)))  # the worker itself is there already
+    if room.bytes and needed > room.bytes:
+        raise Incompatible(
+            f"drafts come from a copy of the model, which needs {needed / 2**30:.3g} GiB more on {room.device}: "
+            f"{room.bytes / 2**30:.3g} are free"
+        )
+
+
+def _free_room(device: str) -> Room:
+    """The memory that is free now, without what torch or Python would give back."""
+    gc.collect()
+    if device == "cpu":
+        return Room(available_memory(), device)
+    torch.get_device_module(device).empty_cache()
+    return Room(free_memory(device), device)
 
 
 def _crops_as_if_dense() -> bool:

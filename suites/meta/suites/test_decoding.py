@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import random
 import re
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from harness.machine.model_size import Room
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
 from suites.invariants import decoding
@@ -243,3 +245,40 @@ def test_refusals_are_told_in_the_librarys_words():
         decoding.generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
     with pytest.raises(ValueError, match="another"):
         decoding.generate(subject, [[1]], 1, words="another")
+
+
+def model_of(*shapes):
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    model = torch.nn.ParameterList(parameters)
+    model.device = torch.device("cpu")
+    return model
+
+
+def test_a_copy_that_does_not_fit_is_refused():
+    """Of 3 MiB of weights, with 2 MiB of factors, and a margin of a tenth."""
+    model = model_of((2**19,), (2**18,))
+    decoding.demand_room(model, Room(6 * 2**20, "cpu"))
+    decoding.demand_room(model, Room(0, "cpu"))  # not known
+    with pytest.raises(decoding.Incompatible, match=r"copy of the model, which needs 0\.00537 GiB more on cuda: 0\.00"):
+        decoding.demand_room(model, Room(5 * 2**20, "cuda"))
+
+
+def test_room_is_looked_at_before_a_copy_is_made(monkeypatch):
+    monkeypatch.setattr(decoding, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(decoding.copy, "deepcopy", lambda _: pytest.fail("there was no room for it"))
+    with pytest.raises(decoding.Incompatible, match="copy of the model"):
+        decoding.drafting_copy(model_of((2**19,)))
+
+
+def test_copies_are_equal_and_differ_from_their_original():
+    model = model_of((64, 64), (8,))
+    one, other = decoding.drafting_copy(model), decoding.drafting_copy(model)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+    assert (one[0] - 1).std().item() == pytest.approx(decoding.NUDGE, rel=0.05)
+    assert not torch.equal(one[0][0, :8], one[1])  # one generator for all of them
+    assert torch.equal(model[0], torch.ones(64, 64))
+
+
+def test_copies_are_not_kept():
+    copied = weakref.ref(decoding.drafting_copy(model_of((8,))))
+    assert copied() is None
