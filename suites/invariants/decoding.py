@@ -12,7 +12,8 @@ import copy
 import gc
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -52,6 +53,7 @@ UNCROPPED = (
     "a quantized cache does not take back drafts that are rejected: its layers crop what they have not packed yet, and "
     "count on (transformers 5.22.2)"
 )
+UNFIXED = "strings end rows where tokens are read, and this tokenizer's tokens do not stand for fixed texts"
 NUDGE = 0.4
 """Relative change of a copy's weights that drafts for its original, so that it is mostly right and sometimes wrong."""
 
@@ -334,14 +336,40 @@ def stop_strings(subject: Subject, example) -> Iterator[Number]:
     """Each of several strings ends a row, and the others go on."""
     tokenizer = _tokenizer(subject.model)
     rows = [[LETTERS[token % len(LETTERS)] for token in tokens(*text)] for text in example["rows"]]
-    free = _answers(subject, rows, steps=8)
-    read = [tokenizer.decode(free[row % len(rows)])[step : step + length] for row, step, length in example["strings"]]
+    # Whether the text of added tokens counts is not defined, so that none comes.
+    unread = without_text(tokenizer, subject.model.config.get_text_config().vocab_size)
+    if not set(unread).isdisjoint(LETTERS):
+        raise Incompatible(UNFIXED)
+    free = _answers(subject, rows, steps=8, suppress_tokens=unread or None)
+    texts_of = [fixed_texts(tokenizer, [*row, *answer]) for row, answer in zip(rows, free, strict=True)]
+    given = [(each[: len(row)], each[len(row) :]) for row, each in zip(rows, texts_of, strict=True)]
+    read = ["".join(given[row % len(rows)][1])[step : step + length] for row, step, length in example["strings"]]
     strings = [text for text in read if text and text.isascii()] or ["never"]
-    until = [stop_at(row, answer, strings, tokenizer.decode) for row, answer in zip(rows, free, strict=True)]
+    until = [stop_at(before, after, strings) for before, after in given]
     # Without any token that ends, transformers goes on with rows that a string has ended, until all have.
     stops = {"stop_strings": strings, "tokenizer": tokenizer, "eos_token_id": _never(free)}
-    answers = _answers(subject, rows, steps=8, **stops)
+    answers = _answers(subject, rows, steps=8, suppress_tokens=unread or None, **stops)
     yield unlike(answers, free, until, pad=_pad(subject))
+
+
+def without_text(tokenizer: Any, size: int) -> list[int]:
+    """Ids below `size` that are no tokens of the vocabulary itself: added tokens, and those that a model has more."""
+    own = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
+    return sorted(set(range(size)) - own)
+
+
+def fixed_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text of each token, that of all being one after the other. Raises Incompatible if it is not. Bytes that are
+    no ASCII text are not told apart: part of a character has no text of its own."""
+
+    def text(of: list[int]) -> str:
+        return re.sub(r"[^\x00-\x7f]+", "\ufffd", tokenizer.decode(of, clean_up_tokenization_spaces=False))
+
+    alone = {token: text([token]) for token in set(ids)}
+    texts = [alone[token] for token in ids]
+    if re.sub("\ufffd+", "\ufffd", "".join(texts)) != text(ids):
+        raise Incompatible(UNFIXED)
+    return texts
 
 
 def _never(rows: list[list[int]]) -> int:
@@ -353,10 +381,11 @@ LETTERS = list(range(ord("a"), ord("z") + 1))
 """Bytes that any text may hold."""
 
 
-def stop_at(row: list[int], answer: list[int], strings: list[str], decode: Callable[[list[int]], str]) -> int:
-    """Number of tokens of an answer up to the first in which a string ends. It may begin in the prompt."""
-    counts = [[_times(string, decode([*row, *answer[:step]])) for string in strings] for step in range(len(answer) + 1)]
-    return next((i for i in range(1, len(counts)) if any(map(int.__gt__, counts[i], counts[i - 1]))), len(answer))
+def stop_at(before: list[str], after: list[str], strings: list[str]) -> int:
+    """Number of the texts `after` up to the first in which a string ends. It may begin in those `before`."""
+    read = ["".join([*before, *after[:step]]) for step in range(len(after) + 1)]
+    counts = [[_times(string, text) for string in strings] for text in read]
+    return next((i for i in range(1, len(counts)) if any(map(int.__gt__, counts[i], counts[i - 1]))), len(after))
 
 
 def _times(string: str, text: str) -> int:
