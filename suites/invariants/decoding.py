@@ -9,12 +9,13 @@ tokens. What a quantized cache makes of the logits is no matter here, and all th
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -26,6 +27,9 @@ from fixtures.recall import repeated_segment
 from harness.errors import Incompatible, first_line
 from harness.execution.correctness.errors import centered, rms
 from harness.judging.correctness_rules import ULPS_OF_EAGER
+from harness.machine.devices import free_memory
+from harness.machine.host import available_memory
+from harness.machine.model_size import MARGIN, Room
 from harness.records.enums import Dtype, Tolerance
 from harness.records.finding import LimitCheck
 from suites.invariants.close import LEAST, SERVED, Alone, Side
@@ -49,6 +53,7 @@ UNCROPPED = (
     "a quantized cache does not take back drafts that are rejected: its layers crop what they have not packed yet, and "
     "count on (transformers 5.22.2)"
 )
+UNFIXED = "strings end rows where tokens are read, and this tokenizer's tokens do not stand for fixed texts"
 NUDGE = 0.4
 """Relative change of a copy's weights that drafts for its original, so that it is mostly right and sometimes wrong."""
 
@@ -185,7 +190,7 @@ def sampling(subject: Subject, example) -> Iterator[Side | Number]:
 
 def _judged(prefix: str, drawn: list[Drawn], rng: random.Random) -> Iterator[Number]:
     kept = sum(len(one.tokens) for one in drawn if not one.kept)
-    yield Number(f"{prefix}kept", "draws from other tokens, or by other scores, than are defined", kept)
+    yield Number(f"{prefix}kept", "draws from a wrong set of tokens, or with wrong scores", kept)
     yield Number(f"{prefix}outside", "draws of tokens that are not left", sum(one.outside for one in drawn))
     places = sorted(place for one in drawn for place in one.places(rng))
     most = gap_by_chance(len(places))
@@ -331,14 +336,40 @@ def stop_strings(subject: Subject, example) -> Iterator[Number]:
     """Each of several strings ends a row, and the others go on."""
     tokenizer = _tokenizer(subject.model)
     rows = [[LETTERS[token % len(LETTERS)] for token in tokens(*text)] for text in example["rows"]]
-    free = _answers(subject, rows, steps=8)
-    read = [tokenizer.decode(free[row % len(rows)])[step : step + length] for row, step, length in example["strings"]]
+    # Whether the text of added tokens counts is not defined, so that none comes.
+    unread = without_text(tokenizer, subject.model.config.get_text_config().vocab_size)
+    if not set(unread).isdisjoint(LETTERS):
+        raise Incompatible(UNFIXED)
+    free = _answers(subject, rows, steps=8, suppress_tokens=unread or None)
+    texts_of = [fixed_texts(tokenizer, [*row, *answer]) for row, answer in zip(rows, free, strict=True)]
+    given = [(each[: len(row)], each[len(row) :]) for row, each in zip(rows, texts_of, strict=True)]
+    read = ["".join(given[row % len(rows)][1])[step : step + length] for row, step, length in example["strings"]]
     strings = [text for text in read if text and text.isascii()] or ["never"]
-    until = [stop_at(row, answer, strings, tokenizer.decode) for row, answer in zip(rows, free, strict=True)]
+    until = [stop_at(before, after, strings) for before, after in given]
     # Without any token that ends, transformers goes on with rows that a string has ended, until all have.
     stops = {"stop_strings": strings, "tokenizer": tokenizer, "eos_token_id": _never(free)}
-    answers = _answers(subject, rows, steps=8, **stops)
+    answers = _answers(subject, rows, steps=8, suppress_tokens=unread or None, **stops)
     yield unlike(answers, free, until, pad=_pad(subject))
+
+
+def without_text(tokenizer: Any, size: int) -> list[int]:
+    """Ids below `size` that are no tokens of the vocabulary itself: added tokens, and those that a model has more."""
+    own = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
+    return sorted(set(range(size)) - own)
+
+
+def fixed_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """The text of each token, that of all being one after the other. Raises Incompatible if it is not. Bytes that are
+    no ASCII text are not told apart: part of a character has no text of its own."""
+
+    def text(of: list[int]) -> str:
+        return re.sub(r"[^\x00-\x7f]+", "\ufffd", tokenizer.decode(of, clean_up_tokenization_spaces=False))
+
+    alone = {token: text([token]) for token in set(ids)}
+    texts = [alone[token] for token in ids]
+    if re.sub("\ufffd+", "\ufffd", "".join(texts)) != text(ids):
+        raise Incompatible(UNFIXED)
+    return texts
 
 
 def _never(rows: list[list[int]]) -> int:
@@ -350,10 +381,11 @@ LETTERS = list(range(ord("a"), ord("z") + 1))
 """Bytes that any text may hold."""
 
 
-def stop_at(row: list[int], answer: list[int], strings: list[str], decode: Callable[[list[int]], str]) -> int:
-    """Number of tokens of an answer up to the first in which a string ends. It may begin in the prompt."""
-    counts = [[_times(string, decode([*row, *answer[:step]])) for string in strings] for step in range(len(answer) + 1)]
-    return next((i for i in range(1, len(counts)) if any(map(int.__gt__, counts[i], counts[i - 1]))), len(answer))
+def stop_at(before: list[str], after: list[str], strings: list[str]) -> int:
+    """Number of the texts `after` up to the first in which a string ends. It may begin in those `before`."""
+    read = ["".join([*before, *after[:step]]) for step in range(len(after) + 1)]
+    counts = [[_times(string, text) for string in strings] for text in read]
+    return next((i for i in range(1, len(counts)) if any(map(int.__gt__, counts[i], counts[i - 1]))), len(after))
 
 
 def _times(string: str, text: str) -> int:
@@ -473,7 +505,7 @@ def prompt_lookup(subject: Subject, example) -> Iterator[Side | Number]:
 
 def assisted(subject: Subject, example) -> Iterator[Side | Number]:
     """Another model drafts: greedy choices all the same."""
-    assistant = _assistant(subject.model)
+    assistant = drafting_copy(subject.model)
     assistant.generation_config = copy.deepcopy(subject.model.generation_config)
     assistant.generation_config.update(
         num_assistant_tokens=example["drafted"],
@@ -502,7 +534,7 @@ def _assisted(subject: Subject, example, **options) -> Iterator[Side | Number]:
     until = next((i + 1 for i, token in enumerate(answer) if token in stops), example["steps"])
     yield Number("ends", "tokens behind the end, or missing before it", abs(len(answer) - until))
     drafts = Drafts.of(passes, row, answer)
-    yield Number("passes", "passes that do not begin behind what was accepted", drafts.misplaced)
+    yield Number("passes", "forward passes that do not begin with the token accepted last", drafts.misplaced)
     yield Number("drafted", "drafted tokens", drafts.drafted, 1, at_most=False)
     looked_up = "prompt_lookup_num_tokens" in options and not example["shuffled"]
     if looked_up and answer[:1] == [row[-example["period"]]] and len(answer) > 1:
@@ -547,15 +579,41 @@ def _passes(model: Any) -> Iterator[list[list[int]]]:
         hook.remove()
 
 
-@lru_cache(maxsize=2)  # one for each precision
-def _assistant(model: Any) -> Any:
-    """A copy of the model whose weights differ a little."""
+def drafting_copy(model: Any) -> Any:
+    """A copy of the model whose weights differ a little. Nothing keeps it, so that there is one at a time, and none
+    while a reference is loaded. Raises Incompatible if it does not fit."""
+    demand_room(model, _free_room(model.device.type))
     assistant = copy.deepcopy(model)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(model.device).manual_seed(0)
     with torch.no_grad():
         for parameter in assistant.parameters():
-            parameter.mul_(1 + NUDGE * torch.randn(parameter.shape, generator=generator).to(parameter))
+            parameter.mul_(_factors(parameter, generator))
     return assistant
+
+
+def _factors(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    noise = torch.randn(parameter.shape, generator=generator, device=generator.device, dtype=parameter.dtype)
+    return noise.mul_(NUDGE).add_(1).to(parameter.device)
+
+
+def demand_room(model: Any, room: Room) -> None:
+    """Raises Incompatible if a copy of the model, and the factors of its largest tensor, do not fit into the room."""
+    sizes = [tensor.nbytes for tensor in (*model.parameters(), *model.buffers())]
+    needed = int(MARGIN * (sum(sizes) + max(sizes)))  # the worker itself is there already
+    if room.bytes and needed > room.bytes:
+        raise Incompatible(
+            f"drafts come from a copy of the model, which needs {needed / 2**30:.3g} GiB more on {room.device}: "
+            f"{room.bytes / 2**30:.3g} are free"
+        )
+
+
+def _free_room(device: str) -> Room:
+    """The memory that is free now, without what torch or Python would give back."""
+    gc.collect()
+    if device == "cpu":
+        return Room(available_memory(), device)
+    torch.get_device_module(device).empty_cache()
+    return Room(free_memory(device), device)
 
 
 def _crops_as_if_dense() -> bool:

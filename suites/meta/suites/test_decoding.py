@@ -5,12 +5,17 @@ from __future__ import annotations
 import math
 import random
 import re
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
+from fixtures.tiny.train import byte_tokenizer
+from harness.machine.model_size import Room
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
 from suites.invariants import decoding
@@ -25,10 +30,10 @@ SHOWN = [
     ("only_first_end_counts", "ends", SDPA, "rows that do not end where they should"),
     ("pads_are_left_out", "ends", QUANTIZED, "rows that do not end where they should"),
     ("only_first_string_counts", "stop_strings", SDPA, "rows that do not end where they should"),
-    ("top_k_is_ignored", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
-    ("top_p_leaves_one_less", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
-    ("min_p_is_of_one", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
-    ("temperature_is_squared", "sampling", SDPA, "draws from other tokens, or by other scores, than are defined"),
+    ("top_k_is_ignored", "sampling", SDPA, "draws from a wrong set of tokens, or with wrong scores"),
+    ("top_p_leaves_one_less", "sampling", SDPA, "draws from a wrong set of tokens, or with wrong scores"),
+    ("min_p_is_of_one", "sampling", SDPA, "draws from a wrong set of tokens, or with wrong scores"),
+    ("temperature_is_squared", "sampling", SDPA, "draws from a wrong set of tokens, or with wrong scores"),
     ("draws_are_too_sharp", "sampling", SDPA, "largest gap between draws and their distribution"),
     ("rows_draw_alike", "sampling", SDPA, "largest gap between draws and their distribution"),
     ("processors_are_reversed", "processors", SDPA, "scores that are not as defined"),
@@ -212,11 +217,84 @@ def test_misplaced_passes_are_counted(passes):
 
 def test_strings_end_rows_where_they_are_complete():
     """One may begin in the prompt, and one that was complete before does not count."""
-    decode = bytes.decode
-    read = lambda ids: decode(bytes(ids))  # noqa: E731 - as a tokenizer's method
-    assert decoding.stop_at(list(b"xa"), list(b"bcd"), ["ab"], read) == 1
-    assert decoding.stop_at(list(b"xab"), list(b"cab"), ["ab"], read) == 3
-    assert decoding.stop_at(list(b"xa"), list(b"cde"), ["ab"], read) == 3
+    assert decoding.stop_at(list("xa"), list("bcd"), ["ab"]) == 1
+    assert decoding.stop_at(list("xab"), list("cab"), ["ab"]) == 3
+    assert decoding.stop_at(list("xa"), list("cde"), ["ab"]) == 3
+    assert decoding.stop_at(["x"], ["ya", "bc", "d"], ["ab"]) == 2
+
+
+def words_joined(decoder=None, **options):
+    """A tokenizer with a token for each word, and one for a part that follows another."""
+    vocabulary = {word: i for i, word in enumerate(["play", "##ing", "well", "."])}
+    made = Tokenizer(models.WordLevel(vocabulary))
+    made.decoder = decoder
+    return PreTrainedTokenizerFast(tokenizer_object=made, **options)
+
+
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        words_joined(),  # spaces between words
+        words_joined(decoders.WordPiece(cleanup=False)),  # none before a part
+        words_joined(decoders.Metaspace("p")),  # of the first token alone a character is dropped
+    ],
+)
+def test_tokens_without_fixed_texts_are_refused(tokenizer):
+    with pytest.raises(decoding.Incompatible, match="this tokenizer's tokens do not stand for fixed texts"):
+        decoding.fixed_texts(tokenizer, [2, 0, 1, 3])
+
+
+def test_tokens_with_fixed_texts_are_read_one_by_one():
+    """Spaces before a full stop are not cleaned up, as they are not in what transformers looks for."""
+    assert decoding.fixed_texts(words_joined(decoders.Fuse()), [2, 0, 3]) == ["well", "play", "."]
+    spaced = words_joined(decoders.Fuse(), clean_up_tokenization_spaces=True)
+    spaced.add_tokens([" "])
+    assert decoding.fixed_texts(spaced, [2, 4, 3]) == ["well", " ", "."]
+
+
+def test_bytes_of_a_character_have_no_text_of_their_own():
+    text = "aä.€€z\x07".encode()
+    assert "".join(decoding.fixed_texts(byte_tokenizer(), list(text))) == "a��.������z\x07"
+
+
+def test_added_tokens_have_no_text():
+    tokenizer = byte_tokenizer()
+    assert decoding.without_text(tokenizer, 260) == [256, 257, 258, 259]
+    assert decoding.without_text(tokenizer, 256) == []
+
+
+def joined(rows, answer):
+    """What `stop_strings` gives for a model that always answers the same, and how it was called."""
+    calls = []
+
+    def generate(ids, **options):
+        calls.append(options)
+        return torch.cat([ids, torch.tensor([answer] * len(ids))], dim=1)
+
+    text_config = SimpleNamespace(vocab_size=260)
+    model = SimpleNamespace(
+        generate=generate,
+        generation_config=SimpleNamespace(pad_token_id=0),
+        device="cpu",
+        config=SimpleNamespace(get_text_config=lambda: text_config),
+    )
+    subject = decoding.Subject(model, next(path for path in PATHS if path.name == "eager"))
+    return list(decoding.stop_strings(subject, {"rows": rows, "strings": [[0, 3, 2]]})), calls
+
+
+def test_rows_that_no_string_ends_are_wrong(monkeypatch):
+    """The model stops for nothing. Added tokens come in neither run."""
+    monkeypatch.setattr(decoding, "_tokenizer", lambda _model: byte_tokenizer())
+    [wrong], calls = joined([[1, 9], [2, 12]], list(b"ABCDEFGH"))
+    assert wrong.got == 2
+    assert [call["suppress_tokens"] for call in calls] == [[256, 257, 258, 259]] * 2
+    assert calls[1]["stop_strings"] == ["DE"]
+
+
+def test_no_string_is_drawn_from_joined_words(monkeypatch):
+    monkeypatch.setattr(decoding, "_tokenizer", lambda _model: words_joined())
+    with pytest.raises(decoding.Incompatible, match="do not stand for fixed texts"):
+        joined([[1, 9]], [0, 1, 2, 3, 0, 1, 2, 3])
 
 
 def test_pads_belong_behind_every_end():
@@ -243,3 +321,40 @@ def test_refusals_are_told_in_the_librarys_words():
         decoding.generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
     with pytest.raises(ValueError, match="another"):
         decoding.generate(subject, [[1]], 1, words="another")
+
+
+def model_of(*shapes):
+    parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    model = torch.nn.ParameterList(parameters)
+    model.device = torch.device("cpu")
+    return model
+
+
+def test_a_copy_that_does_not_fit_is_refused():
+    """Of 3 MiB of weights, with 2 MiB of factors, and a margin of a tenth."""
+    model = model_of((2**19,), (2**18,))
+    decoding.demand_room(model, Room(6 * 2**20, "cpu"))
+    decoding.demand_room(model, Room(0, "cpu"))  # not known
+    with pytest.raises(decoding.Incompatible, match=r"copy of the model, which needs 0\.00537 GiB more on cuda: 0\.00"):
+        decoding.demand_room(model, Room(5 * 2**20, "cuda"))
+
+
+def test_room_is_looked_at_before_a_copy_is_made(monkeypatch):
+    monkeypatch.setattr(decoding, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(decoding.copy, "deepcopy", lambda _: pytest.fail("there was no room for it"))
+    with pytest.raises(decoding.Incompatible, match="copy of the model"):
+        decoding.drafting_copy(model_of((2**19,)))
+
+
+def test_copies_are_equal_and_differ_from_their_original():
+    model = model_of((64, 64), (8,))
+    one, other = decoding.drafting_copy(model), decoding.drafting_copy(model)
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
+    assert (one[0] - 1).std().item() == pytest.approx(decoding.NUDGE, rel=0.05)
+    assert not torch.equal(one[0][0, :8], one[1])  # one generator for all of them
+    assert torch.equal(model[0], torch.ones(64, 64))
+
+
+def test_copies_are_not_kept():
+    copied = weakref.ref(decoding.drafting_copy(model_of((8,))))
+    assert copied() is None
