@@ -54,7 +54,8 @@ PACKAGES = ("harness", "suites", "fixtures")
 """Folders of this project's own code, in ROOT."""
 ASKING = (
     *("harness/paths", "harness/execution/generation.py", "harness/execution/loading.py"),
-    *("harness/execution/serving.py", "harness/execution/speed/timed_model.py", "suites/invariants/forward.py"),
+    *("harness/execution/serving.py", "harness/execution/speed/timed_model.py"),
+    *(f"suites/invariants/{name}.py" for name in ("forward", "turns", "decoding", "served")),
 )
 """Code that asks libraries for what a path is made of: to load, to prepare, to generate, to serve."""
 BETWEEN = (

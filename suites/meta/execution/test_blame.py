@@ -11,7 +11,10 @@ from harness.execution.generation import generate_free
 from harness.execution.loading import load_model
 from harness.execution.runner import failure_of
 from harness.execution.worker import ask, place_in_library
+from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
+from suites.invariants.forward import Subject
+from suites.invariants.turns import conversation
 
 
 def raised_by(function, *arguments, **options):
@@ -24,6 +27,13 @@ def generate_with_an_unknown_option():
     model = load_model(MODELS[0], dtype=Dtype.FP32, device="cpu", options={})
     ids = torch.ones(1, 4, dtype=torch.int64)
     generate_free(model, ids, torch.ones_like(ids), new_tokens=3, options={"nobody_knows": True})
+
+
+def fill_a_cache_beyond_its_end():
+    [static] = [path for path in PATHS if path.name == "caching.static"]
+    model = load_model(MODELS[0], dtype=Dtype.FP32, device="cpu", options={})
+    example = {"rows": [[0, 15]], "chunk": None, "new": 3, "turns": [], "spare": -2}
+    list(conversation(Subject(model, static), example))
 
 
 def say_that_requests_failed():
@@ -47,6 +57,11 @@ def test_library_that_raises_while_it_loads_is_to_blame():
     error = raised_by(load_model, MODELS[0], dtype=Dtype.FP32, device="cpu", options={"device_map": "nowhere"})
     assert "harness" not in place_in_library(error)
     assert ".py:" in place_in_library(error)
+
+
+def test_library_is_to_blame_for_what_it_raises_in_a_conversation():
+    """A cache that transformers overfills was an ERROR."""
+    assert "transformers/cache_utils.py:" in place_in_library(raised_by(fill_a_cache_beyond_its_end))
 
 
 @pytest.mark.parametrize("ours", [fail_here, give_torch_nonsense])
