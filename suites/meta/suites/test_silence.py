@@ -69,6 +69,62 @@ def test_control_that_tells_nothing_is_refused(control, told):
         answer_of(REQUEST, Trial({"lengths": "8, 8"}), control)
 
 
+@pytest.mark.parametrize(
+    ("named", "line", "word"),
+    [
+        ("mode", "The attention mask is not set; the model may behave oddly.", Word.IGNORED),
+        ("mode", "`compile_mode` is unknown", Word.IGNORED),
+        ("layers.0", "no rule for layers_0", Word.IGNORED),
+        ("layers.0", "no rule for layers.01", Word.IGNORED),
+        ("layers.0", "no rule for model.layers.0.mlp", Word.REFUSED),
+        ("use_cache", "config.use_cache=True is of no use", Word.REFUSED),
+        ("`mode`", "Set `mode` or nothing", Word.REFUSED),
+    ],
+)
+def test_request_is_named_by_whole_words(named, line, word):
+    request = replace(REQUEST, named=(named,))
+    assert answer_of(request, Trial({"lengths": "16"}, (line,)), WITHOUT).word is word
+
+
+NEUTRAL = (
+    "The attention mask is not set; the model may behave oddly.",
+    "Setting `pad_token_id` to `eos_token_id`:2 for open-end generation.",
+    "This process runs on the cpu (rank 0 in a world of 1), as the plan wants; pad and sdp are other words.",
+    "The model is in training mode, and its dynamic or static cache takes memory on CUDA.",
+    "Both options of a backend decode a batch in sequence, where torch can compile a quantized model.",
+    "A parallel and distributed kernel has a mapping: an expert may be offloaded by an async scheduler.",
+    "Flash attention is faster; paged layers need fusion; optimum settings depend on quantization and activations.",
+)
+
+
+@pytest.mark.parametrize("line", NEUTRAL)
+def test_neutral_line_names_no_request(line):
+    """Such a line would turn a request that was ignored into one that was refused."""
+    naming = [request.name for request in REQUESTS if word_by(request, Trial(SAME, (line,))) is not Word.IGNORED]
+    assert naming == []
+
+
+SAME = {"fact": "the same"}
+
+
+def word_by(request, asked):
+    """Return the word on a request of which nothing is seen, only heard."""
+    return answer_of(replace(request, about="fact", wanted="another"), asked, Trial(SAME)).word
+
+
+@pytest.mark.parametrize("release", all_releases(), ids=lambda release: release.name)
+def test_words_on_record_follow_from_what_was_said(release):
+    """Names are so strict that nothing neutral has them, and so loose that each refusal on record does."""
+    on_record = {name: each for name, each in release.answers.items() if each.word in (Word.REFUSED, Word.RAISES)}
+    assert {name: word_by(request_named(name), as_trial(each)) for name, each in on_record.items()} == {
+        name: each.word for name, each in on_record.items()
+    }
+
+
+def as_trial(answer):
+    return Trial(SAME, (answer.said,)) if answer.seen else Trial(raised=answer.said)
+
+
 def test_anything_else_is_what_a_star_wants():
     request = replace(REQUEST, wanted="*")
     assert answer_of(request, Trial({"lengths": "3"}), WITHOUT).word is Word.HONOURED
