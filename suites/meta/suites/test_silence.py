@@ -6,7 +6,9 @@ import logging
 import re
 import warnings
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -18,6 +20,7 @@ from suites.meta.builders.inventories import CPU
 from suites.silence.cases import requests_planned
 from suites.silence.expecting import SILENT, verdict_of
 from suites.silence.hearing import heard, lines_of
+from suites.silence.holding import held_to_record
 from suites.silence.judging import answer_of
 from suites.silence.records import PLAIN, Answer, ControlFails, Request, Trial, Word
 from suites.silence.released import ABSENT, Release, all_releases, expected_of, read_release, write_release
@@ -196,29 +199,139 @@ REFUSED = Answer(Word.REFUSED, "16", "16", "ValueError: no sizes")
             ),
         ),
         ("made_up", Answer(Word.OTHERWISE, "4, 4", "16"), Outcome.NOT_ENGAGED, "lengths is 4, 4, but should be 8, 8"),
-        ("made_up", REFUSED, Outcome.UNSUPPORTED, "is refused: ValueError: no sizes; honoured by transformers 5.22.2"),
-        ("made_up", Answer(Word.RAISES, "", "16", "IndexError: 3"), Outcome.CRASHED, " raises: IndexError: 3"),
+        (
+            "made_up",
+            REFUSED,
+            Outcome.NOT_ENGAGED,
+            (
+                "is refused: ValueError: no sizes; honoured by transformers 5.22.2 (install the package that it names, "
+                "or use the recorded release)"
+            ),
+        ),
+        ("made_up", Answer(Word.REFUSED, "16", "16", "`sizes` is old"), Outcome.NOT_ENGAGED, "is refused: `sizes` is"),
+        (
+            "made_up",
+            Answer(Word.RAISES, "", "16", "IndexError: 3"),
+            Outcome.CRASHED,
+            (
+                " raises: IndexError: 3; honoured by transformers 5.22.2 (install the package that it names, or use "
+                "the recorded release)"
+            ),
+        ),
         ("other", IGNORED, Outcome.NOT_ENGAGED, "refused by transformers 5.22.2"),
         ("other", REFUSED, Outcome.PASS, "is refused: ValueError: no sizes"),
         ("other", Answer(Word.RAISES, "", "16", "IndexError: 3"), Outcome.REPORTED, "IndexError: 3"),
         ("new", IGNORED, Outcome.REPORTED, "not on record"),
+        (
+            "new",
+            Answer(Word.RAISES, "", "16", "IndexError: 3"),
+            Outcome.REPORTED,
+            "IndexError: 3; not on record (install the package that it names, or use the recorded release)",
+        ),
     ],
 )
 def test_verdict_is_held_to_the_record(name, answer, outcome, told):
-    [entry, *_] = planned_in(Tier.NIGHTLY)
-    verdict = verdict_of(entry.case, replace(REQUEST, name=name), answer, installed="9.0", expected=RELEASE)
+    verdict = verdict_with(answer, RELEASE, {"transformers": "9.0"}, name=name)
     assert (verdict.outcome, verdict.property) == (outcome, Property.ENGAGEMENT)
     assert told in verdict.message
     assert command(verdict, has_evidence=False).startswith("pytest suites/silence --device cpu ")
 
 
-def test_release_without_a_record_is_held_to_the_newest():
-    older = replace(RELEASE, versions={"transformers": "5.9.1"})
-    newest = replace(RELEASE, answers={"made_up": IGNORED})
-    assert expected_of("5.9.1", "made_up", (older, newest)) is older
-    assert expected_of("5.30.0", "made_up", (older, newest)) is newest
-    assert expected_of("5.22.2", "other", (older, newest)) is older
-    assert expected_of("5.30.0", "new", (older, newest)) is None
+def verdict_with(answer, release, installed, name=REQUEST.name):
+    return verdict_of(a_case(), replace(REQUEST, name=name), answer, installed=installed, expected=release)
+
+
+@cache
+def a_case():
+    return planned_in(Tier.NIGHTLY)[0].case
+
+
+RECORDED = {"transformers": "5.22.2", "torch": "2.13.0", "kernels": "0.17.2", "optimum-quanto": "0.2.7"}
+
+
+@pytest.mark.parametrize(
+    ("said", "absent", "outcome", "told"),
+    [
+        ("ImportError: sizes need `kernels`", "kernels", Outcome.UNSUPPORTED, " (install kernels, or use the record"),
+        ("sizes: No module named 'optimum.quanto'", "optimum-quanto", Outcome.UNSUPPORTED, "(install optimum-quanto, "),
+        ("ImportError: sizes need `kernels`", "optimum-quanto", Outcome.NOT_ENGAGED, "optimum-quanto 0.2.7, here abs"),
+        ("ImportError: sizes need `kernels`", "", Outcome.NOT_ENGAGED, "honoured by transformers 5.22.2 (install the"),
+        (
+            "`sizes` is slow",
+            "kernels",
+            Outcome.NOT_ENGAGED,
+            "honoured by transformers 5.22.2 with kernels 0.17.2, here",
+        ),
+    ],
+)
+def test_refusal_of_what_was_honoured_is_a_failure_unless_it_names_an_absent_package(said, absent, outcome, told):
+    installed = {name: ABSENT if name == absent else there for name, there in RECORDED.items()}
+    verdict = verdict_with(Answer(Word.REFUSED, "16", "16", said), replace(RELEASE, versions=RECORDED), installed)
+    assert verdict.outcome is outcome
+    assert told in verdict.message
+
+
+def test_verdict_says_which_other_packages_differ_from_the_record():
+    installed = {"transformers": "5.30.0", "torch": "2.14.0", "optimum-quanto": "0.2.7", "torchao": "0.19.0"}
+    verdict = verdict_with(IGNORED, replace(RELEASE, versions=RECORDED), installed)
+    others = "torch 2.13.0, here 2.14.0, kernels 0.17.2, here absent, torchao absent, here 0.19.0"
+    assert f"nothing was said; honoured by transformers 5.22.2 with {others}; do without it" in verdict.message
+    same = verdict_with(IGNORED, replace(RELEASE, versions=RECORDED), {**RECORDED, "transformers": "5.30.0"})
+    assert "honoured by transformers 5.22.2; do without it" in same.message
+
+
+@pytest.mark.parametrize(
+    ("installed", "request_name", "expected"),
+    [
+        ("5.9.1", "made_up", "5.9.1"),
+        ("5.22.2", "made_up", "5.22.2"),
+        ("5.30.0", "made_up", "5.24.0"),
+        ("5.30.0", "other", "5.22.2"),
+        ("5.23.1", "made_up", "5.22.2"),
+        ("5.10.0", "made_up", "5.9.1"),
+        ("5.2.0", "made_up", "5.9.1"),
+        ("5.30.0", "new", None),
+    ],
+)
+def test_release_without_a_record_is_held_to_the_nearest(installed, request_name, expected):
+    """The nearest older one that tried the request, or else the nearest newer one."""
+    oldest = replace(RELEASE, versions={"transformers": "5.9.1"})
+    newest = replace(RELEASE, versions={"transformers": "5.24.0"}, answers={"made_up": IGNORED})
+    found = expected_of(installed, request_name, (newest, oldest, RELEASE))
+    assert (found.name if found else None) == expected
+
+
+@pytest.fixture
+def replying(tmp_path, monkeypatch):
+    """Returns trials whose workers give these replies, or raise them, one after another."""
+
+    def make(*replies):
+        left = list(replies)
+        monkeypatch.setattr("suites.silence.trying.Worker", lambda **_options: nullcontext(FakeWorker(left)))
+        return Trials(tmp_path)
+
+    return make
+
+
+class FakeWorker:
+    """A worker that gives, or raises, one reply after another, and starts no process."""
+
+    def __init__(self, replies):
+        self._replies = replies
+
+    def call(self, *_arguments, seconds):
+        assert seconds
+        reply = self._replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+def test_control_that_fails_is_an_error(replying):
+    trials = replying(Trial(raised="OSError: gone"), WITHOUT)
+    verdict = held_to_record(a_case(), REQUEST, trials, installed={"transformers": "5.22.2"}, releases=(RELEASE,))
+    assert verdict.outcome is Outcome.ERROR
+    assert "the call without the request raises OSError: gone" in verdict.message
 
 
 def test_record_comes_back_as_it_was_written(tmp_path):
