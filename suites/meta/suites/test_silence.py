@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cache
 
 import pytest
 
+from harness.errors import WorkerDied, WorkerTimedOut
 from harness.records.enums import Outcome, Property, Technique, Tier
 from harness.reports.reproduce import OF_REQUESTS, command
 from harness.session.session_plan import SessionPlan
@@ -313,6 +315,31 @@ def replying(tmp_path, monkeypatch):
     return make
 
 
+def test_control_is_remembered_unless_it_raised(replying):
+    """Else one failure would spoil every request that shares the control."""
+    honoured = Trial({"lengths": "8, 8"})
+    trials = replying(Trial(raised="OSError: gone"), honoured, WITHOUT, honoured, honoured)
+    with pytest.raises(ControlFails, match="gone"):
+        trials.answer(REQUEST)
+    assert trials.answer(REQUEST).word is Word.HONOURED
+    assert trials.answer(REQUEST).word is Word.HONOURED
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(WorkerDied("ended by SIGKILL"), Outcome.CRASHED), (WorkerTimedOut("no answer"), Outcome.TIMED_OUT)],
+)
+@pytest.mark.parametrize("was", [*Word, None])
+@pytest.mark.parametrize("before", [(), (WITHOUT,)], ids=["control", "asked"])
+def test_process_that_gives_no_answer_fails_the_request(replying, error, outcome, was, before):
+    """Whatever is on record: a word would need an answer."""
+    trials = replying(*before, error)
+    release = replace(RELEASE, answers={REQUEST.name: Answer(was)} if was else {})
+    verdict = held_to_record(a_case(), REQUEST, trials, installed={"transformers": "5.22.2"}, releases=(release,))
+    assert (verdict.outcome, verdict.outcome.fails) == (outcome, True)
+    assert f"generate(sizes=8): {error}" in verdict.message
+
+
 class FakeWorker:
     """A worker that gives, or raises, one reply after another, and starts no process."""
 
@@ -399,3 +426,17 @@ def test_planted_fault_changes_the_word(tmp_path, name, fault, word):
     answer = Trials(tmp_path, fault).answer(request_named(name))
     assert answer.word is word, answer
     assert word not in SILENT or answer.said == ""
+
+
+@contextmanager
+def process_ends():
+    """The process ends at once, as by a fault in compiled code."""
+    os._exit(3)
+    yield
+
+
+@pytest.mark.workers
+def test_process_that_ends_is_no_word(tmp_path):
+    trials = Trials(tmp_path, f"{__name__}:process_ends")
+    with pytest.raises(WorkerDied):
+        trials.answer(request_named("chunks"))
