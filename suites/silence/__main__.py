@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fixtures.kernels import LOCAL_KERNELS
+from harness.errors import WorkerFailed
 from harness.machine.local_kernels import announced_with
 from harness.records.enums import Technique
 from suites.silence.records import Answer, ControlFails, Request
@@ -24,7 +25,7 @@ from suites.silence.trying import Trials
 
 
 def main(arguments: list[str]) -> int:
-    """Return the exit code: 1 if a call without its request failed, so that nothing is known of that request."""
+    """Return the exit code: 1 if nothing is known of a request: its control failed, or a process gave no answer."""
     if arguments == ["--tables"]:
         _show(all_releases())
         return 0
@@ -57,8 +58,8 @@ def try_all(requests: Sequence[Request]) -> tuple[dict[str, Answer], list[str]]:
             try:
                 answers[request.name] = answer = trials.answer(request)
                 line = f"{answer.word}: {answer.seen or '–'} | {answer.control} | {answer.said}"
-            except ControlFails as error:
-                failures.append(str(error))
+            except (ControlFails, WorkerFailed) as error:
+                failures.append(str(error) if isinstance(error, ControlFails) else f"{request.name}: {error}")
                 line = f"no word: {error}"
             print(f"{request.name} ({time.monotonic() - began:.1f} s): {line[:400]}", file=sys.stderr, flush=True)
     return answers, failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fnmatch import fnmatchcase
 
 from suites.silence.records import Answer, ControlFails, Request, Trial, Word
@@ -36,4 +37,9 @@ def _said_of(request: Request, asked: Trial, control: Trial) -> str:
 
 
 def _names(request: Request, line: str) -> bool:
-    return any(name.lower() in line.lower() for name in request.names)
+    return any(holds_words(line, name) for name in request.names)
+
+
+def holds_words(line: str, words: str) -> bool:
+    """Return whether a line has these words, each of them whole: `mode` is neither in "model" nor in "compile_mode"."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", line, re.IGNORECASE) is not None

@@ -241,7 +241,7 @@ CACHES = (
         "8, 8, 8*",
         with_options(prefill_chunk_size=8, use_cache=False),
         with_options(use_cache=False),
-        named=("prefill chunking", "prefill_chunk"),
+        named=("prefill chunking", "prefill_chunk_size"),
     ),
     _caching(
         "chunks_of_beams",
@@ -282,7 +282,7 @@ CACHES = (
         "[1-5]",
         Call(generate=lambda: {"prompt_lookup_num_tokens": 3}, rows=2),
         Call(rows=2),
-        named=("prompt_lookup", "batch", "assisted"),
+        named=("prompt_lookup_num_tokens", "assisted generate"),
     ),
     _caching("assistant", "generate(assistant_model=model)", "forward passes", "[1-5]", made(assistant())),
     _caching(
@@ -292,7 +292,7 @@ CACHES = (
         "StaticCache",
         made(assistant(cache_implementation="static")),
         made(assistant()),
-        named=("static", "cache_implementation"),
+        named=("cache_implementation", "Static cache classes", "StaticCache"),
     ),
     _caching(
         "assistant_quantized",
@@ -301,7 +301,7 @@ CACHES = (
         "QuantizedCache",
         made(assistant(cache_implementation="quantized")),
         made(assistant()),
-        named=("quantized", "cache_implementation"),
+        named=("cache_implementation", "QuantizedCache"),
     ),
     _caching(
         "assistant_without_cache",
@@ -310,7 +310,7 @@ CACHES = (
         "none",
         made(assistant(use_cache=False)),
         made(assistant()),
-        named=("use_cache", "cache"),
+        named=("use_cache", "requires a cache"),
     ),
     _caching(
         "tokens_of_no_assistant",
@@ -325,7 +325,7 @@ CACHES = (
         "forward passes",
         "[1-5]",
         with_options(use_mtp=True),
-        named=("mtp",),
+        named=("use_mtp", "num_mtp_layers"),
     ),
     _caching(
         "misspelled",
@@ -532,7 +532,7 @@ COMPILATION = (
         "* by inductor",
         compiling(backend="inductor", mode="default"),
         COMPILED,
-        named=("backend",),
+        named=("`backend`", "invalid backend"),
     ),
     _compilation(
         "compile_mode",
@@ -541,7 +541,7 @@ COMPILATION = (
         "*mode=max-autotune-no-cudagraphs*",
         compiling(backend="eager", mode="max-autotune-no-cudagraphs"),
         COMPILED,
-        named=("mode",),
+        named=("`mode`", "mode=max-autotune-no-cudagraphs"),
     ),
     _compilation(
         "compile_unknown_mode",
@@ -550,7 +550,7 @@ COMPILATION = (
         "*mode=nonsense*",
         compiling(mode="nonsense"),
         COMPILED,
-        named=("mode",),
+        named=("`mode`", "mode=nonsense"),
     ),
     _compilation(
         "compile_fullgraph",
@@ -568,7 +568,7 @@ COMPILATION = (
         "*dynamic=True*",
         compiling(backend="eager", dynamic=True),
         COMPILED,
-        named=("dynamic",),
+        named=("`dynamic`", "dynamic=True"),
     ),
     _compilation(
         "compile_options",
@@ -577,7 +577,7 @@ COMPILATION = (
         "*max_autotune*",
         compiling(mode="default", options={"max_autotune": True}),
         COMPILED,
-        named=("options",),
+        named=("`options`", "mode or options"),
     ),
     _compilation(
         "compile_config_dict",
@@ -615,7 +615,7 @@ COMPILATION = (
         "[1-9]*",
         Call(prepare=compiled_model, compiles=True),
         QUIET,
-        named=("compile",),
+        named=("torch.compile",),
     ),
     _compilation(
         "torch_compile_forward",
@@ -624,7 +624,7 @@ COMPILATION = (
         "[1-9]*",
         Call(prepare=compiled_forward, compiles=True),
         QUIET,
-        named=("compile",),
+        named=("torch.compile",),
     ),
     _compilation(
         "compile_at_loading",

@@ -74,7 +74,7 @@ ATTENTION = (
         'from_pretrained(attn_implementation="flash_attention_2") without the package',
         "*flash_attn*",
         loaded(attn_implementation="flash_attention_2"),
-        named=("flash",),
+        named=("FlashAttention2", "flash_attention_2", "flash_attn"),
     ),
     _attention(
         "unknown_attention",
@@ -133,9 +133,15 @@ ATTENTION = (
         "torch.backends.cuda.enable_flash_sdp(False) on a CPU",
         "aten::_scaled_dot_product_attention_math",
         Call(around=flash_switched_off),
-        named=("flash",),
+        named=("enable_flash_sdp", "flash_sdp"),
     ),
-    _attention("math_alone", "with sdpa_kernel(SDPBackend.MATH)", "*math*", Call(around=math_alone), named=("sdp",)),
+    _attention(
+        "math_alone",
+        "with sdpa_kernel(SDPBackend.MATH)",
+        "*math*",
+        Call(around=math_alone),
+        named=("sdpa_kernel", "SDPBackend"),
+    ),
     _attention(
         "weights_of_sdpa",
         "generate(output_attentions=True) with sdpa",
@@ -213,7 +219,7 @@ ATTENTION = (
         "float16",
         loaded(torch_dtype="float16"),
         about="dtype",
-        named=("float16", "both"),
+        named=("float16", "both `dtype`", "both `torch_dtype`"),
     ),
     _attention(
         "unknown_dtype", 'from_pretrained(dtype="nonsense")', "nonsense", loaded(dtype="nonsense"), about="dtype"
@@ -274,31 +280,34 @@ def use_kernels(model: Any) -> Any:
     return model
 
 
+OF_KERNELS = ("use_kernels", "kernelize", "kernel mapping")
+
+
 def _kernels(name: str, words: str, asked: Call, **more: Any) -> Request:
     about, wanted = more.pop("about", "layers exchanged"), more.pop("wanted", "[1-9]*")
     return Request(name, words, about, wanted, asked, technique=Technique.KERNELS, **more)
 
 
 KERNELS = (
-    _kernels("use_kernels", "from_pretrained(use_kernels=True) on a CPU", loaded(use_kernels=True), named=("kernel",)),
-    _kernels("set_use_kernels", "model.set_use_kernels(True) on a CPU", Call(prepare=use_kernels), named=("kernel",)),
+    _kernels("use_kernels", "from_pretrained(use_kernels=True) on a CPU", loaded(use_kernels=True), named=OF_KERNELS),
+    _kernels("set_use_kernels", "model.set_use_kernels(True) on a CPU", Call(prepare=use_kernels), named=OF_KERNELS),
     _kernels(
         "empty_config",
         "from_pretrained(use_kernels=True, kernel_config=KernelConfig({}))",
         Call(load=kernel_config({}, use_kernels=True)),
-        named=("kernel_config", "mapping"),
+        named=("kernel_config", "kernel mapping"),
     ),
     _kernels(
         "local_config",
         "from_pretrained(use_kernels=True, kernel_config=KernelConfig(local RMSNorm)) on a CPU",
         Call(load=kernel_config(use_kernels=True)),
-        named=("cpu",),
+        named=("got: cpu",),
     ),
     _kernels(
         "config_alone",
         "from_pretrained(kernel_config=KernelConfig(local RMSNorm))",
         Call(load=kernel_config()),
-        named=("cpu",),
+        named=("got: cpu",),
     ),
     _kernels(
         "unknown_layer",
@@ -310,13 +319,13 @@ KERNELS = (
         "unknown_device",
         'KernelConfig({"RMSNorm": {"cpu": ...}})',
         Call(load=kernel_config(local_norm(device="cpu"), use_kernels=True)),
-        named=("cpu",),
+        named=("got: cpu",),
     ),
     _kernels(
         "other_device",
         'KernelConfig({"RMSNorm": {"cuda": ...}}) on a CPU',
         Call(load=kernel_config(local_norm(device="cuda"), use_kernels=True)),
-        named=("RMSNorm", "cuda"),
+        named=("RMSNorm", "got: cpu"),
     ),
     _kernels(
         "dict_as_config",
@@ -325,19 +334,19 @@ KERNELS = (
         named=("kernel_config", "KernelConfig"),
     ),
     _kernels(
-        "kernelize", "kernels.kernelize(model) with a mapping", Call(prepare=kernelized(mapped=True)), named=("kernel",)
+        "kernelize", "kernels.kernelize(model) with a mapping", Call(prepare=kernelized(mapped=True)), named=OF_KERNELS
     ),
     _kernels(
         "kernelize_nothing",
         "kernels.kernelize(model) with an empty mapping",
         Call(prepare=kernelized(mapped=False)),
-        named=("kernel", "mapping"),
+        named=OF_KERNELS,
     ),
     _kernels(
         "kernelize_elsewhere",
         'kernels.kernelize(model, device="cuda") of a mapping for the CPU',
         Call(prepare=kernelized(mapped=True, device="cuda")),
-        named=("kernel",),
+        named=OF_KERNELS,
     ),
     _kernels(
         "local_attention",
@@ -363,7 +372,7 @@ KERNELS = (
         "fusion",
         'from_pretrained(fusion_config={"patch_embeddings": True}) of a text model',
         loaded(fusion_config={"patch_embeddings": True}),
-        named=("fusion", "patch_embeddings"),
+        named=("fusion_config", "patch_embeddings"),
     ),
     _kernels(
         "unknown_fusion",
@@ -469,7 +478,7 @@ QUANTIZATION = (
         "uint8",
         bnb(load_in_4bit=True, bnb_4bit_use_double_quant=True),
         FOUR,
-        named=("double_quant",),
+        named=("bnb_4bit_use_double_quant", "double_quant"),
     ),
     _quantization(
         "bnb_compute",
@@ -478,7 +487,7 @@ QUANTIZATION = (
         "*bfloat16*",
         bnb(load_in_4bit=True, bnb_4bit_compute_dtype="bfloat16"),
         FOUR,
-        named=("compute_dtype",),
+        named=("bnb_4bit_compute_dtype", "compute_dtype"),
     ),
     _quantization(
         "bnb_threshold",
@@ -514,7 +523,7 @@ QUANTIZATION = (
         "*q_proj*",
         bnb(load_in_8bit=True, llm_int8_skip_modules=["q_proj"]),
         EIGHT,
-        named=("skip_modules",),
+        named=("llm_int8_skip_modules", "skip_modules"),
     ),
     _quantization(
         "bnb_skip_of_4bit",
@@ -523,7 +532,7 @@ QUANTIZATION = (
         "*q_proj*",
         bnb(load_in_4bit=True, llm_int8_skip_modules=["q_proj"]),
         FOUR,
-        named=("skip_modules",),
+        named=("llm_int8_skip_modules", "skip_modules"),
     ),
     _quantization(
         "bnb_skip_nothing",
@@ -532,7 +541,7 @@ QUANTIZATION = (
         "*nonsense*",
         bnb(load_in_8bit=True, llm_int8_skip_modules=["lm_head", "nonsense"]),
         EIGHT,
-        named=("nonsense", "skip_modules"),
+        named=("nonsense", "llm_int8_skip_modules", "skip_modules"),
     ),
     _quantization(
         "bnb_misspelled", "BitsAndBytesConfig(load_in_8bits=True)", "linears", "*Linear8bitLt*", bnb(load_in_8bits=True)
@@ -544,7 +553,7 @@ QUANTIZATION = (
         "*29 × Linear of 0 bits*",
         bnb(load_in_4bit=False, load_in_8bit=False),
         EIGHT,
-        named=("load_in",),
+        named=("load_in_4bit", "load_in_8bit"),
     ),
     _quantization(
         "quanto", 'QuantoConfig(weights="int8")', "linears", "*28 × QLinear of 8 bits*", QUANTO, named=("QuantoConfig",)
@@ -559,7 +568,7 @@ QUANTIZATION = (
         "*",
         quanto(weights="int8", activations="int8"),
         QUANTO,
-        named=("activations",),
+        named=("quantizing the activations", "`activations`"),
     ),
     _quantization(
         "quanto_skip",
@@ -586,11 +595,16 @@ QUANTIZATION = (
         "*4 bits*",
         quanto(weight="int4"),
         quanto(),
-        named=("weight=", "'weight'"),
+        named=("weight=int4", "'weight'"),
     ),
     _quantization("hqq", "HqqConfig(nbits=4)", "linears", "*HQQLinear of 4 bits*", HQQ, named=("hqq",)),
     _quantization(
-        "torchao", "TorchAoConfig(Int8WeightOnlyConfig())", "linears", "*8 bits*", TORCHAO, named=("torchao",)
+        "torchao",
+        "TorchAoConfig(Int8WeightOnlyConfig())",
+        "linears",
+        "*8 bits*",
+        TORCHAO,
+        named=("TorchAoConfig", "torchao quantized", "torchao library"),
     ),
     _quantization(
         "torchao_skip",
@@ -625,7 +639,7 @@ QUANTIZATION = (
         "linears",
         "*nonsense*",
         loaded(quantization_config={"quant_method": "nonsense"}),
-        named=("nonsense", "quant_method", "quantization"),
+        named=("nonsense", "quant_method"),
     ),
     _quantization(
         "no_method",
@@ -633,7 +647,7 @@ QUANTIZATION = (
         "linears",
         "*4 bits*",
         loaded(quantization_config={"bits": 4}),
-        named=("quant_method", "quantization"),
+        named=("quant_method",),
     ),
     _quantization(
         "gptq_missing",
@@ -641,7 +655,7 @@ QUANTIZATION = (
         "linears",
         "*4 bits*",
         Call(load=gptq),
-        named=("gptq", "optimum"),
+        named=("gptq",),
     ),
 )
 
@@ -678,7 +692,7 @@ PLACES = (
         "devices",
         "*meta*",
         Call(load=offloading(device_map="cpu")),
-        named=("offload",),
+        named=("offload_folder",),
     ),
     _quantization(
         "offload_to_disk",
@@ -686,7 +700,7 @@ PLACES = (
         "devices",
         "*meta*",
         Call(load=offloading(ON_DISK)),
-        named=("offload",),
+        named=("offload_folder",),
     ),
     _quantization(
         "offload_without_folder",
@@ -694,7 +708,7 @@ PLACES = (
         "devices",
         "*meta*",
         loaded(device_map=ON_DISK),
-        named=("offload_folder", "offload"),
+        named=("offload_folder",),
     ),
     _quantization(
         "max_memory",
@@ -709,7 +723,7 @@ PLACES = (
         "devices",
         "*meta*",
         Call(load=offloading(device_map="auto", max_memory={"cpu": "1MB"})),
-        named=("max_memory", "offload"),
+        named=("max_memory", "offload_folder"),
     ),
     _quantization(
         "device_map_of_nothing",

@@ -77,7 +77,7 @@ SERVING = (
         "pages",
         "*",
         batching(max_memory_percent=0.0001),
-        named=("max_memory_percent", "memory"),
+        named=("max_memory_percent", "memory footprint"),
     ),
     _served(
         "block_sharing",
@@ -100,7 +100,7 @@ SERVING = (
         "steps by graphs",
         "[1-9]*",
         batching(q_padding_interval_size=16, kv_padding_interval_size=64),
-        named=("padding_interval",),
+        named=("q_padding_interval_size", "kv_padding_interval_size"),
     ),
     _served(
         "async",
@@ -108,7 +108,7 @@ SERVING = (
         "classes",
         "*Async*",
         batching(use_async_batching=True),
-        named=("async",),
+        named=("use_async_batching", "async batching"),
     ),
     _served(
         "varlen_compile",
@@ -144,7 +144,7 @@ SERVING = (
         "classes",
         "*nonsense*",
         batching(scheduler_type="nonsense"),
-        named=("nonsense", "scheduler"),
+        named=("nonsense", "scheduler_type"),
     ),
     _served(
         "logprobs",
@@ -160,7 +160,7 @@ SERVING = (
         "[1-9]*",
         batching(num_blocks=5, cpu_offload_space=0.001),
         batching(num_blocks=5),
-        named=("cpu_offload", "offload"),
+        named=("cpu_offload_space",),
     ),
     _served(
         "cached_graphs",
@@ -183,7 +183,7 @@ SERVING = (
         "*flash*",
         batching(replace(SERVED, load=lambda: {"attn_implementation": "eager"}), max_blocks_per_request=4),
         replace(SERVED, load=lambda: {"attn_implementation": "eager"}),
-        named=("max_blocks_per_request", "decode"),
+        named=("max_blocks_per_request", "decode fast path"),
     ),
     _served(
         "served_attention",
@@ -200,7 +200,7 @@ SERVING = (
         "aten::_scaled_dot*",
         replace(SERVED, load=lambda: {"attn_implementation": "paged|sdpa"}),
         replace(SERVED, load=lambda: {"attn_implementation": "eager"}),
-        named=("attn_implementation", "paged"),
+        named=("attn_implementation", "paged|sdpa"),
     ),
     _served(
         "served_cache",
@@ -245,7 +245,7 @@ SERVING = (
         "42, *",
         replace(BY_PAGES, padded=6),
         Call(rows=2, padded=6),
-        named=("attention_mask", "pad"),
+        named=("attention_mask",),
     ),
     _served(
         "paged_stopping",
@@ -272,7 +272,7 @@ SERVING = (
         "*sequences*",
         paged(return_dict_in_generate=True),
         BY_PAGES,
-        named=("return_dict",),
+        named=("return_dict_in_generate",),
     ),
     _served(
         "paged_beams",
@@ -290,7 +290,7 @@ SERVING = (
         "[1-5]",
         paged(prompt_lookup_num_tokens=3),
         BY_PAGES,
-        named=("prompt_lookup",),
+        named=("prompt_lookup_num_tokens",),
     ),
     _served(
         "paged_attentions",
@@ -340,7 +340,7 @@ RANKS = (
         "*q_proj*",
         Call(load=distributed(tp_plan="auto")),
         Call(),
-        named=("tp_plan", "tp_size", "parallel"),
+        named=("tp_plan", "tp_size", "tensor parallelism"),
     ),
     _parallel(
         "tp_size_one_process",
@@ -349,7 +349,7 @@ RANKS = (
         "*q_proj*",
         Call(load=distributed(tp_size=2)),
         Call(),
-        named=("tp_size", "torchrun", "distributed", "world", "rank"),
+        named=("tp_size", "torchrun", "torch.distributed", "world_size"),
     ),
     _parallel(
         "old_tp_one_process",
@@ -358,7 +358,7 @@ RANKS = (
         "*q_proj*",
         Call(load=lambda: {"tp_plan": "auto"}),
         Call(),
-        named=("tp_size", "world", "torchrun"),
+        named=("tp_size", "world_size", "torchrun"),
     ),
     _parallel(
         "tp", 'DistributedConfig(tp_plan="auto") on two ranks', PARTED, ALL_PARTED, AUTO, TWO, named=("tp_plan",)
@@ -396,7 +396,7 @@ RANKS = (
         "*q_proj*",
         on_ranks(tp_size=4),
         TWO,
-        named=("tp_size", "world", "rank", "process"),
+        named=("tp_size", "world_size", "requires 4 processes"),
     ),
     _parallel(
         "tp_rule",
@@ -459,7 +459,7 @@ RANKS = (
         "[!n]*",
         replace(AUTO, model="small_gpt2"),
         replace(TWO, model="small_gpt2"),
-        named=("tp_plan", "plan"),
+        named=("tp_plan", "tensor parallel plan"),
     ),
     _parallel(
         "tp_and_device_map",
@@ -486,7 +486,7 @@ RANKS = (
         "*reduce_scatter*",
         on_ranks(tp_plan="auto", enable_sequence_parallel=True),
         AUTO,
-        named=("sequence",),
+        named=("enable_sequence_parallel", "sequence parallelism"),
     ),
     _parallel(
         "experts_of_dense_ranks",
@@ -495,7 +495,7 @@ RANKS = (
         "*expert*",
         on_ranks(tp_size=2, ep_size=2),
         TWO,
-        named=("ep_size", "expert"),
+        named=("ep_size", "expert parallelism"),
     ),
     _parallel(
         "old_experts",
@@ -504,7 +504,7 @@ RANKS = (
         "*expert*",
         on_ranks(tp_size=2, enable_expert_parallel=True),
         TWO,
-        named=("expert",),
+        named=("enable_expert_parallel", "expert parallelism"),
     ),
     _parallel(
         "cpu_offload_of_tp",
@@ -513,7 +513,7 @@ RANKS = (
         "*fsdp*",
         on_ranks(tp_plan="auto", fsdp_cpu_offload=True),
         AUTO,
-        named=("fsdp",),
+        named=("fsdp_cpu_offload",),
     ),
     _parallel("tp_misspelled", 'DistributedConfig(tp_plam="auto")', PARTED, "*q_proj*", on_ranks(tp_plam="auto"), TWO),
     _parallel(

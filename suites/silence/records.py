@@ -24,7 +24,7 @@ class Word(StrEnum):
     IGNORED = "ignored"
     """The same is seen as without the request, and nothing was said of it."""
     OTHERWISE = "otherwise"
-    """Something changed which was not requested, and nothing was said of it."""
+    """What was observed changed, but not to what was requested."""
     RAISES = "raises"
     """An exception that does not name the request."""
 

@@ -75,10 +75,22 @@ def all_releases(folder: Path = MEASURED) -> tuple[Release, ...]:
 
 
 def expected_of(installed: str, request: str, releases: tuple[Release, ...]) -> Release | None:
-    """Return the release whose word on a request is expected of the `installed` one.
+    """Return the release whose word on a request is expected of the `installed` one; None if there is none.
 
-    It is that release itself, or else the newest that was tried with the request; None if there is none.
+    It is the newest of those that were tried with the request and are no newer than the installed one; if there is
+    none, the oldest of those that are newer.
     """
-    tried = [release for release in releases if request in release.answers]
-    own = [release for release in tried if release.name == installed]
-    return next(iter([*own, *reversed(tried)]), None)
+    tried = sorted((one for one in releases if request in one.answers), key=lambda one: as_order(one.name))
+    older = [one for one in tried if as_order(one.name) <= as_order(installed)]
+    return next(iter([*reversed(older), *tried]), None)
+
+
+def other_packages(recorded: Mapping[str, str], installed: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the packages but transformers whose versions on record differ from the installed ones."""
+    pairs = {name: (recorded.get(name, ABSENT), installed.get(name, ABSENT)) for name in PACKAGES[1:]}
+    return tuple(name for name, (there, here) in pairs.items() if there != here)
+
+
+def absent_packages(recorded: Mapping[str, str], installed: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the packages of a record that are not installed."""
+    return tuple(name for name in other_packages(recorded, installed) if installed.get(name, ABSENT) == ABSENT)

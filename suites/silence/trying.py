@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.errors import WorkerFailed, first_line
+from harness.errors import first_line
 from harness.execution.lazy import LazyModule
 from harness.execution.loading import planted
 from harness.execution.setup import RankAddress
@@ -56,20 +56,25 @@ class Trials:
 
     def answer(self, request: Request) -> Answer:
         """Return the word on a request. Raises ControlFails, and WorkerFailed if a worker does not answer."""
-        if request.control not in self._controls:
-            self._controls[request.control] = self._try(request, asked=False)
-        return answer_of(request, self._try(request, asked=True), self._controls[request.control])
+        control = self._control_of(request)
+        return answer_of(request, self._try(request, asked=True), control)
+
+    def _control_of(self, request: Request) -> Trial:
+        if request.control in self._controls:
+            return self._controls[request.control]
+        control = self._try(request, asked=False)
+        # One that raised is tried again: it may have raised for a reason that has passed.
+        if not control.raised:
+            self._controls[request.control] = control
+        return control
 
     def _try(self, request: Request, *, asked: bool) -> Trial:
         call, function = (request.asked, as_asked) if asked else (request.control, as_control)
         log = self.logs / f"{request.name}-{'asked' if asked else 'control'}.log"
-        try:
-            if call.ranks == 1:
-                with Worker(log=log) as worker:
-                    return worker.call(function, request.name, self.fault, None, seconds=SECONDS)
-            return self._on_ranks(request, call, function, log)
-        except WorkerFailed as error:
-            return Trial(raised=f"{type(error).__name__}: {line_of(first_line(error))}")
+        if call.ranks == 1:
+            with Worker(log=log) as worker:
+                return worker.call(function, request.name, self.fault, None, seconds=SECONDS)
+        return self._on_ranks(request, call, function, log)
 
     def _on_ranks(self, request: Request, call: Call, function: object, log: Path) -> Trial:
         port = free_port()
