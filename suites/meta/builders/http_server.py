@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -15,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PACE = 0.002
 """Seconds per token."""
+LOOK = 0.2
+"""Seconds within which a client that leaves at once is seen to be gone."""
 KEPT: list[bytearray] = []
 COUNT = threading.Lock()
 SERVED = [0]
@@ -35,6 +38,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.wrong == "never_sees_the_gone" and not asked["stream"] and self._is_gone():
+            return
         sys.stderr.write(f"[Request received] Model: made up, CB: {self.wrong != 'other_engine'}\n")
         with COUNT:
             SERVED[0] += 1
@@ -47,6 +52,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             time.sleep(PACE * len(text))
             self._json({"choices": [_choice(text, "length")], "usage": {"completion_tokens": len(text)}})
+
+    def _is_gone(self) -> bool:
+        """Whether the client disconnects within a moment, as the real server sees before it reads a request."""
+        return bool(select.select([self.connection], [], [], LOOK)[0])
 
     def _misbehave(self, number: int) -> None:
         if self.wrong == "forgets" and number % 50 == 0:

@@ -191,6 +191,14 @@ def test_server_that_answers_by_something_else_is_not_engaged(made_up):
 
 
 @pytest.mark.workers
+def test_server_need_not_see_clients_that_leave_at_once(made_up):
+    """The real one drops such a request unread, and says nothing of it, when it is busy."""
+    assert sum(visit.leaves_at_once for visit in a_day(trials.SEED, requests=200, seconds=2.0)) > 1
+    verdict = made_up("served_day", "never_sees_the_gone")
+    assert verdict.outcome is Outcome.PASS, verdict.message
+
+
+@pytest.mark.workers
 def test_process_that_outlives_its_server_is_caught(made_up):
     verdict = made_up("killed_server", "orphans")
     assert verdict.outcome is Outcome.MISMATCH
