@@ -165,6 +165,9 @@ def _engaged(trial: Trial, log: Path, requests: int) -> dict:
 
 
 def _told(day: Day) -> str:
+    """What a good day is told by; nothing of a day with too few answers, which fails."""
+    if not day.tells:
+        return ""
     middle, slow = day.latencies
     gone = sum(reply.visit.leaves for reply in day.replies)
     return (
@@ -174,7 +177,14 @@ def _told(day: Day) -> str:
 
 
 def _figures(day: Day) -> dict[str, float]:
-    if not day.answers:
-        return {}
+    answers = {"answers": float(len(day.answers))}
+    if not day.tells:
+        return answers
     (middle, slow), (before, after) = day.latencies, day.thirds
-    return {"p50_seconds": middle, "p99_over_p50": slow / middle, "first_third_mib": before, "last_third_mib": after}
+    return {
+        **answers,
+        "p50_seconds": middle,
+        "p99_over_p50": slow / middle,
+        "first_third_mib": before,
+        "last_third_mib": after,
+    }

@@ -18,6 +18,8 @@ PACE = 0.002
 """Seconds per token."""
 LOOK = 0.2
 """Seconds within which a client that leaves at once is seen to be gone."""
+ONE = 2
+"""Which request is the only one to be answered: the first of the day, behind the one that comes before it."""
 KEPT: list[bytearray] = []
 COUNT = threading.Lock()
 SERVED = [0]
@@ -45,6 +47,9 @@ class Handler(BaseHTTPRequestHandler):
             SERVED[0] += 1
             number = SERVED[0]
             prompt, LAST[0] = (LAST[0] if self.wrong == "swaps" else asked["prompt"]), asked["prompt"]
+        if self.wrong == "answers_none" or (self.wrong == "answers_one" and number != ONE):
+            self._json({"error": "made up"}, 500)
+            return
         self._misbehave(number)
         text = letters(prompt, asked["max_tokens"])
         if asked["stream"]:
@@ -81,9 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.flush()
 
-    def _json(self, answer: dict) -> None:
+    def _json(self, answer: dict, status: int = 200) -> None:
         body = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -24,6 +24,7 @@ from suites.server.trials import Trial, verdict_on_server
 HERE = "suites.meta.faults.of_server"
 VISIT = Visit(0, 0.0, "abc", 4, streams=False)
 REPLY = Reply(VISIT, text="ABCA", tokens=4, finish="length", began=1.0, ended=2.0)
+FAILED = replace(REPLY, error="HTTP 503: no")
 STEADY = [(0.1 * at, 500 * 2**20) for at in range(30)]
 
 
@@ -40,7 +41,8 @@ def of_kill(**changed):
 
 
 def test_good_day_and_good_kill_have_nothing_wrong():
-    assert of_day(REPLY, replace(REPLY, visit=replace(VISIT, leaves=True), text="", tokens=0, finish="")) == set()
+    gone = replace(REPLY, visit=replace(VISIT, leaves=True), text="", tokens=0, finish="")
+    assert of_day(REPLY, REPLY, gone) == set()
     assert of_day(REPLY, replace(REPLY, text="AB", tokens=3, finish="stop")) == set()
     assert of_kill() == set()
 
@@ -69,11 +71,23 @@ def test_wrong_day_is_found(given, wrong):
     ],
 )
 def test_wrong_reply_is_found(reply, wrong):
-    assert of_day(REPLY, reply) == wrong
+    assert of_day(REPLY, REPLY, reply) == wrong
 
 
 def test_day_without_an_answer_is_no_good_day():
-    assert of_day(replace(REPLY, error="HTTP 503: no"), resident=[]) == {"errors", "answers"}
+    assert of_day(FAILED, resident=[]) == {"errors", "too_few"}
+
+
+@pytest.mark.parametrize(
+    ("replies", "told"),
+    [
+        ([FAILED, FAILED], "no answer came to 2 requests, first HTTP 503: no [E]"),
+        ([FAILED, REPLY], "only one answer came to 2 requests, first HTTP 503: no [E]"),
+    ],
+)
+def test_too_few_answers_are_the_first_to_be_told(replies, told):
+    day = Day(replies, len(replies), [0.1] * sum(reply.answered for reply in replies), STEADY)
+    assert str(max(day_checks(day), key=lambda check: check.excess)) == told
 
 
 @pytest.mark.parametrize(
@@ -188,6 +202,21 @@ def test_made_up_fault_of_a_day_is_caught(made_up, wrong, told):
 @pytest.mark.workers
 def test_server_that_answers_by_something_else_is_not_engaged(made_up):
     assert made_up("served_day", "other_engine").outcome is Outcome.NOT_ENGAGED
+
+
+@pytest.mark.workers
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("answers_none", "no answer came to 200 requests, first HTTP 500: .*made up"),
+        ("answers_one", "only one answer came to 200 requests, first HTTP 500: .*made up"),
+    ],
+)
+def test_day_with_too_few_answers_fails_in_words(made_up, wrong, told):
+    verdict = made_up("served_day", wrong)
+    assert verdict.outcome is Outcome.MISMATCH, verdict.message
+    assert re.search(told, verdict.message), verdict.message
+    assert verdict.numbers["answers"] == ["answers_none", "answers_one"].index(wrong)
 
 
 @pytest.mark.workers
