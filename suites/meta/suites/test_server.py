@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -232,6 +234,18 @@ def test_process_that_outlives_its_server_is_caught(made_up):
     verdict = made_up("killed_server", "orphans")
     assert verdict.outcome is Outcome.MISMATCH
     assert "processes that outlive their server: 1" in verdict.message
+
+
+@pytest.mark.workers
+def test_process_that_has_ended_does_not_outlive_its_server(tmp_path):
+    """Where nobody waits for orphans, as in a container without init, they stay in the table of processes."""
+    server = Server([], 0, tmp_path / "server.log")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        server.process = process
+        assert server.left(0.0)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not server.left(0.5)
 
 
 @pytest.mark.workers
