@@ -100,7 +100,7 @@ def kill_checks(kill: Kill) -> Iterator[LimitCheck]:
     yield _none("hanging", f"clients that hang {KILL_SECONDS:g} seconds after their server is gone", kill.hanging)
     after = [reply for reply in kill.replies if reply.ended >= kill.killed]
     fooled = sum(reply.answered and not reply.finish for reply in after)
-    yield _none("fooled", "answers without an end that look whole", fooled)
+    yield _none("fooled", "answers that the kill cut off, but that the client could take for complete", fooled)
     slowest = max((reply.ended - kill.killed for reply in after), default=0.0)
     yield LimitCheck("E", "slowest", "seconds until the last client knew", slowest, KILL_SECONDS)
     yield _none("orphans", "processes that outlive their server", int(kill.orphans))

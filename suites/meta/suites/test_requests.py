@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from harness.records.enums import Dtype, Outcome
+from suites.invariants.answers import Answers
 from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, relation_named
 from suites.invariants.search import SearchBudget
+from suites.invariants.served import Answer, Request, Session
 
 pytestmark = pytest.mark.workers
 
@@ -22,10 +26,10 @@ TOLD = r"fp32 (largest )?error over eager's \(log probabilities\) is "
 ENDS = r"answers that end too early or too late: \d \(fp32\) \[E\]"
 LOST = r"requests without an answer: \d \(fp32\) \[E\]"
 PAGES = r"share of the pages that are never given back, or less than 0 if some are given back twice: 0\.\d+ "
-STREAM = r"streams that tell other than the answer: \d \(fp32\) \[E\]"
+STREAM = r"streamed tokens that differ from the final answer: \d \(fp32\) \[E\]"
 FAULTS = {
     "evicted": {
-        "resumed_without_a_token": r"answers with tokens that no step has computed at their place: \d \(fp32\)",
+        "resumed_without_a_token": r"answers with a token for whose position the model computed no logits: \d \(fp32\)",
         "resumed_answer_is_short": ENDS,
         "resumed_settings_are_the_defaults": ENDS,
         "log_probability_is_hot": TOLD,
@@ -96,6 +100,17 @@ def test_fault_of_requests_is_caught(asked, relation, fault):
     verdict = asked(relation, fault=f"{HERE}:{fault}", examples=8)
     assert verdict.outcome is Outcome.MISMATCH, verdict.message
     assert re.search(FAULTS[relation][fault], verdict.message), verdict.message
+
+
+def test_missing_numbers_are_named():
+    """One token without a log probability, and none of them with logits."""
+    final = SimpleNamespace(is_finished=lambda: True, generated_tokens=[3, 4], logprobs=[-0.5])
+    answers = Answers(Session([Answer(Request([1, 2], 2), [final], {})]))
+    checks = answers.checks(Dtype.FP32, lambda _precision, row: torch.eye(8)[list(row)])
+    assert [str(check) for check in checks if check.violated and check.rule == "E"] == [
+        "answers with a token for whose position the model computed no logits: 1 (fp32) [E]",
+        "difference between the number of tokens and of log probabilities: 1 (fp32) [E]",
+    ]
 
 
 def test_what_a_device_cannot_do_is_unsupported(asked, tmp_path):

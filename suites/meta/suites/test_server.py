@@ -108,6 +108,12 @@ def test_wrong_kill_is_found(changed, wrong):
     assert of_kill(**changed) == wrong
 
 
+def test_answer_that_a_kill_cut_off_is_named():
+    kill = Kill(8, [replace(REPLY, finish="", ended=5.1)], 5.0, 0, orphans=False, again=REPLY, margin=0.2)
+    [found] = [check for check in kill_checks(kill) if check.violated]
+    assert str(found) == "answers that the kill cut off, but that the client could take for complete: 1 [E]"
+
+
 def test_day_is_the_same_for_a_seed_and_has_busy_hours():
     visits = a_day(3, requests=600, seconds=24.0)
     assert visits == a_day(3, requests=600, seconds=24.0) != a_day(4, requests=600, seconds=24.0)
