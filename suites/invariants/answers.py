@@ -49,8 +49,9 @@ class Answers:
         yield _none(dtype, "going_on", "cancelled requests that were answered all the same", going_on)
         yield _none(dtype, "unended", "answers that end too early or too late", sum(map(_unended, answers)))
         unseen = sum(answer.unseen for answer in self.final)
-        yield _none(dtype, "unseen", "answers with tokens that no step has computed at their place", unseen)
-        yield _none(dtype, "streamed", "streams that tell other than the answer", sum(map(_tells_other, answers)))
+        yield _none(dtype, "unseen", "answers with a token for whose position the model computed no logits", unseen)
+        other = sum(map(_tells_other, answers))
+        yield _none(dtype, "streamed", "streamed tokens that differ from the final answer", other)
         kept = "share of the pages that are never given back, or less than 0 if some are given back twice"
         yield _none(dtype, "kept", kept, self.session.kept_pages)
         for key, sentence, count, must_be in self.counts:
@@ -75,7 +76,7 @@ class Answers:
         chosen = torch.tensor([token for answer in final for token in answer.final.generated_tokens])[:, None]
         told = torch.tensor([value for answer in final for value in answer.final.logprobs])
         missing = abs(len(chosen) - len(told))
-        yield _none(dtype, "untold", "log probabilities that are missing or too many", missing)
+        yield _none(dtype, "untold", "difference between the number of tokens and of log probabilities", missing)
         error = _log_probability_error(told, chosen, eager, exact, dtype) if not missing else None
         if error:
             for check in error_findings((error,), dtype):

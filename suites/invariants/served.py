@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,12 +22,13 @@ from harness.execution.serving import NEVER, configured
 from harness.observation.wrapping import wrapped
 from suites.invariants.forward import Subject
 
-SECONDS = 120.0
-"""Seconds within which all requests of an example must be answered."""
+STEPS = 10_000
+"""Steps within which all requests of a round must be answered. Seconds would be too few on a busy machine; a manager
+that hangs is ended by the deadline of its worker."""
 IDLE_ROUNDS = 10
-"""Rounds in a row in which the manager finds nothing to do, 0.1 seconds each, after which who waits is lost."""
+"""Rounds in a row in which the manager finds nothing to do, after which who waits is lost."""
 PATIENCE = 0.05
-"""Seconds of waiting for the next answer before it is seen whether there will be one."""
+"""Seconds of waiting for the next answer before it is seen whether there will be one. No outcome depends on it."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class _Watch:
         self.cache: Any = None
         self.steps = 0
         self.idle = 0
+        """Rounds in a row in which there was nothing to do, and nothing to come. Changes under the gate alone."""
         self.events: list[tuple[int, Any]] = []
         """(number of steps, what happens after them), soonest first."""
         self._step: list[tuple[str, int]] = []
@@ -132,11 +133,10 @@ class _Watch:
     def _prepared(self, original: Any, processor: Any) -> Any:
         with self.gate:
             self._happen(self.steps)
-        found = original(processor)
-        self.idle = 0 if found else self.idle + 1
-        if not found and self.events:  # the next one would come after a step that nobody takes
-            self._happen(self.events[0][0])
-            self.idle = 0
+            found = original(processor)
+            self.idle = 0 if found or self.events else self.idle + 1
+            if not found and self.events:  # the next one would come after a step that nobody takes
+                self._happen(self.events[0][0])
         return found
 
     def _happen(self, until: int) -> None:
@@ -214,16 +214,17 @@ def serve_requests(
 def _answered(manager: Any, watch: _Watch, requests: Sequence[Request], *, copies: int) -> list[Answer]:
     names = [f"{watch.steps}-{place}" for place in range(len(requests))]
     with watch.gate:
+        watch.idle, begun = 0, watch.steps
         for name, request in zip(names, requests, strict=True):
             _submit(manager, watch, name, request)
     told: dict[str, list[Any]] = defaultdict(list)
     all_names = [(each, request) for name, request in zip(names, requests, strict=True) for each in _ids(name, copies)]
     waiting = {name for name, request in all_names if not request.leaves}
-    deadline = time.monotonic() + SECONDS
-    while (waiting or watch.events) and time.monotonic() < deadline and watch.idle < IDLE_ROUNDS:
+    while True:
+        over = _is_over(manager, watch, begun, waiting=bool(waiting))
         output = manager.get_result(timeout=PATIENCE)
         if output is None:
-            if not manager.is_running():
+            if over:  # it was so before the queue was found empty, so that nothing in time is left in it
                 break
             continue
         if output.error:
@@ -232,6 +233,12 @@ def _answered(manager: Any, watch: _Watch, requests: Sequence[Request], *, copie
         if output.is_finished():
             waiting.discard(output.request_id)
     return [Answer(request, told[name], watch.logits[name]) for name, request in all_names]
+
+
+def _is_over(manager: Any, watch: _Watch, begun: int, *, waiting: bool) -> bool:
+    """Whether the manager will answer nobody any more. What it has answered may still be in its queue."""
+    enough = IDLE_ROUNDS if waiting else 1
+    return not manager.is_running() or watch.idle >= enough or watch.steps - begun > STEPS
 
 
 def _submit(manager: Any, watch: _Watch, name: str, request: Request) -> None:

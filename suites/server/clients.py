@@ -99,11 +99,11 @@ class Crowd:
     def send(self, visit: Visit) -> Reply:
         """Send one request, and wait for its answer or for what takes its place."""
         began = time.monotonic()
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=MOMENT if self._is_short(visit) else self.silence)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=MOMENT if visit.leaves_at_once else self.silence)
         try:
             got = self._exchange(connection, visit)
         except TimeoutError:
-            gone = self._is_short(visit)
+            gone = visit.leaves_at_once
             got = {} if gone else {"error": f"nothing came for {self.silence:g} seconds", "silent": True}
         except (HTTPException, OSError, ValueError) as error:
             got = {"error": f"{type(error).__name__}: {error}"}
@@ -117,10 +117,6 @@ class Crowd:
             reply = self.send(visit)
             with self._lock:
                 self.replies.append(reply)
-
-    def _is_short(self, visit: Visit) -> bool:
-        """Whether a client is gone after a moment, whatever comes."""
-        return visit.leaves and not visit.streams
 
     def _exchange(self, connection: HTTPConnection, visit: Visit) -> dict[str, Any]:
         body = {"model": self.model, "prompt": visit.prompt, "max_tokens": visit.tokens, "stream": visit.streams}

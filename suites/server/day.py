@@ -33,6 +33,11 @@ class Visit:
     leaves: bool = False
     """Whether the client disconnects: from a stream after its first piece, else after a moment."""
 
+    @property
+    def leaves_at_once(self) -> bool:
+        """Whether the client is gone after a moment, whatever comes. The server may never read such a request."""
+        return self.leaves and not self.streams
+
 
 def prompts(rng: random.Random) -> list[str]:
     """Texts that repeat themselves, so that attention has something to find, behind beginnings in common."""

@@ -27,6 +27,8 @@ END_SECONDS = 10.0
 NEEDED = ("fastapi", "uvicorn", "openai", "pydantic")
 """Packages without which `transformers serve` does not start: its extra `serving`."""
 WEIGHED_EVERY = 0.1
+ENDED = ("Z", "X")
+"""States of a process that has ended. It stays in the table until its parent waits for it, which may be never."""
 PAGES = 24
 """Pages of 256 tokens: too few for all clients at once."""
 BATCH_TOKENS = 256
@@ -96,13 +98,11 @@ class Server:
     def left(self, seconds: float = END_SECONDS) -> bool:
         """Whether some process that it started is still there after that time."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                os.killpg(self.process.pid, 0)
-            except ProcessLookupError:
-                return False
+        while _lives(self.process.pid):
+            if time.monotonic() >= deadline:
+                return True
             time.sleep(WEIGHED_EVERY)
-        return True
+        return False
 
     @contextmanager
     def weighed(self) -> Iterator[None]:
@@ -143,6 +143,19 @@ class Server:
             return False
         finally:
             connection.close()
+
+
+def _lives(group: int) -> bool:
+    """Whether some process of a group runs or sleeps. One that has ended, but that nobody has waited for, does not."""
+    return any(state not in ENDED and own == group for state, own in _states_and_groups())
+
+
+def _states_and_groups() -> Iterator[tuple[str, int]]:
+    """Of each process on the machine its state and its group: proc(5), the third and fifth field of `stat`."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has gone meanwhile
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]  # its name may hold spaces and brackets
+            yield state, int(group)
 
 
 def _resident_bytes(process: int) -> int:

@@ -109,9 +109,9 @@ def served_day(trial: Trial) -> Verdict:
     answers = [reply for reply in replies if reply.answered]
     day = Day(replies, len(visits), trial.margins(answers), server.resident)
     checks = list(day_checks(day))
-    verdict = judge_relation(
-        trial.case, _engaged(trial, server.log, 1 + len(visits)), checks, message=_told(day), next_step=READ_LOG
-    )
+    seen = 1 + sum(not visit.leaves_at_once for visit in visits)
+    engaged = _engaged(trial, server.log, seen)
+    verdict = judge_relation(trial.case, engaged, checks, message=_told(day), next_step=READ_LOG)
     return replace(verdict, numbers={**verdict.numbers, **_figures(day)})
 
 
@@ -152,7 +152,7 @@ def _open(crowd: Crowd) -> int:
 
 
 def _engaged(trial: Trial, log: Path, requests: int) -> dict:
-    """Whether the server says of each request that continuous batching answers it."""
+    """Whether the server logs at least so many requests, each of which continuous batching answers."""
     said = SERVED.findall(log.read_text(errors="replace"))
     right = said.count("True")
     claim = EngagementCheck(
@@ -165,6 +165,9 @@ def _engaged(trial: Trial, log: Path, requests: int) -> dict:
 
 
 def _told(day: Day) -> str:
+    """What a good day is told by; nothing of a day with too few answers, which fails."""
+    if not day.tells:
+        return ""
     middle, slow = day.latencies
     gone = sum(reply.visit.leaves for reply in day.replies)
     return (
@@ -174,7 +177,14 @@ def _told(day: Day) -> str:
 
 
 def _figures(day: Day) -> dict[str, float]:
-    if not day.answers:
-        return {}
+    answers = {"answers": float(len(day.answers))}
+    if not day.tells:
+        return answers
     (middle, slow), (before, after) = day.latencies, day.thirds
-    return {"p50_seconds": middle, "p99_over_p50": slow / middle, "first_third_mib": before, "last_third_mib": after}
+    return {
+        **answers,
+        "p50_seconds": middle,
+        "p99_over_p50": slow / middle,
+        "first_third_mib": before,
+        "last_third_mib": after,
+    }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -15,6 +16,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PACE = 0.002
 """Seconds per token."""
+LOOK = 0.2
+"""Seconds within which a client that leaves at once is seen to be gone."""
+ONE = 2
+"""Which request is the only one to be answered: the first of the day, behind the one that comes before it."""
 KEPT: list[bytearray] = []
 COUNT = threading.Lock()
 SERVED = [0]
@@ -35,11 +40,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.wrong == "never_sees_the_gone" and not asked["stream"] and self._is_gone():
+            return
         sys.stderr.write(f"[Request received] Model: made up, CB: {self.wrong != 'other_engine'}\n")
         with COUNT:
             SERVED[0] += 1
             number = SERVED[0]
             prompt, LAST[0] = (LAST[0] if self.wrong == "swaps" else asked["prompt"]), asked["prompt"]
+        if self.wrong == "answers_none" or (self.wrong == "answers_one" and number != ONE):
+            self._json({"error": "made up"}, 500)
+            return
         self._misbehave(number)
         text = letters(prompt, asked["max_tokens"])
         if asked["stream"]:
@@ -47,6 +57,10 @@ class Handler(BaseHTTPRequestHandler):
         else:
             time.sleep(PACE * len(text))
             self._json({"choices": [_choice(text, "length")], "usage": {"completion_tokens": len(text)}})
+
+    def _is_gone(self) -> bool:
+        """Whether the client disconnects within a moment, as the real server sees before it reads a request."""
+        return bool(select.select([self.connection], [], [], LOOK)[0])
 
     def _misbehave(self, number: int) -> None:
         if self.wrong == "forgets" and number % 50 == 0:
@@ -72,9 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.flush()
 
-    def _json(self, answer: dict) -> None:
+    def _json(self, answer: dict, status: int = 200) -> None:
         body = json.dumps(answer).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

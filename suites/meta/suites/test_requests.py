@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import queue
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from harness.errors import LibraryRaised
 from harness.records.enums import Dtype, Outcome
+from suites.invariants.answers import Answers
 from suites.invariants.asking import Asking
 from suites.invariants.relations import RELATIONS, relation_named
 from suites.invariants.search import SearchBudget
+from suites.invariants.served import IDLE_ROUNDS, STEPS, Answer, Request, Session, _answered, _Watch
 
 pytestmark = pytest.mark.workers
 
@@ -22,10 +28,10 @@ TOLD = r"fp32 (largest )?error over eager's \(log probabilities\) is "
 ENDS = r"answers that end too early or too late: \d \(fp32\) \[E\]"
 LOST = r"requests without an answer: \d \(fp32\) \[E\]"
 PAGES = r"share of the pages that are never given back, or less than 0 if some are given back twice: 0\.\d+ "
-STREAM = r"streams that tell other than the answer: \d \(fp32\) \[E\]"
+STREAM = r"streamed tokens that differ from the final answer: \d \(fp32\) \[E\]"
 FAULTS = {
     "evicted": {
-        "resumed_without_a_token": r"answers with tokens that no step has computed at their place: \d \(fp32\)",
+        "resumed_without_a_token": r"answers with a token for whose position the model computed no logits: \d \(fp32\)",
         "resumed_answer_is_short": ENDS,
         "resumed_settings_are_the_defaults": ENDS,
         "log_probability_is_hot": TOLD,
@@ -96,6 +102,118 @@ def test_fault_of_requests_is_caught(asked, relation, fault):
     verdict = asked(relation, fault=f"{HERE}:{fault}", examples=8)
     assert verdict.outcome is Outcome.MISMATCH, verdict.message
     assert re.search(FAULTS[relation][fault], verdict.message), verdict.message
+
+
+class MadeUpManager:
+    """Answers what its script says: each entry is what happens while the reader waits for the next answer."""
+
+    def __init__(self, *script, at_once=()):
+        self.script, self.at_once = [*script], at_once
+        self.queue, self.runs, self.in_vain = queue.SimpleQueue(), True, 0
+        self.watch = _Watch(None, Session())
+
+    def add_request(self, prompt, *, request_id, **_):
+        for happens in self.at_once:
+            happens(self, request_id)
+
+    def get_result(self, *, timeout):
+        if not self.queue.empty():
+            return self.queue.get()
+        self.in_vain += 1
+        assert self.in_vain < 9, "the reader does not end"
+        if self.script:
+            self.script.pop(0)(self, "0-0")
+        return None
+
+    def is_running(self):
+        return self.runs
+
+    def serves(self, *requests):
+        return _answered(self, self.watch, requests, copies=1)
+
+
+def answers(manager, name, *, error=None):
+    output = SimpleNamespace(request_id=name, error=error, is_finished=lambda: True, generated_tokens=[3])
+    manager.queue.put(output)
+
+
+def fails(manager, name):
+    answers(manager, name, error="made up")
+
+
+def ends(manager, _name):
+    manager.runs = False
+
+
+def idles(manager, _name):
+    manager.watch.idle += IDLE_ROUNDS
+
+
+def steps(manager, _name):
+    manager.watch.steps += STEPS // 2 + 1
+
+
+def fails_and_ends(manager, name):
+    fails(manager, name)
+    ends(manager, name)
+
+
+@pytest.mark.parametrize(
+    "manager",
+    [
+        MadeUpManager(at_once=(answers, idles)),
+        MadeUpManager(at_once=(answers, ends)),
+        MadeUpManager(at_once=(answers, steps, steps)),
+    ],
+)
+def test_answers_in_the_queue_count_however_late_they_are_read(manager):
+    """The reader of a busy machine may not run before the manager has been idle for long, or has ended."""
+    served = manager.serves(Request([1, 2], 1), Request([1, 2, 3], 1))
+    assert all(answer.final for answer in served)
+
+
+def test_idle_rounds_before_requests_come_do_not_count():
+    manager = MadeUpManager(answers, ends)
+    idles(manager, "")
+    [answer] = manager.serves(Request([1, 2], 1))
+    assert answer.final
+
+
+def test_failure_of_the_last_moment_is_not_taken_for_a_lost_request():
+    """It comes when the reader has just found nothing, and the manager then ends."""
+    with pytest.raises(LibraryRaised, match="a request failed: made up"):
+        MadeUpManager(fails_and_ends).serves(Request([1, 2], 1))
+
+
+@pytest.mark.parametrize("script", [(idles,), (ends,), (steps, steps)])
+def test_request_without_an_answer_is_lost(script):
+    [answer] = MadeUpManager(*script).serves(Request([1, 2], 1))
+    assert answer.final is None
+
+
+def test_answer_to_a_cancelled_request_is_read_behind_that_of_the_others():
+    """A round is over when the manager has nothing to do, not when nobody waits."""
+
+    def answers_the_cancelled(manager, _name):
+        answers(manager, "0-1")
+        idles(manager, "")
+
+    manager = MadeUpManager(answers, answers_the_cancelled)
+    manager.watch.after = lambda *_: None
+    stays, leaves = manager.serves(Request([1, 2], 1), Request([1, 2, 3], 1, leaves=1))
+    assert stays.final
+    assert leaves.final
+
+
+def test_missing_numbers_are_named():
+    """One token without a log probability, and none of them with logits."""
+    final = SimpleNamespace(is_finished=lambda: True, generated_tokens=[3, 4], logprobs=[-0.5])
+    answers = Answers(Session([Answer(Request([1, 2], 2), [final], {})]))
+    checks = answers.checks(Dtype.FP32, lambda _precision, row: torch.eye(8)[list(row)])
+    assert [str(check) for check in checks if check.violated and check.rule == "E"] == [
+        "answers with a token for whose position the model computed no logits: 1 (fp32) [E]",
+        "difference between the number of tokens and of log probabilities: 1 (fp32) [E]",
+    ]
 
 
 def test_what_a_device_cannot_do_is_unsupported(asked, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -24,6 +26,7 @@ from suites.server.trials import Trial, verdict_on_server
 HERE = "suites.meta.faults.of_server"
 VISIT = Visit(0, 0.0, "abc", 4, streams=False)
 REPLY = Reply(VISIT, text="ABCA", tokens=4, finish="length", began=1.0, ended=2.0)
+FAILED = replace(REPLY, error="HTTP 503: no")
 STEADY = [(0.1 * at, 500 * 2**20) for at in range(30)]
 
 
@@ -40,7 +43,8 @@ def of_kill(**changed):
 
 
 def test_good_day_and_good_kill_have_nothing_wrong():
-    assert of_day(REPLY, replace(REPLY, visit=replace(VISIT, leaves=True), text="", tokens=0, finish="")) == set()
+    gone = replace(REPLY, visit=replace(VISIT, leaves=True), text="", tokens=0, finish="")
+    assert of_day(REPLY, REPLY, gone) == set()
     assert of_day(REPLY, replace(REPLY, text="AB", tokens=3, finish="stop")) == set()
     assert of_kill() == set()
 
@@ -69,11 +73,23 @@ def test_wrong_day_is_found(given, wrong):
     ],
 )
 def test_wrong_reply_is_found(reply, wrong):
-    assert of_day(REPLY, reply) == wrong
+    assert of_day(REPLY, REPLY, reply) == wrong
 
 
 def test_day_without_an_answer_is_no_good_day():
-    assert of_day(replace(REPLY, error="HTTP 503: no"), resident=[]) == {"errors", "answers"}
+    assert of_day(FAILED, resident=[]) == {"errors", "too_few"}
+
+
+@pytest.mark.parametrize(
+    ("replies", "told"),
+    [
+        ([FAILED, FAILED], "no answer came to 2 requests, first HTTP 503: no [E]"),
+        ([FAILED, REPLY], "only one answer came to 2 requests, first HTTP 503: no [E]"),
+    ],
+)
+def test_too_few_answers_are_the_first_to_be_told(replies, told):
+    day = Day(replies, len(replies), [0.1] * sum(reply.answered for reply in replies), STEADY)
+    assert str(max(day_checks(day), key=lambda check: check.excess)) == told
 
 
 @pytest.mark.parametrize(
@@ -90,6 +106,12 @@ def test_day_without_an_answer_is_no_good_day():
 )
 def test_wrong_kill_is_found(changed, wrong):
     assert of_kill(**changed) == wrong
+
+
+def test_answer_that_a_kill_cut_off_is_named():
+    kill = Kill(8, [replace(REPLY, finish="", ended=5.1)], 5.0, 0, orphans=False, again=REPLY, margin=0.2)
+    [found] = [check for check in kill_checks(kill) if check.violated]
+    assert str(found) == "answers that the kill cut off, but that the client could take for complete: 1 [E]"
 
 
 def test_day_is_the_same_for_a_seed_and_has_busy_hours():
@@ -191,10 +213,45 @@ def test_server_that_answers_by_something_else_is_not_engaged(made_up):
 
 
 @pytest.mark.workers
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("answers_none", "no answer came to 200 requests, first HTTP 500: .*made up"),
+        ("answers_one", "only one answer came to 200 requests, first HTTP 500: .*made up"),
+    ],
+)
+def test_day_with_too_few_answers_fails_in_words(made_up, wrong, told):
+    verdict = made_up("served_day", wrong)
+    assert verdict.outcome is Outcome.MISMATCH, verdict.message
+    assert re.search(told, verdict.message), verdict.message
+    assert verdict.numbers["answers"] == ["answers_none", "answers_one"].index(wrong)
+
+
+@pytest.mark.workers
+def test_server_need_not_see_clients_that_leave_at_once(made_up):
+    """The real one drops such a request unread, and says nothing of it, when it is busy."""
+    assert sum(visit.leaves_at_once for visit in a_day(trials.SEED, requests=200, seconds=2.0)) > 1
+    verdict = made_up("served_day", "never_sees_the_gone")
+    assert verdict.outcome is Outcome.PASS, verdict.message
+
+
+@pytest.mark.workers
 def test_process_that_outlives_its_server_is_caught(made_up):
     verdict = made_up("killed_server", "orphans")
     assert verdict.outcome is Outcome.MISMATCH
     assert "processes that outlive their server: 1" in verdict.message
+
+
+@pytest.mark.workers
+def test_process_that_has_ended_does_not_outlive_its_server(tmp_path):
+    """Where nobody waits for orphans, as in a container without init, they stay in the table of processes."""
+    server = Server([], 0, tmp_path / "server.log")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        server.process = process
+        assert server.left(0.0)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not server.left(0.5)
 
 
 @pytest.mark.workers
