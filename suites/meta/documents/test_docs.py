@@ -305,11 +305,11 @@ def test_readme_has_a_figure_wherever_one_was_to_be_measured():
     assert re.findall(r"@[A-Z]+@", DOCUMENTS) == []
 
 
-def test_stages_of_ci_have_budgets_of_an_hour_together():
+def test_stages_of_ci_have_budgets_of_70_minutes_together():
     ci = (REPOSITORY / ".ci" / "run").read_text()
     budgets = [int(minutes) for minutes in re.findall(r'^ *stage (?:\S+|"[^"]+") (\d+) ', ci, re.MULTILINE)]
     assert len(budgets) == len(re.findall(r"^ *stage ", ci, re.MULTILINE))
-    assert sum(budgets) <= 60
+    assert sum(budgets) <= 70
 
 
 @pytest.mark.workers
