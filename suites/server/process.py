@@ -110,9 +110,11 @@ class Server:
         done = threading.Event()
 
         def weigh() -> None:
-            while not done.wait(WEIGHED_EVERY):
+            while True:  # once at least, however soon the server is gone
                 with suppress(FileNotFoundError, ProcessLookupError, IndexError):  # it is gone, and the clients say so
                     self.resident.append((time.monotonic(), _resident_bytes(self.process.pid)))
+                if done.wait(WEIGHED_EVERY):
+                    return
 
         thread = threading.Thread(target=weigh, daemon=True)
         thread.start()

@@ -66,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.wrong == "forgets" and number % 50 == 0:
             time.sleep(3600)
         if self.wrong == "leaks":
-            KEPT.append(bytearray(os.urandom(2**18)))
+            KEPT.append(bytearray(os.urandom(2**20)))
         if self.wrong == "fails" and number % 50 == 0:
             raise ValueError("made up")
 
