@@ -89,7 +89,7 @@ RELATIONS = (
         "resets", "turns after a cache was reset", turns.reset_turns, turns.conversation, caches=CARRIED, of_turns=True,
     ),
     Relation(
-        "quantized_turns", "logits of a conversation on a quantized cache and on its dense twin", turns.turns,
+        "quantized_turns", "logits of a conversation on a quantized cache and on its dense twin", turns.packing_turns,
         turns.twin_conversation, exact=True, caches=frozenset({QUANTIZED}), of_turns=True,
     ),
     Relation(

@@ -31,7 +31,7 @@ APPEND, CROP, RESET = "append", "crop", "reset"
 
 
 @st.composite
-def turns(draw, edges, *, acts=(APPEND,)):
+def turns(draw, edges, *, acts=(APPEND,), new=(1, 4)):
     """Two to four turns of one or two rows. The rows of the first have lengths of their own."""
     chunks = st.none() | lengths(edges, least=2, most=LONGEST_TURN)
     turn = st.fixed_dictionaries(
@@ -41,13 +41,13 @@ def turns(draw, edges, *, acts=(APPEND,)):
             "seed": SEEDS,
             "dropped": st.integers(1, LONGEST_TURN),
             "chunk": chunks,
-            "new": st.integers(1, 4),
+            "new": st.integers(*new),
         }
     )
     return {
         "rows": draw(st.lists(texts(edges, least=LEAST, most=LONGEST_TURN), min_size=1, max_size=2)),
         "chunk": draw(chunks),
-        "new": draw(st.integers(1, 4)),
+        "new": draw(st.integers(*new)),
         "turns": draw(st.lists(turn, min_size=1, max_size=3)),
         "spare": draw(st.just(0) | st.integers(1, 20)),
     }
@@ -59,6 +59,11 @@ def cropped_turns(edges):
 
 def reset_turns(edges):
     return turns(edges, acts=(RESET, APPEND))
+
+
+def packing_turns(edges):
+    """Turns of more tokens than a quantized cache of a small residual gathers before it packs them."""
+    return turns(edges, new=(5, 8))
 
 
 @st.composite
