@@ -72,9 +72,7 @@ def judge(
     variables: Mapping[str, str] | None = None,
 ) -> SimulatedSession:
     """Judge properties of paths, by default of all but flex attention, on one workload of one model."""
-    chosen = (
-        " or ".join(f"{model}-{path}-{workload}" for path in paths) or f"{model} and {workload} and not attention.flex"
-    )
+    chosen = " or ".join(f"{model}-{path}-{workload}" for path in paths) or f"{model} and {workload} and not flex"
     return run(
         folder, "suites/every_path", "--device", "cuda", "--model", model, "-m", properties, "-k", chosen,
         variables=variables,
