@@ -1,9 +1,9 @@
 """Hold numbers against the limits of correctness. No torch.
 
 Fixed limits are defined here, with the reason of each; those that calibration may move are in `profiles/limits.py`.
+Rules of their own modules: errors over eager's (`error_ratios`), later calls (`call_rules`), schemes (`scheme_rules`).
 
-The names R0 to R6, O, L, E and Q are those of the rules in docs/correctness.md. `rho` is the candidate's RMS error over
-eager's own, both against the float64 reference; `rho_max` is the same for the largest error.
+The names R0 to R6, O, S, L, E and Q are those of the rules in docs/correctness.md.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 from harness.errors import HarnessError
+from harness.judging.call_rules import later_findings
+from harness.judging.error_ratios import error_findings, largest_ratio, same_precision
+from harness.judging.scheme_rules import cost_findings, scheme_findings
 from harness.profiles.limits import BUDGETS, KL_FLOOR, KL_P99_FLOOR, LIMITS, Budget, Limits
 from harness.profiles.numerics import L3_SHARE, R2_FACTOR, StoredNumerics
 from harness.records.enums import Dtype, Reference, Tolerance
@@ -21,20 +23,14 @@ from harness.records.evidence import (
     GROUP,
     Comparison,
     EagerCheck,
-    LaterCalls,
     Operators,
     PrecisionRun,
-    Rounding,
-    Scheme,
-    StratumError,
 )
 from harness.records.finding import LimitCheck, quotient
 from harness.statistics import at_least
 
 R4_FLIP_SIGMAS = 3.0
 """Standard deviations of a binomial count by which flips against the reference may exceed eager's own."""
-L2_CHANCE = 0.01
-"""Chance that a scheme which just uses up its budget of changed choices is found to exceed it."""
 R6_LOSSY = math.sqrt(2 * GROUP / 12)
 """Relative RMS error that quantizing keys and values may add to the dtype's own, times 2**bits - 1. Rounding to levels
 errs by their step / sqrt(12), and n values of mean square 1 have a range of at most sqrt(2 n)."""
@@ -56,16 +52,6 @@ RECALL = 0.99
 """Share of the recall probe's determined tokens that eager must generate."""
 
 
-def rho(error: StratumError, dtype: Dtype) -> float:
-    """Return the candidate's RMS error over eager's, which counts as at least one unit roundoff of the logits."""
-    return quotient(error.candidate_rms, max(error.eager_rms, dtype.unit_roundoff * error.reference_rms))
-
-
-def rho_max(error: StratumError) -> float:
-    """Return the candidate's largest error over eager's plus what storing a logit in the dtype may cost."""
-    return quotient(error.candidate_max, error.eager_max + error.rounding)
-
-
 def findings(
     run: PrecisionRun, tolerance: Tolerance, *, budget: str = "", limits: Limits = LIMITS, trained: bool = True
 ) -> list[LimitCheck]:
@@ -80,7 +66,7 @@ def findings(
     if run.scheme or tolerance in {Tolerance.ROUNDED, Tolerance.DYNAMIC}:
         if run.scheme is None or "weights" not in budgets:
             raise ValueError(f"a {tolerance} run needs what its scheme costs, and a budget of weights to hold it to")
-        scheme += _scheme(run.scheme, dtype, budgets["weights"])
+        scheme += scheme_findings(run.scheme, dtype, budgets["weights"])
     if run.beside:
         lossless = replace(run, comparison=run.beside, beside=None, scheme=None, operators=None, later=None)
         scheme += [
@@ -93,28 +79,31 @@ def findings(
             for each in findings(lossless, Tolerance.REORDERED, limits=limits)
         ]
     checks = [
-        _none("finite", f"{dtype}.not_finite", int(not comparison.finite), f"logits contain NaN or infinity ({dtype})"),
-        _none(
+        LimitCheck.none(
+            "finite", f"{dtype}.not_finite", int(not comparison.finite), f"logits contain NaN or infinity ({dtype})"
+        ),
+        LimitCheck.none(
             "R5",
             f"{dtype}.unended",
             comparison.free.unended,
             f"rows that do not end where their sequence does: {comparison.free.unended} ({dtype})",
         ),
     ]
-    checks += _later(run.later, dtype, limits) if run.later else ()
-    lengths = _none(
+    checks += later_findings(run.later, dtype, limits) if run.later else ()
+    lengths = LimitCheck.none(
         "R6",
         f"{dtype}.lengths",
         comparison.state.wrong_lengths,
         f"cache layers of a wrong length: {comparison.state.wrong_lengths} ({dtype})",
     )
     if tolerance is Tolerance.DYNAMIC:
-        some = _some(f"{dtype}.operators", len(run.operators.errors) if run.operators else 0, dtype)
-        return [*checks, lengths, some, *_cost(comparison, budgets["weights"]), *scheme]
+        watched = len(run.operators.errors) if run.operators else 0
+        some = LimitCheck.some("O", f"{dtype}.operators", watched, f"no operator was compared ({dtype})")
+        return [*checks, lengths, some, *cost_findings(comparison, budgets["weights"]), *scheme]
     if tolerance in {Tolerance.REORDERED, Tolerance.ROUNDED}:
         logits = error_findings(comparison.strata, dtype, limits=limits)
         kept = comparison.state.strata
-        state = _same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", label="cache error")
+        state = same_precision(kept, dtype, limits.of_parts(dtype), rule="R6", key="cache_rho", label="cache error")
         return [
             *checks,
             *logits,
@@ -127,26 +116,8 @@ def findings(
     whose = "eager's" if tolerance is Tolerance.EXACT else "its dense twin's"
     rule = "E" if tolerance is Tolerance.EXACT else "L1"
     differs = f"its bits differ from {whose} ({dtype})"
-    checks += [_none(rule, f"{dtype}.differs", int(not comparison.identical), differs), lengths]
+    checks += [LimitCheck.none(rule, f"{dtype}.differs", int(not comparison.identical), differs), lengths]
     return [*checks, *(_within(comparison, budgets["kv"], limits, trained=trained) if "kv" in budgets else ()), *scheme]
-
-
-def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Limits = LIMITS) -> list[LimitCheck]:
-    """Return the findings of R0 or R1: limits for logits of the same content computed in another order."""
-    rule = "R0" if dtype is Dtype.FP32 else "R1"
-    return list(_same_precision(strata, dtype, limits.of_logits(dtype), rule=rule, key="rho", label="error"))
-
-
-def _same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called
-    strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, label: str
-) -> Iterator[LimitCheck]:
-    if not strata:
-        return
-    rms_limit, max_limit = limits
-    ratios = {error.stratum: rho(error, dtype) for error in strata}
-    peaks = {error.stratum: rho_max(error) for error in strata}
-    yield _largest(rule, f"{dtype}.{key}", f"{dtype} {label} over eager's", ratios, rms_limit)
-    yield _largest(rule, f"{dtype}.{key}_max", f"{dtype} largest {label} over eager's", peaks, max_limit)
 
 
 def _divergence(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
@@ -160,23 +131,13 @@ def _divergence(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
         yield LimitCheck("R3", f"{dtype}.{key}", f"{dtype} {label} in nats", got, limit)
 
 
-def _cost(comparison: Comparison, budget: Budget) -> Iterator[LimitCheck]:
-    """Yield the findings of L2: what a scheme costs in the decode steps."""
-    dtype, nats = comparison.dtype, comparison.divergence
-    if nats is not None and budget.nats is not None:
-        yield LimitCheck("L2", f"{dtype}.kl", f"{dtype} divergence of decode in nats", nats.decode_mean, budget.nats)
-    if nats is not None and budget.flips is not None:
-        most = most_by_chance(nats.decode_steps, budget.flips)
-        yield LimitCheck("L2", f"{dtype}.scheme_flips", f"{dtype} first choices that changed", nats.decode_flips, most)
-
-
 def _within(comparison: Comparison, budget: Budget, limits: Limits, *, trained: bool) -> Iterator[LimitCheck]:
     """Yield what a cache that keeps less costs, in the decode steps (L2) and in the cache itself (R6).
 
     Weights that were not trained amplify what the first layer lost, as routers of experts do, so only that is held.
     """
     dtype = comparison.dtype
-    yield from _cost(comparison, budget)
+    yield from cost_findings(comparison, budget)
     scheme = R6_LOSSY / (2**budget.bits - 1)
     own, _ = limits.of_parts(dtype)
     shares = {
@@ -185,86 +146,23 @@ def _within(comparison: Comparison, budget: Budget, limits: Limits, *, trained: 
         if trained or error.stratum.startswith("layer 0 ")
     }
     if shares:
-        yield _largest(
+        yield largest_ratio(
             "R6", f"{dtype}.cache", f"{dtype} cache error over what the scheme and {dtype} cost", shares, 1.0
         )
 
 
-def _later(later: LaterCalls, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
-    """Yield the findings of S: what earlier calls in a process may change (nothing), and what a call may leave."""
-    differs = f"the first call, repeated after other prompts, gives other logits or another cache ({dtype})"
-    yield _none("S", f"{dtype}.later_differs", int(not later.identical), differs)
-    label = "error of the same rows in reverse order, called later,"
-    yield from _same_precision(later.strata, dtype, limits.of_logits(dtype), rule="S", key="later_rho", label=label)
-    counts = later.remains[1:]  # the first call may fill what is kept for all others
-    few = f"equal calls after which was counted what is left: {len(later.remains)}, and 3 are needed ({dtype})"
-    yield LimitCheck("S", f"{dtype}.counted", few, float(len(later.remains)), 3.0, at_most=False, sentence=few)
-    for name, label in (("tensors", "tensors"), ("bytes", "bytes of tensors")):
-        left = max(0, getattr(counts[-1], name) - getattr(counts[0], name)) if counts else 0
-        sentence = f"{label} that {len(counts) - 1} equal calls left behind: {left} ({dtype})"
-        yield _none("S", f"{dtype}.left_{name}", left, sentence)
-    for name, label in (("threads", "threads"), ("files", "open files")):
-        # Libraries begin threads and open files when they please, but not in every call.
-        steps = [getattr(later, name) - getattr(earlier, name) for earlier, later in pairwise(counts)]
-        left = max(0, min(steps, default=0))
-        sentence = f"{label} that every one of {len(steps)} equal calls left behind: {left} ({dtype})"
-        yield _none("S", f"{dtype}.left_{name}", left, sentence)
-
-
 def _operators(operators: Operators, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
-    yield from _same_precision(
+    yield from same_precision(
         operators.errors, dtype, limits.of_parts(dtype), rule="O", key="operator", label="error of one operator"
     )
     wrong = sum(trial.wrong for trial in operators.exact)
     first = next((f" ({trial.operator})" for trial in operators.exact if trial.wrong), "")
-    yield _none("O", f"{dtype}.exact", wrong, f"outputs that are wrong where nothing rounds: {wrong}{first} ({dtype})")
+    yield LimitCheck.none(
+        "O", f"{dtype}.exact", wrong, f"outputs that are wrong where nothing rounds: {wrong}{first} ({dtype})"
+    )
     if not operators.unwatched:
         compared = len(operators.errors) + sum(trial.tried for trial in operators.exact)
-        yield _some(f"{dtype}.compared", compared, dtype)
-
-
-def _scheme(scheme: Scheme, dtype: Dtype, budget: Budget) -> Iterator[LimitCheck]:
-    if scheme.changed_by_saving is not None:
-        changed = scheme.changed_by_saving
-        yield _none("E", f"{dtype}.saved", changed, f"linears that saving and loading changed: {changed} ({dtype})")
-    if scheme.rounding is not None:
-        yield from _rounding(scheme.rounding, dtype)
-    quality = scheme.quality
-    for key, label, values, limit in (
-        ("text_kl", "divergence on text in nats", quality.divergence, budget.nats),
-        ("text_flips", "share of first choices that changed on text", quality.flips, budget.flips),
-        ("text_loss", "rise of the text's negative log likelihood in nats", quality.surprise, budget.nats),
-    ):
-        if limit is not None:
-            yield LimitCheck("L2", f"{dtype}.{key}", f"{dtype} {label}, at least,", at_least(values), limit)
-
-
-def _rounding(rounding: tuple[Rounding, ...], dtype: Dtype) -> Iterator[LimitCheck]:
-    """Yield the findings of Q: weights that their scheme does not make of the originals. Something must be compared."""
-    compared = sum(each.compared for each in rounding)
-    broken = [each for each in rounding if each.wrong]
-    sentence = ""
-    if broken:
-        most = max(broken, key=lambda each: each.steps)
-        sentence = (
-            f"weights that are not what the scheme makes of the originals: {sum(each.wrong for each in broken)} of "
-            f"{compared}, in {len(broken)} of {len(rounding)} matrices; {most.matrix} is off by {most.steps:.3g} steps "
-            f"between levels at row {most.row}, column {most.column} ({dtype})"
-        )
-    yield _none("Q", f"{dtype}.misrounded", sum(each.wrong for each in broken), sentence)
-    none = f"no weight was compared with its original ({dtype})"
-    key = f"{dtype}.originals.compared"
-    yield LimitCheck("Q", key, key, float(compared), 1.0, at_most=False, sentence=none)
-
-
-def most_by_chance(trials: int, share: float) -> int:
-    """Return the count that a binomial variable of this share exceeds in at most L2_CHANCE of cases."""
-    below, count = 0.0, -1
-    while below < 1 - L2_CHANCE and count < trials:
-        count += 1
-        ways = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
-        below += math.exp(ways + count * math.log(share) + (trials - count) * math.log1p(-share))
-    return count
+        yield LimitCheck.some("O", f"{dtype}.compared", compared, f"no operator was compared ({dtype})")
 
 
 def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
@@ -285,7 +183,7 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     yield LimitCheck("R4", f"{dtype}.flips", f"{dtype} share of flipped choices", flips, allowed)
     diverged = comparison.free.diverged
     label = f"rows whose free run diverges by more than a tie: {diverged} ({dtype})"
-    yield _none("R5", f"{dtype}.diverged", diverged, label)
+    yield LimitCheck.none("R5", f"{dtype}.diverged", diverged, label)
 
 
 def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Reference.FLOAT64) -> list[LimitCheck]:
@@ -298,7 +196,7 @@ def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Re
         LimitCheck(
             "floor", f"{eager.dtype}.floor", f"the reference's own error over {eager.dtype} eager's", share, most_floor
         ),
-        _none(
+        LimitCheck.none(
             "repeat",
             f"{eager.dtype}.unrepeatable",
             int(not eager.repeats),
@@ -322,24 +220,6 @@ def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Re
             )
         )
     return checks
-
-
-def _none(rule: str, key: str, got: int, sentence: str) -> LimitCheck:
-    """Return the finding for a count that must be 0. The sentence says what is wrong otherwise."""
-    return LimitCheck(rule, key, key, float(got), 0.0, sentence=sentence)
-
-
-def _some(key: str, compared: int, dtype: Dtype) -> LimitCheck:
-    """Return the finding that at least one operator must have been compared."""
-    return LimitCheck(
-        "O", key, key, float(compared), 1.0, at_most=False, sentence=f"no operator was compared ({dtype})"
-    )
-
-
-def _largest(rule: str, key: str, label: str, ratios: dict[str, float], limit: float) -> LimitCheck:
-    """Return the finding for the stratum with the largest ratio, naming it. Ratios are never not-a-number."""
-    where = max(ratios, key=ratios.__getitem__)
-    return LimitCheck(rule, key, f"{label} ({where})", ratios[where], limit)
 
 
 def changed(numbers: Mapping[str, float], stored: StoredNumerics) -> dict[str, float]:

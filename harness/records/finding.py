@@ -22,6 +22,16 @@ class LimitCheck:
     sentence: str = ""
     """Violation in words, for what is true or false, or counted. Empty for numbers, which are shown with a limit."""
 
+    @classmethod
+    def none(cls, rule: str, key: str, count: float, sentence: str) -> LimitCheck:
+        """Return the check that a count is 0. The sentence says what is wrong otherwise."""
+        return cls(rule, key, key, float(count), 0.0, sentence=sentence)
+
+    @classmethod
+    def some(cls, rule: str, key: str, count: float, sentence: str) -> LimitCheck:
+        """Return the check that a count is at least 1. The sentence says what is wrong otherwise."""
+        return cls(rule, key, key, float(count), 1.0, at_most=False, sentence=sentence)
+
     @property
     def excess(self) -> float:
         """Factor by which the limit is exceeded: above 1 is a violation. Not-a-number in either counts as infinite."""

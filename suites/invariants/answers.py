@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.execution.correctness.errors import Triple, stratum_error
-from harness.judging.correctness_rules import error_findings
+from harness.judging.error_ratios import error_findings
 from harness.records.enums import Dtype
 from harness.records.evidence import StratumError
 from harness.records.finding import LimitCheck
@@ -88,7 +88,7 @@ class Answers:
 
 
 def _none(dtype: Dtype, key: str, sentence: str, count: float) -> LimitCheck:
-    return LimitCheck("E", f"{dtype}.{key}", key, float(count), 0.0, sentence=f"{sentence}: {count:g} ({dtype})")
+    return LimitCheck.none("E", f"{dtype}.{key}", count, f"{sentence}: {count:g} ({dtype})")
 
 
 def _unended(answer: Answer) -> bool:

@@ -20,7 +20,7 @@ from harness.execution.loading import load_run, planted, save_seeded
 from harness.execution.refusals import refusals
 from harness.execution.serving import serve_run
 from harness.execution.setup import CaseRun, CaseSetup
-from harness.judging.correctness_rules import error_findings
+from harness.judging.error_ratios import error_findings
 from harness.observation.watch import windows_of
 from harness.paths.base import engagement
 from harness.records.enums import Dtype

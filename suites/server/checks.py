@@ -130,4 +130,4 @@ def _unread(margins: Sequence[float | None]) -> int:
 
 
 def _none(key: str, sentence: str, count: int, *, rule: str = "E") -> LimitCheck:
-    return LimitCheck(rule, key, key, float(count), 0.0, sentence=f"{sentence}: {count}")
+    return LimitCheck.none(rule, key, count, f"{sentence}: {count}")

@@ -23,7 +23,7 @@ from harness.execution.correctness.errors import (
     stratum_error,
 )
 from harness.execution.generation import Generation
-from harness.judging.correctness_rules import rho
+from harness.judging.error_ratios import rho
 from harness.records.enums import Dtype
 from harness.records.evidence import Comparison, Divergence, FreeRun, GreedyAgreement, StratumError
 

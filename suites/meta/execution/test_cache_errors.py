@@ -10,7 +10,7 @@ import torch
 
 from harness.errors import ReferenceInvalid
 from harness.execution.correctness.cache_errors import compare_states, same_states
-from harness.judging.correctness_rules import rho, rho_max
+from harness.judging.error_ratios import rho, rho_max
 from harness.observation.caches import CacheState
 from harness.records.enums import Dtype
 

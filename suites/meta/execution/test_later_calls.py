@@ -14,7 +14,7 @@ from harness.execution.correctness.references.model import reference_model
 from harness.execution.correctness.runs import free_and_forced, run_batches
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
-from harness.judging.correctness_rules import rho
+from harness.judging.error_ratios import rho
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype
 from suites.meta.builders.setups import setup_of

@@ -26,7 +26,7 @@ from harness.execution.correctness.operators import (
 from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.correctness import judge
-from harness.judging.correctness_rules import rho
+from harness.judging.error_ratios import rho
 from harness.paths.base import Aspect
 from harness.paths.quantization import QuantizedWeights
 from harness.paths.registry import PATHS

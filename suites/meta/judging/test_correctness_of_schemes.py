@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from harness.judging.correctness import judge
-from harness.judging.correctness_rules import findings, most_by_chance
+from harness.judging.correctness_rules import findings
+from harness.judging.scheme_rules import most_by_chance
 from harness.records.codec import from_plain, to_plain
 from harness.records.enums import Dtype, Outcome, Property, Tolerance
 from harness.records.evidence import CacheComparison, Evidence, Operators, Quality, Rounding, Scheme, StratumError
