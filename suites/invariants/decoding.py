@@ -663,14 +663,12 @@ def _answers(subject: Subject, rows: list[list[int]], *, steps: int, **options) 
     return answers
 
 
-@torch.no_grad()
 def generate(subject: Subject, rows: list[list[int]], steps: int, **options) -> Any:
     """Call the real `generate` with the path's options. Raises Incompatible if it declares that it cannot."""
     ids, mask = subject.batch(rows)
     own = subject.optimization.generate_options()
     try:
-        with subject.optimization.applied():
-            return subject.model.generate(ids, attention_mask=mask, max_new_tokens=steps, **{**own, **options})
+        return subject.generate(ids, mask, new_tokens=steps, **{**own, **options})
     except ValueError as error:
         if not any(words in str(error) for words in REFUSED):
             raise

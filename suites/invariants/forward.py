@@ -69,6 +69,12 @@ class Subject:
         logits: Tensor = output.logits[:, begin - first :]
         return logits
 
+    @torch.no_grad()
+    def generate(self, ids: Tensor, mask: Tensor, *, new_tokens: int, **options: Any) -> Any:
+        """What the real `generate` gives for a batch, with the path applied and these options alone."""
+        with self.optimization.applied():
+            return self.model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, **options)
+
     def new_cache(self, kind: str, slots: int) -> Any:
         """Return an empty cache, one of a fixed size with `slots` slots; None for NONE."""
         from transformers import DynamicCache, QuantizedCache, StaticCache

@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.errors import Incompatible
 from harness.execution.generation import keeping_logits
 from harness.observation.caches import cache_name
+from harness.observation.rope import rope_kinds
 from harness.observation.watch import windows_of
 from suites.invariants.bitwise import Pair
 from suites.invariants.close import LEAST, Side
@@ -117,17 +118,16 @@ def script(example) -> list[Turn]:
     return made
 
 
-def slots(example) -> int:
-    """Return the number of positions that a cache must hold for an example, and those that it has to spare."""
-    turns = script(example)
-    return max(turn.kept + max(map(len, turn.rows)) + turn.new - 1 for turn in turns) + example["spare"]
+def slots(turns: list[Turn]) -> int:
+    """Return the number of positions that a cache must hold for a conversation."""
+    return max(turn.kept + max(map(len, turn.rows)) + turn.new - 1 for turn in turns)
 
 
 def conversation(subject: Subject, example) -> Iterator[Side]:
     """Each turn goes on with the cache that the one before has left."""
     _refuse_moving_angles(subject.model)
-    held = subject.new_cache(subject.cache, slots(example))
     turns = script(example)
+    held = subject.new_cache(subject.cache, slots(turns) + example["spare"])
     if any(turn.cropped for turn in turns):
         _let_windows_be_cropped(subject.model, held)
     for number, (rows, logits) in enumerate(_spoken(subject, turns, held), 1):
@@ -155,9 +155,8 @@ def later_calls(subject: Subject, example) -> Iterator[Side]:
 
 def _refuse_moving_angles(model: Any) -> None:
     """Raise Incompatible if rotary angles follow the length: what lies in a cache then has those of its own call."""
-    kinds = [getattr(module, "rope_type", "") for module in model.modules()]
-    every = {kind for each in kinds for kind in (each.values() if isinstance(each, dict) else [each])}
-    if moving := every & {"dynamic", "longrope"}:
+    kinds = frozenset().union(*map(rope_kinds, model.modules()))
+    if moving := kinds & {"dynamic", "longrope"}:
         named = ", ".join(sorted(moving))
         raise Incompatible(f"rope of kind {named} changes with the length, so that no fresh pass is the same")
 
@@ -192,7 +191,6 @@ def _columns(rows: list[list[int]]) -> Columns:
     return [[*[None] * (width - len(row)), *row] for row in rows]
 
 
-@torch.no_grad()
 def _called(subject: Subject, columns: Columns, turn: Turn, held: Any) -> tuple[Columns, list[list[int]], list[Tensor]]:
     """Call `generate`, with the path's own cache if `held` is None. Return the columns with what was generated, the
     tokens of each row that went through the model, and the logits (n, V) at its last n positions."""
@@ -209,10 +207,7 @@ def _called(subject: Subject, columns: Columns, turn: Turn, held: Any) -> tuple[
     passes: list[Tensor] = []
     hook = model.register_forward_hook(lambda _model, _given, output: passes.append(output.logits.detach().clone()))
     try:
-        with optimization.applied():
-            sequences = model.generate(
-                ids, attention_mask=mask, max_new_tokens=turn.new, **keeping_logits(model, EVERY), **options
-            )
+        sequences = subject.generate(ids, mask, new_tokens=turn.new, **keeping_logits(model, EVERY), **options)
     finally:
         hook.remove()
     answers = sequences[:, ids.shape[1] :].tolist()

@@ -419,7 +419,7 @@ def compiling(base: Options = lambda: {"cache_implementation": "static"}, **entr
         from transformers import CompileConfig
 
         config = CompileConfig(**entries)
-        config._compile_all_devices = True  # noqa: SLF001  as transformers' own tests do
+        config._compile_all_devices = True  # noqa: SLF001 - the one switch by which CompileConfig counts on a CPU
         return {**base(), "compile_config": config}
 
     return Call(generate=make, compiles=True)

@@ -54,7 +54,7 @@ def set_attention(model: Any) -> Any:
 
 
 def write_attention(model: Any) -> Any:
-    model.config._attn_implementation = "eager"  # noqa: SLF001  as many do
+    model.config._attn_implementation = "eager"  # noqa: SLF001 - it is what the request is about
     return model
 
 
@@ -245,7 +245,7 @@ def local_norm(name: str = "RMSNorm", device: str = "") -> Any:
     return make
 
 
-def kernel_config(mapping: Any = local_norm(), **options: Any) -> Options:  # noqa: B008  it makes it later
+def kernel_config(mapping: Any = local_norm(), **options: Any) -> Options:  # noqa: B008 - it gives a function that makes the mapping later
     """Keywords with a KernelConfig of a mapping, or of what makes one."""
 
     def make() -> Mapping[str, Any]:

@@ -32,7 +32,7 @@ def try_call(name: str, *, asked: bool, fault: str = "", place: RankAddress | No
     with planted(fault), heard() as said:
         try:
             facts = looks.look(call, place)
-        except Exception as error:  # noqa: BLE001  whatever it is, it is the library's answer
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the library's answer
             raised = f"{type(error).__name__}: {line_of(first_line(error))}"
     return Trial(facts, lines_of(said), raised)
 

@@ -12,6 +12,7 @@ from harness.execution.correctness.later_calls import later_calls
 from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.operators import compare_operators
 from harness.execution.correctness.references.dense import (
+    DenseText,
     Yardstick,
     dense_text,
     dense_twin_of,
@@ -31,7 +32,7 @@ from harness.execution.setup import CaseRun
 from harness.execution.tensor_files import keep_compared, read_generation, save_tensors
 from harness.paths.base import Serving, engagement
 from harness.records.enums import Reference, Tolerance
-from harness.records.evidence import Comparison, PrecisionRun, Scheme
+from harness.records.evidence import Comparison, PrecisionRun, Rounding, Scheme
 from harness.records.workload import Workload
 
 
@@ -61,9 +62,9 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
             if engaged.engaged:  # of something else that ran there is nothing to compare
                 tokens, log = against.reference.tokens, OperatorLog(dtype)
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
-            scheme = None
-            if against.text:
-                scheme = Scheme(quality_of(model, against.text), against.changed_by_saving, rounding)
+            scheme = (
+                Scheme(quality_of(model, against.text), against.changed_by_saving, rounding) if against.text else None
+            )
             beside = _beside(run, model, batches, against)
             later = later_calls(run, model, batches, candidate, against)
     twin = None
@@ -104,6 +105,11 @@ def _yardstick(run: CaseRun, text: Workload) -> Yardstick:
     return replace(dense_twin_of(run), text=plain)
 
 
+def _scheme(model: Any, text: DenseText | None, changed: int | None, rounding: tuple[Rounding, ...]) -> Scheme | None:
+    """Return what rounded weights cost on a text, and how they were rounded. None for a path that rounds none."""
+    return Scheme(quality_of(model, text), changed, rounding) if text else None
+
+
 def _beside(run: CaseRun, model: Any, batches: list[Batch], against: Yardstick) -> Comparison | None:
     """Run the candidate without its lossy part, and compare it. Return None unless it is a stack with such a part."""
     options = run.optimization.options_beside()
@@ -124,10 +130,8 @@ def _serve_candidate(run: CaseRun, serving: Serving, text: Workload) -> Precisio
             with deprecations_noted() as deprecations:
                 model, seen, served, prompts = serve_run(run, serving)
             save_tensors(served.tokens, run.verified)
-            scheme = None
-            if plain:
-                rounding = rounding_of(model, plain.originals, run.optimization)
-                scheme = Scheme(quality_of(model, plain), changed, rounding)
+            rounding = rounding_of(model, plain.originals, run.optimization) if plain else ()
+            scheme = _scheme(model, plain, changed, rounding)
     return PrecisionRun(
         dtype=run.dtype,
         engagement=engagement(run.optimization, seen),

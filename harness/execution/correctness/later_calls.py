@@ -14,11 +14,11 @@ from torch import Tensor
 
 from harness.execution.correctness.comparison import errors_of, identical
 from harness.execution.correctness.references.dense import Yardstick
-from harness.execution.correctness.runs import with_tokens
-from harness.execution.generation import Batch, Generation, generate_forced, generate_free, generation, joined
+from harness.execution.correctness.runs import forced_batches
+from harness.execution.generation import Batch, Generation, generate_free
 from harness.execution.setup import CaseRun
 from harness.machine.jobs import is_small
-from harness.observation.caches import cache_of
+from harness.observation.rope import rope_kinds
 from harness.records.enums import Tolerance
 from harness.records.evidence import LaterCalls, Remains, StratumError
 
@@ -45,14 +45,18 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
     options, reference = run.optimization.generate_options, against.reference
     several = len(batches) == 1 and len(batches[0][0]) > 1
     with run.optimization.applied():
-        turned = _forced(model, list(map(_turned, batches)), reference.tokens.flip(0), options) if several else None
+        turned = (
+            forced_batches(model, list(map(_turned, batches)), reference.tokens.flip(0), options=options)
+            if several
+            else None
+        )
         if not run.optimization.compiles_steps:  # every shape would be compiled
             _other_shapes(model, batches, options)
         # transformers makes no fixed cache shorter than one before, and longer ones round otherwise. So of several
         # prompts the longest is repeated.
         place = max(range(len(batches)), key=lambda index: (batches[index][0].shape[1], index))
         before = _part(first, batches, place)
-        again = _forced(model, [batches[place]], _part(reference, batches, place).tokens, options)
+        again = forced_batches(model, [batches[place]], _part(reference, batches, place).tokens, options=options)
         remains = _remains(run, model, batches[place], reference.tokens.shape[1])
     same = identical(replace(again, tokens=before.tokens), before)
     strata: tuple[StratumError, ...] = ()
@@ -96,7 +100,7 @@ def _angles_change_beyond(model: Any) -> int:
     lengths = [
         int(module.max_seq_len_cached)
         for module in model.modules()
-        if getattr(module, "rope_type", "") == "dynamic" and hasattr(module, "max_seq_len_cached")
+        if "dynamic" in rope_kinds(module) and hasattr(module, "max_seq_len_cached")
     ]
     return max((length for length in lengths if length <= LONGEST), default=0)
 
@@ -109,14 +113,6 @@ def _turned(batch: Batch) -> Batch:
 def _turned_back(turned: Generation) -> Generation:
     rows = ("prompt_logits", "step_logits", "tokens", "valid")
     return replace(turned, **{name: getattr(turned, name).flip(0) for name in rows}, states=())
-
-
-def _forced(model: Any, batches: list[Batch], tokens: Tensor, options: Options) -> Generation:
-    parts = []
-    for ids, mask, own in with_tokens(batches, tokens):
-        output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=own, options=options())
-        parts.append(generation(prompt_logits, step_logits, own, mask, cache=cache_of(output)))
-    return joined(parts)
 
 
 def _remains(run: CaseRun, model: Any, batch: Batch, new_tokens: int) -> tuple[Remains, ...]:

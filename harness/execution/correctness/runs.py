@@ -50,6 +50,17 @@ def run_batches(
     return outputs, joined(parts)
 
 
+def forced_batches(
+    model: Any, batches: list[Batch], tokens: Tensor, *, options: Callable[[], Mapping[str, Any]]
+) -> Generation:
+    """Run each batch once, with its rows of `tokens` (B, N) forced on it. Those are the tokens that it gives too."""
+    parts = []
+    for ids, mask, own in with_tokens(batches, tokens):
+        output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=own, options=options())
+        parts.append(generation(prompt_logits, step_logits, own, mask, cache=cache_of(output)))
+    return joined(parts)
+
+
 def watched_run(
     run: CaseRun, model: Any, batches: list[Batch], reference: Generation
 ) -> tuple[Generation, Observation]:
@@ -87,10 +98,9 @@ def refuse_nothing(optimization: Optimization, eager: EagerFacts | None) -> None
 def free_and_forced(model: Any, batches: list[Batch], *, new_tokens: int) -> Generation:
     """Run a model on each batch: free, and once more with the tokens that it chose forced on it."""
     runs = []
-    for ids, mask in batches:
-        _, tokens = generate_free(model, ids, mask, new_tokens=new_tokens, options={})
-        output, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options={})
-        runs.append(generation(prompt_logits, step_logits, tokens, mask, cache=cache_of(output)))
+    for batch in batches:
+        _, tokens = generate_free(model, *batch, new_tokens=new_tokens, options={})
+        runs.append(forced_batches(model, [batch], tokens, options=dict))
     return joined(runs)
 
 
