@@ -55,7 +55,7 @@ PACKAGES = ("harness", "suites", "fixtures")
 ASKING = (
     *("harness/paths", "harness/execution/generation.py", "harness/execution/loading.py"),
     *("harness/execution/serving.py", "harness/execution/speed/timed_model.py"),
-    *(f"suites/invariants/{name}.py" for name in ("forward", "turns", "decoding", "served")),
+    *(f"suites/invariants/{name}" for name in ("forward.py", "turns.py", "decoding", "served.py")),
 )
 """Code that asks libraries for what a path is made of: to load, to prepare, to generate, to serve."""
 BETWEEN = (

@@ -12,7 +12,8 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Technique, Tier, Tolerance
 from harness.records.workload import Prompt, Workload
 from harness.session.plan import Planned
-from suites.invariants import bitwise, close, decoding, requests, turns
+from suites.invariants import bitwise, close, requests, turns
+from suites.invariants.decoding import beams, drafts, ends, processors, sampling
 from suites.invariants.forward import DYNAMIC, NONE, OFFLOADED, OFFLOADED_STATIC, QUANTIZED, STATIC, Subject, cache_of
 
 ENGAGING = (
@@ -126,13 +127,13 @@ RELATIONS = (
     *(
         Relation(name, what, examples, tries, caches=EVERY_CACHE)
         for name, what, examples, tries in (
-            ("sampling", "draws by what is defined of them", decoding.draws, decoding.sampling),
-            ("processors", "choices by scores that are changed", decoding.processed_rows, decoding.processors),
-            ("ends", "rows that end at any of several tokens", decoding.ended_rows, decoding.ends),
-            ("stop_strings", "rows that end at any of several strings", decoding.stopped_rows, decoding.stop_strings),
-            ("beams", "a beam search by its scores", decoding.searched_rows, decoding.beams),
-            ("prompt_lookup", "choices with drafts of the prompt", decoding.looked_up_rows, decoding.prompt_lookup),
-            ("assisted", "choices with drafts of another model", decoding.drafted_rows, decoding.assisted),
+            ("sampling", "draws by what is defined of them", sampling.draws, sampling.sampling),
+            ("processors", "choices by scores that are changed", processors.processed_rows, processors.processors),
+            ("ends", "rows that end at any of several tokens", ends.ended_rows, ends.ends),
+            ("stop_strings", "rows that end at any of several strings", ends.stopped_rows, ends.stop_strings),
+            ("beams", "a beam search by its scores", beams.searched_rows, beams.beams),
+            ("prompt_lookup", "choices with drafts of the prompt", drafts.looked_up_rows, drafts.prompt_lookup),
+            ("assisted", "choices with drafts of another model", drafts.drafted_rows, drafts.assisted),
         )
     ),
 )  # fmt: skip

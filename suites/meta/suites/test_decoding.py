@@ -15,12 +15,14 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from fixtures.tiny.train import byte_tokenizer
+from harness.errors import Incompatible
 from harness.machine.model_size import Room
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome
-from suites.invariants import decoding
 from suites.invariants.asking import Asking
+from suites.invariants.decoding import beams, drafts, ends, recording, sampling
 from suites.invariants.definitions import BeamSearch, Processing, Warping, same_scores
+from suites.invariants.forward import Subject
 from suites.invariants.relations import RELATIONS, applies
 from suites.invariants.search import SearchBudget
 from suites.meta.suites.test_invariants import DECODING
@@ -177,30 +179,30 @@ def test_equal_scores_are_a_tie():
 
 def drawn(tokens, shares=(0.5, 0.3, 0.2)):
     exact = logits(*shares)
-    return decoding.Drawn(exact, exact, tokens, Warping(1.0, 0, 1.0, 0.0))
+    return sampling.Drawn(exact, exact, tokens, Warping(1.0, 0, 1.0, 0.0))
 
 
 def test_correct_draws_have_a_small_gap():
     rng = random.Random(0)
     places = sorted(drawn(rng.choices(range(3), (0.5, 0.3, 0.2), k=320)).places(rng))
-    assert decoding.gap(places) < decoding.gap_by_chance(320)
+    assert sampling.gap(places) < sampling.gap_by_chance(320)
 
 
 def test_draws_of_the_best_alone_have_a_large_gap():
     places = sorted(drawn([0] * 320).places(random.Random(0)))
-    assert decoding.gap(places) > decoding.gap_by_chance(320)
+    assert sampling.gap(places) > sampling.gap_by_chance(320)
 
 
 def test_false_alarms_of_draws_are_rare():
     """Massart's bound, solved for the gap: two comparisons in three precisions make one in a million."""
     size = 320
-    assert 2 * math.exp(-2 * size * decoding.gap_by_chance(size) ** 2) * 6 == pytest.approx(1e-6)
+    assert 2 * math.exp(-2 * size * sampling.gap_by_chance(size) ** 2) * 6 == pytest.approx(1e-6)
 
 
 def test_drafts_are_counted_by_what_passes_were_given():
     """Of the first draft one is right, of the second both; the last token is never a draft."""
-    drafts = decoding.Drafts.of([[1, 2, 3, 9, 9], [4, 5, 6]], [1, 2], [3, 4, 5, 6, 7])
-    assert (drafts.drafted, drafts.accepted, drafts.misplaced) == (5, 3, 0)
+    found = drafts.Drafts.of([[1, 2, 3, 9, 9], [4, 5, 6]], [1, 2], [3, 4, 5, 6, 7])
+    assert (found.drafted, found.accepted, found.misplaced) == (5, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -212,15 +214,15 @@ def test_drafts_are_counted_by_what_passes_were_given():
     ],
 )
 def test_misplaced_passes_are_counted(passes):
-    assert decoding.Drafts.of(passes, [1, 2], [3, 4, 5, 6, 7]).misplaced
+    assert drafts.Drafts.of(passes, [1, 2], [3, 4, 5, 6, 7]).misplaced
 
 
 def test_strings_end_rows_where_they_are_complete():
     """One may begin in the prompt, and one that was complete before does not count."""
-    assert decoding.stop_at(list("xa"), list("bcd"), ["ab"]) == 1
-    assert decoding.stop_at(list("xab"), list("cab"), ["ab"]) == 3
-    assert decoding.stop_at(list("xa"), list("cde"), ["ab"]) == 3
-    assert decoding.stop_at(["x"], ["ya", "bc", "d"], ["ab"]) == 2
+    assert ends.stop_at(list("xa"), list("bcd"), ["ab"]) == 1
+    assert ends.stop_at(list("xab"), list("cab"), ["ab"]) == 3
+    assert ends.stop_at(list("xa"), list("cde"), ["ab"]) == 3
+    assert ends.stop_at(["x"], ["ya", "bc", "d"], ["ab"]) == 2
 
 
 def words_joined(decoder=None, **options):
@@ -240,27 +242,27 @@ def words_joined(decoder=None, **options):
     ],
 )
 def test_tokens_without_fixed_texts_are_refused(tokenizer):
-    with pytest.raises(decoding.Incompatible, match="this tokenizer's tokens do not stand for fixed texts"):
-        decoding.fixed_texts(tokenizer, [2, 0, 1, 3])
+    with pytest.raises(Incompatible, match="this tokenizer's tokens do not stand for fixed texts"):
+        ends.fixed_texts(tokenizer, [2, 0, 1, 3])
 
 
 def test_tokens_with_fixed_texts_are_read_one_by_one():
     """Spaces before a full stop are not cleaned up, as they are not in what transformers looks for."""
-    assert decoding.fixed_texts(words_joined(decoders.Fuse()), [2, 0, 3]) == ["well", "play", "."]
+    assert ends.fixed_texts(words_joined(decoders.Fuse()), [2, 0, 3]) == ["well", "play", "."]
     spaced = words_joined(decoders.Fuse(), clean_up_tokenization_spaces=True)
     spaced.add_tokens([" "])
-    assert decoding.fixed_texts(spaced, [2, 4, 3]) == ["well", " ", "."]
+    assert ends.fixed_texts(spaced, [2, 4, 3]) == ["well", " ", "."]
 
 
 def test_bytes_of_a_character_have_no_text_of_their_own():
     text = "aä.€€z\x07".encode()
-    assert "".join(decoding.fixed_texts(byte_tokenizer(), list(text))) == "a��.������z\x07"
+    assert "".join(ends.fixed_texts(byte_tokenizer(), list(text))) == "a��.������z\x07"
 
 
 def test_added_tokens_have_no_text():
     tokenizer = byte_tokenizer()
-    assert decoding.without_text(tokenizer, 260) == [256, 257, 258, 259]
-    assert decoding.without_text(tokenizer, 256) == []
+    assert ends.without_text(tokenizer, 260) == [256, 257, 258, 259]
+    assert ends.without_text(tokenizer, 256) == []
 
 
 def joined(rows, answer):
@@ -278,13 +280,13 @@ def joined(rows, answer):
         device="cpu",
         config=SimpleNamespace(get_text_config=lambda: text_config),
     )
-    subject = decoding.Subject(model, next(path for path in PATHS if path.name == "eager"))
-    return list(decoding.stop_strings(subject, {"rows": rows, "strings": [[0, 3, 2]]})), calls
+    subject = Subject(model, next(path for path in PATHS if path.name == "eager"))
+    return list(ends.stop_strings(subject, {"rows": rows, "strings": [[0, 3, 2]]})), calls
 
 
 def test_rows_that_no_string_ends_are_wrong(monkeypatch):
     """The model stops for nothing. Added tokens come in neither run."""
-    monkeypatch.setattr(decoding, "_tokenizer", lambda _model: byte_tokenizer())
+    monkeypatch.setattr(ends, "_tokenizer", lambda _model: byte_tokenizer())
     [wrong], calls = joined([[1, 9], [2, 12]], list(b"ABCDEFGH"))
     assert wrong.got == 2
     assert [call["suppress_tokens"] for call in calls] == [[256, 257, 258, 259]] * 2
@@ -292,20 +294,20 @@ def test_rows_that_no_string_ends_are_wrong(monkeypatch):
 
 
 def test_no_string_is_drawn_from_joined_words(monkeypatch):
-    monkeypatch.setattr(decoding, "_tokenizer", lambda _model: words_joined())
-    with pytest.raises(decoding.Incompatible, match="do not stand for fixed texts"):
+    monkeypatch.setattr(ends, "_tokenizer", lambda _model: words_joined())
+    with pytest.raises(Incompatible, match="do not stand for fixed texts"):
         joined([[1, 9]], [0, 1, 2, 3, 0, 1, 2, 3])
 
 
 def test_pads_belong_behind_every_end():
     free = [[5, 6, 7], [8, 5, 9]]
-    assert decoding.unlike([[5, 0], [8, 5]], free, [1, 2], pad=0).got == 0
-    assert decoding.unlike([[5, 6], [8, 5]], free, [1, 2], pad=0).got == 1
+    assert ends.unlike([[5, 0], [8, 5]], free, [1, 2], pad=0).got == 0
+    assert ends.unlike([[5, 6], [8, 5]], free, [1, 2], pad=0).got == 1
 
 
 def test_returned_beams_are_read_by_their_rows():
     tables = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0], [7.0, 8.0]])]
-    found = decoding.FoundBeam(torch.tensor([1, 0, 9]), torch.tensor([0, 1, -1]))
+    found = beams.FoundBeam(torch.tensor([1, 0, 9]), torch.tensor([0, 1, -1]))
     assert (found.tokens, found.pick(tables), found.padded(9), found.padded(0)) == ((1, 0), [2.0, 7.0], 0, 1)
 
 
@@ -316,11 +318,11 @@ def test_refusals_are_told_in_the_librarys_words():
         raise ValueError(options["words"])
 
     model = SimpleNamespace(generate=generate, generation_config=SimpleNamespace(pad_token_id=0), device="cpu")
-    subject = decoding.Subject(model, next(path for path in PATHS if path.name == "eager"))
-    with pytest.raises(decoding.Incompatible, match="assisted generate requires"):
-        decoding.generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
+    subject = Subject(model, next(path for path in PATHS if path.name == "eager"))
+    with pytest.raises(Incompatible, match="assisted generate requires"):
+        recording.generate(subject, [[1]], 1, words="assisted generate requires `use_cache=True`")
     with pytest.raises(ValueError, match="another"):
-        decoding.generate(subject, [[1]], 1, words="another")
+        recording.generate(subject, [[1]], 1, words="another")
 
 
 def model_of(*shapes):
@@ -333,28 +335,28 @@ def model_of(*shapes):
 def test_a_copy_that_does_not_fit_is_refused():
     """Of 3 MiB of weights, with 2 MiB of factors, and a margin of a tenth."""
     model = model_of((2**19,), (2**18,))
-    decoding.demand_room(model, Room(6 * 2**20, "cpu"))
-    decoding.demand_room(model, Room(0, "cpu"))  # not known
-    with pytest.raises(decoding.Incompatible, match=r"copy of the model, which needs 0\.00537 GiB more on cuda: 0\.00"):
-        decoding.demand_room(model, Room(5 * 2**20, "cuda"))
+    drafts.demand_room(model, Room(6 * 2**20, "cpu"))
+    drafts.demand_room(model, Room(0, "cpu"))  # not known
+    with pytest.raises(Incompatible, match=r"copy of the model, which needs 0\.00537 GiB more on cuda: 0\.00"):
+        drafts.demand_room(model, Room(5 * 2**20, "cuda"))
 
 
 def test_room_is_looked_at_before_a_copy_is_made(monkeypatch):
-    monkeypatch.setattr(decoding, "available_memory", lambda: 2**20)
-    monkeypatch.setattr(decoding.copy, "deepcopy", lambda _: pytest.fail("there was no room for it"))
-    with pytest.raises(decoding.Incompatible, match="copy of the model"):
-        decoding.drafting_copy(model_of((2**19,)))
+    monkeypatch.setattr(drafts, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(drafts.copy, "deepcopy", lambda _: pytest.fail("there was no room for it"))
+    with pytest.raises(Incompatible, match="copy of the model"):
+        drafts.drafting_copy(model_of((2**19,)))
 
 
 def test_copies_are_equal_and_differ_from_their_original():
     model = model_of((64, 64), (8,))
-    one, other = decoding.drafting_copy(model), decoding.drafting_copy(model)
+    one, other = drafts.drafting_copy(model), drafts.drafting_copy(model)
     assert all(map(torch.equal, one.parameters(), other.parameters()))
-    assert (one[0] - 1).std().item() == pytest.approx(decoding.NUDGE, rel=0.05)
+    assert (one[0] - 1).std().item() == pytest.approx(drafts.NUDGE, rel=0.05)
     assert not torch.equal(one[0][0, :8], one[1])  # one generator for all of them
     assert torch.equal(model[0], torch.ones(64, 64))
 
 
 def test_copies_are_not_kept():
-    copied = weakref.ref(decoding.drafting_copy(model_of((8,))))
+    copied = weakref.ref(drafts.drafting_copy(model_of((8,))))
     assert copied() is None

@@ -1,0 +1,1 @@
+"""Relations of what `generate` offers beyond plain greedy decoding: each does what it is defined to do."""
