@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from suites.silence.of_generation import OF_GENERATION
-from suites.silence.of_loading import OF_LOADING
-from suites.silence.of_serving import OF_SERVING
+from suites.silence.of_attention import ATTENTION
+from suites.silence.of_batching import SERVING
+from suites.silence.of_caches import CACHES
+from suites.silence.of_compilation import COMPILATION
+from suites.silence.of_kernels import KERNELS
+from suites.silence.of_places import PLACES
+from suites.silence.of_quantization import QUANTIZATION
+from suites.silence.of_ranks import RANKS
 from suites.silence.records import Request
 
-REQUESTS: tuple[Request, ...] = (*OF_LOADING, *OF_GENERATION, *OF_SERVING)
+REQUESTS: tuple[Request, ...] = (
+    *(*ATTENTION, *KERNELS, *QUANTIZATION, *PLACES),
+    *(*CACHES, *COMPILATION),
+    *(*SERVING, *RANKS),
+)
 
 
 def request_named(name: str) -> Request:
