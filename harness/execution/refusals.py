@@ -11,7 +11,7 @@ import torch
 from harness.errors import HarnessError, Incompatible
 from harness.execution.loading import load_config
 from harness.execution.setup import CaseRun, CaseSetup
-from harness.observation.watch import windows_of
+from harness.observation.windows import windows_of
 from harness.paths.base import RunContext
 from harness.records.enums import Dtype
 from harness.records.evidence import GROUP

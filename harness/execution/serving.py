@@ -25,13 +25,12 @@ from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun
 from harness.execution.tensor_files import eager_facts
 from harness.observation.passes import PROMPT, TOKEN, mark_counts
-from harness.observation.watch import Observer, profiled_events, windows_of
+from harness.observation.watch import Observer, profiled_events
+from harness.observation.windows import windows_of
 from harness.observation.wrapping import wrapped
-from harness.paths.base import Aspect, Serving
+from harness.paths.base import NEVER, Aspect, Serving
 from harness.records.observation import Batching, EagerFacts, Observation
 
-NEVER = -1
-"""End-of-sequence token that no model generates."""
 SECONDS = 240.0
 """Seconds within which all requests must be answered."""
 GRAPH_CALLS = ("capture_begin", "replay")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from harness.judging.call_rules import RULE as LATER_CALLS
 from harness.judging.correctness_rules import changed, findings, growth, trust_findings
 from harness.judging.verdicts import failed, verdict_on
 from harness.profiles.limits import LIMITS, Limits
@@ -129,7 +130,8 @@ def _violation(  # noqa: PLR0913 - what is wrong, and what is said of it
     next_step: str = "",
     against: str = "",
 ) -> Verdict:
-    most = max(checks, key=lambda finding: finding.excess)
+    # What the judged call got wrong shows in later calls too, and says more.
+    most = max(checks, key=lambda finding: (finding.violated and finding.rule != LATER_CALLS, finding.excess))
     more = sum(finding.violated for finding in checks) - 1
     found = f"{most}, and {more} more" if more else str(most)
     todo = next_step or NEXT_STEP[outcome]

@@ -67,6 +67,10 @@ class Launch:
     """Whether torchrun starts them, as users do. Otherwise they are workers, which takes a tenth of the time."""
 
 
+NEVER = -1
+"""End-of-sequence token that no model generates."""
+
+
 @dataclass(frozen=True)
 class Serving:
     """Way in which a path serves its prompts as requests."""

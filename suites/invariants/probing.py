@@ -21,7 +21,7 @@ from harness.execution.refusals import refusals
 from harness.execution.serving import serve_run
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.judging.error_ratios import error_findings
-from harness.observation.watch import windows_of
+from harness.observation.windows import windows_of
 from harness.paths.base import engagement
 from harness.records.enums import Dtype
 from harness.records.evidence import Engagement, StratumError

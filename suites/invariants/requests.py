@@ -14,6 +14,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from harness.errors import Incompatible
+from harness.observation.windows import windows_of
 from suites.invariants.answers import SMALLEST_TOP_P, Answers
 from suites.invariants.close import Side
 from suites.invariants.content import SEEDS, texts, tokens
@@ -215,8 +216,6 @@ def _slides(subject: Subject) -> bool:
 
 
 def _windows(subject: Subject) -> tuple[int, ...]:
-    from harness.observation.watch import windows_of
-
     return windows_of(subject.model.config.get_text_config())
 
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from harness.errors import Incompatible, LibraryRaised, first_line
-from harness.execution.serving import NEVER, configured
 from harness.observation.wrapping import wrapped
+from harness.paths.base import NEVER
 from suites.invariants.forward import Subject
 
 STEPS = 10_000
@@ -185,8 +185,11 @@ def serve_requests(
     `options` are those of the path's ContinuousBatchingConfig that differ here; `generation` says how tokens are chosen
     unless greedily; `copies` is how many answers each request gets.
     """
+    # Imports transformers, which planning does not need.
     from transformers import GenerationConfig
     from transformers.generation.continuous_batching.cache import PagedAttentionCache
+
+    from harness.execution.serving import configured
 
     if not hasattr(PagedAttentionCache, "compute_free_capacity"):
         raise Incompatible("this release of transformers does not tell how many of its pages are free")

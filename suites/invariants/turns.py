@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.errors import Incompatible
-from harness.execution.generation import keeping_logits
 from harness.observation.caches import cache_name
 from harness.observation.rope import rope_kinds
-from harness.observation.watch import windows_of
+from harness.observation.windows import windows_of
 from suites.invariants.bitwise import Pair
 from suites.invariants.close import LEAST, Side
 from suites.invariants.content import SEEDS, lengths, texts, tokens
@@ -204,6 +203,8 @@ def _called(subject: Subject, columns: Columns, turn: Turn, held: Any) -> tuple[
         options[cache_name()] = held
     if turn.chunk:
         options["prefill_chunk_size"] = turn.chunk
+    from harness.execution.generation import keeping_logits  # imports transformers, which planning does not need
+
     passes: list[Tensor] = []
     hook = model.register_forward_hook(lambda _model, _given, output: passes.append(output.logits.detach().clone()))
     try:

@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.operator_log import OperatorLog
-from harness.observation.watch import windows_by_layer
+from harness.observation.windows import windows_by_layer
 
 QUERIES = 64
 """Number of last queries of a call that are compared. The full matrix of scores is computed for them."""

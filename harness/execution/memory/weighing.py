@@ -24,7 +24,7 @@ from harness.execution.memory.gauges import (
 from harness.execution.refusals import refusals
 from harness.execution.setup import CaseRun
 from harness.observation.caches import cache_of, cache_tensors
-from harness.observation.watch import windows_of
+from harness.observation.windows import windows_of
 from harness.records.enums import Dtype
 from harness.records.measurements import MemoryUsage
 

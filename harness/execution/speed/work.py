@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.errors import Incompatible
 from harness.judging.roofline import AttentionLayer, Experts, ModelFigures
 from harness.observation.linears import leaves, linears_of
-from harness.observation.watch import windows_of
+from harness.observation.windows import windows_of
 
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Entries of configs that give the number of experts of a layer."""

@@ -88,7 +88,7 @@ def test_wrong_scale_of_a_quantized_cache_shows_against_its_twin_alone(runner, p
     evidence = runner.evidence(case, optimization, fault=fault)
     found = findings(evidence.rungs[0], evidence.tolerance, budget=evidence.budget)
     assert {finding.rule for finding in found if finding.violated} == {"L1"}
-    assert {finding.rule for finding in found} == {"finite", "R5", "L1", "L2", "R6"}
+    assert {finding.rule for finding in found} == {"finite", "R5", "L1", "L2", "R6", "S"}
     assert judge(case, Property.ENGAGEMENT, evidence).outcome is Outcome.PASS
 
 

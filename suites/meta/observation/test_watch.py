@@ -23,9 +23,8 @@ from harness.observation.watch import (
     attention_calls,
     profiled_events,
     shown_by_operators,
-    windows_by_layer,
-    windows_of,
 )
+from harness.observation.windows import windows_by_layer, windows_of
 from harness.records.observation import SDPA, AttentionCall, Phase
 
 
