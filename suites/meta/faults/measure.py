@@ -6,6 +6,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,11 @@ from harness.records.enums import Dtype, Outcome, Property
 from harness.records.evidence import Case, Evidence
 from harness.records.run import Verdict
 from harness.records.workload import Workload
-from harness.session.plan import needs
+from harness.session.plan import find_model, needs
+from suites.conftest import CATALOGUE
+from suites.invariants.asking import Asking
+from suites.invariants.relations import relation_named
+from suites.invariants.search import SearchBudget
 from suites.meta.faults.catalogue import LADDER, Fault, Planted
 from suites.meta.faults.rivals import RIVALS, Runs
 
@@ -64,12 +69,19 @@ def measure_fault(fault: Fault, runner: Runner, inventory: Inventory) -> Row:
     planted = "" if fault.into is Planted.BASELINE else fault.dotted
     optimization = next(path for path in PATHS if path.name == fault.path)
     case = _case(fault.path, fault.model, next(entry for entry in WORKLOADS if entry.name == fault.workload))
-    cells = dict(_cells(case, optimization, own, planted=planted, dtypes=fault.dtypes, inventory=inventory))
+    if fault.relation:
+        cells = dict(_asked(case, optimization, own, fault=fault, inventory=inventory))
+    else:
+        cells = dict(_cells(case, optimization, own, planted=planted, dtypes=fault.dtypes, inventory=inventory))
     if own is not runner:
         own.close()
-    return Row(fault.name, fault.path, fault.what, cells, time.monotonic() - started, fault.outcome)
+    return Row(fault.name, fault.where, fault.what, cells, time.monotonic() - started, fault.outcome)
 
 
+BUDGET = SearchBudget(16, shrinks=False)
+"""Examples of a relation. The smallest one that violates it is of no interest here."""
+EXAMPLE_SECONDS = 240.0
+"""Deadline of one example."""
 CORRECT = (
     "attention.sdpa",
     "attention.sdpa_math",
@@ -130,10 +142,21 @@ def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range) -> It
             yield Row(name, path.name, "correct", cells, time.monotonic() - started)
 
 
+def _asked(
+    case: Case, path: Optimization, runner: Runner, *, fault: Fault, inventory: Inventory
+) -> Iterator[tuple[str, Cell]]:
+    """The verdict on a relation, which is asked on the whole ladder at once and of which rivals say nothing."""
+    if any(need.unmet(inventory, device=case.device) for need in needs(path, case)):
+        return
+    case = replace(case, workload=relation_named(fault.relation).workload)
+    with tempfile.TemporaryDirectory() as folder, closing(Asking(Path(folder), EXAMPLE_SECONDS)) as asking:
+        verdict = asking.verdict(case, path, runner, budget=BUDGET, folder=Path(folder), fault=fault.dotted)
+    yield "ladder", _cell(verdict, {}, keeps_numbers=True)
+
+
 def _case(path: str, model: str, workload: Workload) -> Case:
     optimization = next(entry for entry in PATHS if entry.name == path)
-    recipe = next(entry for entry in MODELS if entry.name == model)
-    return Case(path, optimization.technique, recipe, workload, "cpu", Dtype.BF16)
+    return Case(path, optimization.technique, find_model(model, CATALOGUE), workload, "cpu", Dtype.BF16)
 
 
 def _cells(

@@ -47,6 +47,10 @@ def slower_by_half():
     return _slower_by(0.5)
 
 
+def three_times_as_slow():
+    return _slower_by(2.0)
+
+
 @contextmanager
 def cheats_while_timed():
     """Skips the last layer where only a stream of tokens is asked for, as a demonstration would, and no logits."""

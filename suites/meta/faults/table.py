@@ -14,6 +14,9 @@ from suites.meta.faults.results import Results
 from suites.meta.faults.rivals import RIVALS
 
 COLUMNS = ("ladder", *map(str, LADDER))
+BY_DTYPE = frozenset({"first", "blind"})
+"""Sets that are summed up by dtype as well. Most faults of the others are found by relations, which are asked on the
+whole ladder at once."""
 CONFIDENCE = 0.95
 WEAKEST = 8
 TOLERATED = 0.01
@@ -46,7 +49,7 @@ def caught(row: Row, column: str) -> bool | None:
 def summary(results: Results) -> list[str]:
     """Caught of planted and alarms of correct runs, by dtype, by our rules and those of others, as a Markdown table."""
     wrong = {kind: [row for row in rows if row.expected is Outcome.MISMATCH] for kind, rows in results.faults.items()}
-    lines = [["rule", *(f"{kind} set, {column}" for kind in results.faults for column in COLUMNS)]]
+    lines = [["rule", *(f"{kind} set, {column}" for kind in results.faults for column in _columns(kind))]]
     lines[0] += [f"alarms, {column}" for column in COLUMNS[1:]]
     judges: list[tuple[str, dict[str, list[Row]], Red]] = [
         ("ours, all faults", {kind: list(rows) for kind, rows in results.faults.items()}, is_caught),
@@ -54,10 +57,14 @@ def summary(results: Results) -> list[str]:
         *((rival.name, wrong, _theirs(rival.name)) for rival in RIVALS),
     ]
     for name, faults, red in judges:
-        cells = [_count(rows, column, red) for rows in faults.values() for column in COLUMNS]
+        cells = [_count(rows, column, red) for kind, rows in faults.items() for column in _columns(kind)]
         alarm = _alarm if red is is_caught else red
         lines.append([name, *cells, *(_count(results.correct, column, alarm) for column in COLUMNS[1:])])
     return _markdown(lines)
+
+
+def _columns(kind: str) -> tuple[str, ...]:
+    return COLUMNS if kind in BY_DTYPE else COLUMNS[:1]
 
 
 Red = Callable[[Row, Cell], bool | None]

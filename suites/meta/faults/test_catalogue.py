@@ -8,17 +8,19 @@ from dataclasses import replace
 
 import pytest
 
-from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import CorruptRecord
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome, Technique
+from suites.conftest import CATALOGUE
+from suites.invariants.relations import applies, relation_named
 from suites.meta.builders.documents import FLOWING, page
-from suites.meta.faults.__main__ import chosen_of
+from suites.meta.faults.__main__ import SETS, chosen_of
 from suites.meta.faults.__main__ import main as catalogue
 from suites.meta.faults.blind_set import BLIND
-from suites.meta.faults.catalogue import FIRST, LATER, Planted
+from suites.meta.faults.catalogue import FIRST, Planted
 from suites.meta.faults.measure import CORRECT, Cell, Row, drawn, excesses
+from suites.meta.faults.reports_set import REPORTS
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.rivals import RIVALS
 from suites.meta.faults.table import alarms, problems, summary, upper_bound, write_picture, write_table
@@ -26,11 +28,12 @@ from suites.meta.faults.table import alarms, problems, summary, upper_bound, wri
 PATH_NAMES = {path.name: path for path in PATHS}
 
 
-@pytest.mark.parametrize("fault", [*FIRST, *BLIND, *LATER], ids=lambda fault: fault.id)
+@pytest.mark.parametrize("fault", [*FIRST, *BLIND, *REPORTS], ids=lambda fault: fault.id)
 def test_fault_is_well_formed(fault):
     """Its path, model and workload exist, workers can import it, and its docstring says in a sentence what is wrong."""
     assert fault.path in PATH_NAMES
-    assert fault.model in {model.name for model in MODELS}
+    assert fault.model in {model.name for model in CATALOGUE.all_models}
+    assert not fault.relation or applies(relation_named(fault.relation), PATH_NAMES[fault.path])
     assert fault.workload in {workload.name for workload in WORKLOADS}
     module, _, name = fault.dotted.partition(":")
     found = getattr(importlib.import_module(module), name)
@@ -43,7 +46,7 @@ def test_fault_is_well_formed(fault):
 
 def test_catalogue_covers_every_technique():
     """And no fault stands in it twice."""
-    faults = [*FIRST, *BLIND, *LATER]
+    faults = [*FIRST, *BLIND, *REPORTS]
     assert len(FIRST) >= 35
     assert len({fault.id for fault in faults}) == len(faults)
     techniques = {PATH_NAMES[fault.path].technique for fault in FIRST}
@@ -64,8 +67,8 @@ def test_drawn_workloads_differ_and_repeat():
 def test_recorded_results_are_of_this_catalogue():
     """Every fault that stands here, and no other."""
     recorded = read_results(RECORDED / "results.json")
-    for kind, faults in (("first", FIRST), ("blind", BLIND)):
-        assert {(row.name, row.path) for row in recorded.faults.get(kind, ())} == {(f.name, f.path) for f in faults}
+    for kind, faults in SETS.items():
+        assert {(row.name, row.path) for row in recorded.faults.get(kind, ())} == {(f.name, f.where) for f in faults}
     judged = [name for row in recorded.correct for name in row.cells if name != "ladder"]
     assert len(judged) >= 200
 
@@ -92,7 +95,7 @@ def test_readme_shows_the_recorded_results():
 def test_shards_of_the_catalogue_are_the_whole():
     parts = [chosen_of("", 3, (place, 3)) for place in (1, 2, 3)]
     faults = [fault.id for chosen, _ in parts for _, fault in chosen]
-    assert sorted(faults) == sorted(fault.id for fault in (*FIRST, *BLIND))
+    assert sorted(faults) == sorted(fault.id for fault in (*FIRST, *BLIND, *REPORTS))
     assert sorted(seed for _, seeds in parts for seed in seeds) == [1000, 1001, 1002]
 
 

@@ -1,0 +1,76 @@
+"""The set of what users report: faults of conversations, of state between calls, of decoding, of requests, and of
+quantizers. They were written together with what finds them."""
+
+from __future__ import annotations
+
+from suites.meta.faults import of_caches, of_calls, of_decoding, of_quantizers, of_requests, of_turns
+from suites.meta.faults.catalogue import COMPILED, SDPA, STATIC, Fault, Planted
+
+PACKED, REPACKED = "caching.quantized_quanto4", "caching.quantized_quanto4_repacked"
+BATCHED = "continuous_batching.sdpa"
+
+REPORTS = (
+    Fault(of_calls.mask_of_the_first_prompt, SDPA),
+    Fault(of_calls.cache_is_never_freed, SDPA),
+    Fault(of_calls.file_stays_open, SDPA),
+    Fault(of_calls.stale_inputs_of_a_graph, COMPILED),
+    Fault(of_caches.newest_entries_are_lost_in_packing, REPACKED),
+    Fault(of_quantizers.wide_blocks_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
+    Fault(of_quantizers.wrong_level_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
+    Fault(of_quantizers.nested_scales_rounded_down, "quantization.bnb_nf4_double", into=Planted.BOTH),
+    Fault(of_quantizers.wide_rows_of_llm_int8, "quantization.bnb_int8", into=Planted.BOTH),
+    Fault(of_quantizers.torchao_rounds_down, "quantization.torchao_int8", into=Planted.BOTH),
+    Fault(of_quantizers.torchao_rounds_down, "quantization.torchao_int4", into=Planted.BOTH),
+    Fault(of_quantizers.float8_cuts_off, "quantization.torchao_float8", into=Planted.BOTH),
+    Fault(of_quantizers.swapped_rows_of_quanto_int8, "quantization.quanto_int8", into=Planted.BOTH),
+    Fault(of_quantizers.zero_point_of_quanto_is_one_off, "quantization.quanto_int4", into=Planted.BOTH),
+    Fault(of_turns.chunks_begin_anew, SDPA, relation="turns"),
+    Fault(of_turns.full_cache_loses_its_mask, STATIC, relation="turns"),
+    Fault(of_turns.crop_leaves_one, SDPA, relation="crops"),
+    Fault(of_turns.reset_leaves_one, STATIC, relation="resets"),
+    Fault(of_decoding.only_first_end_counts, SDPA, relation="ends"),
+    Fault(of_decoding.pads_are_left_out, PACKED, relation="ends"),
+    Fault(of_decoding.only_first_string_counts, SDPA, relation="stop_strings"),
+    Fault(of_decoding.top_k_is_ignored, SDPA, relation="sampling"),
+    Fault(of_decoding.top_p_leaves_one_less, SDPA, relation="sampling"),
+    Fault(of_decoding.min_p_is_of_one, SDPA, relation="sampling"),
+    Fault(of_decoding.temperature_is_squared, SDPA, relation="sampling"),
+    Fault(of_decoding.draws_are_too_sharp, SDPA, relation="sampling"),
+    Fault(of_decoding.rows_draw_alike, SDPA, relation="sampling"),
+    Fault(of_decoding.processors_are_reversed, SDPA, relation="processors"),
+    Fault(of_decoding.penalty_divides_negative_scores, SDPA, relation="processors"),
+    Fault(of_decoding.ngrams_are_one_longer, SDPA, relation="processors"),
+    Fault(of_decoding.minimum_is_ignored, SDPA, relation="processors"),
+    Fault(of_decoding.beams_are_not_reordered, SDPA, relation="beams"),
+    Fault(of_decoding.beams_are_not_reordered, STATIC, relation="beams"),
+    Fault(of_decoding.packed_beams_are_not_reordered, PACKED, relation="beams"),
+    Fault(of_decoding.recent_beams_are_not_reordered, PACKED, relation="beams"),
+    Fault(of_decoding.length_penalty_is_ignored, SDPA, relation="beams"),
+    Fault(of_decoding.second_best_beam_is_dropped, SDPA, relation="beams"),
+    Fault(of_decoding.wrong_draft_is_accepted, SDPA, relation="prompt_lookup"),
+    Fault(of_decoding.rejected_drafts_stay_cached, SDPA, relation="prompt_lookup"),
+    Fault(of_decoding.nothing_is_looked_up, SDPA, relation="prompt_lookup"),
+    Fault(of_decoding.wrong_draft_is_accepted, SDPA, relation="assisted"),
+    Fault(of_decoding.rejected_drafts_stay_cached, SDPA, relation="assisted"),
+    Fault(of_decoding.assistant_drafts_nothing, SDPA, relation="assisted"),
+    Fault(of_requests.resumed_without_a_token, BATCHED, relation="evicted"),
+    Fault(of_requests.resumed_answer_is_short, BATCHED, relation="evicted"),
+    Fault(of_requests.resumed_settings_are_the_defaults, BATCHED, relation="evicted"),
+    Fault(of_requests.log_probability_is_hot, BATCHED, relation="evicted"),
+    Fault(of_requests.pages_are_plenty, BATCHED, relation="evicted"),
+    Fault(of_requests.pages_have_no_parents, BATCHED, relation="shared_prefixes"),
+    Fault(of_requests.nothing_is_shared, BATCHED, relation="shared_prefixes"),
+    Fault(of_requests.temperature_of_another, BATCHED, relation="own_settings"),
+    Fault(of_requests.top_k_of_another, BATCHED, relation="own_settings"),
+    Fault(of_requests.ends_of_another, BATCHED, relation="own_settings"),
+    Fault(of_requests.length_of_another, BATCHED, relation="own_settings"),
+    Fault(of_requests.cancelled_pages_are_still_read, BATCHED, relation="cancelled"),
+    Fault(of_requests.cancelled_stalls_others, BATCHED, relation="cancelled"),
+    Fault(of_requests.cancelled_keeps_its_pages, BATCHED, relation="cancelled"),
+    Fault(of_requests.cancellation_is_ignored, BATCHED, relation="cancelled"),
+    Fault(of_requests.late_request_is_lost, BATCHED, relation="cancelled"),
+    Fault(of_requests.stream_is_another, BATCHED, relation="streamed"),
+    Fault(of_requests.stream_skips_a_token, BATCHED, relation="streamed"),
+    Fault(of_requests.fork_reads_an_empty_page, BATCHED, relation="forked"),
+)
+"""Those of quantizers reach every load of the weights, so that a dense model of them agrees."""
