@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +23,7 @@ from harness.machine.inventory import describe, take_inventory
 from harness.options import shard
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Fault
-from suites.meta.faults.measure import Row, measure_correct, measure_fault
+from suites.meta.faults.measure import Row, measure_correct, measure_fault, measure_relations
 from suites.meta.faults.reports_set import REPORTS
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.table import alarms, problems, summary, write_picture, write_table
@@ -31,7 +32,11 @@ SEEDS = 8
 FIRST_SEED = 1000
 """Of the prompts on which correct paths run. Those of smaller seeds were looked at while the limits were settled."""
 WHOLE = (1, 1)
-SETS = {"first": FIRST, "blind": BLIND, "reports": REPORTS}
+SETS: Mapping[str, tuple[Fault, ...]] = {"first": FIRST, "blind": BLIND, "reports": REPORTS}
+RELATIONS_ASKED = sorted(
+    {(fault.path, fault.relation) for faults in SETS.values() for fault in faults if fault.relation}
+)
+"""Path and relation of every fault of one, which are also asked without it."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def correct(seeds: range) -> list[Row]:
         with closing(Runner(probes=PROBES, logs=logs / "correct")) as runner:
-            return [_told(row, None) for row in measure_correct(runner, inventory, seeds=seeds)]
+            rows = measure_correct(runner, inventory, seeds=seeds)
+            relations = measure_relations(RELATIONS_ASKED, runner, inventory, seeds=seeds)
+            return [_told(row, None) for each in (rows, relations) for row in each]
 
     # Two threads, each with workers of its own, for the two cores of the smallest machine: nothing here is timed. The
     # one that is done with the faults takes what is left of the correct runs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +70,8 @@ def measure_fault(fault: Fault, runner: Runner, inventory: Inventory) -> Row:
     optimization = next(path for path in PATHS if path.name == fault.path)
     case = _case(fault.path, fault.model, next(entry for entry in WORKLOADS if entry.name == fault.workload))
     if fault.relation:
-        cells = dict(_asked(case, optimization, own, fault=fault, inventory=inventory))
+        case = replace(case, workload=relation_named(fault.relation).workload)
+        cells = dict(_asked(case, optimization, own, fault=fault.dotted, inventory=inventory))
     else:
         cells = dict(_cells(case, optimization, own, planted=planted, dtypes=fault.dtypes, inventory=inventory))
     if own is not runner:
@@ -142,16 +143,40 @@ def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range) -> It
             yield Row(name, path.name, "correct", cells, time.monotonic() - started)
 
 
+def measure_relations(
+    asked: Iterable[tuple[str, str]], runner: Runner, inventory: Inventory, *, seeds: range
+) -> Iterator[Row]:
+    """Relations of paths without a fault, each a pair of their names: with other examples for each seed, in turn on
+    each of the tiny models."""
+    for seed in seeds:
+        model = MODELS[seed % len(MODELS)]
+        for path, relation in asked:
+            started = time.monotonic()
+            optimization = next(entry for entry in PATHS if entry.name == path)
+            case = replace(_case(path, model.name, WORKLOADS[0]), workload=relation_named(relation).workload)
+            budget = replace(BUDGET, seed=seed)
+            cells = dict(_asked(case, optimization, runner, budget=budget, inventory=inventory))
+            cells = {column: replace(cell, numbers={}) for column, cell in cells.items()}
+            name = f"{model.name}, seed {seed}"
+            yield Row(name, f"{path}-{relation}", "correct", cells, time.monotonic() - started)
+
+
 def _asked(
-    case: Case, path: Optimization, runner: Runner, *, fault: Fault, inventory: Inventory
+    case: Case,
+    path: Optimization,
+    runner: Runner,
+    *,
+    inventory: Inventory,
+    fault: str = "",
+    budget: SearchBudget = BUDGET,
 ) -> Iterator[tuple[str, Cell]]:
     """The verdict on a relation, which is asked on the whole ladder at once and of which rivals say nothing."""
     if any(need.unmet(inventory, device=case.device) for need in needs(path, case)):
         return
-    case = replace(case, workload=relation_named(fault.relation).workload)
     with tempfile.TemporaryDirectory() as folder, closing(Asking(Path(folder), EXAMPLE_SECONDS)) as asking:
-        verdict = asking.verdict(case, path, runner, budget=BUDGET, folder=Path(folder), fault=fault.dotted)
-    yield "ladder", _cell(verdict, {}, keeps_numbers=True)
+        verdict = asking.verdict(case, path, runner, budget=budget, folder=Path(folder), fault=fault)
+    if verdict.outcome is not Outcome.UNSUPPORTED:
+        yield "ladder", _cell(verdict, {}, keeps_numbers=True)
 
 
 def _case(path: str, model: str, workload: Workload) -> Case:

@@ -112,6 +112,8 @@ def _quiet(results: Results) -> Iterator[str]:
         yield _alarms(column, sum(found), len(found))
     every = [_alarm(row, cell) for row in results.correct for name, cell in row.cells.items() if name != "ladder"]
     yield _alarms("all", sum(every), len(every))
+    asked = [_alarm(row, row.cells["ladder"]) for row in results.correct if [*row.cells] == ["ladder"]]
+    yield _alarms("of relations", sum(asked), len(asked))
 
 
 def _alarms(what: str, alarms: int, trials: int) -> str:
