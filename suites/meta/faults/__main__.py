@@ -21,6 +21,7 @@ from fixtures.workloads import PROBES
 from harness.execution.runner import Runner
 from harness.machine.inventory import describe, take_inventory
 from harness.options import shard
+from suites.meta.faults.blind_reports_set import BLIND_REPORTS
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Fault
 from suites.meta.faults.measure import Row, measure_correct, measure_fault, measure_relations
@@ -32,7 +33,12 @@ SEEDS = 8
 FIRST_SEED = 1000
 """Of the prompts on which correct paths run. Those of smaller seeds were looked at while the limits were settled."""
 WHOLE = (1, 1)
-SETS: Mapping[str, tuple[Fault, ...]] = {"first": FIRST, "blind": BLIND, "reports": REPORTS}
+SETS: Mapping[str, tuple[Fault, ...]] = {
+    "first": FIRST,
+    "blind": BLIND,
+    "reports": REPORTS,
+    "blind reports": BLIND_REPORTS,
+}
 RELATIONS_ASKED = sorted(
     {(fault.path, fault.relation) for faults in SETS.values() for fault in faults if fault.relation}
 )

@@ -17,18 +17,17 @@ from suites.invariants.relations import applies, relation_named
 from suites.meta.builders.documents import FLOWING, page
 from suites.meta.faults.__main__ import SETS, chosen_of
 from suites.meta.faults.__main__ import main as catalogue
-from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Planted
 from suites.meta.faults.measure import CORRECT, Cell, Row, drawn, excesses
-from suites.meta.faults.reports_set import REPORTS
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.rivals import RIVALS
 from suites.meta.faults.table import alarms, problems, summary, upper_bound, write_picture, write_table
 
+EVERY = [fault for faults in SETS.values() for fault in faults]
 PATH_NAMES = {path.name: path for path in PATHS}
 
 
-@pytest.mark.parametrize("fault", [*FIRST, *BLIND, *REPORTS], ids=lambda fault: fault.id)
+@pytest.mark.parametrize("fault", EVERY, ids=lambda fault: fault.id)
 def test_fault_is_well_formed(fault):
     """Its path, model and workload exist, workers can import it, and its docstring says in a sentence what is wrong."""
     assert fault.path in PATH_NAMES
@@ -46,9 +45,8 @@ def test_fault_is_well_formed(fault):
 
 def test_catalogue_covers_every_technique():
     """And no fault stands in it twice."""
-    faults = [*FIRST, *BLIND, *REPORTS]
     assert len(FIRST) >= 35
-    assert len({fault.id for fault in faults}) == len(faults)
+    assert len({fault.id for fault in EVERY}) == len(EVERY)
     techniques = {PATH_NAMES[fault.path].technique for fault in FIRST}
     assert techniques == set(Technique) - {Technique.EAGER, Technique.STACKS}
     assert {fault.into for fault in FIRST} == set(Planted)
@@ -95,7 +93,7 @@ def test_readme_shows_the_recorded_results():
 def test_shards_of_the_catalogue_are_the_whole():
     parts = [chosen_of("", 3, (place, 3)) for place in (1, 2, 3)]
     faults = [fault.id for chosen, _ in parts for _, fault in chosen]
-    assert sorted(faults) == sorted(fault.id for fault in (*FIRST, *BLIND, *REPORTS))
+    assert sorted(faults) == sorted(fault.id for fault in EVERY)
     assert sorted(seed for _, seeds in parts for seed in seeds) == [1000, 1001, 1002]
 
 
