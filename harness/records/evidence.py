@@ -306,7 +306,7 @@ class PrecisionRun:
     """Errors of the replaced operators; None if the path replaces none that can be watched, or did not engage."""
     deprecations: tuple[Deprecation, ...] = ()
     later: LaterCalls | None = None
-    """Facts about later calls; None for ranks and served requests, which make none."""
+    """Facts about later calls; None for ranks and served requests, which make none, and where something else served."""
 
     def __post_init__(self) -> None:
         if self.comparison.dtype is not self.dtype:

@@ -58,13 +58,14 @@ def run_candidate(run: CaseRun, text: Workload) -> PrecisionRun:
                 rounding = rounding_of(model, against.text.originals, optimization) if against.text else ()
                 candidate, seen = watched_run(run, model, batches, against.reference)
             engaged = engagement(optimization, seen)
-            operators = None
+            operators = later = None
             if engaged.engaged:  # of something else that ran there is nothing to compare
                 tokens, log = against.reference.tokens, OperatorLog(dtype)
                 operators = compare_operators(model, batches, tokens, optimization, log=log, weights=against.weights)
             scheme = _scheme(model, against.text, against.changed_by_saving, rounding)
             beside = _beside(run, model, batches, against)
-            later = later_calls(run, model, batches, candidate, against)
+            if engaged.engaged:
+                later = later_calls(run, model, batches, candidate, against)
     twin = None
     if optimization.tolerance is Tolerance.LOSSY and engaged.engaged:
         with optimization.applied():
