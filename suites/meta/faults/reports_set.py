@@ -3,17 +3,32 @@ quantizers. They were written together with what finds them."""
 
 from __future__ import annotations
 
-from suites.meta.faults import of_caches, of_calls, of_decoding, of_quantizers, of_requests, of_turns
-from suites.meta.faults.catalogue import COMPILED, SDPA, STATIC, Fault, Planted
+from suites.meta.faults import (
+    lies,
+    of_attention,
+    of_caches,
+    of_calls,
+    of_decoding,
+    of_quantizers,
+    of_requests,
+    of_turns,
+)
+from suites.meta.faults.catalogue import COMPILED, LIE, SDPA, STATIC, Fault, Planted
 
 PACKED, REPACKED = "caching.quantized_quanto4", "caching.quantized_quanto4_repacked"
 BATCHED = "continuous_batching.sdpa"
 
 REPORTS = (
     Fault(of_calls.mask_of_the_first_prompt, SDPA),
+    Fault(of_calls.cache_of_the_last_call, SDPA),
+    Fault(of_calls.angles_stay_long, SDPA, model="small_dynamic_rope"),
     Fault(of_calls.cache_is_never_freed, SDPA),
     Fault(of_calls.file_stays_open, SDPA),
     Fault(of_calls.stale_inputs_of_a_graph, COMPILED),
+    Fault(of_attention.scale_is_not_the_models, SDPA, model="small_own_scale"),
+    Fault(of_attention.cap_is_dropped, STATIC, model="small_soft_cap"),
+    Fault(of_attention.sinks_are_dropped, STATIC, model="small_sinks"),
+    Fault(lies.head_is_lost_from_the_plan, "parallelism.tp2", LIE),
     Fault(of_caches.newest_entries_are_lost_in_packing, REPACKED),
     Fault(of_quantizers.wide_blocks_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
     Fault(of_quantizers.wrong_level_of_nf4, "quantization.bnb_nf4", into=Planted.BOTH),
