@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from harness.machine.inventory import Inventory
 from harness.machine.requirements import Need
@@ -68,12 +68,31 @@ def serving_folders() -> dict[str, str]:
 
 def kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
     """Yield the repository and call log of every loaded local kernel, one imported from an announced folder."""
-    folders = {repository: folder.resolve() for repository, folder in local_kernels().items()}
-    for module in list(sys.modules.values()):
-        # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
-        contents = getattr(module, "__dict__", {})
-        if "CALLS" not in contents or not contents.get("__file__"):
-            continue
+    counting = _counting_modules()
+    folders = {repository: folder.resolve() for repository, folder in local_kernels().items()} if counting else {}
+    for module in counting:
         for repository, folder in folders.items():
-            if Path(contents["__file__"]).resolve().is_relative_to(folder):
-                yield repository, contents["CALLS"]
+            if Path(module.__dict__["__file__"]).resolve().is_relative_to(folder):
+                yield repository, module.__dict__["CALLS"]
+
+
+_LOOKED_AT: list[Any] = []
+"""All modules that were loaded when somebody looked, in their order."""
+_COUNTING: list[Any] = []
+"""Those of them that count calls."""
+
+
+def _counting_modules() -> list[Any]:
+    """Return the loaded modules that count calls.
+
+    There are thousands of modules, and every generated token asks: they are looked at anew only if they are others.
+    """
+    modules = list(sys.modules.values())
+    if modules == _LOOKED_AT:
+        return _COUNTING
+    # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
+    contents = [(module, getattr(module, "__dict__", {})) for module in modules]
+    _COUNTING[:] = [module for module, held in contents if "CALLS" in held and held.get("__file__")]
+    importing = any(getattr(held.get("__spec__"), "_initializing", False) for _, held in contents)
+    _LOOKED_AT[:] = [] if importing else modules  # what is being imported does not hold everything yet
+    return _COUNTING

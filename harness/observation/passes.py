@@ -37,7 +37,7 @@ def mark(name: str) -> None:
 
 
 def mark_counts(name: str) -> None:
-    """Mark this moment, with how many calls each local kernel has counted so far. It takes about a millisecond."""
+    """Mark this moment, with how many calls each local kernel has counted so far. It takes less than a millisecond."""
     counts = " ".join(f"{len(log)}={repository}" for repository, log in kernel_logs())
     with record_function(f"{name} {counts}"):
         pass

@@ -38,7 +38,7 @@ def confirm(tmp_path, monkeypatch):
 
 
 def test_slowdown_of_the_newer_is_found(confirm):
-    """By so much that few loads decide on a busy machine too. The record holds what was timed. No environment differs."""
+    """By so much that few loads decide on a busy machine too. The record holds what was timed."""
     found, record = confirm(ID, fault="suites.meta.faults.of_speed:three_times_as_slow")
     [finding] = found.findings
     assert finding.label == "REGRESSED", finding.told

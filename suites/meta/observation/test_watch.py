@@ -43,6 +43,22 @@ def test_kernel_is_recognised_behind_a_link(monkeypatch, tmp_path):
     assert list(kernel_logs()) == []
 
 
+def test_kernel_counts_as_long_as_it_is_loaded(monkeypatch, tmp_path):
+    """One that was being imported when somebody looked counts too, and so does one that takes the place of another."""
+    monkeypatch.setenv("LOCAL_KERNELS", f"owner/kernel={tmp_path}")
+    importing, later, renewed = (ModuleType("kernel_loaded_by_and_by") for _ in range(3))
+    importing.__spec__ = SimpleNamespace(_initializing=True)
+    monkeypatch.setitem(sys.modules, importing.__name__, importing)
+    assert list(kernel_logs()) == []
+    importing.__spec__ = None
+    for count, module in enumerate((importing, later, renewed)):
+        module.CALLS, module.__file__ = [("f", count)], str(tmp_path / "kernel.py")
+        monkeypatch.setitem(sys.modules, importing.__name__, module)
+        assert list(kernel_logs()) == [("owner/kernel", [("f", count)])]
+    monkeypatch.delitem(sys.modules, importing.__name__)
+    assert list(kernel_logs()) == []
+
+
 @pytest.mark.parametrize(
     ("config", "windows"),
     [
