@@ -156,6 +156,7 @@ def installed(distribution: str) -> str:
         return ""
 
 
+@cache  # a plan asks it for each of its cases, and a distribution names a hundred others
 def window(distribution: str, wanted: str) -> str:
     """Return the versions of `wanted` that `distribution` accepts, such as `<0.18,>=0.17.2`; empty if it names none.
     Importing a package proves nothing: transformers disables a `kernels` outside these versions."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from harness.errors import first_line
 from harness.execution.lazy import LazyModule
-from harness.execution.loading import planted
 from harness.execution.setup import RankAddress
 from harness.execution.worker import Worker, call_together
 from harness.execution.worker_pool import free_port
@@ -23,6 +22,7 @@ SECONDS = 240.0
 
 def try_call(name: str, *, asked: bool, fault: str = "", place: RankAddress | None = None) -> Trial:
     """Return what one call of the request `name` showed: that with the request, or its control. Runs in a worker."""
+    from harness.execution.loading import planted  # imports transformers, which planning does not need
     from suites.silence.requests import request_named
 
     request = request_named(name)
