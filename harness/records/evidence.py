@@ -42,7 +42,12 @@ class Case:
 
     @property
     def id(self) -> str:
-        return f"{self.device}-{self.dtype}-{self.recipe.name}-{self.path}-{self.workload.name}"
+        return case_id(self.device, self.dtype, model=self.recipe.name, path=self.path, workload=self.workload.name)
+
+
+def case_id(device: str, dtype: str, *, model: str, path: str, workload: str) -> str:
+    """Return the id of a case by the names of its parts."""
+    return f"{device}-{dtype}-{model}-{path}-{workload}"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from harness.machine.requirements import Device, DeviceMemory, HubModel, Need, R
 from harness.paths.base import Aspect, Optimization
 from harness.profiles.defects import is_ours
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tier
-from harness.records.evidence import Case
+from harness.records.evidence import Case, case_id
 from harness.records.workload import Folder, Hub, ModelSpec, Probes, Seeded, Workload
 from harness.session.option_values import place
 
@@ -242,12 +242,13 @@ def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
 
 def case_ids(catalogue: Catalogue, device: str) -> set[str]:
     """Return the ids of all cases that a catalogue gives on a torch device type, in any dtype."""
+    models, workloads = ([each.name for each in named] for named in (catalogue.all_models, catalogue.workloads))
     return {
-        Case(path.name, path.technique, model, workload, device, dtype).id
+        case_id(device, dtype, model=model, path=path.name, workload=workload)
         for path in catalogue.paths
-        for model in catalogue.all_models
-        for workload in catalogue.workloads
-        for dtype in Dtype
+        for model in models
+        for workload in workloads
+        for dtype in map(str, Dtype)
     }
 
 
