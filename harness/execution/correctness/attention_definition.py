@@ -14,7 +14,7 @@ WITHOUT_EFFECT = {
     # Keys that may be seen are derived from the configuration.
     *("attention_mask", "sliding_window", "is_causal", "position_ids", "cache_position", "position_embeddings"),
     # These say what else is returned or kept. Dropout does nothing in evaluation mode.
-    *("dropout", "output_attentions", "use_cache", "past_key_values", "logits_to_keep"),
+    *("dropout", "output_attentions", "output_router_logits", "use_cache", "past_key_values", "logits_to_keep"),
 }
 """Options of a call that change nothing of what its result should be."""
 

@@ -24,7 +24,7 @@ from harness.execution.correctness.attention_definition import defined_attention
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.operator_log import OperatorLog
-from harness.observation.windows import windows_by_layer
+from harness.observation.windows import recurrent_layers, windows_by_layer
 from harness.observation.wrapping import wrapped
 
 EAGER = "eager_attention_forward"
@@ -66,6 +66,7 @@ def watched_eager(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[None]:
 
     `seen` is that of `watched_attention`. What has no definition is left out, and the log names it.
     """
+    log.unwatched |= {f"layers of kind {kind}" for kind in recurrent_layers(model.config.get_text_config())}
     watch = AttentionWatch(model, seen, log, against=definition, passes=2)
     # A modelling file looks its function up whenever it attends, by the name that it has in this file.
     files = {sys.modules[type(module).__module__] for module in model.modules()}
@@ -215,8 +216,8 @@ class RecordedAttention:
         the weight in float64."""
         groups = query.shape[1] // key.shape[1]
         with PromoteToFloat64():
-            wide = (part.double() for part in (query, key, torch.eye(key.shape[2]).to(key).expand(*key.shape[:3], -1)))
-            weights = self._attend(*wide).transpose(1, 2)
+            each = torch.eye(key.shape[2], dtype=torch.float64, device=key.device).expand(*key.shape[:3], -1)
+            weights = self._attend(query.double(), key.double(), each).transpose(1, 2)
         certain, found = weights.max(-1)
         values = value.repeat_interleave(groups, 1)
         right = values.gather(2, found[..., None].expand(*found.shape, values.shape[-1]))

@@ -165,7 +165,9 @@ LATER = (
     Fault(of_quantizers.float8_cuts_off, "quantization.torchao_float8", into=Planted.BOTH),
     Fault(of_quantizers.swapped_rows_of_quanto_int8, "quantization.quanto_int8", into=Planted.BOTH),
     Fault(of_quantizers.zero_point_of_quanto_is_one_off, "quantization.quanto_int4", into=Planted.BOTH),
+    Fault(of_eager.eager_window_one_longer, SDPA, BROKEN, Planted.BASELINE, model="tiny_olmo3"),
+    Fault(of_eager.eager_attends_padding, SDPA, BROKEN, Planted.BASELINE),
 )
-"""Those that nothing daily saw: of what a call leaves to the next, of a cache that packs what it gathered, and of
-quantizers. The latter reach every load of the weights, so that a dense model of them agrees. They were written with
-what finds them, and are no part of the recorded results."""
+"""Those that nothing daily saw: of what a call leaves to the next, of a cache that packs what it gathered, of
+quantizers, and of eager's attention. Those of quantizers reach every load of the weights, so that a dense model of them
+agrees. All were written with what finds them, and are no part of the recorded results."""
