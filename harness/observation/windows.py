@@ -48,7 +48,7 @@ def windows_by_layer(config: Any) -> dict[int, int]:
     """
     named = getattr(config, "layer_types", None)
     if not named:
-        return dict(enumerate(windows_of(config)))
+        return dict(enumerate(windows_of(config))) if hasattr(config, "num_hidden_layers") else {}
     sizes = {
         layer: ATTENTION_LAYERS[kind]
         for layer, kind in enumerate(named)

@@ -37,10 +37,11 @@ def defined_attention(  # noqa: PLR0913 - arguments of transformers' own attenti
     s_aux: Tensor | None = None,
     **_options: Any,
 ) -> tuple[Tensor, None]:
-    """Return what attention is defined to give, (B, Q, H, V) in the format of its inputs, and None for the weights.
+    """Return what attention is defined to give, (B, Q, H, V) in the format of its inputs.
 
-    `query` is (B, H, Q, D), `key` (B, K, S, D), `value` (B, K, S, V). Head h reads the keys of head h // (H / K). The
-    `mask` (B, 1, Q, S) is added to the scores, and `s_aux` (H,) holds the sinks.
+    The second result, where transformers' functions have the weights, is None. `query` is (B, H, Q, D), `key`
+    (B, K, S, D), `value` (B, K, S, V). Head h reads the keys of head h // (H / K). The `mask` (B, 1, Q, S) is added to
+    the scores, and `s_aux` (H,) holds the sinks.
 
     Scores are s q·k (Vaswani et al. 2017, equation 1), where s is D^-0.5 if none is given. A soft cap c makes them
     c tanh(score / c) (Gemma 2, arXiv 2408.00118). A sink is one more score, without a value (arXiv 2309.17453). The

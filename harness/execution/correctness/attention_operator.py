@@ -87,8 +87,13 @@ def own_eager(module: Any, _options: Mapping[str, Any]) -> Attention | str:
 
 def definition(module: Any, options: Mapping[str, Any]) -> Attention | str:
     """Return the definition of attention, or the reason why a call with these options has none."""
-    unknown = undefined_options(options)
-    return f"attention of {type(module).__name__} with {', '.join(unknown)}" if unknown else defined_attention
+    name = f"attention of {type(module).__name__}"
+    if unknown := undefined_options(options):
+        return f"{name} with {', '.join(unknown)}"
+    causal = options.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        return f"{name}, which is not causal"
+    return defined_attention
 
 
 class AttentionWatch:
@@ -127,21 +132,22 @@ class AttentionWatch:
     ) -> Any:
         """Return what the `original` attention function returns, and compare it."""
         result = original(module, query, key, value, attention_mask, **options)
+        layer = getattr(module, "layer_idx", -1)
         if self._log.passes <= self._last_pass:
-            self._feed(module.layer_idx, queries=query.shape[-2], keys=key.shape[-2])
+            self._feed(layer, queries=query.shape[-2], keys=key.shape[-2])
             against = self._against(module, options)
-            if module.layer_idx not in self._windows:
+            if layer not in self._windows:
                 self._log.unwatched.add("attention in chunks, or of a kind that is not known here")
             elif isinstance(against, str):
                 self._log.unwatched.add(against)
             else:
-                allowed = self._allowed(module.layer_idx, queries=query.shape[-2], keys=key.shape[-2])
+                allowed = self._allowed(layer, queries=query.shape[-2], keys=key.shape[-2])
                 call, log = RecordedAttention(module, against, allowed, options), self._log
-                where = f"layer {module.layer_idx}"
-                log.compare(f"attention of {where} in {log.phase}", call.triple(result[0], query, key, value))
+                name = f"attention of layer {layer}"
+                log.compare(f"{name} in {log.phase}", call.triple(result[0], query, key, value))
                 probe = call.probe(query, key, value)
                 found = original(module, *probe, attention_mask, **options)[0]
-                log.attempt(f"values that attention of {where} looks up in {log.phase}", call.missed(found, *probe))
+                log.attempt(f"values that {name} looks up in {log.phase}", call.missed(found, *probe))
         return result
 
     def _feed(self, layer: int, *, queries: int, keys: int) -> None:

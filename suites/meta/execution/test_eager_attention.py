@@ -71,6 +71,14 @@ def test_call_with_an_option_that_the_definition_does_not_know_has_none():
     assert definition(module, {"position_bias": 1, "indices": 2, "scaling": 1.0}) == told
 
 
+def test_attention_that_is_not_causal_has_no_definition():
+    """As an encoder's: by the module, or by the call."""
+    told = "attention of SimpleNamespace, which is not causal"
+    assert definition(SimpleNamespace(is_causal=False), {}) == told
+    assert definition(SimpleNamespace(is_causal=True), {"is_causal": False}) == told
+    assert definition(SimpleNamespace(is_causal=True), {"is_causal": None}) is defined_attention
+
+
 def measured(name, folder, *, dtype=Dtype.FP32, fault=""):
     """What is known of eager of a model, with a fault in it and in its reference, or none."""
     setup = replace(setup_of(name, folder), fault=fault)
