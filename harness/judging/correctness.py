@@ -154,6 +154,7 @@ def _passed(
         why = f" ({evidence.left_out})" if evidence.left_out else ""
         ladder += f"{', '.join(sorted(counted))} only{why}, {_instead(case, evidence)}; "
     missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
+    missing += sorted({f"eager's {name}" for trust in evidence.trusts for name in _unwatched(trust)})
     ladder += "".join(f"not compared: {name}; " for name in missing)
     if any(run.scheme and run.scheme.rounding is None for run in evidence.rungs):
         ladder += "weights not compared with the originals, in a record from before that was done; "
@@ -165,6 +166,11 @@ def _passed(
     changes = "".join(f"{NUMERICS_CHANGED}{key} is {numbers[key]:.4g}, was {was:.4g}; " for key, was in before.items())
     was = {f"{key}.stored": was for key, was in before.items()}
     return verdict_on(case, property_, Outcome.PASS, f"{changes}{ladder}{_closest(checks)}", {**numbers, **was})
+
+
+def _unwatched(trust: EagerCheck) -> tuple[str, ...]:
+    """Return what of eager's attention has no definition to be held to."""
+    return trust.attention.unwatched if trust.attention else ()
 
 
 def _reference(evidence: Evidence) -> str:

@@ -213,6 +213,8 @@ def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Re
             ),
         ),
     ]
+    if eager.attention:
+        checks += _attention(eager.attention, eager.dtype)
     if eager.asked:
         checks.append(
             LimitCheck(
@@ -220,6 +222,32 @@ def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Re
             )
         )
     return checks
+
+
+def _attention(attention: Operators, dtype: Dtype) -> Iterator[LimitCheck]:
+    """Yield what eager's attention must satisfy against its definition: the limits of rule O in the table."""
+    yield from same_precision(
+        attention.errors,
+        dtype,
+        LIMITS.of_parts(dtype),
+        rule="attention",
+        key="eager_attention",
+        label="error of eager's attention",
+        over="its definition's",
+    )
+    wrong = sum(trial.wrong for trial in attention.exact)
+    first = next((f" ({trial.operator})" for trial in attention.exact if trial.wrong), "")
+    yield LimitCheck.none(
+        "attention",
+        f"{dtype}.eager_attention_exact",
+        wrong,
+        f"eager's attention sees other keys than windows and padding let it see, or other heads: {wrong} wrong values "
+        f"where nothing rounds{first} ({dtype})",
+    )
+    if not attention.unwatched:
+        compared = len(attention.errors) + sum(trial.tried for trial in attention.exact)
+        sentence = f"no attention of eager was compared with the definition ({dtype})"
+        yield LimitCheck.some("attention", f"{dtype}.eager_attention_compared", compared, sentence)
 
 
 def changed(numbers: Mapping[str, float], stored: StoredNumerics) -> dict[str, float]:

@@ -31,15 +31,22 @@ def error_findings(strata: tuple[StratumError, ...], dtype: Dtype, *, limits: Li
 
 
 def same_precision(  # noqa: PLR0913 - what is held to which limits, and what it is called
-    strata: tuple[StratumError, ...], dtype: Dtype, limits: tuple[float, float], *, rule: str, key: str, label: str
+    strata: tuple[StratumError, ...],
+    dtype: Dtype,
+    limits: tuple[float, float],
+    *,
+    rule: str,
+    key: str,
+    label: str,
+    over: str = "eager's",
 ) -> Iterator[LimitCheck]:
     if not strata:
         return
     rms_limit, max_limit = limits
     ratios = {error.stratum: rho(error, dtype) for error in strata}
     peaks = {error.stratum: rho_max(error) for error in strata}
-    yield largest_ratio(rule, f"{dtype}.{key}", f"{dtype} {label} over eager's", ratios, rms_limit)
-    yield largest_ratio(rule, f"{dtype}.{key}_max", f"{dtype} largest {label} over eager's", peaks, max_limit)
+    yield largest_ratio(rule, f"{dtype}.{key}", f"{dtype} {label} over {over}", ratios, rms_limit)
+    yield largest_ratio(rule, f"{dtype}.{key}_max", f"{dtype} largest {label} over {over}", peaks, max_limit)
 
 
 def largest_ratio(rule: str, key: str, label: str, ratios: dict[str, float], limit: float) -> LimitCheck:

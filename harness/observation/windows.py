@@ -15,7 +15,9 @@ ATTENTION_LAYERS = {
 }
 """Kinds of layers that attend over cached keys and values, as configs name them. The value is the entry of the config
 that says how many positions they see; empty for all."""
-OTHER_LAYERS = {"linear_attention", "conv", "moe", "mamba", "mlp"}
+RECURRENT_LAYERS = {"linear_attention", "conv", "mamba"}
+"""Kinds of layers that carry a state from position to position in place of keys and values."""
+OTHER_LAYERS = {*RECURRENT_LAYERS, "moe", "mlp"}
 """Kinds of layers that do not attend over cached keys and values."""
 
 
@@ -34,6 +36,11 @@ def windows_of(config: Any) -> tuple[int, ...]:
     return tuple(int(getattr(config, size, None) or 0) if size else 0 for size in sizes)
 
 
+def recurrent_layers(config: Any) -> list[str]:
+    """Return the kinds of recurrent layers that a configuration names, in order of their names."""
+    return sorted(RECURRENT_LAYERS & set(getattr(config, "layer_types", None) or ()))
+
+
 def windows_by_layer(config: Any) -> dict[int, int]:
     """Return the sliding window of each attention layer by its index; 0 for none.
 
@@ -41,7 +48,7 @@ def windows_by_layer(config: Any) -> dict[int, int]:
     """
     named = getattr(config, "layer_types", None)
     if not named:
-        return dict(enumerate(windows_of(config)))
+        return dict(enumerate(windows_of(config))) if hasattr(config, "num_hidden_layers") else {}
     sizes = {
         layer: ATTENTION_LAYERS[kind]
         for layer, kind in enumerate(named)

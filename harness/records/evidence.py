@@ -354,6 +354,9 @@ class EagerCheck:
     """Negative log likelihood of the text probe in nats per token."""
     chance: float = 0.0
     """The same of a model that takes every token for as likely as any other; 0 if not measured."""
+    attention: Operators | None = None
+    """Eager's calls of attention, with the definition of attention as the yardstick in place of eager. None without
+    attention that can be seen, and in records from before this was compared."""
 
     @property
     def trained(self) -> bool:

@@ -1,27 +1,34 @@
 """Comparison of single attention calls at their own queries, keys and values. Runs in workers.
 
-Which keys a query may attend to follows from the padding of the batch, the window of the layer and the positions fed
-before. It is not read from the mask that the path made for itself.
+A path is compared with eager, and eager with the definition of attention. Which keys a query may attend to follows from
+the padding of the batch, the window of the layer and the positions fed before. It is not read from the mask that was
+made for the call.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from harness.execution.correctness.attention_definition import defined_attention, undefined_options
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.operator_log import OperatorLog
-from harness.observation.windows import windows_by_layer
+from harness.observation.windows import recurrent_layers, windows_by_layer
+from harness.observation.wrapping import wrapped
 
+EAGER = "eager_attention_forward"
+"""Name of an architecture's own attention function in its modelling file."""
 QUERIES = 64
 """Number of last queries of a call that are compared. The full matrix of scores is computed for them."""
 CERTAIN = 1e-10
@@ -30,52 +37,130 @@ LARGEST = 2**15
 """Bound of a query's product with its own key. Half precision ends at 65,504."""
 
 
+Attention = Callable[..., tuple[Tensor, Any]]
+"""Function with the arguments of transformers' attention functions. The first of its two results is the output."""
+
+
 @contextmanager
 def watched_attention(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[None]:
-    """Compare every call of the model's attention function inside `with`.
+    """Compare every call of the model's attention function with eager's inside `with`.
 
     `seen` (B, L) bool marks which of all positions that will be fed are no padding. Layers that attend in chunks are
     left out, and so are architectures without eager code of the usual form. The log names them.
     """
     name = model.config._attn_implementation
     original = ALL_ATTENTION_FUNCTIONS[name]
-    windows = windows_by_layer(model.config.get_text_config())
-    fed: Counter[int] = Counter()
-    last: dict[int, int] = {}
-    """Forward pass in which each layer attended last: some attend more than once to the same keys."""
-
-    def watched(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any = None, **options: Any
-    ) -> Any:
-        result = original(module, query, key, value, attention_mask, **options)
-        layer, queries = module.layer_idx, query.shape[-2]
-        if last.get(layer) != log.passes:
-            # Without a cache every pass is fed all positions again. With one, a later pass has more keys than queries.
-            again = 1 < queries == key.shape[-2]
-            fed[layer] = queries if again else fed[layer] + queries
-        last[layer] = log.passes
-        # transformers' own attention function, from the architecture's modelling file.
-        eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-        if layer not in windows:
-            log.unwatched.add("attention in chunks, or of a kind that is not known here")
-        elif eager is None:
-            log.unwatched.add(f"attention of {type(module).__name__}, which has no eager code of the usual form")
-        else:
-            allowed = allowed_keys(seen[:, : fed[layer]], queries=queries, keys=key.shape[-2], window=windows[layer])
-            call = RecordedAttention(module, eager, allowed, options)
-            log.compare(f"attention of layer {layer} in {log.phase}", call.triple(result[0], query, key, value))
-            probe = call.probe(query, key, value)
-            found = original(module, *probe, attention_mask, **options)[0]
-            log.attempt(f"values that attention of layer {layer} looks up in {log.phase}", call.missed(found, *probe))
-        return result
-
-    ALL_ATTENTION_FUNCTIONS.register(name, watched)
+    watch = AttentionWatch(model, seen, log, against=own_eager)
+    ALL_ATTENTION_FUNCTIONS.register(name, partial(watch.attend, original))
     try:
         yield
     finally:
         ALL_ATTENTION_FUNCTIONS.register(name, original)
-    if not fed and not hasattr(sys.modules[type(model).__module__], "ALL_ATTENTION_FUNCTIONS"):
+    if not watch.fed and not hasattr(sys.modules[type(model).__module__], "ALL_ATTENTION_FUNCTIONS"):
         log.unwatched.add(f"attention of {type(model).__name__}, which does not call transformers' attention functions")
+
+
+@contextmanager
+def watched_eager(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[None]:
+    """Compare a model's eager attention with its definition inside `with`: in prefill and in the first decode step.
+
+    `seen` is that of `watched_attention`. What has no definition is left out, and the log names it.
+    """
+    log.unwatched |= {f"layers of kind {kind}" for kind in recurrent_layers(model.config.get_text_config())}
+    watch = AttentionWatch(model, seen, log, against=definition, passes=2)
+    # A modelling file looks its function up whenever it attends, by the name that it has in this file.
+    files = {sys.modules[type(module).__module__] for module in model.modules()}
+    with ExitStack() as watches:
+        for file in files:
+            if hasattr(file, EAGER):
+                watches.enter_context(wrapped(file, EAGER, watch.attend))
+        yield
+    if not watch.fed:
+        log.unwatched.add(f"attention of {type(model).__name__}, which has no eager code of the usual form")
+
+
+def own_eager(module: Any, _options: Mapping[str, Any]) -> Attention | str:
+    """Return the eager function of an architecture's modelling file, or the reason why there is none."""
+    eager: Attention | None = getattr(sys.modules[type(module).__module__], EAGER, None)
+    return eager or f"attention of {type(module).__name__}, which has no eager code of the usual form"
+
+
+def definition(module: Any, options: Mapping[str, Any]) -> Attention | str:
+    """Return the definition of attention, or the reason why a call with these options has none."""
+    name = f"attention of {type(module).__name__}"
+    if unknown := undefined_options(options):
+        return f"{name} with {', '.join(unknown)}"
+    causal = options.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        return f"{name}, which is not causal"
+    return defined_attention
+
+
+class AttentionWatch:
+    """Comparison of calls of attention by what the configuration lets them see, in one run of a model."""
+
+    def __init__(
+        self,
+        model: Any,
+        seen: Tensor,
+        log: OperatorLog,
+        *,
+        against: Callable[[Any, Mapping[str, Any]], Attention | str],
+        passes: float = math.inf,
+    ) -> None:
+        """Prepare to compare the calls in the next `passes`. `against` takes module and options of a call, and returns
+        the function that it is compared with, or the reason why there is none."""
+        self._seen = seen
+        self._log = log
+        self._against = against
+        self._last_pass = log.passes + passes
+        self._windows = windows_by_layer(model.config.get_text_config())
+        self.fed: Counter[int] = Counter()
+        """Number of positions that each layer attended with so far."""
+        self._last: dict[int, int] = {}
+        """Forward pass in which each layer attended last: some attend more than once to the same keys."""
+
+    def attend(  # noqa: PLR0913, PLR0917 - the original, and its arguments
+        self,
+        original: Attention,
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Any = None,
+        **options: Any,
+    ) -> Any:
+        """Return what the `original` attention function returns, and compare it."""
+        result = original(module, query, key, value, attention_mask, **options)
+        layer = getattr(module, "layer_idx", -1)
+        if self._log.passes <= self._last_pass:
+            self._feed(layer, queries=query.shape[-2], keys=key.shape[-2])
+            against = self._against(module, options)
+            if layer not in self._windows:
+                self._log.unwatched.add("attention in chunks, or of a kind that is not known here")
+            elif isinstance(against, str):
+                self._log.unwatched.add(against)
+            else:
+                allowed = self._allowed(layer, queries=query.shape[-2], keys=key.shape[-2])
+                call, log = RecordedAttention(module, against, allowed, options), self._log
+                name = f"attention of layer {layer}"
+                log.compare(f"{name} in {log.phase}", call.triple(result[0], query, key, value))
+                probe = call.probe(query, key, value)
+                found = original(module, *probe, attention_mask, **options)[0]
+                log.attempt(f"values that {name} looks up in {log.phase}", call.missed(found, *probe))
+        return result
+
+    def _feed(self, layer: int, *, queries: int, keys: int) -> None:
+        """Count the positions that a layer attends with, once in a forward pass."""
+        if self._last.get(layer) != self._log.passes:
+            # Without a cache every pass is fed all positions again. With one, a later pass has more keys than queries.
+            again = 1 < queries == keys
+            self.fed[layer] = queries if again else self.fed[layer] + queries
+        self._last[layer] = self._log.passes
+
+    def _allowed(self, layer: int, *, queries: int, keys: int) -> Tensor:
+        seen = self._seen[:, : self.fed[layer]]
+        return allowed_keys(seen, queries=queries, keys=keys, window=self._windows[layer])
 
 
 def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tensor:
@@ -98,21 +183,21 @@ class RecordedAttention:
     """One call of attention. B rows, H query heads, K heads of keys and values, Q queries, S keys, D head size."""
 
     module: Any
-    eager: Callable[..., tuple[Tensor, Any]]
-    """Eager attention function of the model's own architecture."""
+    against: Attention
+    """Function that the call is compared with: the architecture's eager one, or the definition."""
     allowed: Tensor
     """(B, Q, S) bool: keys that each query may attend to."""
     options: Mapping[str, Any]
     """Keyword arguments of the call: scaling, soft cap, sinks."""
 
     def triple(self, output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Triple:
-        """Return the last queries of `output` (B, Q, H, D), of eager's and of the float64 output. Padding is left
-        out."""
+        """Return the last queries of `output` (B, Q, H, D), of the other function's and of its output in float64.
+        Padding is left out."""
         real = self.allowed.any(-1)[:, -QUERIES:]
-        eager = self._eager(query, key, value)
+        yardstick = self._attend(query, key, value)
         with PromoteToFloat64():
-            exact = self._eager(query.double(), key.double(), value.double())
-        return Triple(output[:, -QUERIES:][real], eager[real], exact[real])
+            exact = self._attend(query.double(), key.double(), value.double())
+        return Triple(output[:, -QUERIES:][real], yardstick[real], exact[real])
 
     def probe(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of the same shapes, by which each query looks up one value.
@@ -137,8 +222,8 @@ class RecordedAttention:
         the weight in float64."""
         groups = query.shape[1] // key.shape[1]
         with PromoteToFloat64():
-            wide = (part.double() for part in (query, key, torch.eye(key.shape[2]).to(key).expand(*key.shape[:3], -1)))
-            weights = self._eager(*wide).transpose(1, 2)
+            each = torch.eye(key.shape[2], dtype=torch.float64, device=key.device).expand(*key.shape[:3], -1)
+            weights = self._attend(query.double(), key.double(), each).transpose(1, 2)
         certain, found = weights.max(-1)
         values = value.repeat_interleave(groups, 1)
         right = values.gather(2, found[..., None].expand(*found.shape, values.shape[-1]))
@@ -156,11 +241,11 @@ class RecordedAttention:
         turn = (torch.arange(newest.shape[1]) + torch.arange(newest.shape[0])[:, None]) % len(kinds)
         return kinds.gather(0, turn[None])[0].clamp(0, keys - 1)
 
-    def _eager(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return eager's output at the last queries, (B, queries, H, D)."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the other function's output at the last queries, (B, queries, H, D)."""
         mask = torch.zeros(self.allowed.shape, dtype=query.dtype, device=query.device)
         mask.masked_fill_(~self.allowed, torch.finfo(query.dtype).min)
-        output, _ = self.eager(
+        output, _ = self.against(
             self.module,
             query[:, :, -QUERIES:],
             key,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +32,15 @@ class OperatorLog:
     """Phase of the forward pass that is running."""
     passes: int = 0
     """Number of forward passes so far."""
+
+    @contextmanager
+    def following(self, model: Any) -> Iterator[None]:
+        """Follow the forward passes of a model inside `with`."""
+        hook = model.register_forward_pre_hook(self.enter_phase, with_kwargs=True)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def enter_phase(self, _model: Any, arguments: Any, options: Any) -> None:
         """Set the phase before each forward pass of a model. It is called by torch, as a hook."""

@@ -69,7 +69,7 @@ def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its e
         seen = torch.cat([mask, torch.ones_like(forced)], 1).bool()
         with ExitStack() as watches:
             watches.enter_context(optimization.applied())
-            watches.callback(model.register_forward_pre_hook(log.enter_phase, with_kwargs=True).remove)
+            watches.enter_context(log.following(model))
             if Aspect.ATTENTION in replaced:
                 watches.enter_context(watched_attention(model, seen, log))
             if Aspect.CACHE in replaced:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.errors import Incompatible, NotExact, ReferenceInvalid
@@ -37,13 +38,23 @@ def with_tokens(batches: Sequence[Batch], tokens: Tensor) -> Iterator[tuple[Tens
 
 
 def run_batches(
-    model: Any, batches: list[Batch], reference: Generation, *, options: Callable[[], Mapping[str, Any]]
+    model: Any,
+    batches: list[Batch],
+    reference: Generation,
+    *,
+    options: Callable[[], Mapping[str, Any]],
+    watching: Callable[[Tensor], AbstractContextManager[Any]] = nullcontext,
 ) -> tuple[list[Any], Generation]:
     """Run each batch once with the reference's tokens forced on it, and once free. Return the outputs of all runs, and
-    their tensors. `options` gives the arguments of `generate`, anew for each run."""
+    their tensors. `options` gives the arguments of `generate`, anew for each run.
+
+    Each forced run is inside what `watching` returns. It gets (B, L) bool, which marks which of all positions that the
+    run is fed are no padding.
+    """
     outputs, parts = [], []
     for ids, mask, tokens in with_tokens(batches, reference.tokens):
-        forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options())
+        with watching(torch.cat([mask, torch.ones_like(tokens)], 1).bool()):
+            forced, prompt_logits, step_logits = generate_forced(model, ids, mask, tokens=tokens, options=options())
         free, own = generate_free(model, ids, mask, new_tokens=tokens.shape[1], options=options())
         outputs += [forced, free]
         parts.append(generation(prompt_logits, step_logits, own, mask, cache=cache_of(forced)))

@@ -80,3 +80,45 @@ def half_precision_eager() -> Iterator[None]:
 
     with patched(modeling_qwen3, "eager_attention_forward", halved) as original:
         yield
+
+
+@contextmanager
+def eager_window_one_longer() -> Iterator[None]:
+    """The mask lets a query see one key beyond its window."""
+    from transformers import masking_utils
+
+    with patched(masking_utils, "sliding_window_overlay", lambda window: original(window + 1)) as original:
+        yield
+
+
+@contextmanager
+def eager_attends_padding() -> Iterator[None]:
+    """The mask lets queries see the padding of their row."""
+    from transformers import masking_utils
+
+    with patched(masking_utils, "padding_mask_function", lambda mask: original(torch.ones_like(mask))) as original:
+        yield
+
+
+@contextmanager
+def eager_without_soft_cap() -> Iterator[None]:
+    """Eager attention of Gemma 2 does not cap its scores."""
+    from transformers.models.gemma2 import modeling_gemma2
+
+    def uncapped(*arguments, softcap=None, **options):
+        return original(*arguments, **options)
+
+    with patched(modeling_gemma2, "eager_attention_forward", uncapped) as original:
+        yield
+
+
+@contextmanager
+def eager_with_the_usual_scale() -> Iterator[None]:
+    """Eager attention of Gemma 3 scales by d^-0.5, and not by the model's own scale."""
+    from transformers.models.gemma3 import modeling_gemma3
+
+    def scaled(*arguments, scaling=None, **options):
+        return original(*arguments, **options)
+
+    with patched(modeling_gemma3, "eager_attention_forward", scaled) as original:
+        yield

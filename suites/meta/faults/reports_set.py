@@ -1,5 +1,5 @@
-"""The set of what users report: faults of conversations, of state between calls, of decoding, of requests, and of
-quantizers. They were written together with what finds them."""
+"""The set of what users report: faults of conversations, of state between calls, of decoding, of requests, of
+quantizers, and of eager's attention. They were written together with what finds them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from suites.meta.faults import (
     of_requests,
     of_turns,
 )
-from suites.meta.faults.catalogue import COMPILED, LIE, SDPA, STATIC, Fault, Planted
+from suites.meta.faults.catalogue import BROKEN, COMPILED, LIE, SDPA, STATIC, Fault, Planted
 
 PACKED, REPACKED = "caching.quantized_quanto4", "caching.quantized_quanto4_repacked"
 BATCHED = "continuous_batching.sdpa"
@@ -87,5 +87,9 @@ REPORTS = (
     Fault(of_requests.stream_is_another, BATCHED, relation="streamed"),
     Fault(of_requests.stream_skips_a_token, BATCHED, relation="streamed"),
     Fault(of_requests.fork_reads_an_empty_page, BATCHED, relation="forked"),
+    Fault(of_eager.eager_window_one_longer, SDPA, BROKEN, Planted.BASELINE, model="tiny_olmo3"),
+    Fault(of_eager.eager_attends_padding, SDPA, BROKEN, Planted.BASELINE, model="small_own_scale"),
+    Fault(of_eager.eager_without_soft_cap, STATIC, BROKEN, Planted.BASELINE, model="small_soft_cap"),
+    Fault(of_eager.eager_with_the_usual_scale, SDPA, BROKEN, Planted.BASELINE, model="small_own_scale"),
 )
 """Those of quantizers reach every load of the weights, so that a dense model of them agrees."""

@@ -15,10 +15,12 @@ from harness.records.evidence import (
     CacheComparison,
     EagerCheck,
     Evidence,
+    ExactTrial,
     Failure,
     FreeRun,
     GreedyAgreement,
     LaterCalls,
+    Operators,
     Remains,
     StratumError,
 )
@@ -186,6 +188,52 @@ def test_unsupported_quotes_the_need():
 )
 def test_each_doubt_about_eager_can_be_raised(trust, broken):
     assert {finding.key for finding in trust_findings(trust, floor=FLOOR) if finding.violated} == {broken}
+
+
+ATTENTION = StratumError("attention of layer 2 in decode", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("attention", "broken"),
+    [
+        (Operators((ATTENTION,), (ExactTrial("values", 9, 0),)), set()),
+        (Operators((), (), ("layers of kind conv",)), set()),
+        (Operators((replace(ATTENTION, candidate_rms=2.9),)), set()),
+        (Operators((ATTENTION, replace(ATTENTION, candidate_rms=3.1))), {"eager_attention"}),
+        (Operators((replace(ATTENTION, candidate_max=8.1),)), {"eager_attention_max"}),
+        (Operators((replace(ATTENTION, candidate_rms=math.nan),)), {"eager_attention"}),
+        (Operators((ATTENTION,), (ExactTrial("values", 9, 1),)), {"eager_attention_exact"}),
+        (Operators(()), {"eager_attention_compared"}),
+    ],
+)
+def test_eager_whose_attention_is_not_what_it_is_defined_to_be_is_untrusted(attention, broken):
+    """By the limits of rule O; without a definition, or in an older record, nothing is claimed."""
+    trust = replace(TRUST, attention=attention)
+    violated = {finding.key for finding in trust_findings(trust, floor=FLOOR) if finding.violated}
+    assert violated == {f"fp32.{key}" for key in broken}
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=(trust, NATIVE)))
+    assert verdict.outcome is (Outcome.BASELINE_UNTRUSTED if broken else Outcome.PASS)
+
+
+def test_wrong_attention_of_eager_is_told_by_its_layer():
+    seen = ExactTrial("values that attention of layer 2 looks up in prefill", 9, 4)
+    trust = replace(TRUST, attention=Operators((ATTENTION,), (ExactTrial("others", 9, 0), seen)))
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=(trust, NATIVE)))
+    assert (
+        "eager's attention sees other keys than windows and padding let it see, or other heads: 4 wrong values where "
+        "nothing rounds (values that attention of layer 2 looks up in prefill) (fp32) [attention]" in verdict.message
+    )
+    other = replace(TRUST, attention=Operators((replace(ATTENTION, candidate_rms=50.0),)))
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=(other, NATIVE)))
+    told = "fp32 error of eager's attention over its definition's (attention of layer 2 in decode) is 50, but should be"
+    assert f"{told} at most 3 [attention]" in verdict.message
+
+
+def test_what_of_eagers_attention_has_no_definition_is_told():
+    trusts = tuple(replace(trust, attention=Operators((), (), ("layers of kind conv",))) for trust in (TRUST, NATIVE))
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=trusts))
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.message.count("not compared: eager's layers of kind conv; ") == 1
 
 
 def test_error_that_is_not_a_number_breaks_both_of_its_limits():

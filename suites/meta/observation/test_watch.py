@@ -24,7 +24,7 @@ from harness.observation.watch import (
     profiled_events,
     shown_by_operators,
 )
-from harness.observation.windows import windows_by_layer, windows_of
+from harness.observation.windows import recurrent_layers, windows_by_layer, windows_of
 from harness.records.observation import SDPA, AttentionCall, Phase
 
 
@@ -188,6 +188,9 @@ def test_windows_are_told_by_layer():
     assert windows_by_layer(config) == {0: 0, 2: 8}
     plain = SimpleNamespace(layer_types=None, num_hidden_layers=2, sliding_window=None)
     assert windows_by_layer(plain) == {0: 0, 1: 0}
+    assert windows_by_layer(SimpleNamespace()) == {}
+    assert recurrent_layers(config) == ["linear_attention"]
+    assert recurrent_layers(plain) == []
 
 
 def test_kernels_that_a_timed_session_can_show_are_those_of_operators():

@@ -28,18 +28,21 @@ from harness.records.evidence import (
     CacheComparison,
     Comparison,
     Divergence,
+    EagerCheck,
     Engagement,
     EngagementCheck,
     Evidence,
+    ExactTrial,
     Failure,
     FreeRun,
     GreedyAgreement,
+    Operators,
     PrecisionRun,
     StratumError,
 )
 from harness.records.run import Run, Verdict
 from harness.records.workload import Folder, ModelSpec, Prompt, Workload
-from suites.meta.builders.evidence import rung
+from suites.meta.builders.evidence import TRUST, rung
 
 NUMBERS = st.floats(allow_nan=False)
 """Infinity included; not-a-number has its own test, since it is not equal to itself."""
@@ -250,3 +253,13 @@ def test_comparison_that_compared_nothing_is_refused(change, told):
     """Without its strata, evidence of a wrong path was PASS."""
     with pytest.raises(CorruptRecord, match=told):
         from_plain(Comparison, {**GOOD_COMPARISON, **change})
+
+
+def test_attention_of_eager_survives_and_is_missing_in_older_records():
+    """A record from before it was compared loads, and says nothing of it."""
+    error = StratumError("attention of layer 0 in decode", *([1.0] * 6))
+    trust = dataclasses.replace(TRUST, attention=Operators((error,), (ExactTrial("values", 9, 2),), ("chunks",)))
+    plain = json.loads(json.dumps(to_plain(trust)))
+    assert from_plain(EagerCheck, plain) == trust
+    del plain["attention"]
+    assert from_plain(EagerCheck, plain) == TRUST

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from harness.execution.correctness.attention_operator import watched_eager
 from harness.execution.correctness.comparison import identical, relative_error
 from harness.execution.correctness.nudging import nudged
+from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.references.dense import last_logits
 from harness.execution.correctness.references.model import reference_model
 from harness.execution.correctness.runs import free_and_forced, run_batches, with_tokens
@@ -47,7 +50,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
     """Run eager in `dtype` on the reference's tokens, twice, and on the probes.
 
     Its tensors, and what it showed of itself, stay in files. Where eager itself is the reference, the tensors are those
-    of a third run that is nudged.
+    of a third run that is nudged. In the second run its attention is compared with the definition.
     """
     map_blocks()
     reference = read_generation(setup.reference_file(dtype))
@@ -59,7 +62,10 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
         facts = watch.facts(outputs, decode_steps=setup.workload.new_tokens - 1)
         del outputs, watch
         return_memory()
-        _, second = run_batches(model, batches, reference, options=dict)
+        log = OperatorLog(dtype)
+        with log.following(model):
+            watching = partial(watched_eager, model, log=log)
+            _, second = run_batches(model, batches, reference, options=dict, watching=watching)
         own = first
         if setup.reference is Reference.OWN:
             with nudged(model, dtype):
@@ -80,6 +86,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
         deprecations=tuple(deprecations),
         surprise=surprise,
         chance=chance,
+        attention=log.operators() if facts.prefill_attention or log.errors else None,
     )
 
 
