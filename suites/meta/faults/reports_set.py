@@ -9,6 +9,7 @@ from suites.meta.faults import (
     of_caches,
     of_calls,
     of_decoding,
+    of_eager,
     of_quantizers,
     of_requests,
     of_turns,
