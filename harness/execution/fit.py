@@ -201,7 +201,7 @@ def experts_fit() -> str:
     from transformers.integrations.moe import use_experts_implementation
 
     @use_experts_implementation
-    class Layer(torch.nn.Module):
+    class Mixture(torch.nn.Module):
         """Experts that do nothing."""
 
         def __init__(self, _config: Any) -> None:
@@ -210,7 +210,7 @@ def experts_fit() -> str:
         def forward(self, given: torch.Tensor) -> torch.Tensor:
             return given
 
-    layer = Layer(SimpleNamespace(_experts_implementation=EAGER_EXPERTS))
+    layer = Mixture(SimpleNamespace(_experts_implementation=EAGER_EXPERTS))
     if not is_of_experts(layer) or own_forward(layer)(layer, 1) != 1:
         return "a module of experts does not show what it is, or not the forward of its class"
     with profile(activities=[ProfilerActivity.CPU]) as profiler, experts_marked():

@@ -20,7 +20,7 @@ PRODUCTS = 2
 
 
 @dataclass(frozen=True)
-class Experts(Optimization):
+class ExpertsFunction(Optimization):
     """`experts_implementation` of one name. Its baseline computes experts one by one, by the model's own loop.
 
     transformers' default is `grouped_mm`, which all other paths and their baseline compute with. Compared with that,
@@ -69,7 +69,7 @@ class Experts(Optimization):
         return EngagementCheck(f"products of experts in {phase}", requested, tally(products), holds)
 
 
-EAGER = Experts("kernels.experts_eager", "eager", EAGER_EXPERTS, tolerance=Tolerance.EXACT, extra=True)
+EAGER = ExpertsFunction("kernels.experts_eager", "eager", EAGER_EXPERTS, tolerance=Tolerance.EXACT, extra=True)
 """The loop, requested by name: it must be as the baseline, bit for bit."""
-BATCHED_MM = Experts("kernels.experts_batched_mm", "batched_mm", "batched_mm_experts_forward", "aten::bmm")
-GROUPED_MM = Experts("kernels.experts_grouped_mm", "grouped_mm", "grouped_mm_experts_forward", "*grouped_mm*")
+BATCHED_MM = ExpertsFunction("kernels.experts_batched_mm", "batched_mm", "batched_mm_experts_forward", "aten::bmm")
+GROUPED_MM = ExpertsFunction("kernels.experts_grouped_mm", "grouped_mm", "grouped_mm_experts_forward", "*grouped_mm*")

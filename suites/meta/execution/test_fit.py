@@ -102,6 +102,10 @@ def renamed_mark(monkeypatch):
     monkeypatch.setattr("harness.observation.experts.MARK", "## old ")
 
 
+def renamed_product(monkeypatch):
+    monkeypatch.setattr(fit, "GROUPED", ("old::grouped",))
+
+
 def other_decorator(monkeypatch):
     """Modules of experts that do not say how their weights lie."""
     monkeypatch.setattr("transformers.integrations.moe.use_experts_implementation", lambda layer: layer)
@@ -140,7 +144,7 @@ def renamed_plan(monkeypatch):
         (SERVED, renamed_class, "ImportError: cannot import name 'ContinuousBatchProcessor' from"),
         (EXPERTS, renamed_mark, "a call of experts shows as [], not as ['eager']"),
         (EXPERTS, other_decorator, "a module of experts does not show what it is"),
-        (EXPERTS, renamed(GROUPED=("old::",)), "torch has no operator old::"),
+        (EXPERTS, renamed_product, "torch has no operator old::grouped"),
         (SPREAD, renamed_plan, "has no tp_plan"),
         (SPREAD, renamed(COLLECTIVES=("old::",)), "torch has no operators old::*"),
     ],
