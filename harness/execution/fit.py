@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from harness.errors import HarnessError, NotObservable, first_line
 from harness.execution.generation import generate_free, set_plain_greedy
 from harness.observation.caches import cache_of, read_layers
+from harness.observation.experts import GROUPED, experts_calls, experts_marked, is_of_experts, own_forward
 from harness.observation.graphs import Computed
 from harness.observation.layers import LayerCensus
 from harness.observation.passes import Passes
@@ -34,7 +36,16 @@ from harness.observation.watch import (
     attention_calls,
     profiled_events,
 )
-from harness.records.observation import CACHE_CLASSES, INDUCTOR, SDPA, SERVED, SPREAD, Phase
+from harness.records.observation import (
+    CACHE_CLASSES,
+    EAGER_EXPERTS,
+    EXPERTS,
+    INDUCTOR,
+    SDPA,
+    SERVED,
+    SPREAD,
+    Phase,
+)
 
 DYNAMIC = ("DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer")
 """Classes of transformers.cache_utils by whose names every path tells which cache it got, unless it exchanges it."""
@@ -185,6 +196,32 @@ def layers_fit() -> str:
     return "" if found == ["Layer"] else "a layer that is registered for the kernels package does not show it"
 
 
+def experts_fit() -> str:
+    """Return why the function that computes experts would not be seen; empty if it would."""
+    from transformers.integrations.moe import use_experts_implementation
+
+    @use_experts_implementation
+    class Mixture(torch.nn.Module):
+        """Experts that do nothing."""
+
+        def __init__(self, _config: Any) -> None:
+            super().__init__()
+
+        def forward(self, given: torch.Tensor) -> torch.Tensor:
+            return given
+
+    layer = Mixture(SimpleNamespace(_experts_implementation=EAGER_EXPERTS))
+    if not is_of_experts(layer) or own_forward(layer)(layer, 1) != 1:
+        return "a module of experts does not show what it is, or not the forward of its class"
+    with profile(activities=[ProfilerActivity.CPU]) as profiler, experts_marked():
+        layer(torch.zeros(1))
+    events = profiled_events(profiler)
+    calls = [call.function for call in experts_calls(events, Passes(events))]
+    if not set(torch._C._dispatch_get_all_op_names()) & set(GROUPED):
+        return f"torch has no operator {' or '.join(GROUPED)}"
+    return "" if calls == [EAGER_EXPERTS] else f"a call of experts shows as {calls}, not as {[EAGER_EXPERTS]}"
+
+
 def serving_fits() -> str:
     """Return why continuous batching could not be watched; empty if it could."""
     from harness.execution.serving import WATCHED, watched_functions
@@ -219,6 +256,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     **{name: partial(_lacking, (name,)) for name in CACHE_CLASSES},
     SERVED: serving_fits,
     SPREAD: ranks_fit,
+    EXPERTS: experts_fit,
 }
 COMPILING_CHECKS: dict[str, Callable[[], str]] = {INDUCTOR: inductor_fits}
 """Checks that take a compiler seconds: they are tried only where a path compiles."""

@@ -35,7 +35,7 @@ from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Dtype, Outcome, Reference
 from harness.records.evidence import Case, EagerCheck, Evidence, Failure, PrecisionRun
 from harness.records.measurements import Measurements, MemoryComparison, Peaks, Speed
-from harness.records.observation import CACHE_CLASSES, SERVED, SPREAD, Rank
+from harness.records.observation import CACHE_CLASSES, EXPERTS, SERVED, SPREAD, Rank
 from harness.records.workload import Folder, ModelSpec, Probes, Seeded
 
 if TYPE_CHECKING:
@@ -235,8 +235,8 @@ class Runner(WorkerPool):
 
     def memory(self, case: Case, optimization: Optimization, *, fault: str = "") -> MemoryComparison:
         """Weigh a case, and eager once for all cases of its model, workload and dtype. Raises WorkerFailed."""
-        about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}"
         run = self.case_run(case, optimization, fault=fault)
+        about = f"{case.device}-{case.dtype}-{case.recipe.name}-{case.workload.name}{run.setup.baseline}"
         eager = self.once(("held", about), f"eager-{about}-memory", weighing.weigh, run.setup.eager(case.dtype))
         named = f"snapshots/{case.id}.pickle"
         snapshot = self.logs.parent / named
@@ -263,7 +263,8 @@ class Runner(WorkerPool):
 
     def case_run(self, case: Case, optimization: Optimization, *, fault: str = "") -> CaseRun:
         """Return the run of an optimization on a case's inputs in its native dtype, with `fault` planted if named."""
-        return CaseRun(replace(self.setup(case), fault=fault), case.dtype, optimization)
+        one_by_one = Aspect.EXPERTS in optimization.changes
+        return CaseRun(replace(self.setup(case), fault=fault, one_by_one=one_by_one), case.dtype, optimization)
 
     @contextmanager
     def workers(self, name: str, optimization: Optimization) -> Iterator[tuple[list[Worker], list[RankAddress | None]]]:
@@ -298,6 +299,7 @@ class Runner(WorkerPool):
             **{name: name in optimization.cache_classes for name in CACHE_CLASSES},
             SERVED: optimization.serving() is not None,
             SPREAD: optimization.launch() is not None,
+            EXPERTS: Aspect.EXPERTS in optimization.changes,
         }
         try:
             misfits = self.once(("observation",), "observation", fit.misfits)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.paths.base import Optimization
-from harness.paths.eager import Eager
+from harness.paths.eager import Eager, EagerOneByOne
 from harness.records.enums import Dtype, Reference
 from harness.records.workload import ModelSpec, Workload
 
@@ -41,32 +41,41 @@ class CaseSetup:
 
     reference: Reference = Reference.FLOAT64
     """Run that the candidate and eager are compared with."""
+    one_by_one: bool = False
+    """Whether eager, as a baseline, computes experts one by one. Otherwise it does as transformers does by default,
+    which is a path of its own: it may not be compared with itself."""
 
     @property
     def name(self) -> str:
         """Name of model, workload and device, fit for files."""
         return f"{self.recipe.name}-{self.workload.name}-{self.device}"
 
+    @property
+    def baseline(self) -> str:
+        """Mark of another baseline than the usual one, for names of its files."""
+        return "-one_by_one" if self.one_by_one else ""
+
     def file(self, dtype: Dtype) -> Path:
         """Return the file of eager's tensors in that dtype, as the reference is compared with them."""
-        return self.scratch / f"{self.name}-{dtype}-{self.reference}.pt"
+        return self.scratch / f"{self.name}{self.baseline}-{dtype}-{self.reference}.pt"
 
     def reference_file(self, dtype: Dtype) -> Path:
         """Return the file of the reference's tensors. Without a more precise format each dtype has its own."""
         own = f"-{dtype}" if self.reference is Reference.OWN else ""
+        own += "" if self.reference.exact else self.baseline  # in float64, experts always compute one by one
         return self.scratch / f"{self.name}{own}-{self.reference}.reference"
 
     def eager_tokens(self, dtype: Dtype) -> Path:
         """Return the file of the tokens that eager chose in that dtype, whatever it is compared with."""
-        return self.scratch / f"{self.name}-{dtype}.tokens"
+        return self.scratch / f"{self.name}{self.baseline}-{dtype}.tokens"
 
     def facts(self, dtype: Dtype) -> Path:
         """Return the file of what eager showed of itself in that dtype."""
-        return self.scratch / f"{self.name}-{dtype}.facts"
+        return self.scratch / f"{self.name}{self.baseline}-{dtype}.facts"
 
     def eager(self, dtype: Dtype) -> CaseRun:
         """Return eager's run in `dtype` on the same inputs, without the fault."""
-        return CaseRun(replace(self, fault=""), dtype, Eager())
+        return CaseRun(replace(self, fault=""), dtype, EagerOneByOne() if self.one_by_one else Eager())
 
 
 @dataclass(frozen=True)

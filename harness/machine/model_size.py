@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def size_of_folder(folder: Path) -> ModelSize | None:
         if layer := re.match(r".*?\.\d+\.", name):
             layers[layer[0]] += values
     return ModelSize(parameters, max(layers.values(), default=parameters), stored)
+
+
+def folder_has_experts(folder: Path) -> bool:
+    """Return whether the config.json in a folder names experts. It may do so though the model has none."""
+    return names_experts(_json(folder / "config.json"))
+
+
+def names_experts(config: Mapping[str, Any]) -> bool:
+    """Return whether any entry of a config, or of a part of it, is of experts: `num_local_experts`, ..."""
+    parts = (value for value in config.values() if isinstance(value, Mapping))
+    return any("expert" in name and value for name, value in config.items()) or any(map(names_experts, parts))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 
 from harness.errors import first_line
 from harness.machine.inventory import Inventory, window
-from harness.machine.model_size import ModelSize, size_of_folder
+from harness.machine.model_size import ModelSize, folder_has_experts, names_experts, size_of_folder
 from harness.records.workload import Folder, Hub, Seeded
 
 TRITON_DEVICES = ("cuda", "xpu")
@@ -262,10 +262,23 @@ class HubKernel(Need):
 
 def size_of_source(source: Folder | Hub | Seeded) -> ModelSize | None:
     """Return the size of a model by its files; None if they do not tell, or are not here."""
-    if isinstance(source, Folder):
-        return size_of_folder(Path(source.path))
-    folder = downloaded_folder(source.repository, source.revision) if isinstance(source, Hub) else None
+    folder = folder_of_source(source)
     return size_of_folder(folder) if folder else None
+
+
+def may_have_experts(source: Folder | Hub | Seeded) -> bool:
+    """Return whether a model's config names experts. True for a model of the hub that is not downloaded yet."""
+    if isinstance(source, Seeded):
+        return names_experts(source.shape)
+    folder = folder_of_source(source)
+    return folder is None or folder_has_experts(folder)
+
+
+def folder_of_source(source: Folder | Hub | Seeded) -> Path | None:
+    """Return the folder in which a model's files are; None if they are not here."""
+    if isinstance(source, Folder):
+        return Path(source.path)
+    return downloaded_folder(source.repository, source.revision) if isinstance(source, Hub) else None
 
 
 def _is_downloaded(repository: str, revision: str) -> bool:

@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from harness.errors import HarnessError, NotObservable, first_line
 from harness.machine.local_kernels import LAYERS, kernel_logs, serving_folders
 from harness.observation.caches import cache_of, read_layers
+from harness.observation.experts import AT_ONCE, MARK, experts_calls, experts_marked, is_of_experts
 from harness.observation.graphs import MARKS, Computed, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
 from harness.observation.linears import head_name, linears_of, read_linears, read_matrices
@@ -51,17 +52,18 @@ PRODUCTS = {"aten::bmm": 0, "aten::baddbmm": 1}
 """Products of batches of matrices, with the place of their first factor among their inputs."""
 WATCHED = (
     *(SDPA, SDPA_ENTRY, *FLASH, EAGER_ATTENTION, *PRODUCTS),
-    *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, *PASSES, COMPILING),
+    *(COMPILED_REGION, INDUCTOR_GRAPH, *PACKED, *COLLECTIVES, *MARKS, *PASSES, COMPILING, MARK, *AT_ONCE),
 )
 
 
 class Observer:
     """A watch on the calls of `generate` inside `with`. Counts of earlier work in this process are cleared first."""
 
-    def __init__(self, model: Any, *, layers: bool) -> None:
-        """Prepare to watch a model. With `layers`, calls of the layers that `kernels` may exchange are counted too.
-        Dynamo would see the hooks for this, so they are set only where they matter."""
+    def __init__(self, model: Any, *, layers: bool, experts: bool = False) -> None:
+        """Prepare to watch a model. With `layers`, calls of the layers that `kernels` may exchange are counted too, and
+        with `experts` those of experts. Dynamo would see the hooks for this, so they are set only where they matter."""
         self._model = model
+        self._experts = experts
         self._layers = LayerCensus(model, counting=layers)
         self._profiler = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
         self._modes: list[str] = []
@@ -76,6 +78,8 @@ class Observer:
         self._open.enter_context(self._layers)
         self._open.enter_context(wrapped(torch, "compile", self._note_mode))
         self._open.enter_context(graphs_marked())
+        if self._experts:
+            self._open.enter_context(experts_marked())
         self._open.enter_context(self._looking())
         return self
 
@@ -125,6 +129,7 @@ class Observer:
             attention=tuple(_without_wrappers([call for group in groups for call in attention_calls(group, passes)])),
             kernel_calls=tuple(_kernel_calls(passes)),
             kernel_folders=serving_folders(),
+            experts=tuple(call for group in groups for call in experts_calls(group.events, passes)),
             prefills=len(outputs),
             decode_steps=decode_steps * len(outputs),
             caches=tuple(NO_CACHE if cache is None else type(cache).__name__ for cache in caches),
@@ -156,7 +161,7 @@ class EagerWatch(Observer):
     """Observer of eager runs that also counts the calls of each linear layer."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model, layers=False)
+        super().__init__(model, layers=False, experts=any(map(is_of_experts, model.modules())))
         self._calls: Counter[str] = Counter()
 
     @contextmanager
@@ -174,6 +179,7 @@ class EagerWatch(Observer):
         nothing = EagerFacts(0, 0, "", ())
         seen = self.seen(outputs, lengths=[], padded=False, decode_steps=decode_steps, eager=nothing)
         counts = Counter(call.phase for call in seen.attention if call.operator == EAGER_ATTENTION)
+        experts = Counter(call.phase for call in seen.experts)
         return EagerFacts(
             prefill_attention=counts[Phase.PREFILL] / seen.prefills,
             decode_attention=counts[Phase.DECODE] / seen.decode_steps,
@@ -183,6 +189,8 @@ class EagerWatch(Observer):
             cache_layers=seen.cache_layers,
             linears={name: self._calls[name] / seen.forwards for name, _ in linears_of(self._model)},
             packed_linears=sum(len(kind.names) for kind in seen.linears if kind.bits),
+            prefill_experts=experts[Phase.PREFILL] / seen.prefills,
+            decode_experts=experts[Phase.DECODE] / seen.decode_steps,
         )
 
 

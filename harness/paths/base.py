@@ -16,7 +16,7 @@ from harness.machine.requirements import Need
 from harness.records.enums import Bottleneck, Dtype, Technique, Tolerance
 from harness.records.evidence import Case, Engagement, EngagementCheck
 from harness.records.observation import EAGER_ATTENTION, AttentionCall, CacheLayer, Observation, Phase
-from harness.records.workload import Workload
+from harness.records.workload import ModelSpec, Workload
 
 
 class Aspect(StrEnum):
@@ -29,6 +29,8 @@ class Aspect(StrEnum):
     """Layers that the `kernels` package may exchange: norms, activations, rotary embeddings."""
     WEIGHTS = "weights"
     """Contents of linear layers, and how they multiply with them."""
+    EXPERTS = "experts"
+    """Function that computes a mixture of experts. It is watched only where it is exchanged."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ class Optimization(ABC):
 
     def needs(self) -> tuple[Need, ...]:
         return ()
+
+    def concerns(self, recipe: ModelSpec) -> bool:
+        """Return whether a model may have what is exchanged. Others get no case, also where a model is named."""
+        return True
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         """Return the formats that its kernels take on a device, most precise first."""

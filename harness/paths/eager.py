@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from harness.paths.base import Optimization, equal
-from harness.records.enums import Bottleneck, Technique, Tolerance
+from harness.records.enums import Bottleneck, Dtype, Technique, Tolerance
 from harness.records.evidence import EngagementCheck
 from harness.records.observation import Observation
 
@@ -22,3 +24,11 @@ class Eager(Optimization):
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
         return [equal("attention implementation", "eager", observation.attention_implementation)]
+
+
+@dataclass(frozen=True)
+class EagerOneByOne(Eager):
+    """Eager whose experts compute one by one. Their grouped product, the default, knows no float64."""
+
+    def load_options(self, _dtype: Dtype) -> Mapping[str, Any]:
+        return {"experts_implementation": "eager"}

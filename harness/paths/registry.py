@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.machine.requirements import Release
-from harness.paths import attention
+from harness.paths import attention, experts
 from harness.paths.base import Optimization
 from harness.paths.caching import (
     DynamicCache,
@@ -54,6 +54,9 @@ SINGLE: tuple[Optimization, ...] = (
     FlashAttention2Hub(),
     LayersLocal(),
     LayersHub(),
+    experts.EAGER,
+    experts.BATCHED_MM,
+    experts.GROUPED_MM,
     BitsAndBytes4("quantization.bnb_nf4"),
     BitsAndBytes4("quantization.bnb_nf4_double", double=True),
     BitsAndBytes4("quantization.bnb_fp4", scheme="fp4"),

@@ -13,7 +13,7 @@ from harness.paths.base import Aspect, Launch, Optimization, RunContext, Serving
 from harness.records.enums import HALF_PRECISIONS, Dtype, Technique, Tolerance
 from harness.records.evidence import Case, EngagementCheck
 from harness.records.observation import Observation
-from harness.records.workload import Workload
+from harness.records.workload import ModelSpec, Workload
 
 STRICTEST_LAST = (Tolerance.LOSSY, Tolerance.DYNAMIC, Tolerance.ROUNDED, Tolerance.REORDERED, Tolerance.EXACT)
 """Tolerances, the least exact first. A stack has the tolerance of its least exact part."""
@@ -58,6 +58,9 @@ class Stack(Optimization):
 
     def needs(self) -> tuple[Need, ...]:
         return tuple(dict.fromkeys([*self.also, *(need for part in self.parts for need in part.needs())]))
+
+    def concerns(self, recipe: ModelSpec) -> bool:
+        return all(part.concerns(recipe) for part in self.parts)
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         taken = [part.dtypes(device) for part in self.parts]

@@ -17,6 +17,8 @@ FLASH_OPERATORS, FLASH_FUNCTIONS = ("flash_attn", "_flash_attn"), ("FlashAttn",)
 FLASH = FLASH_OPERATORS + FLASH_FUNCTIONS
 SERVED, SPREAD = "continuous batching", "tensor parallelism"
 """Parts of observation that concern only paths that serve requests, and only those that run on several ranks."""
+EXPERTS = "functions of experts"
+"""Part of observation that concerns only paths that change how experts compute."""
 INDUCTOR = "inductor's graphs"
 """Part of observation that concerns only paths that compile."""
 STATIC_CACHE = ("StaticCache", "StaticLayer", "StaticSlidingWindowLayer")
@@ -27,6 +29,10 @@ CACHE_CLASSES = (*STATIC_CACHE, QUANTIZED_CACHE, *QUANTIZED_LAYERS.values())
 """Classes of transformers.cache_utils by whose names a path tells that it got another cache than the default."""
 EAGER_ATTENTION = "aten::_softmax"
 """The operator that shows attention computed by transformers' own eager code: a softmax over a matrix of scores."""
+
+
+EAGER_EXPERTS = "eager"
+"""Name that stands for the function of experts that is their class's own: a loop over experts."""
 
 
 class Phase(StrEnum):
@@ -46,6 +52,17 @@ class AttentionCall:
     mask before the softmax, where it cannot be seen."""
     queries: int = 0
     """Positions of its query; 0 if a kernel does not tell. A release may lay heads among them, and count each."""
+
+
+@dataclass(frozen=True)
+class ExpertsCall:
+    """One call of a module of experts."""
+
+    phase: Phase
+    function: str
+    """Name of the function that transformers looked up and ran; EAGER_EXPERTS for the class's own."""
+    products: tuple[str, ...] = ()
+    """Operators in it that multiplied with several experts at once, in order."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +251,10 @@ class EagerFacts:
     """Calls of each linear layer in one forward pass, by its name. A name that is missing stands for one call."""
     packed_linears: int = 0
     """Linear layers that keep packed weights, as those of a model that was saved so."""
+    prefill_experts: float = 0
+    """Calls of modules of experts of one prefill."""
+    decode_experts: float = 0
+    """Calls of modules of experts of one later forward pass."""
 
     @classmethod
     def of_windows(
@@ -315,6 +336,8 @@ class Observation:
     """Processes of a model that is spread over several; empty for other models."""
     kernel_folders: Mapping[str, str] = field(default_factory=dict)
     """Folder that served each repository of local kernels that was called."""
+    experts: tuple[ExpertsCall, ...] = ()
+    """Calls of modules of experts; watched only for a path that changes how they compute."""
     recompile_limit: str = ""
     """Message of torch when it stopped compiling and fell back to eager; empty if it did not."""
 
@@ -336,3 +359,9 @@ class Observation:
         if phase is Phase.PREFILL:
             return round(self.eager.prefill_attention * self.prefills)
         return round(self.eager.decode_attention * self.decode_steps)
+
+    def experts_calls(self, phase: Phase) -> int:
+        """Return the number of calls of experts that a phase must make: as many as eager in each forward pass."""
+        if phase is Phase.PREFILL:
+            return round(self.eager.prefill_experts * self.prefills)
+        return round(self.eager.decode_experts * self.decode_steps)

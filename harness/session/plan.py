@@ -97,7 +97,7 @@ def plan(
     device: str,
     dtypes: tuple[Dtype, ...] = (),
 ) -> list[Planned]:
-    """Return every path on every model, dtype and workload as a case, each with its tier.
+    """Return every path on every model that it concerns, dtype and workload as a case, each with its tier.
 
     Workloads are innermost, so that a model's runs stand together. Without `dtypes` each model runs in its native one,
     and the other half precisions are slow cases. The first model stands for all in the daily tier.
@@ -119,6 +119,7 @@ def plan(
         for model in models
         for dtype in dtypes or dict.fromkeys((*_native(model, device), *HALF_PRECISIONS))
         for optimization in catalogue.paths
+        if optimization.concerns(model)
         for workload in catalogue.workloads
     ]
     return in_tiers(planned, models=models[:1])
@@ -242,11 +243,12 @@ def with_models(catalogue: Catalogue, names: tuple[str, ...]) -> Catalogue:
 
 def case_ids(catalogue: Catalogue, device: str) -> set[str]:
     """Return the ids of all cases that a catalogue gives on a torch device type, in any dtype."""
-    models, workloads = ([each.name for each in named] for named in (catalogue.all_models, catalogue.workloads))
+    workloads = [workload.name for workload in catalogue.workloads]
     return {
-        case_id(device, dtype, model=model, path=path.name, workload=workload)
+        case_id(device, dtype, model=model.name, path=path.name, workload=workload)
         for path in catalogue.paths
-        for model in models
+        for model in catalogue.all_models
+        if path.concerns(model)
         for workload in workloads
         for dtype in map(str, Dtype)
     }
@@ -257,7 +259,7 @@ def find_case(case_id: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
     device = case_id.partition("-")[0]
     by_id = {}
     for path in catalogue.paths:
-        for model in catalogue.all_models:
+        for model in filter(path.concerns, catalogue.all_models):
             for workload in catalogue.workloads:
                 for dtype in Dtype:
                     case = Case(path.name, path.technique, model, workload, device, dtype)

@@ -23,14 +23,23 @@ PATHS = {
     "quantization.torchao_int8": Tier.SLOW,
 }
 """Paths that are tried on every architecture, and the first tier that does. What compiles takes a minute for each."""
+OF_EXPERTS = {
+    "kernels.experts_batched_mm": Tier.NIGHTLY,
+    "kernels.experts_grouped_mm": Tier.NIGHTLY,
+    "kernels.experts_eager": Tier.SLOW,
+}
+"""Paths that are tried on every architecture whose config names experts, and the first tier that does."""
 OF_FEATURES = {
     SOFT_CAP.name: ("caching.static", "continuous_batching.eager"),
     OWN_SCALE.name: (
         *("attention.sdpa", "caching.static", "kernels.flash_attn2_local", "continuous_batching.sdpa"),
         "continuous_batching.eager",
     ),
-    SINKS.name: ("caching.static", "continuous_batching.eager"),
-    HYBRID.name: ("attention.sdpa", "caching.static"),
+    SINKS.name: (
+        *("caching.static", "continuous_batching.eager"),
+        *("kernels.experts_batched_mm", "kernels.experts_grouped_mm"),
+    ),
+    HYBRID.name: ("attention.sdpa", "caching.static", "kernels.experts_batched_mm"),
     LONG_ROPE.name: ("attention.sdpa", "caching.static"),
     DYNAMIC_ROPE.name: ("attention.sdpa",),
 }
@@ -41,7 +50,8 @@ WORKLOAD = "ragged_b4"
 
 def cases_of(replan: Replan) -> list[Planned]:
     """Return one case for each architecture and path, and the cases of features, in the session's first dtype."""
-    planned = [_in_tier(entry, tier) for path, tier in PATHS.items() for entry in _first(replan, ARCHITECTURES, path)]
+    tried = {**PATHS, **OF_EXPERTS}
+    planned = [_in_tier(entry, tier) for path, tier in tried.items() for entry in _first(replan, ARCHITECTURES, path)]
     for path in dict.fromkeys(path for paths in OF_FEATURES.values() for path in paths):
         with_it = tuple(recipe for recipe in FEATURES if path in OF_FEATURES[recipe.name])
         planned += [_in_tier(entry, Tier.DAILY) for entry in _first(replan, with_it, path)]

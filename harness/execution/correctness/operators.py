@@ -7,7 +7,7 @@ tested in this way (its tests/test_flash_attn.py). On inputs on which nothing ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from functools import partial
@@ -24,6 +24,7 @@ from harness.execution.correctness.float64 import PromoteToFloat64
 from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.runs import with_tokens
 from harness.execution.generation import Batch, generate_forced
+from harness.observation.experts import is_of_experts, own_forward
 from harness.observation.layers import exchanged_layers
 from harness.observation.linears import linears_of
 from harness.observation.wrapping import wrapped
@@ -48,7 +49,7 @@ def replaced_operators(optimization: Optimization) -> frozenset[Aspect]:
     """
     if optimization.compiles_steps or optimization.launch() or optimization.serving():
         return frozenset()
-    watchable = {Aspect.ATTENTION, Aspect.LAYERS, Aspect.WEIGHTS}
+    watchable = {Aspect.ATTENTION, Aspect.LAYERS, Aspect.WEIGHTS, Aspect.EXPERTS}
     if optimization.tolerance is not Tolerance.LOSSY and optimization.generate_options().get("use_cache", True):
         watchable.add(Aspect.CACHE)
     return optimization.changes & watchable
@@ -76,6 +77,8 @@ def compare_operators(  # noqa: PLR0913 - what a run is made of, and where its e
                 watches.enter_context(watched_cache(log))
             if Aspect.LAYERS in replaced:
                 watches.enter_context(watched_layers(model, log))
+            if Aspect.EXPERTS in replaced:
+                watches.enter_context(watched_experts(model, log))
             if Aspect.WEIGHTS in replaced:
                 watches.enter_context(watched_linears(model, log, optimization, weights))
             generate_forced(model, ids, mask, tokens=forced, options=optimization.generate_options())
@@ -111,9 +114,26 @@ def watched_cache(log: OperatorLog) -> Iterator[None]:
 @contextmanager
 def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
     """Compare kernels of norms, activations and rotary embeddings with the forward of the class that they replace."""
+    with _compared(exchanged_layers(model), log, plain_of=lambda module: type(module).forward):
+        yield
+
+
+@contextmanager
+def watched_experts(model: Any, log: OperatorLog) -> Iterator[None]:
+    """Compare functions of experts with the loop of their class, from the same choice of experts and their weights."""
+    experts = ((name, module) for name, module in model.named_modules() if is_of_experts(module))
+    with _compared(experts, log, plain_of=own_forward):
+        yield
+
+
+@contextmanager
+def _compared(
+    modules: Iterable[tuple[str, Any]], log: OperatorLog, *, plain_of: Callable[[Any], Any]
+) -> Iterator[None]:
+    """Compare each call of modules with what `plain_of` gives for them: eager's function, also run in float64."""
 
     def compare(name: str, module: Any, arguments: Any, options: Any, output: Any) -> None:
-        plain = type(module).forward
+        plain = plain_of(module)
         eager = plain(module, *arguments, **options)
         wide = deepcopy(module).double()
         with PromoteToFloat64():
@@ -122,7 +142,7 @@ def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
             log.compare(f"{name} in {log.phase}", Triple(*part))
 
     with ExitStack() as hooks:
-        for name, module in exchanged_layers(model):
+        for name, module in modules:
             hooks.callback(module.register_forward_hook(partial(compare, name), with_kwargs=True).remove)
         yield
 

@@ -78,7 +78,8 @@ def watched_run(
     """Run the optimization and watch it. Return the tensors of all its runs, and what was seen meanwhile."""
     workload, optimization, eager = run.setup.workload, run.optimization, eager_facts(run)
     refuse_nothing(optimization, eager)
-    watch = Observer(model, layers=Aspect.LAYERS in optimization.changes)
+    changes = optimization.changes
+    watch = Observer(model, layers=Aspect.LAYERS in changes, experts=Aspect.EXPERTS in changes)
     options = optimization.generate_options
     with optimization.applied(), watch:
         outputs, own = run_batches(model, batches, reference, options=options)
@@ -96,14 +97,16 @@ def watched_run(
 
 
 def refuse_nothing(optimization: Optimization, eager: EagerFacts | None) -> None:
-    """Raise Incompatible if an optimization exchanges what eager shows none of: attention, or cached keys and
-    values."""
+    """Raise Incompatible if an optimization exchanges what eager shows none of: attention, cached keys and values, or
+    experts."""
     if eager is None:
         return
     if Aspect.ATTENTION in optimization.changes and not (eager.prefill_attention or eager.others):
         raise Incompatible("eager computes no attention of this model that can be seen, so nothing can be exchanged")
     if Aspect.CACHE in optimization.changes and not (eager.cache_layers or optimization.control):
         raise Incompatible("eager caches no keys and values of this model, so there is nothing to keep in another way")
+    if Aspect.EXPERTS in optimization.changes and not eager.prefill_experts:
+        raise Incompatible("this model has no experts whose function transformers looks up, so none can be exchanged")
 
 
 def free_and_forced(model: Any, batches: list[Batch], *, new_tokens: int) -> Generation:

@@ -11,6 +11,7 @@ from harness.records.observation import (
     Batching,
     CacheLayer,
     EagerFacts,
+    ExpertsCall,
     LayerKind,
     LinearKind,
     Matrices,
@@ -111,6 +112,19 @@ def packed(kind, weight, bits, operator=""):
     )
     calls = {operator: 2 * (STEPS + 1)} if operator else {}
     return replace(EAGER, linears=linears, matrices=Matrices(100), packed_calls=calls)
+
+
+def experts(function, *products, prefill=LAYERS, decode=LAYERS * STEPS):
+    """Calls of experts, each with two products by an operator, if one is named."""
+    return (ExpertsCall(Phase.PREFILL, function, products * 2),) * prefill + (
+        ExpertsCall(Phase.DECODE, function, products * 2),
+    ) * decode
+
+
+def mixture(function, *products):
+    """What eager leaves behind of a model with experts in each layer, which `function` computed."""
+    layers = replace(EAGER.eager, prefill_experts=LAYERS, decode_experts=LAYERS)
+    return replace(EAGER, eager=layers, experts=experts(function, *products))
 
 
 NF4 = packed("Linear4bit", "Params4bit", 4.0, "bitsandbytes::gemv_4bit")
@@ -221,6 +235,9 @@ ENGAGED = {
     "kernels.flash_attn2_hub": flash("kernels-community/flash-attn2", "_flash_attn2_abc::varlen_fwd"),
     "kernels.layers_local": replace(EAGER, layers=EXCHANGED),
     "kernels.layers_hub": replace(EAGER, layers=EXCHANGED),
+    "kernels.experts_eager": mixture("eager"),
+    "kernels.experts_batched_mm": mixture("batched_mm_experts_forward", "aten::bmm"),
+    "kernels.experts_grouped_mm": mixture("grouped_mm_experts_forward", "aten::_grouped_mm"),
     "quantization.bnb_nf4": NF4,
     "quantization.bnb_nf4_double": NF4,
     "quantization.bnb_fp4": NF4,

@@ -20,7 +20,7 @@ from harness.execution.worker_pool import WorkerPool
 from harness.judging.correctness import judge
 from harness.observation import passes, watch
 from harness.records.enums import Outcome, Property
-from harness.records.observation import INDUCTOR, SERVED, SPREAD, Phase
+from harness.records.observation import EXPERTS, INDUCTOR, SERVED, SPREAD, Phase
 
 EVERY = {**CHECKS, **COMPILING_CHECKS}
 
@@ -97,6 +97,20 @@ def renamed_class(monkeypatch):
     monkeypatch.delattr(continuous_api, "ContinuousBatchProcessor")
 
 
+def renamed_mark(monkeypatch):
+    """Functions of experts that are not looked up any more."""
+    monkeypatch.setattr("harness.observation.experts.MARK", "## old ")
+
+
+def renamed_product(monkeypatch):
+    monkeypatch.setattr(fit, "GROUPED", ("old::grouped",))
+
+
+def other_decorator(monkeypatch):
+    """Modules of experts that do not say how their weights lie."""
+    monkeypatch.setattr("transformers.integrations.moe.use_experts_implementation", lambda layer: layer)
+
+
 def renamed_plan(monkeypatch):
     owner = next(kind for kind in PreTrainedModel.__mro__ if "tp_plan" in vars(kind))
     monkeypatch.delattr(owner, "tp_plan")
@@ -128,6 +142,9 @@ def renamed_plan(monkeypatch):
         (SERVED, other_step, "takes self, batch, model, but should self, model"),
         (SERVED, moved_module, "ModuleNotFoundError: "),
         (SERVED, renamed_class, "ImportError: cannot import name 'ContinuousBatchProcessor' from"),
+        (EXPERTS, renamed_mark, "a call of experts shows as [], not as ['eager']"),
+        (EXPERTS, other_decorator, "a module of experts does not show what it is"),
+        (EXPERTS, renamed_product, "torch has no operator old::grouped"),
         (SPREAD, renamed_plan, "has no tp_plan"),
         (SPREAD, renamed(COLLECTIVES=("old::",)), "torch has no operators old::*"),
     ],
@@ -142,7 +159,7 @@ TRIED_ELSEWHERE = {
     # of packages that are not everywhere; a path of theirs that engages shows that they fit
     *(*watch.PACKED, *watch.FLASH),
     # of CUDA, and our own
-    *(*watch.MARKS, *passes.PASSES),
+    *(*watch.MARKS, *passes.PASSES, watch.MARK),
     # by whose shapes a softmax of three dimensions is known: test_watch has every architecture that has one
     *watch.PRODUCTS,
 }
@@ -150,7 +167,7 @@ TRIED_ELSEWHERE = {
 
 def test_every_name_that_the_profiler_is_searched_for_is_tried():
     tried = {watch.SDPA, watch.SDPA_ENTRY, watch.EAGER_ATTENTION, watch.COMPILED_REGION, watch.INDUCTOR_GRAPH}
-    tried |= {watch.COMPILING, *watch.COLLECTIVES}
+    tried |= {watch.COMPILING, *watch.COLLECTIVES, *watch.AT_ONCE}
     assert set(watch.WATCHED) == tried | TRIED_ELSEWHERE
 
 

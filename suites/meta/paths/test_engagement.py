@@ -29,6 +29,7 @@ from suites.meta.builders.observations import (
     NF4,
     cache,
     calls,
+    experts,
     facts,
     quantized,
     rank,
@@ -93,6 +94,7 @@ ANYTHING_ELSE = (
     {"ranks": (rank(*AUTO, shards=ODD, collectives={"c10d::allgather": 1}),) * 2},
     {"linears": (LinearKind("Other", "Other", 3.0, ("other",)),), "packed_calls": {}},
     {"matrices": Matrices(1, {"other": 9})},
+    {"experts": experts("other", "aten::bmm", "aten::_grouped_mm")},
     {"layers": tuple(replace(kind, modules=99, kernelized=98, calls=0, kernel_calls=1) for kind in EXCHANGED)},
 )
 """Changes that between them break every claim of every path."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from importlib import import_module
 from types import SimpleNamespace
@@ -29,11 +30,14 @@ from harness.machine.requirements import (
 )
 from harness.paths.registry import PAIRS, PATHS
 from harness.plugin import PLAN, pytest_generate_tests
-from harness.records.enums import CASE_PROPERTIES, Bottleneck, Dtype
-from harness.records.workload import Folder, Hub, Workload
-from harness.session.plan import Catalogue, find_model, plan
+from harness.records.enums import CASE_PROPERTIES, Bottleneck, Dtype, Tier
+from harness.records.workload import Folder, Hub, ModelSpec, Workload
+from harness.session.plan import Catalogue, case_ids, find_case, find_model, plan
 from suites.conftest import CATALOGUE
 from suites.meta.builders.inventories import CPU, GPU, TOOLS
+
+USUAL = [path for path in PATHS if path.concerns(MODELS[0])]
+"""Paths that concern the tiny models, which have no experts."""
 
 
 def planned(inventory, device):
@@ -47,7 +51,7 @@ def daily(inventory, device):
 
 def test_every_path_meets_every_model_and_workload_once():
     ids = [entry.case.id for entry in planned(CPU, "cpu")]
-    assert len(set(ids)) == len(ids) == len(PATHS) * len(MODELS) * len(WORKLOADS)
+    assert len(set(ids)) == len(ids) == len(USUAL) * len(MODELS) * len(WORKLOADS)
     assert "cpu-bf16-tiny_qwen3-attention.sdpa-ragged_b4" in ids
 
 
@@ -58,7 +62,7 @@ def test_timed_workloads_are_planned_for_every_path():
     assert {workload.timed for workload in WORKLOADS} == {None, *Bottleneck}
     for entries in (planned(CPU, "cpu"), planned(GPU, "cuda")):
         found = {(entry.case.path, entry.case.workload.name) for entry in entries if entry.case.workload.timed}
-        assert found == {(path.name, workload) for path in PATHS for workload in timed}
+        assert found == {(path.name, workload) for path in USUAL for workload in timed}
 
 
 def test_cpu_times_daily_what_pays_there_on_one_model():
@@ -428,3 +432,39 @@ def test_missing_package_is_refused(monkeypatch):
     monkeypatch.setattr(inventories, "installed", lambda name: "" if name in {"torch", inventories.PROJECT} else "99")
     with pytest.raises(HarnessError, match="torch is not installed"):
         inventories.take_inventory.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("config", "concerned"),
+    [
+        ({"model_type": "mixtral", "num_local_experts": 8}, True),
+        ({"model_type": "vision", "text_config": {"n_routed_experts": 64}}, True),
+        ({"model_type": "gemma4_text", "num_experts": None, "top_k_experts": None}, False),
+        ({"model_type": "qwen3"}, False),
+        (None, False),
+    ],
+)
+def test_experts_are_planned_for_a_folder_whose_config_names_some(tmp_path, config, concerned):
+    """A model of the hub that is not here yet may have some: eager tells."""
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    recipe = ModelSpec("made_up", Folder(str(tmp_path)))
+    planned = {entry.case.path for entry in plan(CATALOGUE, CPU, models=(recipe,), device="cpu")}
+    wanted = {f"kernels.experts_{name}" for name in ("eager", "batched_mm", "grouped_mm")}
+    assert planned & wanted == (wanted if concerned else set())
+    assert {
+        entry.tier
+        for entry in plan(CATALOGUE, CPU, models=(recipe,), device="cpu")
+        if entry.case.path == "kernels.experts_grouped_mm"
+    } == ({Tier.DAILY, Tier.NIGHTLY, Tier.SLOW} if concerned else set())
+
+
+def test_case_of_experts_on_a_dense_model_is_unknown():
+    """It is neither a case that baselines may hold, nor one that somebody can name."""
+    case = "cpu-fp32-tiny_qwen3-kernels.experts_grouped_mm-ragged_b4"
+    assert case not in case_ids(CATALOGUE, "cpu")
+    with pytest.raises(HarnessError, match="is unknown"):
+        find_case(case, CATALOGUE)
+    case = case.replace("tiny_qwen3", "small_mixtral")
+    assert case in case_ids(CATALOGUE, "cpu")
+    assert find_case(case, CATALOGUE)[0].id == case

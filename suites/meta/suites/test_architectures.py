@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 
@@ -16,8 +17,9 @@ from harness.judging.correctness import judge
 from harness.judging.verdicts import verdict_on
 from harness.paths.quantization import TorchAo
 from harness.records.enums import Dtype, Outcome, Property, Tier
+from harness.session.plan import plan
 from harness.session.session_plan import SessionPlan
-from suites.architectures.cases import OF_FEATURES, PATHS, WORKLOAD, cases_of
+from suites.architectures.cases import OF_EXPERTS, OF_FEATURES, PATHS, WORKLOAD, cases_of
 from suites.architectures.table import counted, defects, not_tried, table
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.gates import CLEAN
@@ -32,20 +34,35 @@ def planned_in(tier):
 
 
 def test_every_architecture_is_tried_with_every_path():
-    """Once, in one dtype; the nightly tier leaves two paths to the slow one. Daily are models with features alone."""
-    planned = [entry for entry in planned_in(Tier.SLOW) if entry.case.recipe not in FEATURES]
+    """Once, in one dtype; the nightly tier leaves some paths to the slow one. Daily are models with features alone."""
+    of_all = [entry for entry in planned_in(Tier.SLOW) if entry.case.recipe not in FEATURES]
+    planned = [entry for entry in of_all if entry.case.path not in OF_EXPERTS]
     assert {(entry.case.recipe, entry.case.path) for entry in planned} == {
         (recipe, path) for recipe in ARCHITECTURES for path in PATHS
     }
     assert len(planned) == len(ARCHITECTURES) * len(PATHS)
-    assert {(entry.case.dtype, entry.case.workload.name) for entry in planned} == {(Dtype.FP32, WORKLOAD)}
+    assert {(entry.case.dtype, entry.case.workload.name) for entry in of_all} == {(Dtype.FP32, WORKLOAD)}
     nightly = {entry.case.path for entry in planned_in(Tier.NIGHTLY) if entry.case.recipe not in FEATURES}
-    assert nightly == {path for path, tier in PATHS.items() if tier is Tier.NIGHTLY}
+    assert nightly == {path for path, tier in {**PATHS, **OF_EXPERTS}.items() if tier is Tier.NIGHTLY}
     daily = [(entry.case.recipe, entry.case.path) for entry in planned_in(Tier.DAILY)]
     assert sorted(daily, key=str) == sorted(
         ((recipe, path) for recipe in FEATURES for path in OF_FEATURES[recipe.name]), key=str
     )
     assert not any("slow" in entry.markers for entry in planned_in(Tier.NIGHTLY))
+
+
+def test_experts_are_exchanged_where_a_config_names_them():
+    """Of no dense model is there a case, nor among the models that run when none is named."""
+    planned = [entry for entry in planned_in(Tier.SLOW) if entry.case.path in OF_EXPERTS]
+    tried = Counter(entry.case.recipe.name for entry in planned if entry.case.recipe not in FEATURES)
+    assert set(tried.values()) == {len(OF_EXPERTS)}
+    assert len(tried) == 30
+    assert {"small_mixtral", "small_qwen3_moe", "small_deepseek_v3", "small_gpt_oss"} <= tried.keys()
+    assert not {"small_qwen3", "small_llama_rope3", "small_gpt2", "small_falcon"} & tried.keys()
+    usual = plan(CATALOGUE, CPU, models=CATALOGUE.models, device="cpu")
+    assert not {entry.case.path for entry in usual} & OF_EXPERTS.keys()
+    daily = [entry.case for entry in planned_in(Tier.DAILY) if entry.case.path in OF_EXPERTS]
+    assert len(daily) == 3
 
 
 def test_configurations_are_small_and_distinct():

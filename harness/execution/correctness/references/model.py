@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -20,18 +20,10 @@ from harness.execution.loading import load_run
 from harness.execution.setup import CaseRun, CaseSetup
 from harness.machine.requirements import size_of_source
 from harness.observation.linears import experts_of
-from harness.paths.eager import Eager
+from harness.paths.eager import EagerOneByOne
 from harness.records.enums import Dtype, Reference
 
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class EagerOneByOne(Eager):
-    """Eager whose experts compute one by one, since their grouped product knows no float64."""
-
-    def load_options(self, _dtype: Dtype) -> Mapping[str, Any]:
-        return {"experts_implementation": "eager"}
 
 
 @contextmanager

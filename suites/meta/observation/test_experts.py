@@ -1,0 +1,117 @@
+"""Calls of experts are those of the function that ran, and eager as their baseline computes them one by one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from fixtures.models import MODELS
+from fixtures.workloads import WORKLOADS
+from harness.errors import Incompatible
+from harness.execution.correctness.runs import refuse_nothing
+from harness.execution.setup import CaseSetup
+from harness.observation.experts import MARK, experts_calls, experts_marked, is_of_experts
+from harness.observation.passes import PROMPT, TOKEN, Passes
+from harness.observation.watch import profiled_events
+from harness.paths.eager import Eager, EagerOneByOne
+from harness.paths.experts import BATCHED_MM
+from harness.records.enums import Dtype, Reference
+from harness.records.observation import ExpertsCall, Phase
+from suites.meta.builders.observations import EAGER
+
+GROUPED, BMM = "aten::_grouped_mm", "aten::bmm"
+
+
+def event(start, duration=0):
+    return SimpleNamespace(start_ns=lambda: start, duration_ns=lambda: duration)
+
+
+def calls_of(*events):
+    return list(experts_calls(events, Passes(events)))
+
+
+def test_products_are_those_inside_a_call():
+    """Attention's own are before and behind it, and what a product is made of counts once."""
+    events = [
+        (f"{PROMPT} ", event(1)),
+        (BMM, event(2)),
+        (f"{MARK}batched", event(10, 20)),
+        *[(BMM, event(12, 3)), (BMM, event(20, 3))],
+        (BMM, event(31)),
+        (f"{TOKEN} ", event(40)),
+        (f"{MARK}grouped", event(50, 20)),
+        *[(GROUPED, event(51, 10)), (BMM, event(52)), (GROUPED, event(62, 2))],
+        (f"{MARK}eager", event(80, 5)),
+    ]
+    assert calls_of(*events) == [
+        ExpertsCall(Phase.PREFILL, "batched", (BMM, BMM)),
+        ExpertsCall(Phase.DECODE, "grouped", (GROUPED, GROUPED)),
+        ExpertsCall(Phase.DECODE, "eager"),
+    ]
+
+
+def test_nothing_is_a_call_without_a_mark():
+    assert calls_of((f"{PROMPT} ", event(1)), (BMM, event(2)), (GROUPED, event(3))) == []
+
+
+@pytest.mark.parametrize(
+    ("implementation", "function", "products"),
+    [
+        ("eager", "eager", ()),
+        ("batched_mm", "batched_mm_experts_forward", (BMM,) * 2),
+        ("grouped_mm", "grouped_mm_experts_forward", (GROUPED,) * 2),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_function_that_transformers_runs_is_seen(implementation, function, products, dtype):
+    """Whatever it is called in the config: what runs says so."""
+    from transformers import MixtralConfig
+    from transformers.models.mixtral.modeling_mixtral import MixtralExperts
+
+    config = MixtralConfig(hidden_size=16, intermediate_size=16, num_local_experts=4)
+    config._experts_implementation = implementation  # noqa: SLF001 - as transformers sets it
+    module = MixtralExperts(config).to(dtype)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    chosen = torch.tensor([[0, 3], [1, 2], [3, 1]])
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as profiler, experts_marked():
+        module(torch.ones(3, 16, dtype=dtype), chosen, torch.ones(3, 2, dtype=dtype))
+    events = profiled_events(profiler)
+    assert is_of_experts(module)
+    assert not is_of_experts(torch.nn.Linear(2, 2))
+    assert list(experts_calls(events, Passes(events))) == [ExpertsCall(Phase.PREFILL, function, products)]
+
+
+def test_lookup_is_transformers_own_again():
+    from transformers.integrations.moe import ExpertsInterface
+
+    before = ExpertsInterface.get_interface
+    with experts_marked():
+        assert ExpertsInterface.get_interface is not before
+    assert ExpertsInterface.get_interface is before
+
+
+def test_baseline_of_experts_has_files_of_its_own():
+    """The float64 reference, which never computes by a grouped product, is the same for both."""
+    usual = CaseSetup(MODELS[0], WORKLOADS[0], "cpu", Path("scratch"))
+    other = replace(usual, one_by_one=True)
+    assert type(usual.eager(Dtype.BF16).optimization) is Eager
+    assert other.eager(Dtype.BF16).optimization == EagerOneByOne()
+    assert EagerOneByOne().load_options(Dtype.BF16) == {"experts_implementation": "eager"}
+    for file in ("file", "facts", "eager_tokens"):
+        assert getattr(usual, file)(Dtype.BF16) != getattr(other, file)(Dtype.BF16)
+    for reference in Reference:
+        files = {replace(each, reference=reference).reference_file(Dtype.BF16) for each in (usual, other)}
+        assert len(files) == (1 if reference.exact else 2)
+
+
+def test_experts_that_eager_does_not_show_are_refused():
+    """Llama 4, JetMoe and Dbrx compute theirs in code of their own."""
+    with pytest.raises(Incompatible, match="no experts whose function transformers looks up"):
+        refuse_nothing(BATCHED_MM, EAGER.eager)
+    refuse_nothing(BATCHED_MM, replace(EAGER.eager, prefill_experts=4, decode_experts=4))
