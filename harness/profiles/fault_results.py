@@ -20,8 +20,6 @@ FILE = Path("suites", "meta", "faults", "measured", "results.json")
 ...]}`."""
 CELL = "ladder"
 """Name of the result over all precisions together. A fault is caught if any of them catches it."""
-AT_LEAST = (".compared", ".operators", ".recall")
-"""Endings of the keys of numbers whose limit is a lower one."""
 
 
 def read_faults(path: Path) -> tuple[RecordedFault, ...] | None:
@@ -124,8 +122,11 @@ def survivors(faults: Iterable[RecordedFault], limits: Limits) -> list[Survivor]
 
 def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:
     keys = [key for key in fault.numbers if f"{key}.limit" in fault.numbers]
+    least = [key for key in fault.numbers if f"{key}.least" in fault.numbers]  # no limit of these can be moved
     before = {key: _held(fault, key, fault.numbers[f"{key}.limit"]) for key in keys}
     after = {key: _held(fault, key, _moved(fault, key, limits)) for key in keys}
+    if any(fault.numbers[key] < fault.numbers[f"{key}.least"] for key in least):
+        return None
     if any(finding.violated for finding in after.values()):
         return None
     if not keys:
@@ -137,7 +138,7 @@ def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:
 
 
 def _held(fault: RecordedFault, key: str, limit: float) -> LimitCheck:
-    return LimitCheck("", key, key, fault.numbers[key], limit, at_most=not key.endswith(AT_LEAST))
+    return LimitCheck("", key, key, fault.numbers[key], limit)
 
 
 def _moved(fault: RecordedFault, key: str, limits: Limits) -> float:

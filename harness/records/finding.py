@@ -50,7 +50,8 @@ class LimitCheck:
 
 
 def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
-    """Return the numbers of findings and their limits, by the names that a verdict gives them.
+    """Return the numbers of findings, by the names that a verdict gives them. After each stands its limit: `.limit` what
+    it should be at most, `.least` what it should be at least.
 
     Raises ValueError if two have one name: the record would hold only one of them.
     """
@@ -58,7 +59,7 @@ def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
     for finding in findings:
         if finding.key in numbers:
             raise ValueError(f"{finding.key} names two numbers of one verdict")
-        numbers |= {finding.key: finding.got, f"{finding.key}.limit": finding.limit}
+        numbers |= {finding.key: finding.got, f"{finding.key}.{'limit' if finding.at_most else 'least'}": finding.limit}
     return numbers
 
 

@@ -16,6 +16,7 @@ from harness.profiles.fault_results import RecordedFault, read_faults, refuse_su
 from harness.profiles.limits import LIMITS, Calibrated, Limits, limit_of, limits_of
 from harness.records.enums import Dtype, Outcome, Property, Tolerance
 from harness.records.evidence import CacheComparison, Divergence, Evidence, GreedyAgreement, StratumError
+from harness.records.finding import LimitCheck, numbers_of
 from suites.meta.builders.evidence import CASE, CLOSE, FLOOR, TRUST, evidence, lossy, rung
 from suites.meta.builders.spreads import STRONG, WEAK, fault
 
@@ -188,6 +189,20 @@ def test_faults_caught_by_what_no_profile_moves_never_survive(made):
     known = fault(made)
     assert known.outcome is not Outcome.PASS
     assert survivors([known], WIDER) == []
+
+
+@pytest.mark.parametrize("key", ["bf16.counted", "bf16.drafted", "bf16.eager_attention_compared", "bf16.operators"])
+def test_number_that_should_be_large_catches_nothing_by_being_so(key):
+    """It counted as over its limit, so that no fault survived whatever was loosened."""
+    plenty = replace(WEAK, numbers={**WEAK.numbers, key: 10.0, f"{key}.least": 3.0})
+    assert [found.key for found in survivors([plenty], WIDER)] == ["bf16.cache_rho"]
+    few = replace(WEAK, numbers={**WEAK.numbers, key: 2.0, f"{key}.least": 3.0})
+    assert survivors([few], WIDER) == []
+
+
+def test_recorded_numbers_say_on_which_side_of_their_limits_they_should_be():
+    checks = LimitCheck.none("A", "a", 0, "some are there"), LimitCheck.some("B", "b", 2, "none is there")
+    assert numbers_of(checks) == {"a": 0.0, "a.limit": 0.0, "b": 2.0, "b.least": 1.0}
 
 
 def test_results_recorded_under_other_limits_are_refused():

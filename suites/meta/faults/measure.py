@@ -18,7 +18,6 @@ from harness.judging.correctness import judge
 from harness.machine.inventory import Inventory
 from harness.paths.base import Optimization
 from harness.paths.registry import PATHS
-from harness.profiles.fault_results import AT_LEAST
 from harness.records.enums import Dtype, Outcome, Property
 from harness.records.evidence import Case, Evidence
 from harness.records.run import Verdict
@@ -237,11 +236,18 @@ def _cell(verdict: Verdict, rivals: Mapping[str, bool], *, keeps_numbers: bool =
 
 def excesses(numbers: Mapping[str, float]) -> dict[str, float]:
     """By what factor each number of a verdict exceeds its limit, where that is not zero."""
-    limits = {name.removesuffix(".limit"): limit for name, limit in numbers.items() if name.endswith(".limit")}
-    found = {name: (numbers[name], limit) for name, limit in limits.items() if limit}
+    above = _held(numbers, ".limit")
+    below = _held(numbers, ".least")
     return {
-        name: limit / got if name.endswith(AT_LEAST) and got else got / limit for name, (got, limit) in found.items()
+        **{name: got / limit for name, (got, limit) in above.items() if limit},
+        **{name: least / got for name, (got, least) in below.items() if got},
     }
+
+
+def _held(numbers: Mapping[str, float], ending: str) -> dict[str, tuple[float, float]]:
+    """Each number that has a limit of that ending, with it."""
+    names = [name.removesuffix(ending) for name in numbers if name.endswith(ending)]
+    return {name: (numbers[name], numbers[f"{name}{ending}"]) for name in names}
 
 
 def _rivals(folder: Path, dtype: Dtype) -> dict[str, bool]:

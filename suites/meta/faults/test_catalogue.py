@@ -194,7 +194,7 @@ def test_factor_is_of_the_most_exceeded_limit_that_is_not_zero():
         "b": 1.0,
         "b.limit": 0.0,
         "fp32.recall": 0.5,
-        "fp32.recall.limit": 1.0,
+        "fp32.recall.least": 1.0,
         "c": 9.0,
     }
     assert excesses(numbers) == {"a": 2.0, "fp32.recall": 2.0}
