@@ -76,23 +76,29 @@ def kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
                 yield repository, module.__dict__["CALLS"]
 
 
-_LOOKED_AT: list[Any] = []
-"""All modules that were loaded when somebody looked, in their order."""
-_COUNTING: list[Any] = []
-"""Those of them that count calls."""
+@dataclass
+class _LookedAt:
+    """Loaded modules when somebody looked, in their order, and those of them that count calls."""
+
+    modules: tuple[Any, ...] = ()
+    counting: tuple[Any, ...] = ()
 
 
-def _counting_modules() -> list[Any]:
+_KNOWN = _LookedAt()
+
+
+def _counting_modules() -> tuple[Any, ...]:
     """Return the loaded modules that count calls.
 
     There are thousands of modules, and every generated token asks: they are looked at anew only if they are others.
     """
-    modules = list(sys.modules.values())
-    if modules == _LOOKED_AT:
-        return _COUNTING
+    modules = tuple(sys.modules.values())
+    if modules == _KNOWN.modules:
+        return _KNOWN.counting
     # Through its dictionary, since asking a lazy module for an attribute may import what it stands for.
     contents = [(module, getattr(module, "__dict__", {})) for module in modules]
-    _COUNTING[:] = [module for module, held in contents if "CALLS" in held and held.get("__file__")]
+    counting = tuple(module for module, held in contents if "CALLS" in held and held.get("__file__"))
     importing = any(getattr(held.get("__spec__"), "_initializing", False) for _, held in contents)
-    _LOOKED_AT[:] = [] if importing else modules  # what is being imported does not hold everything yet
-    return _COUNTING
+    if not importing:  # what is being imported does not hold everything yet
+        _KNOWN.modules, _KNOWN.counting = modules, counting
+    return counting

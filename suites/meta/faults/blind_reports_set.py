@@ -1,5 +1,8 @@
-"""The blind set of what users report: written by somebody who knew the scenarios, the paths, the models and the
-interface of a fault, and neither the rules, nor the relations, nor any fault that was there."""
+"""The blind set of what users report.
+
+Its author knew the scenarios, the paths, the models and the interface of a fault. The rules, the relations and all other
+faults were out of the author's sight.
+"""
 
 from __future__ import annotations
 
@@ -37,4 +40,4 @@ BLIND_REPORTS = (
     Fault(requests.streamed_parts_grow_later, BATCHED, relation="streamed"),
     Fault(requests.forks_share_unfinished_page, BATCHED, relation="forked"),
 )
-"""28 of them. transformers refuses the quantizer of one."""
+"""28 of them. One cannot run: transformers 5.22.2 refuses to load with HQQ (NotImplementedError)."""

@@ -9,7 +9,7 @@ from typing import Any
 from harness.records.codec import write_text
 from harness.records.enums import Dtype, Outcome
 from suites.meta.faults.catalogue import LADDER
-from suites.meta.faults.measure import Cell, Row
+from suites.meta.faults.measure import RELATION, Cell, Row
 from suites.meta.faults.results import Results
 from suites.meta.faults.rivals import RIVALS
 
@@ -112,8 +112,8 @@ def _quiet(results: Results) -> Iterator[str]:
         yield _alarms(column, sum(found), len(found))
     every = [_alarm(row, cell) for row in results.correct for name, cell in row.cells.items() if name != "ladder"]
     yield _alarms("all", sum(every), len(every))
-    asked = [_alarm(row, row.cells["ladder"]) for row in results.correct if [*row.cells] == ["ladder"]]
-    yield _alarms("of relations", sum(asked), len(asked))
+    asked = [_alarm(row, row.cells[RELATION]) for row in results.correct if RELATION in row.cells]
+    yield _alarms("relations among them", sum(asked), len(asked))
 
 
 def _alarms(what: str, alarms: int, trials: int) -> str:
@@ -233,7 +233,7 @@ def write_picture(results: Results, path: Path) -> None:
         row
         for rows in results.faults.values()
         for row in rows
-        if row.expected is Outcome.MISMATCH and any(cell.factor for cell in row.cells.values())
+        if row.expected is Outcome.MISMATCH and any(row.cells[name].factor for name in row.cells.keys() & {*COLOURS})
     ]
     rows.sort(key=lambda row: max(cell.factor or 0 for cell in row.cells.values()))
     figure, axes = plt.subplots(figsize=(9, 0.24 * len(rows) + 1.2), layout="constrained")

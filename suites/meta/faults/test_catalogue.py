@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from fixtures.models import MODELS
 from fixtures.workloads import WORKLOADS
 from harness.errors import CorruptRecord
 from harness.paths.registry import PATHS
@@ -15,13 +16,13 @@ from harness.records.enums import Dtype, Outcome, Technique
 from suites.conftest import CATALOGUE
 from suites.invariants.relations import applies, relation_named
 from suites.meta.builders.documents import FLOWING, page
-from suites.meta.faults.__main__ import SETS, chosen_of
+from suites.meta.faults.__main__ import RELATIONS_ASKED, SETS, chosen_of
 from suites.meta.faults.__main__ import main as catalogue
-from suites.meta.faults.catalogue import FIRST, Planted
-from suites.meta.faults.measure import CORRECT, Cell, Row, drawn, excesses
+from suites.meta.faults.catalogue import FIRST, LADDER, Planted
+from suites.meta.faults.measure import CORRECT, FEATURED, RELATION, Cell, Row, drawn, excesses
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
 from suites.meta.faults.rivals import RIVALS
-from suites.meta.faults.table import alarms, problems, summary, upper_bound, write_picture, write_table
+from suites.meta.faults.table import _quiet, alarms, problems, summary, upper_bound, write_picture, write_table
 
 EVERY = [fault for faults in SETS.values() for fault in faults]
 PATH_NAMES = {path.name: path for path in PATHS}
@@ -32,6 +33,8 @@ def test_fault_is_well_formed(fault):
     """Its path, model and workload exist, workers can import it, and its docstring says in a sentence what is wrong."""
     assert fault.path in PATH_NAMES
     assert fault.model in {model.name for model in CATALOGUE.all_models}
+    narrowed = fault.into is not Planted.CANDIDATE or fault.dtypes != LADDER or fault.workload != "ragged_b4"
+    assert not (fault.relation and narrowed), "a relation is asked on the whole ladder, and has examples of its own"
     assert not fault.relation or applies(relation_named(fault.relation), PATH_NAMES[fault.path])
     assert fault.workload in {workload.name for workload in WORKLOADS}
     module, _, name = fault.dotted.partition(":")
@@ -53,7 +56,10 @@ def test_catalogue_covers_every_technique():
 
 
 def test_every_path_with_a_fault_is_also_run_without_one():
-    assert {fault.path for fault in FIRST} <= set(CORRECT)
+    assert {fault.path for fault in EVERY if not fault.relation} <= {*CORRECT, *(path for path, _ in FEATURED)}
+    ours = {model.name for model in MODELS}
+    assert {(fault.path, fault.model) for fault in EVERY if fault.model not in ours} <= {*FEATURED}
+    assert set(RELATIONS_ASKED) == {(fault.path, fault.relation) for fault in EVERY if fault.relation}
 
 
 def test_drawn_workloads_differ_and_repeat():
@@ -139,6 +145,24 @@ def test_summary_counts_caught_faults_and_alarms():
     assert ours.endswith("| 0 of 1 | – | – |")
     assert theirs.startswith("| assert_close | 1 of 1 | 1 of 2 |")
     assert theirs.endswith("| 1 of 1 | – | – |")
+
+
+def test_alarm_of_a_relation_is_an_alarm():
+    """It counts among all judgements, and in a line of its own."""
+    asked = row("tiny, seed 7", expected=Outcome.PASS, **{RELATION: cell(Outcome.MISMATCH)})
+    made = results(CAUGHT, correct=(QUIET, asked))
+    assert alarms(made) == ["false alarm: attention.sdpa on tiny, seed 7 in relation is MISMATCH, but should be PASS"]
+    told = [line for line in _quiet(made) if "all:" in line or "relations" in line]
+    assert told[0].startswith("- Correct runs, all: 1 false alarms of 2 judgements, ")
+    assert told[1].startswith("- Correct runs, relations among them: 1 false alarms of 1 judgements, ")
+
+
+def test_set_of_relations_is_summed_up_by_the_ladder():
+    asked = Row("lost", "attention.sdpa-turns", "Something is lost.", {"ladder": cell(Outcome.MISMATCH, 9.0)}, 1.0,
+                Outcome.MISMATCH)  # fmt: skip
+    head, _, ours, *_ = summary(replace(results(CAUGHT), faults={"first": (CAUGHT,), "reports": (asked, MISSED)}))
+    assert "| first set, bf16 | reports set, ladder | alarms, fp32 |" in head
+    assert "| – | 1 of 2 | 0 of 1 |" in ours
 
 
 def test_false_alarm_and_a_fault_that_passes_again_are_problems():

@@ -1,1 +1,1 @@
-"""Faults of the blind set of reports: under what conditions they were written, stands in `blind_reports_set`."""
+"""Faults of the blind set of reports. `blind_reports_set` says how they were written."""
