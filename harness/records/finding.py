@@ -50,8 +50,8 @@ class LimitCheck:
 
 
 def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
-    """Return the numbers of findings, by the names that a verdict gives them. After each stands its limit: `.limit` what
-    it should be at most, `.least` what it should be at least.
+    """Return the numbers of findings, by the names that a verdict gives them. Each comes with its limit: `.limit` is
+    what it should be at most, `.least` what it should be at least.
 
     Raises ValueError if two have one name: the record would hold only one of them.
     """

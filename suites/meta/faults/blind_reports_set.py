@@ -1,7 +1,7 @@
 """The blind set of what users report.
 
-Its author knew the scenarios, the paths, the models and the interface of a fault. The rules, the relations and all other
-faults were out of the author's sight.
+Its author knew the scenarios, the paths, the models and the interface of a fault. The rules, the relations and all
+other faults were out of the author's sight.
 """
 
 from __future__ import annotations

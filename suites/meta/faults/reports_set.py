@@ -1,7 +1,7 @@
 """The set of what users report, planted as faults.
 
-They are of conversations, of state between calls, of features of models, of decoding, of requests, of quantizers, and of
-eager's attention. They were written together with what finds them.
+They are of conversations, of state between calls, of features of models, of decoding, of requests, of quantizers, and
+of eager's attention. They were written together with what finds them.
 """
 
 from __future__ import annotations
