@@ -20,7 +20,7 @@ FILE = Path("suites", "meta", "faults", "measured", "results.json")
 ...]}`."""
 CELL = "ladder"
 """Name of the result over all precisions together. A fault is caught if any of them catches it."""
-AT_LEAST = (".compared", ".operators", ".recall")
+AT_LEAST = (".compared", ".eager_attention_compared", ".operators", ".recall")
 """Endings of the keys of numbers whose limit is a lower one."""
 
 
@@ -117,15 +117,14 @@ class Survivor:
 def survivors(faults: Iterable[RecordedFault], limits: Limits) -> list[Survivor]:
     """Return the faults that numbers caught under the table's limits, and that would pass all of them under `limits`.
     Raises HarnessError if a fault was recorded under other limits than the table's, or without any limit."""
-    return [
-        survivor for fault in faults if fault.outcome is Outcome.MISMATCH and (survivor := _survivor(fault, limits))
-    ]
+    by_numbers = {Outcome.MISMATCH, Outcome.BASELINE_UNTRUSTED}
+    return [survivor for fault in faults if fault.outcome in by_numbers and (survivor := _survivor(fault, limits))]
 
 
 def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:
     keys = [key for key in fault.numbers if f"{key}.limit" in fault.numbers]
-    before = {key: _held(fault, key, fault.numbers[f"{key}.limit"]) for key in keys}
-    after = {key: _held(fault, key, _moved(fault, key, limits)) for key in keys}
+    before = {key: _held(fault.numbers, key, fault.numbers[f"{key}.limit"]) for key in keys}
+    after = {key: _held(fault.numbers, key, _moved(fault, key, limits)) for key in keys}
     if any(finding.violated for finding in after.values()):
         return None
     if not keys:
@@ -136,8 +135,14 @@ def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:
     return Survivor(fault.name, most, before[most].got, before[most].limit, name, after[most].limit)
 
 
-def _held(fault: RecordedFault, key: str, limit: float) -> LimitCheck:
-    return LimitCheck("", key, key, fault.numbers[key], limit, at_most=not key.endswith(AT_LEAST))
+def violated_keys(numbers: Mapping[str, float]) -> set[str]:
+    """Return the names of a verdict's numbers that are beyond the limits that stand with them."""
+    limits = {key: numbers[f"{key}.limit"] for key in numbers if f"{key}.limit" in numbers}
+    return {key for key, limit in limits.items() if _held(numbers, key, limit).violated}
+
+
+def _held(numbers: Mapping[str, float], key: str, limit: float) -> LimitCheck:
+    return LimitCheck("", key, key, numbers[key], limit, at_most=not key.endswith(AT_LEAST))
 
 
 def _moved(fault: RecordedFault, key: str, limits: Limits) -> float:
