@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from harness.judging.call_rules import RULE as LATER_CALLS
-from harness.judging.correctness_rules import changed, findings, growth, trust_findings
+from harness.judging.correctness_rules import ATTENTION, changed, findings, growth, trust_findings
 from harness.judging.verdicts import failed, verdict_on
 from harness.profiles.limits import LIMITS, Limits
 from harness.profiles.numerics import StoredNumerics
@@ -21,6 +21,8 @@ NEXT_STEP = {
     Outcome.MISMATCH: "its evidence file has the errors of every phase and row",
 }
 """Next step for a person, by outcome."""
+OF_ATTENTION = "; docs/correctness.md says under Eager's attention to what it is held"
+"""Addition to the next step where eager's attention is wrong."""
 KNOWN = "; a known defect"
 """Beginning of what a message adds on a known defect of a library."""
 REFERENCES = {
@@ -112,9 +114,15 @@ def _equivalence(
     case: Case, property_: Property, evidence: Evidence, limits: Limits, stored: StoredNumerics | None
 ) -> Verdict | None:
     against = _reference(evidence)
-    of_eager = [finding for eager_check in _eager_checks(case, evidence) for finding in _trust(evidence, eager_check)]
+    of_eager = [
+        finding
+        for eager_check in _eager_checks(case, evidence, limits)
+        for finding in _trust(evidence, eager_check, limits)
+    ]
     if any(finding.violated for finding in of_eager):
-        return _violation(case, property_, Outcome.BASELINE_UNTRUSTED, of_eager, against=against)
+        attention = any(finding.violated and finding.rule == ATTENTION for finding in of_eager)
+        step = NEXT_STEP[Outcome.BASELINE_UNTRUSTED] + (OF_ATTENTION if attention else "")
+        return _violation(case, property_, Outcome.BASELINE_UNTRUSTED, of_eager, next_step=step, against=against)
     checks = _findings(case, evidence, limits, stored)
     if any(finding.violated for finding in checks):
         return _violation(case, property_, Outcome.MISMATCH, checks, against=against)
@@ -147,12 +155,12 @@ def _passed(
         kernels = ", ".join(evidence.rungs[-1].engagement.kernels) or "no kernel seen"
         return verdict_on(case, property_, Outcome.PASS, f"{claims} claims hold; {kernels}", {"claims": claims})
     checks = _findings(case, evidence, limits, stored)
-    counted = {run.dtype for run in _counted(case, evidence)}
+    counted = {run.dtype for run in _counted(case, evidence, limits)}
     against = _reference(evidence)
     ladder = against and f"{against}; "
     if Dtype.FP32 not in counted:
         why = f" ({evidence.left_out})" if evidence.left_out else ""
-        ladder += f"{', '.join(sorted(counted))} only{why}, {_instead(case, evidence)}; "
+        ladder += f"{', '.join(sorted(counted))} only{why}, {_instead(case, evidence, limits)}; "
     missing = sorted({name for run in evidence.rungs if run.operators for name in run.operators.unwatched})
     missing += sorted({f"eager's {name}" for trust in evidence.trusts for name in _unwatched(trust)})
     ladder += "".join(f"not compared: {name}; " for name in missing)
@@ -184,9 +192,9 @@ def _closest(checks: list[LimitCheck]) -> str:
     return f"closest to its limit: {closest.what} is {closest.got:.3g} of {closest.limit:.3g}"
 
 
-def _instead(case: Case, evidence: Evidence) -> str:
+def _instead(case: Case, evidence: Evidence, limits: Limits) -> str:
     """Return what replaces the missing float32 run: operators compared with float64, if there are any."""
-    operators = [run.operators.errors for run in _counted(case, evidence) if run.operators]
+    operators = [run.operators.errors for run in _counted(case, evidence, limits) if run.operators]
     if not any(operators):
         return "no fp32 run of the same kernels"
     most = max(map(len, operators))
@@ -196,7 +204,7 @@ def _instead(case: Case, evidence: Evidence) -> str:
 def _findings(case: Case, evidence: Evidence, limits: Limits, stored: StoredNumerics | None) -> list[LimitCheck]:
     return [
         finding
-        for run in _counted(case, evidence)
+        for run in _counted(case, evidence, limits)
         for finding in (
             *findings(run, evidence.tolerance, budget=evidence.budget, limits=limits, trained=evidence.trained),
             *(growth(run, stored) if stored else ()),
@@ -205,24 +213,24 @@ def _findings(case: Case, evidence: Evidence, limits: Limits, stored: StoredNume
     ]
 
 
-def _counted(case: Case, evidence: Evidence) -> list[PrecisionRun]:
+def _counted(case: Case, evidence: Evidence, limits: Limits) -> list[PrecisionRun]:
     """Return the rungs that prove something about the native run: the same kernels ran, and eager was sound."""
     native = next(run for run in evidence.rungs if run.dtype is case.dtype)
-    sound = {eager_check.dtype for eager_check in _eager_checks(case, evidence)}
+    sound = {eager_check.dtype for eager_check in _eager_checks(case, evidence, limits)}
     same = [run for run in evidence.rungs if run.engagement.kernels == native.engagement.kernels]
     return [run for run in same if run.dtype in sound]
 
 
-def _eager_checks(case: Case, evidence: Evidence) -> list[EagerCheck]:
+def _eager_checks(case: Case, evidence: Evidence, limits: Limits) -> list[EagerCheck]:
     """Return what is known of eager in each dtype, without float16 if it is unsound and not native."""
     # A model made for bfloat16 may overflow in float16, which says nothing about the case.
     return [
         eager_check
         for eager_check in evidence.trusts
         if eager_check.dtype in {Dtype.FP32, case.dtype}
-        or not any(finding.violated for finding in _trust(evidence, eager_check))
+        or not any(finding.violated for finding in _trust(evidence, eager_check, limits))
     ]
 
 
-def _trust(evidence: Evidence, eager_check: EagerCheck) -> list[LimitCheck]:
-    return trust_findings(eager_check, floor=evidence.floor, reference=evidence.reference)
+def _trust(evidence: Evidence, eager_check: EagerCheck, limits: Limits) -> list[LimitCheck]:
+    return trust_findings(eager_check, floor=evidence.floor, reference=evidence.reference, limits=limits)

@@ -48,6 +48,8 @@ FLOOR_OF_OWN = 4.0
 """The same where eager itself is the reference: cached and uncached are then two orders of the same roundings."""
 NUDGED = 3.0
 """Factor of the error of a nudged run over eager's own that is allowed for: two models show 1.3 to 2.6."""
+ATTENTION = "attention"
+"""Rule of findings of eager's own attention."""
 RECALL = 0.99
 """Share of the recall probe's determined tokens that eager must generate."""
 
@@ -186,8 +188,13 @@ def _greedy(comparison: Comparison, limits: Limits) -> Iterator[LimitCheck]:
     yield LimitCheck.none("R5", f"{dtype}.diverged", diverged, label)
 
 
-def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Reference.FLOAT64) -> list[LimitCheck]:
-    """Return what eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared."""
+def trust_findings(
+    eager: EagerCheck, *, floor: float, reference: Reference = Reference.FLOAT64, limits: Limits = LIMITS
+) -> list[LimitCheck]:
+    """Return what eager, and the reference with its `floor`, must satisfy in one dtype before anything is compared.
+
+    Of the `limits` of a profile, those of a part hold for eager's attention.
+    """
     most_floor = FLOOR_OF_OWN if reference is Reference.OWN else FLOOR
     most = ULPS_OF_EAGER if eager.trained else ULPS_OF_RANDOM
     most *= NUDGED if reference is Reference.OWN else 1.0
@@ -214,7 +221,7 @@ def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Re
         ),
     ]
     if eager.attention:
-        checks += _attention(eager.attention, eager.dtype)
+        checks += _attention(eager.attention, eager.dtype, limits)
     if eager.asked:
         checks.append(
             LimitCheck(
@@ -224,13 +231,13 @@ def trust_findings(eager: EagerCheck, *, floor: float, reference: Reference = Re
     return checks
 
 
-def _attention(attention: Operators, dtype: Dtype) -> Iterator[LimitCheck]:
-    """Yield what eager's attention must satisfy against its definition: the limits of rule O in the table."""
+def _attention(attention: Operators, dtype: Dtype, limits: Limits) -> Iterator[LimitCheck]:
+    """Yield what eager's attention must satisfy against its definition: the limits of rule O."""
     yield from same_precision(
         attention.errors,
         dtype,
-        LIMITS.of_parts(dtype),
-        rule="attention",
+        limits.of_parts(dtype),
+        rule=ATTENTION,
         key="eager_attention",
         label="error of eager's attention",
         over="its definition's",
@@ -238,7 +245,7 @@ def _attention(attention: Operators, dtype: Dtype) -> Iterator[LimitCheck]:
     wrong = sum(trial.wrong for trial in attention.exact)
     first = next((f" ({trial.operator})" for trial in attention.exact if trial.wrong), "")
     yield LimitCheck.none(
-        "attention",
+        ATTENTION,
         f"{dtype}.eager_attention_exact",
         wrong,
         f"eager's attention sees other keys than windows and padding let it see, or other heads: {wrong} wrong values "
@@ -247,7 +254,7 @@ def _attention(attention: Operators, dtype: Dtype) -> Iterator[LimitCheck]:
     if not attention.unwatched:
         compared = len(attention.errors) + sum(trial.tried for trial in attention.exact)
         sentence = f"no attention of eager was compared with the definition ({dtype})"
-        yield LimitCheck.some("attention", f"{dtype}.eager_attention_compared", compared, sentence)
+        yield LimitCheck.some(ATTENTION, f"{dtype}.eager_attention_compared", compared, sentence)
 
 
 def changed(numbers: Mapping[str, float], stored: StoredNumerics) -> dict[str, float]:

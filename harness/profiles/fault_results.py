@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from harness.profiles.profile import deviations
 from harness.records.codec import from_plain
 from harness.records.enums import Outcome
 from harness.records.files import contents, json_of
-from harness.records.finding import LimitCheck
+from harness.records.finding import checks_of
 
 FILE = Path("suites", "meta", "faults", "measured", "results.json")
 """Path in a checkout: `{"faults": [{"name": ..., "cells": {"ladder": {"outcome": ..., "numbers": {...}}, ...}},
@@ -115,30 +115,22 @@ class Survivor:
 def survivors(faults: Iterable[RecordedFault], limits: Limits) -> list[Survivor]:
     """Return the faults that numbers caught under the table's limits, and that would pass all of them under `limits`.
     Raises HarnessError if a fault was recorded under other limits than the table's, or without any limit."""
-    return [
-        survivor for fault in faults if fault.outcome is Outcome.MISMATCH and (survivor := _survivor(fault, limits))
-    ]
+    by_numbers = {Outcome.MISMATCH, Outcome.BASELINE_UNTRUSTED}
+    return [survivor for fault in faults if fault.outcome in by_numbers and (survivor := _survivor(fault, limits))]
 
 
 def _survivor(fault: RecordedFault, limits: Limits) -> Survivor | None:
-    keys = [key for key in fault.numbers if f"{key}.limit" in fault.numbers]
-    least = [key for key in fault.numbers if f"{key}.least" in fault.numbers]  # no limit of these can be moved
-    before = {key: _held(fault, key, fault.numbers[f"{key}.limit"]) for key in keys}
-    after = {key: _held(fault, key, _moved(fault, key, limits)) for key in keys}
-    if any(fault.numbers[key] < fault.numbers[f"{key}.least"] for key in least):
-        return None
+    before = checks_of(fault.numbers)
+    movable = [key for key, check in before.items() if check.at_most]
+    after = before | {key: replace(before[key], limit=_moved(fault, key, limits)) for key in movable}
     if any(finding.violated for finding in after.values()):
         return None
-    if not keys:
+    if not movable:
         raise HarnessError(f"fault {fault.name}: was caught, but no number with a limit is recorded (record it again)")
     # Recorded numbers are rounded: the one that caught it may read as equal to its limit.
-    most = max(keys, key=lambda key: before[key].excess)
+    most = max(movable, key=lambda key: before[key].excess)
     name = limit_of(most, fault.numbers)
     return Survivor(fault.name, most, before[most].got, before[most].limit, name, after[most].limit)
-
-
-def _held(fault: RecordedFault, key: str, limit: float) -> LimitCheck:
-    return LimitCheck("", key, key, fault.numbers[key], limit)
 
 
 def _moved(fault: RecordedFault, key: str, limits: Limits) -> float:

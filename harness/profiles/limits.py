@@ -74,8 +74,9 @@ class Limits:
 
 LIMITS = Limits()
 
-PARTS = ("cache_rho", "operator")
-"""Names of numbers that are errors of a part over eager's, as `rho` is of logits. Of the largest error with `_max`."""
+PARTS = ("cache_rho", "operator", "eager_attention")
+"""Names of numbers that are errors of a part over eager's, as `rho` is of logits. Of the largest error with `_max`.
+Attention of eager itself counts as a part; its error is over that of the definition."""
 
 
 def limit_of(key: str, numbers: Mapping[str, float]) -> str:

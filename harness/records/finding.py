@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -61,6 +61,22 @@ def numbers_of(findings: Iterable[LimitCheck]) -> dict[str, float]:
             raise ValueError(f"{finding.key} names two numbers of one verdict")
         numbers |= {finding.key: finding.got, f"{finding.key}.{'limit' if finding.at_most else 'least'}": finding.limit}
     return numbers
+
+
+def checks_of(numbers: Mapping[str, float]) -> dict[str, LimitCheck]:
+    """Return the numbers of a verdict that have a limit, each with it, by their names."""
+    sides = {".limit": True, ".least": False}
+    return {
+        key: LimitCheck("", key, key, got, numbers[f"{key}{ending}"], at_most=at_most)
+        for key, got in numbers.items()
+        for ending, at_most in sides.items()
+        if f"{key}{ending}" in numbers
+    }
+
+
+def violated_keys(numbers: Mapping[str, float]) -> set[str]:
+    """Return the names of a verdict's numbers that are beyond the limits that stand with them."""
+    return {key for key, check in checks_of(numbers).items() if check.violated}
 
 
 def quotient(over: float, under: float) -> float:

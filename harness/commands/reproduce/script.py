@@ -14,6 +14,8 @@ from harness.records.enums import Dtype, Technique
 from harness.records.evidence import Case
 from harness.records.workload import Folder, Hub, Seeded
 
+APART = 1e-5
+"""Relative difference of logits from which a script in float32 shows a failure."""
 WIDTH = 110
 """Characters of a line of literals."""
 
@@ -75,7 +77,7 @@ def compare(first, second):
             worst = max(worst, float((one[alike] - other[alike]).norm() / one[alike].norm()))
         alike &= first.sequences[:, length + step] == second.sequences[:, length + step]
     print(f"largest relative difference of logits: {worst:.2g}; rows with other tokens: {int((~alike).sum())}")
-    return not worst < 1e-5
+    return not worst < $apart
 
 
 def cache_of(output):
@@ -114,7 +116,7 @@ print(f"caches: {cache_of(eager)} of eager, {cache_of(other)} of the path")
 $sys_exit
 """)
 
-UNCACHED = """
+UNCACHED = f"""
 model = load(attn_implementation="eager")
 cached = generate(model, PROMPTS)
 ids, mask = batch(PROMPTS)
@@ -125,8 +127,8 @@ with torch.no_grad():
     whole = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
 right, found = whole[:, -NEW_TOKENS - 1 : -1], torch.stack(cached.logits, 1)
 apart = float((right - found).norm() / right.norm())
-print(f"eager with its cache, and eager over the whole at once: logits are {apart:.2g} apart")
-sys.exit(not apart < 1e-5)
+print(f"eager with its cache, and eager over the whole at once: logits are {{apart:.2g}} apart")
+sys.exit(not apart < {APART})
 """
 
 REQUESTS = Template("""
@@ -189,7 +191,7 @@ class Found:
     message: str = ""
     """Message of its verdict; empty if there is none."""
     baseline: bool = False
-    """Whether eager disagrees with itself, and not the path with eager."""
+    """Whether eager is at fault, and not the path. The script then compares eager with its cache to eager without."""
 
 
 def script_of(case: Case, optimization: Optimization, prompts: list[list[int]], found: Found, *, name: str) -> str:
@@ -207,6 +209,7 @@ def script_of(case: Case, optimization: Optimization, prompts: list[list[int]], 
         model=_model(case),
         prompts=_literal(prompts),
         new_tokens=case.workload.new_tokens,
+        apart=APART,
         dtype="float32" if ranks or quantizes or found.baseline else "float64",
     )
     return head + _body(case, optimization, found)

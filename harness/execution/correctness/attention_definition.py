@@ -36,10 +36,10 @@ def defined_attention(  # noqa: PLR0913 - arguments of transformers' own attenti
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     **_options: Any,
-) -> tuple[Tensor, None]:
-    """Return what attention is defined to give, (B, Q, H, V) in the format of its inputs.
+) -> tuple[Tensor, Tensor]:
+    """Return what attention is defined to give, (B, Q, H, V) in the format of its inputs, and its weights.
 
-    The second result, where transformers' functions have the weights, is None. `query` is (B, H, Q, D), `key`
+    The weights are (B, H, Q, S), in float32 at least. `query` is (B, H, Q, D), `key`
     (B, K, S, D), `value` (B, K, S, V). Head h reads the keys of head h // (H / K). The `mask` (B, 1, Q, S) is added to
     the scores, and `s_aux` (H,) holds the sinks.
 
@@ -59,4 +59,4 @@ def defined_attention(  # noqa: PLR0913 - arguments of transformers' own attenti
         scores = torch.cat([scores, sinks.expand(rows, -1, -1, queries, 1)], -1)
     weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., :keys]
     output = weights.to(query.dtype).flatten(2, 3) @ value
-    return output.reshape(rows, -1, queries, value.shape[-1]).transpose(1, 2), None
+    return output.reshape(rows, -1, queries, value.shape[-1]).transpose(1, 2), weights.flatten(1, 2)

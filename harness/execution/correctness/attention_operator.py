@@ -38,7 +38,8 @@ LARGEST = 2**15
 
 
 Attention = Callable[..., tuple[Tensor, Any]]
-"""Function with the arguments of transformers' attention functions. The first of its two results is the output."""
+"""Function with the arguments of transformers' attention functions. Its results are the output (B, Q, H, D) and, of
+eager code and the definition, the weights (B, H, Q, S)."""
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def watched_eager(model: Any, seen: Tensor, log: OperatorLog) -> Iterator[None]:
     `seen` is that of `watched_attention`. What has no definition is left out, and the log names it.
     """
     log.unwatched |= {f"layers of kind {kind}" for kind in recurrent_layers(model.config.get_text_config())}
-    watch = AttentionWatch(model, seen, log, against=definition, passes=2)
+    watch = AttentionWatch(model, seen, log, against=definition, passes=2, queries=QUERIES)
     # A modelling file looks its function up whenever it attends, by the name that it has in this file.
     files = {sys.modules[type(module).__module__] for module in model.modules()}
     with ExitStack() as watches:
@@ -99,7 +100,7 @@ def definition(module: Any, options: Mapping[str, Any]) -> Attention | str:
 class AttentionWatch:
     """Comparison of calls of attention by what the configuration lets them see, in one run of a model."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is compared, with what, and how much of it
         self,
         model: Any,
         seen: Tensor,
@@ -107,17 +108,22 @@ class AttentionWatch:
         *,
         against: Callable[[Any, Mapping[str, Any]], Attention | str],
         passes: float = math.inf,
+        queries: int = sys.maxsize,
     ) -> None:
         """Prepare to compare the calls in the next `passes`. `against` takes module and options of a call, and returns
-        the function that it is compared with, or the reason why there is none."""
+        the function that it is compared with, or the reason why there is none. Only the last `queries` of a call look
+        values up: kernels of a path work on blocks, and need all of them; eager code needs memory for each."""
         self._seen = seen
         self._log = log
         self._against = against
         self._last_pass = log.passes + passes
-        self._windows = windows_by_layer(model.config.get_text_config())
-        self.fed: Counter[int] = Counter()
+        self._queries = queries
+        config = model.config.get_text_config()
+        self._windows = windows_by_layer(config)
+        self._named = len(getattr(config, "layer_types", None) or ())
+        self.fed: Counter[int | None] = Counter()
         """Number of positions that each layer attended with so far."""
-        self._last: dict[int, int] = {}
+        self._last: dict[int | None, int] = {}
         """Forward pass in which each layer attended last: some attend more than once to the same keys."""
 
     def attend(  # noqa: PLR0913, PLR0917 - the original, and its arguments
@@ -132,25 +138,35 @@ class AttentionWatch:
     ) -> Any:
         """Return what the `original` attention function returns, and compare it."""
         result = original(module, query, key, value, attention_mask, **options)
-        layer = getattr(module, "layer_idx", -1)
+        layer: Any = getattr(module, "layer_idx", None)
         if self._log.passes <= self._last_pass:
             self._feed(layer, queries=query.shape[-2], keys=key.shape[-2])
-            against = self._against(module, options)
-            if layer not in self._windows:
-                self._log.unwatched.add("attention in chunks, or of a kind that is not known here")
-            elif isinstance(against, str):
+            against = self._unplaced(module, layer) or self._against(module, options)
+            if isinstance(against, str):
                 self._log.unwatched.add(against)
             else:
-                allowed = self._allowed(layer, queries=query.shape[-2], keys=key.shape[-2])
+                queries = min(query.shape[-2], self._queries)
+                allowed = self._allowed(layer, queries=queries, keys=key.shape[-2])
                 call, log = RecordedAttention(module, against, allowed, options), self._log
                 name = f"attention of layer {layer}"
                 log.compare(f"{name} in {log.phase}", call.triple(result[0], query, key, value))
                 probe = call.probe(query, key, value)
-                found = original(module, *probe, attention_mask, **options)[0]
+                found = original(module, *probe, last_rows(attention_mask, queries), **options)[0]
                 log.attempt(f"values that {name} looks up in {log.phase}", call.missed(found, *probe))
         return result
 
-    def _feed(self, layer: int, *, queries: int, keys: int) -> None:
+    def _unplaced(self, module: Any, layer: int | None) -> str:
+        """Return the reason why it is not known which keys a layer may see; empty if it is."""
+        if layer in self._windows:
+            return ""
+        name = f"attention of {type(module).__name__}"
+        if layer is None:
+            return f"{name}, which does not say its layer"
+        if layer >= self._named:
+            return f"{name}, whose layer the configuration does not name"
+        return "attention in chunks, or of a kind that is not known here"
+
+    def _feed(self, layer: int | None, *, queries: int, keys: int) -> None:
         """Count the positions that a layer attends with, once in a forward pass."""
         if self._last.get(layer) != self._log.passes:
             # Without a cache every pass is fed all positions again. With one, a later pass has more keys than queries.
@@ -161,6 +177,11 @@ class AttentionWatch:
     def _allowed(self, layer: int, *, queries: int, keys: int) -> Tensor:
         seen = self._seen[:, : self.fed[layer]]
         return allowed_keys(seen, queries=queries, keys=keys, window=self._windows[layer])
+
+
+def last_rows(mask: Any, queries: int) -> Any:
+    """Return the rows of a mask (..., Q, S) for the last queries. One row for all, and what is no tensor, stay."""
+    return mask[..., -queries:, :] if isinstance(mask, Tensor) and mask.ndim > 2 else mask
 
 
 def allowed_keys(seen: Tensor, *, queries: int, keys: int, window: int) -> Tensor:
@@ -186,21 +207,22 @@ class RecordedAttention:
     against: Attention
     """Function that the call is compared with: the architecture's eager one, or the definition."""
     allowed: Tensor
-    """(B, Q, S) bool: keys that each query may attend to."""
+    """(B, Q, S) bool: keys that each of the last Q queries may attend to."""
     options: Mapping[str, Any]
     """Keyword arguments of the call: scaling, soft cap, sinks."""
 
     def triple(self, output: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Triple:
         """Return the last queries of `output` (B, Q, H, D), of the other function's and of its output in float64.
         Padding is left out."""
-        real = self.allowed.any(-1)[:, -QUERIES:]
-        yardstick = self._attend(query, key, value)
+        real = self.allowed[:, -QUERIES:].any(-1)
+        query = query[:, :, -QUERIES:]
+        yardstick, _ = self._attend(query, key, value)
         with PromoteToFloat64():
-            exact = self._attend(query.double(), key.double(), value.double())
+            exact, _ = self._attend(query.double(), key.double(), value.double())
         return Triple(output[:, -QUERIES:][real], yardstick[real], exact[real])
 
     def probe(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values of the same shapes, by which each query looks up one value.
+        """Return Q queries, and keys and values of the same shapes, by which each query looks up one value.
 
         Keys are random signs. Each query is a multiple of one key, which by turns is the newest that it may see, a
         neighbour of that, the oldest, the one before the oldest, or any at random. Values are integers
@@ -222,8 +244,7 @@ class RecordedAttention:
         the weight in float64."""
         groups = query.shape[1] // key.shape[1]
         with PromoteToFloat64():
-            each = torch.eye(key.shape[2], dtype=torch.float64, device=key.device).expand(*key.shape[:3], -1)
-            weights = self._attend(query.double(), key.double(), each).transpose(1, 2)
+            _, weights = self._attend(query[:, :, -QUERIES:].double(), key.double(), value.double())
         certain, found = weights.max(-1)
         values = value.repeat_interleave(groups, 1)
         right = values.gather(2, found[..., None].expand(*found.shape, values.shape[-1]))
@@ -241,16 +262,11 @@ class RecordedAttention:
         turn = (torch.arange(newest.shape[1]) + torch.arange(newest.shape[0])[:, None]) % len(kinds)
         return kinds.gather(0, turn[None])[0].clamp(0, keys - 1)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return the other function's output at the last queries, (B, queries, H, D)."""
-        mask = torch.zeros(self.allowed.shape, dtype=query.dtype, device=query.device)
-        mask.masked_fill_(~self.allowed, torch.finfo(query.dtype).min)
-        output, _ = self.against(
-            self.module,
-            query[:, :, -QUERIES:],
-            key,
-            value,
-            mask[:, None, -QUERIES:],
-            **{"dropout": 0.0, **self.options},
-        )
-        return output
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the other function gives for the last queries: (B, queries, H, D), and weights
+        (B, H, queries, S)."""
+        allowed = self.allowed[:, -query.shape[2] :]
+        mask = torch.zeros(allowed.shape, dtype=query.dtype, device=query.device)
+        mask.masked_fill_(~allowed, torch.finfo(query.dtype).min)
+        options = {"dropout": 0.0, **self.options}
+        return self.against(self.module, query, key, value, mask[:, None], **options)

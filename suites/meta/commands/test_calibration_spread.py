@@ -15,9 +15,17 @@ from harness.judging.correctness_rules import findings
 from harness.profiles.fault_results import RecordedFault, read_faults, refuse_survivors, survivors
 from harness.profiles.limits import LIMITS, Calibrated, Limits, limit_of, limits_of
 from harness.records.enums import Dtype, Outcome, Property, Tolerance
-from harness.records.evidence import CacheComparison, Divergence, Evidence, GreedyAgreement, StratumError
+from harness.records.evidence import (
+    CacheComparison,
+    Divergence,
+    Evidence,
+    ExactTrial,
+    GreedyAgreement,
+    Operators,
+    StratumError,
+)
 from harness.records.finding import LimitCheck, numbers_of
-from suites.meta.builders.evidence import CASE, CLOSE, FLOOR, TRUST, evidence, lossy, rung
+from suites.meta.builders.evidence import CASE, CLOSE, FLOOR, GOOD, NATIVE, TRUST, evidence, lossy, rung
 from suites.meta.builders.spreads import STRONG, WEAK, fault
 
 
@@ -87,6 +95,10 @@ def test_limits_outside_their_range_cannot_be_built(name, value):
         ("fp32.cache_rho_max.beside", "fp32_rho_max"),
         ("fp32.cache", "fp32_rho"),
         ("bf16.operator_max", "half_part_rho_max"),
+        ("bf16.eager_attention", "half_part_rho"),
+        ("fp32.eager_attention_max", "fp32_rho_max"),
+        ("fp32.eager_attention_exact", ""),
+        ("fp32.eager_attention_compared", ""),
         ("bf16.rho", "half_rho"),
         ("fp16.rho_max", "half_rho_max"),
         ("fp32.operators", ""),
@@ -130,6 +142,13 @@ def test_verdict_is_by_the_limits_given():
     verdict = judge(CASE, Property.EQUIVALENCE, good, limits=WIDER)
     assert verdict.outcome is Outcome.PASS
     assert verdict.numbers["fp32.rho.limit"] == 3.6
+
+
+def test_eagers_attention_is_judged_by_the_limits_given():
+    good = evidence(*GOOD, trusts=(replace(TRUST, attention=WIDE_ATTENTION), NATIVE))
+    assert judge(CASE, Property.EQUIVALENCE, good).outcome is Outcome.BASELINE_UNTRUSTED
+    assert judge(CASE, Property.EQUIVALENCE, good, limits=WIDER).outcome is Outcome.PASS
+    assert judge(CASE, Property.EQUIVALENCE, good, limits=Limits(fp32_rho=3.4)).outcome is Outcome.BASELINE_UNTRUSTED
 
 
 def test_lossy_cache_and_run_beside_it_are_judged_by_the_limits_given():
@@ -203,6 +222,28 @@ def test_number_that_should_be_large_catches_nothing_by_being_so(key):
 def test_recorded_numbers_say_on_which_side_of_their_limits_they_should_be():
     checks = LimitCheck.none("A", "a", 0, "some are there"), LimitCheck.some("B", "b", 2, "none is there")
     assert numbers_of(checks) == {"a": 0.0, "a.limit": 0.0, "b": 2.0, "b.least": 1.0}
+
+
+WIDE_ATTENTION = Operators(
+    (StratumError("attention of layer 0 in decode", 3.5, 1.0, 1.0, 1.0, 1.0, 0.0),), (ExactTrial("values", 9, 0),)
+)
+
+
+def test_fault_of_eagers_attention_alone_would_survive_a_wider_limit():
+    """Eager is held to the limits of a profile too; nothing else catches this one."""
+    known = fault(evidence(*GOOD, trusts=(replace(TRUST, attention=WIDE_ATTENTION), NATIVE)))
+    assert known.outcome is Outcome.BASELINE_UNTRUSTED
+    assert survivors([known], LIMITS) == []
+    assert [(found.key, found.limit) for found in survivors([known], WIDER)] == [("fp32.eager_attention", "fp32_rho")]
+
+
+@pytest.mark.parametrize(
+    "attention", [Operators(()), replace(WIDE_ATTENTION, exact=(ExactTrial("values", 9, 1),))], ids=["none", "exact"]
+)
+def test_fault_of_eagers_attention_where_nothing_rounds_never_survives(attention):
+    known = fault(evidence(*GOOD, trusts=(replace(TRUST, attention=attention), NATIVE)))
+    assert known.outcome is Outcome.BASELINE_UNTRUSTED
+    assert survivors([known], WIDER) == []
 
 
 def test_results_recorded_under_other_limits_are_refused():

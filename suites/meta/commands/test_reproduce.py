@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,14 +10,17 @@ from dataclasses import replace
 import pytest
 
 from fixtures.architectures import ARCHITECTURES
-from harness.commands.reproduce.command import _quoted
-from harness.commands.reproduce.script import Found, script_of
+from harness.commands.reproduce.command import _quoted, refuse_attention
+from harness.commands.reproduce.script import APART, Found, script_of
 from harness.errors import HarnessError
-from harness.records.enums import Dtype, Outcome
+from harness.judging.correctness import judge
+from harness.records.enums import Dtype, Outcome, Property
+from harness.records.evidence import ExactTrial, Operators, StratumError
 from harness.session.plan import find_case
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.commands import harness
-from suites.meta.builders.recorded_runs import SDPA, verdict
+from suites.meta.builders.evidence import CASE, FLOOR, GOOD, NATIVE, TRUST, evidence
+from suites.meta.builders.recorded_runs import SDPA, Checkout, verdict
 
 PROMPTS = [[5, 6, 7], [9, 8, 7, 6, 5]]
 
@@ -53,6 +57,7 @@ def test_eager_that_disagrees_with_itself_is_shown_without_the_path():
     text = script("cpu-fp32-small_zamba2-attention.sdpa-ragged_b4", baseline=True)
     compile(text, "shown.py", "exec")
     assert "eager with its cache, and eager over the whole at once" in text
+    assert f"sys.exit(not apart < {APART})" in text
     assert "sdpa'" not in text
 
 
@@ -73,6 +78,54 @@ def test_message_is_quoted_without_what_only_the_run_can_tell():
     known = replace(verdict(SDPA, Outcome.KNOWN_FAILURE), forgiven=Outcome.MISMATCH, message=said)
     assert _quoted(known) == "Found as MISMATCH: rows diverge."
     assert _quoted(None) == ""
+
+
+LAYER = StratumError("attention of layer 0 in decode", 1.0, 1.0, 1.0, 1.0, 1.0, 0.0)
+WRONG = Operators((replace(LAYER, candidate_rms=1e5),))
+
+
+def of_eager(attention=WRONG, *, floor=FLOOR, **changes):
+    """The verdict on an eager whose attention is wrong, and whose reference, with and without a cache, differs so."""
+    trust = replace(TRUST, attention=attention, **changes)
+    return judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=(trust, NATIVE), floor=floor))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        of_eager(),
+        of_eager(replace(WRONG, exact=(ExactTrial("values", 9, 3),))),
+        of_eager(Operators(())),
+        of_eager(repeats=False),
+        of_eager(floor=0.9 * APART),
+        of_eager(floor=math.nan),
+    ],
+    ids=["errors", "values", "nothing compared", "unrepeatable too", "almost nothing apart", "nan"],
+)
+def test_attention_that_is_wrong_with_and_without_a_cache_is_refused(wrong):
+    """Its script would compare two runs that are wrong alike, and exit with 0."""
+    assert wrong.outcome is Outcome.BASELINE_UNTRUSTED
+    with pytest.raises(HarnessError, match=r"no script can show that yet \(.*docs/correctness.md, Eager's attention"):
+        refuse_attention(wrong)
+
+
+def test_script_is_written_where_a_cache_makes_the_difference():
+    """As where attention is wrong in decode alone, or where it is not attention that is wrong."""
+    refuse_attention(of_eager(floor=1.1 * APART))
+    refuse_attention(of_eager(None, repeats=False))
+    refuse_attention(verdict(SDPA, Outcome.MISMATCH))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.BASELINE_UNTRUSTED, Outcome.KNOWN_FAILURE])
+def test_command_refuses_a_verdict_on_eagers_attention_in_a_line(tmp_path, monkeypatch, capsys, outcome):
+    """And writes no script. Of a failure that is known, the outcome that was forgiven counts."""
+    forgiven = Outcome.BASELINE_UNTRUSTED if outcome is Outcome.KNOWN_FAILURE else None
+    told = replace(verdict(SDPA, outcome), numbers=of_eager().numbers, forgiven=forgiven)
+    run = Checkout(tmp_path).run(verdicts=[told])
+    code, _, said = harness(monkeypatch, capsys, "reproduce", SDPA.id, "--run", run, "--output", tmp_path / "x.py")
+    assert code == 2
+    assert f"{SDPA.id}: eager's attention is wrong with and without a cache, and no script can show that" in said
+    assert not (tmp_path / "x.py").exists()
 
 
 @pytest.mark.workers

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fixtures.workloads import PROBES
 from harness.execution.correctness.attention_definition import defined_attention, undefined_options
-from harness.execution.correctness.attention_operator import definition
+from harness.execution.correctness.attention_operator import QUERIES, definition, watched_eager
+from harness.execution.correctness.operator_log import OperatorLog
 from harness.execution.correctness.references.eager import make_reference, measure_eager
 from harness.judging.correctness_rules import trust_findings
 from harness.records.enums import Dtype
@@ -77,6 +79,98 @@ def test_attention_that_is_not_causal_has_no_definition():
     assert definition(SimpleNamespace(is_causal=False), {}) == told
     assert definition(SimpleNamespace(is_causal=True), {"is_causal": False}) == told
     assert definition(SimpleNamespace(is_causal=True), {"is_causal": None}) is defined_attention
+
+
+class LlamaLike:
+    """Model of one attention layer, whose eager code is that of the file that this class seems to stand in."""
+
+    def __init__(self, *, length, layer_idx=0, **config):
+        from transformers.models.llama import modeling_llama
+
+        type(self).__module__ = modeling_llama.__name__
+        self.file, self.length = modeling_llama, length
+        self.config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(**config))
+        self.layer = SimpleNamespace(num_key_value_groups=4, training=False)
+        if layer_idx is not None:
+            self.layer.layer_idx = layer_idx
+
+    def modules(self):
+        return [self]
+
+    def attend(self):
+        query, key, value = (torch.randn(2, heads, self.length, 16) for heads in (8, 2, 2))
+        causal = torch.ones(self.length, self.length).tril().bool()
+        mask = torch.zeros(2, 1, self.length, self.length).masked_fill(~causal, torch.finfo(torch.float32).min)
+        return self.file.eager_attention_forward(self.layer, query, key, value, mask, scaling=0.25)
+
+    def watched(self):
+        """Return the log of one call of eager code, which is compared with the definition."""
+        log = OperatorLog(Dtype.FP32)
+        with watched_eager(self, torch.ones(2, self.length, dtype=torch.bool), log):
+            self.attend()
+        return log
+
+
+class Sizes(TorchDispatchMode):
+    """Sizes in bytes of all tensors that operators gave."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, _types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.found += [given.untyped_storage().nbytes() for given in [result] if isinstance(given, torch.Tensor)]
+        return result
+
+
+def made(function, bound):
+    """Number of results of operators that are at least as large as `bound`, in bytes."""
+    with Sizes() as sizes:
+        function()
+    return sum(size >= bound for size in sizes.found)
+
+
+def test_comparing_eager_makes_nothing_of_the_size_of_its_weights():
+    """Of a long prompt: what is compared are its last queries. Nothing is made of all pairs of keys either."""
+    model = LlamaLike(length=1024, num_hidden_layers=1)
+    pairs = 4 * 2 * 1024 * 1024  # in float32, of two rows: an eighth of the weights
+    alone = made(model.attend, 2 * pairs)
+    assert alone > 0
+    assert made(model.watched, 2 * pairs) == alone
+    [trials] = model.watched().operators().exact
+    assert trials.tried > QUERIES
+    assert trials.wrong == 0
+
+
+def test_last_queries_of_a_long_prompt_show_a_wrong_mask(monkeypatch):
+    model = LlamaLike(length=2 * QUERIES, num_hidden_layers=1)
+    right = model.file.eager_attention_forward
+
+    def sees_no_oldest(module, query, key, value, mask, **options):
+        return right(module, query, key, value, mask.index_fill(-1, torch.tensor([0, 1]), -1e30), **options)
+
+    monkeypatch.setattr(model.file, "eager_attention_forward", sees_no_oldest)
+    [trials] = model.watched().operators().exact
+    assert trials.wrong > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({"layer_idx": None, "num_hidden_layers": 1}, "attention of SimpleNamespace, which does not say its layer"),
+        ({}, "attention of SimpleNamespace, whose layer the configuration does not name"),
+        (
+            {"layer_types": ["chunked_attention"], "num_hidden_layers": 1},
+            "attention in chunks, or of a kind that is not known here",
+        ),
+    ],
+)
+def test_attention_whose_keys_are_not_known_is_told_by_its_reason(said, told):
+    log = LlamaLike(length=4, **said).watched()
+    assert log.unwatched == {told}
+    assert not log.errors
+    assert not log.trials
 
 
 def measured(name, folder, *, dtype=Dtype.FP32, fault=""):

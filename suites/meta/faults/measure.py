@@ -20,6 +20,7 @@ from harness.paths.base import Optimization
 from harness.paths.registry import PATHS
 from harness.records.enums import Dtype, Outcome, Property
 from harness.records.evidence import Case, Evidence
+from harness.records.finding import checks_of
 from harness.records.run import Verdict
 from harness.records.workload import Workload
 from harness.session.plan import find_model, needs
@@ -253,19 +254,9 @@ def _cell(verdict: Verdict, rivals: Mapping[str, bool], *, keeps_numbers: bool =
 
 
 def excesses(numbers: Mapping[str, float]) -> dict[str, float]:
-    """By what factor each number of a verdict exceeds its limit, where that is not zero."""
-    above = _held(numbers, ".limit")
-    below = _held(numbers, ".least")
-    return {
-        **{name: got / limit for name, (got, limit) in above.items() if limit},
-        **{name: least / got for name, (got, least) in below.items() if got},
-    }
-
-
-def _held(numbers: Mapping[str, float], ending: str) -> dict[str, tuple[float, float]]:
-    """Each number that has a limit of that ending, with it."""
-    names = [name.removesuffix(ending) for name in numbers if name.endswith(ending)]
-    return {name: (numbers[name], numbers[f"{name}{ending}"]) for name in names}
+    """By what factor each number of a verdict exceeds its limit, where no number is zero that divides."""
+    checks = checks_of(numbers).items()
+    return {name: check.excess for name, check in checks if (check.limit if check.at_most else check.got)}
 
 
 def _rivals(folder: Path, dtype: Dtype) -> dict[str, bool]:

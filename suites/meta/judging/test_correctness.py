@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.judging.correctness import judge
+from harness.judging.correctness import finding_of, judge
 from harness.judging.correctness_rules import trust_findings
 from harness.judging.verdicts import unsupported
 from harness.records.enums import CASE_PROPERTIES, Dtype, Outcome, Property, Reference, Tolerance
@@ -227,6 +227,17 @@ def test_wrong_attention_of_eager_is_told_by_its_layer():
     verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=(other, NATIVE)))
     told = "fp32 error of eager's attention over its definition's (attention of layer 2 in decode) is 50, but should be"
     assert f"{told} at most 3 [attention]" in verdict.message
+
+
+def test_wrong_attention_of_eager_names_the_page_about_it():
+    """And only that."""
+    page = "docs/correctness.md says under Eager's attention to what it is held"
+    wrong = replace(TRUST, attention=Operators((replace(ATTENTION, candidate_rms=50.0),)))
+    for trust, named in ((wrong, True), (replace(TRUST, repeats=False), False)):
+        verdict = judge(CASE, Property.EQUIVALENCE, evidence(*GOOD, trusts=(trust, NATIVE)))
+        assert "(repair eager first: nothing can be compared with it" in verdict.message
+        assert (page in verdict.message) is named
+        assert "repair" not in finding_of(verdict)
 
 
 def test_what_of_eagers_attention_has_no_definition_is_told():
