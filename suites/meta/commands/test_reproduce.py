@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.architectures import ARCHITECTURES
-from harness.commands.reproduce.command import _quoted
+from harness.commands.reproduce.command import _quoted, refuse_more_than_settings
 from harness.commands.reproduce.script import Found, script_of
 from harness.errors import HarnessError
 from harness.records.enums import Dtype, Outcome
@@ -73,6 +73,14 @@ def test_message_is_quoted_without_what_only_the_run_can_tell():
     known = replace(verdict(SDPA, Outcome.KNOWN_FAILURE), forgiven=Outcome.MISMATCH, message=said)
     assert _quoted(known) == "Found as MISMATCH: rows diverge."
     assert _quoted(None) == ""
+
+
+@pytest.mark.parametrize("function", ["eager", "batched_mm", "grouped_mm"])
+def test_functions_of_experts_are_refused(function):
+    """Scripts compute in float64, which a grouped product does not know, and would compare the loop with itself."""
+    case = f"cpu-fp32-small_mixtral-kernels.experts_{function}-ragged_b4"
+    with pytest.raises(HarnessError, match=rf"{case}: .* is made of more than settings \(show it by hand\)"):
+        refuse_more_than_settings(*find_case(case, CATALOGUE))
 
 
 @pytest.mark.workers
