@@ -53,9 +53,9 @@ class ExpertsFunction(Optimization):
         return self.no_room if "out of memory" in line else ""
 
     def claims(self, observation: Observation) -> list[EngagementCheck]:
-        return [claim for phase in Phase for claim in self._running(observation, phase).claims_in(phase, observation)]
+        return [claim for phase in Phase for claim in self.running(observation, phase).claims_in(phase, observation)]
 
-    def _running(self, observation: Observation, phase: Phase) -> ExpertsFunction:
+    def running(self, observation: Observation, phase: Phase) -> ExpertsFunction:
         """Return the function that must run in a phase."""
         # `_optimize_model_for_decode` of transformers' `generate` switches by the model's device alone, also where a
         # user requested the function by name. In a release without it, the path does not engage on these devices.

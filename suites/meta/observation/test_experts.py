@@ -20,7 +20,8 @@ from harness.observation.experts import MARK, experts_calls, experts_marked, is_
 from harness.observation.passes import PROMPT, TOKEN, Passes
 from harness.observation.watch import EagerWatch, profiled_events
 from harness.paths.eager import Eager, EagerOneByOne
-from harness.paths.experts import BATCHED_MM
+from harness.paths.experts import BATCHED_MM, GROUPED_MM
+from harness.paths.experts import EAGER as EXPERTS_EAGER
 from harness.records.enums import Dtype, Reference
 from harness.records.observation import ExpertsCall, Phase
 from suites.meta.builders.observations import EAGER
@@ -152,3 +153,23 @@ def test_eagers_experts_are_watched_only_as_the_baseline_of_paths_that_exchange_
     before = ExpertsInterface.get_interface
     with EagerWatch(registered_as(monkeypatch, None), experts=one_by_one):
         assert (ExpertsInterface.get_interface is before) is not one_by_one
+
+
+@pytest.mark.parametrize("requested", [None, "grouped_mm", "batched_mm", "eager"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_transformers_decodes_by_what_the_claims_say(requested, device):
+    """Any device but a CPU counts as an accelerator, also one without memory."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 16}
+    config = MixtralConfig(**sizes, num_local_experts=2, num_attention_heads=2, num_key_value_heads=1)
+    with torch.device(device):
+        model = MixtralForCausalLM._from_config(config, experts_implementation=requested)  # noqa: SLF001 - of no folder
+    prefilled = set(model.get_experts_implementation().values())
+    with model._optimize_model_for_decode():  # noqa: SLF001 - what `generate` decodes in
+        decoded = set(model.get_experts_implementation().values())
+    path = next(path for path in (EXPERTS_EAGER, BATCHED_MM, GROUPED_MM) if {path.implementation} == prefilled)
+    assert path.implementation == (requested or "grouped_mm")
+    seen = replace(EAGER, device=device)
+    assert {path.running(seen, Phase.DECODE).implementation} == decoded
+    assert path.running(seen, Phase.PREFILL) == path
