@@ -223,7 +223,7 @@ class Runner(WorkerPool):
             try:
                 return self.ask(name, paired.time_pairs, run, sampling, more=sampling.seconds)
             except WorkerRaised as error:
-                if not str(error).startswith(NO_ROOM):
+                if NO_ROOM not in str(error):  # alone, or in a path's refusal: there may be room for the path alone
                     raise
         sides = AlternatingSides(
             candidate=lambda: self._block(name, run, sampling),

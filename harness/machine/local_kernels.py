@@ -78,7 +78,7 @@ def kernel_logs() -> Iterator[tuple[str, list[tuple[str, int]]]]:
 
 @dataclass
 class _LookedAt:
-    """Loaded modules when somebody looked, in their order, and those of them that count calls."""
+    """Modules that were loaded when somebody looked, in their order, and those of them that count calls."""
 
     modules: tuple[Any, ...] = ()
     counting: tuple[Any, ...] = ()

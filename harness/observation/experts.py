@@ -31,7 +31,8 @@ def experts_marked() -> Iterator[None]:
 
     def marked_lookup(lookup: Any, interface: Any, implementation: Any, default: Any) -> Any:
         function = lookup(interface, implementation, default)
-        name = EAGER_EXPERTS if function is default else function.__name__
+        # What is no function itself, as a partial, goes by the name of its class.
+        name = EAGER_EXPERTS if function is default else getattr(function, "__name__", type(function).__name__)
 
         def marked(*arguments: Any, **options: Any) -> Any:
             with record_function(f"{MARK}{name}"):

@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from harness.errors import HarnessError, NotObservable, first_line
 from harness.machine.local_kernels import LAYERS, kernel_logs, serving_folders
 from harness.observation.caches import cache_of, read_layers
-from harness.observation.experts import AT_ONCE, MARK, experts_calls, experts_marked, is_of_experts
+from harness.observation.experts import AT_ONCE, MARK, experts_calls, experts_marked
 from harness.observation.graphs import MARKS, Computed, as_computed, graphs_marked
 from harness.observation.layers import LayerCensus
 from harness.observation.linears import head_name, linears_of, read_linears, read_matrices
@@ -160,8 +160,13 @@ class Observer:
 class EagerWatch(Observer):
     """Observer of eager runs that also counts the calls of each linear layer."""
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model, layers=False, experts=any(map(is_of_experts, model.modules())))
+    def __init__(self, model: Any, *, experts: bool = False) -> None:
+        """Prepare to watch a model, with `experts` also the calls of these.
+
+        Only the baseline of paths that exchange them is watched so. A release in which experts cannot be observed
+        costs no other path its baseline.
+        """
+        super().__init__(model, layers=False, experts=experts)
         self._calls: Counter[str] = Counter()
 
     @contextmanager

@@ -118,7 +118,11 @@ class Optimization(ABC):
 
     def concerns(self, recipe: ModelSpec) -> bool:
         """Return whether a model may have what is exchanged. Others get no case, also where a model is named."""
-        return True
+        return not self.lacking(recipe)
+
+    def lacking(self, recipe: ModelSpec) -> str:
+        """Return why a model has nothing that could be exchanged; empty if it may have."""
+        return ""
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         """Return the formats that its kernels take on a device, most precise first."""

@@ -59,8 +59,8 @@ class Stack(Optimization):
     def needs(self) -> tuple[Need, ...]:
         return tuple(dict.fromkeys([*self.also, *(need for part in self.parts for need in part.needs())]))
 
-    def concerns(self, recipe: ModelSpec) -> bool:
-        return all(part.concerns(recipe) for part in self.parts)
+    def lacking(self, recipe: ModelSpec) -> str:
+        return next(filter(None, (part.lacking(recipe) for part in self.parts)), "")
 
     def dtypes(self, device: str) -> tuple[Dtype, ...]:
         taken = [part.dtypes(device) for part in self.parts]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 
 from harness.errors import HarnessError, UnknownName
@@ -256,21 +257,27 @@ def case_ids(catalogue: Catalogue, device: str) -> set[str]:
 
 def find_case(case_id: str, catalogue: Catalogue) -> tuple[Case, Optimization]:
     """Return the case of that id and its path. Raises HarnessError if the catalogue gives none."""
-    device = case_id.partition("-")[0]
-    by_id = {}
-    for path in catalogue.paths:
-        for model in filter(path.concerns, catalogue.all_models):
-            for workload in catalogue.workloads:
-                for dtype in Dtype:
-                    case = Case(path.name, path.technique, model, workload, device, dtype)
-                    if case.id == case_id:
-                        return case, path
-                    by_id[case.id] = case
+    ids = []
+    for path, model in product(catalogue.paths, catalogue.all_models):
+        why = path.lacking(model)
+        for case in _cases(path, model, catalogue, device=case_id.partition("-")[0]):
+            if case.id == case_id and why:
+                raise HarnessError(
+                    f"case {case_id!r} is unknown: {path.name} has nothing to exchange in {model.name} ({why})"
+                )
+            if case.id == case_id:
+                return case, path
+            ids += [] if why else [case.id]
     # Among ids of the same path: comparing with all would take a minute.
     path_named = next((path.name for path in catalogue.paths if f"-{path.name}-" in case_id), "")
-    near = get_close_matches(case_id, [id_ for id_ in by_id if f"-{path_named}-" in id_] if path_named else [], n=1)
+    near = get_close_matches(case_id, [id_ for id_ in ids if f"-{path_named}-" in id_] if path_named else [], n=1)
     meant = f"did you mean {near[0]}?" if near else "pytest --collect-only -q shows them in brackets"
     raise HarnessError(f"case {case_id!r} is unknown, but should be the id of a case of the catalogue ({meant})")
+
+
+def _cases(path: Optimization, model: ModelSpec, catalogue: Catalogue, *, device: str) -> Iterator[Case]:
+    for workload, dtype in product(catalogue.workloads, Dtype):
+        yield Case(path.name, path.technique, model, workload, device, dtype)
 
 
 def plan_case(case_id: str, catalogue: Catalogue, inventory: Inventory) -> Planned:

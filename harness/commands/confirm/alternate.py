@@ -64,9 +64,11 @@ def take_turns(sides: Mapping[Who, EnvironmentClient], ask: Ask) -> Turns:
     while len(loads) < ask.timing.loads and not late:
         made = _held(how, sides, ask, order)
         if isinstance(made, CaseFailed):
-            if made.failure.outcome is Outcome.UNSUPPORTED or made.who in broke:
+            # A path may declare that there is no room for it: beside other models, that may be true of them alone.
+            crowded = how is _together and NO_ROOM in made.failure.message
+            if (made.failure.outcome is Outcome.UNSUPPORTED and not crowded) or made.who in broke:
                 raise made
-            if how is _apart or NO_ROOM not in made.failure.message:
+            if not crowded:
                 broke[made.who] = f"{made.failure.outcome}: {made}"
             if how is _together:
                 how, loads = _apart, []

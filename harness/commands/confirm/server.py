@@ -72,14 +72,13 @@ class EnvironmentServer:
         """Load and warm up the path of a case that was proved, or eager on the same case."""
         from harness.commands.confirm.loaded_model import LoadedModel
         from harness.execution.speed.timed_model import EAGER_KERNELS
-        from harness.paths.eager import Eager
 
-        planned = self._planned(case)
-        path, kernels, fault = planned.optimization, self._kernels[case], self._fault
+        planned, runner, kernels = self._planned(case), self._running(), self._kernels[case]
+        run = runner.case_run(planned.case, planned.optimization, fault=self._fault)
         if role == Role.EAGER:
-            path, kernels, fault = Eager(), EAGER_KERNELS, ""
-        runner, name = self._running(), f"{case}-turns-{path.name}"
-        run = runner.case_run(planned.case, path, fault=fault)
+            # The baseline of correctness, which is the path's own: only its tokens were verified.
+            run, kernels = run.setup.eager(run.dtype), EAGER_KERNELS
+        name = f"{case}-turns-{run.optimization.name}"
         self._standing[Role(role)] = LoadedModel(runner, name, run, kernels, own=own)
 
     def run(self, *, role: str) -> TimedRun:

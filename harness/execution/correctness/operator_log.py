@@ -32,10 +32,13 @@ class OperatorLog:
     """Phase of the forward pass that is running."""
     passes: int = 0
     """Number of forward passes so far."""
+    decode_steps: int = 0
+    """Number of those that decoded, since the log last began to follow a model."""
 
     @contextmanager
     def following(self, model: Any) -> Iterator[None]:
         """Follow the forward passes of a model inside `with`."""
+        self.decode_steps = 0
         hook = model.register_forward_pre_hook(self.enter_phase, with_kwargs=True)
         try:
             yield
@@ -48,6 +51,7 @@ class OperatorLog:
         given = options["inputs_embeds"] if ids is None else ids
         self.passes += 1
         self.phase = Phase.DECODE if given.shape[1] == 1 else Phase.PREFILL
+        self.decode_steps += self.phase is Phase.DECODE
 
     def compare(self, operator: str, part: Triple) -> None:
         error = stratum_error(operator, part, dtype=self.dtype, without_mean=False)

@@ -7,6 +7,7 @@ tested in this way (its tests/test_flash_attn.py). On inputs on which nothing ro
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -14,10 +15,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.cache_utils import Cache
 
+from harness.errors import HarnessError, first_line
 from harness.execution.correctness.attention_operator import watched_attention
 from harness.execution.correctness.errors import Triple
 from harness.execution.correctness.float64 import PromoteToFloat64
@@ -120,22 +122,33 @@ def watched_layers(model: Any, log: OperatorLog) -> Iterator[None]:
 
 @contextmanager
 def watched_experts(model: Any, log: OperatorLog) -> Iterator[None]:
-    """Compare functions of experts with the loop of their class, from the same choice of experts and their weights."""
+    """Compare functions of experts with the loop of their class, from the same choice of experts and their weights.
+
+    They are compared in the prefill and in the first step of decoding. Each call takes a copy of a layer's experts in
+    float64, and later steps run the same code on inputs of the same shape.
+    """
     experts = ((name, module) for name, module in model.named_modules() if is_of_experts(module))
-    with _compared(experts, log, plain_of=own_forward):
+    with _compared(experts, log, plain_of=own_forward, decode_steps=1):
         yield
 
 
 @contextmanager
 def _compared(
-    modules: Iterable[tuple[str, Any]], log: OperatorLog, *, plain_of: Callable[[Any], Any]
+    modules: Iterable[tuple[str, Any]],
+    log: OperatorLog,
+    *,
+    plain_of: Callable[[Any], Any],
+    decode_steps: float = math.inf,
 ) -> Iterator[None]:
-    """Compare each call of modules with what `plain_of` gives for them: eager's function, also run in float64."""
+    """Compare calls of modules with what `plain_of` gives for them: eager's function, also run in float64. Those of
+    later steps than the first `decode_steps` of decoding are left out."""
 
     def compare(name: str, module: Any, arguments: Any, options: Any, output: Any) -> None:
+        if log.decode_steps > decode_steps:
+            return
         plain = plain_of(module)
         eager = plain(module, *arguments, **options)
-        wide = deepcopy(module).double()
+        wide = _wide_copy(module)
         with PromoteToFloat64():
             exact = plain(wide, *map(_double, arguments), **{key: _double(value) for key, value in options.items()})
         for part in zip(*map(_tensors, (output, eager, exact)), strict=True):
@@ -189,6 +202,17 @@ def read_out_columns(model: Any, log: OperatorLog, weights: Weights) -> None:
         # A weight may be a difference, of level and zero point: what its parts lose is relative to the row's largest.
         allowed = ROUNDINGS * log.dtype.unit_roundoff * (weight.double().abs().amax(1) + abs(bias))
         log.attempt(f"columns of {name}", ((module.forward(ones) - right).abs() > allowed).any(-1))
+
+
+def _wide_copy(module: Any) -> Any:
+    """Return a copy of a module in float64. Raises HarnessError if there is no room for it."""
+    try:
+        # Parameters are widened one by one: no copy of the module in its own dtype is made first.
+        wide = {id(own): nn.Parameter(_double(own.detach()), requires_grad=False) for own in module.parameters()}
+        return deepcopy(module, wide).double()
+    except torch.OutOfMemoryError as error:
+        # The module has given its output already, so that a path may not take this for its own lack of room.
+        raise HarnessError(f"no room to compare a {type(module).__name__} in float64: {first_line(error)}") from error
 
 
 def _tensors(result: Any) -> tuple[Tensor, ...]:

@@ -57,6 +57,8 @@ def time_pairs(run: CaseRun, sampling: Sampling) -> Speed:
     refuse_untimed(run.optimization)
     workload = run.setup.workload
     with refusals(run):
+        # The baseline of correctness, so that the gain is one over what the output was compared with. For experts that
+        # is the loop: beside transformers' default, `grouped_mm` would be timed against itself.
         sides = run, run.setup.eager(run.dtype)
         candidate, eager = timed = [load_timed_model(side) for side in sides]
         conditions = open_conditions(run.setup.device)

@@ -127,6 +127,11 @@ def mixture(function, *products):
     return replace(EAGER, eager=layers, experts=experts(function, *products))
 
 
+SWITCHED = (
+    *experts("grouped_mm_experts_forward", "aten::_grouped_mm", decode=0),
+    *experts("batched_mm_experts_forward", "aten::bmm", prefill=0),
+)
+"""Calls of experts where transformers switches the function for decoding, as on all devices but a CPU."""
 NF4 = packed("Linear4bit", "Params4bit", 4.0, "bitsandbytes::gemv_4bit")
 BATCHING = Batching(
     implementation="sdpa",

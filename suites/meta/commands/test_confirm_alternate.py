@@ -9,12 +9,26 @@ from harness.commands.confirm.alternate import Ask, Timing, take_turns
 from harness.commands.confirm.environment import CaseFailed
 from harness.commands.confirm.records import Role, Who
 from harness.commands.confirm.rules import BLOCK, BLOCK_MOST, FEWEST, LOADS
+from harness.records.enums import Outcome
+from harness.records.evidence import Failure
 from suites.meta.builders.two_sides import CRASH, FULL, ID, no_time_passes, two
 
 
 @pytest.fixture(autouse=True)
 def still(monkeypatch):
     no_time_passes(monkeypatch)
+
+
+REFUSED = Failure(Outcome.UNSUPPORTED, "timing: there is no room for copies (OutOfMemoryError: CUDA out of memory.)")
+
+
+def test_path_that_has_no_room_beside_others_is_tried_alone():
+    """Whether it is refused in words or not. Alone, the same words are the end."""
+    sides = two(new={"breaks": (REFUSED,)})
+    turns = take_turns(sides, Ask(ID, (Role.PATH, Role.EAGER), Timing(0.0)))
+    assert (turns.together, turns.broke) == (False, ())
+    with pytest.raises(CaseFailed, match="no room for copies"):
+        take_turns(two(new={"breaks": (REFUSED,) * 2}), Ask(ID, (Role.PATH, Role.EAGER), Timing(0.0)))
 
 
 @pytest.mark.parametrize("failure", [CRASH, FULL], ids=["crash", "somebody took the memory for a moment"])

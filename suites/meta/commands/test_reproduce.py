@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from fixtures.architectures import ARCHITECTURES
-from harness.commands.reproduce.command import _quoted, refuse_attention
+from harness.commands.reproduce.command import _quoted, refuse_attention, refuse_more_than_settings
 from harness.commands.reproduce.script import APART, Found, script_of
 from harness.errors import HarnessError
 from harness.judging.correctness import judge
@@ -126,6 +126,14 @@ def test_command_refuses_a_verdict_on_eagers_attention_in_a_line(tmp_path, monke
     assert code == 2
     assert f"{SDPA.id}: eager's attention is wrong with and without a cache, and no script can show that" in said
     assert not (tmp_path / "x.py").exists()
+
+
+@pytest.mark.parametrize("function", ["eager", "batched_mm", "grouped_mm"])
+def test_functions_of_experts_are_refused(function):
+    """Scripts compute in float64, which a grouped product does not know, and would compare the loop with itself."""
+    case = f"cpu-fp32-small_mixtral-kernels.experts_{function}-ragged_b4"
+    with pytest.raises(HarnessError, match=rf"{case}: .* is made of more than settings \(show it by hand\)"):
+        refuse_more_than_settings(*find_case(case, CATALOGUE))
 
 
 @pytest.mark.workers

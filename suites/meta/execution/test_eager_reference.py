@@ -21,6 +21,7 @@ from harness.execution.correctness.references.eager import make_reference, measu
 from harness.execution.loading import load_model, save_seeded
 from harness.execution.setup import CaseSetup
 from harness.execution.tensor_files import eager_facts
+from harness.observation import watch
 from harness.records.enums import Dtype
 from harness.records.workload import Folder, Seeded
 from suites.meta.faults import patched
@@ -137,17 +138,32 @@ def test_parameters_that_a_model_keeps_in_float32_are_widened():
 def measured(tmp_path):
     """(check of eager, what it showed of itself) of an architecture."""
 
-    def measure(name):
+    def measure(name, **options):
         [recipe] = [each for each in (*ARCHITECTURES, *MODELS) if each.name == name]
         if isinstance(recipe.source, Seeded):
             save_seeded(recipe, tmp_path / name)
             recipe = replace(recipe, source=Folder(str(tmp_path / name)))
-        setup = CaseSetup(recipe, RAGGED, "cpu", tmp_path)
+        setup = CaseSetup(recipe, RAGGED, "cpu", tmp_path, **options)
         make_reference(setup, Dtype.FP32)
         check = measure_eager(setup, Dtype.FP32, PROBES)
         return check, eager_facts(setup.eager(Dtype.FP32))
 
     return measure
+
+
+def test_experts_that_cannot_be_watched_cost_a_mixture_no_baseline(measured):
+    """Only paths that exchange them need that, and have a baseline of their own."""
+
+    def blind():
+        raise AttributeError("type object 'ExpertsInterface' has no attribute 'get_interface'")
+
+    with patched(watch, "experts_marked", blind):
+        _, facts = measured("small_mixtral")
+        assert (facts.prefill_experts, facts.decode_experts) == (0, 0)
+        with pytest.raises(AttributeError, match="get_interface"):
+            measured("small_mixtral", one_by_one=True)
+    _, facts = measured("small_mixtral", one_by_one=True)
+    assert facts.prefill_experts == facts.decode_experts > 0
 
 
 def test_eager_shows_of_itself_what_paths_are_held_to(measured):

@@ -111,6 +111,20 @@ def other_decorator(monkeypatch):
     monkeypatch.setattr("transformers.integrations.moe.use_experts_implementation", lambda layer: layer)
 
 
+def forward_without_original(monkeypatch):
+    """A decorator that sets all that it sets, and does not keep the forward that it replaces."""
+    from transformers.integrations import moe
+
+    original = moe.use_experts_implementation
+
+    def decorate(layer):
+        decorated = original(layer)
+        del decorated.forward.__wrapped__
+        return decorated
+
+    monkeypatch.setattr(moe, "use_experts_implementation", decorate)
+
+
 def renamed_plan(monkeypatch):
     owner = next(kind for kind in PreTrainedModel.__mro__ if "tp_plan" in vars(kind))
     monkeypatch.delattr(owner, "tp_plan")
@@ -144,6 +158,7 @@ def renamed_plan(monkeypatch):
         (SERVED, renamed_class, "ImportError: cannot import name 'ContinuousBatchProcessor' from"),
         (EXPERTS, renamed_mark, "a call of experts shows as [], not as ['eager']"),
         (EXPERTS, other_decorator, "a module of experts does not show what it is"),
+        (EXPERTS, forward_without_original, "does not show what it is, or not the forward of its class"),
         (EXPERTS, renamed_product, "torch has no operator old::grouped"),
         (SPREAD, renamed_plan, "has no tp_plan"),
         (SPREAD, renamed(COLLECTIVES=("old::",)), "torch has no operators old::*"),

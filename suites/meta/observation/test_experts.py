@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,10 @@ from harness.execution.correctness.runs import refuse_nothing
 from harness.execution.setup import CaseSetup
 from harness.observation.experts import MARK, experts_calls, experts_marked, is_of_experts
 from harness.observation.passes import PROMPT, TOKEN, Passes
-from harness.observation.watch import profiled_events
+from harness.observation.watch import EagerWatch, profiled_events
 from harness.paths.eager import Eager, EagerOneByOne
-from harness.paths.experts import BATCHED_MM
+from harness.paths.experts import BATCHED_MM, GROUPED_MM
+from harness.paths.experts import EAGER as EXPERTS_EAGER
 from harness.records.enums import Dtype, Reference
 from harness.records.observation import ExpertsCall, Phase
 from suites.meta.builders.observations import EAGER
@@ -115,3 +117,59 @@ def test_experts_that_eager_does_not_show_are_refused():
     with pytest.raises(Incompatible, match="no experts whose function transformers looks up"):
         refuse_nothing(BATCHED_MM, EAGER.eager)
     refuse_nothing(BATCHED_MM, replace(EAGER.eager, prefill_experts=4, decode_experts=4))
+
+
+def registered_as(monkeypatch, function):
+    """A mixture whose function of experts is not transformers'."""
+    from transformers.integrations import moe
+
+    @moe.use_experts_implementation
+    class Mixture(torch.nn.Module):
+        """Experts that do nothing."""
+
+        def __init__(self, _config):
+            super().__init__()
+
+        def forward(self, given):
+            return given
+
+    monkeypatch.setitem(moe.ALL_EXPERTS_FUNCTIONS._global_mapping, "own", function)  # noqa: SLF001 - undone behind it
+    return Mixture(SimpleNamespace(_experts_implementation="own"))
+
+
+def test_function_without_a_name_goes_by_that_of_its_class(monkeypatch):
+    module = registered_as(monkeypatch, partial(lambda _module, given: given))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler, experts_marked():
+        module(torch.ones(1))
+    events = profiled_events(profiler)
+    assert [call.function for call in experts_calls(events, Passes(events))] == ["partial"]
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+def test_eagers_experts_are_watched_only_as_the_baseline_of_paths_that_exchange_them(monkeypatch, one_by_one):
+    """A release in which they cannot be watched costs other paths of mixtures nothing."""
+    from transformers.integrations.moe import ExpertsInterface
+
+    before = ExpertsInterface.get_interface
+    with EagerWatch(registered_as(monkeypatch, None), experts=one_by_one):
+        assert (ExpertsInterface.get_interface is before) is not one_by_one
+
+
+@pytest.mark.parametrize("requested", [None, "grouped_mm", "batched_mm", "eager"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_transformers_decodes_by_what_the_claims_say(requested, device):
+    """Any device but a CPU counts as an accelerator, also one without memory."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "vocab_size": 16}
+    config = MixtralConfig(**sizes, num_local_experts=2, num_attention_heads=2, num_key_value_heads=1)
+    with torch.device(device):
+        model = MixtralForCausalLM._from_config(config, experts_implementation=requested)  # noqa: SLF001 - of no folder
+    prefilled = set(model.get_experts_implementation().values())
+    with model._optimize_model_for_decode():  # noqa: SLF001 - what `generate` decodes in
+        decoded = set(model.get_experts_implementation().values())
+    path = next(path for path in (EXPERTS_EAGER, BATCHED_MM, GROUPED_MM) if {path.implementation} == prefilled)
+    assert path.implementation == (requested or "grouped_mm")
+    seen = replace(EAGER, device=device)
+    assert {path.running(seen, Phase.DECODE).implementation} == decoded
+    assert path.running(seen, Phase.PREFILL) == path

@@ -27,6 +27,7 @@ from suites.meta.builders.observations import (
     LAYERS,
     LENGTH,
     NF4,
+    SWITCHED,
     cache,
     calls,
     experts,
@@ -50,6 +51,15 @@ def broken(path, seen):
 def test_path_engages(path):
     assert path in ENGAGED, f"{path} has no observation that holds: add one to ENGAGED in builders/observations.py"
     assert broken(path, ENGAGED[path]) == []
+
+
+@pytest.mark.parametrize("device", ["cuda", "xpu", "mps"])
+def test_grouped_product_ends_with_the_prefill_on_an_accelerator(device):
+    """transformers decodes by the batched one there, whatever was requested. No other function is exchanged."""
+    seen = replace(ENGAGED["kernels.experts_grouped_mm"], device=device)
+    assert broken("kernels.experts_grouped_mm", replace(seen, experts=SWITCHED)) == []
+    for path in ("kernels.experts_batched_mm", "kernels.experts_eager"):
+        assert broken(path, replace(ENGAGED[path], device=device)) == []
 
 
 @pytest.mark.parametrize(("path", "change", "what", "requested", "observed"), BROKEN)
@@ -357,6 +367,10 @@ REFUSALS = [
     ("caching.offloaded_static", "True is not in list", replace(CUDA, windows=(24, 0)), ""),
     ("parallelism.tp2", "`tp_size=2` was requested, but `GPT2LMHeadModel` has no `tp_plan`. Pass", CUDA, "no plan"),
     ("caching.offloaded", "True is not in list", replace(CUDA, windows=(24, 24)), ""),
+    ("kernels.experts_batched_mm", "CUDA out of memory. Tried to allocate 96.00 GiB.", CUDA, "no room for them"),
+    ("kernels.experts_batched_mm", "an illegal memory access was encountered", CUDA, ""),
+    ("kernels.experts_grouped_mm", "CUDA out of memory. Tried to allocate 96.00 GiB.", CUDA, ""),
+    ("kernels.experts_eager", "CUDA out of memory. Tried to allocate 96.00 GiB.", CUDA, ""),
 ]  # fmt: skip
 
 

@@ -463,8 +463,13 @@ def test_case_of_experts_on_a_dense_model_is_unknown():
     """It is neither a case that baselines may hold, nor one that somebody can name."""
     case = "cpu-fp32-tiny_qwen3-kernels.experts_grouped_mm-ragged_b4"
     assert case not in case_ids(CATALOGUE, "cpu")
-    with pytest.raises(HarnessError, match="is unknown"):
+    told = (
+        r"is unknown: kernels.experts_grouped_mm has nothing to exchange in tiny_qwen3 \(its config names no experts\)"
+    )
+    with pytest.raises(HarnessError, match=told):
         find_case(case, CATALOGUE)
+    with pytest.raises(HarnessError, match=r"should be the id of a case .* \(did you mean cpu-fp32-small"):
+        find_case(case.replace("tiny_qwen3", "small_mixtrall"), CATALOGUE)
     case = case.replace("tiny_qwen3", "small_mixtral")
     assert case in case_ids(CATALOGUE, "cpu")
     assert find_case(case, CATALOGUE)[0].id == case

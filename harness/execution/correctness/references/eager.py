@@ -56,7 +56,7 @@ def measure_eager(setup: CaseSetup, dtype: Dtype, probes: Probes) -> EagerCheck:
     reference = read_generation(setup.reference_file(dtype))
     with planted(setup.fault), deprecations_noted() as deprecations:
         model, batches = load_run(setup.eager(dtype))
-        watch = EagerWatch(model)
+        watch = EagerWatch(model, experts=setup.one_by_one)
         with watch:
             outputs, first = run_batches(model, batches, reference, options=dict)
         facts = watch.facts(outputs, decode_steps=setup.workload.new_tokens - 1)
