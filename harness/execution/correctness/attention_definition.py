@@ -47,16 +47,16 @@ def defined_attention(  # noqa: PLR0913 - arguments of transformers' own attenti
     c tanh(score / c) (Gemma 2, arXiv 2408.00118). A sink is one more score, without a value (arXiv 2309.17453). The
     softmax is computed in float32 at least.
     """
-    rows, _, queries, size = query.shape
-    heads, keys = key.shape[1:3]
-    grouped = query.reshape(rows, heads, -1, size)  # so that keys need not be repeated
-    scores = grouped @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
+    rows, heads, queries, size = query.shape
+    # Products of other shapes round otherwise, those of a single query by several times. So keys are repeated for each
+    # head, as eager code does.
+    key, value = (each.repeat_interleave(heads // key.shape[1], 1) for each in (key, value))
+    scores = query @ key.transpose(-1, -2) * (size**-0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
-    scores = scores.unflatten(2, (-1, queries)) + mask[:, :, None]
+    scores = scores + mask
     if s_aux is not None:
-        sinks = s_aux.to(scores).reshape(1, heads, -1, 1, 1)
-        scores = torch.cat([scores, sinks.expand(rows, -1, -1, queries, 1)], -1)
-    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., :keys]
-    output = weights.to(query.dtype).flatten(2, 3) @ value
-    return output.reshape(rows, -1, queries, value.shape[-1]).transpose(1, 2), weights.flatten(1, 2)
+        sinks = s_aux.to(scores).reshape(1, -1, 1, 1)
+        scores = torch.cat([scores, sinks.expand(rows, -1, queries, 1)], -1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., : key.shape[2]]
+    return (weights.to(query.dtype) @ value).transpose(1, 2), weights

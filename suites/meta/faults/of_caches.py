@@ -24,6 +24,7 @@ def zeroed_slot() -> Iterator[None]:
         result = original(layer, keys, values, *rest, **options)
         if keys.shape[-2] > 1:
             layers.append(layer)
+            del layers[:-4]  # those of the newest cache, so that nothing is kept but the fault
         elif len(layers) > 1 and layer is layers[-3] and layer.keys.shape[-2] > SLOT:
             layer.keys[:, :, SLOT] = 0
             layer.values[:, :, SLOT] = 0
@@ -38,14 +39,15 @@ def swapped_slots() -> Iterator[None]:
     """After the prefill, two neighbouring positions of one layer's values stand in each other's place."""
     from transformers.cache_utils import DynamicLayer
 
-    layers = []
+    layers, swapped = [], []
 
     def update(layer, keys, values, *rest, **options):
         result = original(layer, keys, values, *rest, **options)
         if keys.shape[-2] > 1:
             layers.append(layer)
-        elif len(layers) > 1 and layer is layers[1] and layer not in layers[4:]:
-            layers.append(layer)
+            del layers[:-4]  # those of the newest cache, so that nothing is kept but the fault
+        elif len(layers) > 1 and layer is layers[-3] and layer not in swapped:
+            swapped[:] = [layer]
             if layer.values.shape[-2] > SLOT + 1:
                 layer.values[:, :, [SLOT, SLOT + 1]] = layer.values[:, :, [SLOT + 1, SLOT]]
         return result

@@ -185,7 +185,7 @@ def test_paths_that_are_asked():
     assert not {name for name in asked["padding"] if name.startswith("quantization.")}
     assert {"stacks.sdpa+static", "caching.static", "eager"} <= asked["turns"]
     assert {name.partition(".")[2].partition("+")[0] for name in asked["quantized_turns"]} >= {"quantized_quanto4"}
-    assert not {name for name in asked["turns"] if "tp2" in name or "batch" in name or "static_cache" in name}
+    assert not {name for name in asked["turns"] if "tp2" in name or "batching" in name or "static_cache" in name}
     everything = set().union(*(paths for name, paths in asked.items() if name not in {*OF_CALLS, *DECODING}))
     assert not {name for name in everything if name.startswith(("compilation.", "parallelism.", "stacks."))}
     assert not {"attention.flex", "quantization.bnb_int8", "caching.quantized_quanto4"} & everything
