@@ -291,6 +291,8 @@ class LaterCalls:
     """Errors of the same rows in reverse order. Empty for one row, and for a lossy or dynamic path."""
     remains: tuple[Remains, ...] = ()
     """Counts after each of some equal calls."""
+    uncounted: str = ""
+    """Reason why nothing was counted; empty if it was."""
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,15 @@ def test_first_of_equal_calls_may_fill_what_is_kept():
     assert judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), run)).outcome is Outcome.PASS
 
 
+def test_verdict_says_why_nothing_was_counted():
+    """Without a reason it is a violation that too few calls were counted."""
+    run = called(remains=(), uncounted="graphs are kept")
+    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), run))
+    assert verdict.outcome is Outcome.PASS
+    assert "what calls leave behind not counted, since graphs are kept; " in verdict.message
+    assert judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), called(remains=()))).outcome is Outcome.MISMATCH
+
+
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
