@@ -172,7 +172,7 @@ def measure_relations(
             started = time.monotonic()
             optimization = next(entry for entry in PATHS if entry.name == path)
             case = replace(_case(path, model.name, WORKLOADS[0]), workload=relation_named(relation).workload)
-            budget = replace(BUDGET, seed=seed)
+            budget = replace(BUDGET, examples=BUDGET.examples // 2, seed=seed)  # there are many seeds
             found = dict(_asked(case, optimization, runner, budget=budget, inventory=inventory))
             cells = {RELATION: replace(found["ladder"], numbers={})} if found else {}
             name = f"{model.name}, seed {seed}"
