@@ -31,9 +31,9 @@ FEWER = 5
 """The same of a path that is called with the whole batch, or of a model that is not small."""
 LONGEST = 4096
 """Positions up to which a long prompt is tried."""
-GRAPHS = "torch records a device graph anew wherever a call's cache lies, and keeps so many of them"
-"""Reason why nothing is counted of compiled steps on an accelerator. torch 2.13 ends that at
-`cudagraph_unexpected_rerecord_limit`, which is 128."""
+GRAPHS = "torch records a device graph anew wherever a call's cache lies, and keeps up to 128 of them"
+"""Reason why nothing is counted of compiled steps on an accelerator. The number is torch 2.13's
+`cudagraph_unexpected_rerecord_limit`."""
 SHORT = 3
 """Tokens of a call whose output is not compared."""
 

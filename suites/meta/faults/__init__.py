@@ -33,9 +33,16 @@ def attention(implementation: str, function: Any) -> Iterator[Any]:
     """transformers' attention `implementation` is `function` meanwhile; yields what it was."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    original = ALL_ATTENTION_FUNCTIONS[implementation]
-    ALL_ATTENTION_FUNCTIONS.register(implementation, function)
+    with registered(ALL_ATTENTION_FUNCTIONS, implementation, function) as original:
+        yield original
+
+
+@contextmanager
+def registered(functions: Any, name: str, function: Any) -> Iterator[Any]:
+    """An interface of transformers' functions leads from `name` to `function` meanwhile; yields what it led to."""
+    original = functions[name]
+    functions.register(name, function)
     try:
         yield original
     finally:
-        ALL_ATTENTION_FUNCTIONS.register(implementation, original)
+        functions.register(name, original)

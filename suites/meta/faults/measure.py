@@ -67,7 +67,7 @@ def measure_fault(fault: Fault, runner: Runner, inventory: Inventory) -> Row:
     if fault.into is not Planted.CANDIDATE:
         own = Runner(probes=PROBES, logs=runner.logs, reference_fault=fault.dotted)
     planted = "" if fault.into is Planted.BASELINE else fault.dotted
-    optimization = next(path for path in PATHS if path.name == fault.path)
+    optimization = _path(fault.path)
     case = _case(fault.path, fault.model, next(entry for entry in WORKLOADS if entry.name == fault.workload))
     if fault.relation:
         case = replace(case, workload=relation_named(fault.relation).workload)
@@ -152,7 +152,7 @@ def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range) -> It
         ours = [(path, model.name) for path in CORRECT if path not in COMPILED or seed == seeds[0]]
         for name, recipe in (*ours, *(FEATURED if seed % RARELY == 0 else ())):
             started = time.monotonic()
-            path = next(entry for entry in PATHS if entry.name == name)
+            path = _path(name)
             sound = tuple(dtype for dtype in LADDER if (name, recipe, dtype) not in DEFECTIVE)
             case = _case(name, recipe, workload)
             cells = dict(_cells(case, path, runner, planted="", dtypes=sound, inventory=inventory))
@@ -170,7 +170,7 @@ def measure_relations(
         model = MODELS[seed % len(MODELS)]
         for path, relation in asked:
             started = time.monotonic()
-            optimization = next(entry for entry in PATHS if entry.name == path)
+            optimization = _path(path)
             case = replace(_case(path, model.name, WORKLOADS[0]), workload=relation_named(relation).workload)
             budget = replace(BUDGET, examples=BUDGET.examples // 2, seed=seed)  # there are many seeds
             found = dict(_asked(case, optimization, runner, budget=budget, inventory=inventory))
@@ -197,9 +197,12 @@ def _asked(
         yield "ladder", _cell(verdict, {}, keeps_numbers=True)
 
 
+def _path(name: str) -> Optimization:
+    return next(path for path in PATHS if path.name == name)
+
+
 def _case(path: str, model: str, workload: Workload) -> Case:
-    optimization = next(entry for entry in PATHS if entry.name == path)
-    return Case(path, optimization.technique, find_model(model, CATALOGUE), workload, "cpu", Dtype.BF16)
+    return Case(path, _path(path).technique, find_model(model, CATALOGUE), workload, "cpu", Dtype.BF16)
 
 
 def _cells(

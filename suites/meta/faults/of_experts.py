@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-from suites.meta.faults import patched
+from suites.meta.faults import patched, registered
 
 BATCHED, GROUPED = "batched_mm", "grouped_mm"
 ROWS = 4
@@ -19,15 +19,11 @@ def experts(implementation: str, function: Any) -> Iterator[Any]:
     """transformers' function of experts of that name is `function` meanwhile; yields what it was."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-    original = ALL_EXPERTS_FUNCTIONS[implementation]
-    ALL_EXPERTS_FUNCTIONS.register(implementation, function)
-    try:
+    with registered(ALL_EXPERTS_FUNCTIONS, implementation, function) as original:
         yield original
-    finally:
-        ALL_EXPERTS_FUNCTIONS.register(implementation, original)
 
 
-def registered(implementation: str) -> Any:
+def function_of(implementation: str) -> Any:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     return ALL_EXPERTS_FUNCTIONS[implementation]
@@ -36,16 +32,16 @@ def registered(implementation: str) -> Any:
 @contextmanager
 def batched_is_grouped() -> Iterator[None]:
     """The name `batched_mm` leads to the grouped product."""
-    with experts(BATCHED, registered(GROUPED)):
+    with experts(BATCHED, function_of(GROUPED)):
         yield
 
 
 @contextmanager
 def batched_in_name_alone() -> Iterator[None]:
     """The function that is named as requested leaves the work to the grouped product."""
-    grouped = registered(GROUPED)
+    grouped = function_of(GROUPED)
 
-    @wraps(registered(BATCHED))
+    @wraps(function_of(BATCHED))
     def forward(*arguments):
         return grouped(*arguments)
 
@@ -74,7 +70,7 @@ def loop_is_grouped() -> Iterator[None]:
 @contextmanager
 def last_choice_is_dropped() -> Iterator[None]:
     """What the last of the chosen experts gives is left out."""
-    batched = registered(BATCHED)
+    batched = function_of(BATCHED)
 
     @wraps(batched)
     def forward(module, hidden, chosen, weights):
@@ -89,7 +85,7 @@ def last_choice_is_dropped() -> Iterator[None]:
 @contextmanager
 def experts_are_mixed_up() -> Iterator[None]:
     """Tokens of the last row go to their experts with each other's weights."""
-    batched = registered(BATCHED)
+    batched = function_of(BATCHED)
 
     @wraps(batched)
     def forward(module, hidden, chosen, weights):
