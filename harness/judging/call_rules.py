@@ -22,13 +22,11 @@ def later_findings(later: LaterCalls, dtype: Dtype, limits: Limits) -> Iterator[
     yield LimitCheck.none(RULE, f"{dtype}.later_differs", int(not later.identical), differs)
     label = "error of the same rows in reverse order, called later,"
     yield from same_precision(later.strata, dtype, limits.of_logits(dtype), rule=RULE, key="later_rho", label=label)
-    if later.uncounted:
-        return
     counts = later.remains[1:]  # the first call may fill what is kept for all others
     made = len(later.remains)
     few = f"equal calls after which was counted what is left: {made}, and {LEAST_CALLS} are needed ({dtype})"
     yield LimitCheck(RULE, f"{dtype}.counted", few, float(made), LEAST_CALLS, at_most=False, sentence=few)
-    for name, label in (("tensors", "tensors"), ("bytes", "bytes of tensors")):
+    for name, label in () if later.uncounted else (("tensors", "tensors"), ("bytes", "bytes of tensors")):
         left = max(0, getattr(counts[-1], name) - getattr(counts[0], name)) if counts else 0
         sentence = f"{label} that {len(counts) - 1} equal calls left behind: {left} ({dtype})"
         yield LimitCheck.none(RULE, f"{dtype}.left_{name}", left, sentence)

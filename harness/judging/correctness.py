@@ -165,7 +165,7 @@ def _passed(
     missing += sorted({f"eager's {name}" for trust in evidence.trusts for name in _unwatched(trust)})
     ladder += "".join(f"not compared: {name}; " for name in missing)
     uncounted = sorted({run.later.uncounted for run in evidence.rungs if run.later and run.later.uncounted})
-    ladder += "".join(f"what calls leave behind not counted, since {why}; " for why in uncounted)
+    ladder += "".join(f"tensors that calls leave behind not judged, since {why}; " for why in uncounted)
     if any(run.scheme and run.scheme.rounding is None for run in evidence.rungs):
         ladder += "weights not compared with the originals, in a record from before that was done; "
     if not evidence.trained:

@@ -292,7 +292,7 @@ class LaterCalls:
     remains: tuple[Remains, ...] = ()
     """Counts after each of some equal calls."""
     uncounted: str = ""
-    """Reason why nothing was counted; empty if it was."""
+    """Reason why tensors and their bytes prove nothing, and are not judged; empty if they do."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ FEWER = 5
 LONGEST = 4096
 """Positions up to which a long prompt is tried."""
 GRAPHS = "torch records a device graph anew wherever a call's cache lies, and keeps up to 128 of them"
-"""Reason why nothing is counted of compiled steps on an accelerator. The number is torch 2.13's
+"""Reason why no tensors are counted of compiled steps on an accelerator. The number is torch 2.13's
 `cudagraph_unexpected_rerecord_limit`."""
 SHORT = 3
 """Tokens of a call whose output is not compared."""
@@ -61,7 +61,7 @@ def later_calls(run: CaseRun, model: Any, batches: list[Batch], first: Generatio
         before = _part(first, batches, place)
         again = forced_batches(model, [batches[place]], _part(reference, batches, place).tokens, options=options)
         uncounted = GRAPHS if run.optimization.compiles_steps and run.setup.device != "cpu" else ""
-        remains = () if uncounted else _remains(run, model, batches[place], reference.tokens.shape[1])
+        remains = _remains(run, model, batches[place], reference.tokens.shape[1])
     same = identical(replace(again, tokens=before.tokens), before)
     strata: tuple[StratumError, ...] = ()
     if turned and turned.prompt_logits.shape != first.prompt_logits.shape:

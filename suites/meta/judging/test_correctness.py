@@ -83,13 +83,17 @@ def test_first_of_equal_calls_may_fill_what_is_kept():
     assert judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), run)).outcome is Outcome.PASS
 
 
-def test_verdict_says_why_nothing_was_counted():
-    """Without a reason it is a violation that too few calls were counted."""
-    run = called(remains=(), uncounted="graphs are kept")
-    verdict = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), run))
+def test_verdict_says_why_tensors_are_not_judged():
+    """Threads and files are all the same, and so is whether enough calls were counted."""
+    graphs = tuple(Remains(8 * call, 4096 * call, 3, 11) for call in (1, 2, 3, 4))
+    verdict = judge(
+        CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), called(remains=graphs, uncounted="graphs are kept"))
+    )
     assert verdict.outcome is Outcome.PASS
-    assert "what calls leave behind not counted, since graphs are kept; " in verdict.message
-    assert judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), called(remains=()))).outcome is Outcome.MISMATCH
+    assert "tensors that calls leave behind not judged, since graphs are kept; " in verdict.message
+    for broken in (called(remains=graphs), called(remains=LEAKS, uncounted="why"), called(remains=(), uncounted="why")):
+        found = judge(CASE, Property.EQUIVALENCE, evidence(rung(Dtype.FP32), broken))
+        assert found.outcome is Outcome.MISMATCH, found.message
 
 
 @pytest.mark.parametrize(
