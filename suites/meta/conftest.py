@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from zlib import crc32
 
 import pytest
 
@@ -11,6 +12,8 @@ from harness.execution.worker import Worker
 
 STARTING = frozenset({"runner", "session", "pytester"})
 """Fixtures that start processes."""
+THIRDS = ("third_1", "third_2", "third_3")
+"""Markers of three parts. CI runs the unit tests, and a third of the others each day."""
 platform.processor()  # it starts `uname` once, and remembers the answer
 
 
@@ -18,6 +21,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if STARTING & set(getattr(item, "fixturenames", ())):
             item.add_marker("workers")
+        # By function: fixtures of a module serve all parameters of one.
+        item.add_marker(THIRDS[crc32(item.nodeid.partition("[")[0].encode()) % len(THIRDS)])
 
 
 @pytest.fixture(autouse=True)

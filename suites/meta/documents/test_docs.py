@@ -42,7 +42,6 @@ from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
 from suites.meta.builders.documents import DOCUMENTS, FLOWING, fence, page, section
 from suites.meta.judging.test_gate import TRIPS
-from suites.meta.reports import test_html as test_report_html
 
 TOX = configparser.ConfigParser()
 TOX.read(REPOSITORY / "tox.ini")
@@ -272,70 +271,8 @@ def test_documented_releases_are_the_factors_of_tox():
     assert tried == nightly - {"torch215"}  # which could not be installed yet
 
 
-@pytest.mark.workers
-def test_ci_tries_every_corner_within_as_many_days():
-    lines = (REPOSITORY / ".ci" / "run").read_text().splitlines()
-    needed = "; ".join(line for line in lines if line.startswith(("corners=", "corner=", "day=")))
-    days = range(100, 100 + len(CORNERS))
-    scripts = (f"date() {{ echo {day:03}; }}; {needed}; echo $corner" for day in days)
-    told = [subprocess.run(["bash", "-c", each], capture_output=True, text=True, check=True).stdout for each in scripts]
-    assert sorted(map(str.strip, told)) == sorted(CORNERS)
-
-
-def test_ci_runs_the_tox_commands_of_readme():
-    """The tests with their set-up, as they stand there; the others in the environment that is made by then, some of
-    them in part."""
-    ci = (REPOSITORY / ".ci" / "run").read_text()
-    commands = [line for line in DOCUMENTS.splitlines() if line.startswith("python3 -m venv")]
-    assert next(line for line in commands if line.endswith("tox run -e tests")) in ci
-    assert len(commands) == 6
-    told = [line.partition("tox run -e ")[2] for line in commands]
-    corners = [each for each in told if each.partition(" ")[0] in CORNERS]
-    assert corners == ["cpu-tf517 -- --tier smoke"]
-    assert '\nstage "$corner" 3 .venv/bin/tox run -e "$corner" -- --tier smoke\n' in ci
-    told = [each for each in told if each not in corners]
-    part = ' -- --seeds 7 --shard "\\$seventh"'
-    assert all(re.search(rf"\.venv/bin/tox run -e {re.escape(each)}({part})?\n", ci) for each in told)
-    nightly = '.venv/bin/tox run -e cpu -- --nightly --timing-seconds 10 --shard "$seventh"\n'
-    faults = f".venv/bin/tox run -e faults{part}\n".replace("\\", "")
-    assert re.search(rf"if \(\(day % 2\)\); then\n.*{re.escape(faults)}else\n.*{re.escape(nightly)}fi\n", ci)
-
-
 def test_readme_has_a_figure_wherever_one_was_to_be_measured():
     assert re.findall(r"@[A-Z]+@", DOCUMENTS) == []
-
-
-def test_stages_of_a_day_have_budgets_of_75_minutes_together():
-    """Of the indented ones a day has the first or the second."""
-    ci = (REPOSITORY / ".ci" / "run").read_text()
-    stages = re.findall(r'^( *)stage (?:\S+|"[^"]+") (\d+) ', ci, re.MULTILINE)
-    assert len(stages) == len(re.findall(r"^ *stage ", ci, re.MULTILINE))
-    odd, even = [int(minutes) for indented, minutes in stages if indented]
-    assert sum(int(minutes) for indented, minutes in stages if not indented) + max(odd, even) <= 75
-
-
-@pytest.mark.workers
-@pytest.mark.parametrize("first", [8, 9])
-def test_ci_runs_all_parts_in_twice_as_many_days(first):
-    """Whatever day of the year it is, so many even or odd days in a row have all parts; but around New Year."""
-    lines = (REPOSITORY / ".ci" / "run").read_text().splitlines()
-    needed = "; ".join(line for line in lines if line.startswith(("seventh=", "day=")))
-    parts = []
-    for day in range(first, first + 14, 2):
-        script = f"date() {{ echo {day:03}; }}; {needed}; echo $seventh"
-        told = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-        parts.append(told.stdout.strip())
-    assert sorted(parts) == [f"{place}/7" for place in range(1, 8)]
-
-
-def test_ci_needs_a_browser_and_tries_the_page_of_the_daily_run():
-    """Also where whoever starts it did not say that it is CI; after the run that the page is of."""
-    ci = (REPOSITORY / ".ci" / "run").read_text()
-    assert ci.index('export CI="${CI:-true}"\n') < ci.index("tox run")
-    given = f"{test_report_html.RUN}=runs/latest .tox/tests/bin/python -m pytest suites/meta/reports/test_html.py::"
-    assert f"{given}{test_report_html.test_page_of_a_given_run_is_readable.__name__}\n" in ci
-    stages = re.findall(r'^ *stage (\S+|"[^"]+") ', ci, re.MULTILINE)
-    assert stages[stages.index("daily") + 1] == "page"
 
 
 @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
