@@ -112,7 +112,7 @@ def _tells_other(answer: Answer) -> bool:
 def _scored(answer: Answer, logits: Tensor) -> Tensor:
     """(N, V) float64: log probabilities before anything is cut off, on the request's own scale. The values that are
     kept sum to 1, so that they change little where two values at the edge change places."""
-    own = answer.request.sampling
+    own = answer.request.settings
     scaled = logits.double() / own.get("temperature", 1.0)
     kept = _kept(answer, scaled.shape[-1])
     return scaled - scaled.topk(kept, dim=-1).values.logsumexp(-1, keepdim=True)
@@ -120,7 +120,7 @@ def _scored(answer: Answer, logits: Tensor) -> Tensor:
 
 def _kept(answer: Answer, vocabulary: int) -> int:
     """Number of tokens among which an answer's are chosen."""
-    own = answer.request.sampling
+    own = answer.request.settings
     greedy = own and own.get("top_p", 1.0) <= SMALLEST_TOP_P
     return 1 if greedy else int(min(own.get("top_k", vocabulary), vocabulary))
 
@@ -128,7 +128,7 @@ def _kept(answer: Answer, vocabulary: int) -> int:
 def _lost(answer: Answer, exact: Tensor) -> Tensor:
     """(N,) float64: how far the logit of each chosen token lies below the least that it may have."""
     tokens = torch.tensor(answer.final.generated_tokens)[:, None].to(exact.device)
-    kept = _kept(answer, exact.shape[-1]) if answer.request.sampling else 1
+    kept = _kept(answer, exact.shape[-1]) if answer.request.settings else 1
     least = exact.topk(kept, dim=-1).values[:, -1]
     return (least - exact.gather(-1, tokens).squeeze(-1)).clamp(min=0)
 

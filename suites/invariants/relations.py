@@ -10,6 +10,7 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.paths.base import Aspect, Optimization
 from harness.records.enums import Technique, Tier, Tolerance
+from harness.records.observation import STATIC_CACHE
 from harness.records.workload import Prompt, Workload
 from harness.session.plan import Planned
 from suites.invariants import bitwise, close, requests, turns
@@ -48,6 +49,8 @@ class Relation:
     """Whether it is about requests of continuous batching."""
     of_turns: bool = False
     """Whether it is about several calls, and so asked of stacks too."""
+    compiled: bool = False
+    """Whether it is about compiled steps: its examples have few shapes."""
 
     @property
     def workload(self) -> Workload:
@@ -95,6 +98,14 @@ RELATIONS = (
     ),
     Relation(
         "calls", "calls one after another, each with a cache of its own", turns.calls, turns.later_calls, of_turns=True,
+    ),
+    Relation(
+        "compiled_turns", "turns of a conversation on one cache, by a compiled step", turns.turns_of_one_shape,
+        turns.conversation, of_turns=True, compiled=True,
+    ),
+    Relation(
+        "compiled_calls", "calls of a compiled step one after another", turns.calls_of_one_shape, turns.later_calls,
+        of_turns=True, compiled=True,
     ),
     Relation(
         "arrival_order", "requests in one order, or in another behind other requests", close.orders_of_requests,
@@ -147,8 +158,8 @@ def applies(relation: Relation, path: Optimization) -> bool:
     """Whether a relation is asked of a path, and each reason why not."""
     if path.launch() is not None:
         return False  # several processes hold the model, and none of them can be called alone
-    if Aspect.COMPILATION in path.changes:
-        return False  # every shape that is drawn would be compiled
+    if relation.compiled is not (Aspect.COMPILATION in path.changes):
+        return False  # every shape that is drawn would be compiled, but for a few that are drawn for that
     if path.technique is Technique.STACKS and not relation.of_turns:
         return False  # each part is asked by itself; but what one leaves in a cache, another may read
     if path.tolerance is Tolerance.DYNAMIC:
@@ -158,6 +169,9 @@ def applies(relation: Relation, path: Optimization) -> bool:
     serving = path.serving()
     if relation.served or serving is not None:
         return relation.served and serving is not None and serving.shows_logits  # logits are what is compared
+    if relation.compiled:
+        # A kernel that compiles for itself, as flex attention does, does so for any shape; and so does a growing cache.
+        return path.compiles_steps and path.cache_classes == STATIC_CACHE
     return cache_of(path) in relation.caches  # what a quantized one gives back depends on when it was packed
 
 
@@ -172,6 +186,7 @@ NIGHTLY = {
     "caching.static": {"calls", "ends", "processors", "beams"},
     "caching.quantized_quanto4_repacked": {"beams"},
     "stacks.sdpa+static": {"turns", "calls"},
+    "compilation.static_cache": {"compiled_turns", "compiled_calls"},
 }
 """Relations that a CPU asks nightly of paths that are not USUAL."""
 USUAL = frozenset(

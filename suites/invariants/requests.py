@@ -29,13 +29,18 @@ ROOMY = 256
 WHOLE_BATCH = 128
 """Tokens of one step where several prompts should begin together."""
 TEMPERATURES = (0.5, 0.8, 1.25, 2.0)
+PARTING = 2.0
+"""Temperature by which several answers to one prompt part, also where a trained model is nearly sure."""
 DEFAULTS = {"do_sample": True, "temperature": 0.9, "top_k": 40, "top_p": 0.95}
 """Settings of whoever has none. None is the neutral one, without which there would be nothing to set."""
 
 
 @st.composite
 def crowded_requests(draw, edges, *, most=4):
-    return {"requests": draw(st.lists(texts(edges, least=16, most=CROWDED), min_size=3, max_size=most))}
+    """Requests of texts that differ from their first page on: equal pages would be shared, and enough for all."""
+    text = texts(edges, least=16, most=CROWDED)
+    drawn = draw(st.lists(text, min_size=3, max_size=most, unique_by=lambda each: each[0]))
+    return {"requests": drawn, "shares": draw(st.booleans())}
 
 
 @st.composite
@@ -59,6 +64,7 @@ def settled_requests(draw, edges):
             "temperature": st.sampled_from(TEMPERATURES),
             "top_k": st.sampled_from((1, 3, 20)),
             "greedy": st.booleans(),
+            "unset": st.sampled_from(("", "temperature", "top_k")),
         }
     )
     return {"requests": draw(st.lists(own, min_size=3, max_size=5)), "seed": draw(SEEDS)}
@@ -85,8 +91,9 @@ def forked_requests(draw, edges):
     return {
         "requests": requests,
         "copies": draw(st.integers(2, 3)),
-        "top_k": draw(st.sampled_from((1, 3, 20))),
+        "top_k": draw(st.sampled_from((3, 20))),
         "spare": draw(st.integers(0, 8)),
+        "shares": draw(st.booleans()),
         "seed": draw(SEEDS),
     }
 
@@ -94,7 +101,8 @@ def forked_requests(draw, edges):
 def evicted(subject: Subject, example) -> Iterator[Side | Answers]:
     """So few pages that requests are put off in the middle, and prefilled again."""
     requests = _plain(_longest_first(example["requests"]), CROWDED_TOKENS)
-    session = serve_requests(subject, [requests], options=_crowded(subject, requests))
+    options = {**_crowded(subject, requests), "allow_block_sharing": example["shares"]}
+    session = serve_requests(subject, [requests], options=options)
     put_off = ("evicted", "requests that were put off and prefilled again", session.refilled, True)
     answers = Answers(session, (put_off,))
     yield from answers
@@ -152,8 +160,8 @@ def streamed(subject: Subject, example) -> Iterator[Side | Answers]:
     plain = _plain(_longest_first(example["requests"]), CROWDED_TOKENS)
     requests = [Request(each.prompt, each.new_tokens, streams=place % 2 == 0) for place, each in enumerate(plain)]
     options = _crowded(subject, requests) if example["crowded"] else {"num_blocks": ROOMY}
-    answers = Answers(serve_requests(subject, [requests], options=options))
-    yield from answers
+    session = serve_requests(subject, [requests], options={**options, "allow_block_sharing": example["shares"]})
+    yield from Answers(session)
 
 
 def forked(subject: Subject, example) -> Iterator[Side | Answers]:
@@ -162,12 +170,17 @@ def forked(subject: Subject, example) -> Iterator[Side | Answers]:
 
     if not _sets_each():
         raise Incompatible("this release draws no tokens of which it is known how")
-    sampling = {"temperature": 1.25, "top_k": example["top_k"], "top_p": 1.0}
+    sampling = {"temperature": PARTING, "top_k": example["top_k"], "top_p": 1.0}
     requests = [Request(tokens(*text), LONG_TOKENS, sampling=sampling) for text in example["requests"]]
     size = subject.optimization.serving().options["page_size"]
     pages = example["spare"] + max(_pages(each, size) for each in requests) + _spare(subject)
     torch.manual_seed(example["seed"])
-    options = {"num_blocks": pages, "per_request_processors": True, "seed": example["seed"]}
+    options = {
+        "num_blocks": pages,
+        "allow_block_sharing": example["shares"],
+        "per_request_processors": True,
+        "seed": example["seed"],
+    }
     session = serve_requests(subject, [requests], options=options, generation=DEFAULTS, copies=example["copies"])
     yield from Answers(session)
 
@@ -248,4 +261,6 @@ def _settled(own: dict[str, Any], *, sampled: bool) -> Request:
     ends = (prompt[own["ends_at"]],) if own["ends_at"] < len(prompt) else ()
     top_p = SMALLEST_TOP_P if own["greedy"] else 1.0
     settings = {"temperature": own["temperature"], "top_k": own["top_k"], "top_p": top_p} if sampled else {}
-    return Request(prompt, own["new_tokens"], ends=ends or (-1,), sampling=settings)
+    unset = {own["unset"]: DEFAULTS[own["unset"]]} if sampled and own["unset"] else {}
+    given = {name: value for name, value in settings.items() if name not in unset}
+    return Request(prompt, own["new_tokens"], ends=ends or (-1,), sampling=given, defaults=unset)

@@ -41,11 +41,18 @@ class Request:
     """Tokens that end it."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Temperature, top-k and top-p, if it has its own."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Those that it has not, and that the server's settings are for."""
     arrives: int = 0
     """Number of steps after which it arrives."""
     leaves: int = 0
     """Number of steps after which it is cancelled; 0 if it is not."""
     streams: bool = False
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How its tokens are chosen; nothing if greedily."""
+        return {**self.defaults, **self.sampling}
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ class _Watch:
     def _matched(self, original: Any, cache: Any, request: str, prompt: list[int]) -> Any:
         found = original(cache, request, prompt)
         self.session.shared.append(found)
+        self.session.refilled += request in self._begun  # all of it but its last token may be shared
         return found
 
     def _record(self, _model: Any, _given: Any, options: Mapping[str, Any], output: Any) -> None:

@@ -1,12 +1,14 @@
 """Conversations: several calls of `generate` on one cache, and several calls of one model.
 
-Each turn is compared with eager, run once on all of its tokens without a cache.
+Each turn is compared with eager, run once on all of its tokens without a cache. Of compiled steps only a few shapes are
+drawn, since each is compiled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +30,16 @@ EVERY = 10**6
 OF_A_CACHE = {"cache_implementation", "cache_config", "use_cache"}
 """Options of `generate` that make a cache. A conversation brings its own."""
 APPEND, CROP, RESET = "append", "crop", "reset"
+LONG_ANSWERS = (LEAST, 20)
+"""Tokens of an answer whose logits alone are compared."""
+SLOTS = 384
+"""Slots of a cache that holds any conversation of `turns_of_one_shape`."""
 
 
 @st.composite
-def turns(draw, edges, *, acts=(APPEND,), new=(1, 4)):
-    """Two to four turns of one or two rows. The rows of the first have lengths of their own."""
-    chunks = st.none() | lengths(edges, least=2, most=LONGEST_TURN)
+def turns(draw, edges, *, acts=(APPEND,), new=(1, 4), rows=(1, 2), chunked=True):
+    """Two to four turns of a few rows. The rows of the first have lengths of their own."""
+    chunks = st.none() | lengths(edges, least=2, most=LONGEST_TURN) if chunked else st.none()
     turn = st.fixed_dictionaries(
         {
             "act": st.sampled_from(acts),
@@ -45,7 +51,7 @@ def turns(draw, edges, *, acts=(APPEND,), new=(1, 4)):
         }
     )
     return {
-        "rows": draw(st.lists(texts(edges, least=LEAST, most=LONGEST_TURN), min_size=1, max_size=2)),
+        "rows": draw(st.lists(texts(edges, least=LEAST, most=LONGEST_TURN), min_size=rows[0], max_size=rows[1])),
         "chunk": draw(chunks),
         "new": draw(st.integers(*new)),
         "turns": draw(st.lists(turn, min_size=1, max_size=3)),
@@ -67,16 +73,28 @@ def packing_turns(edges):
 
 
 @st.composite
-def calls(draw, edges):
+def turns_of_one_shape(draw, edges):
+    """Turns on caches of SLOTS slots, or filled exactly to their end. So torch compiles a step twice: for the first
+    size, and for sizes that change. (It would also compile each size of a chunk.)"""
+    drawn = draw(turns(edges, acts=(APPEND, RESET), new=LONG_ANSWERS, rows=(2, 2), chunked=False))
+    spare = SLOTS - slots(script(drawn))
+    return {**drawn, "spare": draw(st.sampled_from([spare, 0]))}
+
+
+@st.composite
+def calls(draw, edges, *, new=(2, 4), rows=(1, 3)):
     """Calls of which several have one shape, with other tokens and other padding."""
     widths = draw(st.lists(lengths(edges, least=LEAST), min_size=1, max_size=2))
-    rows = draw(st.integers(1, 3))
+    rows = draw(st.integers(*rows))
     drawn = []
     for _ in range(draw(st.integers(3, 4))):
         width = draw(st.sampled_from(widths))
         short = [draw(st.integers(LEAST, width)) for _ in range(rows - 1)]
         drawn.append(draw(st.permutations([[draw(SEEDS), length] for length in (width, *short)])))
-    return {"calls": drawn, "new": draw(st.integers(2, 4))}
+    return {"calls": drawn, "new": draw(st.integers(*new))}
+
+
+calls_of_one_shape = partial(calls, new=LONG_ANSWERS, rows=(2, 2))
 
 
 @dataclass(frozen=True)
@@ -203,16 +221,38 @@ def _called(subject: Subject, columns: Columns, turn: Turn, held: Any) -> tuple[
         options[cache_name()] = held
     if turn.chunk:
         options["prefill_chunk_size"] = turn.chunk
-    from harness.execution.generation import keeping_logits  # imports transformers, which planning does not need
-
-    passes: list[Tensor] = []
-    hook = model.register_forward_hook(lambda _model, _given, output: passes.append(output.logits.detach().clone()))
-    try:
-        sequences = subject.generate(ids, mask, new_tokens=turn.new, **keeping_logits(model, EVERY), **options)
-    finally:
-        hook.remove()
+    record = _chosen_logits if optimization.compiles_steps else _all_logits
+    sequences, logits = record(subject, ids, mask, new_tokens=turn.new, **options)
     answers = sequences[:, ids.shape[1] :].tolist()
     whole: Columns = [[*row, *answer] for row, answer in zip(columns, answers, strict=True)]
     fed = [[token for token in row[:-1] if token is not None] for row in whole]
-    logits = torch.cat(passes, 1)
     return whole, fed, [rows[-len(row) :] for rows, row in zip(logits, fed, strict=True)]
+
+
+def _all_logits(subject: Subject, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """Return the sequences (B, T) that `generate` gives, and the logits (B, n, V) of every computed position."""
+    from harness.execution.generation import keeping_logits  # imports transformers, which planning does not need
+
+    passes: list[Tensor] = []
+    hook = subject.model.register_forward_hook(lambda *call: passes.append(call[-1].logits.detach().clone()))
+    try:
+        sequences = subject.generate(ids, mask, **keeping_logits(subject.model, EVERY), **options)
+    finally:
+        hook.remove()
+    return sequences, torch.cat(passes, 1)
+
+
+def _chosen_logits(subject: Subject, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    """The same with the logits by which each token was chosen: a hook would be compiled with the step.
+
+    Raises Incompatible where torch gives up compiling, for after that the steps would be those of eager.
+    """
+    from torch._dynamo import config
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    try:
+        with config.patch(fail_on_recompile_limit_hit=True):
+            output = subject.generate(ids, mask, return_dict_in_generate=True, output_logits=True, **options)
+    except FailOnRecompileLimitHit as error:
+        raise Incompatible(f"torch compiles these steps no more than {config.recompile_limit} times") from error
+    return output.sequences, torch.stack(output.logits, 1)

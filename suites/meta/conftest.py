@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from zlib import crc32
+from hashlib import sha256
 
 import pytest
 
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items):
         if STARTING & set(getattr(item, "fixturenames", ())):
             item.add_marker("workers")
         # By function: fixtures of a module serve all parameters of one.
-        item.add_marker(THIRDS[crc32(item.nodeid.partition("[")[0].encode()) % len(THIRDS)])
+        item.add_marker(THIRDS[sha256(item.nodeid.partition("[")[0].encode()).digest()[-1] % len(THIRDS)])
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -34,6 +35,7 @@ def stopped_rows(draw, edges):
     return {
         "rows": draw(st.lists(texts(edges, least=LEAST, most=SERVED), min_size=2, max_size=4)),
         "strings": draw(st.lists(places, min_size=2, max_size=3)),
+        "later": draw(st.lists(places, min_size=2, max_size=3)),
     }
 
 
@@ -48,7 +50,7 @@ def ends(subject: Subject, example) -> Iterator[Number]:
 
 
 def stop_strings(subject: Subject, example) -> Iterator[Number]:
-    """Each of several strings ends a row, and the others go on."""
+    """Each of several strings ends a row, and the others go on; so do other strings in a later call."""
     tokenizer = _tokenizer(subject.model)
     rows = [[LETTERS[token % len(LETTERS)] for token in tokens(*text)] for text in example["rows"]]
     # Whether the text of added tokens counts is not defined, so that none comes.
@@ -58,13 +60,14 @@ def stop_strings(subject: Subject, example) -> Iterator[Number]:
     free = generated(subject, rows, steps=8, suppress_tokens=unread or None)
     texts_of = [fixed_texts(tokenizer, [*row, *answer]) for row, answer in zip(rows, free, strict=True)]
     given = [(each[: len(row)], each[len(row) :]) for row, each in zip(rows, texts_of, strict=True)]
-    read = ["".join(given[row % len(rows)][1])[step : step + length] for row, step, length in example["strings"]]
-    strings = [text for text in read if text and text.isascii()] or ["never"]
-    until = [stop_at(before, after, strings) for before, after in given]
-    # Without any token that ends, transformers goes on with rows that a string has ended, until all have.
-    stops = {"stop_strings": strings, "tokenizer": tokenizer, "eos_token_id": _never(free)}
-    answers = generated(subject, rows, steps=8, suppress_tokens=unread or None, **stops)
-    yield unlike(answers, free, until, pad=pad_of(subject))
+    for call in ("strings", "later"):
+        read = ["".join(given[row % len(rows)][1])[step : step + length] for row, step, length in example[call]]
+        strings = [text for text in read if text and text.isascii()] or ["never"]
+        until = [stop_at(before, after, strings) for before, after in given]
+        # Without any token that ends, transformers goes on with rows that a string has ended, until all have.
+        stops = {"stop_strings": strings, "tokenizer": tokenizer, "eos_token_id": _never(free)}
+        answers = generated(subject, rows, steps=8, suppress_tokens=unread or None, **stops)
+        yield replace(unlike(answers, free, until, pad=pad_of(subject)), key=call)
 
 
 def without_text(tokenizer: Any, size: int) -> list[int]:

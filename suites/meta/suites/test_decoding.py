@@ -28,9 +28,11 @@ from suites.invariants.search import SearchBudget
 from suites.meta.suites.test_invariants import DECODING
 
 SDPA, STATIC, QUANTIZED = "attention.sdpa", "caching.static", "caching.quantized_quanto4"
+BLIND = "suites.meta.faults.blind_reports.decoding"
 SHOWN = [
     ("pads_are_left_out", "ends", QUANTIZED, "rows that do not end where they should"),
     ("only_first_string_counts", "stop_strings", SDPA, "rows that do not end where they should"),
+    (f"{BLIND}:stop_strings_of_an_earlier_call", "stop_strings", SDPA, "rows that do not end where they should"),
     ("top_k_is_ignored", "sampling", SDPA, "draws from a wrong set of tokens, or with wrong scores"),
     ("draws_are_too_sharp", "sampling", SDPA, "largest gap between draws and their distribution"),
     ("penalty_divides_negative_scores", "processors", SDPA, "scores that are not as defined"),
@@ -59,7 +61,7 @@ def asked(asking, planned_case, runner, tmp_path):
     def ask(relation, path, *, fault="", examples=16):
         case, optimization = planned_case(path, dtype=Dtype.FP32)
         case = replace(case, workload=next(each.workload for each in RELATIONS if each.name == relation))
-        where = fault and f"suites.meta.faults.of_decoding:{fault}"
+        where = fault and (fault if ":" in fault else f"suites.meta.faults.of_decoding:{fault}")
         budget = SearchBudget(examples, shrinks=False)
         return asking.verdict(case, optimization, runner, budget=budget, folder=tmp_path, fault=where)
 
@@ -268,16 +270,16 @@ def joined(rows, answer):
         config=SimpleNamespace(get_text_config=lambda: text_config),
     )
     subject = Subject(model, next(path for path in PATHS if path.name == "eager"))
-    return list(ends.stop_strings(subject, {"rows": rows, "strings": [[0, 3, 2]]})), calls
+    return list(ends.stop_strings(subject, {"rows": rows, "strings": [[0, 3, 2]], "later": [[0, 4, 2]]})), calls
 
 
 def test_rows_that_no_string_ends_are_wrong(monkeypatch):
     """The model stops for nothing. Added tokens come in neither run."""
     monkeypatch.setattr(ends, "_tokenizer", lambda _model: byte_tokenizer())
-    [wrong], calls = joined([[1, 9], [2, 12]], list(b"ABCDEFGH"))
-    assert wrong.got == 2
-    assert [call["suppress_tokens"] for call in calls] == [[256, 257, 258, 259]] * 2
-    assert calls[1]["stop_strings"] == ["DE"]
+    wrong, calls = joined([[1, 9], [2, 12]], list(b"ABCDEFGH"))
+    assert [each.got for each in wrong] == [2, 2]
+    assert [call["suppress_tokens"] for call in calls] == [[256, 257, 258, 259]] * 3
+    assert [call["stop_strings"] for call in calls[1:]] == [["DE"], ["EF"]]
 
 
 def test_no_string_is_drawn_from_joined_words(monkeypatch):

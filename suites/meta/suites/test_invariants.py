@@ -27,6 +27,8 @@ PATH_OF = {
     "arrival_order": "continuous_batching.sdpa",
     "resets": "caching.static",
     "quantized_turns": "caching.quantized_quanto4_repacked",
+    "compiled_turns": "compilation.static_cache",
+    "compiled_calls": "compilation.static_cache",
 }
 """Path by which a relation is tried, where that is not attention.sdpa."""
 EXACT = {
@@ -46,6 +48,8 @@ CLOSE = {
     "static_or_dynamic": ("static_write_is_lost", "static"),
     "prefix": ("whole_blocks_are_scaled", "alone|within"),
     "calls": (f"{FAULTS}.of_calls:mask_of_the_first_prompt", r"call \d"),
+    "compiled_turns": (f"{FAULTS}.of_turns:reset_leaves_one", r"turn \d"),
+    "compiled_calls": (f"{FAULTS}.of_calls:stale_inputs_of_a_graph", r"call \d"),
     "turns": (f"{FAULTS}.of_turns:chunks_begin_anew", r"turn \d"),
     "crops": (f"{FAULTS}.of_turns:crop_leaves_one", r"turn \d"),
     "resets": (f"{FAULTS}.of_turns:reset_leaves_one", r"turn \d"),

@@ -21,6 +21,7 @@ from suites.invariants.served import IDLE_ROUNDS, STEPS, Answer, Request, Sessio
 pytestmark = pytest.mark.workers
 
 HERE = "suites.meta.faults.of_requests"
+BLIND = "suites.meta.faults.blind_reports.requests"
 PATH = "continuous_batching.sdpa"
 FORWARD = r"fp32 (largest )?error over eager's \((served|log probabilities)\) is "
 """What computes something else shows in the logits, and in the log probabilities that come back."""
@@ -32,10 +33,15 @@ STREAM = r"streamed tokens that differ from the final answer: \d \(fp32\) \[E\]"
 FAULTS = {
     "evicted": {
         "resumed_without_a_token": r"answers with a token for whose position the model computed no logits: \d \(fp32\)",
+        f"{BLIND}:freed_pages_keep_their_hash": FORWARD,
         "pages_are_plenty": r"fp32 requests that were put off and prefilled again is 0, but should be at least 1 ",
     },
     "shared_prefixes": {"nothing_is_shared": r"tokens of equal beginnings that were not shared: \d+ \(fp32\)"},
-    "own_settings": {"temperature_of_another": TOLD, "length_of_another": ENDS},
+    "own_settings": {
+        "temperature_of_another": TOLD,
+        f"{BLIND}:temperature_of_another_request": TOLD,
+        "length_of_another": ENDS,
+    },
     "cancelled": {
         "cancelled_pages_are_still_read": FORWARD,
         "cancelled_stalls_others": LOST,
@@ -43,7 +49,7 @@ FAULTS = {
         "cancellation_is_ignored": r"cancelled requests that were answered all the same: \d \(fp32\)",
     },
     "streamed": {"stream_skips_a_token": STREAM},
-    "forked": {"fork_reads_an_empty_page": FORWARD},
+    "forked": {"fork_reads_an_empty_page": FORWARD, f"{BLIND}:forks_share_unfinished_page": FORWARD},
     "overlapped": {"overlapping_mixes_requests": FORWARD},
 }
 """Of each relation some faults, and the words that find them. One for each check: all others are planted by
@@ -88,7 +94,7 @@ def test_requests_are_answered_as_if_each_were_alone(asked, relation):
     ("relation", "fault"), [(relation, fault) for relation, faults in FAULTS.items() for fault in faults]
 )
 def test_fault_of_requests_is_caught(asked, relation, fault):
-    verdict = asked(relation, fault=f"{HERE}:{fault}", examples=8)
+    verdict = asked(relation, fault=fault if ":" in fault else f"{HERE}:{fault}", examples=8)
     assert verdict.outcome is Outcome.MISMATCH, verdict.message
     assert re.search(FAULTS[relation][fault], verdict.message), verdict.message
 
