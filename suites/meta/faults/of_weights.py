@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -127,13 +128,14 @@ def swapped_blocks() -> Iterator[None]:
 @contextmanager
 def wrong_code() -> Iterator[None]:
     """Weights that were rounded to NF4 are read by the table of FP4."""
+    import bitsandbytes
+    from bitsandbytes.functional import get_4bit_type
 
-    def corrupt(model):
-        from bitsandbytes.functional import get_4bit_type
+    def multiply(inputs, weight, *, quant_state, **options):
+        # Some processors' code reads the table, others' its name.
+        other = copy.copy(quant_state)
+        other.code, other.quant_type = get_4bit_type("fp4", device=inputs.device), "fp4"
+        return original(inputs, weight, quant_state=other, **options)
 
-        for module in model.modules():
-            if hasattr(getattr(module, "weight", None), "quant_state"):
-                module.weight.quant_state.code = get_4bit_type("fp4", device="cpu")
-
-    with after_loading(corrupt):
+    with patched(bitsandbytes, "matmul_4bit", multiply) as original:
         yield
