@@ -50,7 +50,8 @@ class Relation:
     of_turns: bool = False
     """Whether it is about several calls, and so asked of stacks too."""
     compiled: bool = False
-    """Whether it is about compiled steps: its examples have few shapes."""
+    """Whether it is about compiled steps. Its examples have two rows and no chunks: torch compiles for the first size,
+    and then for sizes that change."""
 
     @property
     def workload(self) -> Workload:
@@ -100,11 +101,11 @@ RELATIONS = (
         "calls", "calls one after another, each with a cache of its own", turns.calls, turns.later_calls, of_turns=True,
     ),
     Relation(
-        "compiled_turns", "turns of a conversation on one cache, by a compiled step", turns.turns_of_one_shape,
+        "compiled_turns", "turns of a conversation on one cache, by a compiled step", turns.turns_of_two_rows,
         turns.conversation, of_turns=True, compiled=True,
     ),
     Relation(
-        "compiled_calls", "calls of a compiled step one after another", turns.calls_of_one_shape, turns.later_calls,
+        "compiled_calls", "calls of a compiled step one after another", turns.calls_of_two_rows, turns.later_calls,
         of_turns=True, compiled=True,
     ),
     Relation(
@@ -158,8 +159,10 @@ def applies(relation: Relation, path: Optimization) -> bool:
     """Whether a relation is asked of a path, and each reason why not."""
     if path.launch() is not None:
         return False  # several processes hold the model, and none of them can be called alone
-    if relation.compiled is not (Aspect.COMPILATION in path.changes):
-        return False  # every shape that is drawn would be compiled, but for a few that are drawn for that
+    if Aspect.COMPILATION in path.changes and not relation.compiled:
+        return False  # every shape that is drawn would be compiled
+    if relation.compiled and not path.compiles_steps:
+        return False  # nothing would be; or a kernel compiles for itself, as flex attention does, and for any shape
     if path.technique is Technique.STACKS and not relation.of_turns:
         return False  # each part is asked by itself; but what one leaves in a cache, another may read
     if path.tolerance is Tolerance.DYNAMIC:
@@ -170,8 +173,7 @@ def applies(relation: Relation, path: Optimization) -> bool:
     if relation.served or serving is not None:
         return relation.served and serving is not None and serving.shows_logits  # logits are what is compared
     if relation.compiled:
-        # A kernel that compiles for itself, as flex attention does, does so for any shape; and so does a growing cache.
-        return path.compiles_steps and path.cache_classes == STATIC_CACHE
+        return path.cache_classes == STATIC_CACHE  # a growing one has a shape for each step
     return cache_of(path) in relation.caches  # what a quantized one gives back depends on when it was packed
 
 

@@ -37,7 +37,8 @@ DEFAULTS = {"do_sample": True, "temperature": 0.9, "top_k": 40, "top_p": 0.95}
 
 @st.composite
 def crowded_requests(draw, edges, *, most=4):
-    """Requests of texts that differ from their first page on: equal pages would be shared, and enough for all."""
+    """Requests of texts that differ from their first page on. With equal first pages they would share, and no request
+    would be put off."""
     text = texts(edges, least=16, most=CROWDED)
     drawn = draw(st.lists(text, min_size=3, max_size=most, unique_by=lambda each: each[0]))
     return {"requests": drawn, "shares": draw(st.booleans())}
@@ -87,11 +88,14 @@ def streamed_requests(draw, edges):
 
 @st.composite
 def forked_requests(draw, edges):
-    requests = draw(st.lists(texts(edges, least=2, most=CROWDED), min_size=2, max_size=3))
+    # A prompt whose pages lie in the cache, but for its last token, is scheduled by transformers 5.22.2 with no token
+    # at all, since it keeps one back for the other answers. So no two prompts begin alike.
+    text = texts(edges, least=2, most=CROWDED)
+    requests = draw(st.lists(text, min_size=2, max_size=3, unique_by=lambda each: each[0]))
     return {
         "requests": requests,
         "copies": draw(st.integers(2, 3)),
-        "top_k": draw(st.sampled_from((3, 20))),
+        "top_k": draw(st.sampled_from((1, 3, 20))),
         "spare": draw(st.integers(0, 8)),
         "shares": draw(st.booleans()),
         "seed": draw(SEEDS),
@@ -101,9 +105,9 @@ def forked_requests(draw, edges):
 def evicted(subject: Subject, example) -> Iterator[Side | Answers]:
     """So few pages that requests are put off in the middle, and prefilled again."""
     requests = _plain(_longest_first(example["requests"]), CROWDED_TOKENS)
-    options = {**_crowded(subject, requests), "allow_block_sharing": example["shares"]}
+    options = {**_crowded(subject, requests), **_sharing(subject, example)}
     session = serve_requests(subject, [requests], options=options)
-    put_off = ("evicted", "requests that were put off and prefilled again", session.refilled, True)
+    put_off = ("evicted", "requests that were put off and prefilled again", len(session.refilled), True)
     answers = Answers(session, (put_off,))
     yield from answers
 
@@ -160,7 +164,7 @@ def streamed(subject: Subject, example) -> Iterator[Side | Answers]:
     plain = _plain(_longest_first(example["requests"]), CROWDED_TOKENS)
     requests = [Request(each.prompt, each.new_tokens, streams=place % 2 == 0) for place, each in enumerate(plain)]
     options = _crowded(subject, requests) if example["crowded"] else {"num_blocks": ROOMY}
-    session = serve_requests(subject, [requests], options={**options, "allow_block_sharing": example["shares"]})
+    session = serve_requests(subject, [requests], options={**options, **_sharing(subject, example)})
     yield from Answers(session)
 
 
@@ -177,7 +181,7 @@ def forked(subject: Subject, example) -> Iterator[Side | Answers]:
     torch.manual_seed(example["seed"])
     options = {
         "num_blocks": pages,
-        "allow_block_sharing": example["shares"],
+        **_sharing(subject, example),
         "per_request_processors": True,
         "seed": example["seed"],
     }
@@ -222,6 +226,11 @@ def _crowded(subject: Subject, requests: Sequence[Request]) -> dict[str, Any]:
     first, second = (ceil(len(each.prompt) / size) for each in requests[:2])
     pages = max(first + second, *(_pages(each, size) for each in requests))
     return {"num_blocks": pages, "max_batch_tokens": WHOLE_BATCH}
+
+
+def _sharing(subject: Subject, example: dict[str, Any]) -> dict[str, bool]:
+    """Pages are shared where the path says so, or the example."""
+    return {"allow_block_sharing": subject.optimization.serving().options["allow_block_sharing"] or example["shares"]}
 
 
 def _slides(subject: Subject) -> bool:

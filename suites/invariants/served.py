@@ -42,7 +42,7 @@ class Request:
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Temperature, top-k and top-p, if it has its own."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Those that it has not, and that the server's settings are for."""
+    """Settings that it leaves to the server, by their values there."""
     arrives: int = 0
     """Number of steps after which it arrives."""
     leaves: int = 0
@@ -93,8 +93,8 @@ class Session:
     """Requests of one manager, and what was seen while it served them."""
 
     answers: list[Answer] = field(default_factory=list)
-    refilled: int = 0
-    """Number of times that a request with some tokens was put off, and prefilled again."""
+    refilled: set[str] = field(default_factory=set)
+    """Names of requests that had some tokens when they were put off and prefilled again."""
     shared: list[int] = field(default_factory=list)
     """Tokens of shared pages by request, in the order in which they were looked for."""
     largest: int = 0
@@ -158,7 +158,8 @@ class _Watch:
         self.cache = processor.cache
         self.session.largest = max(self.session.largest, len(requests))
         for each in requests:
-            self.session.refilled += each.state.request_id in self._begun and each.query_length > 1
+            if each.state.request_id in self._begun and each.query_length > 1:
+                self.session.refilled.add(each.state.request_id)
         self._step = [(each.state.request_id, each.state.position_offset) for each in requests if each.has_new_token]
         self._begun |= {request for request, _ in self._step}
         result = original(processor, model)
@@ -168,7 +169,8 @@ class _Watch:
     def _matched(self, original: Any, cache: Any, request: str, prompt: list[int]) -> Any:
         found = original(cache, request, prompt)
         self.session.shared.append(found)
-        self.session.refilled += request in self._begun  # all of it but its last token may be shared
+        if request in self._begun:  # all of it but its last token may be shared, so that no step shows a prefill
+            self.session.refilled.add(request)
         return found
 
     def _record(self, _model: Any, _given: Any, options: Mapping[str, Any], output: Any) -> None:

@@ -1,7 +1,6 @@
 """Conversations: several calls of `generate` on one cache, and several calls of one model.
 
-Each turn is compared with eager, run once on all of its tokens without a cache. Of compiled steps only a few shapes are
-drawn, since each is compiled.
+Each turn is compared with eager, run once on all of its tokens without a cache. Compiled steps get few shapes.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from harness.errors import Incompatible
 from harness.observation.caches import cache_name
@@ -31,9 +31,9 @@ OF_A_CACHE = {"cache_implementation", "cache_config", "use_cache"}
 """Options of `generate` that make a cache. A conversation brings its own."""
 APPEND, CROP, RESET = "append", "crop", "reset"
 LONG_ANSWERS = (LEAST, 20)
-"""Tokens of an answer whose logits alone are compared."""
+"""Least and most tokens of an answer whose logits alone are compared."""
 SLOTS = 384
-"""Slots of a cache that holds any conversation of `turns_of_one_shape`."""
+"""Slots of a cache that holds any conversation of `turns_of_two_rows`."""
 
 
 @st.composite
@@ -73,9 +73,9 @@ def packing_turns(edges):
 
 
 @st.composite
-def turns_of_one_shape(draw, edges):
-    """Turns on caches of SLOTS slots, or filled exactly to their end. So torch compiles a step twice: for the first
-    size, and for sizes that change. (It would also compile each size of a chunk.)"""
+def turns_of_two_rows(draw, edges):
+    """Turns of two rows on caches of SLOTS slots, or filled exactly to their end. So torch compiles a step twice: for
+    the first size, and for sizes that change. (It would also compile each size of a chunk.)"""
     drawn = draw(turns(edges, acts=(APPEND, RESET), new=LONG_ANSWERS, rows=(2, 2), chunked=False))
     spare = SLOTS - slots(script(drawn))
     return {**drawn, "spare": draw(st.sampled_from([spare, 0]))}
@@ -85,16 +85,16 @@ def turns_of_one_shape(draw, edges):
 def calls(draw, edges, *, new=(2, 4), rows=(1, 3)):
     """Calls of which several have one shape, with other tokens and other padding."""
     widths = draw(st.lists(lengths(edges, least=LEAST), min_size=1, max_size=2))
-    rows = draw(st.integers(*rows))
+    count = draw(st.integers(*rows))
     drawn = []
     for _ in range(draw(st.integers(3, 4))):
         width = draw(st.sampled_from(widths))
-        short = [draw(st.integers(LEAST, width)) for _ in range(rows - 1)]
+        short = [draw(st.integers(LEAST, width)) for _ in range(count - 1)]
         drawn.append(draw(st.permutations([[draw(SEEDS), length] for length in (width, *short)])))
     return {"calls": drawn, "new": draw(st.integers(*new))}
 
 
-calls_of_one_shape = partial(calls, new=LONG_ANSWERS, rows=(2, 2))
+calls_of_two_rows = partial(calls, new=LONG_ANSWERS, rows=(2, 2))
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,9 @@ def _all_logits(subject: Subject, ids: Tensor, mask: Tensor, **options: Any) -> 
     from harness.execution.generation import keeping_logits  # imports transformers, which planning does not need
 
     passes: list[Tensor] = []
-    hook = subject.model.register_forward_hook(lambda *call: passes.append(call[-1].logits.detach().clone()))
+    hook = subject.model.register_forward_hook(
+        lambda _model, _given, output: passes.append(output.logits.detach().clone())
+    )
     try:
         sequences = subject.generate(ids, mask, **keeping_logits(subject.model, EVERY), **options)
     finally:
@@ -243,16 +245,17 @@ def _all_logits(subject: Subject, ids: Tensor, mask: Tensor, **options: Any) -> 
 
 
 def _chosen_logits(subject: Subject, ids: Tensor, mask: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
-    """The same with the logits by which each token was chosen: a hook would be compiled with the step.
+    """Return the sequences (B, T), and the logits (B, N, V) by which each generated token was chosen.
 
-    Raises Incompatible where torch gives up compiling, for after that the steps would be those of eager.
+    Raises Incompatible if a step ran uncompiled: torch gives up after some shapes, and then runs eager.
     """
-    from torch._dynamo import config
-    from torch._dynamo.exc import FailOnRecompileLimitHit
+    from harness.observation.watch import COMPILED_REGION  # imports transformers
 
-    try:
-        with config.patch(fail_on_recompile_limit_hit=True):
-            output = subject.generate(ids, mask, return_dict_in_generate=True, output_logits=True, **options)
-    except FailOnRecompileLimitHit as error:
-        raise Incompatible(f"torch compiles these steps no more than {config.recompile_limit} times") from error
+    # A hook would be compiled with the step, so that `generate` records the logits.
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        output = subject.generate(ids, mask, return_dict_in_generate=True, output_logits=True, **options)
+    steps = len(output.logits) - 1
+    compiled = sum(event.name.startswith(COMPILED_REGION) for event in seen.events())
+    if compiled != steps:
+        raise Incompatible(f"{steps - compiled} of {steps} steps ran uncompiled")
     return output.sequences, torch.stack(output.logits, 1)

@@ -1,4 +1,4 @@
-"""Tells tests that start processes from all others, which are the unit tests: `-m "not workers"`."""
+"""Tells tests that start processes from the unit tests (`-m "not workers"`), and parts all into thirds."""
 
 from __future__ import annotations
 

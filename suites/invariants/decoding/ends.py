@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -60,14 +59,14 @@ def stop_strings(subject: Subject, example) -> Iterator[Number]:
     free = generated(subject, rows, steps=8, suppress_tokens=unread or None)
     texts_of = [fixed_texts(tokenizer, [*row, *answer]) for row, answer in zip(rows, free, strict=True)]
     given = [(each[: len(row)], each[len(row) :]) for row, each in zip(rows, texts_of, strict=True)]
-    for call in ("strings", "later"):
+    for call, where in (("strings", ""), ("later", ", in a later call with other strings")):
         read = ["".join(given[row % len(rows)][1])[step : step + length] for row, step, length in example[call]]
         strings = [text for text in read if text and text.isascii()] or ["never"]
         until = [stop_at(before, after, strings) for before, after in given]
         # Without any token that ends, transformers goes on with rows that a string has ended, until all have.
         stops = {"stop_strings": strings, "tokenizer": tokenizer, "eos_token_id": _never(free)}
         answers = generated(subject, rows, steps=8, suppress_tokens=unread or None, **stops)
-        yield replace(unlike(answers, free, until, pad=pad_of(subject)), key=call)
+        yield unlike(answers, free, until, pad=pad_of(subject), key=call, where=where)
 
 
 def without_text(tokenizer: Any, size: int) -> list[int]:
@@ -110,12 +109,14 @@ def _times(string: str, text: str) -> int:
     return sum(text.startswith(string, begin) for begin in range(len(text)))
 
 
-def unlike(answers: list[list[int]], free: list[list[int]], until: list[int], *, pad: int) -> Number:
+def unlike(
+    answers: list[list[int]], free: list[list[int]], until: list[int], *, pad: int, key: str = "ends", where: str = ""
+) -> Number:
     """Rows that are not the free ones up to their ends, with pads behind to the longest."""
     longest = max(until)
     due = [[*row[:end], *[pad] * (longest - end)] for row, end in zip(free, until, strict=True)]
     wrong = sum(map(list.__ne__, answers, due))
-    return Number("ends", "rows that do not end where they should", wrong)
+    return Number(key, f"rows that do not end where they should{where}", wrong)
 
 
 def _tokenizer(model: Any) -> Any:

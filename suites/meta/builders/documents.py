@@ -11,6 +11,9 @@ FILES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md")))
 DOCUMENTS = "\n".join(file.read_text() for file in FILES)
 FLOWING = " ".join(DOCUMENTS.split())
 """The same without line breaks, for sentences that may be wrapped anywhere."""
+CI = (REPOSITORY / ".ci" / "run").read_text()
+CORNERS = re.search(r"^corners=\((.*)\)$", CI, re.MULTILINE)[1].split()
+"""Environments of other releases, of which CI tries one a day."""
 
 
 def page(name):

@@ -40,7 +40,7 @@ from harness.session.request import TIMING_SECONDS
 from suites.claims.registry import CLAIMS
 from suites.claims.ticks import PLACES
 from suites.conftest import REPOSITORY
-from suites.meta.builders.documents import DOCUMENTS, FLOWING, fence, page, section
+from suites.meta.builders.documents import CORNERS, DOCUMENTS, FLOWING, fence, page, section
 from suites.meta.judging.test_gate import TRIPS
 
 TOX = configparser.ConfigParser()
@@ -245,9 +245,6 @@ def environments():
     name, *choices = re.findall(r"cpu|\{([^}]*)\}", factors.removeprefix("testenv:"))
     assert not name
     return ["cpu" + "".join(chosen) for chosen in itertools.product(*(choice.split(",") for choice in choices))]
-
-
-CORNERS = re.search(r"^corners=\((.*)\)$", (REPOSITORY / ".ci" / "run").read_text(), re.MULTILINE)[1].split()
 
 
 def test_documented_releases_are_the_factors_of_tox():

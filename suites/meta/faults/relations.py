@@ -158,3 +158,15 @@ def raises_on_long_rows() -> AbstractContextManager[None]:
         return output
 
     return _changed_output(change)
+
+
+@contextmanager
+def given_caches_compile_nothing() -> Iterator[None]:
+    """`generate` compiles steps for a cache that it makes, and for no cache that it is given."""
+    from transformers import GenerationMixin
+
+    def compiles(model, model_kwargs, generation_config):
+        return generation_config.cache_implementation is not None and original(model, model_kwargs, generation_config)
+
+    with patched(GenerationMixin, "_valid_auto_compile_criteria", compiles) as original:
+        yield

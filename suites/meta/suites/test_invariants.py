@@ -65,7 +65,7 @@ OF_CALLS = {relation.name for relation in RELATIONS if relation.of_turns}
 
 @pytest.fixture(scope="module")
 def asking(tmp_path_factory):
-    made = Asking(tmp_path_factory.mktemp("scratch"), seconds=60.0)
+    made = Asking(tmp_path_factory.mktemp("scratch"), seconds=180.0)  # a step may be compiled twice
     yield made
     made.close()
 
@@ -190,9 +190,19 @@ def test_paths_that_are_asked():
     assert {"stacks.sdpa+static", "caching.static", "eager"} <= asked["turns"]
     assert {name.partition(".")[2].partition("+")[0] for name in asked["quantized_turns"]} >= {"quantized_quanto4"}
     assert not {name for name in asked["turns"] if "tp2" in name or "batching" in name or "static_cache" in name}
+    of_steps = {f"compilation.static_cache{mode}" for mode in ("", "_default", "_max_autotune")}
+    of_stacks = {"stacks.sdpa+static_cache", "stacks.static_cache+layers_local"}
+    assert asked["compiled_turns"] == asked["compiled_calls"] == of_steps | of_stacks
     everything = set().union(*(paths for name, paths in asked.items() if name not in {*OF_CALLS, *DECODING}))
     assert not {name for name in everything if name.startswith(("compilation.", "parallelism.", "stacks."))}
     assert not {"attention.flex", "quantization.bnb_int8", "caching.quantized_quanto4"} & everything
+
+
+def test_step_that_runs_uncompiled_is_told(asked):
+    """It engages where `generate` makes the cache, and not where the cache is the caller's."""
+    verdict = asked("compiled_turns", fault="given_caches_compile_nothing")
+    assert verdict.outcome is Outcome.UNSUPPORTED, verdict.message
+    assert re.search(r"(\d+) of \1 steps ran uncompiled", verdict.message)
 
 
 @pytest.mark.parametrize("relation", ["turns", "calls"])
