@@ -14,16 +14,19 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from fixtures.kernels import LOCAL_KERNELS
 from fixtures.workloads import PROBES
+from harness.errors import HarnessError
 from harness.execution.runner import Runner
 from harness.machine.inventory import describe, take_inventory
 from harness.options import shard
 from suites.meta.faults.blind_reports_set import BLIND_REPORTS
 from suites.meta.faults.blind_set import BLIND
 from suites.meta.faults.catalogue import FIRST, Fault
+from suites.meta.faults.kept import KeptRows
 from suites.meta.faults.measure import Row, measure_correct, measure_fault, measure_relations
 from suites.meta.faults.reports_set import REPORTS
 from suites.meta.faults.results import RECORDED, Results, read_results, write_results
@@ -54,18 +57,28 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"--only {asked.only}: no fault's name[path] contains it, or --shard leaves it to another part")
     os.environ["LOCAL_KERNELS"] = LOCAL_KERNELS
     inventory, started = take_inventory(), time.monotonic()
+    environment = describe(inventory, accelerators="")
+    try:
+        begin = KeptRows.resumed if asked.resume else KeptRows.begun
+        kept = begin(asked.out / "rows.jsonl", environment)
+    except (HarnessError, OSError) as error:
+        return _refuse(str(error))
     logs = Path(tempfile.mkdtemp(prefix="faults-"))
     for folder in ("faults", "correct"):
         (logs / folder).mkdir()
 
     def faults() -> list[tuple[str, Row]]:
         with closing(Runner(probes=PROBES, logs=logs / "faults")) as runner:
-            return [(kind, _told(measure_fault(fault, runner, inventory), fault)) for kind, fault in chosen]
+            return [(kind, _told(planted_row(kind, fault, runner), fault)) for kind, fault in chosen]
+
+    def planted_row(kind: str, fault: Fault, runner: Runner) -> Row:
+        return kept.row(kind, fault.name, fault.where, partial(measure_fault, fault, runner, inventory))
 
     def correct(seeds: range) -> list[Row]:
         with closing(Runner(probes=PROBES, logs=logs / "correct")) as runner:
-            rows = measure_correct(runner, inventory, seeds=seeds)
-            relations = measure_relations(RELATIONS_ASKED, runner, inventory, seeds=seeds)
+            keep = partial(kept.row, "correct")
+            rows = measure_correct(runner, inventory, seeds=seeds, keep=keep)
+            relations = measure_relations(RELATIONS_ASKED, runner, inventory, seeds=seeds, keep=keep)
             return [_told(row, None) for each in (rows, relations) for row in each]
 
     # Two threads, each with workers of its own, for the two cores of the smallest machine: nothing here is timed. The
@@ -75,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         planted = pool.submit(faults)
         quiet = [pool.submit(correct, part) for part in (seeds[:some], seeds[some:])]
         results = Results(
-            environment=describe(inventory, accelerators=""),
+            environment=environment,
             seconds=0.0,
             faults={kind: tuple(row for own, row in planted.result() if own == kind) for kind in SETS},
             correct=tuple(row for part in quiet for row in part.result()),
@@ -120,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "--shard", type=shard, default=WHOLE, metavar="K/N", help="only part K of N of the faults and of the prompts"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/faults"), help="folder (default: runs/faults)")
+    parser.add_argument("--resume", action="store_true", help="go on with the rows of the measurement that was stopped")
     parser.add_argument("--accept", action="store_true", help="record the results in this repository")
     return parser
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from fixtures.models import MODELS
@@ -71,7 +72,8 @@ def measure_fault(fault: Fault, runner: Runner, inventory: Inventory) -> Row:
     case = _case(fault.path, fault.model, next(entry for entry in WORKLOADS if entry.name == fault.workload))
     if fault.relation:
         case = replace(case, workload=relation_named(fault.relation).workload)
-        cells = dict(_asked(case, optimization, own, fault=fault.dotted, inventory=inventory))
+        with tempfile.TemporaryDirectory() as folder, closing(Asking(Path(folder), EXAMPLE_SECONDS)) as asking:
+            cells = dict(_asked(case, optimization, own, asking, fault=fault.dotted, inventory=inventory))
     else:
         cells = dict(_cells(case, optimization, own, planted=planted, dtypes=fault.dtypes, inventory=inventory))
     if own is not runner:
@@ -83,6 +85,8 @@ RELATION = "relation"
 """Column of a correct relation."""
 BUDGET = SearchBudget(16, shrinks=False)
 """Examples of a relation. The smallest one that violates it is of no interest here."""
+FEW_EXAMPLES = 4
+"""Examples of a relation without a fault, from each of many seeds."""
 EXAMPLE_SECONDS = 240.0
 """Deadline of one example."""
 CORRECT = (
@@ -145,44 +149,56 @@ def drawn(seed: int) -> Workload:
     )
 
 
-def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range) -> Iterator[Row]:
+Keep = Callable[[str, str, Callable[[], Row]], Row]
+"""Gives the row of a name and a path: it is measured, or was before."""
+
+
+def measure_correct(runner: Runner, inventory: Inventory, *, seeds: range, keep: Keep) -> Iterator[Row]:
     """Paths without a fault on drawn prompts, in turn on each of the tiny models, and some on models with features."""
     for seed in seeds:
         model, workload = MODELS[seed % len(MODELS)], drawn(seed)
         ours = [(path, model.name) for path in CORRECT if path not in COMPILED or seed == seeds[0]]
         for name, recipe in (*ours, *(FEATURED if seed % RARELY == 0 else ())):
-            started = time.monotonic()
-            path = _path(name)
-            sound = tuple(dtype for dtype in LADDER if (name, recipe, dtype) not in DEFECTIVE)
-            case = _case(name, recipe, workload)
-            cells = dict(_cells(case, path, runner, planted="", dtypes=sound, inventory=inventory))
-            # Only what a fault showed is held against limits later.
-            cells = {column: replace(cell, numbers={}) for column, cell in cells.items()}
-            yield Row(f"{recipe}, {workload.name}", name, "correct", cells, time.monotonic() - started)
+            yield keep(f"{recipe}, {workload.name}", name, partial(_correct, name, recipe, workload, runner, inventory))
+
+
+def _correct(name: str, recipe: str, workload: Workload, runner: Runner, inventory: Inventory) -> Row:
+    started = time.monotonic()
+    sound = tuple(dtype for dtype in LADDER if (name, recipe, dtype) not in DEFECTIVE)
+    case = _case(name, recipe, workload)
+    cells = dict(_cells(case, _path(name), runner, planted="", dtypes=sound, inventory=inventory))
+    # Only what a fault showed is held against limits later.
+    cells = {column: replace(cell, numbers={}) for column, cell in cells.items()}
+    return Row(f"{recipe}, {workload.name}", name, "correct", cells, time.monotonic() - started)
 
 
 def measure_relations(
-    asked: Iterable[tuple[str, str]], runner: Runner, inventory: Inventory, *, seeds: range
+    asked: Iterable[tuple[str, str]], runner: Runner, inventory: Inventory, *, seeds: range, keep: Keep
 ) -> Iterator[Row]:
     """Relations of paths without a fault, each a pair of their names: with other examples for each seed, in turn on
-    each of the tiny models."""
-    for seed in seeds:
-        model = MODELS[seed % len(MODELS)]
-        for path, relation in asked:
-            started = time.monotonic()
-            optimization = _path(path)
-            case = replace(_case(path, model.name, WORKLOADS[0]), workload=relation_named(relation).workload)
-            budget = replace(BUDGET, examples=BUDGET.examples // 2, seed=seed)  # there are many seeds
-            found = dict(_asked(case, optimization, runner, budget=budget, inventory=inventory))
-            cells = {RELATION: replace(found["ladder"], numbers={})} if found else {}
-            name = f"{model.name}, seed {seed}"
-            yield Row(name, f"{path}-{relation}", "correct", cells, time.monotonic() - started)
+    each of the tiny models. Relations of one path stand together, for one worker answers them."""
+    with tempfile.TemporaryDirectory() as folder, closing(Asking(Path(folder), EXAMPLE_SECONDS)) as asking:
+        for seed in seeds:
+            name = f"{MODELS[seed % len(MODELS)].name}, seed {seed}"
+            for path, relation in sorted(asked):
+                measure = partial(_held, path, relation, seed, runner, inventory, asking)
+                yield keep(name, f"{path}-{relation}", measure)
+
+
+def _held(path: str, relation: str, seed: int, runner: Runner, inventory: Inventory, asking: Asking) -> Row:
+    started, model = time.monotonic(), MODELS[seed % len(MODELS)]
+    case = replace(_case(path, model.name, WORKLOADS[0]), workload=relation_named(relation).workload)
+    budget = replace(BUDGET, examples=FEW_EXAMPLES, seed=seed)
+    found = dict(_asked(case, _path(path), runner, asking, budget=budget, inventory=inventory))
+    cells = {RELATION: replace(found["ladder"], numbers={})} if found else {}
+    return Row(f"{model.name}, seed {seed}", f"{path}-{relation}", "correct", cells, time.monotonic() - started)
 
 
 def _asked(
     case: Case,
     path: Optimization,
     runner: Runner,
+    asking: Asking,
     *,
     inventory: Inventory,
     fault: str = "",
@@ -191,8 +207,7 @@ def _asked(
     """The verdict on a relation, which is asked on the whole ladder at once and of which rivals say nothing."""
     if any(need.unmet(inventory, device=case.device) for need in needs(path, case)):
         return
-    with tempfile.TemporaryDirectory() as folder, closing(Asking(Path(folder), EXAMPLE_SECONDS)) as asking:
-        verdict = asking.verdict(case, path, runner, budget=budget, folder=Path(folder), fault=fault)
+    verdict = asking.verdict(case, path, runner, budget=budget, folder=asking.scratch, fault=fault)
     if verdict.outcome is not Outcome.UNSUPPORTED:
         yield "ladder", _cell(verdict, {}, keeps_numbers=True)
 

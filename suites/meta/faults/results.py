@@ -38,8 +38,8 @@ class Results:
 def write_results(results: Results, path: Path) -> None:
     """Write them to `path`, one row to a line. Raises HarnessError if the disk refuses."""
     head = {"environment": dict(results.environment), "seconds": round(results.seconds, 1)}
-    faults = [{"set": kind, **_plain(row)} for kind, rows in results.faults.items() for row in rows]
-    lists = {"faults": faults, "correct": [_plain(row) for row in results.correct]}
+    faults = [{"set": kind, **plain_row(row)} for kind, rows in results.faults.items() for row in rows]
+    lists = {"faults": faults, "correct": [plain_row(row) for row in results.correct]}
     parts = [f'"{key}": {json.dumps(value)}' for key, value in head.items()]
     between = ",\n"
     parts += [f'"{key}": [\n{between.join(map(json.dumps, rows))}\n]' for key, rows in lists.items()]
@@ -52,12 +52,12 @@ def read_results(path: Path) -> Results:
         held = json.loads(path.read_text())
         faults: dict[str, list[Row]] = {}
         for entry in held["faults"]:
-            faults.setdefault(entry["set"], []).append(_row(entry))
+            faults.setdefault(entry["set"], []).append(row_of(entry))
         return Results(
             environment=held["environment"],
             seconds=held["seconds"],
             faults={kind: tuple(rows) for kind, rows in faults.items()},
-            correct=tuple(map(_row, held["correct"])),
+            correct=tuple(map(row_of, held["correct"])),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptRecord(
@@ -65,7 +65,8 @@ def read_results(path: Path) -> Results:
         ) from error
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def plain_row(row: Row) -> dict[str, Any]:
+    """Return what JSON can hold of a row."""
     cells = {name: _plain_cell(cell) for name, cell in row.cells.items()}
     return {
         "name": row.name,
@@ -83,7 +84,8 @@ def _plain_cell(cell: Cell) -> dict[str, Any]:
     return {"outcome": str(cell.outcome), **factor, "rivals": dict(cell.rivals), **numbers}
 
 
-def _row(held: dict[str, Any]) -> Row:
+def row_of(held: dict[str, Any]) -> Row:
+    """Return the row of which `plain_row` gave this."""
     return Row(
         name=held["name"],
         path=held["path"],
