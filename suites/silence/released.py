@@ -9,12 +9,17 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from packaging.specifiers import SpecifierSet
+
+from harness.machine.inventory import window
 from suites.silence.records import Answer, Word
 
 MEASURED = Path(__file__).with_name("measured")
 PACKAGES = ("transformers", "torch", "accelerate", "kernels", "bitsandbytes", "optimum-quanto", "hqq", "torchao")
 """Packages whose versions an answer depends on."""
 ABSENT = "absent"
+"""What stands for the version of a package that is not there, and of kernels that transformers does not accept: it
+does as if there were none."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,11 @@ class Release:
 
 def installed_versions() -> dict[str, str]:
     """Return the versions of PACKAGES here, without what a build adds to them."""
-    return {name: _version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in PACKAGES}
+    accepted = SpecifierSet(window("transformers", "kernels"))
+    if versions["kernels"] != ABSENT and not accepted.contains(versions["kernels"], prereleases=True):
+        versions["kernels"] = ABSENT
+    return versions
 
 
 def _version(name: str) -> str:

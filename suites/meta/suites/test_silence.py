@@ -19,6 +19,7 @@ from harness.reports.reproduce import OF_REQUESTS, command
 from harness.session.session_plan import SessionPlan
 from suites.conftest import CATALOGUE, REPOSITORY
 from suites.meta.builders.inventories import CPU
+from suites.silence import released
 from suites.silence.cases import requests_planned
 from suites.silence.expecting import SILENT, verdict_of
 from suites.silence.hearing import heard, lines_of
@@ -376,6 +377,13 @@ def test_records_know_every_request_and_no_other():
         tried = {request.name for request in REQUESTS if request.technique not in without}
         assert set(release.answers) == tried, release.name
         assert not [name for name, answer in release.answers.items() if str(REPOSITORY) in answer.said]
+
+
+def test_kernels_that_transformers_does_not_accept_count_as_absent(monkeypatch):
+    """So nothing is recorded of requests that transformers refuses for the version alone."""
+    assert released.installed_versions()["kernels"] != ABSENT
+    monkeypatch.setattr(released, "window", lambda *_: "<0.19,>=0.18.2")
+    assert released.installed_versions()["kernels"] == ABSENT
 
 
 def between(name):
