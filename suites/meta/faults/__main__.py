@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         begin = KeptRows.resumed if asked.resume else KeptRows.begun
         kept = begin(asked.out / "rows.jsonl", environment)
-    except (HarnessError, OSError) as error:
+    except HarnessError as error:
         return _refuse(str(error))
     logs = Path(tempfile.mkdtemp(prefix="faults-"))
     for folder in ("faults", "correct"):

@@ -11,6 +11,7 @@ from threading import Lock
 from typing import Self
 
 from harness.errors import HarnessError
+from harness.records.codec import append_line, write_lines
 from suites.conftest import REPOSITORY
 from suites.meta.faults.measure import Row
 from suites.meta.faults.results import plain_row, row_of
@@ -31,32 +32,32 @@ class KeptRows:
 
     @classmethod
     def begun(cls, path: Path, environment: Mapping[str, str]) -> Self:
-        """Begin a new file. Raises OSError if the disk refuses."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_head(environment)) + "\n")
+        """Begin a new file. Raises HarnessError if the disk refuses."""
+        write_lines(path, [_head(environment)])
         return cls(path)
 
     @classmethod
     def resumed(cls, path: Path, environment: Mapping[str, str]) -> Self:
         """Read a file to go on with. Raises HarnessError if there is none, or if it is of another machine or code."""
         try:
-            head, *lines = path.read_text().splitlines(keepends=True)
-            made_by = json.loads(head)
-        except (OSError, ValueError) as error:
+            *lines, _ = path.read_text().split("\n")  # a line that is whole has an end; a kill may cut off the last
+            made_by, *whole = map(json.loads, lines)
+            held = {(each["set"], each["name"], each["path"]): row_of(each) for each in whole}
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise HarnessError(f"{path}: {error!r} (nothing to go on with: leave out --resume)") from error
         if made_by != _head(environment):
             raise HarnessError(f"{path} was measured on another machine, or by other code (leave out --resume)")
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]  # the last one may be cut off
-        path.write_text(head + "".join(json.dumps(each) + "\n" for each in whole))
-        return cls(path, {(each["set"], each["name"], each["path"]): row_of(each) for each in whole})
+        write_lines(path, [made_by, *whole])
+        return cls(path, held)
 
     def row(self, kind: str, name: str, path: str, measure: Measure) -> Row:
-        """Return the row that is kept under these names, or measure and keep it."""
+        """Return the row that is kept under these names, or measure and keep it. Raises HarnessError if the disk
+        refuses."""
         if held := self._held.get((kind, name, path)):
             return held
         row = measure()
-        with self._lock, self.path.open("a") as file:
-            file.write(json.dumps({"set": kind, **plain_row(row)}) + "\n")
+        with self._lock:
+            append_line(self.path, {"set": kind, **plain_row(row)})
         return row
 
 

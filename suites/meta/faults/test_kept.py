@@ -65,7 +65,7 @@ def test_other_machine_or_code_is_refused(path, monkeypatch):
         KeptRows.resumed(path, MACHINE)
 
 
-@pytest.mark.parametrize("text", [None, "", "not JSON\n"])
+@pytest.mark.parametrize("text", [None, "", "not JSON\n", '{"torch": "2"}\nnot JSON\n', '{"torch": "2"}\n{}\n'])
 def test_nothing_to_go_on_with_is_one_line(path, capsys, text):
     path.parent.mkdir()
     if text is not None:
